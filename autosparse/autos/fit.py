@@ -1,0 +1,168 @@
+"""Fitting AutoS to the triples of one or several runs (paper, section 4.2 and appendix B)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from autosparse.autos.features import Features, Scale
+from autosparse.autos.network import AutoS, make_network
+from autosparse.errors import UserError
+from autosparse.store import TripleBatches, Triples, TripleStore
+from autosparse.training import Checkpoint
+
+SPARSITIES = (0.90, 0.95, 0.98, 0.99)
+_VALIDATION_SAMPLES = 1 << 20  # held-out triples looked at in each run, at most
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How AutoS is fitted; the defaults are the paper's (appendix B.3) but for the small backbone."""
+
+    backbone: str = "mlp"
+    features: Features = field(default_factory=Features)
+    epochs: int = 10
+    batch_size: int = 1024
+    learning_rate: float = 0.01
+    seed: int = 0
+
+
+class Encoder:
+    """Triples of several stores to (input, label); each store by its own scale and its own number of iterations."""
+
+    def __init__(self, stores: Sequence[TripleStore], features: Features, device: torch.device) -> None:
+        self._features, self._device = features, device
+        scales = [Scale.of_store(store) for store in stores]
+        self._rms = torch.tensor([[scale.theta, scale.grad] for scale in scales], device=device)
+        self._iterations = torch.tensor([store.iterations for store in stores], device=device)
+
+    def __call__(self, triples: Triples) -> tuple[Tensor, Tensor]:
+        """Input float32 (B, width) and label s/N float32 (B,), on the device."""
+        store = triples.store.to(self._device, non_blocking=True)
+        theta = triples.theta.to(self._device, non_blocking=True)
+        grad = triples.grad.to(self._device, non_blocking=True)
+        rms = self._rms[store]
+        label = triples.survival.to(self._device, non_blocking=True) / self._iterations[store]
+        return self._features.encode(theta, grad, (rms[:, 0], rms[:, 1])), label
+
+
+def fit(
+    stores: Sequence[TripleStore],
+    config: FitConfig,
+    accelerator: Accelerator,
+    *,
+    resume: Checkpoint | None = None,
+    progress: Callable[[int], object] = lambda steps: None,
+) -> AutoS:
+    """Fit a network to the labels of nine tenths of the triples, with Adam and the mean squared error.
+
+    Args:
+        stores: complete ones.
+        config: backbone, features and the optimizer's settings.
+        accelerator: of this process; batches are cut over all.
+        resume: where to keep and look for the state.
+        progress: told the number of steps done since it was last told.
+
+    Returns:
+        The criterion, its card telling what made it, without metrics: see `validate`.
+
+    Raises:
+        UserError: an unknown backbone, no stores, or a loss that is not a number.
+    """
+    model = make_network(config.backbone, config.features, config.seed).to(accelerator.device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    batches = TripleBatches(
+        stores, config.batch_size, config.seed, accelerator.process_index, accelerator.num_processes
+    )
+    encode = Encoder(stores, config.features, accelerator.device)
+    position = resume.load(model, optimizer) if resume else None
+    first_epoch, losses, total = 0, list[float](), torch.zeros((), device=accelerator.device)
+    if position:
+        batches.load_state_dict(position["batches"])
+        first_epoch, losses = position["batches"]["epoch"], position["losses"]
+        total += position["total"]
+        progress(first_epoch * len(batches) + position["batches"]["batch"])
+    network = accelerator.prepare_model(model)
+    model.train()
+    seeds = np.random.SeedSequence([config.seed, accelerator.process_index]).generate_state(config.epochs, np.uint64)
+    with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
+        for epoch in range(first_epoch, config.epochs):
+            for step, triples in enumerate(batches):
+                torch.manual_seed((int(seeds[epoch]) + step) >> 1)  # dropout: a function of the position, as all else
+                inputs, labels = encode(triples)
+                loss = F.mse_loss(network(inputs), labels)
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+                total += loss.detach()
+                progress(1)
+                if resume and resume.due():
+                    here = {"batches": batches.state_dict(), "losses": losses, "total": total.item()}
+                    resume.save(model, optimizer, here)
+            losses.append(accelerator.reduce(total, "mean").item() / len(batches))
+            if not np.isfinite(losses[-1]):
+                raise UserError(f"the loss of AutoS is {losses[-1]} in epoch {epoch + 1}; try a lower --learning-rate")
+            total.zero_()
+    if network is not model:
+        accelerator.free_memory()
+    card = {
+        "runs": [{"fingerprint": store.fingerprint, "iterations": store.iterations, **store.run} for store in stores],
+        "fit": {**asdict(config), "label": "survival / iterations"},
+        "losses": losses,
+    }
+    return AutoS(model.eval(), config.backbone, config.features, card)
+
+
+def validate(autos: AutoS, store: TripleStore, seed: int = 0, part: Any = "held-out") -> dict[str, Any]:
+    """How well the predictions fit triples that were not fitted to.
+
+    Looks at a random million of them at most.
+
+    Args:
+        autos: the criterion.
+        store: the run.
+        seed: of the split, the fit's own for `part="held-out"`.
+        part: `held-out`, or `all` for a run that the fit has not seen.
+
+    Returns:
+        `mse` and `variance` of the labels (a constant's mean squared error); `spearman`, the rank correlation;
+        `overlap`, for each sparsity the share of the parameters kept by prediction that survival keeps too, and
+        `overlap_by_chance` (equal survivals count as drawn at random: the expected share).
+    """
+    size = min(len(store), _VALIDATION_SAMPLES)
+    batches = TripleBatches([store], size if part == "all" else max(1, size // 10), seed, part=part)
+    triples = next(iter(batches))
+    label = triples.survival.numpy() / store.iterations
+    device = next(autos.network.parameters()).device
+    scores = autos.score(triples.theta.to(device), triples.grad.to(device), Scale.of_store(store)).cpu().numpy()
+    return {
+        "samples": len(label),
+        "mse": float(np.square(scores - label).mean()),
+        "variance": float(label.var()),
+        "spearman": spearman(scores, label),
+        "overlap": {str(s): overlap(scores, label, 1 - s) for s in SPARSITIES},
+        "overlap_by_chance": {str(s): 1 - s for s in SPARSITIES},
+    }
+
+
+def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Rank correlation; ties share their mean rank."""
+    ranks = [pd.Series(values).rank().to_numpy() for values in (a, b)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def overlap(scores: NDArray[Any], labels: NDArray[Any], density: float) -> float:
+    """Expected share of the top `density` by score that the top by label holds too, its ties broken at random."""
+    k = max(1, round(density * len(scores)))
+    kept = np.argsort(-scores, kind="stable")[:k]
+    threshold = np.sort(labels)[len(labels) - k]
+    above, tied = labels > threshold, labels == threshold
+    chance = (k - above.sum()) / tied.sum()
+    return float((above[kept].sum() + chance * tied[kept].sum()) / k)

@@ -1,0 +1,138 @@
+"""The networks of AutoS (paper, Table 7 as its code has it), and a fitted one: saved, loaded, scoring."""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from autosparse.autos.features import Features, Scale
+from autosparse.errors import UserError, unknown
+from autosparse.files import read_json, replacing, write_json
+
+WEIGHTS, CARD = "autos.safetensors", "autos.json"
+
+
+def mlp(width: int) -> nn.Module:
+    """The small fully connected one: width-16-64-1024-1024-64-1, batch norm and ReLU between."""
+    return nn.Sequential(*_encoder(width, 16, 64, 1024, 1024, 64), nn.Linear(64, 1), nn.Flatten(0))
+
+
+def resnet18(width: int) -> nn.Module:
+    """Linear encoder to 3 x 32 x 32, ResNet-18 with a 3 x 3 stem and no max-pool, one output. 1.1 GFLOP a parameter."""
+    backbone = torchvision.models.resnet18(num_classes=1)
+    backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+    backbone.maxpool = nn.Identity()
+    encoder = _encoder(width, 64, 3 * 32 * 32)
+    return nn.Sequential(*encoder, nn.Unflatten(1, (3, 32, 32)), backbone, nn.Flatten(0))
+
+
+def vgg19(width: int) -> nn.Module:
+    """Linear encoder to 3 x 64 x 64, VGG-19 with batch norm, head 2048-1024-1024-1 with dropout."""
+    features = torchvision.models.vgg19_bn(init_weights=False).features
+    head: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in ((512 * 2 * 2, 1024), (1024, 1024)):
+        head += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True), nn.Dropout()]
+    encoder = _encoder(width, 64, 4096, 3 * 64 * 64)
+    return nn.Sequential(*encoder, nn.Unflatten(1, (3, 64, 64)), features, *head, nn.Linear(1024, 1), nn.Flatten(0))
+
+
+def _encoder(*widths: int) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
+    return layers
+
+
+# name -> number of inputs -> network from (B, inputs) to (B,)
+BACKBONES: dict[str, Callable[[int], nn.Module]] = {"mlp": mlp, "resnet18": resnet18, "vgg19": vgg19}
+# parameters scored together, on CPU and GPU: what the activations of each need
+_CHUNKS = {"mlp": (1024, 65536), "resnet18": (64, 4096), "vgg19": (64, 2048)}
+
+
+def make_network(backbone: str, features: Features, seed: int) -> nn.Module:
+    """A network with PyTorch's initial weights, a function of the seed; the global generator is left as it was.
+
+    Raises:
+        UserError: an unknown backbone.
+    """
+    if backbone not in BACKBONES:
+        raise unknown("backbone", backbone, BACKBONES)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        return BACKBONES[backbone](features.width)
+
+
+@dataclass
+class AutoS:
+    """A fitted criterion: network, input transform, and the card that says what made it.
+
+    Attributes:
+        network: from (B, width) to (B,), in evaluation mode when scoring.
+        backbone: its name in `BACKBONES`.
+        features: the input transform.
+        card: JSON values: the runs that the labels came from, how it was fitted, the held-out metrics.
+    """
+
+    network: nn.Module
+    backbone: str
+    features: Features
+    card: dict[str, Any] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def score(self, theta: Tensor, grad: Tensor, scale: Scale | None = None) -> Tensor:
+        """Predicted survival of parameters, float32 (P,), on their device.
+
+        Args:
+            theta, grad: initial weights and gradients of the mean loss, float32 (P,).
+            scale: of the network that they are part of; theirs, if they are the whole of it.
+
+        Raises:
+            UserError: weights or gradients are not finite or all zero.
+        """
+        scale = scale or Scale.of(theta, grad)
+        network = self.network.to(theta.device).eval()
+        chunk = _CHUNKS[self.backbone][theta.is_cuda]
+        scores = torch.empty_like(theta)
+        for start in range(0, len(theta), chunk):
+            span = slice(start, start + chunk)
+            scores[span] = network(self.features.encode(theta[span], grad[span], scale))
+        return scores
+
+    def save(self, folder: str | Path) -> None:
+        """Write `autos.safetensors` and then `autos.json` into a folder; each is there whole or not at all."""
+        folder = Path(folder)
+        with replacing(folder / WEIGHTS) as temporary:
+            save_file(
+                {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}, temporary
+            )
+        write_json(folder / CARD, {"backbone": self.backbone, "features": asdict(self.features), "card": self.card})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "AutoS":
+        """Read a criterion that `save` wrote.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        folder = Path(folder)
+        if not (folder / CARD).is_file() or not (folder / WEIGHTS).is_file():
+            raise UserError(f"no saved AutoS in {folder}; fit one with: python launch/autos.py --runs RUN...")
+        try:
+            saved = read_json(folder / CARD)
+            features = Features(**saved["features"])
+            network = make_network(saved["backbone"], features, seed=0)
+            network.load_state_dict(load_file(folder / WEIGHTS))
+            return cls(network.eval(), saved["backbone"], features, saved["card"])
+        except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+            raise UserError(f"the AutoS in {folder} is damaged: {error}") from error
+        except Exception as error:  # safetensors' own error type
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise UserError(f"the AutoS in {folder} is damaged: {error}") from error

@@ -1,0 +1,43 @@
+"""The process group of a job: one process a task, found through submitit, managed by Accelerate."""
+
+import os
+import zlib
+
+import submitit
+import torch
+from accelerate import Accelerator
+
+from autosparse.errors import UserError
+
+
+def start(cpus: int | None = None) -> Accelerator:
+    """Join the world of this job and return its `Accelerator`.
+
+    Inside a submitit job of several tasks the process-group environment is exported first: without LOCAL_RANK every
+    task would silently become a world of one, all of them writing one store.
+
+    Args:
+        cpus: threads for PyTorch; left as they are if None.
+
+    Raises:
+        UserError: the world is not as large as the job.
+    """
+    if cpus is not None:
+        torch.set_num_threads(cpus)
+    expected = int(os.environ.get("WORLD_SIZE", 1))
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        job = submitit.JobEnvironment()
+        expected = job.num_tasks
+        if expected > 1:
+            os.environ.update(
+                RANK=str(job.global_rank),
+                WORLD_SIZE=str(job.num_tasks),
+                LOCAL_RANK=str(job.local_rank),
+                LOCAL_WORLD_SIZE=str(job.num_tasks // job.num_nodes),
+                MASTER_ADDR="127.0.0.1" if job.num_nodes == 1 else job.hostnames[0],
+                MASTER_PORT=str(20000 + zlib.crc32(job.job_id.encode()) % 10000),
+            )
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    if accelerator.num_processes != expected:
+        raise UserError(f"the job has {expected} tasks, but the process group has {accelerator.num_processes}")
+    return accelerator

@@ -1,0 +1,97 @@
+"""What a run leaves beside its results, so that it can be understood and repeated."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from autosparse.errors import UserError
+from autosparse.files import read_json, write_json, write_text
+
+_PACKAGES = (
+    "autosparse",
+    "torch",
+    "torchvision",
+    "accelerate",
+    "numpy",
+    "zarr",
+    "numcodecs",
+    "submitit",
+    "safetensors",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a run computes."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs, with `+` if files differ from it; None outside a checkout."""
+    commit = _git("rev-parse", "HEAD")
+    return commit and commit.strip() + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write `config.yaml`, or check that the one there is the same.
+
+    Raises:
+        UserError: the folder is of a run with another configuration (names the first difference).
+    """
+    path = folder / "config.yaml"
+    difference = config_difference(folder, config)
+    if difference:
+        raise UserError(difference)
+    if not path.is_file():
+        write_text(path, yaml.safe_dump(config, sort_keys=False))
+
+
+def config_difference(folder: Path, config: dict[str, Any]) -> str | None:
+    """How the configuration of the run in a folder differs from the one asked for; None if it does not."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    there = yaml.safe_load(path.read_text())
+    for key in [*config, *there]:
+        if there.get(key) != config.get(key):
+            return (
+                f"{folder} is a run with {key} = {there.get(key)}, asked for is {config.get(key)}; "
+                "choose another --output or delete it"
+            )
+    return None
+
+
+def write_environment(folder: Path, job_id: str | None) -> None:
+    """Write `environment.json` (command, commit, versions, hardware, job ids) and `code.diff`."""
+    path = folder / "environment.json"
+    jobs = read_json(path)["jobs"] if path.is_file() else []
+    write_json(
+        path,
+        {
+            "command": sys.argv,
+            "commit": git_commit(),
+            "versions": versions(),
+            "machine": platform.platform(),
+            "cpus": os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())],
+            "jobs": jobs + [job_id] * (job_id is not None),
+        },
+    )
+    if diff := _git("diff", "HEAD"):
+        write_text(folder / "code.diff", diff)
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

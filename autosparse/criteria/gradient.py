@@ -1,0 +1,91 @@
+"""The gradient of the mean loss over a set of batches: the feature of AutoS and the ground of SNIP."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autosparse.errors import UserError, unknown
+from autosparse.pruning import Layout
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@contextlib.contextmanager
+def scoring_mode(model: nn.Module, batch_norm: str = "batch") -> Iterator[None]:
+    """Evaluation mode (no dropout), with batch normalization on each batch's own statistics; all is put back after.
+
+    The running statistics are neither used nor changed. `batch_norm="running"` uses them instead: with fresh ones
+    the layer is near the identity (the paper's code).
+    """
+    if batch_norm not in ("batch", "running"):
+        raise unknown("batch-norm mode", batch_norm, ("batch", "running"))
+    training = {module: module.training for module in model.modules()}
+    tracking = {
+        module: module.track_running_stats
+        for module in model.modules()
+        if batch_norm == "batch" and isinstance(module, _BATCH_NORMS)
+    }
+    model.eval()
+    for norm in tracking:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for norm, tracked in tracking.items():
+            norm.track_running_stats = tracked
+        for module, flag in training.items():
+            module.training = flag
+
+
+def mean_gradient(
+    model: nn.Module, layout: Layout, batches: Iterable[tuple[Tensor, Tensor]], batch_norm: str = "batch"
+) -> Tensor:
+    """∂/∂θ of the cross-entropy averaged over all samples of all batches (paper, g0 in eq. 3).
+
+    Under `torch.distributed`, over the samples of all processes. The parameters' own `.grad` is left alone.
+
+    Args:
+        model: any module with the layout's weights; it is left as it was.
+        layout: whose weights to differentiate by.
+        batches: (inputs, targets), on any device.
+        batch_norm: see `scoring_mode`.
+
+    Returns:
+        float32 (P,) in layout order, on the model's device.
+
+    Raises:
+        UserError: no samples.
+    """
+    weights = list(layout.weights(model).values())
+    flat = torch.zeros(layout.size, device=weights[0].device)
+    parts = [flat[layer.offset : layer.offset + layer.size].view(layer.shape) for layer in layout.layers]
+    samples = torch.zeros((), dtype=torch.float64, device=flat.device)
+    with scoring_mode(model, batch_norm), _differentiable(weights):
+        for inputs, targets in batches:
+            loss = F.cross_entropy(model(inputs.to(flat.device)), targets.to(flat.device), reduction="sum")
+            for part, gradient in zip(parts, torch.autograd.grad(loss, weights, materialize_grads=True), strict=True):
+                part += gradient
+            samples += len(targets)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(flat)
+        torch.distributed.all_reduce(samples)
+    if not samples:
+        raise UserError("the gradient needs at least one batch; none was given")
+    return flat.div_(samples)
+
+
+@contextlib.contextmanager
+def _differentiable(weights: list[nn.Parameter]) -> Iterator[None]:
+    """Let frozen weights be differentiated by, and be frozen again after."""
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)

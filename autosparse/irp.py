@@ -1,0 +1,159 @@
+"""Iterative rewind pruning: the algorithm that yields the labels (paper, Algorithm 2).
+
+Lines of Algorithm 2 stand beside the code. A run's folder holds `initial.safetensors` (θ0 and all other state),
+`triples.zarr`, `history.json` (the accuracy of every mask) and, while it is running, `checkpoint.pt`.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from autosparse.criteria import Criterion
+from autosparse.criteria.gradient import mean_gradient
+from autosparse.data import ImageData
+from autosparse.errors import UserError
+from autosparse.files import read_json, replacing, write_json
+from autosparse.pruning import Layout, Schedule, keep_top
+from autosparse.pruning.schedule import keep_count
+from autosparse.store import TripleWriter
+from autosparse.store.schema import LEDGER, MARKER
+from autosparse.store.writer import Committed
+from autosparse.training import Checkpoint, Recipe, summarize, train
+
+log = logging.getLogger(__name__)
+
+
+def rewind_pruning(
+    model: nn.Module,
+    data: ImageData,
+    criterion: Criterion,
+    schedule: Schedule,
+    recipe: Recipe,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    seed: int = 0,
+    grad_batches: int | None = None,
+    batch_norm: str = "batch",
+    run: dict[str, Any] | None = None,
+    checkpoint_interval: float = 60.0,
+    progress: Callable[[int], object] = lambda steps: None,
+) -> list[dict[str, Any]]:
+    """Prune a network in N rounds of train, score, prune, rewind; leave its triples in `folder/triples.zarr`.
+
+    Called again on the folder of a run that was killed, it goes on from the last committed iteration and, within it,
+    from the last checkpoint; the store ends with the bytes of an uninterrupted run (on as many processes).
+
+    Args:
+        model: at its initial weights, on `accelerator.device`; trained in place.
+        data: what it learns from, made for this process.
+        criterion: scores the trained weights.
+        schedule: N and the density after each iteration.
+        recipe: of every training, each with a fresh optimizer and learning rate.
+        folder: the run's folder.
+        seed: of the order of samples; the same in every iteration.
+        grad_batches: how many batches of 256 the gradient and the criterion look at; all if None.
+        batch_norm: mode of the gradient feature, see `criteria.gradient.scoring_mode`.
+        run: what to say of this run in the store's attributes.
+        checkpoint_interval: seconds.
+        progress: told the number of training steps done since it was last told.
+
+    Returns:
+        One row a mask m_0..m_N: iteration, density, loss and accuracies of the network trained with it.
+
+    Raises:
+        UserError: a loss or score that is not a number (names iteration and layer), or a folder of another run.
+    """
+    main, device = accelerator.is_main_process, accelerator.device
+    initial, history_path = folder / "initial.safetensors", folder / "history.json"
+    if main and not initial.is_file():
+        with replacing(initial) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
+    accelerator.wait_for_everyone()
+    store_path = folder / "triples.zarr"
+    if (store_path / MARKER).exists():
+        return read_json(history_path)
+    writer = _open(store_path, Layout.of(model), schedule, run or {}, accelerator)
+    layout = writer.layout
+    _rewind(model, initial)
+
+    if writer.committed < 0:  # line 9: g0(D) of θ0
+        theta = layout.flatten(layout.weights(model))
+        grad = mean_gradient(model, layout, data.scoring(limit=grad_batches), batch_norm)
+        _commit(writer, writer.write_features(theta, grad), accelerator, density=1.0)
+        del theta, grad
+    first = writer.committed
+    history = read_json(history_path)[:first] if first else []
+    mask = writer.store.mask(first).to(device)
+
+    for i in range(first, schedule.iterations + 1):  # line 10, and once more for the accuracy of m_N
+        with _naming(i):
+            checkpoint = Checkpoint(folder / "checkpoint.pt", f"iteration {i}", checkpoint_interval, write=main)
+            epochs = train(  # line 11: θ_{i+1} of (θ0, m_i)
+                model, mask, data, recipe, accelerator, seed=seed, resume=checkpoint, progress=progress
+            )
+            history.append({"iteration": i, "density": mask.density, "loss": epochs[-1]["loss"], **summarize(epochs)})
+            log.info(
+                "iteration %d of %d: sparsity %.2f%%, accuracy %.2f%%",
+                i,
+                schedule.iterations,
+                100 * mask.sparsity,
+                100 * history[-1]["accuracy"],
+            )
+            if main:
+                write_json(history_path, history)
+            if i < schedule.iterations:
+                k = keep_count(schedule.density(i + 1), layout.size)  # line 12
+                scores = criterion(model, mask, data.scoring(limit=grad_batches))
+                mask = keep_top(scores, k, mask)  # line 13: m_{i+1}
+                del scores
+                _commit(writer, writer.write_alive(i + 1, mask), accelerator, density=mask.density)
+                _rewind(model, initial)  # line 15
+            checkpoint.remove()
+
+    _commit(writer, writer.write_survival(), accelerator)  # line 14: s = Σ m_i
+    if main:
+        writer.finish()
+    accelerator.wait_for_everyone()
+    return history
+
+
+def _rewind(model: nn.Module, initial: Path) -> None:
+    """Restore the whole initial state: weights, biases, batch-norm weights and running statistics."""
+    model.load_state_dict(load_file(initial))
+
+
+def _open(
+    path: Path, layout: Layout, schedule: Schedule, run: dict[str, Any], accelerator: Accelerator
+) -> TripleWriter:
+    if accelerator.is_main_process and not (path / LEDGER).exists():
+        TripleWriter.create(path, layout, schedule.iterations, run)
+    accelerator.wait_for_everyone()
+    writer = TripleWriter.resume(path, accelerator.process_index, accelerator.num_processes)
+    if writer.layout != layout or writer.iterations != schedule.iterations:
+        raise UserError(f"{path} is the store of another network or number of iterations; choose another folder")
+    return writer
+
+
+def _commit(writer: TripleWriter, files: Committed, accelerator: Accelerator, density: float | None = None) -> None:
+    """Enter what all processes have written into the ledger, and let all know."""
+    everyone = gather_object([files])
+    if accelerator.is_main_process:
+        writer.commit({name: entry for part in everyone for name, entry in part.items()}, density)
+    accelerator.wait_for_everyone()
+    writer.refresh()
+
+
+@contextlib.contextmanager
+def _naming(i: int) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"iteration {i}: {error}") from error

@@ -1,0 +1,34 @@
+"""VGG with batch normalization (Simonyan & Zisserman 2015): torchvision's, with a small or the original head."""
+
+from collections.abc import Callable
+
+import torchvision
+from torch import nn
+
+
+def vgg16(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """VGG-16 with one linear classifier: 14,715,584 prunable weights for 3 channels and 10 classes."""
+    return _with_small_head(torchvision.models.vgg16_bn, shape, classes)
+
+
+def vgg19(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """VGG-19 with one linear classifier: 20,070,080 prunable weights for 3 channels and 100 classes."""
+    return _with_small_head(torchvision.models.vgg19_bn, shape, classes)
+
+
+def vgg19_4096(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """VGG-19 with its 4096-wide head: 139,597,504 prunable weights for 10 classes, 143,652,544 for 1,000."""
+    return _with_channels(torchvision.models.vgg19_bn(num_classes=classes, init_weights=False), shape[0])
+
+
+def _with_small_head(make: Callable[..., nn.Module], shape: tuple[int, int, int], classes: int) -> nn.Module:
+    model = make(init_weights=False)
+    model.avgpool = nn.AdaptiveAvgPool2d(1)
+    model.classifier = nn.Linear(512, classes)
+    return _with_channels(model, shape[0])
+
+
+def _with_channels(model: nn.Module, channels: int) -> nn.Module:
+    if channels != 3:
+        model.set_submodule("features.0", nn.Conv2d(channels, 64, kernel_size=3, padding=1))
+    return model

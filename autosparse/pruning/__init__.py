@@ -1,0 +1,18 @@
+"""What is kept: the flat index space of prunable weights, masks over it, exact selection, schedules."""
+
+from autosparse.pruning.layout import Layer, Layout
+from autosparse.pruning.mask import Mask
+from autosparse.pruning.schedule import Constant, Geometric, Linear, Schedule, make_schedule
+from autosparse.pruning.selection import keep_top
+
+__all__ = [
+    "Constant",
+    "Geometric",
+    "Layer",
+    "Layout",
+    "Linear",
+    "Mask",
+    "Schedule",
+    "keep_top",
+    "make_schedule",
+]

@@ -1,0 +1,151 @@
+"""What a triple store consists of: arrays, grid, attributes, ledger and marker.
+
+    triples.zarr/
+      zarr.json      group attributes: schema, layout, iterations, the run's configuration and versions
+      theta/         float32 (P,)        initial weights
+      grad/          float32 (P,)        gradient of the mean loss at the initial weights
+      survival/      uint (P,)           number of masks m_1..m_N that keep the parameter
+      alive/         uint8 (N, ⌈P/8⌉)    row i - 1: the bits of m_i, lowest bit first
+      ledger.json    which files were committed, with size and checksum, and the densities of the iterations
+      complete       the checksum of the final ledger; there only when the store is whole
+
+The chain marker → ledger → files → chunks is what makes damage visible: nothing is read that the ledger does not name,
+every file is compared with its entry, every chunk carries a crc32c of its own.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from autosparse.errors import StoreError
+from autosparse.files import write_text
+from autosparse.pruning import Layout
+
+SCHEMA_VERSION = 1
+ARRAYS = ("theta", "grad", "survival", "alive")
+LEDGER, MARKER = "ledger.json", "complete"
+
+_CHUNK = 1 << 20  # elements; one checksum, the unit of reading
+_SHARD = 1 << 24  # elements; one file, the unit of writing
+_SMALLEST_SHARD = 1 << 12
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How the flat index space is cut: shards are files with one owner each, chunks lie within them.
+
+    The rows of `alive` are cut at the same places, so shard k of every array is about the same parameters.
+    """
+
+    size: int
+    shard: int
+    chunk: int
+
+    @classmethod
+    def of(cls, size: int, shard: int | None = None) -> "Grid":
+        """The grid for `size` parameters: shards of 2^24, smaller for small stores, chunks of at most 2^20."""
+        if shard is None:
+            shard = _SMALLEST_SHARD
+            while shard < _SHARD and shard * 8 < size:
+                shard *= 2
+        if shard % 8 or (shard > _CHUNK and shard % _CHUNK):
+            raise StoreError(f"a shard must be a multiple of 8 elements, and of {_CHUNK} where larger; got {shard}")
+        return cls(size, shard, min(shard, _CHUNK))
+
+    @property
+    def shards(self) -> int:
+        """Number of shards of a one-dimensional array."""
+        return -(-self.size // self.shard)
+
+    def span(self, k: int) -> slice:
+        """The flat indices of shard k."""
+        return slice(k * self.shard, min((k + 1) * self.shard, self.size))
+
+    def shard_at(self, span: slice) -> int:
+        """The number of the shard that `span` is.
+
+        Raises:
+            StoreError: the slice does not start and end where a shard does.
+        """
+        k = span.start // self.shard
+        if span != self.span(k):
+            raise StoreError(
+                f"a write must be a whole shard: {span.start}:{span.stop} does not start and end on multiples of "
+                f"{self.shard} (or the end, {self.size})"
+            )
+        return k
+
+    def owned(self, rank: int, world_size: int) -> list[slice]:
+        """The shards of one of several writers, disjoint from the others' and together all of them."""
+        return [self.span(k) for k in range(rank, self.shards, world_size)]
+
+
+def survival_dtype(iterations: int) -> np.dtype[Any]:
+    """The narrowest unsigned type that holds 0..N and one impossible value, the fill value."""
+    return np.min_scalar_type(iterations + 1)
+
+
+@dataclass
+class Ledger:
+    """What was committed: files by their path in the store, and one density for each iteration, m_0 first."""
+
+    files: dict[str, dict[str, int]] = field(default_factory=dict)
+    densities: list[float] = field(default_factory=list)
+
+    @property
+    def iterations(self) -> int:
+        """Number of committed masks beyond m_0, or -1 where theta and grad are not committed."""
+        return len(self.densities) - 1
+
+    def write(self, root: Path) -> str:
+        """Replace the ledger, durably; returns the checksum that a marker holds."""
+        body = json.dumps(asdict(self), sort_keys=True)
+        checksum = f"{google_crc32c.value(body.encode()):08x}"
+        write_text(root / LEDGER, json.dumps({"crc32c": checksum, "ledger": body}) + "\n")
+        return checksum
+
+    @classmethod
+    def read(cls, root: Path) -> tuple["Ledger", str]:
+        """The ledger and its checksum.
+
+        Raises:
+            StoreError: missing or damaged.
+        """
+        try:
+            outer = json.loads((root / LEDGER).read_text())
+            body, checksum = outer["ledger"], outer["crc32c"]
+            if f"{google_crc32c.value(body.encode()):08x}" != checksum:
+                raise ValueError("checksum mismatch")
+            return cls(**json.loads(body)), checksum
+        except FileNotFoundError:
+            raise StoreError(f"{root}: {LEDGER} is missing; {RECOVERY}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"{root}: {LEDGER} is damaged ({error}); {RECOVERY}") from error
+
+
+RECOVERY = "delete the store and run the IRP again"
+
+
+def file_entry(path: Path) -> dict[str, int]:
+    """Size and crc32c of a file, as the ledger keeps them."""
+    checksum = google_crc32c.Checksum()
+    size = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            checksum.update(block)
+            size += len(block)
+    return {"size": size, "crc32c": int.from_bytes(checksum.digest(), "big")}
+
+
+def attributes(layout: Layout, iterations: int, run: dict[str, Any]) -> dict[str, Any]:
+    """The group attributes."""
+    return {"schema": SCHEMA_VERSION, "iterations": iterations, "layout": layout.to_json(), "run": run}
+
+
+def shard_path(array: str, shard: int, row: int | None = None) -> str:
+    """Path of a shard in the store, by zarr's default chunk keys."""
+    return f"{array}/c/{shard}" if row is None else f"{array}/c/{row}/{shard}"

@@ -1,0 +1,44 @@
+"""Is a store whole? Reads every byte, and compares what the arrays say of each other."""
+
+import numpy as np
+
+from autosparse.errors import StoreError
+from autosparse.pruning.schedule import keep_count
+from autosparse.store.reader import TripleStore
+
+
+def problems(store: TripleStore) -> list[str]:
+    """Everything wrong with a store, one line each, none where it is whole.
+
+    Checked: every shard against the ledger; every chunk's checksum; that survival is the sum of the masks, the masks
+    are nested and hold as many parameters as the ledger's densities say.
+    """
+    found = []
+    for name in store.files:
+        try:
+            store.check(name)
+        except StoreError as error:
+            found.append(str(error))
+    if found or not store.complete:
+        return found
+
+    counts = np.zeros(store.iterations + 1, np.int64)
+    for span in (store.grid.span(k) for k in range(store.grid.shards)):
+        survival = np.zeros(span.stop - span.start, np.int64)
+        before = store.alive(0, span)
+        for i in range(store.iterations + 1):
+            alive = store.alive(i, span)
+            if (alive & ~before).any():
+                found.append(f"{store.path}: mask {i} revives parameters in {span.start}:{span.stop}")
+            counts[i] += alive.sum()
+            survival += alive if i else 0
+            before = alive
+        if not np.array_equal(survival, store.survival(span)):
+            found.append(f"{store.path}: survival is not the sum of the masks in {span.start}:{span.stop}")
+        for name, values in (("theta", store.theta(span)), ("grad", store.grad(span))):
+            if not np.isfinite(values).all():
+                found.append(f"{store.path}: {name} is not finite in {span.start}:{span.stop}")
+    for i, density in enumerate(store.densities):
+        if counts[i] != keep_count(density, len(store)):
+            found.append(f"{store.path}: mask {i} keeps {counts[i]}, the ledger says {keep_count(density, len(store))}")
+    return found

@@ -1,0 +1,126 @@
+"""Results as figures, each written as SVG and PNG."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from autosparse.autos import AutoS, Scale
+from autosparse.store import TripleStore
+
+_SAMPLE = 20_000  # points of a scatter plot
+
+
+def accuracy_curves(pruned: pd.DataFrame, irp: pd.DataFrame, title: str, measure: str = "accuracy") -> Figure:
+    """Accuracy against sparsity, mean and deviation over seeds; IRP and the dense network for comparison."""
+    figure, axes = _figure(6.4, 4.2)
+    if len(irp):
+        for name, group in irp.groupby("criterion"):
+            mean = group.groupby("iteration")[["density", measure]].mean()
+            axes.plot(100 * mean["density"], 100 * mean[measure], "k--", lw=1.2, label=f"{name} (iterative)")
+        dense = irp[irp["iteration"] == 0][measure].mean()
+        axes.axhline(100 * dense, color="0.6", lw=0.8, ls=":", label="dense")
+    for name, group in pruned.groupby("criterion"):
+        by = group.groupby("sparsity")[measure]
+        density = 100 * (1 - by.mean().index.to_numpy())
+        axes.errorbar(
+            density, 100 * by.mean(), 100 * by.std().fillna(0), marker="o", ms=4, capsize=2, label=_short(name)
+        )
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    ticks = sorted({round(100 * (1 - s), 3) for s in pruned["sparsity"]} | {100.0})
+    axes.set_xticks(ticks, [f"{100 - t:g}%" for t in ticks])
+    axes.minorticks_off()
+    # a criterion at chance must not flatten the differences among the others
+    seen = 100 * pd.concat([pruned[measure], irp[measure] if len(irp) else pruned[measure]])
+    axes.set_ylim(max(0.0, seen.quantile(0.12) - 6), min(100.0, seen.max() + 1.5))
+    axes.set(
+        xlabel="sparsity (share of weights removed, logarithmic in density)", ylabel="test accuracy, %", title=title
+    )
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def truth_and_prediction(autos: AutoS, store: TripleStore, seed: int = 0) -> Figure:
+    """Survival over theta and grad, and from both sides: as it was, and as predicted (paper, Figures 1 and 4)."""
+    index = np.random.Generator(np.random.PCG64(seed)).permutation(len(store))[:_SAMPLE]
+    theta, grad = store.theta()[index], store.grad()[index]
+    scale = Scale.of_store(store)
+    truth = store.survival()[index] / store.iterations
+    predicted = autos.score(torch.from_numpy(theta), torch.from_numpy(grad), scale).numpy()
+    figure = Figure(figsize=(11, 6.2), layout="constrained")
+    axes = figure.subplots(2, 3)
+    x, y = theta / scale.theta, grad / scale.grad
+    limit = float(np.quantile(np.abs(y), 0.999))
+    for row, (name, values) in zip(axes, (("truth", truth), ("prediction", predicted)), strict=True):
+        points = row[0].scatter(x, y, c=values, s=2, vmin=0, vmax=1, cmap="viridis", linewidths=0, rasterized=True)
+        row[0].set(xlabel="theta / rms", ylabel="grad / rms", title=f"{name}: survival over both", ylim=(-limit, limit))
+        figure.colorbar(points, ax=row[0], label="survival / N")
+        for one, label, values_x in ((row[1], "theta", x), (row[2], "grad", y)):
+            one.scatter(values_x, values, s=1.5, alpha=0.25, linewidths=0, rasterized=True)
+            one.set(
+                xlabel=f"{label} / rms",
+                ylabel="survival / N",
+                title=f"{name}: from the side of {label}",
+                ylim=(-0.05, 1.05),
+            )
+        row[2].set_xlim(-limit, limit)
+    return figure
+
+
+def learned_map(autos: AutoS, reach: float = 4.0, resolution: int = 241) -> Figure:
+    """The learned score over theta and grad, in root mean squares of a network (paper, section 6.1)."""
+    line = torch.linspace(-reach, reach, resolution)
+    grad, theta = torch.meshgrid(line, line, indexing="ij")
+    scores = autos.score(theta.reshape(-1), grad.reshape(-1), Scale(1.0, 1.0)).view(resolution, resolution)
+    figure, axes = _figure(5.6, 4.6)
+    image = axes.imshow(
+        scores.numpy(), origin="lower", extent=(-reach, reach, -reach, reach), cmap="viridis", aspect="auto"
+    )
+    axes.set(xlabel="theta / rms", ylabel="grad / rms", title="score learned by AutoS")
+    figure.colorbar(image, ax=axes, label="predicted survival / N")
+    return figure
+
+
+def layer_densities(pruned: pd.DataFrame, title: str) -> Figure:
+    """Density by layer of each criterion, one panel a sparsity, mean over seeds."""
+    sparsities = sorted(pruned["sparsity"].unique())
+    figure = Figure(figsize=(3.4 * len(sparsities), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(sparsities), sharey=True, squeeze=False)[0]
+    for axes, sparsity in zip(panels, sparsities, strict=True):
+        for name, group in pruned[pruned["sparsity"] == sparsity].groupby("criterion"):
+            mean = pd.DataFrame(group["layer_densities"].tolist()).mean()
+            axes.plot(range(len(mean)), 100 * mean.to_numpy(), marker="o", ms=3, label=_short(name))
+        names = list(mean.index)
+        shown = range(0, len(names), -(-len(names) // 12))
+        axes.set_xticks(
+            list(shown), [names[k].removesuffix(".weight") for k in shown], rotation=60, ha="right", fontsize=7
+        )
+        axes.set_yscale("log")
+        axes.set_title(f"sparsity {100 * sparsity:g}%", fontsize=9)
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel("density of the layer, %")
+    panels[0].legend(fontsize=7)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def save(figure: Figure, stem: Path) -> Path:
+    """Write `stem.svg` and `stem.png`; returns the latter."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(stem.with_suffix(".png"), dpi=130)
+    return stem.with_suffix(".png")
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _short(name: str) -> str:
+    return f"{name[:34]}…" if len(name) > 35 else name

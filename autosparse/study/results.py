@@ -1,0 +1,104 @@
+"""Results as data frames: gathered from the folders of runs, each of which holds its own as JSON."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from autosparse.autos.network import CARD
+from autosparse.errors import UserError
+from autosparse.files import read_json
+from autosparse.store.schema import MARKER
+
+_RESULT = {"prune": "result.json", "autos": CARD, "irp": f"triples.zarr/{MARKER}"}
+MEASURES = {
+    "accuracy": "test accuracy after the last epoch",
+    "accuracy_best_validation": "test accuracy after the epoch best on the validation split",
+    "accuracy_best_test": "maximum over epochs of the test accuracy (the paper's figure; the test set chose the epoch)",
+}
+
+
+def find(paths: Iterable[str | Path], kind: str) -> list[Path]:
+    """Folders of complete runs of one kind (`irp`, `autos` or `prune`) at or below the paths, sorted."""
+    return [folder for folder, found in _configured(paths) if found == kind and (folder / _RESULT[kind]).is_file()]
+
+
+def find_unfinished(paths: Iterable[str | Path]) -> list[Path]:
+    """Folders of runs that have not ended."""
+    return [folder for folder, kind in _configured(paths) if not (folder / _RESULT[kind]).is_file()]
+
+
+def load(*paths: str | Path) -> pd.DataFrame:
+    """One row for each network pruned at initialization and trained, below the given folders.
+
+    Columns: `criterion`, `sparsity`, `seed`, `network`, `dataset`, `same_initialization`, the accuracies of `MEASURES`,
+    `density`, `kept`, `parameters`, `empty_layers`, `layer_densities`, `recipe` (JSON), seconds, `folder`.
+
+    Raises:
+        UserError: a result that cannot be read.
+    """
+    return pd.DataFrame([_pruned(folder) for folder in find(paths, "prune")])
+
+
+def load_irp(*paths: str | Path) -> pd.DataFrame:
+    """One row for each mask of each run of IRP: the accuracy of the network trained with it from its own weights.
+
+    Columns as in `load`, with `iteration`, and `criterion` as `irp-<criterion>`.
+    """
+    rows = []
+    for folder in find(paths, "irp"):
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        common = {key: config[key] for key in ("network", "dataset", "seed")}
+        for mask in _read(folder / "history.json"):
+            rows.append(
+                {
+                    **common,
+                    "criterion": f"irp-{config['criterion']}",
+                    "recipe": _protocol(config),
+                    "sparsity": 1.0 - mask["density"],
+                    "folder": str(folder),
+                    **mask,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _pruned(folder: Path) -> dict[str, Any]:
+    result = _read(folder / "result.json")
+    seconds = result.pop("seconds")
+    for key in ("history", "versions", "kind"):
+        result.pop(key)
+    label = f"{result['criterion']} (same init)" if result["same_initialization"] else result["criterion"]
+    return {
+        **result,
+        "criterion": label,
+        "recipe": _protocol(result),
+        **{f"seconds_{key}": value for key, value in seconds.items()},
+        "folder": str(folder),
+    }
+
+
+def _protocol(config: dict[str, Any]) -> str:
+    """Everything about training that must be the same within a table."""
+    return json.dumps({**config["recipe"], "validation": config["validation"], "fan": config["fan"]}, sort_keys=True)
+
+
+def _configured(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:
+    found = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"no runs at {path}")
+        for config in [path / "config.yaml", *path.rglob("config.yaml")]:
+            if config.is_file():
+                found[config.parent.resolve()] = yaml.safe_load(config.read_text())["kind"]
+    return sorted(found.items())
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error

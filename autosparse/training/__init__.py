@@ -1,0 +1,7 @@
+"""How a network is trained: recipes, the loop that holds a mask, checkpoints."""
+
+from autosparse.training.checkpoint import Checkpoint
+from autosparse.training.loop import Epoch, evaluate, summarize, train
+from autosparse.training.recipe import Recipe, find_recipe
+
+__all__ = ["Checkpoint", "Epoch", "Recipe", "evaluate", "find_recipe", "summarize", "train"]

@@ -1,0 +1,73 @@
+"""The state of a training that was interrupted: enough to end with the same bits as one that was not."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autosparse.errors import UserError
+from autosparse.files import replacing
+
+
+class Checkpoint:
+    """One file that holds the newest state of one training, tagged with which training it is.
+
+    Randomness is a function of seed, epoch and step, so there is no generator state to keep.
+
+    Args:
+        path: the file; written atomically, by one process.
+        tag: which training (an iteration of IRP, say); the state of another is not loaded.
+        interval: seconds between two savings; 0 saves at every step.
+        write: whether this process is the one that writes.
+    """
+
+    def __init__(self, path: Path, tag: str, interval: float = 60.0, write: bool = True) -> None:
+        self.path, self.tag, self.interval, self._write = path, tag, interval, write
+        self._saved_at = time.monotonic()
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+        """Put the saved state into model and optimizer.
+
+        Returns:
+            The position (`epoch`, `step` and what else was saved with it), or None if there is nothing to go on from.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self.path.is_file():
+            return None
+        device = next(model.parameters()).device
+        try:
+            state = torch.load(self.path, map_location=device, weights_only=True)
+            if state["tag"] != self.tag:
+                return None
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        except Exception as error:  # torch raises many types for a damaged file
+            raise UserError(f"checkpoint {self.path} cannot be read ({error}); delete it to go on without") from error
+        return state["position"]
+
+    def due(self) -> bool:
+        """Whether this process should save now."""
+        return self._write and time.monotonic() - self._saved_at >= self.interval
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]) -> None:
+        """Write the state, durably, in place of the one before."""
+        with replacing(self.path) as temporary:
+            torch.save(
+                {
+                    "tag": self.tag,
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "position": position,
+                },
+                temporary,
+            )
+        self._saved_at = time.monotonic()
+
+    def remove(self) -> None:
+        """Delete the file, once nothing will go on from it."""
+        if self._write:
+            self.path.unlink(missing_ok=True)

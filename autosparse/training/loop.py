@@ -1,0 +1,163 @@
+"""Training a masked network: one loop for every network, recipe and number of processes."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autosparse.data import ImageData
+from autosparse.errors import UserError
+from autosparse.pruning import Mask
+from autosparse.training.checkpoint import Checkpoint
+from autosparse.training.recipe import Recipe
+
+
+class Epoch(TypedDict):
+    """What is known of one epoch of training; accuracies are shares, `validation` None without a split."""
+
+    epoch: int
+    loss: float
+    test: float
+    validation: float | None
+
+
+def train(
+    model: nn.Module,
+    mask: Mask,
+    data: ImageData,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    seed: int = 0,
+    resume: Checkpoint | None = None,
+    progress: Callable[[int], object] = lambda steps: None,
+) -> list[Epoch]:
+    """Train the model in place; a removed weight is exactly 0 after every step.
+
+    The result is a function of the initial weights, the mask, the recipe, the seed and the number of processes;
+    a training that goes on from a checkpoint ends with the same bits as one that was never stopped.
+
+    Args:
+        model: on `accelerator.device`.
+        mask: on the same device; it is applied before the first step.
+        data: made with the rank and size of this world.
+        seed: of the order of samples, augmentation and dropout.
+        resume: where to keep and look for the state of this training.
+        progress: told the number of steps done since it was last told.
+
+    Returns:
+        One entry an epoch.
+
+    Raises:
+        UserError: the loss is no longer a number (names the epoch and the first layer that is not finite).
+    """
+    mask.apply_(model)
+    removed = _views(model, mask)
+    optimizer = recipe.make_optimizer(model)
+    position = resume.load(model, optimizer) if resume else None
+    history: list[Epoch] = position["history"] if position else []
+    first_epoch, first_step = (position["epoch"], position["step"]) if position else (0, 0)
+    total = torch.zeros((), device=accelerator.device)
+    if position:
+        total += position["total"]
+    batches = data.training(recipe.batch_size, seed, recipe.augment)
+    progress(first_epoch * len(batches) + first_step)
+    distributed = accelerator.prepare_model(model)
+    network = torch.compile(distributed) if recipe.compile else distributed
+
+    with _private_generators(accelerator.device):
+        for epoch in range(first_epoch, recipe.epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(epoch)
+            model.train()
+            dropout_seeds = np.random.SeedSequence([seed, epoch, data.rank]).generate_state(len(batches), np.uint64)
+            for step, (inputs, targets) in enumerate(batches.epoch(epoch, first_step), first_step):
+                torch.manual_seed(int(dropout_seeds[step] >> 1))
+                with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                    loss = F.cross_entropy(network(inputs), targets)
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+                _hold(removed)
+                total += loss.detach()
+                progress(1)
+                if resume and resume.due():
+                    here = {"epoch": epoch, "step": step + 1, "history": history, "total": total.item()}
+                    resume.save(model, optimizer, here)
+            first_step = 0
+            mean_loss = accelerator.reduce(total, "mean").item() / len(batches)
+            if not np.isfinite(mean_loss):
+                raise UserError(f"the loss is {mean_loss} in epoch {epoch + 1} ({_first_not_finite(model)})")
+            total.zero_()
+            validation = evaluate(model, data, "validation", accelerator, recipe) if data.has_validation else None
+            test = evaluate(model, data, "test", accelerator, recipe)
+            history.append(Epoch(epoch=epoch + 1, loss=mean_loss, test=test, validation=validation))
+            if resume and resume.due():
+                resume.save(model, optimizer, {"epoch": epoch + 1, "step": 0, "history": history, "total": 0.0})
+    if distributed is not model:
+        accelerator.free_memory()  # the wrapper of this training, which holds a copy of the gradients
+    return history
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: ImageData, split: str, accelerator: Accelerator, recipe: Recipe) -> float:
+    """Share of the images of `test` or `validation` that the model classifies rightly, over all processes."""
+    training = model.training
+    model.eval()
+    counts = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    for inputs, targets in data.evaluation(split):
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            predicted = model(inputs).argmax(1)
+        counts += torch.stack([(predicted == targets).sum(), torch.tensor(len(targets), device=predicted.device)])
+    right, seen = accelerator.reduce(counts, "sum").tolist()
+    model.train(training)
+    return right / seen
+
+
+def _views(model: nn.Module, mask: Mask) -> list[tuple[Tensor, Tensor]]:
+    """Weights and which of their elements are removed; layers that lose nothing left out."""
+    removed = mask.layout.unflatten(~mask.kept)
+    return [(w.detach(), removed[name]) for name, w in mask.layout.weights(model).items() if removed[name].any()]
+
+
+def _hold(removed: list[tuple[Tensor, Tensor]]) -> None:
+    for weight, where in removed:
+        weight.masked_fill_(where, 0.0)
+
+
+@contextlib.contextmanager
+def _private_generators(device: torch.device) -> Iterator[None]:
+    """Leave the global generators as they were found."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _first_not_finite(model: nn.Module) -> str:
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            return f"first layer that is not finite: {name}"
+    return "all weights are finite: the inputs or the learning rate are at fault"
+
+
+def summarize(history: list[Epoch]) -> dict[str, Any]:
+    """The accuracies that a table needs, of the test images.
+
+    `accuracy` is that of the last epoch; `accuracy_best_validation` that of the epoch best on the validation split
+    (None without one); `accuracy_best_test` the maximum over epochs, which is what the paper reports and which has
+    chosen its epoch by the test set.
+    """
+    best = max((epoch for epoch in history if epoch["validation"] is not None), key=_validation, default=None)
+    return {
+        "accuracy": history[-1]["test"],
+        "accuracy_best_validation": best["test"] if best else None,
+        "accuracy_best_test": max(epoch["test"] for epoch in history),
+    }
+
+
+def _validation(epoch: Epoch) -> float:
+    return epoch["validation"] or 0.0

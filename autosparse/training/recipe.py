@@ -1,0 +1,109 @@
+"""How a network is trained: the paper's recipes (tables A.3 and C) and shorter or stronger ones."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from autosparse.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about training but the network, the data and the seed."""
+
+    epochs: int
+    optimizer: Literal["sgd", "nesterov", "adam"]
+    """`sgd` has no momentum; `nesterov` has 0.9."""
+    learning_rate: float
+    batch_size: int = 128
+    """Over all processes."""
+    weight_decay: float = 5e-4
+    """Of every parameter, added to the gradient."""
+    drops: tuple[int, ...] = ()
+    """Epochs at whose start the learning rate is multiplied by `drop_rate`."""
+    drop_rate: float = 0.1
+    augment: bool = False
+    """Random crop and flip."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: forward pass under autocast; weights stay float32."""
+    compile: bool = False
+    """Run the network through `torch.compile`."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
+            raise UserError(
+                "epochs, batch size and learning rate must be positive, got "
+                f"{self.epochs}, {self.batch_size}, {self.learning_rate}"
+            )
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate in an epoch, counted from 0."""
+        return self.learning_rate * self.drop_rate ** sum(epoch >= drop for drop in self.drops)
+
+    def with_epochs(self, epochs: int) -> "Recipe":
+        """The recipe stretched or shortened, its drops at the same share of the whole."""
+        return replace(self, epochs=epochs, drops=tuple(round(drop * epochs / self.epochs) for drop in self.drops))
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """A fresh optimizer of all the model's parameters."""
+        if self.optimizer == "adam":
+            return torch.optim.Adam(
+                model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+            )
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=self.learning_rate,
+            momentum=0.9 if self.optimizer == "nesterov" else 0.0,
+            nesterov=self.optimizer == "nesterov",
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+
+
+_LENET_PAPER = Recipe(100, "adam", 1.2e-3, drops=(60, 120), drop_rate=0.2)  # its second drop lies past the end
+_CIFAR_PAPER = Recipe(160, "nesterov", 0.1, weight_decay=1e-4, drops=(60, 120), augment=True)
+_CIFAR_STRONG = Recipe(160, "nesterov", 0.1, drops=(80, 120), augment=True)
+_CIFAR_SHORT = Recipe(10, "nesterov", 0.05, drops=(6, 9), drop_rate=0.2, augment=True)
+
+# Tables A.3 and C. What they call momentum is Nesterov's, 0.9, in the authors' code.
+PAPER: dict[tuple[str, str], Recipe] = {
+    ("lenet-300-100", "mnist"): _LENET_PAPER,
+    ("resnet18", "cifar10"): Recipe(160, "nesterov", 0.01, drops=(60, 120), drop_rate=0.2, augment=True),
+    ("vgg16", "cifar10"): _CIFAR_PAPER,
+    ("vgg19", "cifar100"): _CIFAR_PAPER,
+    ("resnet18", "tiny-imagenet"): Recipe(300, "sgd", 0.1, weight_decay=1e-4, drops=(150, 225), augment=True),
+}
+# For any data set; what two cores (LeNet) or a GPU (the others) do in minutes.
+SHORT: dict[str, Recipe] = {
+    "lenet-300-100": Recipe(30, "adam", 1.2e-3),
+    "resnet18": _CIFAR_SHORT,
+    "vgg16": _CIFAR_SHORT,
+    "vgg19": _CIFAR_SHORT,
+    "vgg19-4096": _CIFAR_SHORT,
+}
+# With the learning rate that these networks are usually given; the paper's dense ResNet-18 is weak.
+STRONG: dict[str, Recipe] = dict.fromkeys(("resnet18", "vgg16", "vgg19", "vgg19-4096"), _CIFAR_STRONG)
+
+RECIPES = ("short", "paper", "strong")
+
+
+def find_recipe(name: str, network: str, dataset: str) -> Recipe:
+    """A recipe by name, for a network on a data set; crop and flip only where the images are photographs.
+
+    Raises:
+        UserError: an unknown name, or no such recipe for the pair (lists those there are).
+    """
+    if name == "paper":
+        if (network, dataset) not in PAPER:
+            pairs = ", ".join(f"{network} on {dataset}" for network, dataset in PAPER)
+            raise UserError(f"the paper has no recipe for {network} on {dataset}; it has: {pairs}")
+        return PAPER[network, dataset]
+    table = {"short": SHORT, "strong": STRONG}.get(name)
+    if table is None:
+        raise unknown("recipe", name, RECIPES)
+    if network not in table:
+        raise UserError(f"there is no {name} recipe for {network}; there is for: {', '.join(table)}")
+    photographs = dataset in ("cifar10", "cifar100", "tiny-imagenet")
+    return replace(table[network], augment=table[network].augment and photographs)

@@ -1,0 +1,53 @@
+"""Prune at initialization and train: `python launch/prune.py --criteria snip runs/autos/NAME --sparsities 0.9 0.99`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from autosparse.cluster import Resources, launch
+from autosparse.command import run
+from autosparse.study.runs import PruneRun
+from autosparse.study.setting import Setting
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Prune networks before training, by one criterion or several, and train them.
+
+    One run for each criterion, sparsity and seed, below OUTPUT/prune. Prints their folders.
+    """
+
+    setting: Setting = field(default_factory=Setting)
+    criteria: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
+    """random, magnitude, snip, or the folder of a fit of launch/autos.py; several make a grid."""
+    sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = (0.9, 0.95, 0.98, 0.99)
+    """Shares of the weights to remove; several make a grid."""
+    seeds: tuple[int, ...] = (100, 101)
+    """Of initial weights and order of samples; take others than those that labels came from."""
+    output: Path = Path("runs")
+    """Folder of all runs."""
+    resources: Resources = field(default_factory=Resources)
+
+
+def plan(a: Arguments) -> list[PruneRun]:
+    """The runs of the grid."""
+    runs = [
+        PruneRun(a.output, a.setting, criterion, sparsity, seed)
+        for criterion in a.criteria
+        for sparsity in a.sparsities
+        for seed in a.seeds
+    ]
+    for each in runs:
+        each.check()
+    return runs
+
+
+def main(a: Arguments) -> None:
+    """Run the grid."""
+    launch(plan(a), a.resources, a.output, "prune")
+
+
+if __name__ == "__main__":
+    run(Arguments, main)

@@ -1,0 +1,32 @@
+"""Tables and figures of runs: `python launch/report.py runs --output report`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from autosparse.command import run
+from autosparse.errors import UserError
+from autosparse.study import page
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write index.html, results.csv, tables in Markdown and figures for a set of runs. Prints the page's path."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of runs, or folders that hold them."""
+    output: Path = Path("report")
+    """Folder to write to."""
+
+
+def main(a: Arguments) -> None:
+    """Write the report."""
+    if not a.runs:
+        raise UserError("which runs? give their folders: python launch/report.py runs --output report")
+    print(page.write(list(a.runs), a.output))
+
+
+if __name__ == "__main__":
+    run(Arguments, main)
