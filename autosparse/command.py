@@ -33,7 +33,7 @@ def parse(kind: type[Arguments], args: list[str] | None = None) -> Arguments:
         raise UserError(_one_line(message.getvalue())) from None
     arguments, unknown = parsed
     if unknown:
-        raise UserError(f"unknown argument {unknown[0]!r}; valid: {' '.join(_flags(kind))}")
+        raise UserError(f"unknown argument {unknown[0]!r}; valid: {' '.join(_flags(kind)) or '--help'}")
     return arguments
 
 
@@ -70,4 +70,4 @@ def _one_line(panel: str) -> str:
         if set(line) <= {"─"}:
             break
         text.append(line)
-    return " ".join(text).split(" For full helptext")[0]
+    return re.split(r" (?:For full helptext|Argument helptext:|Got errors:)", " ".join(text))[0]

@@ -23,6 +23,7 @@ def start(cpus: int | None = None) -> Accelerator:
         UserError: the world is not as large as the job.
     """
     if cpus is not None:
+        os.environ["OMP_NUM_THREADS"] = str(cpus)  # Accelerate would set one thread a process otherwise
         torch.set_num_threads(cpus)
     expected = int(os.environ.get("WORLD_SIZE", 1))
     if "SUBMITIT_EXECUTOR" in os.environ:

@@ -1,6 +1,5 @@
 """Reading a triple store: nothing comes back as data that was not written and committed."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -168,14 +167,9 @@ def open_arrays(store: LocalStore, write_empty_chunks: bool = False) -> dict[str
     arrays = {}
     for name in ARRAYS:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                arrays[name] = zarr.open_array(
-                    store,
-                    path=name,
-                    mode="r" if store.read_only else "r+",
-                    config={"write_empty_chunks": write_empty_chunks},
-                )
+            # when opened, an array takes this from the global configuration; `open_array` ignores it as an argument
+            with zarr.config.set({"array.write_empty_chunks": write_empty_chunks}):
+                arrays[name] = zarr.open_array(store, path=name, mode="r" if store.read_only else "r+")
         except (KeyError, ValueError, TypeError, OSError) as error:
             raise StoreError(f"{store.root}: {name}/zarr.json is missing or damaged ({error}); {RECOVERY}") from error
     return arrays

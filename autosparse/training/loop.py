@@ -57,7 +57,7 @@ def train(
         UserError: the loss is no longer a number (names the epoch and the first layer that is not finite).
     """
     mask.apply_(model)
-    removed = _views(model, mask)
+    removed = _removed(model, mask)
     optimizer = recipe.make_optimizer(model)
     position = resume.load(model, optimizer) if resume else None
     history: list[Epoch] = position["history"] if position else []
@@ -119,13 +119,17 @@ def evaluate(model: nn.Module, data: ImageData, split: str, accelerator: Acceler
     return right / seen
 
 
-def _views(model: nn.Module, mask: Mask) -> list[tuple[Tensor, Tensor]]:
-    """Weights and which of their elements are removed; layers that lose nothing left out."""
+def _removed(model: nn.Module, mask: Mask) -> list[tuple[nn.Parameter, Tensor]]:
+    """Weights and which of their elements are removed; layers that lose nothing left out.
+
+    The parameters themselves, not views of them: DistributedDataParallel gives a parameter new memory.
+    """
     removed = mask.layout.unflatten(~mask.kept)
-    return [(w.detach(), removed[name]) for name, w in mask.layout.weights(model).items() if removed[name].any()]
+    return [(weight, removed[name]) for name, weight in mask.layout.weights(model).items() if removed[name].any()]
 
 
-def _hold(removed: list[tuple[Tensor, Tensor]]) -> None:
+@torch.no_grad()
+def _hold(removed: list[tuple[nn.Parameter, Tensor]]) -> None:
     for weight, where in removed:
         weight.masked_fill_(where, 0.0)
 

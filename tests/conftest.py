@@ -1,0 +1,88 @@
+"""A small real network, real digits and one real run of IRP, shared by all tests."""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from autosparse import networks
+from autosparse.data import ImageData, Images, load
+
+ROOT = Path(__file__).parents[1]
+SMALL_IRP = ("--dataset", "digits", "--iterations", "4", "--epochs", "2")
+RUN = "lenet-300-100_digits_snip_n4_s0"
+
+
+@pytest.fixture(scope="session")
+def images() -> Images:
+    return load("digits")
+
+
+@pytest.fixture(scope="session")
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture
+def data(images: Images) -> ImageData:
+    return ImageData(images, validation=0.1)
+
+
+@pytest.fixture
+def model(images: Images) -> nn.Module:
+    return networks.build("lenet-300-100", images.shape, images.classes, seed=0)
+
+
+@pytest.fixture
+def convolutional() -> nn.Module:
+    """A network with batch norm and dropout, for images of 8 x 8."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(8 * 64, 10),
+    )
+
+
+def run_script(name: str, *arguments: str) -> int:
+    """Run a launch script in this process; returns its exit code."""
+    argv = sys.argv
+    sys.argv = [f"launch/{name}.py", *map(str, arguments)]
+    try:
+        runpy.run_path(str(ROOT / "launch" / f"{name}.py"), run_name="__main__")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = argv
+    return 0
+
+
+@pytest.fixture
+def script() -> Callable[..., int]:
+    return run_script
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of one complete run of IRP; not to be changed."""
+    output = tmp_path_factory.mktemp("finished")
+    assert run_script("irp", *SMALL_IRP, "--output", str(output)) == 0
+    return output
+
+
+@pytest.fixture(scope="session")
+def irp_run(finished: Path) -> Path:
+    return finished / "irp" / RUN
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path, with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

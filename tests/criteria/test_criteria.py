@@ -1,0 +1,98 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from autosparse.criteria import CRITERIA, make_criterion
+from autosparse.criteria.gradient import mean_gradient, scoring_mode
+from autosparse.data import ImageData
+from autosparse.errors import UserError
+from autosparse.pruning import Layout, Mask
+
+
+def scores(name: str, model: nn.Module, data: ImageData, seed: int = 0) -> torch.Tensor:
+    return make_criterion(name, seed)(model, Mask.full(Layout.of(model)), data.scoring(100, limit=3))
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_scores_are_flat_float32_and_the_model_is_left_as_it_was(
+    name: str, convolutional: nn.Module, data: ImageData
+) -> None:
+    before = {key: value.clone() for key, value in convolutional.state_dict().items()}
+    result = scores(name, convolutional, data)
+    assert result.shape == (Layout.of(convolutional).size,)
+    assert result.dtype == torch.float32
+    assert not result.requires_grad
+    assert (result >= 0).all()
+    assert convolutional.training
+    assert all(torch.equal(value, before[key]) for key, value in convolutional.state_dict().items())
+
+
+def test_magnitude(model: nn.Module, data: ImageData) -> None:
+    expected = torch.cat([model.get_parameter(f"fc{k}.weight").abs().flatten() for k in (1, 2, 3)])
+    assert torch.equal(scores("magnitude", model, data), expected)
+
+
+def test_random_is_a_function_of_the_seed(model: nn.Module, data: ImageData) -> None:
+    assert torch.equal(scores("random", model, data, 1), scores("random", model, data, 1))
+    assert not torch.equal(scores("random", model, data, 1), scores("random", model, data, 2))
+
+
+def test_snip_against_finite_differences(model: nn.Module, data: ImageData) -> None:
+    model = model.double()
+    batches = [(x.double(), y) for x, y in data.scoring(100, limit=3)]
+    layout = Layout.of(model)
+    result = make_criterion("snip")(model, Mask.full(layout), batches)
+
+    def loss() -> float:
+        total = sum(F.cross_entropy(model(x), y, reduction="sum").item() for x, y in batches)
+        return total / sum(len(y) for _, y in batches)
+
+    for layer in layout.layers:
+        weight, index = model.get_parameter(layer.name).data.view(-1), layer.size // 3
+        value = weight[index].item()
+        step = 1e-5
+        weight[index] = value + step
+        above = loss()
+        weight[index] = value - step
+        below = loss()
+        weight[index] = value
+        expected = abs(value * (above - below) / (2 * step))
+        assert result[layer.offset + index].item() == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+def test_the_gradient_is_of_the_mean_loss_whatever_the_batches(model: nn.Module, data: ImageData) -> None:
+    layout = Layout.of(model)
+    small, large = (mean_gradient(model, layout, data.scoring(size)) for size in (97, 1350))
+    torch.testing.assert_close(small, large, rtol=1e-3, atol=1e-6)
+    F.cross_entropy(*[model(x) if k == 0 else y for x, y in data.scoring(1350) for k in (0, 1)]).backward()
+    expected = layout.flatten({name: weight.grad for name, weight in layout.weights(model).items()})
+    torch.testing.assert_close(large, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_batch_norm_sees_the_batch_and_dropout_is_off(convolutional: nn.Module, data: ImageData) -> None:
+    x, _ = next(iter(data.scoring(100)))
+    norm = convolutional[1]
+    with scoring_mode(convolutional):
+        normed = norm(convolutional[0](x))
+        assert torch.equal(convolutional(x), convolutional(x))  # no dropout
+    assert normed.mean((0, 2, 3)).abs().max() < 1e-5
+    with scoring_mode(convolutional, "running"):
+        torch.testing.assert_close(norm(x.expand(-1, 8, -1, -1)), x.expand(-1, 8, -1, -1), rtol=1e-4, atol=1e-4)
+    assert norm.training
+    assert norm.track_running_stats
+    assert norm.num_batches_tracked == 0
+
+
+def test_frozen_weights_can_be_scored_and_stay_frozen(model: nn.Module, data: ImageData) -> None:
+    expected = scores("snip", model, data)
+    model.requires_grad_(False)
+    assert torch.equal(scores("snip", model, data), expected)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_unknown_names_list_the_valid_ones() -> None:
+    with pytest.raises(UserError, match="unknown criterion 'snap'; valid: random, magnitude, snip"):
+        make_criterion("snap")
+    with pytest.raises(UserError, match="batch-norm mode"), scoring_mode(nn.Linear(1, 1), "eval"):
+        pass

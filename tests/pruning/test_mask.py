@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from autosparse.errors import UserError
+from autosparse.pruning import Layout, Mask
+
+
+def some_mask(model: nn.Module) -> Mask:
+    layout = Layout.of(model)
+    return Mask(layout, torch.rand(layout.size, generator=torch.Generator().manual_seed(0)) < 0.25)
+
+
+def test_densities(model: nn.Module) -> None:
+    mask = some_mask(model)
+    layers = mask.layer_densities()
+    assert mask.density == mask.count / 50200
+    assert mask.sparsity == pytest.approx(1 - mask.density)
+    assert sum(layers[layer.name] * layer.size for layer in mask.layout.layers) == pytest.approx(mask.count)
+    assert Mask.full(mask.layout).density == 1.0
+
+
+def test_apply_zeroes_what_is_removed_and_nothing_else(model: nn.Module) -> None:
+    mask = some_mask(model)
+    before = mask.layout.flatten(mask.layout.weights(model)).clone()
+    with torch.no_grad():
+        model.get_parameter("fc1.weight")[0, 0] = torch.inf  # zero times infinity must not survive as NaN
+    mask.kept[0] = False
+    mask.apply_(model)
+    after = mask.layout.flatten(mask.layout.weights(model))
+    assert torch.equal(after[mask.kept], before[mask.kept])
+    assert not after[~mask.kept].any()
+
+
+def test_save_and_load(model: nn.Module, tmp_path: Path) -> None:
+    mask = some_mask(model)
+    mask.save(tmp_path / "mask.safetensors")
+    loaded = Mask.load(tmp_path / "mask.safetensors")
+    assert loaded.layout == mask.layout
+    assert torch.equal(loaded.kept, mask.kept)
+
+
+def test_export_to_torch(model: nn.Module) -> None:
+    mask = some_mask(model)
+    mask.export(model)
+    pruned = {name: module.weight for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    kept = mask.layout.unflatten(mask.kept)
+    assert all(not weight[~kept[f"{name}.weight"]].any() for name, weight in pruned.items())
+    model(torch.zeros(2, 1, 8, 8)).sum().backward()
+    assert model.get_parameter("fc1.weight_orig").grad is not None
+
+
+def test_what_is_no_mask_is_refused(model: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no mask at"):
+        Mask.load(tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not json at all!")
+    with pytest.raises(UserError, match="is not a mask file"):
+        Mask.load(tmp_path / "bad.safetensors")
+    with pytest.raises(ValueError, match="a mask is bool"):
+        Mask(Layout.of(model), torch.zeros(3, dtype=torch.bool))

@@ -1,0 +1,94 @@
+"""The plan of the house: layers, and one line for what a newcomer asks wrongly."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import autosparse
+from autosparse.data import ImageData
+from tests.conftest import ROOT
+
+# ground first; a room imports from itself and from lower layers only
+LAYERS = [
+    {"errors"},
+    {"files", "command"},
+    {"networks", "data", "pruning", "cluster"},
+    {"criteria", "training", "store"},
+    {"irp", "autos"},
+    {"api"},
+    {"study"},
+]
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "autosparse").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("room", LEVEL)
+def test_a_room_imports_only_from_lower_layers(room: str) -> None:
+    files = [path for path in (ROOT / "autosparse").rglob("*.py") if room_of(path) == room]
+    assert files
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module == "autosparse":
+                names = [f"autosparse.{alias.name}" for alias in node.names]
+            for name in names:
+                if name.startswith("autosparse."):
+                    other = name.split(".")[1]
+                    assert other == room or LEVEL[other] < LEVEL[room], f"{path} imports {name}"
+
+
+def test_every_room_is_in_the_plan() -> None:
+    rooms = {room_of(path) for path in (ROOT / "autosparse").rglob("*.py")} - {"__init__"}
+    assert rooms == set(LEVEL)
+
+
+@pytest.mark.parametrize("criterion", ["random", "magnitude", "snip"])
+def test_prune_keeps_exactly_and_changes_nothing(criterion: str, convolutional: nn.Module, data: ImageData) -> None:
+    before = {name: value.clone() for name, value in convolutional.state_dict().items()}
+    mask = autosparse.prune(convolutional, data.scoring(64), criterion=criterion, sparsity=0.95)
+    assert mask.count == round(0.05 * mask.layout.size)
+    assert convolutional.training
+    assert all(p.grad is None for p in convolutional.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in convolutional.state_dict().items())
+    mask.apply_(convolutional)
+    assert sum((convolutional.get_parameter(layer.name) != 0).sum() for layer in mask.layout.layers) <= mask.count
+
+
+def test_prune_takes_a_callable(model: nn.Module, data: ImageData) -> None:
+    mask = autosparse.prune(model, [], lambda model, mask, batches: torch.arange(mask.layout.size).float(), 0.9)
+    assert mask.kept[-mask.count :].all()
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 1.0, -0.5, 95, float("nan")])
+def test_prune_refuses_sparsities_outside_0_1(sparsity: float, model: nn.Module) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        autosparse.prune(model, [], sparsity=sparsity)
+
+
+def test_prune_refuses_an_unknown_criterion(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"unknown criterion 'wanda'; valid: random, magnitude, snip, or the folder"):
+        autosparse.prune(model, [], criterion="wanda")
+
+
+def test_prune_refuses_a_model_without_weights() -> None:
+    with pytest.raises(ValueError, match="no prunable weights"):
+        autosparse.prune(nn.BatchNorm2d(3), [])
+
+
+def test_prune_refuses_nan_weights_naming_the_layer(model: nn.Module) -> None:
+    with torch.no_grad():
+        model.get_parameter("fc2.weight")[3, 5] = torch.nan
+    with pytest.raises(ValueError, match=r"1 scores are NaN, the first in layer fc2\.weight"):
+        autosparse.prune(model, [], criterion="magnitude")
+
+
+def test_prune_refuses_no_batches(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match="at least one batch"):
+        autosparse.prune(model, [], criterion="snip")
