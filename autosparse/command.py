@@ -63,11 +63,13 @@ def _flags(kind: type[Any]) -> list[str]:
 
 
 def _one_line(panel: str) -> str:
-    """The text of tyro's panel, without its frame, up to where it repeats the help text."""
-    lines = [line.strip(" │") for line in panel.splitlines() if line.strip(" │╭╰╮╯─") and line[:1] == "│"]
-    text = []
+    """The text of tyro's panel (title, text, help, between rules and in a frame where the terminal has one)."""
+    _title, *lines = [line.strip(" │╭╮╰╯─") for line in panel.splitlines() if line.strip(" │╭╮╰╯─")] or [""]
+    text: list[str] = []
     for line in lines:
-        if set(line) <= {"─"}:
-            break
+        if not line.strip("-"):
+            if text:
+                break
+            continue
         text.append(line)
     return re.split(r" (?:For full helptext|Argument helptext:|Got errors:)", " ".join(text))[0]

@@ -1,0 +1,170 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+import autosparse
+from autosparse.autos import BACKBONES, AutoS, AutoSCriterion, Features, FitConfig, Scale, fit, validate
+from autosparse.autos.fit import overlap, spearman
+from autosparse.autos.network import make_network
+from autosparse.criteria.gradient import mean_gradient
+from autosparse.data import ImageData
+from autosparse.errors import UserError
+from autosparse.pruning import Layout
+from autosparse.store import TripleStore
+from autosparse.training import Checkpoint
+
+CONFIG = FitConfig(epochs=1, batch_size=512)
+
+
+@pytest.fixture(scope="module")
+def store(irp_run: Path) -> TripleStore:
+    return TripleStore.open(irp_run)
+
+
+@pytest.fixture(scope="module")
+def fitted(store: TripleStore, accelerator: Accelerator) -> AutoS:
+    return fit([store], replace(CONFIG, epochs=2), accelerator)
+
+
+def test_the_fit_predicts_what_was_held_out(fitted: AutoS, store: TripleStore) -> None:
+    metrics = validate(fitted, store)
+    assert metrics["samples"] == pytest.approx(len(store) / 10, abs=1)
+    assert metrics["mse"] < 0.9 * metrics["variance"]
+    assert metrics["spearman"] > 0.3
+    assert all(metrics["overlap"][s] > 2 * metrics["overlap_by_chance"][s] for s in ("0.9", "0.95", "0.98", "0.99"))
+    assert fitted.card["runs"][0]["fingerprint"] == store.fingerprint
+    assert fitted.card["losses"][1] < fitted.card["losses"][0]
+
+
+def test_save_and_load(fitted: AutoS, store: TripleStore, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    loaded = AutoS.load(tmp_path)
+    theta, grad = torch.from_numpy(store.theta()), torch.from_numpy(store.grad())
+    assert torch.equal(loaded.score(theta, grad), fitted.score(theta, grad))
+    assert loaded.card == fitted.card
+    assert loaded.features == fitted.features
+    assert {path.name for path in tmp_path.iterdir()} == {"autos.json", "autos.safetensors"}
+    (tmp_path / "autos.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(UserError, match="is damaged"):
+        AutoS.load(tmp_path)
+    with pytest.raises(UserError, match=r"no saved AutoS in .*launch/autos\.py"):
+        AutoS.load(tmp_path / "none")
+
+
+def test_as_a_criterion(fitted: AutoS, model: nn.Module, data: ImageData, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    mask = autosparse.prune(model, data.scoring(100), criterion=tmp_path, sparsity=0.98)
+    again = autosparse.prune(model, data.scoring(100), criterion=str(tmp_path), sparsity=0.98)
+    assert torch.equal(mask.kept, again.kept)
+    layout = Layout.of(model)
+    scores = fitted.score(layout.flatten(layout.weights(model)), mean_gradient(model, layout, data.scoring(100)))
+    assert scores[mask.kept].min() >= scores[~mask.kept].max()
+    assert torch.equal(AutoSCriterion(fitted)(model, mask, data.scoring(100)), scores)
+
+
+def test_scores_do_not_depend_on_the_scale_of_the_loss(fitted: AutoS, store: TripleStore) -> None:
+    theta, grad = torch.from_numpy(store.theta()), torch.from_numpy(store.grad())
+    torch.testing.assert_close(fitted.score(theta, 100 * grad), fitted.score(theta, grad), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("inputs", ["param", "grad"])
+def test_one_input_ignores_the_other(inputs: str, store: TripleStore, accelerator: Accelerator) -> None:
+    autos = fit([store], replace(CONFIG, features=Features(inputs=inputs)), accelerator)
+    theta, grad = torch.from_numpy(store.theta()), torch.from_numpy(store.grad())
+    changed = (theta, grad.flip(0)) if inputs == "param" else (theta.flip(0), grad)
+    assert torch.equal(autos.score(*changed), autos.score(theta, grad))
+    assert autos.score(theta, grad).std() > 0
+
+
+def test_raw_features_pass_values_on() -> None:
+    theta, grad = torch.randn(5), torch.randn(5)
+    assert torch.equal(Features("raw").encode(theta, grad, Scale(9.0, 9.0)), torch.stack([theta, grad], 1))
+    scaled = Features().encode(theta, grad, Scale(2.0, 0.5))
+    torch.testing.assert_close(scaled[:, 0], torch.asinh(3 * theta / 2))
+    torch.testing.assert_close(scaled[:, 1], torch.asinh(30 * grad / 0.5))
+
+
+def test_the_scale_of_a_store_is_that_of_its_network(store: TripleStore) -> None:
+    one = Scale.of(torch.from_numpy(store.theta()), torch.from_numpy(store.grad()))
+    other = Scale.of_store(store)
+    assert (one.theta, one.grad) == pytest.approx((other.theta, other.grad), rel=1e-6)
+
+
+def test_inputs_that_cannot_be_scored_are_refused(fitted: AutoS) -> None:
+    values = torch.randn(10)
+    with pytest.raises(UserError, match="gradients are zero everywhere"):
+        fitted.score(values, torch.zeros(10))
+    with pytest.raises(UserError, match="weights are not finite"):
+        fitted.score(values / 0, values)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("width", [1, 2])
+def test_backbones_map_parameters_to_numbers(name: str, width: int) -> None:
+    network = make_network(name, Features(inputs="both" if width == 2 else "grad"), seed=0).eval()
+    with torch.no_grad():
+        assert network(torch.randn(3, width)).shape == (3,)
+
+
+def test_backbones_have_the_papers_sizes() -> None:
+    count = {name: sum(p.numel() for p in make_network(name, Features(), 0).parameters()) for name in BACKBONES}
+    assert count["mlp"] == pytest.approx(1.19e6, rel=0.01)
+    assert count["resnet18"] == pytest.approx(11.2e6 + 64 * 3072, rel=0.01)
+    assert count["vgg19"] == pytest.approx(20.0e6 + 64 * 4096 + 4096 * 12288 + 3.1e6, rel=0.01)
+
+
+def test_a_stopped_fit_ends_with_the_same_bits(
+    store: TripleStore, accelerator: Accelerator, tmp_path: Path, fitted: AutoS
+) -> None:
+    class StoppedError(Exception):
+        pass
+
+    calls = 0
+
+    def die(steps: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 100:
+            raise StoppedError
+
+    config = replace(CONFIG, epochs=2)
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(StoppedError):
+        fit([store], config, accelerator, resume=Checkpoint(path, "fit", 0), progress=die)
+    done: list[int] = []
+    resumed = fit([store], config, accelerator, resume=Checkpoint(path, "fit", 60), progress=done.append)
+    assert done[0] == 100
+    expected = fitted.network.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.network.state_dict().items())
+    assert resumed.card == fitted.card
+
+
+def test_several_stores_each_by_its_own_scale_and_iterations(
+    store: TripleStore, accelerator: Accelerator, fitted: AutoS
+) -> None:
+    both = fit([store, store], CONFIG, accelerator)
+    assert len(both.card["runs"]) == 2
+    assert validate(both, store)["mse"] == pytest.approx(validate(fitted, store)["mse"], rel=0.1)
+
+
+def test_overlap_and_spearman() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 2, 3]) / 3
+    assert overlap(labels, labels, 0.25) == 1.0
+    assert overlap(-labels, labels, 0.25) == 0.0
+    assert overlap(np.arange(8.0), labels, 3 / 8) == pytest.approx((2 + 0.5) / 3)  # one of two ties, by chance
+    assert spearman(labels, 5 * labels**3) == pytest.approx(1.0)
+    assert spearman(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == pytest.approx(-1.0)
+
+
+def test_errors_list_what_is_valid() -> None:
+    with pytest.raises(UserError, match="unknown features 'log'; valid: scaled, raw"):
+        Features("log")
+    with pytest.raises(UserError, match="unknown inputs 'theta'; valid: both, param, grad"):
+        Features(inputs="theta")
+    with pytest.raises(UserError, match="unknown backbone 'vit'; valid: mlp, resnet18, vgg19"):
+        make_network("vit", Features(), 0)

@@ -1,0 +1,173 @@
+"""The launch scripts as a user calls them: the whole road, and every mistake in one line."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autosparse.cluster import Resources
+from autosparse.pruning import Mask
+from autosparse.store.__main__ import Arguments, main
+from autosparse.study import load
+from autosparse.study.plans import Plan
+from autosparse.study.setting import Setting
+from tests.conftest import RUN, SMALL_IRP
+
+Script = Callable[..., int]
+
+
+def test_the_whole_road(script: Script, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("irp", *SMALL_IRP, "--output", finished) == 0
+    (run,) = capsys.readouterr().out.splitlines()
+    assert Path(run) == finished / "irp" / RUN
+    for name in ("config.yaml", "initial.safetensors", "history.json", "environment.json", "logs/rank0.log"):
+        assert (Path(run) / name).is_file()
+
+    assert script("autos", "--runs", run, "--epochs", "1", "--output", tmp_path, "--name", "small") == 0
+    (autos,) = capsys.readouterr().out.splitlines()
+    assert autos == str(tmp_path / "autos" / "small")
+
+    grid = ["--criteria", "random", "snip", autos, "--sparsities", "0.9", "0.95"]
+    assert (
+        script("prune", "--dataset", "digits", "--epochs", "2", *grid, "--seeds", "0", "7", "--output", tmp_path) == 0
+    )
+    folders = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(folders) == 12
+    frame = load(tmp_path)
+    assert len(frame) == 12
+    assert set(frame["criterion"]) == {"random", "snip", "autos-small", "autos-small (same init)"}
+    assert set(frame[frame["same_initialization"]]["seed"]) == {0}
+    for row in frame.itertuples():
+        assert row.kept == round((1 - row.sparsity) * row.parameters)
+        assert Mask.load(Path(row.folder) / "mask.safetensors").count == row.kept
+    masks = {row.criterion: row.layer_densities for row in frame[frame["sparsity"] == 0.95].itertuples()}
+    assert len({json.dumps(densities) for densities in masks.values()}) == 4
+    assert frame["accuracy"].between(0.05, 1).all()
+
+    assert script("report", run, autos, tmp_path, "--output", tmp_path / "report") == 0
+    page = Path(capsys.readouterr().out.strip())
+    text = page.read_text()
+    assert "autos-small (same init)" in text
+    assert "irp-snip (iterative, the ceiling)" in text
+    with open(page.parent / "results.csv") as file:
+        assert len(list(csv.DictReader(file))) == 12 + 5
+    tables = (page.parent / "tables" / "lenet-300-100_digits.md").read_text()
+    assert tables.count("| snip |") == 3
+    figures = {path.name for path in (page.parent / "figures").iterdir()}
+    stems = {"lenet-300-100_digits_accuracy", "lenet-300-100_digits_layers", "autos_small_map", "autos_small_truth"}
+    assert figures == {f"{stem}.{end}" for stem in stems for end in ("svg", "png")}
+    for name in figures:
+        assert f'"figures/{name}"' in text
+        assert (page.parent / "figures" / name).stat().st_size > 1000
+
+
+def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = Plan(Setting(dataset="digits", epochs=1), "magnitude", 0, 2, 0.9, "tiny", 1, ("random",), (0.9,), (5,))
+    page = plan.run(tmp_path, Resources(cluster="inline"))
+    assert page == tmp_path / "report" / "index.html"
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    before = page.stat().st_mtime_ns
+    plan.run(tmp_path, Resources(cluster="inline"))
+    assert page.stat().st_mtime_ns > before
+    assert capsys.readouterr().err.count(", 0 to run") == 3
+    assert plan.run(tmp_path, Resources(cluster="inline", dry_run=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("irp", ["--network", "alexnet"], "unknown network 'alexnet'; valid: lenet-300-100, resnet18"),
+        ("irp", ["--dataset", "svhn"], "unknown data set 'svhn'; valid: digits, mnist5k"),
+        ("irp", ["--criteria", "snap"], "unknown criterion 'snap'; valid: random, magnitude, snip"),
+        ("irp", ["--schedule", "cosine"], "unknown schedule 'cosine'; valid: geometric, linear, constant"),
+        ("irp", ["--recipe", "long"], "unknown recipe 'long'; valid: short, paper, strong"),
+        ("irp", ["--colour", "red"], "unknown argument '--colour'; valid: --account"),
+        ("irp", ["--epochs", "many"], "Error parsing --epochs"),
+        ("irp", ["--epochs", "0"], "must be positive"),
+        ("irp", ["--final-sparsity", "99"], "sparsity must lie between 0 and 1"),
+        ("irp", ["--dataset", "cifar10", "--data-root", "/none"], "get it with: python launch/data.py"),
+        ("irp", ["--cluster", "cloud"], "Expected one of ('auto', 'slurm', 'local', 'inline')"),
+        ("irp", ["--time", "later"], "--time 'later' is neither"),
+        ("irp", ["--seeds", "1", "1"], "two runs of this grid have the folder"),
+        ("autos", [], "--runs"),
+        ("autos", ["--runs", "/none"], "cannot fit to /none: no triple store"),
+        ("prune", ["--sparsities", "0.9", "1.5"], "sparsity must lie between 0 and 1"),
+        ("prune", ["--criteria", "/none/autos"], "no saved AutoS in /none/autos"),
+        ("prune", ["--criteria", "autos"], "unknown criterion 'autos'; valid: random, magnitude, snip, or the folder"),
+        ("report", ["/none"], "no runs at /none"),
+        ("report", [], "which runs?"),
+        ("paper", ["figure99"], "unknown experiment 'figure99'; valid: demo"),
+        ("data", ["--dataset", "svhn"], "unknown data set 'svhn'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    name: str,
+    arguments: list[str],
+    message: str,
+    script: Script,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert script(name, *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_partition_without_slurm_says_so(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("autosparse.cluster.resources.slurm_answers", lambda: False)
+    assert script("irp", "--partition", "gpu", "--output", tmp_path) == 2
+    assert "no Slurm here (sinfo does not answer), which --partition needs" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_fails_with_its_iteration(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("irp", *SMALL_IRP, "--learning-rate", "1e30", "--output", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "iteration 0: the loss is nan in epoch 1" in error
+    assert "Traceback" not in error
+    assert json.loads((tmp_path / "irp" / RUN / "status.json").read_text())["state"] == "failed"
+
+
+def test_other_settings_in_the_same_folder_are_refused(
+    script: Script, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("irp", *SMALL_IRP[:-1], "3", "--output", finished) == 2
+    assert "is a run with recipe = " in capsys.readouterr().err
+
+
+def test_fitting_to_an_unfinished_run_is_refused(
+    script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    shutil.copytree(irp_run, tmp_path / "run")
+    (tmp_path / "run" / "triples.zarr" / "complete").unlink()
+    assert script("autos", "--runs", tmp_path / "run", "--output", tmp_path) == 2
+    assert "is not finished (4 of 4 iterations); run the same IRP again" in capsys.readouterr().err
+
+
+def test_store_command_line(irp_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(Arguments("info", irp_run))
+    text = capsys.readouterr().out
+    assert "parameters   50,200 in 3 layers" in text
+    assert "iterations   4 of 4" in text
+    main(Arguments("verify", irp_run))
+    assert capsys.readouterr().out.endswith("triples.zarr: whole\n")
+
+
+def test_data_that_is_there_is_left_alone(script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("data", "--dataset", "digits", "--data-root", tmp_path) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "comes with a library" in printed.err

@@ -1,0 +1,207 @@
+"""Algorithm 2, and that a run that is killed ends like one that is not."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from autosparse import networks
+from autosparse.criteria import make_criterion
+from autosparse.criteria.gradient import mean_gradient
+from autosparse.data import ImageData, Images
+from autosparse.errors import UserError
+from autosparse.irp import rewind_pruning
+from autosparse.pruning import Geometric, Linear, Mask, Schedule
+from autosparse.pruning.schedule import keep_count
+from autosparse.store import TripleStore
+from autosparse.store.verify import problems
+from autosparse.training import Recipe, train
+from tests.conftest import ROOT, RUN, SMALL_IRP, tree
+
+N = 3
+RECIPE = Recipe(1, "nesterov", 0.05, batch_size=128)
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+def run(
+    folder: Path,
+    images: Images,
+    accelerator: Accelerator,
+    criterion: Any = None,
+    schedule: Schedule | None = None,
+    **more: Any,
+) -> list[dict[str, Any]]:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(256, 10)
+    )
+    return rewind_pruning(
+        model,
+        ImageData(images, validation=0.1),
+        criterion or make_criterion("snip"),
+        schedule or Geometric(N, 0.05),
+        RECIPE,
+        folder,
+        accelerator,
+        **more,
+    )
+
+
+def test_the_triples_are_those_of_the_algorithm(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+    seen: list[dict[str, Tensor]] = []
+
+    def spying(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return make_criterion("snip")(model, mask, batches)
+
+    history = run(tmp_path, images, accelerator, spying)
+    store = TripleStore.open(tmp_path)
+    assert problems(store) == []
+    initial = load_file(tmp_path / "initial.safetensors")
+    assert np.array_equal(store.theta(), store.layout.flatten(initial).numpy())
+
+    # each iteration starts from the whole initial state under its mask, with a fresh optimizer
+    for i, trained in enumerate(seen):
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.1),
+            nn.Linear(256, 10),
+        )
+        model.load_state_dict(initial)
+        data = ImageData(images, validation=0.1)
+        if i == 0:
+            grad = mean_gradient(model, store.layout, data.scoring())
+            assert np.array_equal(store.grad(), grad.numpy())
+        train(model, store.mask(i), data, RECIPE, accelerator)
+        assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
+
+    schedule = Geometric(N, 0.05)
+    kept = [store.mask(i).kept for i in range(N + 1)]
+    assert [int(mask.sum()) for mask in kept] == [keep_count(schedule.density(i), len(store)) for i in range(N + 1)]
+    assert all(not (b & ~a).any() for a, b in itertools.pairwise(kept))
+    assert np.array_equal(store.survival(), sum(mask.int() for mask in kept[1:]).numpy())  # type: ignore[union-attr]
+    assert [row["iteration"] for row in history] == list(range(N + 1))
+    assert history == json.loads((tmp_path / "history.json").read_text())
+    assert history[0]["accuracy"] > 0.7
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_second_call_does_nothing(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+    history = run(tmp_path, images, accelerator)
+    before = tree(tmp_path)
+    assert run(tmp_path, images, accelerator, progress=lambda steps: pytest.fail("it trains again")) == history
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("stop", [*range(0, 44, 4), 9, 10, 11, 43])
+def test_killed_at_any_step_it_ends_with_the_same_bytes(
+    stop: int, images: Images, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    run(tmp_path / "whole", images, accelerator)
+    calls = 0
+
+    def die(steps: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > stop:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(tmp_path / "cut", images, accelerator, progress=die, checkpoint_interval=0)
+    run(tmp_path / "cut", images, accelerator)
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["random", "magnitude"])
+def test_other_criteria_and_schedules(name: str, images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+    run(tmp_path, images, accelerator, make_criterion(name, 1), Linear(2, 0.1))
+    store = TripleStore.open(tmp_path)
+    assert problems(store) == []
+    assert store.densities == pytest.approx([1.0, 0.55, 0.1], abs=1e-3)
+
+
+def test_a_nan_score_names_iteration_and_layer(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+    def broken(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+        scores = torch.ones(mask.layout.size)
+        if mask.sparsity:
+            scores[mask.kept.nonzero()[-1]] = torch.nan
+        return scores
+
+    with pytest.raises(UserError, match=r"iteration 1: 1 scores are NaN, the first in layer 5\.weight"):
+        run(tmp_path, images, accelerator, broken)
+    assert TripleStore.open(tmp_path, unfinished=True).densities == pytest.approx([1.0, 0.05 ** (1 / 3)], abs=1e-3)
+
+
+def test_a_folder_of_another_run_is_refused(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+    def stop(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        run(tmp_path, images, accelerator, stop)
+    with pytest.raises(UserError, match="another network or number of iterations"):
+        run(tmp_path, images, accelerator, schedule=Geometric(N + 1, 0.05))
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_sigkill_and_the_same_command_again(irp_run: Path, after: int, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "launch" / "irp.py"), *SMALL_IRP, "--output", str(tmp_path)]
+    folder = tmp_path / "irp" / RUN
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        ledger = folder / "triples.zarr" / "ledger.json"
+        if ledger.exists() and len(json.loads(json.loads(ledger.read_text())["ledger"])["densities"]) > after:
+            break
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert tree(folder / "triples.zarr") == tree(irp_run / "triples.zarr")
+    assert tree(folder)["history.json"] == tree(irp_run)["history.json"]
+
+
+def test_two_processes_write_one_complete_store(
+    script: Callable[..., int], irp_run: Path, images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = script("irp", *SMALL_IRP, "--cluster", "local", "--tasks-per-node", "2", "--output", str(tmp_path))
+    output = capsys.readouterr()
+    assert code == 0, output.err
+    assert output.out.split() == [str(tmp_path / "irp" / RUN)]
+    two, one = TripleStore.open(tmp_path / "irp" / RUN), TripleStore.open(irp_run)
+    assert problems(two) == []
+    assert {path.name for path in (tmp_path / "irp" / RUN / "logs").iterdir()} == {"rank0.log", "rank1.log"}
+    assert np.array_equal(two.theta(), one.theta())
+    np.testing.assert_allclose(two.grad(), one.grad(), rtol=1e-4, atol=1e-7)
+    assert two.densities == one.densities
+    assert (two.survival() == one.survival()).mean() > 0.99  # sums in another order, so near-ties may fall otherwise
+    accuracies = [
+        [row["accuracy"] for row in json.loads((s.path.parent / "history.json").read_text())] for s in (one, two)
+    ]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.02)
+
+
+def test_the_network_is_not_the_one_of_another_seed(irp_run: Path, images: Images) -> None:
+    store = TripleStore.open(irp_run)
+    model = networks.build("lenet-300-100", images.shape, images.classes, seed=0)
+    assert np.array_equal(store.theta(), store.layout.flatten(store.layout.weights(model)).numpy())
+    assert store.run["seed"] == 0
+    assert torch.__version__.startswith(store.run["versions"]["torch"])
