@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -60,8 +59,6 @@ class Task:
         if main:
             record.write_config(folder, self.job.config())
             record.write_environment(folder, inside.job_id if inside else None)
-            if inside:
-                _keep_batch_script(folder, inside)
             write_json(folder / "status.json", {"state": "running"})
         accelerator.wait_for_everyone()
         with _logging_to(folder / "logs" / f"rank{accelerator.process_index}.log"):
@@ -112,9 +109,3 @@ def _logging_to(path: Path) -> Iterator[None]:
             log.removeHandler(handler)
             if isinstance(handler, logging.FileHandler):
                 handler.close()
-
-
-def _keep_batch_script(folder: Path, inside: submitit.JobEnvironment) -> None:
-    script = inside.paths.submission_file
-    if script.is_file():
-        shutil.copyfile(script, folder / "batch.sh")

@@ -1,5 +1,6 @@
 """Running a list of jobs, wherever that is."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -95,8 +96,14 @@ def _slurm(jobs: list[Job], resources: Resources, folder: Path, name: str, wait:
     try:
         handles = executor.submit_array([Task(job, resources.cpus_per_task or 4) for job in jobs])
     except submitit.core.utils.FailedJobError as error:
-        raise UserError(f"Slurm refuses: {describe(error)}") from None
-    _say(f"submitted {', '.join(sorted({handle.job_id.split('_')[0] for handle in handles}))}: squeue --me")
+        reasons = [line.removeprefix("sbatch: error: ") for line in str(error).splitlines() if "error: " in line]
+        raise UserError(f"Slurm refuses: {'; '.join(reasons) or error}") from None
+    job_id = handles[0].job_id.split("_")[0]
+    script = folder / job_id / f"{job_id}_submission.sh"
+    for job in jobs:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(script, job.folder / "batch.sh")
+    _say(f"submitted as {job_id}; see squeue --me")
     if not wait:
         return []
     pending = list(zip(jobs, handles, strict=True))

@@ -58,6 +58,11 @@ class ImageData:
     def has_validation(self) -> bool:
         return len(self._splits["validation"][1]) > 0
 
+    @property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each channel of the training images, in 0..255, (C, 1, 1) each."""
+        return self._mean, self._deviation
+
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) to float32 of mean 0 and deviation 1 a channel."""
         return (images.float() - self._mean) / self._deviation
@@ -122,20 +127,26 @@ class TrainingBatches:
         """Steps in an epoch."""
         return max(1, len(self.labels) // self.batch_size)
 
+    def order(self, epoch: int) -> Tensor:
+        """The images of each global batch of an epoch, int64 (steps, batch)."""
+        generator = torch.Generator().manual_seed(_stream(self.seed, epoch))
+        size = min(self.batch_size, len(self.labels))
+        return torch.randperm(len(self.labels), generator=generator)[: len(self) * size].view(len(self), size)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's part of the batches of an epoch, from step `start` on."""
         device = self.data.device
-        generator = torch.Generator().manual_seed(_stream(self.seed, epoch))
-        order = torch.randperm(len(self.labels), generator=generator).to(device)
-        size = min(self.batch_size, len(self.labels))
+        generator = torch.Generator()
+        order = self.order(epoch).to(device)
+        size = order.shape[1]
         part = size // self.data.world_size
+        mine = slice(self.data.rank * part, (self.data.rank + 1) * part)
         for step in range(start, len(self)):
-            first = step * size + self.data.rank * part
-            index = order[first : first + part]
+            index = order[step, mine]
             images = self.images[index]
             if self.augment:
                 generator.manual_seed(_stream(self.seed, epoch, step))
-                draws = torch.rand(3, size, generator=generator)[:, self.data.rank * part :][:, :part]
+                draws = torch.rand(3, size, generator=generator)[:, mine]
                 images = crop_and_flip(images, draws.to(device))
             yield self.data.normalize(images), self.labels[index]
 
