@@ -1,11 +1,15 @@
 """Files that are there whole or not at all, also after a crash."""
 
 import contextlib
+import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from autosparse.errors import UserError
 
 
 def fsync_folder(folder: Path) -> None:
@@ -32,9 +36,20 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         fsync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, Exception) and (number := _system_error(error)):
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number of the operating system's error behind one that a writer in native code made of it."""
+    if match := re.search(r"os error (\d+)", str(error)):  # safetensors
+        return int(match[1])
+    if isinstance(error, RuntimeError) and "file write failed" in str(error):  # torch.save does not say why
+        return errno.ENOSPC
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,5 +64,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete the run it belongs to") from error

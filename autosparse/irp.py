@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -28,6 +28,8 @@ from autosparse.store.writer import Committed
 from autosparse.training import Checkpoint, Recipe, summarize, train
 
 log = logging.getLogger(__name__)
+
+SCORING_BATCH = 256  # images whose gradient is taken together; batch norm sees as many
 
 
 def rewind_pruning(
@@ -69,7 +71,7 @@ def rewind_pruning(
         One row a mask m_0..m_N: iteration, density, loss and accuracies of the network trained with it.
 
     Raises:
-        UserError: a loss or score that is not a number (names iteration and layer), or a folder of another run.
+        UserError: a loss, gradient or score that is no number (names iteration and layer), or a folder of another run.
     """
     main, device = accelerator.is_main_process, accelerator.device
     initial, history_path = folder / "initial.safetensors", folder / "history.json"
@@ -80,20 +82,32 @@ def rewind_pruning(
     store_path = folder / "triples.zarr"
     if (store_path / MARKER).exists():
         return read_json(history_path)
-    writer = _open(store_path, Layout.of(model), schedule, run or {}, accelerator)
+    gradient = {
+        "batch_size": SCORING_BATCH,
+        "samples": min(len(data), SCORING_BATCH * grad_batches) if grad_batches else len(data),
+        "batch_norm": batch_norm,
+    }
+    writer = _open(store_path, Layout.of(model), schedule, {**(run or {}), "gradient": gradient}, accelerator)
     layout = writer.layout
+    batches = data.scoring(SCORING_BATCH, grad_batches)
+    steps = recipe.epochs * len(data.training(recipe.batch_size))
     _rewind(model, initial)
 
     if writer.committed < 0:  # line 9: g0(D) of θ0
         theta = layout.flatten(layout.weights(model))
-        grad = mean_gradient(model, layout, data.scoring(limit=grad_batches), batch_norm)
+        grad = mean_gradient(model, layout, batches, batch_norm)
         _commit(writer, writer.write_features(theta, grad), accelerator, density=1.0)
         del theta, grad
     first = writer.committed
-    history = read_json(history_path)[:first] if first else []
+    history = read_json(history_path)[: first + 1] if history_path.is_file() else []
+    if len(history) < first:
+        raise UserError(f"{history_path} lacks the accuracies of the {first} iterations in the store; delete the run")
+    if len(history) <= schedule.iterations:  # else all that is left is to finish the store
+        history = history[:first]
     mask = writer.store.mask(first).to(device)
+    progress(len(history) * steps)
 
-    for i in range(first, schedule.iterations + 1):  # line 10, and once more for the accuracy of m_N
+    for i in range(len(history), schedule.iterations + 1):  # line 10, and once more for the accuracy of m_N
         with _naming(i):
             checkpoint = Checkpoint(folder / "checkpoint.pt", f"iteration {i}", checkpoint_interval, write=main)
             epochs = train(  # line 11: θ_{i+1} of (θ0, m_i)
@@ -111,14 +125,16 @@ def rewind_pruning(
                 write_json(history_path, history)
             if i < schedule.iterations:
                 k = keep_count(schedule.density(i + 1), layout.size)  # line 12
-                scores = criterion(model, mask, data.scoring(limit=grad_batches))
+                scores = broadcast(criterion(model, mask, batches))  # the main process's: one mask for all
                 mask = keep_top(scores, k, mask)  # line 13: m_{i+1}
                 del scores
                 _commit(writer, writer.write_alive(i + 1, mask), accelerator, density=mask.density)
                 _rewind(model, initial)  # line 15
             checkpoint.remove()
+            accelerator.wait_for_everyone()  # nobody looks for a checkpoint while it is removed
 
-    _commit(writer, writer.write_survival(), accelerator)  # line 14: s = Σ m_i
+    if not writer.survival_committed:
+        _commit(writer, writer.write_survival(), accelerator)  # line 14: s = Σ m_i
     if main:
         writer.finish()
     accelerator.wait_for_everyone()
@@ -139,6 +155,12 @@ def _open(
     writer = TripleWriter.resume(path, accelerator.process_index, accelerator.num_processes)
     if writer.layout != layout or writer.iterations != schedule.iterations:
         raise UserError(f"{path} is the store of another network or number of iterations; choose another folder")
+    for key in run.keys() - {"versions", "commit"}:  # going on with newer code is the user's choice
+        if writer.store.run.get(key) != run[key]:
+            raise UserError(
+                f"{path} is the store of a run with {key} = {writer.store.run.get(key)}, not {run[key]}; "
+                "choose another folder"
+            )
     return writer
 
 

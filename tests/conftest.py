@@ -1,5 +1,6 @@
 """A small real network, real digits and one real run of IRP, shared by all tests."""
 
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -12,6 +13,12 @@ from torch import nn
 
 from autosparse import networks
 from autosparse.data import ImageData, Images, load
+
+# Tests are about the CPU, on any machine with the same threads; tests/test_gpu.py gives its processes the GPU back.
+GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+torch.set_num_threads(2)
 
 ROOT = Path(__file__).parents[1]
 SMALL_IRP = ("--dataset", "digits", "--iterations", "4", "--epochs", "2")

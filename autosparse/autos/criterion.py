@@ -24,4 +24,5 @@ class AutoSCriterion:
 
     def __call__(self, model: nn.Module, mask: Mask, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         layout = mask.layout
-        return self.autos.score(layout.flatten(layout.weights(model)), mean_gradient(model, layout, batches))
+        theta = layout.flatten(layout.weights(model)).float()
+        return self.autos.score(theta, mean_gradient(model, layout, batches))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +16,9 @@ from torch.nn import functional as F
 from autosparse.autos.features import Features, Scale
 from autosparse.autos.network import AutoS, make_network
 from autosparse.errors import UserError
-from autosparse.store import TripleBatches, Triples, TripleStore
+from autosparse.seeds import streams
+from autosparse.store import TripleBatches, Triples, TripleStore, sample
+from autosparse.store.order import Part
 from autosparse.training import Checkpoint
 
 SPARSITIES = (0.90, 0.95, 0.98, 0.99)
@@ -45,11 +48,11 @@ class Encoder:
 
     def __call__(self, triples: Triples) -> tuple[Tensor, Tensor]:
         """Input float32 (B, width) and label s/N float32 (B,), on the device."""
-        store = triples.store.to(self._device, non_blocking=True)
-        theta = triples.theta.to(self._device, non_blocking=True)
-        grad = triples.grad.to(self._device, non_blocking=True)
+        store = triples.store.to(self._device)
+        theta = triples.theta.to(self._device)
+        grad = triples.grad.to(self._device)
         rms = self._rms[store]
-        label = triples.survival.to(self._device, non_blocking=True) / self._iterations[store]
+        label = triples.survival.to(self._device) / self._iterations[store]
         return self._features.encode(theta, grad, (rms[:, 0], rms[:, 1])), label
 
 
@@ -91,11 +94,12 @@ def fit(
         progress(first_epoch * len(batches) + position["batches"]["batch"])
     network = accelerator.prepare_model(model)
     model.train()
-    seeds = np.random.SeedSequence([config.seed, accelerator.process_index]).generate_state(config.epochs, np.uint64)
     with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
         for epoch in range(first_epoch, config.epochs):
-            for step, triples in enumerate(batches):
-                torch.manual_seed((int(seeds[epoch]) + step) >> 1)  # dropout: a function of the position, as all else
+            first = batches.state_dict()["batch"]
+            dropout = streams("dropout of AutoS", len(batches), config.seed, epoch, accelerator.process_index)
+            for step, triples in enumerate(batches, first):
+                torch.manual_seed(int(dropout[step]))
                 inputs, labels = encode(triples)
                 loss = F.mse_loss(network(inputs), labels)
                 accelerator.backward(loss)
@@ -106,9 +110,11 @@ def fit(
                 if resume and resume.due():
                     here = {"batches": batches.state_dict(), "losses": losses, "total": total.item()}
                     resume.save(model, optimizer, here)
-            losses.append(accelerator.reduce(total, "mean").item() / len(batches))
-            if not np.isfinite(losses[-1]):
-                raise UserError(f"the loss of AutoS is {losses[-1]} in epoch {epoch + 1}; try a lower --learning-rate")
+            everywhere = accelerator.reduce(total, "sum").item()
+            if not np.isfinite(everywhere):
+                raise UserError(f"the loss of AutoS is {everywhere} in epoch {epoch + 1}; try a lower --learning-rate")
+            losses.append(broadcast(total).item() / len(batches))
+            broadcast(list(model.buffers()))
             total.zero_()
     if network is not model:
         accelerator.free_memory()
@@ -120,10 +126,10 @@ def fit(
     return AutoS(model.eval(), config.backbone, config.features, card)
 
 
-def validate(autos: AutoS, store: TripleStore, seed: int = 0, part: Any = "held-out") -> dict[str, Any]:
+def validate(autos: AutoS, store: TripleStore, seed: int = 0, part: Part = "held-out") -> dict[str, Any]:
     """How well the predictions fit triples that were not fitted to.
 
-    Looks at a random million of them at most.
+    Looks at a million of them at most, drawn from all over the store.
 
     Args:
         autos: the criterion.
@@ -136,9 +142,7 @@ def validate(autos: AutoS, store: TripleStore, seed: int = 0, part: Any = "held-
         `overlap`, for each sparsity the share of the parameters kept by prediction that survival keeps too, and
         `overlap_by_chance` (equal survivals count as drawn at random: the expected share).
     """
-    size = min(len(store), _VALIDATION_SAMPLES)
-    batches = TripleBatches([store], size if part == "all" else max(1, size // 10), seed, part=part)
-    triples = next(iter(batches))
+    triples = sample(store, _VALIDATION_SAMPLES, seed, part)
     label = triples.survival.numpy() / store.iterations
     device = next(autos.network.parameters()).device
     scores = autos.score(triples.theta.to(device), triples.grad.to(device), Scale.of_store(store)).cpu().numpy()

@@ -1,7 +1,7 @@
 """The networks of AutoS (paper, Table 7 as its code has it), and a fitted one: saved, loaded, scoring."""
 
+import hashlib
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,8 +52,9 @@ def _encoder(*widths: int) -> list[nn.Module]:
 
 # name -> number of inputs -> network from (B, inputs) to (B,)
 BACKBONES: dict[str, Callable[[int], nn.Module]] = {"mlp": mlp, "resnet18": resnet18, "vgg19": vgg19}
-# parameters scored together, on CPU and GPU: what the activations of each need
-_CHUNKS = {"mlp": (1024, 65536), "resnet18": (64, 4096), "vgg19": (64, 2048)}
+# parameters scored together, on CPU and GPU: the activations of a convolutional backbone are large, of an MLP small
+_CHUNKS = {"mlp": (1024, 65536)}
+_CHUNK = (64, 2048)
 
 
 def make_network(backbone: str, features: Features, seed: int) -> nn.Module:
@@ -98,7 +99,7 @@ class AutoS:
         """
         scale = scale or Scale.of(theta, grad)
         network = self.network.to(theta.device).eval()
-        chunk = _CHUNKS[self.backbone][theta.is_cuda]
+        chunk = _CHUNKS.get(self.backbone, _CHUNK)[theta.is_cuda]
         scores = torch.empty_like(theta)
         for start in range(0, len(theta), chunk):
             span = slice(start, start + chunk)
@@ -113,6 +114,21 @@ class AutoS:
                 {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}, temporary
             )
         write_json(folder / CARD, {"backbone": self.backbone, "features": asdict(self.features), "card": self.card})
+
+    @staticmethod
+    def fingerprint(folder: str | Path) -> str:
+        """Digest of a saved criterion, in hex: another fit has another.
+
+        Raises:
+            UserError: it is missing.
+        """
+        digest = hashlib.blake2b(digest_size=8)
+        for name in (WEIGHTS, CARD):
+            path = Path(folder) / name
+            if not path.is_file():
+                raise UserError(f"no saved AutoS in {folder}; fit one with: python launch/autos.py --runs RUN...")
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
 
     @classmethod
     def load(cls, folder: str | Path) -> "AutoS":
@@ -130,7 +146,7 @@ class AutoS:
             network = make_network(saved["backbone"], features, seed=0)
             network.load_state_dict(load_file(folder / WEIGHTS))
             return cls(network.eval(), saved["backbone"], features, saved["card"])
-        except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"the AutoS in {folder} is damaged: {error}") from error
         except Exception as error:  # safetensors' own error type
             if type(error).__name__ != "SafetensorError":

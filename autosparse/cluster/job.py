@@ -61,17 +61,24 @@ class Task:
             record.write_environment(folder, inside.job_id if inside else None)
             write_json(folder / "status.json", {"state": "running"})
         accelerator.wait_for_everyone()
-        with _logging_to(folder / "logs" / f"rank{accelerator.process_index}.log"):
+        with _logging_to(folder / "logs" / f"rank{accelerator.process_index}.log", main):
             try:
                 self.job.run(accelerator)
             except BaseException as error:
-                if main:
-                    write_json(folder / "status.json", {"state": "failed", "error": describe(error)})
-                if not isinstance(error, UserError):
-                    log.exception("the run failed")
+                log.error("%s", describe(error), exc_info=not isinstance(error, UserError))
+                self._leave_error(error, accelerator)
                 raise
         if main:
             write_json(folder / "status.json", {"state": "complete"})
+
+    def _leave_error(self, error: BaseException, accelerator: Accelerator) -> None:
+        """Say what went wrong where the launch script looks. Of several processes one may only have lost the others."""
+        path = self.job.folder / "status.json"
+        if accelerator.is_main_process or isinstance(error, UserError):
+            status = read_json(path)
+            if not (status["state"] == "failed" and status["user"]):
+                user = isinstance(error, UserError)
+                write_json(path, {"state": "failed", "error": describe(error), "user": user})
 
     def checkpoint(self) -> DelayedSubmission:
         """For submitit, when the job is preempted or its time is up: run the same again."""
@@ -92,13 +99,14 @@ def failure(job: Job) -> str | None:
 
 
 @contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
+def _logging_to(path: Path, main: bool) -> Iterator[None]:
     """Log to a file, and the main process also to standard error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = [logging.FileHandler(path)]
-    handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    if path.name == "rank0.log":
-        handlers.append(logging.StreamHandler(sys.stderr))
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    console = logging.StreamHandler(sys.stderr)
+    console.addFilter(lambda record: record.levelno < logging.ERROR)  # errors are reported by who started the job
+    handlers: list[logging.Handler] = [file, console] if main else [file]
     for handler in handlers:
         log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -107,5 +115,4 @@ def _logging_to(path: Path) -> Iterator[None]:
     finally:
         for handler in handlers:
             log.removeHandler(handler)
-            if isinstance(handler, logging.FileHandler):
-                handler.close()
+        file.close()

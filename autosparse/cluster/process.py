@@ -38,7 +38,19 @@ def start(cpus: int | None = None) -> Accelerator:
                 MASTER_ADDR="127.0.0.1" if job.num_nodes == 1 else job.hostnames[0],
                 MASTER_PORT=str(20000 + zlib.crc32(job.job_id.encode()) % 10000),
             )
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    cpu = not torch.cuda.is_available()
+    if not cpu:
+        _be_deterministic()
+    # what `accelerate config` may have left in the environment must not change the numbers
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no", gradient_accumulation_steps=1)
     if accelerator.num_processes != expected:
         raise UserError(f"the job has {expected} tasks, but the process group has {accelerator.num_processes}")
     return accelerator
+
+
+def _be_deterministic() -> None:
+    """Let a run on a GPU that was killed end as one that was not, as far as PyTorch has deterministic algorithms."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    vars(torch.utils)["deterministic"].fill_uninitialized_memory = False  # it only finds bugs, and costs a write

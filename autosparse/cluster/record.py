@@ -57,7 +57,7 @@ def config_difference(folder: Path, config: dict[str, Any]) -> str | None:
     path = folder / "config.yaml"
     if not path.is_file():
         return None
-    there = yaml.safe_load(path.read_text())
+    there = read_config(folder)
     for key in [*config, *there]:
         if there.get(key) != config.get(key):
             return (
@@ -65,6 +65,22 @@ def config_difference(folder: Path, config: dict[str, Any]) -> str | None:
                 "choose another --output or delete it"
             )
     return None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.yaml` of a run.
+
+    Raises:
+        UserError: it is damaged, or of something else.
+    """
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        config = None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is damaged; delete the run, or choose another --output")
+    return config
 
 
 def write_environment(folder: Path, job_id: str | None) -> None:

@@ -30,9 +30,9 @@ class Resources:
     nodes: int = 1
     """Nodes of each job."""
     gpus_per_node: int | None = None
-    """GPUs of each job on each node, and one task for each; on Slurm 1 if not given, 0 for CPU nodes."""
+    """GPUs of each job on each node, and one process for each; 1 if not given, 0 for CPU nodes."""
     tasks_per_node: int | None = None
-    """Processes of each job on each node where there is no GPU; 1 if not given."""
+    """Processes of each job on each node, for jobs without GPUs; 1 if not given."""
     cpus_per_task: int | None = None
     """CPU cores of each process; on Slurm 4 if not given, here the machine's, shared out."""
     mem: str | None = None
@@ -48,6 +48,8 @@ class Resources:
         for name in ("nodes", "tasks_per_node", "cpus_per_task", "array_parallelism"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
+            raise UserError("one process runs on each GPU: --tasks-per-node is for jobs with --gpus-per-node 0")
         if self.gpus_per_node is not None and self.gpus_per_node < 0:
             raise UserError(f"--gpus-per-node must not be negative, got {self.gpus_per_node}")
         minutes(self.time)
@@ -78,9 +80,15 @@ class Resources:
         """Processes of a job on each node: one a GPU, or as asked for."""
         return self.gpus_per_node or self.tasks_per_node or 1
 
+    def _gpus(self, default: int) -> int:
+        """GPUs of a job on each node; none where processes are asked for instead."""
+        if self.gpus_per_node is None:
+            return 0 if self.tasks_per_node else default
+        return self.gpus_per_node
+
     def slurm_parameters(self, name: str) -> dict[str, Any]:
         """For submitit's Slurm executor."""
-        gpus = 1 if self.gpus_per_node is None else self.gpus_per_node
+        gpus = self._gpus(1)
         cpus = self.cpus_per_task or 4
         parameters = {
             "job_name": name,
@@ -102,7 +110,7 @@ class Resources:
 
     def local_parameters(self) -> dict[str, Any]:
         """For submitit's local executor."""
-        gpus = min(1, torch.cuda.device_count()) if self.gpus_per_node is None else self.gpus_per_node
+        gpus = self._gpus(min(1, torch.cuda.device_count()))
         if gpus > torch.cuda.device_count():
             raise UserError(f"--gpus-per-node {gpus}: this machine has {torch.cuda.device_count()}")
         return {"timeout_min": minutes(self.time), "gpus_per_node": gpus, "tasks_per_node": self.tasks}

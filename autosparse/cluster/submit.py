@@ -42,20 +42,34 @@ def launch(jobs: Sequence[Job], resources: Resources, output: Path, name: str, w
         UserError: two jobs share a folder, a folder holds another run, Slurm refuses, or jobs failed.
     """
     _check(jobs)
-    todo = [job for job in jobs if not job.is_complete()]
     cluster = resources.resolve()
-    _say(f"{len(jobs)} runs, {len(jobs) - len(todo)} complete, {len(todo)} to run ({cluster})")
+    todo, failures = _incomplete(jobs)
+    done = len(jobs) - len(todo) - len(failures)
+    _say(f"{len(jobs)} runs, {done} complete, {len(todo)} to run ({cluster})")
     if resources.dry_run:
         _show(todo, resources, cluster, output, name)
         return
     runners: dict[str, Callable[..., list[Failure]]] = {"inline": _inline, "local": _local, "slurm": _slurm}
-    failures = runners[cluster](todo, resources, output / "submitted", name, wait) if todo else []
+    if todo:
+        failures += runners[cluster](todo, resources, output / "submitted", name, wait)
     for failed in failures:
         _say(f"failed: {failed.job.folder}: {failed.error}")
     for job in jobs:
         print(job.folder)
     if failures:
-        raise UserError(f"{len(failures)} of {len(todo)} runs failed; the same command runs them again")
+        raise UserError(f"{len(failures)} of {len(jobs)} runs failed; the same command runs them again")
+
+
+def _incomplete(jobs: Sequence[Job]) -> tuple[list[Job], list[Failure]]:
+    """The jobs to run, and those whose output is damaged, which must not keep the others from running."""
+    todo, damaged = list[Job](), list[Failure]()
+    for job in jobs:
+        try:
+            if not job.is_complete():
+                todo.append(job)
+        except UserError as error:
+            damaged.append(Failure(job, describe(error)))
+    return todo, damaged
 
 
 def _inline(jobs: list[Job], resources: Resources, folder: Path, name: str, wait: bool) -> list[Failure]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def mean_gradient(
         float32 (P,) in layout order, on the model's device.
 
     Raises:
-        UserError: no samples.
+        UserError: no samples, or a gradient that is not finite (names the layer).
     """
     weights = list(layout.weights(model).values())
     flat = torch.zeros(layout.size, device=weights[0].device)
@@ -74,7 +74,11 @@ def mean_gradient(
         torch.distributed.all_reduce(samples)
     if not samples:
         raise UserError("the gradient needs at least one batch; none was given")
-    return flat.div_(samples)
+    flat.div_(samples)
+    if not flat.isfinite().all():
+        layer = layout.layer_at(int((~flat.isfinite()).nonzero()[0]))
+        raise UserError(f"the gradient is not finite, first in layer {layer.name}")
+    return flat
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.pruning import Mask
+from autosparse.seeds import stream
 
 
 @dataclass(frozen=True)
@@ -16,5 +17,5 @@ class UniformRandom:
     seed: int
 
     def __call__(self, model: nn.Module, mask: Mask, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(stream("random criterion", self.seed))
         return torch.rand(mask.layout.size, generator=generator).to(mask.kept.device)

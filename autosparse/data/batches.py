@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from autosparse.data.sources import Images
 from autosparse.errors import UserError
+from autosparse.seeds import stream
 
 Batch = tuple[Tensor, Tensor]
 _PAD = 4  # of the random crop
@@ -129,7 +130,7 @@ class TrainingBatches:
 
     def order(self, epoch: int) -> Tensor:
         """The images of each global batch of an epoch, int64 (steps, batch)."""
-        generator = torch.Generator().manual_seed(_stream(self.seed, epoch))
+        generator = torch.Generator().manual_seed(stream("order of samples", self.seed, epoch))
         size = min(self.batch_size, len(self.labels))
         return torch.randperm(len(self.labels), generator=generator)[: len(self) * size].view(len(self), size)
 
@@ -145,7 +146,7 @@ class TrainingBatches:
             index = order[step, mine]
             images = self.images[index]
             if self.augment:
-                generator.manual_seed(_stream(self.seed, epoch, step))
+                generator.manual_seed(stream("augmentation", self.seed, epoch, step))
                 draws = torch.rand(3, size, generator=generator)[:, mine]
                 images = crop_and_flip(images, draws.to(device))
             yield self.data.normalize(images), self.labels[index]
@@ -176,13 +177,10 @@ def _take(
 
 def _moments(images: np.ndarray) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each channel, (C, 1, 1) each, exact from the counts of the 256 values."""
-    counts = np.stack([np.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])])
+    counts = np.zeros((images.shape[1], 256), np.int64)
+    for chunk in np.array_split(images, -(-len(images) // 4096)):  # bincount takes eight times the memory of its input
+        counts += [np.bincount(chunk[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])]
     share = counts / counts.sum(axis=1, keepdims=True)
     mean = share @ np.arange(256.0)
     deviation = np.sqrt((share * (np.arange(256.0) - mean[:, None]) ** 2).sum(axis=1))
     return tuple(torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, np.maximum(deviation, 1.0)))  # type: ignore[return-value]
-
-
-def _stream(*entropy: int) -> int:
-    """A seed for one purpose out of several integers."""
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)

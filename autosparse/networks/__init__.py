@@ -9,8 +9,9 @@ from autosparse.errors import UserError, unknown
 from autosparse.networks.lenet import lenet_300_100
 from autosparse.networks.resnet import resnet18
 from autosparse.networks.vgg import vgg16, vgg19, vgg19_4096
+from autosparse.seeds import stream
 
-__all__ = ["NETWORKS", "build", "initialize_"]
+__all__ = ["NETWORKS", "build", "check", "initialize_"]
 
 # name -> (image shape (C, H, W), number of classes) -> network, its weights not yet drawn
 NETWORKS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
@@ -37,19 +38,28 @@ def build(
     Raises:
         UserError: an unknown name, or images too small for the network.
     """
-    if name not in NETWORKS:
-        raise unknown("network", name, NETWORKS)
+    check(name, shape)
     if fan not in ("fan_in", "fan_out"):
         raise unknown("fan mode", fan, ("fan_in", "fan_out"))
-    if name.startswith("vgg") and min(shape[1:]) < 32:
-        raise UserError(f"{name} halves its images five times and needs 32 x 32 or larger, got {shape[1]} x {shape[2]}")
     with torch.device("meta"):  # without memory: every weight is drawn once, by initialize_
         model = NETWORKS[name](shape, classes)
     model.to_empty(device="cpu")
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.random.default_generator.manual_seed(stream("initial weights", seed))
         initialize_(model, fan)
     return model
+
+
+def check(name: str, shape: tuple[int, int, int]) -> None:
+    """Refuse a network that cannot be built.
+
+    Raises:
+        UserError: an unknown name, or images too small for the network.
+    """
+    if name not in NETWORKS:
+        raise unknown("network", name, NETWORKS)
+    if name.startswith("vgg") and min(shape[1:]) < 32:
+        raise UserError(f"{name} halves its images five times and needs 32 x 32 or larger, got {shape[1]} x {shape[2]}")
 
 
 @torch.no_grad()

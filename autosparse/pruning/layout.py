@@ -56,7 +56,7 @@ class Layout:
         """Read the layout off a model.
 
         Raises:
-            UserError: the model has no convolution and no linear layer.
+            UserError: the model has no convolution and no linear layer, or one whose weight is no parameter.
         """
         layers: list[Layer] = []
         seen: set[int] = set()
@@ -64,6 +64,11 @@ class Layout:
         for module_name, module in model.named_modules():
             if not isinstance(module, PRUNABLE) or id(module.weight) in seen:
                 continue
+            if not isinstance(module.weight, nn.Parameter):
+                raise UserError(
+                    f"the weight of {module_name} is computed from another (torch.nn.utils.prune or parametrize); "
+                    "remove that first"
+                )
             seen.add(id(module.weight))
             weight = module.weight
             kernel = math.prod(weight.shape[2:])

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from autosparse.errors import UserError
+from autosparse.seeds import stream
 from autosparse.store.order import Order, Part, Window, count, held_out, sizes_of
 from autosparse.store.reader import TripleStore
 
@@ -79,11 +81,12 @@ class TripleBatches:
         self._rank, self._world_size = rank, world_size
         self._part, self._block, self._mix = part, block, mix
         self._epoch, self._batch = 0, 0
+        total = sum(count(0, size, seed, part) for size in sizes_of(self.stores))
+        self._length = max(1, total // batch_size)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        total = sum(count(0, size, self.seed, self._part) for size in sizes_of(self.stores))
-        return max(1, total // self.batch_size)
+        return self._length
 
     def __iter__(self) -> Iterator[Triples]:
         order = self._order()
@@ -129,20 +132,42 @@ class TripleBatches:
     def _read(self, order: Order, window: Window) -> Triples:
         parts = []
         for block in window.blocks:
-            store, span = self.stores[block.store], slice(block.start, block.stop)
-            wanted: Any = slice(None)
-            if order.part != "all":
-                wanted = held_out(block.start, block.stop, order.seed) == (order.part == "held-out")
-            survival = store.survival(span)[wanted].astype(np.int64)
-            parts.append(
-                Triples(
-                    torch.from_numpy(store.theta(span)[wanted]),
-                    torch.from_numpy(store.grad(span)[wanted]),
-                    torch.from_numpy(survival),
-                    torch.full((len(survival),), block.store),
-                )
-            )
+            span = slice(block.start, block.stop)
+            parts.append(_read(self.stores[block.store], block.store, span, _wanted(span, order.seed, order.part)))
         return Triples.cat(parts)[torch.from_numpy(order.permutation(window))]
+
+
+def sample(store: TripleStore, limit: int, seed: int, part: Part = "all") -> Triples:
+    """At most `limit` triples of a part of the split, drawn evenly from every shard; in the order of their index.
+
+    Reads the store shard by shard.
+    """
+    total = count(0, len(store), seed, part)
+    generator = np.random.Generator(np.random.PCG64(stream("sample of triples", seed)))
+    parts = []
+    for span in (store.grid.span(k) for k in range(store.grid.shards)):
+        wanted = np.flatnonzero(_wanted(span, seed, part))
+        if total > limit:
+            n = len(wanted) * limit // total
+            wanted = np.sort(generator.choice(wanted, n, replace=False, shuffle=False))
+        parts.append(_read(store, 0, span, wanted))
+    return Triples.cat(parts)
+
+
+def _wanted(span: slice, seed: int, part: Part) -> NDArray[np.bool_]:
+    if part == "all":
+        return np.ones(span.stop - span.start, np.bool_)
+    return held_out(span.start, span.stop, seed) == (part == "held-out")
+
+
+def _read(store: TripleStore, number: int, span: slice, wanted: NDArray[Any]) -> Triples:
+    survival = store.survival(span)[wanted].astype(np.int64)
+    return Triples(
+        torch.from_numpy(store.theta(span)[wanted]),
+        torch.from_numpy(store.grad(span)[wanted]),
+        torch.from_numpy(survival),
+        torch.full((len(survival),), number),
+    )
 
 
 class _ReadAhead:

@@ -17,6 +17,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from autosparse.seeds import stream
+
 Part = Literal["train", "held-out", "all"]
 STRIDE = 10
 
@@ -109,7 +111,7 @@ class Order:
         return int(np.searchsorted([w.start + w.size for w in self.windows], position, side="right"))
 
     def _generator(self, *purpose: int) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, self.epoch, *purpose])))
+        return np.random.Generator(np.random.PCG64(stream("order of triples", self.seed, self.epoch, *purpose)))
 
 
 def _hash(x: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:

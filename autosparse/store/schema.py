@@ -9,8 +9,9 @@
       ledger.json    which files were committed, with size and checksum, and the densities of the iterations
       complete       the checksum of the final ledger; there only when the store is whole
 
-The chain marker → ledger → files → chunks is what makes damage visible: nothing is read that the ledger does not name,
-every file is compared with its entry, every chunk carries a crc32c of its own.
+The chain marker → ledger → files → chunks is what makes damage visible: nothing is read that the ledger does not name;
+metadata are compared with their entry at opening, shards by their size then and at every reading, and byte for byte by
+`verify`; every chunk carries a crc32c of its own, which reading checks.
 """
 
 import hashlib

@@ -34,14 +34,9 @@ Committed = dict[str, dict[str, int]]
 
 
 def _is_remains(path: Path) -> bool:
-    """Whether a folder holds nothing but what a killed `create` may have left."""
-    if all(file.suffix == ".partial" for file in path.rglob("*") if file.is_file()):
-        return True
-    try:
-        read_attributes(path)
-    except StoreError:
-        return False
-    return True
+    """Whether a folder holds nothing but what a killed `create` may have left: metadata and temporary files."""
+    files = [file for file in path.rglob("*") if not file.is_dir()]
+    return all(file.name in ("zarr.json", f".{LEDGER}.tmp") or file.suffix == ".partial" for file in files)
 
 
 class DurableStore(LocalStore):
@@ -127,6 +122,7 @@ class TripleWriter:
             group.create_array(name, dtype=kind, fill_value=fill, compressors=codecs, **shape)
         metadata = ["zarr.json", *(f"{name}/zarr.json" for name in ARRAYS)]
         Ledger({name: file_entry(path / name) for name in metadata}).write(path)
+        fsync_folder(path.parent)
 
     @classmethod
     def resume(cls, path: str | Path, rank: int = 0, world_size: int = 1) -> "TripleWriter":
@@ -148,6 +144,11 @@ class TripleWriter:
     def committed(self) -> int:
         """Number of masks committed beyond m_0, or -1 where theta and grad are not committed yet."""
         return self._ledger.iterations
+
+    @property
+    def survival_committed(self) -> bool:
+        """Whether survival is committed, all that is left being to `finish`."""
+        return shard_path("survival", 0) in self._ledger.files
 
     @property
     def store(self) -> TripleStore:

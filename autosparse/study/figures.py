@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from autosparse.autos import AutoS, Scale
-from autosparse.store import TripleStore
+from autosparse.store import TripleStore, sample
 
 _SAMPLE = 20_000  # points of a scatter plot
 
@@ -23,7 +23,7 @@ def accuracy_curves(pruned: pd.DataFrame, irp: pd.DataFrame, title: str, measure
             axes.plot(100 * mean["density"], 100 * mean[measure], "k--", lw=1.2, label=f"{name} (iterative)")
         dense = irp[irp["iteration"] == 0][measure].mean()
         axes.axhline(100 * dense, color="0.6", lw=0.8, ls=":", label="dense")
-    for name, group in pruned.groupby("criterion"):
+    for name, group in pruned.groupby("criterion") if len(pruned) else ():
         by = group.groupby("sparsity")[measure]
         density = 100 * (1 - by.mean().index.to_numpy())
         axes.errorbar(
@@ -31,11 +31,12 @@ def accuracy_curves(pruned: pd.DataFrame, irp: pd.DataFrame, title: str, measure
         )
     axes.set_xscale("log")
     axes.invert_xaxis()
-    ticks = sorted({round(100 * (1 - s), 3) for s in pruned["sparsity"]} | {100.0})
+    sparsities = pruned["sparsity"] if len(pruned) else irp["sparsity"][:: max(1, len(irp) // 6)]
+    ticks = sorted({round(100 * (1 - s), 3) for s in sparsities} | {100.0})
     axes.set_xticks(ticks, [f"{100 - t:g}%" for t in ticks])
     axes.minorticks_off()
     # a criterion at chance must not flatten the differences among the others
-    seen = 100 * pd.concat([pruned[measure], irp[measure] if len(irp) else pruned[measure]])
+    seen = 100 * pd.concat([frame[measure] for frame in (pruned, irp) if len(frame)])
     axes.set_ylim(max(0.0, seen.quantile(0.12) - 6), min(100.0, seen.max() + 1.5))
     axes.set(
         xlabel="sparsity (share of weights removed, logarithmic in density)", ylabel="test accuracy, %", title=title
@@ -47,11 +48,11 @@ def accuracy_curves(pruned: pd.DataFrame, irp: pd.DataFrame, title: str, measure
 
 def truth_and_prediction(autos: AutoS, store: TripleStore, seed: int = 0) -> Figure:
     """Survival over theta and grad, and from both sides: as it was, and as predicted (paper, Figures 1 and 4)."""
-    index = np.random.Generator(np.random.PCG64(seed)).permutation(len(store))[:_SAMPLE]
-    theta, grad = store.theta()[index], store.grad()[index]
+    triples = sample(store, _SAMPLE, seed)
+    theta, grad = triples.theta.numpy(), triples.grad.numpy()
     scale = Scale.of_store(store)
-    truth = store.survival()[index] / store.iterations
-    predicted = autos.score(torch.from_numpy(theta), torch.from_numpy(grad), scale).numpy()
+    truth = triples.survival.numpy() / store.iterations
+    predicted = autos.score(triples.theta, triples.grad, scale).numpy()
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     axes = figure.subplots(2, 3)
     x, y = theta / scale.theta, grad / scale.grad

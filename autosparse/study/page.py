@@ -7,7 +7,7 @@ import pandas as pd
 
 from autosparse.autos import AutoS
 from autosparse.autos.network import CARD
-from autosparse.errors import StoreError, UserError
+from autosparse.errors import UserError
 from autosparse.files import read_json, write_text
 from autosparse.store import TripleStore
 from autosparse.study import figures, tables
@@ -44,7 +44,7 @@ def write(runs: list[Path], output: Path) -> Path:
     for network, dataset in settings:
         body += _setting(_of(pruned, network, dataset), _of(irp, network, dataset), network, dataset, output)
     for folder in find(runs, "autos"):
-        body += _autos(folder, output)
+        body += _autos(folder, find(runs, "irp"), output)
     if unfinished := find_unfinished(runs):
         body.append(
             "<h2>Not finished</h2><ul>" + "".join(f"<li><code>{escape(str(f))}</code></li>" for f in unfinished)
@@ -61,9 +61,10 @@ def _setting(pruned: pd.DataFrame, irp: pd.DataFrame, network: str, dataset: str
     title, stem = f"{network} on {dataset}", f"{network}_{dataset}"
     body = [f"<h2>{escape(title)}</h2>"]
     if pruned.empty:
-        tables.one_recipe(irp)
-        columns = irp[["criterion", "seed", "iteration", "sparsity", "accuracy"]].round(4).set_index("criterion")
-        return [*body, _html(columns)]
+        table = tables.iterations_table(irp)
+        write_text(output / "tables" / f"{stem}.md", f"# {title}\n\n{tables.markdown(table)}")
+        curve = figures.save(figures.accuracy_curves(pruned, irp, title), output / "figures" / f"{stem}_accuracy")
+        return [*body, "<p>Test accuracy of every mask after the last epoch, %.</p>", _html(table), _image(curve)]
     text = []
     for measure, meaning in MEASURES.items():
         if pruned[measure].isna().all():
@@ -85,7 +86,7 @@ def _setting(pruned: pd.DataFrame, irp: pd.DataFrame, network: str, dataset: str
     return body
 
 
-def _autos(folder: Path, output: Path) -> list[str]:
+def _autos(folder: Path, irp_runs: list[Path], output: Path) -> list[str]:
     autos, config = AutoS.load(folder), read_json(folder / CARD)
     rows = []
     for metrics in config["card"]["held_out"]:
@@ -100,6 +101,7 @@ def _autos(folder: Path, output: Path) -> list[str]:
                 **overlap,
             }
         )
+    fitted_to = {run["fingerprint"] for run in config["card"]["runs"]}
     stem = output / "figures" / f"autos_{folder.name}"
     body = [
         f"<h2>AutoS: {escape(folder.name)}</h2>",
@@ -108,12 +110,10 @@ def _autos(folder: Path, output: Path) -> list[str]:
         _html(pd.DataFrame(rows).set_index("labels from")),
         _image(figures.save(figures.learned_map(autos), Path(f"{stem}_map"))),
     ]
-    first = Path(config["card"]["held_out"][0]["run"])
-    try:
-        figure = figures.truth_and_prediction(autos, TripleStore.open(first))
-    except StoreError as error:
-        return [*body, f'<p class="note">The triples cannot be drawn: {escape(str(error))}</p>']
-    return [*body, _image(figures.save(figure, Path(f"{stem}_truth")))]
+    store = next((s for s in map(TripleStore.open, irp_runs) if s.fingerprint in fitted_to), None)
+    if store is None:
+        return [*body, '<p class="note">The runs it was fitted to are not among those reported.</p>']
+    return [*body, _image(figures.save(figures.truth_and_prediction(autos, store), Path(f"{stem}_truth")))]
 
 
 def _of(frame: pd.DataFrame, network: str, dataset: str) -> pd.DataFrame:

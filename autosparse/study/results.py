@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from autosparse.autos.network import CARD
+from autosparse.cluster.record import read_config
 from autosparse.errors import UserError
 from autosparse.files import read_json
 from autosparse.store.schema import MARKER
@@ -50,9 +50,9 @@ def load_irp(*paths: str | Path) -> pd.DataFrame:
     """
     rows = []
     for folder in find(paths, "irp"):
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config = read_config(folder)
         common = {key: config[key] for key in ("network", "dataset", "seed")}
-        for mask in _read(folder / "history.json"):
+        for mask in read_json(folder / "history.json"):
             rows.append(
                 {
                     **common,
@@ -67,7 +67,7 @@ def load_irp(*paths: str | Path) -> pd.DataFrame:
 
 
 def _pruned(folder: Path) -> dict[str, Any]:
-    result = _read(folder / "result.json")
+    result = read_json(folder / "result.json")
     seconds = result.pop("seconds")
     for key in ("history", "versions", "kind"):
         result.pop(key)
@@ -92,13 +92,6 @@ def _configured(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:
         if not path.exists():
             raise UserError(f"no runs at {path}")
         for config in [path / "config.yaml", *path.rglob("config.yaml")]:
-            if config.is_file():
-                found[config.parent.resolve()] = yaml.safe_load(config.read_text())["kind"]
+            if config.is_file() and (kind := read_config(config.parent).get("kind")) in _RESULT:
+                found[config.parent.resolve()] = kind
     return sorted(found.items())
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 from tqdm import tqdm
 
 from autosparse.api import check_sparsity, find_criterion, is_path
@@ -15,9 +16,10 @@ from autosparse.autos import AutoS, Features, FitConfig, fit, validate
 from autosparse.autos.network import BACKBONES, CARD
 from autosparse.cluster import Job, record
 from autosparse.criteria import CRITERIA, make_criterion
+from autosparse.data import ImageData
 from autosparse.errors import StoreError, UserError, unknown
 from autosparse.files import read_json, write_json
-from autosparse.irp import rewind_pruning
+from autosparse.irp import SCORING_BATCH, rewind_pruning
 from autosparse.pruning import Layout, Mask, Schedule, keep_top, make_schedule
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore
@@ -47,6 +49,7 @@ class IRPRun(Job):
         self.make_schedule()
         if self.criterion not in CRITERIA:
             raise unknown("criterion", self.criterion, CRITERIA)
+        check_seed(self.seed)
 
     def make_schedule(self) -> Schedule:
         """The density after each iteration."""
@@ -121,6 +124,7 @@ class FitRun(Job):
         if self.leave_one_out and len(self.runs) < 2:
             raise UserError("--leave-one-out needs at least two runs")
         Features(self.features, self.inputs)
+        check_seed(self.seed)
 
     @property
     def folder(self) -> Path:
@@ -147,7 +151,7 @@ class FitRun(Job):
     def config(self) -> dict[str, Any]:
         return {
             "kind": "autos",
-            "runs": [str(run) for run in self.runs],
+            "stores": [TripleStore.open(run).fingerprint for run in self.runs],
             "leave_one_out": self.leave_one_out,
             **asdict(self.fit_config()),
         }
@@ -197,16 +201,22 @@ class PruneRun(Job):
         """Refuse what cannot run."""
         self.setting.check()
         check_sparsity(self.sparsity)
-        if self.criterion in CRITERIA:
+        check_seed(self.seed)
+        if not self.learned:
             return
         if not is_path(self.criterion):
             raise unknown("criterion", self.criterion, [*CRITERIA, "or the folder of a saved AutoS"])
         AutoS.load(self.criterion)
 
     @property
+    def learned(self) -> bool:
+        """Whether the criterion is a saved AutoS."""
+        return self.criterion not in CRITERIA
+
+    @property
     def label(self) -> str:
         """The criterion's name in folders and tables."""
-        return self.criterion if self.criterion in CRITERIA else f"autos-{Path(self.criterion).resolve().name}"
+        return f"autos-{Path(self.criterion).resolve().name}" if self.learned else self.criterion
 
     @property
     def folder(self) -> Path:
@@ -217,6 +227,7 @@ class PruneRun(Job):
         return {
             "kind": "prune",
             "criterion": self.label,
+            "autos": AutoS.fingerprint(self.criterion) if self.learned else None,
             "sparsity": self.sparsity,
             "seed": self.seed,
             **self.setting.config(),
@@ -228,13 +239,9 @@ class PruneRun(Job):
     def run(self, accelerator: Accelerator) -> None:
         model, data = self.setting.make(self.seed, accelerator)
         recipe = self.setting.make_recipe()
-        layout = Layout.of(model)
-        full = Mask.full(layout, accelerator.device)
-        criterion = find_criterion(self.criterion, self.seed)
         start = time.perf_counter()
-        scores = criterion(model, full, data.scoring(limit=self.setting.grad_batches))
-        mask = keep_top(scores, keep_count(1.0 - self.sparsity, layout.size), full)
-        scored = time.perf_counter()
+        mask = self._mask(model, data, accelerator)
+        masked = time.perf_counter()
         with _bar(len(data.training(recipe.batch_size)) * recipe.epochs, self.label, accelerator) as bar:
             checkpoint = Checkpoint(self.folder / "checkpoint.pt", "train", write=accelerator.is_main_process)
             history = train(
@@ -243,36 +250,58 @@ class PruneRun(Job):
         densities = mask.layer_densities()
         result = {
             **self.config(),
-            "criterion_kind": self.criterion if self.criterion in CRITERIA else "autos",
+            "criterion_kind": "autos" if self.learned else self.criterion,
             "labels_from": self._labels_from(),
             "same_initialization": self._same_initialization(),
             "kept": mask.count,
-            "parameters": layout.size,
+            "parameters": mask.layout.size,
             "density": mask.density,
             "layer_densities": densities,
             "empty_layers": [name for name, density in densities.items() if density == 0.0],
             **summarize(history),
             "history": history,
-            "seconds": {"score_and_select": scored - start, "train": time.perf_counter() - scored},
+            "seconds": {"mask": masked - start, "train": time.perf_counter() - masked},
             "versions": record.versions(),
         }
         if accelerator.is_main_process:
-            mask.save(self.folder / "mask.safetensors")
             write_json(self.folder / RESULT, result)
         accelerator.wait_for_everyone()
         checkpoint.remove()
 
+    def _mask(self, model: nn.Module, data: ImageData, accelerator: Accelerator) -> Mask:
+        """The mask to train with, chosen once: a run that goes on, and every process of it, reads what was saved."""
+        path = self.folder / "mask.safetensors"
+        chosen = path.is_file()
+        accelerator.wait_for_everyone()
+        if not chosen:
+            full = Mask.full(Layout.of(model), accelerator.device)
+            criterion = find_criterion(self.criterion, self.seed)
+            scores = criterion(model, full, data.scoring(SCORING_BATCH, self.setting.grad_batches))
+            mask = keep_top(scores, keep_count(1.0 - self.sparsity, full.layout.size), full)
+            if accelerator.is_main_process:
+                mask.save(path)
+            accelerator.wait_for_everyone()
+        return Mask.load(path).to(accelerator.device)
+
     def _labels_from(self) -> list[dict[str, Any]]:
         """The runs whose labels the criterion was fitted to; none for one that is not learned."""
-        if self.criterion in CRITERIA:
+        if not self.learned:
             return []
         runs = read_json(Path(self.criterion) / CARD)["card"]["runs"]
-        return [{key: run[key] for key in ("network", "dataset", "criterion", "iterations", "seed")} for run in runs]
+        return [
+            {key: run.get(key) for key in ("network", "dataset", "criterion", "iterations", "seed")} for run in runs
+        ]
 
     def _same_initialization(self) -> bool:
         """Whether labels came from the very initial weights that are pruned here."""
         here = {"network": self.setting.network, "seed": self.seed}
         return any({key: run[key] for key in here} == here for run in self._labels_from())
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that no generator takes."""
+    if seed < 0:
+        raise UserError(f"seeds must not be negative, got {seed}")
 
 
 def complete_store(folder: Path) -> Path:

@@ -54,8 +54,10 @@ class Setting:
             raise unknown("data set", self.dataset, DATASETS)
         if self.grad_batches is not None and self.grad_batches < 1:
             raise UserError(f"--grad-batches must be at least 1, got {self.grad_batches}")
+        if not 0.0 <= self.validation_share < 1.0:
+            raise UserError(f"--validation must lie in [0, 1), got {self.validation_share}")
         self.make_recipe()
-        sources.check(self.dataset, self.data_root)
+        networks.check(self.network, sources.load(self.dataset, self.data_root).shape)
 
     def make_recipe(self) -> Recipe:
         """The recipe with everything that was asked for otherwise."""
@@ -95,6 +97,7 @@ class Setting:
         return {
             "network": self.network,
             "dataset": self.dataset,
+            "data": sources.fingerprint(self.dataset, self.data_root),
             "fan": self.fan,
             "validation": self.validation_share,
             "grad_batches": self.grad_batches,

@@ -39,6 +39,18 @@ def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "accu
     return table.rename_axis(index="criterion")
 
 
+def iterations_table(irp: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
+    """Accuracy of every mask of IRP in per cent, over seeds: a row a sparsity, a column a criterion.
+
+    Raises:
+        UserError: the rows were trained by different recipes.
+    """
+    one_recipe(irp)
+    sparsity = irp["sparsity"].map(lambda value: f"{100 * value:.2f}%")
+    cells = irp.groupby([sparsity, "criterion"], sort=False)[measure].agg(cell)
+    return cells.unstack(fill_value="–")
+
+
 def dense_accuracy(irp: pd.DataFrame, measure: str = "accuracy") -> str:
     """The accuracy of the unpruned network, off iteration 0 of IRP."""
     return cell(irp[irp["iteration"] == 0][measure]) if len(irp) else "–"

@@ -36,8 +36,6 @@ class Checkpoint:
         Raises:
             UserError: the file is damaged.
         """
-        if not self.path.is_file():
-            return None
         device = next(model.parameters()).device
         try:
             state = torch.load(self.path, map_location=device, weights_only=True)
@@ -45,6 +43,8 @@ class Checkpoint:
                 return None
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
+        except FileNotFoundError:
+            return None
         except Exception as error:  # torch raises many types for a damaged file
             raise UserError(f"checkpoint {self.path} cannot be read ({error}); delete it to go on without") from error
         return state["position"]

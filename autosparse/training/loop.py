@@ -1,24 +1,30 @@
 """Training a masked network: one loop for every network, recipe and number of processes."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypedDict
 
-import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autosparse.data import ImageData
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
+from autosparse.seeds import streams
 from autosparse.training.checkpoint import Checkpoint
 from autosparse.training.recipe import Recipe
 
 
 class Epoch(TypedDict):
-    """What is known of one epoch of training; accuracies are shares, `validation` None without a split."""
+    """What is known of one epoch of training.
+
+    `loss` is the mean over the main process's part of the batches; accuracies are shares of the images, `validation`
+    None without a split.
+    """
 
     epoch: int
     loss: float
@@ -60,6 +66,7 @@ def train(
     removed = _removed(model, mask)
     optimizer = recipe.make_optimizer(model)
     position = resume.load(model, optimizer) if resume else None
+    _hold(removed)
     history: list[Epoch] = position["history"] if position else []
     first_epoch, first_step = (position["epoch"], position["step"]) if position else (0, 0)
     total = torch.zeros((), device=accelerator.device)
@@ -75,9 +82,9 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(epoch)
             model.train()
-            dropout_seeds = np.random.SeedSequence([seed, epoch, data.rank]).generate_state(len(batches), np.uint64)
+            dropout = streams("dropout", len(batches), seed, epoch, data.rank)
             for step, (inputs, targets) in enumerate(batches.epoch(epoch, first_step), first_step):
-                torch.manual_seed(int(dropout_seeds[step] >> 1))
+                torch.manual_seed(int(dropout[step]))
                 with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                     loss = F.cross_entropy(network(inputs), targets)
                 accelerator.backward(loss)
@@ -90,10 +97,12 @@ def train(
                     here = {"epoch": epoch, "step": step + 1, "history": history, "total": total.item()}
                     resume.save(model, optimizer, here)
             first_step = 0
-            mean_loss = accelerator.reduce(total, "mean").item() / len(batches)
-            if not np.isfinite(mean_loss):
-                raise UserError(f"the loss is {mean_loss} in epoch {epoch + 1} ({_first_not_finite(model)})")
+            everywhere = accelerator.reduce(total, "sum").item()
+            if not math.isfinite(everywhere):
+                raise UserError(f"the loss is {everywhere} in epoch {epoch + 1} ({_first_not_finite(model)})")
+            mean_loss = broadcast(total).item() / len(batches)
             total.zero_()
+            broadcast(list(model.buffers()))  # each process has seen its own part through batch norm
             validation = evaluate(model, data, "validation", accelerator, recipe) if data.has_validation else None
             test = evaluate(model, data, "test", accelerator, recipe)
             history.append(Epoch(epoch=epoch + 1, loss=mean_loss, test=test, validation=validation))

@@ -44,7 +44,9 @@ class Recipe:
 
     def with_epochs(self, epochs: int) -> "Recipe":
         """The recipe stretched or shortened, its drops at the same share of the whole."""
-        return replace(self, epochs=epochs, drops=tuple(round(drop * epochs / self.epochs) for drop in self.drops))
+        return replace(
+            self, epochs=epochs, drops=tuple(max(1, round(drop * epochs / self.epochs)) for drop in self.drops)
+        )
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """A fresh optimizer of all the model's parameters."""

@@ -75,5 +75,5 @@ def test_the_configuration_holds_the_recipe_by_its_values() -> None:
     assert short.config()["recipe"]["epochs"] == 30
     assert long.config()["recipe"]["learning_rate"] == 0.5
     assert long.config()["recipe"]["precision"] == "bf16"
-    assert Setting("resnet18", "cifar10", recipe="paper").config()["validation"] == 0.0
+    assert Setting("resnet18", "cifar10", recipe="paper").validation_share == 0.0
     assert short.config()["validation"] == 0.1
