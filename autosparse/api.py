@@ -72,5 +72,5 @@ def check_sparsity(sparsity: float) -> None:
     Raises:
         UserError: outside (0, 1).
     """
-    if not 0.0 < sparsity < 1.0:
+    if not isinstance(sparsity, int | float) or not 0.0 < sparsity < 1.0:
         raise UserError(f"sparsity must lie between 0 and 1 (0.95 removes 95% of the weights), got {sparsity}")

@@ -50,7 +50,7 @@ def run(kind: type[Arguments], main: Callable[[Arguments], None], args: list[str
 
 
 def _report(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 # ground first; a room imports from itself and from lower layers only
 LAYERS = [
     {"errors"},
-    {"files", "command"},
+    {"files", "command", "seeds"},
     {"networks", "data", "pruning", "cluster"},
     {"criteria", "training", "store"},
     {"irp", "autos"},
@@ -73,7 +73,7 @@ def test_prune_refuses_sparsities_outside_0_1(sparsity: float, model: nn.Module)
 
 
 def test_prune_refuses_an_unknown_criterion(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"unknown criterion 'wanda'; valid: random, magnitude, snip, or the folder"):
+    with pytest.raises(ValueError, match=r"unknown criterion 'wanda'; valid: random, .*or the folder"):
         autosparse.prune(model, [], criterion="wanda")
 
 

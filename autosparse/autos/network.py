@@ -147,8 +147,8 @@ class AutoS:
             network.load_state_dict(load_file(folder / WEIGHTS))
             return cls(network.eval(), saved["backbone"], features, saved["card"])
         except (KeyError, TypeError, RuntimeError) as error:
-            raise UserError(f"the AutoS in {folder} is damaged: {error}") from error
+            raise UserError(f"the AutoS in {folder} is damaged ({error}); delete it and fit it again") from error
         except Exception as error:  # safetensors' own error type
             if type(error).__name__ != "SafetensorError":
                 raise
-            raise UserError(f"the AutoS in {folder} is damaged: {error}") from error
+            raise UserError(f"the AutoS in {folder} is damaged ({error}); delete it and fit it again") from error

@@ -27,6 +27,9 @@ _PACKAGES = (
 )
 
 
+_RECORDS = ("config.yaml", "environment.json", "code.diff", "status.json", "batch.sh", "logs")
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide what a run computes."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -44,18 +47,19 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     Raises:
         UserError: the folder is of a run with another configuration (names the first difference).
     """
-    path = folder / "config.yaml"
     difference = config_difference(folder, config)
     if difference:
         raise UserError(difference)
-    if not path.is_file():
-        write_text(path, yaml.safe_dump(config, sort_keys=False))
+    if not _has_output(folder) or not (folder / "config.yaml").is_file():
+        write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
 
 
 def config_difference(folder: Path, config: dict[str, Any]) -> str | None:
-    """How the configuration of the run in a folder differs from the one asked for; None if it does not."""
-    path = folder / "config.yaml"
-    if not path.is_file():
+    """How the configuration of the run in a folder differs from the one asked for.
+
+    None if it does not, or if the run in the folder failed before it had any output.
+    """
+    if not (folder / "config.yaml").is_file() or not _has_output(folder):
         return None
     there = read_config(folder)
     for key in [*config, *there]:
@@ -65,6 +69,11 @@ def config_difference(folder: Path, config: dict[str, Any]) -> str | None:
                 "choose another --output or delete it"
             )
     return None
+
+
+def _has_output(folder: Path) -> bool:
+    """Whether there is anything in a run's folder beside the records that every run starts with."""
+    return any(path.name not in _RECORDS for path in folder.iterdir()) if folder.is_dir() else False
 
 
 def read_config(folder: Path) -> dict[str, Any]:

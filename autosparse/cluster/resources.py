@@ -38,7 +38,7 @@ class Resources:
     mem: str | None = None
     """Memory of each node, such as 32GB; the site's default if not given."""
     time: str = "4:00:00"
-    """Time limit of each job: minutes, H:MM:SS or D-HH:MM:SS."""
+    """Time limit of each job, not inline: minutes, H:MM:SS or D-HH:MM:SS."""
     array_parallelism: int | None = None
     """How many jobs run at once; on Slurm 256 if not given, with --cluster local 1."""
     dry_run: bool = False
@@ -61,9 +61,7 @@ class Resources:
             UserError: Slurm is asked for, by name or by one of its flags, and does not answer.
         """
         if self.cluster in ("local", "inline"):
-            if self.nodes > 1:
-                raise UserError(f"--nodes {self.nodes} needs --cluster slurm; {self.cluster} has one")
-            return self.cluster
+            return self._refusing_what_is_ignored(self.cluster)
         flags = [f"--{name}" for name in ("partition", "account", "qos") if getattr(self, name)]
         asked = self.cluster == "slurm" or bool(flags) or self.nodes > 1
         if (asked and self.dry_run) or slurm_answers():
@@ -73,7 +71,19 @@ class Resources:
                 f"no Slurm here (sinfo does not answer), which {' '.join(flags) or '--cluster slurm'} needs; "
                 "run this on a login node, or with --cluster local or inline and without Slurm's flags"
             )
-        return "inline"
+        return self._refusing_what_is_ignored("inline")
+
+    def _refusing_what_is_ignored(self, cluster: Literal["local", "inline"]) -> Cluster:
+        if self.nodes > 1:
+            raise UserError(f"--nodes {self.nodes} needs --cluster slurm; {cluster} has one")
+        ignored = ["partition", "account", "qos", "mem"]
+        if cluster == "inline":
+            ignored += ["gpus_per_node", "tasks_per_node", "array_parallelism"]
+        for name in ignored:
+            if getattr(self, name) is not None:
+                needed = "slurm" if name in ignored[:4] else "local or slurm"
+                raise UserError(f"--{name.replace('_', '-')} does nothing with --cluster {cluster}; it needs {needed}")
+        return cluster
 
     @property
     def tasks(self) -> int:
@@ -106,7 +116,8 @@ class Resources:
             "srun_args": [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
             "signal_delay_s": min(90, 30 * minutes(self.time)),
         }
-        return {key: value for key, value in parameters.items() if value is not None}
+        # submitit sends a wckey of its own, which sites that do not track them refuse
+        return {key: value for key, value in parameters.items() if value is not None} | {"wckey": None}
 
     def local_parameters(self) -> dict[str, Any]:
         """For submitit's local executor."""

@@ -41,7 +41,7 @@ def launch(jobs: Sequence[Job], resources: Resources, output: Path, name: str, w
     Raises:
         UserError: two jobs share a folder, a folder holds another run, Slurm refuses, or jobs failed.
     """
-    _check(jobs)
+    _check(jobs, output)
     cluster = resources.resolve()
     todo, failures = _incomplete(jobs)
     done = len(jobs) - len(todo) - len(failures)
@@ -139,11 +139,15 @@ def _failures(ended: list[tuple[Job, Any]]) -> list[Failure]:
     return found
 
 
-def _check(jobs: Sequence[Job]) -> None:
+def _check(jobs: Sequence[Job], output: Path) -> None:
+    if not jobs:
+        raise UserError("nothing to run: each of the grid's flags (--seeds, --criteria, ...) needs a value")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file; name a folder")
     seen: dict[Path, Job] = {}
     for job in jobs:
         if job.folder in seen:
-            raise UserError(f"two runs of this grid have the folder {job.folder}")
+            raise UserError(f"two runs of this grid have the folder {job.folder}; is a value given twice?")
         seen[job.folder] = job
         if difference := config_difference(job.folder, job.config()):
             raise UserError(difference)

@@ -42,7 +42,7 @@ class Layer:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layout:
     """The weights of every convolution and linear layer, in the model's own order; no bias, no normalization.
 
@@ -58,6 +58,8 @@ class Layout:
         Raises:
             UserError: the model has no convolution and no linear layer, or one whose weight is no parameter.
         """
+        if not isinstance(model, nn.Module):
+            raise UserError(f"a layout is that of a torch module, got {type(model).__name__}")
         layers: list[Layer] = []
         seen: set[int] = set()
         offset = 0
@@ -78,6 +80,9 @@ class Layout:
         if not layers:
             raise UserError("the model has no prunable weights; a convolution or linear layer is needed")
         return cls(tuple(layers))
+
+    def __repr__(self) -> str:
+        return f"Layout({len(self.layers)} layers, {self.size:,} weights)"
 
     @cached_property
     def size(self) -> int:

@@ -15,7 +15,7 @@ from autosparse.files import replacing
 from autosparse.pruning.layout import Layout
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mask:
     """A mask over the prunable parameters of a layout.
 
@@ -32,6 +32,9 @@ class Mask:
             raise ValueError(
                 f"a mask is bool of shape ({self.layout.size},), got {self.kept.dtype} {tuple(self.kept.shape)}"
             )
+
+    def __repr__(self) -> str:
+        return f"Mask({self.count:,} of {self.layout.size:,} weights in {len(self.layout.layers)} layers)"
 
     @classmethod
     def full(cls, layout: Layout, device: torch.device | str = "cpu") -> "Mask":
@@ -88,11 +91,11 @@ class Mask:
         Raises:
             UserError: the file is missing, damaged, or no mask.
         """
+        if not Path(path).is_file():
+            raise UserError(f"no mask at {path}")
         try:
             with safe_open(path, framework="pt") as file:
                 layout = Layout.from_json(json.loads(file.metadata()["layout"]))
                 return cls(layout, layout.flatten({layer.name: file.get_tensor(layer.name) for layer in layout.layers}))
-        except FileNotFoundError:
-            raise UserError(f"no mask at {path}") from None
         except Exception as error:  # safetensors has its own error type, JSON and the table theirs
             raise UserError(f"{path} is not a mask file: {error}") from error

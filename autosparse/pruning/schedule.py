@@ -86,8 +86,15 @@ def make_schedule(name: str, iterations: int, final_sparsity: float, rate: float
 
 
 def keep_count(density: float, size: int) -> int:
-    """How many of `size` parameters a density keeps: round(density · size)."""
-    return round(density * size)
+    """How many of `size` parameters a density keeps: round(density · size).
+
+    Raises:
+        UserError: none.
+    """
+    count = round(density * size)
+    if not count:
+        raise UserError(f"a density of {density:g} keeps none of {size:,} weights; choose a lower sparsity")
+    return count
 
 
 def _checked(i: int, iterations: int) -> int:

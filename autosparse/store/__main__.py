@@ -19,7 +19,7 @@ class Arguments:
     """Look into a triple store."""
 
     action: Annotated[Literal["info", "verify"], tyro.conf.Positional]
-    """info: what is in it. verify: reads every byte and checks that the arrays agree; exit code 1 if not."""
+    """info: what is in it. verify: reads every byte and checks that the arrays agree; exit code 2 if not."""
     path: Annotated[Path, tyro.conf.Positional]
     """The store, or the folder of the run that made it."""
 

@@ -152,7 +152,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = dict(zarr.open_group(LocalStore(path, read_only=True), mode="r").attrs)
         schema = int(found["schema"])
     except (KeyError, ValueError, TypeError, OSError) as error:
-        raise StoreError(f"{path} is no triple store, or its zarr.json is damaged ({error})") from error
+        raise StoreError(f"{path} is no triple store: its zarr.json is missing or damaged") from error
     if schema != SCHEMA_VERSION:
         raise StoreError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}; update autosparse")
     return found

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from autosparse.autos import AutoS, Scale
@@ -90,9 +91,12 @@ def learned_map(autos: AutoS, reach: float = 4.0, resolution: int = 241) -> Figu
 def layer_densities(pruned: pd.DataFrame, title: str) -> Figure:
     """Density by layer of each criterion, one panel a sparsity, mean over seeds."""
     sparsities = sorted(pruned["sparsity"].unique())
-    figure = Figure(figsize=(3.4 * len(sparsities), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(sparsities), sharey=True, squeeze=False)[0]
-    for axes, sparsity in zip(panels, sparsities, strict=True):
+    rows = -(-len(sparsities) // 2)
+    figure = Figure(figsize=(10, 3.6 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, 2, sharey=True, squeeze=False).flat)
+    for unused in panels[len(sparsities) :]:
+        unused.set_visible(False)
+    for axes, sparsity in zip(panels, sparsities, strict=False):
         for name, group in pruned[pruned["sparsity"] == sparsity].groupby("criterion"):
             mean = pd.DataFrame(group["layer_densities"].tolist()).mean()
             axes.plot(range(len(mean)), 100 * mean.to_numpy(), marker="o", ms=3, label=_short(name))
@@ -104,8 +108,8 @@ def layer_densities(pruned: pd.DataFrame, title: str) -> Figure:
         axes.set_yscale("log")
         axes.set_title(f"sparsity {100 * sparsity:g}%", fontsize=9)
         axes.grid(alpha=0.25)
-    panels[0].set_ylabel("density of the layer, %")
-    panels[0].legend(fontsize=7)
+        axes.set_ylabel("density of the layer, %")
+    panels[0].legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -113,7 +117,8 @@ def layer_densities(pruned: pd.DataFrame, title: str) -> Figure:
 def save(figure: Figure, stem: Path) -> Path:
     """Write `stem.svg` and `stem.png`; returns the latter."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+    with rc_context({"svg.hashsalt": stem.name}):  # the same figure gives the same bytes
+        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
     figure.savefig(stem.with_suffix(".png"), dpi=130)
     return stem.with_suffix(".png")
 

@@ -126,9 +126,10 @@ def _seeds(pruned: pd.DataFrame) -> str:
 
 def _counts(runs: list[Path], pruned: pd.DataFrame, irp: pd.DataFrame) -> str:
     n = irp["folder"].nunique() if len(irp) else 0
-    names = ", ".join(f"<code>{escape(str(run))}</code>" for run in runs)
+    folders = [str(run) for run in runs] if len(runs) < 4 else sorted({str(run.parent) for run in runs})
+    names = ", ".join(f"<code>{escape(folder)}</code>" for folder in folders)
     return (
-        f"<p>{n} runs of iterative pruning and {len(pruned)} of pruning at initialization, from {names}. "
+        f"<p>Runs of iterative pruning: {n}; of pruning at initialization: {len(pruned)}; from {names}. "
         f'All rows: <a href="results.csv">results.csv</a>.</p>'
     )
 

@@ -68,10 +68,13 @@ def load_irp(*paths: str | Path) -> pd.DataFrame:
 
 def _pruned(folder: Path) -> dict[str, Any]:
     result = read_json(folder / "result.json")
-    seconds = result.pop("seconds")
-    for key in ("history", "versions", "kind"):
-        result.pop(key)
-    label = f"{result['criterion']} (same init)" if result["same_initialization"] else result["criterion"]
+    try:
+        seconds = result.pop("seconds")
+        for key in ("history", "versions", "kind"):
+            result.pop(key)
+        label = f"{result['criterion']} (same init)" if result["same_initialization"] else result["criterion"]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'result.json'} is damaged; run the same launch/prune.py again") from error
     return {
         **result,
         "criterion": label,

@@ -1,5 +1,7 @@
 """The three kinds of run: IRP makes triples, a fit makes a criterion, pruning makes results."""
 
+import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from tqdm import tqdm
 
 from autosparse.api import check_sparsity, find_criterion, is_path
 from autosparse.autos import AutoS, Features, FitConfig, fit, validate
-from autosparse.autos.network import BACKBONES, CARD
+from autosparse.autos.network import BACKBONES, CARD, WEIGHTS
 from autosparse.cluster import Job, record
 from autosparse.criteria import CRITERIA, make_criterion
 from autosparse.data import ImageData
@@ -27,7 +29,11 @@ from autosparse.store.schema import MARKER
 from autosparse.study.setting import Setting
 from autosparse.training import Checkpoint, summarize, train
 
-RESULT = "result.json"
+RESULT, MASK = "result.json", "mask.safetensors"
+
+
+_SHOWN = ("run", "mse", "variance", "spearman")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,9 @@ class IRPRun(Job):
         if not (self.folder / "triples.zarr" / MARKER).is_file():
             return False
         TripleStore.open(self.folder)  # a damaged store is an error, not a reason to run again over it
+        history = self.folder / "history.json"
+        if not history.is_file() or len(read_json(history)) != self.iterations + 1:
+            raise UserError(f"{history} is missing or damaged; delete the run and run it again")
         return True
 
     def run(self, accelerator: Accelerator) -> None:
@@ -119,8 +128,16 @@ class FitRun(Job):
             raise UserError("no runs to fit to; give the folders of complete runs of launch/irp.py")
         if self.backbone not in BACKBONES:
             raise unknown("backbone", self.backbone, BACKBONES)
-        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
-            raise UserError("epochs and learning rate must be positive, and a batch at least 2")
+        if self.epochs < 1:
+            raise UserError(f"--epochs must be at least 1, got {self.epochs}")
+        if self.batch_size < 2:
+            raise UserError(f"--batch-size must be at least 2, got {self.batch_size}")
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(f"--learning-rate must be a positive number, got {self.learning_rate}")
+        if len({run.resolve() for run in self.runs}) < len(self.runs):
+            raise UserError("a run is named twice in --runs")
+        if self.name is not None and self.name != Path(self.name).name:
+            raise UserError(f"--name is the name of one folder, got {self.name!r}")
         if self.leave_one_out and len(self.runs) < 2:
             raise UserError("--leave-one-out needs at least two runs")
         Features(self.features, self.inputs)
@@ -157,7 +174,7 @@ class FitRun(Job):
         }
 
     def is_complete(self) -> bool:
-        return (self.folder / CARD).is_file()
+        return _is_json(self.folder / CARD) and (self.folder / WEIGHTS).is_file()
 
     def run(self, accelerator: Accelerator) -> None:
         stores = [TripleStore.open(run) for run in self.runs]
@@ -173,6 +190,8 @@ class FitRun(Job):
             autos.card["leave_one_out"] = [
                 {"run": str(run), **self._without(store, stores, accelerator)} for run, store in self._pairs(stores)
             ]
+        for of in metrics:
+            log.info("held out of %s: MSE %.5f of %.5f, Spearman %.3f", *(of[k] for k in _SHOWN))
         if accelerator.is_main_process:
             autos.save(self.folder)
         accelerator.wait_for_everyone()
@@ -234,7 +253,7 @@ class PruneRun(Job):
         }
 
     def is_complete(self) -> bool:
-        return (self.folder / RESULT).is_file()
+        return _is_json(self.folder / RESULT) and (self.folder / MASK).is_file()
 
     def run(self, accelerator: Accelerator) -> None:
         model, data = self.setting.make(self.seed, accelerator)
@@ -263,6 +282,9 @@ class PruneRun(Job):
             "seconds": {"mask": masked - start, "train": time.perf_counter() - masked},
             "versions": record.versions(),
         }
+        log.info(
+            "%s at %g%%, seed %d: accuracy %.2f%%", self.label, 100 * self.sparsity, self.seed, 100 * result["accuracy"]
+        )
         if accelerator.is_main_process:
             write_json(self.folder / RESULT, result)
         accelerator.wait_for_everyone()
@@ -270,7 +292,7 @@ class PruneRun(Job):
 
     def _mask(self, model: nn.Module, data: ImageData, accelerator: Accelerator) -> Mask:
         """The mask to train with, chosen once: a run that goes on, and every process of it, reads what was saved."""
-        path = self.folder / "mask.safetensors"
+        path = self.folder / MASK
         chosen = path.is_file()
         accelerator.wait_for_everyone()
         if not chosen:
@@ -298,10 +320,18 @@ class PruneRun(Job):
         return any({key: run[key] for key in here} == here for run in self._labels_from())
 
 
+def _is_json(path: Path) -> bool:
+    """Whether a file holds JSON values; one that does not is as good as not there."""
+    try:
+        return path.is_file() and bool(read_json(path))
+    except UserError:
+        return False
+
+
 def check_seed(seed: int) -> None:
     """Refuse a seed that no generator takes."""
-    if seed < 0:
-        raise UserError(f"seeds must not be negative, got {seed}")
+    if not 0 <= seed < 1 << 32:
+        raise UserError(f"--seeds must lie in 0..{(1 << 32) - 1}, got {seed}")
 
 
 def complete_store(folder: Path) -> Path:
@@ -310,6 +340,8 @@ def complete_store(folder: Path) -> Path:
     Raises:
         UserError: it does not.
     """
+    if inside := sorted(path.parent for path in folder.glob("*/triples.zarr")):
+        raise UserError(f"{folder} holds runs and is none; name them: --runs {' '.join(map(str, inside[:3]))} ...")
     try:
         TripleStore.open(folder)
     except StoreError as error:

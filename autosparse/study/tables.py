@@ -19,7 +19,8 @@ def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "accu
         measure: the column to show, see `results.MEASURES`.
 
     Returns:
-        Strings `mean ± deviation` (of the sample, over seeds); index: criteria, best first; columns: sparsities.
+        Strings `mean ± deviation` (of the sample, over seeds); index: criteria, that of the best last-epoch accuracy
+        first; columns: sparsities.
 
     Raises:
         UserError: the rows were trained by different recipes (names what differs).
@@ -28,9 +29,9 @@ def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "accu
     sparsities = sorted(pruned["sparsity"].unique())
     rows, order = {}, {}
     for name, group in pruned.groupby("criterion"):
-        accuracies = [group[group["sparsity"] == s][measure] for s in sparsities]
-        rows[name] = [cell(values) for values in accuracies]
-        order[name] = np.nanmean([values.mean() for values in accuracies])
+        at = [group[group["sparsity"] == s] for s in sparsities]
+        rows[name] = [cell(runs[measure]) for runs in at]
+        order[name] = np.nanmean([runs["accuracy"].mean() for runs in at])
     names = sorted(rows, key=lambda name: -order[name])
     for name, group in irp.groupby("criterion") if len(irp) else ():
         rows[f"{name} (iterative, the ceiling)"] = [cell(nearest(group, s)[measure]) for s in sparsities]

@@ -46,7 +46,7 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         except Exception as error:  # torch raises many types for a damaged file
-            raise UserError(f"checkpoint {self.path} cannot be read ({error}); delete it to go on without") from error
+            raise UserError(f"checkpoint {self.path} cannot be read; delete it and run the same again") from error
         return state["position"]
 
     def due(self) -> bool:

@@ -1,5 +1,6 @@
 """How a network is trained: the paper's recipes (tables A.3 and C) and shorter or stronger ones."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -32,11 +33,9 @@ class Recipe:
     """Run the network through `torch.compile`."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
-            raise UserError(
-                "epochs, batch size and learning rate must be positive, got "
-                f"{self.epochs}, {self.batch_size}, {self.learning_rate}"
-            )
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
 
     def rate(self, epoch: int) -> float:
         """The learning rate in an epoch, counted from 0."""

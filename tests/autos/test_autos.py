@@ -118,9 +118,17 @@ def test_backbones_have_the_papers_sizes() -> None:
     assert count["vgg19"] == pytest.approx(20.0e6 + 64 * 4096 + 4096 * 12288 + 3.1e6, rel=0.01)
 
 
+def with_dropout(width: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(width, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 1), nn.Flatten(0)
+    )
+
+
 def test_a_stopped_fit_ends_with_the_same_bits(
-    store: TripleStore, accelerator: Accelerator, tmp_path: Path, fitted: AutoS
+    store: TripleStore, accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(BACKBONES, "dropout", with_dropout)
+
     class StoppedError(Exception):
         pass
 
@@ -132,16 +140,18 @@ def test_a_stopped_fit_ends_with_the_same_bits(
         if calls > 100:
             raise StoppedError
 
-    config = replace(CONFIG, epochs=2)
+    config = replace(CONFIG, backbone="dropout", epochs=2)
+    whole = fit([store], config, accelerator)
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(StoppedError):
         fit([store], config, accelerator, resume=Checkpoint(path, "fit", 0), progress=die)
     done: list[int] = []
     resumed = fit([store], config, accelerator, resume=Checkpoint(path, "fit", 60), progress=done.append)
     assert done[0] == 100
-    expected = fitted.network.state_dict()
+    expected = whole.network.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.network.state_dict().items())
-    assert resumed.card == fitted.card
+    assert resumed.card == whole.card
+    assert resumed.score(torch.randn(9), torch.randn(9)).shape == (9,)  # a new backbone is one line
 
 
 def test_several_stores_each_by_its_own_scale_and_iterations(

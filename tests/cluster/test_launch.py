@@ -82,6 +82,21 @@ def test_local_jobs_keep_to_the_array_parallelism(tmp_path: Path) -> None:
     assert max(sum(a <= t < b for a, b in spans) for t, _ in spans) <= 2
 
 
+def test_a_run_that_failed_before_any_output_can_be_asked_for_otherwise(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="1 of 1 runs failed"):
+        launch([Note(tmp_path, "a", fail="user")], Resources(cluster="inline"), tmp_path, "notes")
+    launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
+    assert yaml.safe_load((tmp_path / "note_a" / "config.yaml").read_text())["fail"] == ""
+
+
+def test_a_damaged_config_is_one_line(tmp_path: Path) -> None:
+    launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
+    for text in ("junk", "", "a: [1"):
+        (tmp_path / "note_a" / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"config\.yaml is damaged"):
+            launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
+
+
 def test_local_tasks_are_one_world(tmp_path: Path) -> None:
     job = Note(tmp_path, "a")
     launch([job], Resources(cluster="local", tasks_per_node=2), tmp_path, "notes")
@@ -113,7 +128,6 @@ GOLDEN = """\
 #SBATCH --partition=gpu
 #SBATCH --signal=USR2@90
 #SBATCH --time=90
-#SBATCH --wckey=submitit
 
 # command
 export SUBMITIT_EXECUTOR=slurm

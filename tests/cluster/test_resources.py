@@ -50,6 +50,18 @@ def test_one_task_a_gpu() -> None:
     assert Resources().slurm_parameters("x")["gpus_per_node"] == 1
 
 
+def test_processes_or_gpus() -> None:
+    assert "gpus_per_node" not in Resources(tasks_per_node=2).slurm_parameters("x")
+    with pytest.raises(UserError, match="one process runs on each GPU"):
+        Resources(gpus_per_node=2, tasks_per_node=4)
+
+
+def test_flags_that_would_do_nothing_are_refused() -> None:
+    for field, value in (("tasks_per_node", 2), ("array_parallelism", 2), ("gpus_per_node", 1), ("mem", "1GB")):
+        with pytest.raises(UserError, match=f"--{field.replace('_', '-')} does nothing with --cluster inline"):
+            Resources(cluster="inline", **{field: value}).resolve()
+
+
 def test_numbers_out_of_range_are_refused() -> None:
     for field in ("nodes", "cpus_per_task", "array_parallelism", "tasks_per_node"):
         with pytest.raises(UserError, match=f"--{field.replace('_', '-')} must be at least 1"):

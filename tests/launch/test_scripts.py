@@ -13,7 +13,7 @@ from autosparse.store.__main__ import Arguments, main
 from autosparse.study import load
 from autosparse.study.plans import Plan
 from autosparse.study.setting import Setting
-from tests.conftest import RUN, SMALL_IRP
+from tests.conftest import RUN, SMALL_IRP, tree
 
 Script = Callable[..., int]
 
@@ -93,6 +93,12 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         ("irp", ["--cluster", "cloud"], "Expected one of ('auto', 'slurm', 'local', 'inline')"),
         ("irp", ["--time", "later"], "--time 'later' is neither"),
         ("irp", ["--seeds", "1", "1"], "two runs of this grid have the folder"),
+        ("irp", ["--seeds", "-1"], "--seeds must lie in 0.."),
+        ("irp", ["--learning-rate", "nan"], "--learning-rate must be positive, got nan"),
+        ("irp", ["--validation", "1"], "--validation must lie in [0, 1), got 1.0"),
+        ("irp", ["--network", "vgg16"], "vgg16 halves its images five times and needs 32 x 32"),
+        ("irp", ["--seeds"], "nothing to run"),
+        ("irp", ["--cluster", "inline", "--mem", "1GB"], "--mem does nothing with --cluster inline"),
         ("autos", [], "--runs"),
         ("autos", ["--runs", "/none"], "cannot fit to /none: no triple store"),
         ("prune", ["--sparsities", "0.9", "1.5"], "sparsity must lie between 0 and 1"),
@@ -171,3 +177,68 @@ def test_data_that_is_there_is_left_alone(script: Script, tmp_path: Path, capsys
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "comes with a library" in printed.err
+
+
+def test_another_criterion_of_the_same_name_is_another_run(
+    script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prune = [
+        "--dataset",
+        "digits",
+        "--epochs",
+        "1",
+        "--sparsities",
+        "0.9",
+        "--seeds",
+        "7",
+        "--output",
+        tmp_path / "out",
+    ]
+    for place, seed in (("one", 0), ("two", 1)):
+        fit = ["--runs", irp_run, "--epochs", "1", "--batch-size", "8192", "--name", "x", "--seed", seed]
+        assert script("autos", *fit, "--output", tmp_path / place) == 0
+    assert script("prune", "--criteria", tmp_path / "one/autos/x", *prune) == 0
+    assert script("prune", "--criteria", tmp_path / "two/autos/x", *prune) == 2
+    assert "is a run with autos = " in capsys.readouterr().err
+    (result,) = (out / "prune").glob("*/result.json")
+    mask = (result.parent / "mask.safetensors").read_bytes()
+    result.write_text("{}")  # damaged: as good as not there
+    assert script("prune", "--criteria", tmp_path / "one/autos/x", *prune) == 0
+    assert json.loads(result.read_text())["kept"] == 5020
+    assert (result.parent / "mask.safetensors").read_bytes() == mask
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    script: Script, irp_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import errno
+    import os
+
+    synced, real = 0, os.fsync
+
+    def full(descriptor: int) -> None:
+        nonlocal synced
+        synced += 1
+        if synced > 60:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert script("irp", *SMALL_IRP, "--output", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert "Traceback" not in error
+    assert script("irp", *SMALL_IRP, "--output", tmp_path) == 0
+    assert tree(tmp_path / "irp" / RUN / "triples.zarr") == tree(irp_run / "triples.zarr")
+
+
+def test_runs_inside_a_folder_are_named(script: Script, irp_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("autos", "--runs", irp_run.parent) == 2
+    assert f"holds runs and is none; name them: --runs {irp_run}" in capsys.readouterr().err
+
+
+def test_a_report_of_irp_alone(script: Script, irp_run: Path, tmp_path: Path) -> None:
+    assert script("report", irp_run, "--output", tmp_path) == 0
+    assert "| 99.00% |" in (tmp_path / "tables" / "lenet-300-100_digits.md").read_text()
+    assert (tmp_path / "figures" / "lenet-300-100_digits_accuracy.svg").is_file()

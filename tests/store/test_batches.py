@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from autosparse.errors import UserError
-from autosparse.store import TripleBatches, Triples, TripleStore
+from autosparse.store import TripleBatches, Triples, TripleStore, sample
 from autosparse.store.order import Order, count, held_out
 from tests.store.test_store import GRAD, SIZE, SURVIVAL, THETA, write
 
@@ -141,3 +141,17 @@ def test_reading_a_damaged_store_raises_in_the_iteration(stores: list[TripleStor
     (tmp_path / "s" / "grad" / "c" / "2").unlink()
     with pytest.raises(UserError, match="grad/c/2 is missing"):
         list(source)
+
+
+@pytest.mark.parametrize("part", ["held-out", "all"])
+def test_a_sample_is_drawn_from_every_shard(stores: list[TripleStore], part: str) -> None:
+    whole = sample(stores[0], 1 << 20, 5, part)  # type: ignore[arg-type]
+    assert len(whole) == count(0, SIZE, 5, part)  # type: ignore[arg-type]
+    if part == "held-out":
+        assert torch.equal(whole.grad, GRAD[torch.from_numpy(held_out(0, SIZE, 5))])
+    few = sample(stores[0], 500, 5, part)  # type: ignore[arg-type]
+    assert len(few) == pytest.approx(500, abs=5)
+    position = {pair: k for k, pair in enumerate(zip(THETA.tolist(), GRAD.tolist(), strict=True))}
+    found = np.array([position[pair] for pair in zip(few.theta.tolist(), few.grad.tolist(), strict=True)])
+    assert len(set(found)) == len(few)
+    assert np.bincount(found // 4096, minlength=5)[:4].min() > 80
