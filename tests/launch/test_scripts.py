@@ -182,18 +182,8 @@ def test_data_that_is_there_is_left_alone(script: Script, tmp_path: Path, capsys
 def test_another_criterion_of_the_same_name_is_another_run(
     script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prune = [
-        "--dataset",
-        "digits",
-        "--epochs",
-        "1",
-        "--sparsities",
-        "0.9",
-        "--seeds",
-        "7",
-        "--output",
-        tmp_path / "out",
-    ]
+    out = tmp_path / "out"
+    prune = ["--dataset", "digits", "--epochs", "1", "--sparsities", "0.9", "--seeds", "7", "--output", out]
     for place, seed in (("one", 0), ("two", 1)):
         fit = ["--runs", irp_run, "--epochs", "1", "--batch-size", "8192", "--name", "x", "--seed", seed]
         assert script("autos", *fit, "--output", tmp_path / place) == 0
