@@ -18,8 +18,13 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 table { border-collapse: collapse; margin: .6rem 0 1.4rem }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd }
 td, th:not(:first-child) { text-align: right } td:first-child, th:first-child { text-align: left }
-img { max-width: 100% } h2 { margin-top: 2.4rem } .note { color: #666; font-size: 13px } code { font-size: 13px }
+img { max-width: 100% } figure { margin: 1.2rem 0 } h2 { margin-top: 2.4rem } .note { color: #666; font-size: 13px } code { font-size: 13px }
 """
+
+_CURVES = "Test accuracy after the last epoch against sparsity; what falls below the axis is cut off."
+_LAYERS = "Share of each layer's weights that is kept, from the input to the output, mean over seeds."
+_MAP = "The score that AutoS gives a parameter, by its initial value and gradient in root mean squares of its network."
+_TRUTH = "Survival of 20,000 parameters drawn at random: as it was, and as AutoS predicts it from theta and grad."
 
 
 def write(runs: list[Path], output: Path) -> Path:
@@ -64,7 +69,12 @@ def _setting(pruned: pd.DataFrame, irp: pd.DataFrame, network: str, dataset: str
         table = tables.iterations_table(irp)
         write_text(output / "tables" / f"{stem}.md", f"# {title}\n\n{tables.markdown(table)}")
         curve = figures.save(figures.accuracy_curves(pruned, irp, title), output / "figures" / f"{stem}_accuracy")
-        return [*body, "<p>Test accuracy of every mask after the last epoch, %.</p>", _html(table), _image(curve)]
+        return [
+            *body,
+            "<p>Test accuracy of every mask after the last epoch, %.</p>",
+            _html(table),
+            _image(curve, _CURVES),
+        ]
     text = []
     for measure, meaning in MEASURES.items():
         if pruned[measure].isna().all():
@@ -79,11 +89,10 @@ def _setting(pruned: pd.DataFrame, irp: pd.DataFrame, network: str, dataset: str
     if len(empty):
         collapsed = sorted({f"{row.criterion} at {100 * row.sparsity:g}%" for row in empty.itertuples()})
         body.append(f'<p class="note">Layers without any weight left: {escape(", ".join(collapsed))}.</p>')
-    body.append(
-        _image(figures.save(figures.accuracy_curves(pruned, irp, title), output / "figures" / f"{stem}_accuracy"))
-    )
-    body.append(_image(figures.save(figures.layer_densities(pruned, title), output / "figures" / f"{stem}_layers")))
-    return body
+    folder = output / "figures"
+    curves = figures.save(figures.accuracy_curves(pruned, irp, title), folder / f"{stem}_accuracy")
+    layers = figures.save(figures.layer_densities(pruned, title), folder / f"{stem}_layers")
+    return [*body, _image(curves, _CURVES), _image(layers, _LAYERS)]
 
 
 def _autos(folder: Path, irp_runs: list[Path], output: Path) -> list[str]:
@@ -108,12 +117,13 @@ def _autos(folder: Path, irp_runs: list[Path], output: Path) -> list[str]:
         "<p>How well the predictions fit the tenth of the triples that was held out. Overlap: the share of the kept "
         "parameters that survival keeps too; by chance it would be the density.</p>",
         _html(pd.DataFrame(rows).set_index("labels from")),
-        _image(figures.save(figures.learned_map(autos), Path(f"{stem}_map"))),
+        _image(figures.save(figures.learned_map(autos), Path(f"{stem}_map")), _MAP),
     ]
     store = next((s for s in map(TripleStore.open, irp_runs) if s.fingerprint in fitted_to), None)
     if store is None:
         return [*body, '<p class="note">The runs it was fitted to are not among those reported.</p>']
-    return [*body, _image(figures.save(figures.truth_and_prediction(autos, store), Path(f"{stem}_truth")))]
+    truth = figures.save(figures.truth_and_prediction(autos, store), Path(f"{stem}_truth"))
+    return [*body, _image(truth, _TRUTH)]
 
 
 def _of(frame: pd.DataFrame, network: str, dataset: str) -> pd.DataFrame:
@@ -138,5 +148,6 @@ def _html(table: pd.DataFrame) -> str:
     return table.reset_index().to_html(index=False, border=0)
 
 
-def _image(path: Path) -> str:
-    return f'<p><a href="figures/{path.stem}.svg"><img src="figures/{path.name}" alt="{escape(path.stem)}"></a></p>'
+def _image(path: Path, caption: str) -> str:
+    image = f'<a href="figures/{path.stem}.svg"><img src="figures/{path.name}" alt="{escape(caption)}"></a>'
+    return f'<figure>{image}<figcaption class="note">{escape(caption)}</figcaption></figure>'
