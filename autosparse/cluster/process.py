@@ -5,6 +5,7 @@ import zlib
 
 import submitit
 import torch
+import torch.utils.deterministic
 from accelerate import Accelerator
 
 from autosparse.errors import UserError

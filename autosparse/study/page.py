@@ -18,7 +18,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 table { border-collapse: collapse; margin: .6rem 0 1.4rem }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd }
 td, th:not(:first-child) { text-align: right } td:first-child, th:first-child { text-align: left }
-img { max-width: 100% } figure { margin: 1.2rem 0 } h2 { margin-top: 2.4rem } .note { color: #666; font-size: 13px } code { font-size: 13px }
+img { max-width: 100% } figure { margin: 1.2rem 0 }
+h2 { margin-top: 2.4rem } .note { color: #666; font-size: 13px } code { font-size: 13px }
 """
 
 _CURVES = "Test accuracy after the last epoch against sparsity; what falls below the axis is cut off."
