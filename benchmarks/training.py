@@ -1,6 +1,7 @@
 """How long is an epoch of lenet-300-100, beside a plain DataLoader-and-transforms loop of the same batches?"""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -96,7 +97,7 @@ def main(a: Arguments) -> None:
     print("| loop | seconds | relative to ours | mean loss |\n| --- | ---: | ---: | ---: |")
     print(f"| this package | {base:.2f} | 1.00 | {losses[0]:.5f} |")
     for workers in sorted({0, a.workers}):
-        seconds = median_seconds(lambda workers=workers: plain(workers), a.repeats)  # type: ignore[misc]
+        seconds = median_seconds(partial(plain, workers), a.repeats)
         print(f"| DataLoader, {workers} workers | {seconds:.2f} | {seconds / base:.2f} | {losses[1]:.5f} |")
 
 

@@ -183,4 +183,5 @@ def _moments(images: np.ndarray) -> tuple[Tensor, Tensor]:
     share = counts / counts.sum(axis=1, keepdims=True)
     mean = share @ np.arange(256.0)
     deviation = np.sqrt((share * (np.arange(256.0) - mean[:, None]) ** 2).sum(axis=1))
-    return tuple(torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, np.maximum(deviation, 1.0)))  # type: ignore[return-value]
+    mean, deviation = mean.reshape(-1, 1, 1), np.maximum(deviation, 1.0).reshape(-1, 1, 1)
+    return torch.tensor(mean, dtype=torch.float32), torch.tensor(deviation, dtype=torch.float32)

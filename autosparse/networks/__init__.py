@@ -1,6 +1,7 @@
 """What is pruned: networks by name, with Kaiming normal weights."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from autosparse.seeds import stream
 
 __all__ = ["NETWORKS", "build", "check", "initialize_"]
 
+Fan = Literal["fan_in", "fan_out"]
+
 # name -> (image shape (C, H, W), number of classes) -> network, its weights not yet drawn
 NETWORKS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
     "lenet-300-100": lenet_300_100,
@@ -24,7 +27,7 @@ NETWORKS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
 
 
 def build(
-    name: str, shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, seed: int = 0, fan: str = "fan_in"
+    name: str, shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, seed: int = 0, fan: Fan = "fan_in"
 ) -> nn.Module:
     """Build a network on the CPU; the weights are a function of name, shape, classes, seed and fan alone.
 
@@ -63,7 +66,7 @@ def check(name: str, shape: tuple[int, int, int]) -> None:
 
 
 @torch.no_grad()
-def initialize_(model: nn.Module, fan: str = "fan_in") -> None:
+def initialize_(model: nn.Module, fan: Fan = "fan_in") -> None:
     """Kaiming normal weights (paper, appendix C), zero biases, identity normalization, in place.
 
     Raises:
@@ -71,7 +74,7 @@ def initialize_(model: nn.Module, fan: str = "fan_in") -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")  # type: ignore[arg-type]
+            nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
             if module.bias is not None:
                 module.bias.zero_()
         elif [*module.parameters(recurse=False), *module.buffers(recurse=False)]:

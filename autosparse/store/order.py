@@ -9,7 +9,7 @@ One parameter in ten is held out: of each ten in a row, the one that a hash of t
 that the split is the same for every run and the number of samples in a range is known without hashing it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -123,6 +123,6 @@ def _hash(x: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
         return z ^ (z >> np.uint64(31))
 
 
-def sizes_of(stores: Sequence[object]) -> tuple[int, ...]:
+def sizes_of(stores: Sequence[Sized]) -> tuple[int, ...]:
     """Parameters in each store."""
-    return tuple(len(store) for store in stores)  # type: ignore[arg-type]
+    return tuple(len(store) for store in stores)

@@ -155,6 +155,40 @@ def test_a_dry_run_prints_the_batch_script_and_runs_nothing(tmp_path: Path, caps
     assert not any(job.folder.exists() for job in jobs)
 
 
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The commands that submission talks to, as programs that only answer; a real Slurm is for tests of its own."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, text in {"sinfo": "true", "srun": "true", "sbatch": "echo Submitted batch job 4242"}.items():
+        (commands / name).write_text(f"#!/bin/sh\n{text}\n")
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(commands), prepend=":")
+    return commands
+
+
+def test_slurm_gets_one_array_and_the_script_of_the_dry_run(
+    slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "with space"
+    jobs = [Note(output, word) for word in "abc"]
+    launch(jobs, Resources(partition="gpu", dry_run=True), output, "notes")
+    script = capsys.readouterr().out.split("\n", 3)[3]
+    launch(jobs, Resources(partition="gpu"), output, "notes")
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [str(job.folder) for job in jobs]
+    assert "submitted as 4242" in printed.err
+    for job in jobs:
+        assert (job.folder / "batch.sh").read_text().strip() == script.strip()
+    assert "#SBATCH --array=0-2%3" in script
+
+
+def test_slurms_own_reason_is_shown(slurm: Path, tmp_path: Path) -> None:
+    (slurm / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: nope' >&2\nexit 1\n")
+    with pytest.raises(UserError, match=r"^Slurm refuses: invalid partition specified: nope$"):
+        launch([Note(tmp_path, "a")], Resources(partition="nope"), tmp_path, "notes")
+
+
 def test_the_record_names_the_commit_of_the_code(tmp_path: Path) -> None:
     launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
     environment = json.loads((tmp_path / "note_a" / "environment.json").read_text())

@@ -1,0 +1,88 @@
+"""A run of iterative rewind pruning."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from autosparse.cluster import Job, record
+from autosparse.criteria import CRITERIA, make_criterion
+from autosparse.errors import UserError, unknown
+from autosparse.files import read_json
+from autosparse.irp import rewind_pruning
+from autosparse.pruning import Schedule, make_schedule
+from autosparse.store import TripleStore
+from autosparse.store.schema import MARKER
+from autosparse.study.runs.common import check_seed, progress_bar
+from autosparse.study.setting import Setting
+
+
+@dataclass(frozen=True)
+class IRPRun(Job):
+    """Iterative rewind pruning of one network from one seed."""
+
+    output: Path
+    setting: Setting = field(default_factory=Setting)
+    criterion: str = "snip"
+    iterations: int = 20
+    schedule: str = "geometric"
+    final_sparsity: float = 0.99
+    rate: float = 0.85
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse what cannot run."""
+        self.setting.check()
+        self.make_schedule()
+        if self.criterion not in CRITERIA:
+            raise unknown("criterion", self.criterion, CRITERIA)
+        check_seed(self.seed)
+
+    def make_schedule(self) -> Schedule:
+        """The density after each iteration."""
+        return make_schedule(self.schedule, self.iterations, self.final_sparsity, self.rate)
+
+    @property
+    def folder(self) -> Path:
+        name = f"{self.setting.name}_{self.criterion}_n{self.iterations}_s{self.seed}"
+        return self.output / "irp" / name
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "kind": "irp",
+            "criterion": self.criterion,
+            "iterations": self.iterations,
+            "schedule": self.schedule,
+            **({"rate": self.rate} if self.schedule == "constant" else {"final_sparsity": self.final_sparsity}),
+            "seed": self.seed,
+            **self.setting.config(),
+        }
+
+    def is_complete(self) -> bool:
+        if not (self.folder / "triples.zarr" / MARKER).is_file():
+            return False
+        TripleStore.open(self.folder)  # a damaged store is an error, not a reason to run again over it
+        history = self.folder / "history.json"
+        if not history.is_file() or len(read_json(history)) != self.iterations + 1:
+            raise UserError(f"{history} is missing or damaged; delete the run and run it again")
+        return True
+
+    def run(self, accelerator: Accelerator) -> None:
+        model, data = self.setting.make(self.seed, accelerator)
+        recipe = self.setting.make_recipe()
+        steps = len(data.training(recipe.batch_size)) * recipe.epochs * (self.iterations + 1)
+        with progress_bar(steps, "irp", accelerator) as bar:
+            rewind_pruning(
+                model,
+                data,
+                make_criterion(self.criterion, self.seed),
+                self.make_schedule(),
+                recipe,
+                self.folder,
+                accelerator,
+                seed=self.seed,
+                grad_batches=self.setting.grad_batches,
+                run={**self.config(), "versions": record.versions(), "commit": record.git_commit()},
+                progress=bar.update,
+            )

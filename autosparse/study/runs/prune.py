@@ -1,0 +1,142 @@
+"""A network pruned at initialization and trained."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from autosparse.api import check_sparsity, find_criterion, is_path
+from autosparse.autos import AutoS
+from autosparse.autos.network import CARD
+from autosparse.cluster import Job, record
+from autosparse.criteria import CRITERIA
+from autosparse.data import ImageData
+from autosparse.errors import unknown
+from autosparse.files import read_json, write_json
+from autosparse.irp import SCORING_BATCH
+from autosparse.pruning import Layout, Mask, keep_top
+from autosparse.pruning.schedule import keep_count
+from autosparse.study.runs.common import check_seed, is_json, progress_bar
+from autosparse.study.setting import Setting
+from autosparse.training import Checkpoint, summarize, train
+
+RESULT, MASK = "result.json", "mask.safetensors"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PruneRun(Job):
+    """One network pruned at initialization by one criterion to one sparsity, and trained."""
+
+    output: Path
+    setting: Setting = field(default_factory=Setting)
+    criterion: str = "snip"
+    sparsity: float = 0.95
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse what cannot run."""
+        self.setting.check()
+        check_sparsity(self.sparsity)
+        check_seed(self.seed)
+        if not self.learned:
+            return
+        if not is_path(self.criterion):
+            raise unknown("criterion", self.criterion, [*CRITERIA, "or the folder of a saved AutoS"])
+        AutoS.load(self.criterion)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the criterion is a saved AutoS."""
+        return self.criterion not in CRITERIA
+
+    @property
+    def label(self) -> str:
+        """The criterion's name in folders and tables."""
+        return f"autos-{Path(self.criterion).resolve().name}" if self.learned else self.criterion
+
+    @property
+    def folder(self) -> Path:
+        name = f"{self.setting.name}_{self.label}_{100 * self.sparsity:g}_s{self.seed}"
+        return self.output / "prune" / name
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "kind": "prune",
+            "criterion": self.label,
+            "autos": AutoS.fingerprint(self.criterion) if self.learned else None,
+            "sparsity": self.sparsity,
+            "seed": self.seed,
+            **self.setting.config(),
+        }
+
+    def is_complete(self) -> bool:
+        return is_json(self.folder / RESULT) and (self.folder / MASK).is_file()
+
+    def run(self, accelerator: Accelerator) -> None:
+        model, data = self.setting.make(self.seed, accelerator)
+        recipe = self.setting.make_recipe()
+        start = time.perf_counter()
+        mask = self._mask(model, data, accelerator)
+        masked = time.perf_counter()
+        with progress_bar(len(data.training(recipe.batch_size)) * recipe.epochs, self.label, accelerator) as bar:
+            checkpoint = Checkpoint(self.folder / "checkpoint.pt", "train", write=accelerator.is_main_process)
+            history = train(
+                model, mask, data, recipe, accelerator, seed=self.seed, resume=checkpoint, progress=bar.update
+            )
+        densities = mask.layer_densities()
+        result = {
+            **self.config(),
+            "criterion_kind": "autos" if self.learned else self.criterion,
+            "labels_from": self._labels_from(),
+            "same_initialization": self._same_initialization(),
+            "kept": mask.count,
+            "parameters": mask.layout.size,
+            "density": mask.density,
+            "layer_densities": densities,
+            "empty_layers": [name for name, density in densities.items() if density == 0.0],
+            **summarize(history),
+            "history": history,
+            "seconds": {"mask": masked - start, "train": time.perf_counter() - masked},
+            "versions": record.versions(),
+        }
+        log.info(
+            "%s at %g%%, seed %d: accuracy %.2f%%", self.label, 100 * self.sparsity, self.seed, 100 * result["accuracy"]
+        )
+        if accelerator.is_main_process:
+            write_json(self.folder / RESULT, result)
+        accelerator.wait_for_everyone()
+        checkpoint.remove()
+
+    def _mask(self, model: nn.Module, data: ImageData, accelerator: Accelerator) -> Mask:
+        """The mask to train with, chosen once: a run that goes on, and every process of it, reads what was saved."""
+        path = self.folder / MASK
+        chosen = path.is_file()
+        accelerator.wait_for_everyone()
+        if not chosen:
+            full = Mask.full(Layout.of(model), accelerator.device)
+            criterion = find_criterion(self.criterion, self.seed)
+            scores = criterion(model, full, data.scoring(SCORING_BATCH, self.setting.grad_batches))
+            mask = keep_top(scores, keep_count(1.0 - self.sparsity, full.layout.size), full)
+            if accelerator.is_main_process:
+                mask.save(path)
+            accelerator.wait_for_everyone()
+        return Mask.load(path).to(accelerator.device)
+
+    def _labels_from(self) -> list[dict[str, Any]]:
+        """The runs whose labels the criterion was fitted to; none for one that is not learned."""
+        if not self.learned:
+            return []
+        runs = read_json(Path(self.criterion) / CARD)["card"]["runs"]
+        return [
+            {key: run.get(key) for key in ("network", "dataset", "criterion", "iterations", "seed")} for run in runs
+        ]
+
+    def _same_initialization(self) -> bool:
+        """Whether labels came from the very initial weights that are pruned here."""
+        here = {"network": self.setting.network, "seed": self.seed}
+        return any({key: run[key] for key in here} == here for run in self._labels_from())
