@@ -98,7 +98,7 @@ def test_the_triples_are_those_of_the_algorithm(images: Images, accelerator: Acc
     kept = [store.mask(i).kept for i in range(N + 1)]
     assert [int(mask.sum()) for mask in kept] == [keep_count(schedule.density(i), len(store)) for i in range(N + 1)]
     assert all(not (b & ~a).any() for a, b in itertools.pairwise(kept))
-    assert np.array_equal(store.survival(), sum(mask.int() for mask in kept[1:]).numpy())  # type: ignore[union-attr]
+    assert np.array_equal(store.survival(), sum(mask.int() for mask in kept[1:]).numpy())
     assert [row["iteration"] for row in history] == list(range(N + 1))
     assert history == json.loads((tmp_path / "history.json").read_text())
     assert history[0]["accuracy"] > 0.7

@@ -207,7 +207,13 @@ def fetch(name: str, root: Path) -> Path | None:
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # no network, or a broken download
         raise UserError(f"could not get {name}: {error}; or put a ready {name}.npz into {root}") from error
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(
+            file,
+            x_train=arrays["x_train"],
+            y_train=arrays["y_train"],
+            x_test=arrays["x_test"],
+            y_test=arrays["y_test"],
+        )
     return path
 
 

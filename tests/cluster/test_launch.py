@@ -51,7 +51,7 @@ def test_every_job_runs_and_leaves_its_record(cluster: str, tmp_path: Path, caps
     output = tmp_path / "with space"
     jobs = [Note(output, "a"), Note(output, "b", fail="user"), Note(output, "c", fail="bug"), Note(output, "d")]
     with pytest.raises(UserError, match="2 of 4 runs failed"):
-        launch(jobs, Resources(cluster=cluster), output, "notes")  # type: ignore[arg-type]
+        launch(jobs, Resources(cluster=cluster), output, "notes")
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [str(job.folder) for job in jobs]
     assert f"failed: {jobs[1].folder}: no such word" in printed.err

@@ -37,7 +37,7 @@ def test_sinfo_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPat
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not resources.slurm_answers()
     for code in (0, 1):
-        script = tmp_path / "sinfo"  # type: ignore[operator]
+        script = tmp_path / "sinfo"
         script.write_text(f"#!/bin/sh\nexit {code}\n")
         script.chmod(0o755)
         assert resources.slurm_answers() == (code == 0)

@@ -14,7 +14,7 @@ def save(path: Path, **changes: np.ndarray) -> None:
         "x_test": np.zeros((2, 32, 32, 3), np.uint8),
         "y_test": np.zeros(2, np.uint8),
     }
-    np.savez(path, **{**arrays, **changes})  # type: ignore[arg-type]
+    np.savez(path, **{**arrays, **changes})
 
 
 def test_packaged_sets() -> None:

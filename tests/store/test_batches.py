@@ -19,7 +19,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[TripleStore]:
 
 
 def batches(stores: list[TripleStore], size: int = 512, **options: object) -> TripleBatches:
-    return TripleBatches(stores, size, **{"seed": 5, "block": 1000, "mix": 3, **options})  # type: ignore[arg-type]
+    return TripleBatches(stores, size, **{"seed": 5, "block": 1000, "mix": 3, **options})
 
 
 def take(source: TripleBatches, n: int) -> list[Triples]:
@@ -126,8 +126,8 @@ def test_one_in_ten_is_held_out_and_which_depends_on_the_seed() -> None:
 @pytest.mark.parametrize(("sizes", "block", "mix"), [((10,), 3, 2), ((1000, 1), 64, 4), ((7, 500, 33), 1000, 1)])
 @pytest.mark.parametrize("part", ["train", "held-out", "all"])
 def test_windows_tile_the_epoch(sizes: tuple[int, ...], block: int, mix: int, part: str) -> None:
-    order = Order(sizes, 1, 0, part, block, mix)  # type: ignore[arg-type]
-    assert len(order) == sum(count(0, size, 1, part) for size in sizes)  # type: ignore[arg-type]
+    order = Order(sizes, 1, 0, part, block, mix)
+    assert len(order) == sum(count(0, size, 1, part) for size in sizes)
     covered = sorted((b.store, b.start, b.stop) for w in order.windows for b in w.blocks)
     assert covered == [(k, s, min(s + block, n)) for k, n in enumerate(sizes) for s in range(0, n, block)]
     for position in range(len(order)):
@@ -145,11 +145,11 @@ def test_reading_a_damaged_store_raises_in_the_iteration(stores: list[TripleStor
 
 @pytest.mark.parametrize("part", ["held-out", "all"])
 def test_a_sample_is_drawn_from_every_shard(stores: list[TripleStore], part: str) -> None:
-    whole = sample(stores[0], 1 << 20, 5, part)  # type: ignore[arg-type]
-    assert len(whole) == count(0, SIZE, 5, part)  # type: ignore[arg-type]
+    whole = sample(stores[0], 1 << 20, 5, part)
+    assert len(whole) == count(0, SIZE, 5, part)
     if part == "held-out":
         assert torch.equal(whole.grad, GRAD[torch.from_numpy(held_out(0, SIZE, 5))])
-    few = sample(stores[0], 500, 5, part)  # type: ignore[arg-type]
+    few = sample(stores[0], 500, 5, part)
     assert len(few) == pytest.approx(500, abs=5)
     position = {pair: k for k, pair in enumerate(zip(THETA.tolist(), GRAD.tolist(), strict=True))}
     found = np.array([position[pair] for pair in zip(few.theta.tolist(), few.grad.tolist(), strict=True)])

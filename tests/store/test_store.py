@@ -32,7 +32,7 @@ def masks() -> list[Mask]:
 
 
 MASKS = masks()
-SURVIVAL = sum(mask.kept.int() for mask in MASKS[1:]).numpy()  # type: ignore[union-attr]
+SURVIVAL = sum(mask.kept.int() for mask in MASKS[1:]).numpy()
 
 
 def write(path: Path, world_size: int = 1, until: int = 99) -> None:

@@ -117,7 +117,7 @@ def test_the_state_of_another_training_is_not_loaded(
     train(model, sparse(model), data, RECIPE, accelerator, resume=Checkpoint(path, "iteration 1", 0))
     optimizer = RECIPE.make_optimizer(model)
     assert Checkpoint(path, "iteration 2").load(model, optimizer) is None
-    assert Checkpoint(path, "iteration 1").load(model, optimizer)["epoch"] == 2  # type: ignore[index]
+    assert Checkpoint(path, "iteration 1").load(model, optimizer)["epoch"] == 2
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot be read"):
         Checkpoint(path, "iteration 1").load(model, optimizer)
@@ -156,4 +156,4 @@ def test_the_three_accuracies() -> None:
         {"epoch": k, "loss": 1.0, "test": t, "validation": v}
         for k, (t, v) in enumerate(zip(tests, validations, strict=True))
     ]
-    assert summarize(history) == {"accuracy": 0.7, "accuracy_best_validation": 0.7, "accuracy_best_test": 0.9}  # type: ignore[arg-type]
+    assert summarize(history) == {"accuracy": 0.7, "accuracy_best_validation": 0.7, "accuracy_best_test": 0.9}
