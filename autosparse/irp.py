@@ -155,11 +155,11 @@ def _open(
     writer = TripleWriter.resume(path, accelerator.process_index, accelerator.num_processes)
     if writer.layout != layout or writer.iterations != schedule.iterations:
         raise UserError(f"{path} is the store of another network or number of iterations; choose another folder")
-    for key in run.keys() - {"versions", "commit"}:  # going on with newer code is the user's choice
-        if writer.store.run.get(key) != run[key]:
+    there = writer.store.run
+    for key in sorted(run.keys() - {"versions", "commit"}):  # going on with newer code is the user's choice
+        if there.get(key) != run[key]:
             raise UserError(
-                f"{path} is the store of a run with {key} = {writer.store.run.get(key)}, not {run[key]}; "
-                "choose another folder"
+                f"{path} is the store of a run with {key} = {there.get(key)}, not {run[key]}; choose another folder"
             )
     return writer
 

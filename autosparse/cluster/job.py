@@ -55,6 +55,8 @@ class Task:
         folder, main = self.job.folder, accelerator.is_main_process
         if self.job.is_complete():
             return
+        error_path = folder / "logs" / f"rank{accelerator.process_index}.error.json"
+        error_path.unlink(missing_ok=True)
         inside = submitit.JobEnvironment() if "SUBMITIT_EXECUTOR" in os.environ else None
         if main:
             record.write_config(folder, self.job.config())
@@ -65,20 +67,14 @@ class Task:
             try:
                 self.job.run(accelerator)
             except BaseException as error:
-                log.error("%s", describe(error), exc_info=not isinstance(error, UserError))
-                self._leave_error(error, accelerator)
+                user = isinstance(error, UserError)
+                log.error("%s", describe(error), exc_info=not user)
+                write_json(error_path, {"error": describe(error), "user": user})
+                if main:
+                    write_json(folder / "status.json", {"state": "failed"})
                 raise
         if main:
             write_json(folder / "status.json", {"state": "complete"})
-
-    def _leave_error(self, error: BaseException, accelerator: Accelerator) -> None:
-        """Say what went wrong where the launch script looks. Of several processes one may only have lost the others."""
-        path = self.job.folder / "status.json"
-        if accelerator.is_main_process or isinstance(error, UserError):
-            status = read_json(path)
-            if not (status["state"] == "failed" and status["user"]):
-                user = isinstance(error, UserError)
-                write_json(path, {"state": "failed", "error": describe(error), "user": user})
 
     def checkpoint(self) -> DelayedSubmission:
         """For submitit, when the job is preempted or its time is up: run the same again."""
@@ -92,10 +88,17 @@ def describe(error: BaseException) -> str:
 
 
 def failure(job: Job) -> str | None:
-    """What the job's last attempt says went wrong, if it did."""
-    path = job.folder / "status.json"
-    status = read_json(path) if path.is_file() else {"state": "not started"}
-    return None if job.is_complete() else status.get("error", f"it is {status['state']}")
+    """What the job's last attempt says went wrong, if it did.
+
+    Of several processes, one that failed by itself rather than by losing the others.
+    """
+    if job.is_complete():
+        return None
+    errors = [read_json(path) for path in sorted(job.folder.glob("logs/rank*.error.json"))]
+    for error in sorted(errors, key=lambda error: not error["user"]):
+        return error["error"]
+    status = job.folder / "status.json"
+    return f"it is {read_json(status)['state']}" if status.is_file() else "it was not started"
 
 
 @contextmanager

@@ -37,6 +37,10 @@ class Note(Job):
         time.sleep(self.seconds)
         if self.fail == "user":
             raise UserError("no such word")
+        if self.fail == "rank 1":
+            if accelerator.process_index == 1:
+                raise UserError("the second process has had enough")
+            accelerator.wait_for_everyone()
         if self.fail:
             raise ZeroDivisionError("a bug\nin two lines")
         with (self.folder / f"span{accelerator.process_index}").open("w") as file:
@@ -80,6 +84,12 @@ def test_local_jobs_keep_to_the_array_parallelism(tmp_path: Path) -> None:
     launch(jobs, Resources(cluster="local", array_parallelism=2), tmp_path, "notes")
     spans = [json.loads((job.folder / "span0").read_text())[:2] for job in jobs]
     assert max(sum(a <= t < b for a, b in spans) for t, _ in spans) <= 2
+
+
+def test_the_process_that_failed_by_itself_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="1 of 1 runs failed"):
+        launch([Note(tmp_path, "a", fail="rank 1")], Resources(cluster="local", tasks_per_node=2), tmp_path, "notes")
+    assert "the second process has had enough" in capsys.readouterr().err
 
 
 def test_a_run_that_failed_before_any_output_can_be_asked_for_otherwise(tmp_path: Path) -> None:
