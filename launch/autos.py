@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from autosparse.autos import Features, FitConfig
 from autosparse.cluster import Resources, launch
 from autosparse.command import run
 from autosparse.study.runs import FitRun, complete_store
@@ -46,17 +47,12 @@ class Arguments:
 def plan(a: Arguments) -> list[FitRun]:
     """The fits, one a seed."""
     stores = tuple(complete_store(folder) for folder in a.runs)
+    features = Features(a.features, a.inputs)
     fits = [
         FitRun(
             a.output,
             stores,
-            a.backbone,
-            a.inputs,
-            a.features,
-            a.epochs,
-            a.batch_size,
-            a.learning_rate,
-            seed,
+            FitConfig(a.backbone, features, a.epochs, a.batch_size, a.learning_rate, seed),
             a.leave_one_out,
             a.name,
         )

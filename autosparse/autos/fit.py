@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autosparse.autos.features import Features, Scale
-from autosparse.autos.network import AutoS, make_network
-from autosparse.errors import UserError
+from autosparse.autos.network import BACKBONES, AutoS, make_network
+from autosparse.errors import UserError, unknown
 from autosparse.seeds import streams
 from autosparse.store import TripleBatches, Triples, TripleStore, sample
 from autosparse.store.order import Part
@@ -35,6 +35,16 @@ class FitConfig:
     batch_size: int = 1024
     learning_rate: float = 0.01
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise unknown("backbone", self.backbone, BACKBONES)
+        if self.epochs < 1:
+            raise UserError(f"--epochs must be at least 1, got {self.epochs}")
+        if self.batch_size < 2:
+            raise UserError(f"--batch-size must be at least 2, got {self.batch_size}")
+        if not 0 < self.learning_rate < np.inf:
+            raise UserError(f"--learning-rate must be a positive number, got {self.learning_rate}")
 
 
 class Encoder:
@@ -77,7 +87,7 @@ def fit(
         The criterion, its card telling what made it, without metrics: see `validate`.
 
     Raises:
-        UserError: an unknown backbone, no stores, or a loss that is not a number.
+        UserError: no stores, or a loss that is not a number.
     """
     model = make_network(config.backbone, config.features, config.seed).to(accelerator.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)

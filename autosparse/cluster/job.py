@@ -92,8 +92,11 @@ def failure(job: Job) -> str | None:
 
     Of several processes, one that failed by itself rather than by losing the others.
     """
-    if job.is_complete():
-        return None
+    try:
+        if job.is_complete():
+            return None
+    except UserError as damaged:
+        return describe(damaged)
     errors = [read_json(path) for path in sorted(job.folder.glob("logs/rank*.error.json"))]
     for error in sorted(errors, key=lambda error: not error["user"]):
         return error["error"]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from autosparse.autos import FitConfig
 from autosparse.cluster import Resources, launch
 from autosparse.study import page
 from autosparse.study.runs import FitRun, IRPRun, PruneRun
@@ -35,7 +36,7 @@ class Plan:
             final_sparsity=self.final_sparsity,
             seed=self.irp_seed,
         )
-        fit = FitRun(output, (irp.folder,), epochs=self.fit_epochs, name=self.fit_name)
+        fit = FitRun(output, (irp.folder,), FitConfig(epochs=self.fit_epochs), name=self.fit_name)
         criteria = (*self.criteria, str(fit.folder))
         pruned = [
             PruneRun(output, self.setting, criterion, sparsity, seed)

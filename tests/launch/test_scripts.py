@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,8 +156,6 @@ def test_other_settings_in_the_same_folder_are_refused(
 def test_fitting_to_an_unfinished_run_is_refused(
     script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     shutil.copytree(irp_run, tmp_path / "run")
     (tmp_path / "run" / "triples.zarr" / "complete").unlink()
     assert script("autos", "--runs", tmp_path / "run", "--output", tmp_path) == 2
@@ -232,3 +231,27 @@ def test_a_report_of_irp_alone(script: Script, irp_run: Path, tmp_path: Path) ->
     assert script("report", irp_run, "--output", tmp_path) == 0
     assert "| 99.00% |" in (tmp_path / "tables" / "lenet-300-100_digits.md").read_text()
     assert (tmp_path / "figures" / "lenet-300-100_digits_accuracy.svg").is_file()
+
+
+def test_leave_one_out_reports_each_run_by_a_fit_to_the_others(script: Script, irp_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(irp_run, tmp_path / "second")
+    fit = ["--epochs", "1", "--batch-size", "8192", "--leave-one-out", "--name", "both", "--output", tmp_path]
+    assert script("autos", "--runs", irp_run, tmp_path / "second", *fit) == 0
+    card = json.loads((tmp_path / "autos" / "both" / "autos.json").read_text())["card"]
+    assert [row["run"] for row in card["leave_one_out"]] == [str(irp_run), str(tmp_path / "second")]
+    assert [row["samples"] for row in card["leave_one_out"]] == [50200, 50200]
+    assert [row["samples"] for row in card["held_out"]] == [5020, 5020]
+    assert card["leave_one_out"][0]["mse"] == card["leave_one_out"][1]["mse"]  # the runs are alike here
+    assert script("autos", "--runs", irp_run, *fit) == 2  # one run leaves no others
+
+
+def test_a_damaged_run_does_not_keep_the_others_from_running(
+    script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(irp_run, tmp_path / "irp" / RUN)
+    (tmp_path / "irp" / RUN / "triples.zarr" / "grad" / "c" / "0").unlink()
+    assert script("irp", *SMALL_IRP, "--seeds", "0", "1", "--output", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "grad/c/0 is missing; delete the store and run the IRP again" in error
+    assert "1 of 2 runs failed" in error
+    assert (tmp_path / "irp" / RUN.replace("_s0", "_s1") / "triples.zarr" / "complete").is_file()

@@ -1,18 +1,17 @@
 """A fit of AutoS to the triples of runs of IRP."""
 
 import logging
-import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from autosparse.autos import Features, FitConfig, fit, validate
-from autosparse.autos.network import BACKBONES, CARD, WEIGHTS
+from autosparse.autos import FitConfig, fit, validate
+from autosparse.autos.network import CARD, WEIGHTS
 from autosparse.cluster import Job, record
-from autosparse.errors import StoreError, UserError, unknown
+from autosparse.errors import StoreError, UserError
 from autosparse.store import TripleStore
 from autosparse.study.runs.common import check_seed, is_json, progress_bar
 from autosparse.training import Checkpoint
@@ -27,13 +26,7 @@ class FitRun(Job):
 
     output: Path
     runs: tuple[Path, ...]
-    backbone: str = "mlp"
-    inputs: str = "both"
-    features: str = "scaled"
-    epochs: int = 10
-    batch_size: int = 1024
-    learning_rate: float = 0.01
-    seed: int = 0
+    how: FitConfig = field(default_factory=FitConfig)
     leave_one_out: bool = False
     name: str | None = None
 
@@ -41,51 +34,29 @@ class FitRun(Job):
         """Refuse what cannot run."""
         if not self.runs:
             raise UserError("no runs to fit to; give the folders of complete runs of launch/irp.py")
-        if self.backbone not in BACKBONES:
-            raise unknown("backbone", self.backbone, BACKBONES)
-        if self.epochs < 1:
-            raise UserError(f"--epochs must be at least 1, got {self.epochs}")
-        if self.batch_size < 2:
-            raise UserError(f"--batch-size must be at least 2, got {self.batch_size}")
-        if not 0 < self.learning_rate < math.inf:
-            raise UserError(f"--learning-rate must be a positive number, got {self.learning_rate}")
         if len({run.resolve() for run in self.runs}) < len(self.runs):
             raise UserError("a run is named twice in --runs")
         if self.name is not None and self.name != Path(self.name).name:
             raise UserError(f"--name is the name of one folder, got {self.name!r}")
         if self.leave_one_out and len(self.runs) < 2:
             raise UserError("--leave-one-out needs at least two runs")
-        Features(self.features, self.inputs)
-        check_seed(self.seed)
+        check_seed(self.how.seed)
 
     @property
     def folder(self) -> Path:
         first = self.runs[0].resolve()
         labels = first.parent.name if first.name == "triples.zarr" else first.name
         more = f"-and-{len(self.runs) - 1}-more" if len(self.runs) > 1 else ""
-        return (
-            self.output
-            / "autos"
-            / (self.name or f"{labels}{more}_{self.backbone}_{self.inputs}_{self.features}_s{self.seed}")
-        )
-
-    def fit_config(self) -> FitConfig:
-        """What `fit` takes."""
-        return FitConfig(
-            self.backbone,
-            Features(self.features, self.inputs),
-            self.epochs,
-            self.batch_size,
-            self.learning_rate,
-            self.seed,
-        )
+        how, features = self.how, self.how.features
+        details = f"{how.backbone}_{features.inputs}_{features.transform}_s{how.seed}"
+        return self.output / "autos" / (self.name or f"{labels}{more}_{details}")
 
     def config(self) -> dict[str, Any]:
         return {
             "kind": "autos",
             "stores": [TripleStore.open(run).fingerprint for run in self.runs],
             "leave_one_out": self.leave_one_out,
-            **asdict(self.fit_config()),
+            **asdict(self.how),
         }
 
     def is_complete(self) -> bool:
@@ -93,13 +64,13 @@ class FitRun(Job):
 
     def run(self, accelerator: Accelerator) -> None:
         stores = [TripleStore.open(run) for run in self.runs]
-        config, start = self.fit_config(), time.perf_counter()
-        steps = sum(len(store) for store in stores) * 9 // 10 // config.batch_size * config.epochs
+        start = time.perf_counter()
+        steps = sum(len(store) for store in stores) * 9 // 10 // self.how.batch_size * self.how.epochs
         with progress_bar(steps, "fit", accelerator) as bar:
             checkpoint = Checkpoint(self.folder / "checkpoint.pt", "fit", write=accelerator.is_main_process)
-            autos = fit(stores, config, accelerator, resume=checkpoint, progress=bar.update)
+            autos = fit(stores, self.how, accelerator, resume=checkpoint, progress=bar.update)
         seconds = time.perf_counter() - start
-        metrics = [{"run": str(run), **validate(autos, store, self.seed)} for run, store in self._pairs(stores)]
+        metrics = [{"run": str(run), **validate(autos, store, self.how.seed)} for run, store in self._pairs(stores)]
         autos.card |= {"held_out": metrics, "seconds": {"fit": seconds}, "versions": record.versions()}
         if self.leave_one_out:
             autos.card["leave_one_out"] = [
@@ -118,7 +89,7 @@ class FitRun(Job):
     def _without(self, left_out: TripleStore, stores: list[TripleStore], accelerator: Accelerator) -> dict[str, Any]:
         """Metrics on one run of a fit to the others."""
         others = [store for store in stores if store is not left_out]
-        return validate(fit(others, self.fit_config(), accelerator), left_out, part="all")
+        return validate(fit(others, self.how, accelerator), left_out, part="all")
 
 
 def complete_store(folder: Path) -> Path:
