@@ -75,6 +75,8 @@ class Task:
                 raise
         if main:
             write_json(folder / "status.json", {"state": "complete"})
+        if inside:
+            process.finish(accelerator)
 
     def checkpoint(self) -> DelayedSubmission:
         """For submitit, when the job is preempted or its time is up: run the same again."""

@@ -49,6 +49,12 @@ def start(cpus: int | None = None) -> Accelerator:
     return accelerator
 
 
+def finish(accelerator: Accelerator) -> None:
+    """Leave the world together: a process that is gone too early can make another abort after its work is done."""
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
 def _be_deterministic() -> None:
     """Let a run on a GPU that was killed end as one that was not, as far as PyTorch has deterministic algorithms."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
