@@ -2,13 +2,13 @@ VENV ?= .venv
 PYTHON ?= python3
 PY = $(VENV)/bin/python
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-long lint clean
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
 demo: setup  ## a fresh clone to a report: runs/report/index.html
@@ -16,6 +16,9 @@ demo: setup  ## a fresh clone to a report: runs/report/index.html
 
 test: setup
 	$(PY) -m pytest
+
+test-long: setup  ## with the tests that take minutes: kills at every step, damage everywhere
+	$(PY) -m pytest -m "long or not long" --timeout 3600
 
 lint: setup
 	$(PY) -m ruff check .

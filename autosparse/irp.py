@@ -149,8 +149,11 @@ def _rewind(model: nn.Module, initial: Path) -> None:
 def _open(
     path: Path, layout: Layout, schedule: Schedule, run: dict[str, Any], accelerator: Accelerator
 ) -> TripleWriter:
-    if accelerator.is_main_process and not (path / LEDGER).exists():
-        TripleWriter.create(path, layout, schedule.iterations, run)
+    if accelerator.is_main_process:
+        if (path / LEDGER).exists():
+            TripleWriter.clean(path)
+        else:
+            TripleWriter.create(path, layout, schedule.iterations, run)
     accelerator.wait_for_everyone()
     writer = TripleWriter.resume(path, accelerator.process_index, accelerator.num_processes)
     if writer.layout != layout or writer.iterations != schedule.iterations:

@@ -1,44 +1,151 @@
-"""What every benchmark prints first, and how it measures."""
+"""What every benchmark prints first, how it measures, and where it keeps its data."""
 
+import contextlib
+import ctypes
 import datetime
+import importlib
+import importlib.metadata
+import mmap
+import os
 import platform
 import resource
+import shutil
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from autosparse.cluster.record import versions
+from autosparse.pruning import Layer, Layout, Mask
+from autosparse.store import TripleWriter
 
 
-def heading() -> None:
-    """Print command, date, hardware and versions."""
+def heading(*peers: str) -> None:
+    """Print command, date, hardware and versions, those of the peers that are installed among them."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     shown = {name: versions()[name] for name in ("python", "torch", "zarr", "accelerate")}
+    for name in peers:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            shown[name] = importlib.metadata.version(name)
     name = sys.argv[0].rpartition("/")[2].removesuffix(".py")
     print(f"command   python -m benchmarks.{' '.join([name, *sys.argv[1:]])}")
     print(f"date      {datetime.date.today().isoformat()}")
     print(f"hardware  {_cpu()}, {torch.get_num_threads()} threads, {gpu}")
-    print(f"versions  {', '.join(f'{package} {version}' for package, version in shown.items())}")
+    print(f"versions  {', '.join(f'{package} {version}' for package, version in shown.items())}", flush=True)
+
+
+def table(*columns: str, right: int = 1) -> None:
+    """Print the head of a table, all but the first few columns aligned to the right."""
+    row(*columns)
+    row(*("---" if k < right else "---:" for k in range(len(columns))))
+
+
+def row(*cells: str) -> None:
+    """Print a row of a table."""
+    print("|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|", flush=True)
+
+
+def goal(text: str, met: bool) -> None:
+    """Print a goal and whether the numbers above meet it."""
+    print(f"- {text}: {'met' if met else 'missed'}", flush=True)
+
+
+def installed(module: str) -> Any:
+    """A peer's module, or None where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
 
 
 def median_seconds(action: Callable[[], object], repeats: int) -> float:
     """Median wall time of an action."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return statistics.median(seconds(action) for _ in range(repeats))
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Wall time of an action."""
+    start = time.perf_counter()
+    action()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def peak_memory() -> float:
     """The largest resident memory of this process so far, GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+@contextlib.contextmanager
+def scratch(folder: Path | None) -> Iterator[Path]:
+    """A folder of one's own in a given one, or where temporary files go; deleted at the end."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    own = Path(tempfile.mkdtemp(prefix="autosparse-", dir=folder))
+    try:
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def forget(folder: Path) -> float:
+    """Ask the system to drop a folder's files from its cache; returns the share that it keeps nevertheless."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    pages = np.concatenate([_cached(path) for path in files])
+    return float(pages.mean())
+
+
+def _cached(path: Path) -> Any:
+    """Which pages of a file the system's cache holds."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        content = np.frombuffer(mapped, np.uint8)
+        pages = np.zeros(-(-len(content) // mmap.PAGESIZE), np.uint8)
+        mincore = ctypes.CDLL(None, use_errno=True).mincore
+        if mincore(*(ctypes.c_void_p(content.ctypes.data), ctypes.c_size_t(len(content)), pages.ctypes)):
+            raise OSError(ctypes.get_errno(), "mincore", str(path))
+        del content  # or the map cannot be closed
+        return pages & 1
+
+
+def layout_of(size: int) -> Layout:
+    """One layer of so many parameters."""
+    return Layout((Layer("weight", (size,), 0, 1, 1),))
+
+
+def random_triples(size: int) -> dict[str, NDArray[Any]]:
+    """Theta and grad, float32, normal; survival, uint8, of one iteration that keeps half."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    theta, grad = (generator.standard_normal(size, np.float32) for _ in range(2))
+    return {"theta": theta, "grad": grad, "survival": (theta > grad).view(np.uint8)}
+
+
+def write_store(folder: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """A complete store of such triples."""
+    layout = layout_of(len(arrays["theta"]))
+    TripleWriter.create(folder, layout, 1, {})
+    writer = TripleWriter.resume(folder)
+    mask = Mask(layout, torch.from_numpy(arrays["survival"].view(np.bool_)))
+    writer.commit(writer.write_features(*(torch.from_numpy(arrays[name]) for name in ("theta", "grad"))), 1.0)
+    writer.commit(writer.write_alive(1, mask), mask.density)
+    writer.commit(writer.write_survival())
+    writer.finish()
+
+
+def ratio(values: Sequence[float]) -> float:
+    """The largest over the smallest."""
+    return max(values) / min(values)
 
 
 def _cpu() -> str:

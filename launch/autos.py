@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from autosparse.autos import Features, FitConfig
-from autosparse.cluster import Resources, launch
+from autosparse.cluster import Resources, launch, site_resources
 from autosparse.command import run
 from autosparse.study.runs import FitRun, complete_store
 
@@ -19,8 +19,8 @@ class Arguments:
     One fit to all the runs together, below OUTPUT/autos. Prints its folder, which launch/prune.py takes as a criterion.
     """
 
-    runs: tuple[Path, ...]
-    """Folders of complete runs of launch/irp.py."""
+    runs: tuple[str, ...]
+    """Complete runs of launch/irp.py: their folders, or s3:// URLs of their stores."""
     backbone: str = "mlp"
     """mlp, resnet18 or vgg19 (paper, Table 7); the latter two want a GPU."""
     inputs: str = "both"
@@ -29,32 +29,51 @@ class Arguments:
     """scaled: by the root mean square over the network, compressed; raw: as they are."""
     epochs: int = 10
     """Passes over the triples."""
+    max_steps: int = 0
+    """Stop earlier, after so many steps; 0 for no such limit."""
     batch_size: int = 1024
     """Triples in a batch, over all processes."""
     learning_rate: float = 0.01
     """Of Adam."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """Of the initial weights, the order and the held-out tenth; several make a grid."""
+    weights: tuple[float, ...] = ()
+    """How often each run comes in an epoch, one number a run; once each if not given."""
+    memory: str = "512MB"
+    """For mixing triples, over all processes; more mixes better, and the order depends on it."""
+    threads: int = 2
+    """That read ahead, in each process."""
     leave_one_out: bool = False
     """Also fit without each run in turn, and report how well that predicts it."""
     name: str | None = None
     """Of the folder; made from the arguments if not given."""
     output: Path = Path("runs")
     """Folder of all runs."""
-    resources: Resources = field(default_factory=Resources)
+    resources: Resources = field(default_factory=site_resources)
 
 
 def plan(a: Arguments) -> list[FitRun]:
     """The fits, one a seed."""
-    stores = tuple(complete_store(folder) for folder in a.runs)
+    runs = tuple(complete_store(run) for run in a.runs)
     features = Features(a.features, a.inputs)
     fits = [
         FitRun(
             a.output,
-            stores,
-            FitConfig(a.backbone, features, a.epochs, a.batch_size, a.learning_rate, seed),
+            runs,
+            FitConfig(
+                a.backbone,
+                features,
+                a.epochs,
+                a.max_steps,
+                a.batch_size,
+                a.learning_rate,
+                seed,
+                a.memory,
+                a.weights,
+            ),
             a.leave_one_out,
             a.name,
+            a.threads,
         )
         for seed in a.seeds
     ]

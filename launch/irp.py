@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from autosparse.cluster import Resources, launch
+from autosparse.cluster import Resources, launch, site_resources
 from autosparse.command import run
 from autosparse.study.runs import IRPRun
 from autosparse.study.setting import Setting
@@ -38,7 +38,7 @@ class Arguments:
     """Of initial weights and order of samples; several make a grid."""
     output: Path = Path("runs")
     """Folder of all runs."""
-    resources: Resources = field(default_factory=Resources)
+    resources: Resources = field(default_factory=site_resources)
 
 
 def plan(a: Arguments) -> list[IRPRun]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from autosparse.cluster import Resources
+from autosparse.cluster import Resources, site_resources
 from autosparse.command import run
 from autosparse.errors import unknown
 from autosparse.study.plans import PLANS
@@ -23,7 +23,7 @@ class Arguments:
     """demo"""
     output: Path = Path("runs")
     """Folder of all runs; the report goes to OUTPUT/report."""
-    resources: Resources = field(default_factory=Resources)
+    resources: Resources = field(default_factory=site_resources)
 
 
 def main(a: Arguments) -> None:

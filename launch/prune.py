@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from autosparse.cluster import Resources, launch
+from autosparse.cluster import Resources, launch, site_resources
 from autosparse.command import run
 from autosparse.study.runs import PruneRun
 from autosparse.study.setting import Setting
@@ -28,7 +28,7 @@ class Arguments:
     """Of initial weights and order of samples; take others than those that labels came from."""
     output: Path = Path("runs")
     """Folder of all runs."""
-    resources: Resources = field(default_factory=Resources)
+    resources: Resources = field(default_factory=site_resources)
 
 
 def plan(a: Arguments) -> list[PruneRun]:

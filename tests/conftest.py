@@ -18,11 +18,16 @@ from autosparse.data import ImageData, Images, load
 GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["AUTOSPARSE_SLURM"] = ""  # nor about the site's profile
 torch.set_num_threads(2)
 
 ROOT = Path(__file__).parents[1]
 SMALL_IRP = ("--dataset", "digits", "--iterations", "4", "--epochs", "2")
 RUN = "lenet-300-100_digits_snip_n4_s0"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regenerate", action="store_true", help="write golden files anew instead of comparing")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,12 +12,34 @@ from tests.conftest import ROOT
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
     [
-        ("training", ["--dataset", "digits", "--workers", "0", "--repeats", "1"], "| DataLoader, 0 workers |"),
-        ("large", ["--network", "resnet18", "--steps", "1", "--batch-size", "4"], "GB, whole |"),
+        ("training", "--dataset digits --workers 0 --repeats 1", ["| DataLoader, 0 workers |"]),
+        ("large", "--network resnet18 --steps 1 --batch-size 4", ["GB, whole |"]),
+        (
+            "store",
+            "--triples 100000 --repeats 1 --folder FOLDER",
+            ["| this package, whole arrays, zarrs |", "| h5py, fletcher32 |", "- writing faster than tensorstore"],
+        ),
+        (
+            "loader",
+            "--triples 20000 --batch-sizes 256 --record 64 --peer-triples 2000 --peer-seconds 0.1 --repeats 1 "
+            "--workers 1 --folder FOLDER",
+            ["| this package, 2 threads, from the disk |", "| MosaicML Streaming", "| WebDataset | records |"],
+        ),
+        (
+            "mixing",
+            "--network lenet-300-100 --batch-sizes 1024 --batches 2",
+            ["| --memory 512MB | 96 | 1 |", "| full shuffle |"],
+        ),
+        (
+            "scale",
+            "--sizes 1e5 --batch-size 1024 --enough 0 --fit --fit-steps 2 --folder FOLDER",
+            ["| 100,000 |", "| peak memory of the process |", "- fit and validation within 2 GiB"],
+        ),
     ],
 )
-def test_tiny(name: str, arguments: list[str], expected: str) -> None:
-    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+def test_tiny(name: str, arguments: str, expected: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments.replace("FOLDER", str(tmp_path)).split()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"command   python -m benchmarks.{name} --")
-    assert expected in done.stdout
+    assert all(text in done.stdout for text in expected)
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 # ground first; a room imports from itself and from lower layers only
 LAYERS = [
     {"errors"},
-    {"files", "command", "seeds"},
+    {"files", "command", "seeds", "sizes"},
     {"networks", "data", "pruning", "cluster"},
     {"criteria", "training", "store"},
     {"irp", "autos"},

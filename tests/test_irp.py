@@ -223,7 +223,8 @@ def test_two_processes_write_one_complete_store(
     output = capsys.readouterr()
     assert code == 0, output.err
     assert output.out.split() == [str(tmp_path / "irp" / RUN)]
-    two, one = TripleStore.open(tmp_path / "irp" / RUN), TripleStore.open(irp_run)
+    folders = tmp_path / "irp" / RUN, irp_run
+    two, one = map(TripleStore.open, folders)
     assert problems(two) == []
     assert {path.name for path in (tmp_path / "irp" / RUN / "logs").iterdir()} == {"rank0.log", "rank1.log"}
     assert np.array_equal(two.theta(), one.theta())
@@ -231,7 +232,7 @@ def test_two_processes_write_one_complete_store(
     assert two.densities == one.densities
     # sums in another order: a unit at the kink of its ReLU, or a near-tie of scores, may fall otherwise
     assert (two.survival() == one.survival()).mean() > 0.9
-    first = [json.loads((store.path.parent / "history.json").read_text())[0]["accuracy"] for store in (one, two)]
+    first = [json.loads((folder / "history.json").read_text())[0]["accuracy"] for folder in folders]
     assert first[0] == pytest.approx(first[1], abs=0.02)
 
 

@@ -31,16 +31,15 @@ class Scale:
 
     @classmethod
     def of_store(cls, store: TripleStore) -> "Scale":
-        """Of the network that a store's triples come from, read shard by shard.
+        """Of the network that a store's triples come from, read piece by piece.
 
         Raises:
             UserError: a weight or gradient is not finite, or all are zero.
         """
         theta = grad = 0.0
-        for k in range(store.grid.shards):
-            span = store.grid.span(k)
-            theta += float(np.square(store.theta(span), dtype=np.float64).sum())
-            grad += float(np.square(store.grad(span), dtype=np.float64).sum())
+        for _, columns in store.scan("theta", "grad"):
+            theta += float(np.square(columns["theta"], dtype=np.float64).sum())
+            grad += float(np.square(columns["grad"], dtype=np.float64).sum())
         return cls._checked(theta / len(store), grad / len(store))
 
     @classmethod

@@ -17,7 +17,8 @@ from autosparse.autos.features import Features, Scale
 from autosparse.autos.network import BACKBONES, AutoS, make_network
 from autosparse.errors import UserError, unknown
 from autosparse.seeds import streams
-from autosparse.store import TripleBatches, Triples, TripleStore, sample
+from autosparse.sizes import parse_size
+from autosparse.store import Counters, TripleBatches, Triples, TripleStore, sample
 from autosparse.store.order import Part
 from autosparse.training import Checkpoint
 
@@ -27,20 +28,36 @@ _VALIDATION_SAMPLES = 1 << 20  # held-out triples looked at in each run, at most
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How AutoS is fitted; the defaults are the paper's (appendix B.3) but for the small backbone."""
+    """How AutoS is fitted; the defaults are the paper's (appendix B.3) but for the small backbone.
+
+    Attributes:
+        backbone, features: the network and its input.
+        epochs: passes over the triples.
+        max_steps: to stop earlier, after so many steps; 0 for no such limit.
+        batch_size: triples in a step, over all processes.
+        learning_rate: of Adam.
+        seed: of the initial weights, the order and the held-out tenth.
+        memory, weights: see `TripleBatches`; no weights for each run once.
+    """
 
     backbone: str = "mlp"
     features: Features = field(default_factory=Features)
     epochs: int = 10
+    max_steps: int = 0
     batch_size: int = 1024
     learning_rate: float = 0.01
     seed: int = 0
+    memory: str = "512MB"
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
             raise unknown("backbone", self.backbone, BACKBONES)
         if self.epochs < 1:
             raise UserError(f"--epochs must be at least 1, got {self.epochs}")
+        if self.max_steps < 0:
+            raise UserError(f"--max-steps must be at least 0, got {self.max_steps}")
+        parse_size(self.memory)
         if self.batch_size < 2:
             raise UserError(f"--batch-size must be at least 2, got {self.batch_size}")
         if not 0 < self.learning_rate < np.inf:
@@ -72,7 +89,8 @@ def fit(
     accelerator: Accelerator,
     *,
     resume: Checkpoint | None = None,
-    progress: Callable[[int], object] = lambda steps: None,
+    threads: int = 2,
+    progress: Callable[[int, Counters], object] = lambda steps, counters: None,
 ) -> AutoS:
     """Fit a network to the labels of nine tenths of the triples, with Adam and the mean squared error.
 
@@ -80,8 +98,10 @@ def fit(
         stores: complete ones.
         config: backbone, features and the optimizer's settings.
         accelerator: of this process; batches are cut over all.
-        resume: where to keep and look for the state.
-        progress: told the number of steps done since it was last told.
+        resume: where to keep and look for the state. Going on with another number of processes takes the same samples
+            in the same order; with the same number it ends with the same bits.
+        threads: that read ahead, in each process.
+        progress: told the number of steps done since it was last told, and how the reading goes.
 
     Returns:
         The criterion, its card telling what made it, without metrics: see `validate`.
@@ -91,21 +111,21 @@ def fit(
     """
     model = make_network(config.backbone, config.features, config.seed).to(accelerator.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    batches = TripleBatches(
-        stores, config.batch_size, config.seed, accelerator.process_index, accelerator.num_processes
-    )
+    batches = make_batches(stores, config, accelerator, threads)
+    steps = number_of_steps(batches, config)
     encode = Encoder(stores, config.features, accelerator.device)
     position = resume.load(model, optimizer) if resume else None
-    first_epoch, losses, total = 0, list[float](), torch.zeros((), device=accelerator.device)
+    first_epoch, done, losses, total = 0, 0, list[float](), torch.zeros((), device=accelerator.device)
     if position:
         batches.load_state_dict(position["batches"])
         first_epoch, losses = position["batches"]["epoch"], position["losses"]
         total += position["total"]
-        progress(first_epoch * len(batches) + position["batches"]["batch"])
+        done = first_epoch * len(batches) + position["batches"]["batch"]
+        progress(done, batches.counters)
     network = accelerator.prepare_model(model)
     model.train()
     with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
-        for epoch in range(first_epoch, config.epochs):
+        for epoch in range(first_epoch, -(-steps // len(batches))):
             first = batches.state_dict()["batch"]
             dropout = streams("dropout of AutoS", len(batches), config.seed, epoch, accelerator.process_index)
             for step, triples in enumerate(batches, first):
@@ -116,24 +136,54 @@ def fit(
                 optimizer.step()
                 optimizer.zero_grad()
                 total += loss.detach()
-                progress(1)
+                done += 1
+                progress(1, batches.counters)
+                if done == steps:
+                    break
                 if resume and resume.due():
                     here = {"batches": batches.state_dict(), "losses": losses, "total": total.item()}
                     resume.save(model, optimizer, here)
             everywhere = accelerator.reduce(total, "sum").item()
             if not np.isfinite(everywhere):
                 raise UserError(f"the loss of AutoS is {everywhere} in epoch {epoch + 1}; try a lower --learning-rate")
-            losses.append(broadcast(total).item() / len(batches))
+            losses.append(broadcast(total).item() / min(len(batches), steps - epoch * len(batches)))
             broadcast(list(model.buffers()))
             total.zero_()
     if network is not model:
         accelerator.free_memory()
     card = {
         "runs": [{"fingerprint": store.fingerprint, "iterations": store.iterations, **store.run} for store in stores],
-        "fit": {**asdict(config), "label": "survival / iterations"},
+        "fit": {**asdict(config), "weights": [*config.weights], "label": "survival / iterations"},
         "losses": losses,
     }
     return AutoS(model.eval(), config.backbone, config.features, card)
+
+
+def make_batches(
+    stores: Sequence[TripleStore], config: FitConfig, accelerator: Accelerator, threads: int = 2
+) -> TripleBatches:
+    """The batches of a fit, this process's part of them.
+
+    Raises:
+        UserError: see `TripleBatches`.
+    """
+    return TripleBatches(
+        stores,
+        config.batch_size,
+        config.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+        memory=config.memory,
+        weights=config.weights or None,
+        threads=threads,
+        device=accelerator.device,
+    )
+
+
+def number_of_steps(batches: TripleBatches, config: FitConfig) -> int:
+    """Steps of a whole fit."""
+    steps = config.epochs * len(batches)
+    return min(steps, config.max_steps) if config.max_steps else steps
 
 
 def validate(autos: AutoS, store: TripleStore, seed: int = 0, part: Part = "held-out") -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Many jobs, many processes: on Slurm, on this machine, or in this process. Knows nothing of pruning."""
 
 from autosparse.cluster.job import Job
+from autosparse.cluster.profile import site_resources
 from autosparse.cluster.resources import Resources
 from autosparse.cluster.submit import launch
 
-__all__ = ["Job", "Resources", "launch"]
+__all__ = ["Job", "Resources", "launch", "site_resources"]

@@ -2,19 +2,22 @@
 
 import logging
 import os
+import socket
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import submitit
 from accelerate import Accelerator
-from submitit.helpers import DelayedSubmission
+from accelerate.utils import broadcast_object_list
 
-from autosparse.cluster import process, record
+from autosparse.cluster import interruption, process, record
+from autosparse.cluster.lease import lease
+from autosparse.cluster.requeue import requeue
 from autosparse.errors import UserError
 from autosparse.files import read_json, write_json
 
@@ -44,43 +47,65 @@ class Job(ABC):
 
 @dataclass(frozen=True)
 class Task:
-    """What is submitted: a job, and the threads of each of its processes. Checkpointable in submitit's sense: a job's
-    state is in its folder, so going on is running again."""
+    """What is submitted: a job, the threads of each of its processes, and how often it may be requeued.
+
+    A job's state is in its folder, so going on is running again.
+    """
 
     job: Job
     cpus: int | None
+    max_requeues: int = 0
 
     def __call__(self) -> None:
         accelerator = process.start(self.cpus)
-        folder, main = self.job.folder, accelerator.is_main_process
-        if self.job.is_complete():
-            return
-        error_path = folder / "logs" / f"rank{accelerator.process_index}.error.json"
-        error_path.unlink(missing_ok=True)
         inside = submitit.JobEnvironment() if "SUBMITIT_EXECUTOR" in os.environ else None
-        if main:
-            record.write_config(folder, self.job.config())
-            record.write_environment(folder, inside.job_id if inside else None)
-            write_json(folder / "status.json", {"state": "running"})
-        accelerator.wait_for_everyone()
-        with _logging_to(folder / "logs" / f"rank{accelerator.process_index}.log", main):
+        on_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+        job_id = inside.job_id if inside and on_slurm else None
+        main = accelerator.is_main_process
+        try:
+            with interruption.listening(), lease(self.job.folder, job_id) if main else nullcontext():
+                self._attempt(accelerator, job_id)
+        except interruption.InterruptedAtStep as stop:
+            accelerator.wait_for_everyone()
+            if interruption.lost():
+                raise UserError(str(stop)) from None
+            if not on_slurm:
+                raise KeyboardInterrupt from None
+            requeue(self.max_requeues, main)
+        if inside:
+            process.finish(accelerator)
+
+    def _attempt(self, accelerator: Accelerator, job_id: str | None) -> None:
+        folder, main, rank = self.job.folder, accelerator.is_main_process, accelerator.process_index
+        error_path = folder / "logs" / f"rank{rank}.error.json"
+        error_path.unlink(missing_ok=True)
+        with _logging_to(folder / "logs" / f"rank{rank}.log", main):
             try:
-                self.job.run(accelerator)
+                if not broadcast_object_list([main and self.job.is_complete()])[0]:
+                    if main:
+                        record.write_config(folder, self.job.config())
+                        record.write_environment(folder, job_id)
+                        self._say("running")
+                    accelerator.wait_for_everyone()
+                    self.job.run(accelerator)
+            except interruption.InterruptedAtStep as stop:
+                log.info("stopped at a step, everything saved: %s", stop)
+                if main and not interruption.lost():
+                    self._say("interrupted", why=str(stop))
+                raise
             except BaseException as error:
                 user = isinstance(error, UserError)
                 log.error("%s", describe(error), exc_info=not user)
                 write_json(error_path, {"error": describe(error), "user": user})
                 if main:
-                    write_json(folder / "status.json", {"state": "failed"})
+                    self._say("failed")
                 raise
-        if main:
-            write_json(folder / "status.json", {"state": "complete"})
-        if inside:
-            process.finish(accelerator)
+            if main:
+                self._say("complete")
 
-    def checkpoint(self) -> DelayedSubmission:
-        """For submitit, when the job is preempted or its time is up: run the same again."""
-        return DelayedSubmission(self)
+    def _say(self, state: str, **more: str) -> None:
+        place = {"node": socket.gethostname(), "requeues": int(os.environ.get("SLURM_RESTART_COUNT", 0))}
+        write_json(self.job.folder / "status.json", {"state": state, **place, **more})
 
 
 def describe(error: BaseException) -> str:

@@ -27,7 +27,16 @@ _PACKAGES = (
 )
 
 
-_RECORDS = ("config.yaml", "environment.json", "code.diff", "status.json", "batch.sh", "logs")
+_RECORDS = (
+    "config.yaml",
+    "environment.json",
+    "code.diff",
+    "status.json",
+    "progress.json",
+    "job.json",
+    "batch.sh",
+    "logs",
+)
 
 
 def versions() -> dict[str, str]:
@@ -73,7 +82,9 @@ def config_difference(folder: Path, config: dict[str, Any]) -> str | None:
 
 def _has_output(folder: Path) -> bool:
     """Whether there is anything in a run's folder beside the records that every run starts with."""
-    return any(path.name not in _RECORDS for path in folder.iterdir()) if folder.is_dir() else False
+    if not folder.is_dir():
+        return False
+    return any(path.name not in _RECORDS and not path.name.startswith(".") for path in folder.iterdir())
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -110,6 +121,13 @@ def write_environment(folder: Path, job_id: str | None) -> None:
     )
     if diff := _git("diff", "HEAD"):
         write_text(folder / "code.diff", diff)
+
+
+def write_submission(folder: Path, job_id: str | None, log: str | None) -> None:
+    """Write `job.json`: the command that asks for the run and, on Slurm, the job's id and log."""
+    write_json(
+        folder / "job.json", {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log and str(log)}
+    )
 
 
 def _git(*arguments: str) -> str | None:

@@ -2,33 +2,59 @@
 
 import os
 import re
-import shutil
-import subprocess
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 
+from autosparse.cluster.slurm import slurm_answers
 from autosparse.errors import UserError
 
 Cluster = Literal["slurm", "local", "inline"]
 
+DEFAULT_TIME = "4:00:00"
+DEFAULT_CPUS = 4
+DEFAULT_PARALLELISM = 256
+DEFAULT_REQUEUES = 10
+
+_SLURM_ONLY = (
+    *("partition", "account", "qos", "nodes", "mem", "constraint", "exclude"),
+    *("max_requeues", "after", "setup", "slurm"),
+)
+_NOT_INLINE = ("gpus_per_node", "tasks_per_node", "time", "array_parallelism", "log_dir")
+
+# options of sbatch whose flag here has another name, and those that submission sets by itself
+_OTHER_NAME = {
+    "ntasks": "tasks_per_node",
+    "ntasks-per-node": "tasks_per_node",
+    "dependency": "after",
+    "array": "array_parallelism",
+    "requeue": "max_requeues",
+    "no-requeue": "max_requeues",
+    "output": "log_dir",
+    "error": "log_dir",
+}
+_TAKEN = ("open-mode", "signal", "kill-on-invalid-dep", "wckey")
+
 
 @dataclass(frozen=True)
 class Resources:
-    """Where the jobs run."""
+    """Where the jobs run, and with what. A site's profile sets the defaults: see slurm/README.md."""
 
     cluster: Literal["auto", "slurm", "local", "inline"] = "auto"
     """slurm: a job array; local: processes of this machine; inline: in this process, one after the other;
     auto: slurm where sinfo answers, else inline."""
     partition: str | None = None
-    """Slurm partition."""
+    """Slurm partition; the site's default if not given."""
     account: str | None = None
     """Slurm account to charge."""
     qos: str | None = None
     """Slurm quality of service."""
-    nodes: int = 1
-    """Nodes of each job."""
+    nodes: int | None = None
+    """Nodes of each job; 1 if not given."""
     gpus_per_node: int | None = None
     """GPUs of each job on each node, and one process for each; 1 if not given, 0 for CPU nodes."""
     tasks_per_node: int | None = None
@@ -37,102 +63,149 @@ class Resources:
     """CPU cores of each process; on Slurm 4 if not given, here the machine's, shared out."""
     mem: str | None = None
     """Memory of each node, such as 32GB; the site's default if not given."""
-    time: str = "4:00:00"
-    """Time limit of each job, not inline: minutes, H:MM:SS or D-HH:MM:SS."""
+    time: str | None = None
+    """Time limit of each job: minutes, H:MM:SS or D-HH:MM:SS; 4:00:00 if not given."""
+    constraint: str | None = None
+    """Features that the nodes must have, such as a100."""
+    exclude: str | None = None
+    """Nodes not to use, such as gpu[3-4]."""
     array_parallelism: int | None = None
     """How many jobs run at once; on Slurm 256 if not given, with --cluster local 1."""
+    max_requeues: int | None = None
+    """How often a job that was stopped (time limit, preemption, lost node) is queued again; 10 if not given."""
+    after: Annotated[tuple[str, ...], tyro.conf.arg(metavar="JOBID...")] = ()
+    """Start only when these jobs have ended well."""
+    setup: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CMD...")] = ()
+    """Shell commands to run in the job first, such as "module load cuda"; a job whose set-up fails is not started."""
+    slurm: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE...")] = ()
+    """Further options of sbatch, such as mail-type=END or exclusive."""
+    log_dir: Path | None = None
+    """Folder for what Slurm and submitit write, seen by all nodes; OUTPUT/submitted if not given."""
+    wait: bool = False
+    """On Slurm too, return only when all jobs have ended; the exit code says whether all are complete."""
     dry_run: bool = False
     """Print the jobs, and the batch script for Slurm; run nothing."""
+    site: Annotated[Mapping[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    """Those of the values above that a site's profile set; not a flag."""
 
     def __post_init__(self) -> None:
         for name in ("nodes", "tasks_per_node", "cpus_per_task", "array_parallelism"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+                raise UserError(f"{flag(name)} must be at least 1, got {value}")
+        for name in ("gpus_per_node", "max_requeues"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise UserError(f"{flag(name)} must not be negative, got {value}")
         if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
             raise UserError("one process runs on each GPU: --tasks-per-node is for jobs with --gpus-per-node 0")
-        if self.gpus_per_node is not None and self.gpus_per_node < 0:
-            raise UserError(f"--gpus-per-node must not be negative, got {self.gpus_per_node}")
-        minutes(self.time)
+        for job in self.after:
+            if not re.fullmatch(r"\d+(_\d+)?", job):
+                raise UserError(f"--after takes job ids of Slurm, such as 4242 or 4242_3, got {job!r}")
+        _ = self.minutes, self.slurm_options
 
-    def resolve(self) -> Cluster:
-        """Which cluster `auto` means here.
+    @property
+    def minutes(self) -> int:
+        """The time limit in whole minutes."""
+        return minutes(DEFAULT_TIME if self.time is None else self.time)
+
+    @property
+    def slurm_options(self) -> dict[str, str | bool]:
+        """The further options of sbatch; True for one that takes no value.
 
         Raises:
-            UserError: Slurm is asked for, by name or by one of its flags, and does not answer.
+            UserError: one that has a flag of its own, or that submission needs itself.
         """
-        if self.cluster in ("local", "inline"):
-            return self._refusing_what_is_ignored(self.cluster)
-        flags = [f"--{name}" for name in ("partition", "account", "qos") if getattr(self, name)]
-        asked = self.cluster == "slurm" or bool(flags) or self.nodes > 1
-        if (asked and self.dry_run) or slurm_answers():
-            return "slurm"
-        if asked:
-            raise UserError(
-                f"no Slurm here (sinfo does not answer), which {' '.join(flags) or '--cluster slurm'} needs; "
-                "run this on a login node, or with --cluster local or inline and without Slurm's flags"
-            )
-        return self._refusing_what_is_ignored("inline")
-
-    def _refusing_what_is_ignored(self, cluster: Literal["local", "inline"]) -> Cluster:
-        if self.nodes > 1:
-            raise UserError(f"--nodes {self.nodes} needs --cluster slurm; {cluster} has one")
-        ignored = ["partition", "account", "qos", "mem"]
-        if cluster == "inline":
-            ignored += ["gpus_per_node", "tasks_per_node", "array_parallelism"]
-        for name in ignored:
-            if getattr(self, name) is not None:
-                needed = "slurm" if name in ignored[:4] else "local or slurm"
-                raise UserError(f"--{name.replace('_', '-')} does nothing with --cluster {cluster}; it needs {needed}")
-        return cluster
+        options: dict[str, str | bool] = {}
+        for text in self.slurm:
+            key, equals, value = text.lstrip("-").partition("=")
+            if not re.fullmatch(r"[a-z][a-z-]*", key) or "\n" in text:
+                raise UserError(f"--slurm takes options of sbatch as KEY=VALUE, got {text!r}")
+            own = _OTHER_NAME.get(key, key.replace("-", "_"))
+            if own in {each.name for each in fields(self)}:
+                raise UserError(f"--slurm {text}: there is a flag for it, {flag(own)}")
+            if key in _TAKEN:
+                raise UserError(f"--slurm {text}: {key} is set by the submission itself")
+            options[key] = value if equals else True
+        return options
 
     @property
     def tasks(self) -> int:
         """Processes of a job on each node: one a GPU, or as asked for."""
         return self.gpus_per_node or self.tasks_per_node or 1
 
-    def _gpus(self, default: int) -> int:
+    def gpus(self, default: int) -> int:
         """GPUs of a job on each node; none where processes are asked for instead."""
         if self.gpus_per_node is None:
             return 0 if self.tasks_per_node else default
         return self.gpus_per_node
 
-    def slurm_parameters(self, name: str) -> dict[str, Any]:
-        """For submitit's Slurm executor."""
-        gpus = self._gpus(1)
-        cpus = self.cpus_per_task or 4
-        parameters = {
-            "job_name": name,
-            "partition": self.partition,
-            "account": self.account,
-            "qos": self.qos,
-            "nodes": self.nodes,
-            "ntasks_per_node": self.tasks,
-            "gpus_per_node": gpus or None,
-            "cpus_per_task": cpus,
-            "mem": self.mem,
-            "time": minutes(self.time),
-            "array_parallelism": self.array_parallelism or 256,
-            # srun does not inherit --cpus-per-task since Slurm 22.05; one dead rank must not leave the others waiting
-            "srun_args": [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
-            "signal_delay_s": min(90, 30 * minutes(self.time)),
-        }
-        # submitit sends a wckey of its own, which sites that do not track them refuse
-        return {key: value for key, value in parameters.items() if value is not None} | {"wckey": None}
+    def resolve(self) -> "Resources":
+        """The same with the cluster that `auto` means here, and, if that is not Slurm, without what the site's profile
+        says, which is about its Slurm.
 
-    def local_parameters(self) -> dict[str, Any]:
-        """For submitit's local executor."""
-        gpus = self._gpus(min(1, torch.cuda.device_count()))
-        if gpus > torch.cuda.device_count():
-            raise UserError(f"--gpus-per-node {gpus}: this machine has {torch.cuda.device_count()}")
-        return {"timeout_min": minutes(self.time), "gpus_per_node": gpus, "tasks_per_node": self.tasks}
+        Raises:
+            UserError: Slurm is asked for, by name or by one of its flags, and does not answer; or a flag does nothing.
+        """
+        cluster = self._where()
+        if cluster == "slurm":
+            return replace(self, cluster=cluster)
+        ignored = _SLURM_ONLY + (_NOT_INLINE if cluster == "inline" else ())
+        for name in self._given():
+            if name in ignored:
+                needed = "slurm" if name in _SLURM_ONLY else "local or slurm"
+                raise UserError(f"{flag(name)} does nothing with --cluster {cluster}; it needs --cluster {needed}")
+        defaults = {each.name: each.default for each in fields(Resources) if each.name in self.site}
+        kept = {name: getattr(self, name) for name in self._given()}
+        return replace(self, **{**defaults, **kept, "cluster": cluster, "site": {}})
+
+    def _where(self) -> Cluster:
+        """The cluster that is asked for, or the one that is there."""
+        if self.cluster in ("local", "inline"):
+            return self.cluster
+        asked = [flag(name) for name in _SLURM_ONLY if getattr(self, name) not in (None, ())]
+        if self.cluster == "slurm":
+            asked.append("--cluster slurm")
+        if (asked and self.dry_run) or slurm_answers():
+            return "slurm"
+        if asked:
+            raise UserError(
+                f"no Slurm here (sinfo does not answer), which {' '.join(asked)} needs; "
+                "run this on a login node, or with --cluster local or inline and without Slurm's flags"
+            )
+        return "inline"
+
+    def _given(self) -> list[str]:
+        """The flags with a value that is neither the default nor the site's."""
+        settings = [each for each in fields(self) if each.name not in ("cluster", "wait", "dry_run", "site")]
+        return [
+            each.name
+            for each in settings
+            if getattr(self, each.name) not in (each.default, self.site.get(each.name, each.default))
+        ]
 
     def local_cpus(self, jobs: int = 1) -> int:
         """CPU cores of a process when `jobs` jobs run on this machine at once."""
         return self.cpus_per_task or max(1, len(os.sched_getaffinity(0)) // (jobs * self.tasks))
 
+    def local_gpus(self) -> int:
+        """GPUs of a job on this machine.
+
+        Raises:
+            UserError: it has fewer.
+        """
+        there = torch.cuda.device_count()
+        gpus = self.gpus(min(1, there))
+        if gpus > there:
+            raise UserError(f"--gpus-per-node {gpus}: this machine has {there}")
+        return gpus
+
+
+def flag(name: str) -> str:
+    """The flag of a field."""
+    return f"--{name.replace('_', '-')}"
+
 
 def minutes(time: str) -> int:
-    """Whole minutes of a time limit: `90`, `1:30:00` or `1-12:00:00`.
+    """Whole minutes of a time limit, which is what Slurm counts in: `90`, `1:30:00` or `1-12:00:00`.
 
     Raises:
         UserError: another form, or less than a minute.
@@ -145,13 +218,3 @@ def minutes(time: str) -> int:
     if total < 1:
         raise UserError(f"--time {time} is less than a minute")
     return total
-
-
-def slurm_answers() -> bool:
-    """Whether there is a Slurm to submit to."""
-    if shutil.which("sinfo") is None:
-        return False
-    try:
-        return subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=20).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False

@@ -1,59 +1,52 @@
 """Running a list of jobs, wherever that is."""
 
+import re
 import shutil
-import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import submitit
-from tqdm import tqdm
-
-from autosparse.cluster.job import Job, Task, describe, failure
+from autosparse.cluster import batch, local, logs, record, slurm, waiting
+from autosparse.cluster.job import Job, Task, describe
+from autosparse.cluster.outcome import Failure, say
 from autosparse.cluster.record import config_difference
-from autosparse.cluster.resources import Resources
+from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_REQUEUES, Resources
 from autosparse.errors import UserError
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A job that did not end well."""
-
-    job: Job
-    error: str
+from autosparse.files import read_json
 
 
 def launch(jobs: Sequence[Job], resources: Resources, output: Path, name: str, wait: bool = False) -> None:
     """Run the jobs that are not complete, then print every job's folder, one a line, on standard output.
 
-    On Slurm they are submitted as one array; elsewhere they are run to their end, and one that fails does not keep the
-    others from running. Progress goes to standard error.
+    On Slurm they are submitted as one array, but for those that are in the queue already; elsewhere they are run to
+    their end, and one that fails does not keep the others from running. Progress goes to standard error.
 
     Args:
         jobs: the grid.
         resources: where and with what.
-        output: the folder of all runs; submitit's files go to `output/submitted`.
+        output: the folder of all runs; Slurm's and submitit's files go to `output/submitted`, if not elsewhere.
         name: of the array in the queue.
-        wait: on Slurm too, return only when all have ended.
+        wait: on Slurm too, return only when all have ended, as with `resources.wait`.
 
     Raises:
         UserError: two jobs share a folder, a folder holds another run, Slurm refuses, or jobs failed.
     """
     _check(jobs, output)
-    cluster = resources.resolve()
+    resources = resources.resolve()
     todo, failures = _incomplete(jobs)
     done = len(jobs) - len(todo) - len(failures)
-    _say(f"{len(jobs)} runs, {done} complete, {len(todo)} to run ({cluster})")
+    say(f"{len(jobs)} runs, {done} complete, {len(todo)} to run ({resources.cluster})")
+    root = (resources.log_dir or output / "submitted").absolute()
+    if resources.cluster != "inline" and re.search(r"[%\\]", str(root)):
+        raise UserError(f"{root}: Slurm gives % and backslashes in file names a meaning; choose another --log-dir")
     if resources.dry_run:
-        _show(todo, resources, cluster, output, name)
+        _show(todo, resources, root, name)
         return
-    runners: dict[str, Callable[..., list[Failure]]] = {"inline": _inline, "local": _local, "slurm": _slurm}
-    if todo:
-        failures += runners[cluster](todo, resources, output / "submitted", name, wait)
+    if todo and resources.cluster == "slurm":
+        failures += _slurm(todo, resources, root, name, wait or resources.wait)
+    elif todo:
+        failures += local.run(todo, resources, root, name) if resources.cluster == "local" else _inline(todo, resources)
     for failed in failures:
-        _say(f"failed: {failed.job.folder}: {failed.error}")
+        say(f"failed: {failed.job.folder}: {failed.error}")
     for job in jobs:
         print(job.folder)
     if failures:
@@ -72,10 +65,11 @@ def _incomplete(jobs: Sequence[Job]) -> tuple[list[Job], list[Failure]]:
     return todo, damaged
 
 
-def _inline(jobs: list[Job], resources: Resources, folder: Path, name: str, wait: bool) -> list[Failure]:
+def _inline(jobs: list[Job], resources: Resources) -> list[Failure]:
     failures = []
     for number, job in enumerate(jobs, 1):
-        _say(f"[{number}/{len(jobs)}] {job.folder}")
+        say(f"[{number}/{len(jobs)}] {job.folder}")
+        record.write_submission(job.folder, None, None)
         try:
             Task(job, resources.cpus_per_task)()
         except Exception as error:  # the other jobs go on; the traceback is in the run's log
@@ -83,60 +77,60 @@ def _inline(jobs: list[Job], resources: Resources, folder: Path, name: str, wait
     return failures
 
 
-def _local(jobs: list[Job], resources: Resources, folder: Path, name: str, wait: bool) -> list[Failure]:
-    at_once = min(resources.array_parallelism or 1, len(jobs))
-    executor = submitit.LocalExecutor(folder / "%j")
-    executor.update_parameters(**resources.local_parameters())
-    waiting, running = list(jobs), dict[int, tuple[Job, Any]]()
-    failures: list[Failure] = []
-    with tqdm(total=len(jobs), desc=name, unit="run", disable=None) as bar:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
-                running[id(job)] = job, executor.submit(Task(job, resources.local_cpus(at_once)))
-                _say(f"started {job.folder}")
-            for key, (job, handle) in list(running.items()):
-                if handle.done():
-                    del running[key]
-                    bar.update()
-                    failures += _failures([(job, handle)])
-            time.sleep(0.1)
-    return failures
-
-
-def _slurm(jobs: list[Job], resources: Resources, folder: Path, name: str, wait: bool) -> list[Failure]:
-    executor = submitit.SlurmExecutor(folder / "%j")
-    executor.update_parameters(**resources.slurm_parameters(name))
-    try:
-        handles = executor.submit_array([Task(job, resources.cpus_per_task or 4) for job in jobs])
-    except submitit.core.utils.FailedJobError as error:
-        reasons = [line.removeprefix("sbatch: error: ") for line in str(error).splitlines() if "error: " in line]
-        raise UserError(f"Slurm refuses: {'; '.join(reasons) or error}") from None
-    job_id = handles[0].job_id.split("_")[0]
-    script = folder / job_id / f"{job_id}_submission.sh"
-    for job in jobs:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(script, job.folder / "batch.sh")
-    _say(f"submitted as {job_id}; see squeue --me")
+def _slurm(jobs: list[Job], resources: Resources, root: Path, name: str, wait: bool) -> list[Failure]:
+    queue = slurm.queue()
+    if queue is None:
+        raise UserError("Slurm does not say what is in its queue (squeue); try again")
+    for job_id in resources.after:
+        if not slurm.knows(job_id):
+            raise UserError(f"--after {job_id}: Slurm does not know this job (any more); leave it out if it ended well")
+    queued = {job.folder: log for job in jobs if (log := _queued(job, queue))}
+    new = [job for job in jobs if job.folder not in queued]
+    if queued:
+        say(f"{len(queued)} of them in the queue already: {_arrays(job_id for job_id, _ in queued.values())}")
+    logs.prune(root, "slurm", queue)
+    if new:
+        queued |= _submit(new, resources, root, name)
     if not wait:
         return []
-    pending = list(zip(jobs, handles, strict=True))
-    with tqdm(total=len(jobs), desc=name, unit="run", disable=None) as bar:
-        while True:
-            left = [(job, handle) for job, handle in pending if not handle.done()]
-            bar.update(len(jobs) - len(left) - bar.n)
-            if not left:
-                return _failures(pending)
-            time.sleep(2)
+    try:
+        return waiting.wait([(job, *queued[job.folder]) for job in jobs], name)
+    except KeyboardInterrupt:
+        arrays = _arrays(job_id for job_id, _ in queued.values())
+        say(f"the jobs go on without this; to end them: scancel {arrays}")
+        raise
 
 
-def _failures(ended: list[tuple[Job, Any]]) -> list[Failure]:
-    found = []
-    for job, handle in ended:
-        error = failure(job)
-        if error is not None:
-            found.append(Failure(job, f"{error}; log: {handle.paths.stderr}"))
-    return found
+def _submit(jobs: list[Job], resources: Resources, root: Path, name: str) -> dict[Path, tuple[str, Path]]:
+    """Submit; returns each run's job id and log."""
+    with logs.claimed(root, name) as folder:
+        submitted = batch.submit(_tasks(jobs, resources), resources, name, folder)
+    logs.record(folder, "slurm", {each.job_id: job.folder for job, each in zip(jobs, submitted, strict=True)})
+    for job, each in zip(jobs, submitted, strict=True):
+        record.write_submission(job.folder, each.job_id, str(each.log))
+        shutil.copyfile(each.script, job.folder / "batch.sh")
+    say(f"submitted as {_arrays(each.job_id for each in submitted)}; see squeue --me")
+    return {job.folder: (each.job_id, each.log) for job, each in zip(jobs, submitted, strict=True)}
+
+
+def _arrays(job_ids: Iterable[str]) -> str:
+    """The arrays, or plain jobs, that job ids belong to."""
+    return " ".join(dict.fromkeys(job_id.split("_")[0] for job_id in job_ids))
+
+
+def _tasks(jobs: list[Job], resources: Resources) -> list[Task]:
+    cpus = resources.cpus_per_task or DEFAULT_CPUS
+    requeues = DEFAULT_REQUEUES if resources.max_requeues is None else resources.max_requeues
+    return [Task(job, cpus, requeues) for job in jobs]
+
+
+def _queued(job: Job, queue: dict[str, slurm.State]) -> tuple[str, Path] | None:
+    """Id and log of the job that a run waits or works in, if there is one."""
+    path = job.folder / "job.json"
+    if not path.is_file():
+        return None
+    said = read_json(path)
+    return (said["job"], Path(said["log"])) if said["job"] in queue else None
 
 
 def _check(jobs: Sequence[Job], output: Path) -> None:
@@ -153,26 +147,9 @@ def _check(jobs: Sequence[Job], output: Path) -> None:
             raise UserError(difference)
 
 
-def _show(jobs: list[Job], resources: Resources, cluster: str, output: Path, name: str) -> None:
+def _show(jobs: list[Job], resources: Resources, root: Path, name: str) -> None:
     for job in jobs:
         print(job.folder)
-    if cluster == "slurm":
-        print(_Script(output / "submitted" / "%j").text(resources.slurm_parameters(name), len(jobs)))
-
-
-class _Script(submitit.SlurmExecutor):
-    """The batch script that would be submitted, also where there is no Slurm."""
-
-    @classmethod
-    def affinity(cls) -> int:
-        return 1
-
-    def text(self, parameters: dict[str, Any], jobs: int) -> str:
-        self.update_parameters(**parameters)
-        if jobs > 1:
-            self.parameters["map_count"] = jobs
-        return self._make_submission_file_text(self._submitit_command_str, "dry-run")
-
-
-def _say(message: str) -> None:
-    tqdm.write(message, file=sys.stderr)
+    if jobs and resources.cluster == "slurm":
+        for script in batch.dry_run(_tasks(jobs, resources), resources, name, logs.next_folder(root, name)):
+            print(script)

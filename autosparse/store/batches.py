@@ -1,65 +1,74 @@
-"""Batches of triples out of one or many stores that need not fit into memory."""
+"""Batches of triples out of one or many stores that need not fit into memory. Which samples come when: `order`."""
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from autosparse.errors import UserError
-from autosparse.seeds import stream
-from autosparse.store.order import Order, Part, Window, count, held_out, sizes_of
+from autosparse.sizes import format_size, parse_size
+from autosparse.store.lanes import LANES, Columns, Lane, needed, plan
+from autosparse.store.order import Block, Order, Part, Window
 from autosparse.store.reader import TripleStore
+from autosparse.store.schema import survival_dtype
+from autosparse.store.triples import Triples
+
+_BLOCK = 1 << 18  # parameters, at most
+_SLAB = 1 << 18  # samples that are laid out as batches at once
 
 
-@dataclass(frozen=True)
-class Triples:
-    """Samples of one or several stores, tensors of one length.
+@dataclass
+class Counters:
+    """What a `TripleBatches` has done since it was made, in this process.
 
     Attributes:
-        theta, grad: float32, as stored.
-        survival: int64, 0..N of its store.
-        store: int64, the number of the store that each comes from.
+        samples: given out.
+        bytes: read from the stores, decoded.
+        waited: seconds the consumer waited for data.
+        seconds: from the first batch asked for to the last one given.
     """
 
-    theta: Tensor
-    grad: Tensor
-    survival: Tensor
-    store: Tensor
+    samples: int = 0
+    bytes: int = 0
+    waited: float = 0.0
+    seconds: float = 0.0
 
-    def __len__(self) -> int:
-        return len(self.theta)
-
-    def __getitem__(self, index: Any) -> "Triples":
-        return Triples(self.theta[index], self.grad[index], self.survival[index], self.store[index])
-
-    @staticmethod
-    def cat(parts: Sequence["Triples"]) -> "Triples":
-        """The parts end to end."""
-        fields = ("theta", "grad", "survival", "store")
-        return Triples(*(torch.cat([getattr(part, field) for part in parts]) for field in fields))
+    def __str__(self) -> str:
+        seconds = max(self.seconds, 1e-9)
+        return (
+            f"{self.samples / seconds:,.0f} triples/s, {format_size(self.bytes)} read, "
+            f"{self.waited / seconds:.0%} waiting for data"
+        )
 
 
 class TripleBatches:
-    """Shuffled batches of triples, epoch after epoch, the same for any number of processes and readers.
+    """Shuffled batches of triples, epoch after epoch, the same for any number of processes and threads.
 
-    Iterating gives the rest of the current epoch and then moves on to the next. The last, smaller batch of an epoch is
-    left out, unless it is the only one. The position is a few integers; `load_state_dict` seeks.
+    Iterating gives the rest of the current epoch and then moves on to the next. See `order` for the policy, that of the
+    tail too. The position is a few integers; `load_state_dict` seeks.
 
     Args:
         stores: where the triples lie.
         batch_size: of the global batch, over all processes.
         seed: of order and split.
-        rank, world_size: this process takes its part of every global batch.
+        rank, world_size: this process takes its part of every global batch, and reads that alone.
         part: `train` (nine tenths), `held-out` (one tenth, drawn across all layers) or `all`.
-        block, mix: see `order.Order`; memory is about 40 bytes for each of block · mix parameters, three times.
+        memory: for mixing, over all processes, such as `512MB`. More mixes better; the order depends on it.
+        threads: that read and permute ahead; 0 to do so when a batch is asked for.
+        weights: how often each store comes in an epoch, 1 once (see `order.Order`).
+        device: where the batches go; to a GPU through pinned memory, while it computes.
+
+    Attributes:
+        counters: how fast it goes.
 
     Raises:
-        UserError: no stores, or a batch that cannot be cut over the processes.
+        UserError: no stores, or a batch, memory, weights or number of processes that cannot be.
     """
 
     def __init__(
@@ -70,46 +79,91 @@ class TripleBatches:
         rank: int = 0,
         world_size: int = 1,
         part: Part = "train",
-        block: int = 1 << 18,
-        mix: int = 8,
+        *,
+        memory: str = "512MB",
+        threads: int = 2,
+        weights: Sequence[float] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         if not stores:
             raise UserError("no triple stores were given")
         if batch_size < 1 or batch_size % world_size:
             raise UserError(f"a batch of {batch_size} cannot be cut over {world_size} processes")
-        self.stores, self.batch_size, self.seed = list(stores), batch_size, seed
-        self._rank, self._world_size = rank, world_size
-        self._part, self._block, self._mix = part, block, mix
+        if threads < 0:
+            raise UserError(f"threads must be 0 or more, got {threads}")
+        if weights is not None:
+            _check_weights(weights, len(stores))
+        self.stores, self.counters, self._memory = list(stores), Counters(), memory
+        self._rank, self._world_size, self._threads = rank, world_size, threads
+        self._device = torch.device(device)
+        self._number = np.min_scalar_type(len(stores) - 1)  # type of a store's number
+        self._bytes_per_sample = 8 + max(survival_dtype(store.iterations).itemsize for store in stores)
+        self._bytes_per_sample += self._number.itemsize if len(stores) > 1 else 0
+        blocks = tuple(min(_BLOCK, store.grid.chunk) for store in stores)
+        lanes, mix = plan(parse_size(memory), max(blocks), self._bytes_per_sample, memory)
+        self._order = Order(
+            tuple(len(store) for store in stores),
+            blocks,
+            batch_size,
+            seed,
+            0,
+            part,
+            lanes,
+            mix,
+            tuple(weights) if weights else None,
+        )
+        if world_size > len(self._order.line):
+            raise UserError(f"{world_size} processes for {len(self._order.line)} blocks of triples; use fewer")
+        if self._order.number_of_lanes % world_size:
+            raise UserError(
+                f"{self._order.number_of_lanes} lanes cannot be cut over {world_size} processes; {LANES[0]}, which "
+                f"{format_size(needed(LANES[0], max(blocks), self._bytes_per_sample))} of --memory allow, "
+                f"{'can' if LANES[0] % world_size == 0 else 'cannot either: use another number of processes'}"
+            )
+        # stores that fit are read once; the rest is read again in every epoch
+        self._kept: dict[tuple[int, int], Columns] | None = (
+            {} if sum(map(len, stores)) * self._bytes_per_sample * world_size <= parse_size(memory) // 2 else None
+        )
+        self._lock = threading.Lock()
         self._epoch, self._batch = 0, 0
-        total = sum(count(0, size, seed, part) for size in sizes_of(self.stores))
-        self._length = max(1, total // batch_size)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return self._length
+        return self._order.batches
 
     def __iter__(self) -> Iterator[Triples]:
-        order = self._order()
-        size = min(self.batch_size, len(order))
-        part = size // self._world_size
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="triples") as reader:
-            windows = _ReadAhead(reader, self._read, order)
-            while self._batch < len(self):
-                start = self._batch * size + self._rank * part
-                batch = windows.cut(start, start + part)
-                self._batch += 1  # before the yield: a state taken by the consumer counts this batch as done
-                yield batch
+        order = self.order(self._epoch)
+        start = time.perf_counter()
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="triples") if self._threads else None
+        try:
+            lanes = [Lane(order, number, self._read, pool) for number in self._lanes(order)]
+            rows = max(1, _SLAB // order.size)
+            for first in range(self._batch, len(self), rows):
+                slab = self._slab(order, lanes, first, min(first + rows, len(self)))
+                for row in range(len(slab.theta)):
+                    self._batch += 1  # before the yield: a state taken by the consumer counts this batch as done
+                    self.counters.samples += slab.theta.shape[1]
+                    self.counters.seconds += time.perf_counter() - start
+                    start = time.perf_counter()
+                    yield slab[row]
+        finally:
+            if pool:
+                pool.shutdown(cancel_futures=True)
         self._epoch, self._batch = self._epoch + 1, 0
+
+    def order(self, epoch: int) -> Order:
+        """The order of an epoch."""
+        return replace(self._order, epoch=epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration stands, and over what."""
         return {"epoch": self._epoch, "batch": self._batch, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Go on from a state, on any number of processes.
 
         Raises:
-            UserError: it is of other stores, another seed, batch size or blocks (names what differs).
+            UserError: it is of other stores, another seed, batch size, part, memory or weights (names what differs).
         """
         for key, value in self._identity().items():
             if state[key] != value:
@@ -117,81 +171,84 @@ class TripleBatches:
         self._epoch, self._batch = state["epoch"], state["batch"]
 
     def _identity(self) -> dict[str, Any]:
+        order = self._order
         return {
             "stores": [store.fingerprint for store in self.stores],
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "part": self._part,
-            "block": self._block,
-            "mix": self._mix,
+            "seed": order.seed,
+            "batch_size": order.batch_size,
+            "part": order.part,
+            "weights": list(order.weights) if order.weights else None,
+            "memory": self._memory,
         }
 
-    def _order(self) -> Order:
-        return Order(sizes_of(self.stores), self.seed, self._epoch, self._part, self._block, self._mix)
+    def _lanes(self, order: Order) -> range:
+        """The lanes of this process."""
+        mine = order.number_of_lanes // self._world_size
+        return range(self._rank * mine, (self._rank + 1) * mine)
 
-    def _read(self, order: Order, window: Window) -> Triples:
-        parts = []
+    def _slab(self, order: Order, lanes: list["Lane"], first: int, last: int) -> Triples:
+        """The batches first..last laid out one below the other, tensors (last - first, B)."""
+        base = order.columns(lanes[0].number).start
+        shape = (last - first, order.columns(lanes[-1].number).stop - base)
+        pinned = self._device.type == "cuda"
+        kinds = {"theta": torch.float32, "grad": torch.float32, "survival": torch.int64, "store": torch.int64}
+        if len(self.stores) == 1:
+            del kinds["store"]
+        slab = {name: torch.empty(shape, dtype=kind, pin_memory=pinned) for name, kind in kinds.items()}
+        for lane in lanes:  # all that is needed now before what is needed next
+            lane.ask(first * _width(order.columns(lane.number)))
+        for lane in lanes:
+            columns = order.columns(lane.number)
+            width = _width(columns)
+            waiting = time.perf_counter()
+            parts = lane.take(first * width, last * width)
+            self.counters.waited += time.perf_counter() - waiting
+            for name, target in slab.items():
+                values = parts[0][name] if len(parts) == 1 else np.concatenate([part[name] for part in parts])
+                target[:, columns.start - base : columns.stop - base] = torch.from_numpy(values).view(-1, width)
+        on_device = {name: values.to(self._device, non_blocking=True) for name, values in slab.items()}
+        if len(self.stores) == 1:
+            on_device["store"] = torch.zeros((), dtype=torch.int64, device=self._device).expand(shape)
+        return Triples(**on_device)
+
+    def _read(self, order: Order, window: Window) -> Columns:
+        """The samples of a window in their order."""
+        raw, chosen, start = list[Columns](), list[NDArray[np.int64]](), 0
         for block in window.blocks:
-            span = slice(block.start, block.stop)
-            parts.append(_read(self.stores[block.store], block.store, span, _wanted(span, order.seed, order.part)))
-        return Triples.cat(parts)[torch.from_numpy(order.permutation(window))]
+            samples = order.samples(block)
+            columns, first = self._block(block, samples)
+            raw.append(columns)
+            chosen.append(samples + (start - first))
+            start += len(columns["theta"])
+        index = np.concatenate(chosen)[order.permutation(window)]
+        return {name: np.concatenate([columns[name] for columns in raw]).take(index) for name in raw[0]}
+
+    def _block(self, block: Block, samples: NDArray[np.int64]) -> tuple[Columns, int]:
+        """What of a block has to be read for some of its samples, and where in the block that starts."""
+        if self._kept is None:
+            first, last = int(samples[0]), int(samples[-1]) + 1
+            return self._fetch(block.store, slice(block.start + first, block.start + last)), first
+        key = block.store, block.start
+        if key not in self._kept:
+            self._kept[key] = self._fetch(block.store, slice(block.start, block.stop))
+        return self._kept[key], 0
+
+    def _fetch(self, number: int, span: slice) -> Columns:
+        store = self.stores[number]
+        columns: Columns = {"theta": store.theta(span), "grad": store.grad(span), "survival": store.survival(span)}
+        with self._lock:
+            self.counters.bytes += sum(values.nbytes for values in columns.values())
+        if len(self.stores) > 1:
+            columns["store"] = np.full(span.stop - span.start, number, self._number)
+        return columns
 
 
-def sample(store: TripleStore, limit: int, seed: int, part: Part = "all") -> Triples:
-    """At most `limit` triples of a part of the split, drawn evenly from every shard; in the order of their index.
-
-    Reads the store shard by shard.
-    """
-    total = count(0, len(store), seed, part)
-    generator = np.random.Generator(np.random.PCG64(stream("sample of triples", seed)))
-    parts = []
-    for span in (store.grid.span(k) for k in range(store.grid.shards)):
-        wanted = np.flatnonzero(_wanted(span, seed, part))
-        if total > limit:
-            n = len(wanted) * limit // total
-            wanted = np.sort(generator.choice(wanted, n, replace=False, shuffle=False))
-        parts.append(_read(store, 0, span, wanted))
-    return Triples.cat(parts)
+def _width(columns: slice) -> int:
+    return int(columns.stop - columns.start)
 
 
-def _wanted(span: slice, seed: int, part: Part) -> NDArray[np.bool_]:
-    if part == "all":
-        return np.ones(span.stop - span.start, np.bool_)
-    return held_out(span.start, span.stop, seed) == (part == "held-out")
-
-
-def _read(store: TripleStore, number: int, span: slice, wanted: NDArray[Any]) -> Triples:
-    survival = store.survival(span)[wanted].astype(np.int64)
-    return Triples(
-        torch.from_numpy(store.theta(span)[wanted]),
-        torch.from_numpy(store.grad(span)[wanted]),
-        torch.from_numpy(survival),
-        torch.full((len(survival),), number),
-    )
-
-
-class _ReadAhead:
-    """Windows in order, the next one being read while the current one is cut."""
-
-    def __init__(self, reader: ThreadPoolExecutor, read: Any, order: Order) -> None:
-        self._submit = lambda number: reader.submit(read, order, order.windows[number])
-        self._order = order
-        self._open: dict[int, Future[Triples]] = {}
-
-    def cut(self, start: int, stop: int) -> Triples:
-        """The epoch's samples start..stop, over as many windows as they lie in."""
-        parts, number = [], self._order.find(start)
-        while start < stop:
-            window = self._order.windows[number]
-            end = min(stop, window.start + window.size)
-            parts.append(self._window(number)[start - window.start : end - window.start])
-            start, number = end, number + 1
-        return parts[0] if len(parts) == 1 else Triples.cat(parts)
-
-    def _window(self, number: int) -> Triples:
-        for wanted in (number, number + 1):
-            if wanted not in self._open and wanted < len(self._order.windows):
-                self._open[wanted] = self._submit(wanted)
-        for passed in [k for k in self._open if k < number]:
-            del self._open[passed]
-        return self._open[number].result()
+def _check_weights(weights: Sequence[float], stores: int) -> None:
+    if len(weights) != stores:
+        raise UserError(f"{len(weights)} weights for {stores} stores; give one for each")
+    if not all(0 < weight < np.inf for weight in weights):
+        raise UserError(f"weights must be positive numbers, got {' '.join(map(str, weights))}")

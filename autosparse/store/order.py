@@ -1,32 +1,45 @@
 """Which samples come when: policy alone, no reading.
 
-Each store's index space is cut into blocks. An epoch permutes the blocks of all stores, cuts the permutation into
-windows of a few blocks, and permutes the samples within each window; batches are cut from the windows laid end to end.
-All of it is a function of (seed, epoch), so any batch can be found without going through those before it, and memory
-is bounded by the window.
+All stores' parameters lie on one line, cut into blocks. An epoch turns the line by a random offset and cuts it into
+*lanes* of equal shares, each of which gives its columns of every batch: so every batch holds something of everywhere.
+Within a lane the blocks are permuted and cut into windows of a few blocks, and the samples of a window are permuted.
+All of it is a function of (seed, epoch), so any batch can be found without going through those before it; each of
+several processes reads its own lanes; and memory is bounded by a window a lane.
+
+An epoch has as many batches as there are whole ones. What is left over, less than one batch, is left out; which
+samples these are changes from epoch to epoch. Only where there is less than one batch in all, that is the batch.
 
 One parameter in ten is held out: of each ten in a row, the one that a hash of their number and of the seed picks, so
 that the split is the same for every run and the number of samples in a range is known without hashing it.
 """
 
-from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from autosparse.errors import UserError
 from autosparse.seeds import stream
 
 Part = Literal["train", "held-out", "all"]
 STRIDE = 10
 
 
-def held_out(start: int, stop: int, seed: int) -> NDArray[np.bool_]:
-    """Which of the flat indices start..stop are held out."""
-    index = np.arange(start, stop, dtype=np.uint64)
-    return index % STRIDE == _hash(index // STRIDE, seed) % STRIDE
+def select(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
+    """The flat indices start..stop that belong to a part of the split, ascending, counted from `start`."""
+    if part == "all":
+        return np.arange(stop - start)
+    groups = np.arange(start // STRIDE, -(-stop // STRIDE), dtype=np.uint64)
+    held = (groups * np.uint64(STRIDE) + _hash(groups, seed) % np.uint64(STRIDE)).astype(np.int64) - start
+    held = held[(held >= 0) & (held < stop - start)]
+    if part == "held-out":
+        return held
+    others = np.ones(stop - start, np.bool_)
+    others[held] = False
+    return np.flatnonzero(others)
 
 
 def count(start: int, stop: int, seed: int, part: Part) -> int:
@@ -35,26 +48,38 @@ def count(start: int, stop: int, seed: int, part: Part) -> int:
         return stop - start
     first, last = -(-start // STRIDE) * STRIDE, stop // STRIDE * STRIDE
     if first >= last:
-        n = int(held_out(start, stop, seed).sum())
+        n = len(select(start, stop, seed, "held-out"))
     else:
         n = (last - first) // STRIDE
-        n += int(held_out(start, first, seed).sum()) + int(held_out(last, stop, seed).sum())
+        n += len(select(start, first, seed, "held-out")) + len(select(last, stop, seed, "held-out"))
     return n if part == "held-out" else stop - start - n
 
 
 @dataclass(frozen=True)
 class Block:
-    """A range of one store's flat indices."""
+    """A range of one store's flat indices, and which of its samples: all of the part, or the first of a random share.
+
+    Attributes:
+        store: number of the store.
+        start, stop: flat indices.
+        copy: how many times the block came before, in a store with a weight above 1.
+        samples: how many there are, of which `skip` are passed over and `take` taken.
+    """
 
     store: int
     start: int
     stop: int
+    copy: int
+    samples: int
+    skip: int
+    take: int
 
 
 @dataclass(frozen=True)
 class Window:
-    """Blocks whose samples are mixed, and where the window starts among the epoch's samples."""
+    """Blocks whose samples are mixed, and where the window starts among the samples of its lane."""
 
+    lane: int
     number: int
     start: int
     size: int
@@ -67,48 +92,128 @@ class Order:
 
     Attributes:
         sizes: parameters in each store.
+        blocks: parameters in a block of each store.
+        batch_size: of the global batch.
         seed: of the permutations and the split.
         epoch: counted from 0; every epoch has an order of its own.
         part: of the split.
-        block: parameters in a block.
+        lanes: into how many the line is cut, at most; fewer if a batch is smaller.
         mix: blocks in a window.
+        weights: how often each store's samples come in an epoch, 1 once; with a fraction, a share of them drawn anew
+            in every epoch. None for once each.
     """
 
     sizes: tuple[int, ...]
-    seed: int
-    epoch: int
+    blocks: tuple[int, ...]
+    batch_size: int
+    seed: int = 0
+    epoch: int = 0
     part: Part = "train"
-    block: int = 1 << 18
-    mix: int = 8
+    lanes: int = 48
+    mix: int = 1
+    weights: tuple[float, ...] | None = None
 
     @cached_property
-    def windows(self) -> list[Window]:
-        """The windows in the order in which they come."""
-        blocks = [
-            Block(k, start, min(start + self.block, size))
-            for k, size in enumerate(self.sizes)
-            for start in range(0, size, self.block)
-        ]
-        order = self._generator(0).permutation(len(blocks))
-        windows, start = [], 0
-        for number, first in enumerate(range(0, len(blocks), self.mix)):
-            chosen = tuple(blocks[k] for k in order[first : first + self.mix])
-            size = sum(count(b.start, b.stop, self.seed, self.part) for b in chosen)
-            windows.append(Window(number, start, size, chosen))
-            start += size
-        return windows
+    def line(self) -> list[Block]:
+        """All blocks, store after store."""
+        found = []
+        for k, (size, width) in enumerate(zip(self.sizes, self.blocks, strict=True)):
+            weight = self.weights[k] if self.weights else 1.0
+            for copy in range(int(np.ceil(weight))):
+                share = min(1.0, weight - copy)
+                for start in range(0, size, width):
+                    stop = min(start + width, size)
+                    n = int(count(start, stop, self.seed, self.part) * share)
+                    found.append(Block(k, start, stop, copy, n, 0, n))
+        return found
 
     def __len__(self) -> int:
-        """Samples in the epoch."""
-        return self.windows[-1].start + self.windows[-1].size if self.windows else 0
+        """Samples on the line."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def batches(self) -> int:
+        """Batches in the epoch."""
+        return len(self) // self.size
+
+    @cached_property
+    def size(self) -> int:
+        """Samples in a batch: the batch size, or all there are where that is less (a multiple of the lanes)."""
+        if len(self) >= self.batch_size:
+            return self.batch_size
+        lanes = min(self.lanes, self.batch_size)
+        if len(self) < lanes:
+            raise UserError(f"{len(self)} triples are too few for batches of {self.batch_size}")
+        return len(self) // lanes * lanes
+
+    @property
+    def number_of_lanes(self) -> int:
+        """How many there are."""
+        return min(self.lanes, self.size)
+
+    def columns(self, lane: int) -> slice:
+        """The part of every batch that a lane gives."""
+        return slice(self.size * lane // self.number_of_lanes, self.size * (lane + 1) // self.number_of_lanes)
+
+    def windows(self, lane: int) -> list[Window]:
+        """The windows of a lane in the order in which they come."""
+        columns, total = self.columns(lane), len(self)
+        offset = int(self._generator(0).integers(total))
+        first, last = (offset + total * column // self.size for column in (columns.start, columns.stop))
+        pieces = self._cut(first, min(last, total)) + self._cut(max(first, total) - total, max(last, total) - total)
+        order = self._generator(1, lane).permutation(len(pieces))
+        found, start = list[Window](), 0
+        for number, k in enumerate(range(0, len(pieces), self.mix)):
+            chosen = tuple(pieces[j] for j in order[k : k + self.mix])
+            size = sum(block.take for block in chosen)
+            found.append(Window(lane, number, start, size, chosen))
+            start += size
+        return found
+
+    def samples(self, block: Block) -> NDArray[np.int64]:
+        """The samples of a block, ascending, counted from its start."""
+        chosen = select(block.start, block.stop, self.seed, self.part)
+        if block.samples < len(chosen):
+            generator = self._generator(2, block.store, block.start, block.copy)
+            chosen = np.sort(generator.choice(chosen, block.samples, replace=False, shuffle=False))
+        return chosen[block.skip : block.skip + block.take]
 
     def permutation(self, window: Window) -> NDArray[np.int64]:
         """The order of the samples within a window, which lie block after block, index after index, before it."""
-        return self._generator(1, window.number).permutation(window.size)
+        seed = stream("order of triples", self.seed, self.epoch, 3, window.lane, window.number)
+        # not NumPy's, which holds the interpreter's lock while it works
+        return torch.randperm(window.size, generator=torch.Generator().manual_seed(seed)).numpy()
 
-    def find(self, position: int) -> int:
-        """The number of the window that holds the epoch's sample at `position`."""
-        return int(np.searchsorted([w.start + w.size for w in self.windows], position, side="right"))
+    def indices(self, batch: int) -> NDArray[np.int64]:
+        """Store and flat index of every sample of a batch, (2, B): for those who check what `TripleBatches` reads."""
+        parts = []
+        for lane in range(self.number_of_lanes):
+            columns = self.columns(lane)
+            width = columns.stop - columns.start
+            start, stop = batch * width, (batch + 1) * width
+            for window in self.windows(lane):
+                if window.start < stop and start < window.start + window.size:
+                    blocks = [(np.full(b.take, b.store), b.start + self.samples(b)) for b in window.blocks]
+                    both = np.concatenate(blocks, axis=1)[:, self.permutation(window)]
+                    parts.append(both[:, max(start - window.start, 0) : stop - window.start])
+        return np.concatenate(parts, axis=1)
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.cumsum([block.take for block in self.line])
+
+    def _cut(self, start: int, stop: int) -> list[Block]:
+        """The blocks of a part of the line, the first and the last cut where it starts and stops."""
+        found = []
+        for k in range(int(np.searchsorted(self._ends, start, side="right")), len(self.line)):
+            block, end = self.line[k], int(self._ends[k])
+            begin = end - block.take
+            if begin >= stop:
+                break
+            skip = max(start - begin, 0)
+            if take := min(stop, end) - begin - skip:
+                found.append(replace(block, skip=skip, take=take))
+        return found
 
     def _generator(self, *purpose: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(stream("order of triples", self.seed, self.epoch, *purpose)))
@@ -121,8 +226,3 @@ def _hash(x: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return z ^ (z >> np.uint64(31))
-
-
-def sizes_of(stores: Sequence[Sized]) -> tuple[int, ...]:
-    """Parameters in each store."""
-    return tuple(len(store) for store in stores)

@@ -1,5 +1,9 @@
 """Reading a triple store: nothing comes back as data that was not written and committed."""
 
+import errno
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -7,65 +11,95 @@ import numpy as np
 import torch
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
+from zarr.buffer.cpu import NDBuffer
 
 from autosparse.errors import StoreError
 from autosparse.pruning import Layout, Mask
-from autosparse.store.schema import ARRAYS, MARKER, RECOVERY, SCHEMA_VERSION, Grid, Ledger, file_entry, shard_path
+from autosparse.store import pipeline
+from autosparse.store.place import Place, place_of
+from autosparse.store.schema import (
+    ARRAYS,
+    MARKER,
+    METADATA,
+    RECOVERY,
+    SCHEMA_VERSION,
+    Grid,
+    Ledger,
+    chunk_checksums,
+    entry,
+    shard_path,
+)
+
+PIECE = 1 << 22  # elements read at a time: a fraction of a large shard, which zarr then need not hold whole
+_ERRORS = (ValueError, RuntimeError, OSError)  # a checksum, a torn shard index, zstd, the disk
 
 
 class TripleStore:
     """The triples of one run, read in slices of the flat index space.
 
+    May be pickled (the other process opens it anew), and read by several threads at once.
+
     Attributes:
-        path: the store's folder.
+        place: where it lies.
         layout: the index space.
+        grid: how it is cut into shards and chunks.
         iterations: N.
         densities: share kept by m_0, m_1, ... as far as committed.
         run: what made the store, as it was given to `TripleWriter.create`.
         complete: whether the run was finished.
         fingerprint: hex digits that change with any byte committed.
+        pipeline: what decodes, `zarr` or `zarrs`.
     """
 
-    def __init__(self, path: Path, unfinished: bool) -> None:
-        self.path = path
-        attributes = read_attributes(path)
-        ledger, self.fingerprint = Ledger.read(path)
-        self._ledger = ledger
-        self.complete = _is_complete(path, self.fingerprint)
-        for name in ["zarr.json", *(f"{array}/zarr.json" for array in ARRAYS)]:
-            self._compare(name, whole=True)
+    def __init__(self, place: Place, unfinished: bool, wanted: str) -> None:
+        self.place, self._opened_as = place, (str(place), unfinished, wanted)
+        attributes = read_attributes(place)
+        marker = _marker(place)  # before the ledger: a writer may finish meanwhile
+        self._ledger, self.fingerprint = Ledger.read(place)
+        if marker not in (None, self.fingerprint.encode()):
+            raise StoreError(f"{place}: {MARKER} is damaged or of another ledger; {RECOVERY}")
+        self.complete = marker is not None
+        for name in METADATA:
+            self.check(name)
         if not self.complete and not unfinished:
             raise StoreError(
-                f"{path} is not finished ({max(ledger.iterations, 0)} of {attributes['iterations']} iterations); "
-                "run the same IRP again to finish it"
+                f"{place} is not finished ({max(self._ledger.iterations, 0)} of {attributes['iterations']} iterations);"
+                " run the same IRP again to finish it"
             )
-        self._arrays = open_arrays(LocalStore(path, read_only=True))
+        self.pipeline = pipeline.choose(wanted, place)
+        self._arrays = _open_arrays(place, self.pipeline)
         self.layout = Layout.from_json(attributes["layout"])
         self.iterations: int = attributes["iterations"]
         self.run: dict[str, Any] = attributes["run"]
-        self.densities: list[float] = ledger.densities
-        self.grid = Grid.of(self.layout.size, self._arrays["theta"].shards[0])
-        for name in ledger.files:
-            self._compare(name, whole=False)
+        self.densities: list[float] = self._ledger.densities
+        theta = self._arrays["theta"]
+        self.grid = Grid(self.layout.size, theta.shards[0], theta.chunks[0])
+        sizes = place.sizes()  # at once: a request for each would take long in a bucket
+        for name in self._ledger.files:
+            self._compare(name, sizes.get(name))
 
     @classmethod
-    def open(cls, path: str | Path, unfinished: bool = False) -> "TripleStore":
+    def open(cls, path: str | Path, unfinished: bool = False, pipeline: str = "auto") -> "TripleStore":
         """Open a store for reading.
 
         The metadata are compared with the ledger byte for byte, the shards by existence and size; their content is
-        checked when it is read (a crc32c a chunk), or all at once by `verify`.
+        checked when it is read (a checksum a chunk), or all at once by `verify`.
 
         Args:
-            path: the folder, or a run's folder that holds it as `triples.zarr`.
+            path: a folder or an `s3://` URL: of the store, or of the run that holds it as `triples.zarr`.
             unfinished: whether a store whose run has not ended will do.
+            pipeline: `zarr` (zarr-python), `zarrs` (in Rust, faster, for folders), or `auto`: zarrs where it can.
 
         Raises:
             StoreError: no store, an unfinished or damaged one (names array and shard), or one of a newer schema.
+            UserError: a pipeline that is not there, or would deadlock in a forked process.
         """
-        path = Path(path)
-        nested = path / "triples.zarr"
-        return cls(nested if nested.is_dir() else path, unfinished)
+        place = place_of(path)
+        nested = place.child("triples.zarr")
+        return cls(nested if nested.size("zarr.json") is not None else place, unfinished, pipeline)
+
+    def __reduce__(self) -> Any:
+        return TripleStore.open, self._opened_as
 
     def __len__(self) -> int:
         """P, the number of triples."""
@@ -83,13 +117,40 @@ class TripleStore:
         """Number of masks that keep each parameter, 0..N."""
         return self._read("survival", span)
 
+    def scan(self, *arrays: str, threads: int = 2) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """All of the store, a piece at a time and in order, the next ones being read meanwhile.
+
+        Args:
+            arrays: which of theta, grad and survival.
+            threads: that read, each one array of one piece.
+
+        Yields:
+            The span, of 2^22 parameters at most, and the arrays by their names.
+        """
+        step = min(self.grid.shard, PIECE)
+        spans = [slice(start, min(start + step, len(self))) for start in range(0, len(self), step)]
+        with ThreadPoolExecutor(threads, thread_name_prefix="scan") as readers:
+
+            def ask(span: slice) -> dict[str, Any]:
+                return {name: readers.submit(self._read, name, span) for name in arrays}
+
+            ahead = [ask(span) for span in spans[:2]]
+            try:
+                for number, span in enumerate(spans):
+                    if number + 2 < len(spans):
+                        ahead.append(ask(spans[number + 2]))
+                    yield span, {name: future.result() for name, future in ahead.pop(0).items()}
+            finally:
+                readers.shutdown(cancel_futures=True)
+
     def alive(self, i: int, span: slice = slice(None)) -> NDArray[np.bool_]:
         """Whether m_i keeps each parameter; i = 0..N, as far as committed. The span starts on a multiple of 8."""
-        start, stop, _ = span.indices(len(self))
+        start, stop, step = span.indices(len(self))
         if not 0 <= i < len(self.densities):
-            raise StoreError(f"{self.path}: mask {i} is not there; {len(self.densities) - 1} iterations are committed")
-        if start % 8:
-            raise ValueError(f"a span of alive starts on a multiple of 8, got {start}")
+            raise StoreError(f"{self.place}: mask {i} is not there; {len(self.densities) - 1} iterations are committed")
+        if start % 8 or step != 1:
+            raise ValueError(f"a span of alive starts on a multiple of 8 and has no step, got {span}")
+        stop = max(start, stop)
         if i == 0:
             return np.ones(stop - start, np.bool_)
         bits = self._read("alive", slice(start // 8, -(-stop // 8)), row=i - 1)
@@ -104,82 +165,143 @@ class TripleStore:
         """Every file committed, by its path in the store."""
         return list(self._ledger.files)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the files committed."""
+        return sum(entry["size"] for entry in self._ledger.files.values())
+
     def check(self, name: str) -> None:
-        """Compare a file with the ledger, byte for byte.
+        """Compare a file with the ledger, all of it.
 
         Raises:
-            StoreError: it is missing, not committed, or damaged.
+            StoreError: it is missing, not committed, or damaged (names the chunks).
         """
-        self._compare(name, whole=True)
+        self._compare(name, self.place.size(name))
+        if name in METADATA:
+            if entry(self.place.read(name)) != self._ledger.files[name]:
+                raise StoreError(f"{self.place}: {name} is damaged (checksum); {RECOVERY}")
+        elif damaged := self._damaged_chunks(name):
+            raise StoreError(f"{self.place}: {name} is damaged (checksum), chunk {', '.join(damaged)}; {RECOVERY}")
 
-    def _compare(self, name: str, whole: bool) -> None:
-        entry, path = self._ledger.files.get(name), self.path / name
-        if entry is None:
-            raise StoreError(f"{self.path}: {name} was never committed; {RECOVERY}")
-        if not path.is_file():
-            raise StoreError(f"{self.path}: {name} is missing; {RECOVERY}")
-        if path.stat().st_size != entry["size"]:
-            raise StoreError(
-                f"{self.path}: {name} has {path.stat().st_size} bytes, {entry['size']} were committed; {RECOVERY}"
-            )
-        if whole and file_entry(path) != entry:
-            raise StoreError(f"{self.path}: {name} is damaged (checksum); {RECOVERY}")
+    def _compare(self, name: str, size: int | None) -> None:
+        """That a file was committed, and is there with the size it had then."""
+        expected = self._ledger.files.get(name)
+        if expected is None:
+            raise StoreError(f"{self.place}: {name} was never committed; {RECOVERY}")
+        if size is None:
+            raise StoreError(f"{self.place}: {name} is missing; {RECOVERY}")
+        if size != expected["size"]:
+            raise StoreError(f"{self.place}: {name} has {size} bytes, {expected['size']} were committed; {RECOVERY}")
+
+    def _damaged_chunks(self, name: str) -> list[str]:
+        """The chunks of a shard that cannot be read or are not what was committed."""
+        array, _, key = name.partition("/c/")
+        *rows, shard = map(int, key.split("/"))
+        target = self._strict[array]
+        width, chunk = target.shards[-1], target.chunks[-1]
+        first, last = shard * width, min((shard + 1) * width, target.shape[-1])
+        damaged = []
+        for number, start in enumerate(range(first, last, chunk)):
+            try:
+                self._decode(target, array, slice(start, min(start + chunk, last)), rows[0] if rows else None)
+            except _ERRORS as error:
+                if not _is_damage(error):
+                    raise
+                damaged.append(str(number))
+        return damaged
+
+    @cached_property
+    def _strict(self) -> dict[str, Any]:
+        """The arrays by zarr-python, which looks at each byte of a chunk; zarrs passes over some that are no value."""
+        return self._arrays if self.pipeline == "zarr" else _open_arrays(self.place, "zarr")
 
     def _read(self, array: str, span: slice, row: int | None = None) -> Any:
         target = self._arrays[array]
-        start, stop, _ = span.indices(target.shape[-1])
+        start, stop, step = span.indices(target.shape[-1])
+        if step != 1:
+            raise ValueError(f"a span has no step, got {span}")
+        stop = max(start, stop)
         width = target.shards[-1]
+        pipeline.check(self.pipeline)
         names = [shard_path(array, k, row) for k in range(start // width, -(-stop // width))]
         for name in names:
-            self._compare(name, whole=False)
+            self._compare(name, self.place.size(name))
         try:
-            return target[start:stop] if row is None else target[row, start:stop]
-        except (ValueError, RuntimeError, OSError) as error:  # a checksum, a torn shard index, zstd, the disk
+            with self.place.errors():
+                return self._decode(target, array, slice(start, stop), row)
+        except StoreError:
+            raise
+        except _ERRORS as error:
+            if not _is_damage(error):
+                raise
             for name in names:
-                self._compare(name, whole=True)
-            raise StoreError(f"{self.path}: {array} cannot be read ({error}); {RECOVERY}") from error
+                self.check(name)
+            raise StoreError(f"{self.place}: {array} cannot be read ({error}), but is whole; try again") from error
+
+    def _decode(self, target: Any, array: str, span: slice, row: int | None) -> Any:
+        """The values of a span, by way of whole chunks, each compared with the ledger."""
+        chunk, size = target.chunks[-1], target.shape[-1]
+        first, last = span.start // chunk * chunk, min(-(-span.stop // chunk) * chunk, size)
+        out = np.empty(last - first, target.dtype)
+        for start in range(first, last, PIECE):
+            stop = min(start + PIECE, last)
+            part = out[start - first : stop - first]
+            # a slice for the row: zarrs takes no plain number
+            index = slice(start, stop) if row is None else (slice(row, row + 1), slice(start, stop))
+            buffer = NDBuffer.from_numpy_array(part if row is None else part[None])
+            target.get_basic_selection(index, out=buffer)
+        for start in range(first, last, chunk):
+            shard, number = divmod(start, target.shards[-1])
+            number = number // chunk * 8
+            expected = self._ledger.files[shard_path(array, shard, row)]["chunks"][number : number + 8]
+            if chunk_checksums(out[start - first : start - first + chunk], chunk) != expected:
+                raise ValueError("checksum of a chunk")
+        return out[span.start - first : span.stop - first]
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
+def _is_damage(error: Exception) -> bool:
+    """Whether the store may be at fault, and not the machine: no more files, no more threads, no permission."""
+    if isinstance(error, OSError):
+        return error.errno in (None, errno.EIO, errno.ENOENT)
+    return "start new thread" not in str(error)
+
+
+def read_attributes(place: Place) -> dict[str, Any]:
     """The group attributes.
 
     Raises:
         StoreError: no triple store, or one of another schema.
     """
-    if not path.is_dir():
-        raise StoreError(f"no triple store at {path}")
+    if place.size("zarr.json") is None:
+        raise StoreError(f"no triple store at {place}: zarr.json is missing")
     try:
-        found: dict[str, Any] = dict(zarr.open_group(LocalStore(path, read_only=True), mode="r").attrs)
+        found: dict[str, Any] = dict(zarr.open_group(place.readable(), mode="r", zarr_format=3).attrs)
         schema = int(found["schema"])
     except (KeyError, ValueError, TypeError, OSError) as error:
-        raise StoreError(f"{path} is no triple store: its zarr.json is missing or damaged") from error
+        if not _is_damage(error):
+            raise
+        raise StoreError(f"{place} is no triple store: its zarr.json is damaged") from error
     if schema != SCHEMA_VERSION:
-        raise StoreError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}; update autosparse")
+        what = "update autosparse" if schema > SCHEMA_VERSION else RECOVERY
+        raise StoreError(f"{place} has schema {schema}, this version reads {SCHEMA_VERSION}; {what}")
     return found
 
 
-def open_arrays(store: LocalStore, write_empty_chunks: bool = False) -> dict[str, Any]:
-    """The four arrays of a store.
-
-    Raises:
-        StoreError: one is missing or its metadata are damaged.
-    """
+def _open_arrays(place: Place, name: str) -> dict[str, Any]:
     arrays = {}
-    for name in ARRAYS:
-        try:
-            # when opened, an array takes this from the global configuration; `open_array` ignores it as an argument
-            with zarr.config.set({"array.write_empty_chunks": write_empty_chunks}):
-                arrays[name] = zarr.open_array(store, path=name, mode="r" if store.read_only else "r+")
-        except (KeyError, ValueError, TypeError, OSError) as error:
-            raise StoreError(f"{store.root}: {name}/zarr.json is missing or damaged ({error}); {RECOVERY}") from error
+    with pipeline.configured(name):
+        for array in ARRAYS:
+            try:
+                arrays[array] = zarr.open_array(place.readable(), path=array, mode="r", zarr_format=3)
+            except (KeyError, ValueError, TypeError, OSError) as error:
+                if not _is_damage(error):
+                    raise
+                raise StoreError(f"{place}: {array}/zarr.json is missing or damaged ({error}); {RECOVERY}") from error
     return arrays
 
 
-def _is_complete(path: Path, fingerprint: str) -> bool:
+def _marker(place: Place) -> bytes | None:
     try:
-        marker = (path / MARKER).read_bytes()
+        return place.read(MARKER)
     except FileNotFoundError:
-        return False
-    if marker != fingerprint.encode():
-        raise StoreError(f"{path}: {MARKER} is damaged or of another ledger; {RECOVERY}")
-    return True
+        return None

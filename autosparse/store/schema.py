@@ -6,32 +6,36 @@
       grad/          float32 (P,)        gradient of the mean loss at the initial weights
       survival/      uint (P,)           number of masks m_1..m_N that keep the parameter
       alive/         uint8 (N, ⌈P/8⌉)    row i - 1: the bits of m_i, lowest bit first
-      ledger.json    which files were committed, with size and checksum, and the densities of the iterations
+      ledger.json    which files were committed, with their size and checksums, and the densities of the iterations
       complete       the checksum of the final ledger; there only when the store is whole
 
 The chain marker → ledger → files → chunks is what makes damage visible: nothing is read that the ledger does not name;
-metadata are compared with their entry at opening, shards by their size then and at every reading, and byte for byte by
-`verify`; every chunk carries a crc32c of its own, which reading checks.
+metadata are compared with their entry at opening, shards by their size then and at every reading. The values of every
+chunk have a checksum in the ledger, which reading compares. Each chunk carries a crc32c of its own as well, for other
+readers of Zarr, but zarrs does not look at it when it reads a part of a shard.
 """
 
 import hashlib
 import json
 import zlib
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autosparse.errors import StoreError
-from autosparse.files import write_text
 from autosparse.pruning import Layout
+from autosparse.store.place import Place
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ARRAYS = ("theta", "grad", "survival", "alive")
+METADATA = ("zarr.json", *(f"{array}/zarr.json" for array in ARRAYS))
 LEDGER, MARKER = "ledger.json", "complete"
 
-_CHUNK = 1 << 20  # elements; one checksum, the unit of reading
+Entry = dict[str, Any]  # of a file: its size, and its CRC-32 or, for a shard, those of its chunks
+
+_CHUNK = 1 << 18  # elements; one checksum, the unit of reading: small enough for many to be mixed in memory
 _SHARD = 1 << 24  # elements; one file, the unit of writing
 _SMALLEST_SHARD = 1 << 12
 
@@ -49,12 +53,12 @@ class Grid:
 
     @classmethod
     def of(cls, size: int, shard: int | None = None) -> "Grid":
-        """The grid for `size` parameters: shards of 2^24, smaller for small stores, chunks of at most 2^20."""
+        """The grid for `size` parameters: shards of 2^24, smaller for small stores, chunks of at most 2^18."""
         if shard is None:
             shard = _SMALLEST_SHARD
             while shard < _SHARD and shard * 8 < size:
                 shard *= 2
-        if shard % 8 or (shard > _CHUNK and shard % _CHUNK):
+        if shard < 8 or shard % 8 or (shard > _CHUNK and shard % _CHUNK):
             raise StoreError(f"a shard must be a multiple of 8 elements, and of {_CHUNK} where larger; got {shard}")
         return cls(size, shard, min(shard, _CHUNK))
 
@@ -95,7 +99,7 @@ def survival_dtype(iterations: int) -> np.dtype[Any]:
 class Ledger:
     """What was committed: files by their path in the store, and one density for each iteration, m_0 first."""
 
-    files: dict[str, dict[str, int]] = field(default_factory=dict)
+    files: dict[str, Entry] = field(default_factory=dict)
     densities: list[float] = field(default_factory=list)
 
     @property
@@ -103,30 +107,33 @@ class Ledger:
         """Number of committed masks beyond m_0, or -1 where theta and grad are not committed."""
         return len(self.densities) - 1
 
-    def write(self, root: Path) -> str:
+    def write(self, place: Place) -> str:
         """Replace the ledger, durably; returns the checksum that a marker holds."""
         body = json.dumps(asdict(self), sort_keys=True)
         checksum = _digest(body)
-        write_text(root / LEDGER, json.dumps({"digest": checksum, "ledger": body}) + "\n")
+        text = json.dumps({"digest": checksum, "ledger": body}) + "\n"
+        place.write(LEDGER, memoryview(text.encode()), replace=True)
         return checksum
 
     @classmethod
-    def read(cls, root: Path) -> tuple["Ledger", str]:
+    def read(cls, place: Place) -> tuple["Ledger", str]:
         """The ledger and its checksum.
 
         Raises:
             StoreError: missing or damaged.
         """
         try:
-            outer = json.loads((root / LEDGER).read_text())
+            content = place.read(LEDGER)
+        except FileNotFoundError:
+            raise StoreError(f"{place}: {LEDGER} is missing; {RECOVERY}") from None
+        try:
+            outer = json.loads(content)
             body, checksum = outer["ledger"], outer["digest"]
             if _digest(body) != checksum:
                 raise ValueError("checksum mismatch")
             return cls(**json.loads(body)), checksum
-        except FileNotFoundError:
-            raise StoreError(f"{root}: {LEDGER} is missing; {RECOVERY}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{root}: {LEDGER} is damaged ({error}); {RECOVERY}") from error
+            raise StoreError(f"{place}: {LEDGER} is damaged ({error}); {RECOVERY}") from error
 
 
 def _digest(text: str) -> str:
@@ -136,18 +143,25 @@ def _digest(text: str) -> str:
 RECOVERY = "delete the store and run the IRP again"
 
 
-def file_entry(path: Path) -> dict[str, int]:
-    """Size and CRC-32 of a file, as the ledger keeps them.
+def entry(content: bytes) -> Entry:
+    """Size and CRC-32 of a file of metadata."""
+    return {"size": len(content), "crc32": zlib.crc32(content)}
 
-    Not crc32c: over a chunk that ends in its own crc32c, that is the same number whatever the chunk holds, so it would
-    take one shard for another.
+
+def shard_entry(size: int, values: NDArray[Any], chunk: int) -> Entry:
+    """Size of a shard's file and checksums of its chunks."""
+    return {"size": size, "chunks": chunk_checksums(values, chunk)}
+
+
+def chunk_checksums(values: NDArray[Any], chunk: int) -> str:
+    """The CRC-32 of each chunk of values, 8 hex digits each.
+
+    Not crc32c: over a chunk that ends in its own crc32c, that is the same number whatever the chunk holds.
     """
-    checksum = size = 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            checksum = zlib.crc32(block, checksum)
-            size += len(block)
-    return {"size": size, "crc32": checksum}
+    flat: Any = values
+    content = memoryview(flat).cast("B")
+    width = chunk * values.itemsize
+    return "".join(f"{zlib.crc32(content[k : k + width]):08x}" for k in range(0, len(content), width))
 
 
 def attributes(layout: Layout, iterations: int, run: dict[str, Any]) -> dict[str, Any]:

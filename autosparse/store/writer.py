@@ -1,8 +1,7 @@
 """Writing a triple store so that it survives being killed: whole shards, one owner each, durable before committed."""
 
-import asyncio
-import os
-import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,70 +10,66 @@ import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 from zarr.abc.buffer import Buffer
+from zarr.buffer import cpu
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import LocalStore
+from zarr.storage import MemoryStore
 
 from autosparse.errors import StoreError
-from autosparse.files import fsync_folder, replacing
 from autosparse.pruning import Layout, Mask
-from autosparse.store.reader import TripleStore, open_arrays, read_attributes
+from autosparse.store import pipeline
+from autosparse.store.place import Place, is_temporary, place_of
+from autosparse.store.reader import TripleStore, read_attributes
 from autosparse.store.schema import (
     ARRAYS,
     LEDGER,
     MARKER,
+    METADATA,
+    RECOVERY,
+    Entry,
     Grid,
     Ledger,
     attributes,
-    file_entry,
+    entry,
+    shard_entry,
     shard_path,
     survival_dtype,
 )
 
-Committed = dict[str, dict[str, int]]
-
-
-def _is_remains(path: Path) -> bool:
-    """Whether a folder holds nothing but what a killed `create` may have left: metadata and temporary files."""
-    files = [file for file in path.rglob("*") if not file.is_dir()]
-    return all(file.name in ("zarr.json", f".{LEDGER}.tmp") or file.suffix == ".partial" for file in files)
-
-
-class DurableStore(LocalStore):
-    """zarr's local store (temporary file, rename), with what was written made durable before `set` returns."""
-
-    async def set(self, key: str, value: Buffer) -> None:
-        await super().set(key, value)
-        await asyncio.to_thread(self._sync, key)
-
-    def set_sync(self, key: str, value: Buffer) -> None:  # newer versions of zarr write through this one
-        super().set_sync(key, value)
-        self._sync(key)
-
-    def _sync(self, key: str) -> None:
-        path = self.root / key
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        while path != self.root:
-            path = path.parent
-            fsync_folder(path)
+Committed = dict[str, Entry]
+_AT_A_TIME = 2  # shards being encoded or made durable; one can be on its way to the disk while the other is encoded
 
 
 class TripleWriter:
     """Writes one run's store, on one process or several; every file is written once.
 
+    zarr encodes a shard in memory, whole; then the bytes go to their place, durably, and into what `write...` returns
+    for `commit`: nothing is committed that was not on the disk before.
+
     Order of a run: `create`; `write_features` by each process and one `commit` of them all; for i = 1..N `write_alive`
-    and `commit`; `write_survival`; `finish`. What was not committed when a run was killed is written again after
-    `resume`, with the same bytes.
+    and `commit`; `write_survival`; `finish`. After a kill `clean`, then `resume`; what was not committed is written
+    again, with the same bytes.
     """
 
-    def __init__(self, path: Path, rank: int = 0, world_size: int = 1) -> None:
-        self.path, self._rank, self._world_size = path, rank, world_size
-        self._attributes = read_attributes(path)
-        self.layout = Layout.from_json(self._attributes["layout"])
-        self.iterations: int = self._attributes["iterations"]
-        self._arrays = open_arrays(DurableStore(path), write_empty_chunks=True)
-        self.grid = Grid.of(self.layout.size, self._arrays["theta"].shards[0])
-        self._ledger, _ = Ledger.read(path)
+    def __init__(self, place: Place, rank: int = 0, world_size: int = 1) -> None:
+        self.place, self._rank, self._world_size = place, rank, world_size
+        found = read_attributes(place)
+        self._ledger, self._checksum = Ledger.read(place)
+        self._encoded: dict[str, Buffer] = {}
+        for name in METADATA:
+            content = b"" if place.size(name) is None else place.read(name)
+            if entry(content) != self._ledger.files.get(name):
+                raise StoreError(f"{place}: {name} is damaged or missing; {RECOVERY}")
+            self._encoded[name] = cpu.Buffer.from_bytes(content)
+        self.layout = Layout.from_json(found["layout"])
+        self.iterations: int = found["iterations"]
+        encoder = MemoryStore(self._encoded)
+        # opened, an array takes this from the global configuration; `open_array` ignores it as an argument
+        with pipeline.configured("zarr"), zarr.config.set({"array.write_empty_chunks": True}):
+            self._arrays: dict[str, Any] = {
+                name: zarr.open_array(encoder, path=name, mode="r+", zarr_format=3) for name in ARRAYS
+            }
+        theta = self._arrays["theta"]
+        self.grid = Grid(self.layout.size, theta.shards[0], theta.chunks[0])
 
     @staticmethod
     def create(
@@ -95,14 +90,15 @@ class TripleWriter:
         Raises:
             StoreError: there is a store already, or something that is none.
         """
-        path = Path(path)
-        if (path / LEDGER).exists():
-            raise StoreError(f"{path} holds a triple store already; resume it or choose another path")
-        if path.exists() and not _is_remains(path):
-            raise StoreError(f"{path} is not empty and no triple store; choose another path")
-        shutil.rmtree(path, ignore_errors=True)
+        place = place_of(path)
+        there = place.sizes()
+        if LEDGER in there:
+            raise StoreError(f"{place} holds a triple store already; resume it or choose another path")
+        if not all(name in METADATA or is_temporary(name) for name in there):
+            raise StoreError(f"{place} is not empty and no triple store; choose another path")
         grid = Grid.of(layout.size, shard)
-        group = zarr.create_group(DurableStore(path), attributes=attributes(layout, iterations, run))
+        encoded: dict[str, Buffer] = {}
+        group = zarr.create_group(MemoryStore(encoded), zarr_format=3, attributes=attributes(layout, iterations, run))
         plain, packed = Crc32cCodec(), ZstdCodec(level=1, checksum=True)
         survival = survival_dtype(iterations)
         flat: dict[str, Any] = {"shape": (grid.size,), "chunks": (grid.chunk,), "shards": (grid.shard,)}
@@ -118,27 +114,37 @@ class TripleWriter:
             ("survival", survival, np.iinfo(survival).max, [packed, plain], flat),
             ("alive", "u1", 0, [packed, plain], rows),
         ):
-            shape = {**shape, "config": {"write_empty_chunks": True}}
             group.create_array(name, dtype=kind, fill_value=fill, compressors=codecs, **shape)
-        metadata = ["zarr.json", *(f"{name}/zarr.json" for name in ARRAYS)]
-        Ledger({name: file_entry(path / name) for name in metadata}).write(path)
-        fsync_folder(path.parent)
+        metadata = {name: encoded[name].to_bytes() for name in METADATA}
+        for name, content in metadata.items():
+            place.write(name, memoryview(content), replace=True)
+        Ledger({name: entry(content) for name, content in metadata.items()}).write(place)
+
+    @staticmethod
+    def clean(path: str | Path) -> None:
+        """Delete what a killed writer left uncommitted; done by one process, before any resumes.
+
+        Raises:
+            StoreError: no store, or a damaged one.
+        """
+        place = place_of(path)
+        there = place.sizes()  # before the ledger: what is committed meanwhile stays
+        committed = Ledger.read(place)[0].files
+        for name in there:
+            if is_temporary(name) or ("/c/" in name and name not in committed):
+                place.remove(name)
 
     @classmethod
     def resume(cls, path: str | Path, rank: int = 0, world_size: int = 1) -> "TripleWriter":
-        """Open an unfinished store to go on; `store.committed` says from where.
+        """Open an unfinished store to go on; `committed` says from where.
 
         Raises:
             StoreError: no store, a damaged one, or one that is complete.
         """
-        path = Path(path)
-        if (path / MARKER).exists():
-            raise StoreError(f"{path} is complete; nothing may be written to it")
-        writer = cls(path, rank, world_size)
-        if rank == 0:
-            for left_over in [*path.rglob("*.partial"), *path.rglob(".*.tmp")]:
-                left_over.unlink(missing_ok=True)
-        return writer
+        place = place_of(path)
+        if place.size(MARKER) is not None:
+            raise StoreError(f"{place} is complete; nothing may be written to it")
+        return cls(place, rank, world_size)
 
     @property
     def committed(self) -> int:
@@ -153,37 +159,40 @@ class TripleWriter:
     @property
     def store(self) -> TripleStore:
         """A reader of what has been committed so far."""
-        return TripleStore.open(self.path, unfinished=True)
+        return TripleStore.open(str(self.place), unfinished=True)
 
     def write_features(self, theta: Tensor, grad: Tensor) -> Committed:
         """Write this process's shards of theta and grad, float32 (P,); returns what to commit."""
-        return self._write_owned("theta", theta) | self._write_owned("grad", grad)
+        for values in (theta, grad):
+            if values.shape != (self.layout.size,):
+                raise StoreError(f"{self.place} holds {self.layout.size} parameters, got {tuple(values.shape)}")
+        return self._write_owned("theta", lambda span: theta[span].cpu().numpy()) | self._write_owned(
+            "grad", lambda span: grad[span].cpu().numpy()
+        )
 
     def write_alive(self, i: int, mask: Mask) -> Committed:
         """Write this process's shards of m_i, i = 1..N; returns what to commit."""
         if i != self.committed + 1 or not 1 <= i <= self.iterations:
-            raise StoreError(f"{self.path}: mask {i} does not follow mask {self.committed} of {self.iterations}")
+            raise StoreError(f"{self.place}: mask {i} does not follow mask {self.committed} of {self.iterations}")
         if mask.layout != self.layout:
-            raise StoreError(f"{self.path}: the mask is of another layout")
+            raise StoreError(f"{self.place}: the mask is of another layout")
         bits = np.packbits(mask.kept.cpu().numpy(), bitorder="little")
-        committed: Committed = {}
-        for span in self.grid.owned(self._rank, self._world_size):
-            row = slice(span.start // 8, -(-span.stop // 8))
-            committed |= self._put("alive", span, bits[row], index=(i - 1, row))
-        return committed
+        row = i - 1
+        return self._write_owned("alive", lambda span: bits[_bytes_of(span)], row)
 
     def write_survival(self) -> Committed:
         """Write this process's shards of survival, the sum of the masks committed; returns what to commit."""
         if self.committed != self.iterations:
-            raise StoreError(f"{self.path}: {self.committed} of {self.iterations} masks are committed")
+            raise StoreError(f"{self.place}: {self.committed} of {self.iterations} masks are committed")
         store = self.store
-        committed: Committed = {}
-        for span in self.grid.owned(self._rank, self._world_size):
-            survival = np.zeros(span.stop - span.start, self._arrays["survival"].dtype)
+
+        def survival(span: slice) -> NDArray[Any]:
+            total = np.zeros(span.stop - span.start, self._arrays["survival"].dtype)
             for i in range(1, self.iterations + 1):
-                survival += store.alive(i, span)
-            committed |= self._put("survival", span, survival)
-        return committed
+                total += store.alive(i, span)
+            return total
+
+        return self._write_owned("survival", survival)
 
     def write(self, array: str, span: slice, values: NDArray[Any]) -> Committed:
         """Write one whole shard of theta or grad that this process owns.
@@ -199,16 +208,31 @@ class TripleWriter:
         """Enter files of all processes into the ledger; done by one process, after all have written.
 
         `density` ends an iteration: 1 with theta and grad, then that of each mask.
+
+        Raises:
+            StoreError: a shard of the iteration is missing, or another process works on the store.
         """
+        if Ledger.read(self.place)[1] != self._checksum:
+            raise StoreError(f"{self.place}: another process has committed meanwhile; one run at a time")
+        if density is not None:
+            arrays = ("alive",) if self.committed >= 0 else ("theta", "grad")
+            row = self.committed if self.committed >= 0 else None
+            for name in (shard_path(array, k, row) for array in arrays for k in range(self.grid.shards)):
+                if name not in files and name not in self._ledger.files:
+                    raise StoreError(f"{self.place}: {name} was not written; the iteration is not finished")
+        there = self.place.sizes()
+        for name, expected in files.items():
+            if there.get(name) != expected["size"]:
+                raise StoreError(f"{self.place}: {name} was removed before its commit; one run at a time")
         ledger = Ledger(self._ledger.files | files, [*self._ledger.densities])
         if density is not None:
             ledger.densities.append(density)
-        ledger.write(self.path)
+        self._checksum = ledger.write(self.place)
         self._ledger = ledger
 
     def refresh(self) -> None:
         """Take over what another process has committed."""
-        self._ledger, _ = Ledger.read(self.path)
+        self._ledger, self._checksum = Ledger.read(self.place)
 
     def finish(self) -> None:
         """Mark the store complete; done by one process, after everything is committed.
@@ -216,33 +240,52 @@ class TripleWriter:
         Raises:
             StoreError: a shard or a mask is missing from the ledger (names the first).
         """
-        ledger, checksum = Ledger.read(self.path)
+        ledger, checksum = Ledger.read(self.place)
         shards = range(self.grid.shards)
         expected = [shard_path(array, k) for array in ("theta", "grad", "survival") for k in shards]
         expected += [shard_path("alive", k, row) for row in range(self.iterations) for k in shards]
         for name in expected:
             if name not in ledger.files:
-                raise StoreError(f"{self.path}: {name} was never committed; the run is not finished")
-        with replacing(self.path / MARKER) as temporary:
-            temporary.write_text(checksum)
+                raise StoreError(f"{self.place}: {name} was never committed; the run is not finished")
+        self.place.write(MARKER, memoryview(checksum.encode()), replace=True)
 
-    def _write_owned(self, array: str, flat: Tensor) -> Committed:
+    def _write_owned(self, array: str, values: Callable[[slice], NDArray[Any]], row: int | None = None) -> Committed:
+        def one(span: slice) -> Committed:
+            return self._put(array, span, values(span), row)
+
         committed: Committed = {}
-        for span in self.grid.owned(self._rank, self._world_size):
-            committed |= self._put(array, span, flat[span].cpu().numpy())
+        with ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="write") as writers:
+            for part in writers.map(one, self.grid.owned(self._rank, self._world_size)):
+                committed |= part
         return committed
 
-    def _put(self, array: str, span: slice, values: NDArray[Any], index: Any = None) -> Committed:
+    def _put(self, array: str, span: slice, values: NDArray[Any], row: int | None = None) -> Committed:
         shard = self.grid.shard_at(span)
-        if shard % self._world_size != self._rank:
-            raise StoreError(
-                f"{self.path}: shard {shard} belongs to process {shard % self._world_size}, not {self._rank}"
-            )
-        name = shard_path(array, shard, None if index is None else index[0])
+        owner = shard % self._world_size
+        if owner != self._rank:
+            raise StoreError(f"{self.place}: shard {shard} belongs to process {owner}, not {self._rank}")
+        name = shard_path(array, shard, row)
         if name in self._ledger.files:
-            raise StoreError(f"{self.path}: {name} was committed before and is never written twice")
+            raise StoreError(f"{self.place}: {name} was committed before and is never written twice")
         target = self._arrays[array]
         if values.dtype != target.dtype:
-            raise StoreError(f"{self.path}: {array} holds {target.dtype}, got {values.dtype}")
-        target[span if index is None else index] = values
-        return {name: file_entry(self.path / name)}
+            raise StoreError(f"{self.place}: {array} holds {target.dtype}, got {values.dtype}")
+        index = span if row is None else _bytes_of(span)
+        if values.shape != (index.stop - index.start,):  # zarr would repeat a single one
+            raise StoreError(f"{self.place}: {name} holds {index.stop - index.start} values, got {values.shape}")
+        target[index if row is None else (row, index)] = values
+        encoded: Any = self._encoded.pop(name).as_numpy_array()
+        content = memoryview(encoded)
+        try:
+            self.place.write(name, content, replace=False)
+        except FileExistsError:
+            raise StoreError(
+                f"{self.place}: another process has written {name}; one run at a time, or, if that one was killed, "
+                "run the same again to clean up"
+            ) from None
+        return {name: shard_entry(len(content), np.ascontiguousarray(values), target.chunks[-1])}
+
+
+def _bytes_of(span: slice) -> slice:
+    """Where the bits of a span lie in a row of alive."""
+    return slice(span.start // 8, -(-span.stop // 8))

@@ -36,7 +36,7 @@ class Plan:
             final_sparsity=self.final_sparsity,
             seed=self.irp_seed,
         )
-        fit = FitRun(output, (irp.folder,), FitConfig(epochs=self.fit_epochs), name=self.fit_name)
+        fit = FitRun(output, (str(irp.folder),), FitConfig(epochs=self.fit_epochs), name=self.fit_name)
         criteria = (*self.criteria, str(fit.folder))
         pruned = [
             PruneRun(output, self.setting, criterion, sparsity, seed)

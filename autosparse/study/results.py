@@ -31,6 +31,11 @@ def find_unfinished(paths: Iterable[str | Path]) -> list[Path]:
     return [folder for folder, kind in _configured(paths) if not (folder / _RESULT[kind]).is_file()]
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a run's folder has its output."""
+    return (folder / _RESULT[read_config(folder)["kind"]]).is_file()
+
+
 def load(*paths: str | Path) -> pd.DataFrame:
     """One row for each network pruned at initialization and trained, below the given folders.
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autosparse.cluster import interruption
 from autosparse.errors import UserError
 from autosparse.files import replacing
 
@@ -25,7 +26,7 @@ class Checkpoint:
 
     def __init__(self, path: Path, tag: str, interval: float = 60.0, write: bool = True) -> None:
         self.path, self.tag, self.interval, self._write = path, tag, interval, write
-        self._saved_at = time.monotonic()
+        self._saved_at, self._stop = time.monotonic(), False
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
         """Put the saved state into model and optimizer.
@@ -50,22 +51,33 @@ class Checkpoint:
         return state["position"]
 
     def due(self) -> bool:
-        """Whether this process should save now."""
-        return self._write and time.monotonic() - self._saved_at >= self.interval
+        """Whether this process should save now; asked by every process after each step.
+
+        All of them should where they were asked to stop.
+        """
+        self._stop = interruption.agreed()
+        return self._stop or (self._write and time.monotonic() - self._saved_at >= self.interval)
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]) -> None:
-        """Write the state, durably, in place of the one before."""
-        with replacing(self.path) as temporary:
-            torch.save(
-                {
-                    "tag": self.tag,
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "position": position,
-                },
-                temporary,
-            )
-        self._saved_at = time.monotonic()
+        """Write the state, durably, in place of the one before.
+
+        Raises:
+            InterruptedAtStep: all processes were asked to stop here.
+        """
+        if self._write and not interruption.lost():
+            with replacing(self.path) as temporary:
+                torch.save(
+                    {
+                        "tag": self.tag,
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "position": position,
+                    },
+                    temporary,
+                )
+            self._saved_at = time.monotonic()
+        if self._stop:
+            raise interruption.InterruptedAtStep(interruption.received() or "another process was asked to stop")
 
     def remove(self) -> None:
         """Delete the file, once nothing will go on from it."""

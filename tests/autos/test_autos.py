@@ -15,7 +15,7 @@ from autosparse.criteria.gradient import mean_gradient
 from autosparse.data import ImageData
 from autosparse.errors import UserError
 from autosparse.pruning import Layout
-from autosparse.store import TripleStore
+from autosparse.store import Counters, TripleStore
 from autosparse.training import Checkpoint
 
 CONFIG = FitConfig(epochs=1, batch_size=512)
@@ -134,7 +134,7 @@ def test_a_stopped_fit_ends_with_the_same_bits(
 
     calls = 0
 
-    def die(steps: int) -> None:
+    def die(steps: int, counters: Counters) -> None:
         nonlocal calls
         calls += 1
         if calls > 100:
@@ -146,7 +146,9 @@ def test_a_stopped_fit_ends_with_the_same_bits(
     with pytest.raises(StoppedError):
         fit([store], config, accelerator, resume=Checkpoint(path, "fit", 0), progress=die)
     done: list[int] = []
-    resumed = fit([store], config, accelerator, resume=Checkpoint(path, "fit", 60), progress=done.append)
+    resumed = fit(
+        [store], config, accelerator, resume=Checkpoint(path, "fit", 60), progress=lambda steps, _: done.append(steps)
+    )
     assert done[0] == 100
     expected = whole.network.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.network.state_dict().items())
@@ -162,6 +164,22 @@ def test_several_stores_each_by_its_own_scale_and_iterations(
     assert validate(both, store)["mse"] == pytest.approx(validate(fitted, store)["mse"], rel=0.1)
 
 
+def test_a_fit_can_be_bounded_in_steps(store: TripleStore, accelerator: Accelerator) -> None:
+    steps = list[int]()
+    half = fit(
+        [store],
+        replace(CONFIG, epochs=3, max_steps=130, memory="64MB", weights=(0.5,)),
+        accelerator,
+        threads=0,
+        progress=lambda done, counters: steps.append(counters.samples),
+    )
+    per_epoch = len(store) * 9 // 10 // 2 // CONFIG.batch_size
+    assert per_epoch < 50
+    assert steps == [CONFIG.batch_size * k for k in range(1, 131)]
+    assert len(half.card["losses"]) == -(-130 // per_epoch)
+    assert all(0 < loss < 0.2 for loss in half.card["losses"])
+
+
 def test_overlap_and_spearman() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 2, 3]) / 3
     assert overlap(labels, labels, 0.25) == 1.0
@@ -172,6 +190,10 @@ def test_overlap_and_spearman() -> None:
 
 
 def test_errors_list_what_is_valid() -> None:
+    with pytest.raises(UserError, match="'much' is no size of memory; write it like 512MB"):
+        FitConfig(memory="much")
+    with pytest.raises(UserError, match="--max-steps must be at least 0, got -1"):
+        FitConfig(max_steps=-1)
     with pytest.raises(UserError, match="unknown features 'log'; valid: scaled, raw"):
         Features("log")
     with pytest.raises(UserError, match="unknown inputs 'theta'; valid: both, param, grad"):

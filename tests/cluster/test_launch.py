@@ -1,53 +1,15 @@
 import json
 import subprocess
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from accelerate import Accelerator
 
-from autosparse.cluster import Job, Resources, launch
+from autosparse.cluster import Resources, launch
 from autosparse.errors import UserError
-
-
-@dataclass(frozen=True)
-class Note(Job):
-    """Writes a word; fails if asked to."""
-
-    output: Path
-    word: str
-    fail: str = ""
-    seconds: float = 0.0
-
-    @property
-    def folder(self) -> Path:
-        return self.output / f"note_{self.word}"
-
-    def config(self) -> dict[str, Any]:
-        return {"kind": "note", "word": self.word, "fail": self.fail}
-
-    def is_complete(self) -> bool:
-        return (self.folder / "word").is_file()
-
-    def run(self, accelerator: Accelerator) -> None:
-        start = time.time()
-        time.sleep(self.seconds)
-        if self.fail == "user":
-            raise UserError("no such word")
-        if self.fail == "rank 1":
-            if accelerator.process_index == 1:
-                raise UserError("the second process has had enough")
-            accelerator.wait_for_everyone()
-        if self.fail:
-            raise ZeroDivisionError("a bug\nin two lines")
-        with (self.folder / f"span{accelerator.process_index}").open("w") as file:
-            json.dump([start, time.time(), accelerator.num_processes], file)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            (self.folder / "word").write_text(self.word)
+from tests.cluster.conftest import Commands
+from tests.cluster.jobs import Note
+from tests.conftest import tree
 
 
 @pytest.mark.parametrize("cluster", ["inline", "local"])
@@ -68,6 +30,9 @@ def test_every_job_runs_and_leaves_its_record(cluster: str, tmp_path: Path, caps
     states = [json.loads((job.folder / "status.json").read_text())["state"] for job in jobs]
     assert states == ["complete", "failed", "failed", "complete"]
     assert "ZeroDivisionError" in (jobs[2].folder / "logs" / "rank0.log").read_text()
+    # of what submitit writes, only that of the jobs that failed is kept
+    logs = {path.read_text().splitlines()[-1] for path in output.glob("submitted/notes_0/*/*.err")}
+    assert logs == ({"autosparse.errors.UserError: no such word", "in two lines"} if cluster == "local" else set())
 
 
 def test_what_is_complete_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,64 +86,20 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
         launch([Note(tmp_path, "b")] * 2, Resources(cluster="inline"), tmp_path, "notes")
 
 
-GOLDEN = """\
-#!/bin/bash
-
-# Parameters
-#SBATCH --array=0-2%2
-#SBATCH --cpus-per-task=6
-#SBATCH --error={folder}/submitted/%A_%a/%A_%a_0_log.err
-#SBATCH --gpus-per-node=2
-#SBATCH --job-name=notes
-#SBATCH --mem=64GB
-#SBATCH --nodes=2
-#SBATCH --ntasks-per-node=2
-#SBATCH --open-mode=append
-#SBATCH --output={folder}/submitted/%A_%a/%A_%a_0_log.out
-#SBATCH --partition=gpu
-#SBATCH --signal=USR2@90
-#SBATCH --time=90
-
-# command
-export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output {folder}/submitted/%A_%a/%A_%a_%t_log.out \
---error {folder}/submitted/%A_%a/%A_%a_%t_log.err --cpus-per-task=6 --kill-on-bad-exit=1 \
-"""
-
-
-def test_a_dry_run_prints_the_batch_script_and_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    resources = Resources(
-        partition="gpu",
-        nodes=2,
-        gpus_per_node=2,
-        cpus_per_task=6,
-        mem="64GB",
-        time="1:30:00",
-        array_parallelism=2,
-        dry_run=True,
-    )
-    jobs = [Note(tmp_path, word) for word in "abc"]
-    launch(jobs, resources, tmp_path, "notes")
-    printed = capsys.readouterr().out
-    assert printed.splitlines()[:3] == [str(job.folder) for job in jobs]
-    assert printed.split("\n", 3)[3].startswith(GOLDEN.format(folder=tmp_path))
-    assert not any(job.folder.exists() for job in jobs)
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The commands that submission talks to, as programs that only answer; a real Slurm is for tests of its own."""
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    for name, text in {"sinfo": "true", "srun": "true", "sbatch": "echo Submitted batch job 4242"}.items():
-        (commands / name).write_text(f"#!/bin/sh\n{text}\n")
-        (commands / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(commands), prepend=":")
-    return commands
+def test_a_dry_run_prints_the_runs_and_the_batch_script_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [Note(tmp_path / "out", word) for word in "abc"]
+    launch(jobs, Resources(partition="gpu", array_parallelism=2, dry_run=True), tmp_path / "out", "notes")
+    *folders, script = capsys.readouterr().out.split("\n", 3)
+    assert folders == [str(job.folder) for job in jobs]
+    assert script.startswith("#!/bin/bash\n")
+    assert "#SBATCH --array=0-2%2\n" in script
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_slurm_gets_one_array_and_the_script_of_the_dry_run(
-    slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "with space"
     jobs = [Note(output, word) for word in "abc"]
@@ -188,15 +109,74 @@ def test_slurm_gets_one_array_and_the_script_of_the_dry_run(
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [str(job.folder) for job in jobs]
     assert "submitted as 4242" in printed.err
-    for job in jobs:
+    for number, job in enumerate(jobs):
         assert (job.folder / "batch.sh").read_text().strip() == script.strip()
-    assert "#SBATCH --array=0-2%3" in script
+        said = json.loads((job.folder / "job.json").read_text())
+        assert said["job"] == f"4242_{number}"
+        assert Path(said["log"]).parent == output / "submitted" / "notes_0" / f"4242_{number}"
 
 
-def test_slurms_own_reason_is_shown(slurm: Path, tmp_path: Path) -> None:
-    (slurm / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: nope' >&2\nexit 1\n")
-    with pytest.raises(UserError, match=r"^Slurm refuses: invalid partition specified: nope$"):
-        launch([Note(tmp_path, "a")], Resources(partition="nope"), tmp_path, "notes")
+def test_what_is_in_the_queue_is_not_submitted_again(
+    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [Note(tmp_path, word) for word in "ab"]
+    launch(jobs, Resources(cluster="slurm"), tmp_path, "notes")
+    commands.answer("squeue", "echo '4242_0|RUNNING|None'")
+    capsys.readouterr()
+    launch([*jobs, Note(tmp_path, "c")], Resources(cluster="slurm"), tmp_path, "notes")
+    assert "1 of them in the queue already: 4242\n" in capsys.readouterr().err
+    assert "--array=0-1%2" in (tmp_path / "note_c" / "batch.sh").read_text()
+    commands.answer("squeue", "echo '4242_0|RUNNING|None'; echo '4242_1|PENDING|Priority'")
+    before = len(commands.calls("sbatch"))
+    launch([*jobs, Note(tmp_path, "c")], Resources(cluster="slurm"), tmp_path, "notes")
+    assert len(commands.calls("sbatch")) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "script", "resources", "message"),
+    [
+        ("sbatch", "echo 'sbatch: error: no' >&2; exit 1", Resources(partition="p"), "Slurm refuses: no$"),
+        ("squeue", "exit 1", Resources(cluster="slurm"), "Slurm does not say what is in its queue"),
+        ("scontrol", "exit 1", Resources(after=("7",)), "--after 7: Slurm does not know this job"),
+        ("squeue", "echo '4242|PENDING|PartitionTimeLimit'", Resources(partition="p", time="9"), "never start it"),
+    ],
+)
+def test_what_slurm_refuses_leaves_nothing(
+    command: str, script: str, resources: Resources, message: str, commands: Commands, tmp_path: Path
+) -> None:
+    commands.answer(command, script)
+    with pytest.raises(UserError, match=message):
+        launch([Note(tmp_path / "out", "a")], resources, tmp_path / "out", "notes")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_leaves_what_was_there(commands: Commands, tmp_path: Path) -> None:
+    launch([Note(tmp_path, "a")], Resources(cluster="slurm"), tmp_path, "notes")
+    before = tree(tmp_path)
+    commands.answer("sbatch", "exit 1")
+    with pytest.raises(UserError, match="Slurm refuses"):
+        launch([Note(tmp_path, "b")], Resources(cluster="slurm"), tmp_path, "notes")
+    assert tree(tmp_path) == before
+
+
+def test_who_stops_waiting_is_told_that_the_jobs_go_on(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autosparse.cluster.waiting.wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launch([Note(tmp_path, word) for word in "ab"], Resources(cluster="slurm", wait=True), tmp_path, "notes")
+    assert "the jobs go on without this; to end them: scancel 4242" in capsys.readouterr().err
+    assert commands.calls("scancel") == []
+    assert (tmp_path / "submitted" / "notes_0" / "jobs.json").exists()
+
+
+def test_names_that_slurm_would_expand_are_refused(tmp_path: Path) -> None:
+    for resources in (Resources(cluster="slurm", dry_run=True), Resources(cluster="local")):
+        with pytest.raises(UserError, match="choose another --log-dir"):
+            launch([Note(tmp_path, "a")], resources, tmp_path / "100%", "notes")
 
 
 def test_the_record_names_the_commit_of_the_code(tmp_path: Path) -> None:

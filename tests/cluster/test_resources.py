@@ -1,14 +1,20 @@
+import shlex
+from dataclasses import fields
+
 import pytest
 
 from autosparse.cluster import Resources, resources
 from autosparse.cluster.resources import minutes
+from autosparse.cluster.slurm import slurm_answers
+from autosparse.command import parse
 from autosparse.errors import UserError
+from tests.cluster.conftest import Commands
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("90", 90), ("1:30:00", 90), ("0:00:30", 1), ("2-01:00:00", 49 * 60), ("0:59:59", 60)]
 )
-def test_time_limits(text: str, expected: int) -> None:
+def test_time_limits_are_whole_minutes(text: str, expected: int) -> None:
     assert minutes(text) == expected
 
 
@@ -21,8 +27,8 @@ def test_time_limits_of_another_form_are_refused(text: str) -> None:
 @pytest.mark.parametrize(("answers", "expected"), [(True, "slurm"), (False, "inline")])
 def test_auto_is_slurm_where_it_answers(answers: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "slurm_answers", lambda: answers)
-    assert Resources().resolve() == expected
-    assert Resources(cluster="local").resolve() == "local"
+    assert Resources().resolve().cluster == expected
+    assert Resources(cluster="local").resolve().cluster == "local"
 
 
 @pytest.mark.parametrize("asked", [{"cluster": "slurm"}, {"partition": "gpu"}, {"account": "a"}, {"nodes": 2}])
@@ -30,41 +36,94 @@ def test_slurm_that_does_not_answer(asked: dict, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(resources, "slurm_answers", lambda: False)
     with pytest.raises(UserError, match="no Slurm here"):
         Resources(**asked).resolve()
-    assert Resources(**asked, dry_run=True).resolve() == "slurm"
+    assert Resources(**asked, dry_run=True).resolve().cluster == "slurm"
 
 
-def test_sinfo_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert not resources.slurm_answers()
+def test_sinfo_decides(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     for code in (0, 1):
-        script = tmp_path / "sinfo"
-        script.write_text(f"#!/bin/sh\nexit {code}\n")
-        script.chmod(0o755)
-        assert resources.slurm_answers() == (code == 0)
+        commands.answer("sinfo", f"exit {code}")
+        assert slurm_answers() == (code == 0)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert not slurm_answers()
 
 
-def test_one_task_a_gpu() -> None:
-    assert Resources(gpus_per_node=4).slurm_parameters("x")["ntasks_per_node"] == 4
-    cpu = Resources(gpus_per_node=0, tasks_per_node=3).slurm_parameters("x")
-    assert (cpu["ntasks_per_node"], "gpus_per_node" in cpu) == (3, False)
-    assert Resources().slurm_parameters("x")["gpus_per_node"] == 1
+def test_every_flag_of_the_command_line() -> None:
+    """What scripts and profiles rely on: the names, and that each takes what it says."""
+    given = """--cluster slurm --partition p --account a --qos q --nodes 2 --gpus-per-node 0 --tasks-per-node 3
+        --cpus-per-task 4 --mem 1GB --time 5 --constraint c --exclude e --array-parallelism 6 --max-requeues 7
+        --after 8 9_1 --setup 'module load cuda' --slurm k=v exclusive --log-dir l --wait --dry-run"""
+    parsed = parse(Resources, shlex.split(given))
+    assert (parsed.after, parsed.setup) == (("8", "9_1"), ("module load cuda",))
+    assert parsed.slurm_options == {"k": "v", "exclusive": True}
+    assert (parsed.minutes, parsed.tasks, parsed.gpus(1), parsed.wait) == (5, 3, 0, True)
+    untouched = [each.name for each in fields(parsed) if getattr(parsed, each.name) == each.default]
+    assert untouched == []  # so there is no field that this test does not know
 
 
 def test_processes_or_gpus() -> None:
-    assert "gpus_per_node" not in Resources(tasks_per_node=2).slurm_parameters("x")
+    assert Resources(gpus_per_node=4).tasks == 4
+    assert Resources(tasks_per_node=2).gpus(1) == 0
     with pytest.raises(UserError, match="one process runs on each GPU"):
         Resources(gpus_per_node=2, tasks_per_node=4)
 
 
-def test_flags_that_would_do_nothing_are_refused() -> None:
-    for field, value in (("tasks_per_node", 2), ("array_parallelism", 2), ("gpus_per_node", 1), ("mem", "1GB")):
-        with pytest.raises(UserError, match=f"--{field.replace('_', '-')} does nothing with --cluster inline"):
-            Resources(cluster="inline", **{field: value}).resolve()
+SLURM_ONLY = [
+    *[(name, "x") for name in ("partition", "account", "qos", "mem", "constraint", "exclude")],
+    *[("nodes", 2), ("max_requeues", 1), ("after", ("1",)), ("setup", ("true",)), ("slurm", ("a=b",))],
+]
+
+
+@pytest.mark.parametrize(("field", "value"), SLURM_ONLY)
+@pytest.mark.parametrize("cluster", ["local", "inline"])
+def test_flags_of_slurm_are_refused_elsewhere(cluster: str, field: str, value: object) -> None:
+    refused = f"--{field.replace('_', '-')} does nothing with --cluster {cluster}; it needs --cluster slurm"
+    with pytest.raises(UserError, match=refused):
+        Resources(cluster=cluster, **{field: value}).resolve()
+
+
+@pytest.mark.parametrize("field", ["tasks_per_node", "array_parallelism", "gpus_per_node", "time", "log_dir"])
+def test_flags_of_jobs_are_refused_inline(field: str) -> None:
+    with pytest.raises(UserError, match=f"--{field.replace('_', '-')} does nothing with --cluster inline"):
+        Resources(cluster="inline", **{field: "1" if field in ("time", "log_dir") else 1}).resolve()
+    Resources(cluster="local", **{field: "1" if field in ("time", "log_dir") else 1}).resolve()
+
+
+def test_what_a_site_says_is_about_its_slurm() -> None:
+    said = {"partition": "gpu", "gpus_per_node": 4, "time": "9"}
+    here = Resources(**said, cluster="local", array_parallelism=2, site=said).resolve()
+    assert (here.partition, here.gpus_per_node, here.time, here.array_parallelism) == (None, None, None, 2)
+    with pytest.raises(UserError, match="--partition does nothing with --cluster local"):
+        Resources(partition="mine", cluster="local", site=said).resolve()
 
 
 def test_numbers_out_of_range_are_refused() -> None:
     for field in ("nodes", "cpus_per_task", "array_parallelism", "tasks_per_node"):
         with pytest.raises(UserError, match=f"--{field.replace('_', '-')} must be at least 1"):
             Resources(**{field: 0})
-    with pytest.raises(UserError, match="needs --cluster slurm"):
-        Resources(cluster="local", nodes=2).resolve()
+    for field in ("gpus_per_node", "max_requeues"):
+        with pytest.raises(UserError, match=f"--{field.replace('_', '-')} must not be negative"):
+            Resources(**{field: -1})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("time=5", "there is a flag for it, --time"),
+        ("gpus-per-node=1", "there is a flag for it, --gpus-per-node"),
+        ("ntasks=5", "there is a flag for it, --tasks-per-node"),
+        ("--dependency=after:1", "there is a flag for it, --after"),
+        ("array=0-3", "there is a flag for it, --array-parallelism"),
+        ("signal=USR1", "signal is set by the submission itself"),
+        ("=5", "as KEY=VALUE"),
+        ("Key=5", "as KEY=VALUE"),
+    ],
+)
+def test_options_that_have_a_flag_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Resources(slurm=(text,))
+
+
+@pytest.mark.parametrize("job", ["x", "12,13", "afterok:12", "12_"])
+def test_after_takes_job_ids(job: str) -> None:
+    with pytest.raises(UserError, match="--after takes job ids"):
+        Resources(after=(job,))

@@ -1,157 +1,213 @@
+"""Batches hold what the order says, for any number of threads and processes; what cannot be is refused in one line."""
+
+import threading
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from autosparse.errors import UserError
+from autosparse.errors import StoreError, UserError
 from autosparse.store import TripleBatches, Triples, TripleStore, sample
-from autosparse.store.order import Order, count, held_out
-from tests.store.test_store import GRAD, SIZE, SURVIVAL, THETA, write
+from autosparse.store import batches as loader
+from autosparse.store.order import Part, count, select
+from tests.store.drawn import bits, draw, write
+
+RUNS = [draw(20_011, seed=0), draw(9_001, iterations=5, seed=1), draw(700, iterations=255, seed=2)]  # 16 bits survival
+SHARDS = [4096, 1024, 4096]
+BATCH = 480
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> list[TripleStore]:
     folder = tmp_path_factory.mktemp("stores")
-    for name in ("one", "two"):
-        write(folder / name)
-    return [TripleStore.open(folder / name) for name in ("one", "two")]
+    for number, (run, shard) in enumerate(zip(RUNS, SHARDS, strict=True)):
+        write(folder / str(number), run, shard)
+    return [TripleStore.open(folder / str(number)) for number in range(len(RUNS))]
 
 
-def batches(stores: list[TripleStore], size: int = 512, **options: object) -> TripleBatches:
-    return TripleBatches(stores, size, **{"seed": 5, "block": 1000, "mix": 3, **options})
+@pytest.fixture(autouse=True)
+def _many_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is laid out at once ends within windows, as it does where stores are large."""
+    monkeypatch.setattr(loader, "_SLAB", 2000)
+
+
+def batches(stores: list[TripleStore], size: int = BATCH, **options: Any) -> TripleBatches:
+    """Of 24 lanes, a block a window."""
+    return TripleBatches(stores, size, **{"seed": 5, "memory": "4MB", **options})
 
 
 def take(source: TripleBatches, n: int) -> list[Triples]:
-    iterator, found = iter(source), []
+    """The next batches, over the ends of epochs."""
+    found = list[Triples]()
     while len(found) < n:
-        found += [next(iterator, None)]
-        if found[-1] is None:
-            found.pop()
-            iterator = iter(source)
+        for batch in source:
+            found.append(batch)
+            if len(found) == n:
+                break
     return found
 
 
 def same(a: Triples, b: Triples) -> bool:
-    return all(torch.equal(getattr(a, field), getattr(b, field)) for field in ("theta", "grad", "survival", "store"))
+    """Bit for bit."""
+    fields = [(getattr(a, field).numpy(), getattr(b, field).numpy()) for field in vars(a)]
+    return all(x.dtype == y.dtype and np.array_equal(bits(x), bits(y)) for x, y in fields)
 
 
-def test_an_epoch_holds_each_triple_once(stores: list[TripleStore]) -> None:
-    everything = Triples.cat(list(batches(stores, 2, part="all")))
-    assert len(everything) == 2 * SIZE
-    for k in (0, 1):
-        mine = everything[everything.store == k]
-        order = np.lexsort((mine.theta.numpy(), mine.grad.numpy()))
-        expected = np.lexsort((THETA.numpy(), GRAD.numpy()))
-        assert np.array_equal(mine.theta.numpy()[order], THETA.numpy()[expected])
-        assert np.array_equal(mine.survival.numpy()[order], SURVIVAL[expected])
+def triples(batch: Triples) -> list[tuple[int, float, float]]:
+    """What names each sample: no two are drawn alike."""
+    return list(zip(batch.store.tolist(), batch.theta.tolist(), batch.grad.tolist(), strict=True))
 
 
-def test_the_parts_of_the_split_are_disjoint_and_together_all(stores: list[TripleStore]) -> None:
-    parts = [Triples.cat(list(batches(stores[:1], 1, part=part))) for part in ("train", "held-out")]
-    assert len(parts[1]) == pytest.approx(SIZE / 10, abs=1)
-    values = np.sort(np.concatenate([part.grad.numpy() for part in parts]))
-    assert np.array_equal(values, np.sort(GRAD.numpy()))
-    pairs = [set(zip(part.theta.tolist(), part.grad.tolist(), strict=True)) for part in parts]
-    assert not pairs[0] & pairs[1]
+@pytest.mark.parametrize("numbers", [[0], [1], [0, 1, 2], [2, 0]])
+@pytest.mark.parametrize("part", ["train", "held-out", "all"])
+@pytest.mark.parametrize("memory", ["400kB", "4MB", "512MB"])
+def test_what_is_read_is_what_the_order_says(
+    stores: list[TripleStore], numbers: list[int], part: Part, memory: str
+) -> None:
+    chosen, runs = [stores[k] for k in numbers], [RUNS[k] for k in numbers]
+    starts = np.cumsum([0] + [len(run) for run in runs])[:-1]
+    theta, grad = torch.cat([run.theta for run in runs]), torch.cat([run.grad for run in runs])
+    survival = torch.from_numpy(np.concatenate([run.survival for run in runs]))
+    source = batches(chosen, 96, part=part, memory=memory)
+    for epoch in range(2):
+        order = source.order(epoch)
+        found = list(source)
+        assert len(found) == len(source) == order.batches
+        for number in {0, 1, len(found) // 2, len(found) - 1}:
+            store, index = order.indices(number)
+            place = torch.from_numpy(starts[store] + index)
+            expected = Triples(theta[place], grad[place], survival[place], torch.from_numpy(store))
+            assert same(found[number], expected)
 
 
-@pytest.mark.parametrize("world_size", [2, 4, 8])
-def test_the_order_is_the_same_for_any_number_of_processes(stores: list[TripleStore], world_size: int) -> None:
-    ranks = [take(batches(stores, rank=r, world_size=world_size), 75) for r in range(world_size)]
-    for whole, *parts in zip(take(batches(stores), 75), *ranks, strict=True):
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_threads_change_nothing_and_end_with_the_iteration(stores: list[TripleStore], threads: int) -> None:
+    mine = take(batches(stores, threads=threads), 75)
+    assert all(same(a, b) for a, b in zip(mine, take(batches(stores), 75), strict=True))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("triples")]
+
+
+@pytest.mark.parametrize("memory", ["4MB", "512MB"])  # 24 lanes of equal width, 192 of 2 or 3 columns
+@pytest.mark.parametrize("world_size", [2, 3, 4, 8])
+def test_processes_share_each_batch(stores: list[TripleStore], world_size: int, memory: str) -> None:
+    ranks = [take(batches(stores, rank=r, world_size=world_size, memory=memory), 70) for r in range(world_size)]
+    for whole, *parts in zip(take(batches(stores, memory=memory), 70), *ranks, strict=True):
+        assert {len(part) for part in parts} == {BATCH // world_size}
         assert same(whole, Triples.cat(parts))
+
+
+@pytest.mark.parametrize("part", ["train", "held-out", "all"])
+def test_an_epoch_holds_no_triple_twice_and_all_but_less_than_a_batch(stores: list[TripleStore], part: Part) -> None:
+    everything = Triples.cat(list(batches(stores[:2], 16, part=part)))
+    expected = sum(count(0, len(store), 5, part) for store in stores[:2])
+    assert len(everything) == expected // 16 * 16
+    assert len(set(triples(everything))) == len(everything)
+
+
+def test_the_parts_of_the_split_share_no_triple(stores: list[TripleStore]) -> None:
+    train, held = (Triples.cat(list(batches(stores[:1], 1, part=part))) for part in ("train", "held-out"))
+    assert len(held) == pytest.approx(len(stores[0]) / 10, abs=1)
+    assert np.array_equal(np.sort(torch.cat([train.grad, held.grad])), np.sort(RUNS[0].grad))
+    assert not set(triples(train)) & set(triples(held))
 
 
 def test_epochs_differ_and_a_seed_repeats(stores: list[TripleStore]) -> None:
     source = batches(stores)
-    first, second = take(source, len(source)), take(source, len(source))
+    first, second = list(source), list(source)
+    assert len(first) == len(second) == len(source)
     assert all(same(a, b) for a, b in zip(first, take(batches(stores), len(first)), strict=True))
-    assert not same(first[0], second[0])
+    assert not any(same(a, b) for a, b in zip(first, second, strict=True))
     assert not same(first[0], take(batches(stores, seed=6), 1)[0])
 
 
-@pytest.mark.parametrize("stop", [0, 1, 40, 69, 70, 71, 75])
-def test_a_saved_position_goes_on_exactly(stores: list[TripleStore], stop: int) -> None:
-    source = batches(stores)
-    assert len(source) == 70
-    take(source, stop)
-    state = source.state_dict()
-    resumed = batches(stores)
-    resumed.load_state_dict(state)
-    expected = take(batches(stores), stop + 8)[stop:]
-    assert all(same(a, b) for a, b in zip(take(resumed, 8), expected, strict=True))
+def test_a_small_store_gives_one_batch_of_nearly_all(stores: list[TripleStore]) -> None:
+    (only,) = batches(stores[:1], 1 << 20, part="all")
+    assert len(only) == len(stores[0]) // 48 * 48  # of 48 lanes
+    assert len(set(triples(only))) == len(only)
 
 
-def test_a_position_of_something_else_is_refused(stores: list[TripleStore]) -> None:
-    state = batches(stores).state_dict()
-    for other, name in (
-        (batches(stores[:1]), "stores"),
-        (batches(stores, seed=6), "seed"),
-        (batches(stores, 256), "batch_size"),
-        (batches(stores, block=999), "block"),
-    ):
-        with pytest.raises(UserError, match=f"of another {name}"):
-            other.load_state_dict(state)
+def test_weights_say_how_often_a_store_comes(stores: list[TripleStore]) -> None:
+    two, source = stores[:2], batches(stores[:2], 24, weights=(2, 0.5), part="all")
+    halves = []
+    for _ in range(3):
+        epoch = Triples.cat(list(source))
+        mine, other = (triples(epoch[epoch.store == k]) for k in (0, 1))
+        assert len(mine) == pytest.approx(2 * len(two[0]), abs=24)
+        assert set(Counter(mine).values()) <= {1, 2}
+        assert len(other) == pytest.approx(len(two[1]) / 2, abs=24)
+        assert len(set(other)) == len(other)
+        halves.append(set(other))
+    for a, b in ((0, 1), (1, 2), (0, 2)):  # drawn apart, they share half of themselves
+        assert len(halves[a] & halves[b]) == pytest.approx(len(two[1]) / 4, rel=0.15)
 
 
-def test_what_cannot_be_iterated_is_refused(stores: list[TripleStore]) -> None:
+def test_counters_count_what_was_given_and_read(stores: list[TripleStore]) -> None:
+    source = batches(stores[:2])
+    assert str(source.counters) == "0 triples/s, 0 B read, 0% waiting for data"
+    found = take(source, 10)
+    assert source.counters.samples == sum(map(len, found)) == 10 * BATCH
+    assert source.counters.bytes >= 10 * BATCH * 9
+    assert 0 <= source.counters.waited <= source.counters.seconds
+    assert str(source.counters).endswith("waiting for data")
+
+
+def test_a_store_that_fits_is_read_once(stores: list[TripleStore]) -> None:
+    once, anew = (batches(stores[:1], memory=memory, threads=0) for memory in ("4MB", "300kB"))
+    assert all(same(a, b) for a, b in zip(list(once), take(batches(stores[:1]), len(once)), strict=True))
+    take(once, 2 * len(once))
+    assert once.counters.bytes == 9 * len(stores[0])
+    take(anew, 2 * len(anew))
+    assert anew.counters.bytes > 9 * len(stores[0])
+
+
+def test_damage_raises_in_the_iteration(tmp_path: Path) -> None:
+    write(tmp_path, RUNS[0], 4096)
+    source = batches([TripleStore.open(tmp_path)])
+    (tmp_path / "grad" / "c" / "2").unlink()
+    with pytest.raises(StoreError, match="grad/c/2 is missing"):
+        list(source)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("triples")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "a batch of 0 cannot be cut over 1 processes"),
+        ({"world_size": 7}, "a batch of 480 cannot be cut over 7 processes"),
+        ({"world_size": 5}, r"24 lanes cannot be cut over 5 processes; 192, .* cannot either: use another number"),
+        ({"world_size": 40}, "40 processes for 15 blocks of triples; use fewer"),
+        ({"memory": "100kB"}, r"--memory 100kB is less than one block .*; give at least 270.3 kB"),
+        ({"memory": "plenty"}, "'plenty' is no size of memory; write it like 512MB"),
+        ({"weights": (1,)}, "1 weights for 3 stores"),
+        ({"weights": (1, -1, 1)}, "weights must be positive numbers, got 1 -1 1"),
+        ({"weights": (1, 0, 1)}, "weights must be positive"),
+        ({"weights": (1, float("nan"), 1)}, "weights must be positive"),
+        ({"weights": (1, 1, float("inf"))}, "weights must be positive"),
+        ({"threads": -1}, "threads must be 0 or more, got -1"),
+        ({"weights": (1e-4, 1e-4, 1e-4)}, r"\d triples are too few for batches of 480"),
+    ],
+)
+def test_what_cannot_be_is_refused(stores: list[TripleStore], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        batches(stores, **options)
+
+
+def test_no_stores_are_refused() -> None:
     with pytest.raises(UserError, match="no triple stores"):
         batches([])
-    with pytest.raises(UserError, match="cannot be cut over 3"):
-        batches(stores, world_size=3)
-
-
-def test_a_small_store_gives_its_one_batch(stores: list[TripleStore]) -> None:
-    (only,) = batches(stores[:1], 1 << 20, part="all")
-    assert len(only) == SIZE
-
-
-@pytest.mark.parametrize("span", [(0, 0), (0, 1), (3, 9), (7, 12), (10, 20), (5, 1234), (99, 5000)])
-@pytest.mark.parametrize("seed", [0, 1, 77])
-def test_counts_of_the_split_need_no_hashing(span: tuple[int, int], seed: int) -> None:
-    held = held_out(*span, seed)
-    assert count(*span, seed, "held-out") == held.sum()
-    assert count(*span, seed, "train") == (~held).sum()
-    assert count(*span, seed, "all") == len(held)
-
-
-def test_one_in_ten_is_held_out_and_which_depends_on_the_seed() -> None:
-    held = held_out(0, 100_000, 0)
-    assert (held.reshape(-1, 10).sum(1) == 1).all()
-    assert np.abs(held.reshape(-1, 10).mean(0) - 0.1).max() < 0.01
-    assert 0.05 < (held & held_out(0, 100_000, 1)).sum() / held.sum() < 0.15
-
-
-@pytest.mark.parametrize(("sizes", "block", "mix"), [((10,), 3, 2), ((1000, 1), 64, 4), ((7, 500, 33), 1000, 1)])
-@pytest.mark.parametrize("part", ["train", "held-out", "all"])
-def test_windows_tile_the_epoch(sizes: tuple[int, ...], block: int, mix: int, part: str) -> None:
-    order = Order(sizes, 1, 0, part, block, mix)
-    assert len(order) == sum(count(0, size, 1, part) for size in sizes)
-    covered = sorted((b.store, b.start, b.stop) for w in order.windows for b in w.blocks)
-    assert covered == [(k, s, min(s + block, n)) for k, n in enumerate(sizes) for s in range(0, n, block)]
-    for position in range(len(order)):
-        window = order.windows[order.find(position)]
-        assert window.start <= position < window.start + window.size
-
-
-def test_reading_a_damaged_store_raises_in_the_iteration(stores: list[TripleStore], tmp_path: Path) -> None:
-    write(tmp_path / "s")
-    source = batches([TripleStore.open(tmp_path / "s")])
-    (tmp_path / "s" / "grad" / "c" / "2").unlink()
-    with pytest.raises(UserError, match="grad/c/2 is missing"):
-        list(source)
 
 
 @pytest.mark.parametrize("part", ["held-out", "all"])
-def test_a_sample_is_drawn_from_every_shard(stores: list[TripleStore], part: str) -> None:
+def test_a_sample_is_drawn_from_every_shard(stores: list[TripleStore], part: Part) -> None:
+    size = len(stores[0])
     whole = sample(stores[0], 1 << 20, 5, part)
-    assert len(whole) == count(0, SIZE, 5, part)
-    if part == "held-out":
-        assert torch.equal(whole.grad, GRAD[torch.from_numpy(held_out(0, SIZE, 5))])
+    assert torch.equal(whole.grad, RUNS[0].grad[torch.from_numpy(select(0, size, 5, part))])
     few = sample(stores[0], 500, 5, part)
     assert len(few) == pytest.approx(500, abs=5)
-    position = {pair: k for k, pair in enumerate(zip(THETA.tolist(), GRAD.tolist(), strict=True))}
-    found = np.array([position[pair] for pair in zip(few.theta.tolist(), few.grad.tolist(), strict=True)])
-    assert len(set(found)) == len(few)
-    assert np.bincount(found // 4096, minlength=5)[:4].min() > 80
+    position = {grad: k for k, grad in enumerate(RUNS[0].grad.tolist())}
+    found = [position[grad] for grad in few.grad.tolist()]
+    assert found == sorted(set(found))
+    assert np.bincount(np.array(found) // 4096)[:4].min() > 80

@@ -2,18 +2,20 @@
 
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from autosparse.autos import FitConfig, fit, validate
+from autosparse.autos.fit import make_batches, number_of_steps
 from autosparse.autos.network import CARD, WEIGHTS
 from autosparse.cluster import Job, record
+from autosparse.cluster.progress import progress
 from autosparse.errors import StoreError, UserError
-from autosparse.store import TripleStore
-from autosparse.study.runs.common import check_seed, is_json, progress_bar
+from autosparse.store import Counters, TripleStore
+from autosparse.study.runs.common import check_seed, is_json
 from autosparse.training import Checkpoint
 
 _SHOWN = ("run", "mse", "variance", "spearman")
@@ -25,17 +27,22 @@ class FitRun(Job):
     """AutoS fitted to the triples of one or several runs of IRP."""
 
     output: Path
-    runs: tuple[Path, ...]
+    runs: tuple[str, ...]
     how: FitConfig = field(default_factory=FitConfig)
     leave_one_out: bool = False
     name: str | None = None
+    threads: int = 2
 
     def check(self) -> None:
         """Refuse what cannot run."""
         if not self.runs:
             raise UserError("no runs to fit to; give the folders of complete runs of launch/irp.py")
-        if len({run.resolve() for run in self.runs}) < len(self.runs):
-            raise UserError("a run is named twice in --runs")
+        if len({_parts(run) for run in self.runs}) < len(self.runs):
+            raise UserError("a run is named twice in --runs; to have it come more often use --weights")
+        if self.how.weights and len(self.how.weights) != len(self.runs):
+            raise UserError(f"--weights: {len(self.how.weights)} for {len(self.runs)} runs; give one for each")
+        if self.threads < 0:
+            raise UserError(f"--threads must be 0 or more, got {self.threads}")
         if self.name is not None and self.name != Path(self.name).name:
             raise UserError(f"--name is the name of one folder, got {self.name!r}")
         if self.leave_one_out and len(self.runs) < 2:
@@ -44,8 +51,8 @@ class FitRun(Job):
 
     @property
     def folder(self) -> Path:
-        first = self.runs[0].resolve()
-        labels = first.parent.name if first.name == "triples.zarr" else first.name
+        *_, above, last = _parts(self.runs[0])
+        labels = above if last == "triples.zarr" else last
         more = f"-and-{len(self.runs) - 1}-more" if len(self.runs) > 1 else ""
         how, features = self.how, self.how.features
         details = f"{how.backbone}_{features.inputs}_{features.transform}_s{how.seed}"
@@ -57,6 +64,7 @@ class FitRun(Job):
             "stores": [TripleStore.open(run).fingerprint for run in self.runs],
             "leave_one_out": self.leave_one_out,
             **asdict(self.how),
+            "weights": [*self.how.weights],
         }
 
     def is_complete(self) -> bool:
@@ -65,16 +73,24 @@ class FitRun(Job):
     def run(self, accelerator: Accelerator) -> None:
         stores = [TripleStore.open(run) for run in self.runs]
         start = time.perf_counter()
-        steps = sum(len(store) for store in stores) * 9 // 10 // self.how.batch_size * self.how.epochs
-        with progress_bar(steps, "fit", accelerator) as bar:
+        steps = number_of_steps(make_batches(stores, self.how, accelerator), self.how)
+        reading = Counters()
+        with progress(self.folder, steps, "fit", accelerator.is_main_process) as bar:
+
+            def follow(steps: int, counters: Counters) -> None:
+                nonlocal reading
+                reading = counters
+                bar.update(steps, str(counters))
+
             checkpoint = Checkpoint(self.folder / "checkpoint.pt", "fit", write=accelerator.is_main_process)
-            autos = fit(stores, self.how, accelerator, resume=checkpoint, progress=bar.update)
+            autos = fit(stores, self.how, accelerator, resume=checkpoint, threads=self.threads, progress=follow)
+        log.info("%s", reading)
         seconds = time.perf_counter() - start
-        metrics = [{"run": str(run), **validate(autos, store, self.how.seed)} for run, store in self._pairs(stores)]
+        metrics = [{"run": run, **validate(autos, store, self.how.seed)} for run, store in self._pairs(stores)]
         autos.card |= {"held_out": metrics, "seconds": {"fit": seconds}, "versions": record.versions()}
         if self.leave_one_out:
             autos.card["leave_one_out"] = [
-                {"run": str(run), **self._without(store, stores, accelerator)} for run, store in self._pairs(stores)
+                {"run": run, **self._without(k, stores, accelerator)} for k, run in enumerate(self.runs)
             ]
         for of in metrics:
             log.info("held out of %s: MSE %.5f of %.5f, Spearman %.3f", *(of[k] for k in _SHOWN))
@@ -83,25 +99,38 @@ class FitRun(Job):
         accelerator.wait_for_everyone()
         checkpoint.remove()
 
-    def _pairs(self, stores: list[TripleStore]) -> list[tuple[Path, TripleStore]]:
+    def _pairs(self, stores: list[TripleStore]) -> list[tuple[str, TripleStore]]:
         return list(zip(self.runs, stores, strict=True))
 
-    def _without(self, left_out: TripleStore, stores: list[TripleStore], accelerator: Accelerator) -> dict[str, Any]:
+    def _without(self, left_out: int, stores: list[TripleStore], accelerator: Accelerator) -> dict[str, Any]:
         """Metrics on one run of a fit to the others."""
-        others = [store for store in stores if store is not left_out]
-        return validate(fit(others, self.how, accelerator), left_out, part="all")
+        kept = [k for k in range(len(stores)) if k != left_out]
+        how = replace(self.how, weights=tuple(self.how.weights[k] for k in kept if self.how.weights))
+        checkpoint = Checkpoint(
+            self.folder / f"checkpoint-without-{left_out}.pt", "fit", write=accelerator.is_main_process
+        )
+        autos = fit([stores[k] for k in kept], how, accelerator, resume=checkpoint, threads=self.threads)
+        metrics = validate(autos, stores[left_out], part="all")
+        accelerator.wait_for_everyone()
+        checkpoint.remove()
+        return metrics
 
 
-def complete_store(folder: Path) -> Path:
-    """The folder, if it holds the complete triples of a run.
+def complete_store(run: str) -> str:
+    """The folder or URL, if it holds the complete triples of a run.
 
     Raises:
         UserError: it does not.
     """
-    if inside := sorted(path.parent for path in folder.glob("*/triples.zarr")):
-        raise UserError(f"{folder} holds runs and is none; name them: --runs {' '.join(map(str, inside[:3]))} ...")
+    if "://" not in run and (inside := sorted(path.parent for path in Path(run).glob("*/triples.zarr"))):
+        raise UserError(f"{run} holds runs and is none; name them: --runs {' '.join(map(str, inside[:3]))} ...")
     try:
-        TripleStore.open(folder)
+        TripleStore.open(run)
     except StoreError as error:
-        raise UserError(f"cannot fit to {folder}: {error}") from None
-    return folder
+        raise UserError(f"cannot fit to {run}: {error}") from None
+    return run
+
+
+def _parts(run: str) -> tuple[str, ...]:
+    """The parts of a path or URL."""
+    return tuple(run.rstrip("/").split("/")) if "://" in run else Path(run).resolve().parts

@@ -1,11 +1,6 @@
 """What the kinds of run share."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from accelerate import Accelerator
-from tqdm import tqdm
 
 from autosparse.errors import UserError
 from autosparse.files import read_json
@@ -23,11 +18,3 @@ def check_seed(seed: int) -> None:
     """Refuse a seed that no generator takes."""
     if not 0 <= seed < 1 << 32:
         raise UserError(f"--seeds must lie in 0..{(1 << 32) - 1}, got {seed}")
-
-
-@contextmanager
-def progress_bar(steps: int, name: str, accelerator: Accelerator) -> Iterator[tqdm]:
-    """A bar where a person is looking."""
-    quiet = None if accelerator.is_main_process else True
-    with tqdm(total=steps, desc=name, unit="step", disable=quiet, leave=False) as bar:
-        yield bar

@@ -7,6 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from autosparse.cluster import Job, record
+from autosparse.cluster.progress import progress
 from autosparse.criteria import CRITERIA, make_criterion
 from autosparse.errors import UserError, unknown
 from autosparse.files import read_json
@@ -14,7 +15,7 @@ from autosparse.irp import rewind_pruning
 from autosparse.pruning import Schedule, make_schedule
 from autosparse.store import TripleStore
 from autosparse.store.schema import MARKER
-from autosparse.study.runs.common import check_seed, progress_bar
+from autosparse.study.runs.common import check_seed
 from autosparse.study.setting import Setting
 
 
@@ -72,7 +73,7 @@ class IRPRun(Job):
         model, data = self.setting.make(self.seed, accelerator)
         recipe = self.setting.make_recipe()
         steps = len(data.training(recipe.batch_size)) * recipe.epochs * (self.iterations + 1)
-        with progress_bar(steps, "irp", accelerator) as bar:
+        with progress(self.folder, steps, "irp", accelerator.is_main_process) as bar:
             rewind_pruning(
                 model,
                 data,

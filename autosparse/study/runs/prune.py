@@ -13,6 +13,7 @@ from autosparse.api import check_sparsity, find_criterion, is_path
 from autosparse.autos import AutoS
 from autosparse.autos.network import CARD
 from autosparse.cluster import Job, record
+from autosparse.cluster.progress import progress
 from autosparse.criteria import CRITERIA
 from autosparse.data import ImageData
 from autosparse.errors import unknown
@@ -20,7 +21,7 @@ from autosparse.files import read_json, write_json
 from autosparse.irp import SCORING_BATCH
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.pruning.schedule import keep_count
-from autosparse.study.runs.common import check_seed, is_json, progress_bar
+from autosparse.study.runs.common import check_seed, is_json
 from autosparse.study.setting import Setting
 from autosparse.training import Checkpoint, summarize, train
 
@@ -83,7 +84,8 @@ class PruneRun(Job):
         start = time.perf_counter()
         mask = self._mask(model, data, accelerator)
         masked = time.perf_counter()
-        with progress_bar(len(data.training(recipe.batch_size)) * recipe.epochs, self.label, accelerator) as bar:
+        steps = len(data.training(recipe.batch_size)) * recipe.epochs
+        with progress(self.folder, steps, self.label, accelerator.is_main_process) as bar:
             checkpoint = Checkpoint(self.folder / "checkpoint.pt", "train", write=accelerator.is_main_process)
             history = train(
                 model, mask, data, recipe, accelerator, seed=self.seed, resume=checkpoint, progress=bar.update

@@ -1,0 +1,89 @@
+"""Stopping at a step boundary: a signal only sets a flag, and all processes of a job act on it at the same step."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed
+
+_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)  # time limit and preemption; the same; a person
+_TOGETHER = 10  # steps between two agreements of several processes: each costs a round trip
+
+_received: str | None = None
+_lost = False
+_calls = 0
+
+
+class InterruptedAtStep(Exception):
+    """All processes have stopped at the same step, and what is needed to go on was saved: no failure."""
+
+
+def interrupt(why: str) -> None:
+    """Have this process stop at the next boundary."""
+    global _received
+    _received = _received or why
+
+
+def lose(why: str) -> None:
+    """Have this process stop at the next boundary and leave everything as it is: the run belongs to another job."""
+    global _lost
+    _lost = True
+    interrupt(why)
+
+
+def lost() -> bool:
+    """Whether the run belongs to another job by now."""
+    return _lost
+
+
+def received() -> str | None:
+    """Why this process was asked to stop, if it was."""
+    return _received
+
+
+def agreed() -> bool:
+    """Whether all processes stop here; called by each of them after each step.
+
+    Several processes ask each other at every tenth call only.
+    """
+    global _calls
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return _received is not None
+    _calls += 1
+    if _calls % _TOGETHER:
+        return False
+    on_gpu = torch.distributed.get_backend() == "nccl"
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    flag = torch.tensor(float(_received is not None), device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag)
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Within the block, the first of the signals asks to stop at the next step; the second does what it did before.
+
+    Outside the main thread, where Python allows no handlers, nothing changes.
+    """
+    global _received, _lost, _calls
+    _received, _lost, _calls = None, False, 0
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupt(signal.Signals(number).name)
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {number: signal.getsignal(number) or signal.SIG_DFL for number in _SIGNALS}
+    for each in _SIGNALS:
+        signal.signal(each, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,159 @@
+"""A run's folder is worked on by one job at a time: a lease that a dead job cannot hold.
+
+The lease is the file `.lease-N` with the highest N. Whoever finds it released, or its holder dead, makes N + 1 by a
+hard link, which is atomic on local disks, NFS and Lustre alike and needs no lock manager: of several, one succeeds. The
+file of the highest N is never deleted, so a number that was passed can be told from a new one.
+
+A holder touches its file every few seconds. It is dead when it has not done so for long, by the clock of the file
+system, and at once when it is known to be gone: its process, on this machine, or an earlier run of this Slurm job.
+"""
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from autosparse.cluster import interruption
+from autosparse.errors import UserError
+from autosparse.files import write_json
+
+LEASE = ".lease-"
+_BEAT = 10.0  # seconds between two touches
+_STALE = 120.0  # seconds without one, after which the holder is dead
+
+
+@contextmanager
+def lease(folder: Path, job_id: str | None, beat: float = _BEAT, stale: float = _STALE) -> Iterator[None]:
+    """Hold the lease of a run's folder for the length of the block.
+
+    A holder that finds that it has lost the lease (it was suspended for minutes, say) asks itself to stop at the next
+    step.
+
+    Args:
+        folder: of the run.
+        job_id: of Slurm, if this is a job there: one that was requeued takes over from itself.
+        beat, stale: seconds, see above.
+
+    Raises:
+        UserError: another job works on the run (names it).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mine = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": _start_of(os.getpid()),
+        "job": job_id,
+    }
+    path = _acquire(folder, mine, stale)
+    done = threading.Event()
+    keeper = threading.Thread(target=_keep, args=(path, beat, done), name="lease", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()
+        if _newest(folder) == path:
+            write_json(path, {})
+
+
+def holder_of(folder: Path) -> dict[str, Any] | None:
+    """Who works on a run: `host`, `pid` and `job`; None if nobody does, as far as can be seen from here."""
+    newest = _newest(folder)
+    holder = _holder(newest) if newest else None
+    if not newest or not holder:
+        return None
+    if holder["host"] == socket.gethostname():
+        return holder if _start_of(holder["pid"]) == holder["started"] else None
+    try:
+        return holder if time.time() - newest.stat().st_mtime < _STALE else None
+    except FileNotFoundError:
+        return None
+
+
+def _acquire(folder: Path, mine: dict[str, Any], stale: float) -> Path:
+    temporary = folder / f"{LEASE}{secrets.token_hex(8)}.tmp"
+    temporary.write_text(json.dumps(mine))
+    try:
+        while True:
+            newest = _newest(folder)
+            if newest is not None:
+                holder = _holder(newest)
+                if holder is None:
+                    continue  # superseded and deleted just now
+                if holder and not _is_gone(holder, mine, newest, temporary, stale):
+                    who = f"process {holder['pid']} on {holder['host']}"
+                    job = f" (job {holder['job']})" if holder["job"] else ""
+                    raise UserError(
+                        f"{folder}: {who}{job} works on this run; wait for it, or stop it and run this again"
+                    )
+            path = folder / f"{LEASE}{_number(newest) + 1 if newest else 1}"
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                continue  # somebody else was faster
+            if _newest(folder) == path:
+                for passed in _leases(folder):
+                    if _number(passed) < _number(path):
+                        passed.unlink(missing_ok=True)
+                return path
+            path.unlink(missing_ok=True)  # a number that was passed long ago
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_gone(holder: dict[str, Any], mine: dict[str, Any], path: Path, fresh: Path, stale: float) -> bool:
+    if holder["host"] == mine["host"]:
+        return _start_of(holder["pid"]) != holder["started"]
+    if holder["job"] is not None and holder["job"] == mine["job"]:
+        return True
+    os.utime(fresh)  # now, by the clock of the file system
+    return fresh.stat().st_mtime - path.stat().st_mtime > stale
+
+
+def _keep(path: Path, beat: float, done: threading.Event) -> None:
+    while not done.wait(beat):
+        try:
+            if _newest(path.parent) != path:
+                interruption.lose(f"another job has taken over {path.parent}")
+                return
+            os.utime(path)
+        except OSError:  # a file server that is away for a moment
+            continue
+
+
+def _leases(folder: Path) -> list[Path]:
+    return [path for path in folder.glob(f"{LEASE}*") if path.name.removeprefix(LEASE).isdigit()]
+
+
+def _newest(folder: Path) -> Path | None:
+    return max(_leases(folder), key=_number, default=None)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix(LEASE))
+
+
+def _holder(path: Path) -> dict[str, Any] | None:
+    """Who holds a lease: empty if it was released, or a crash of the machine left an empty file; None if it is gone."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process of this machine started, in the kernel's ticks; None if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None

@@ -1,0 +1,73 @@
+"""Waiting for jobs of Slurm by what their runs' folders and the queue say."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+from autosparse.cluster import outcome, slurm
+from autosparse.cluster.job import Job
+from autosparse.cluster.outcome import Failure, say
+from autosparse.errors import UserError
+from autosparse.files import read_json
+
+
+def wait(submitted: Sequence[tuple[Job, str, Path]], name: str) -> list[Failure]:
+    """Wait until each job is complete or out of the queue; returns those that are not complete.
+
+    A job that is requeued stays in the queue, so it is waited for, and it is said. One that was cancelled, or that died
+    in whatever way, has left it. To be sure, it must be missing twice in a row.
+
+    Args:
+        submitted: jobs, their ids, and the logs of their first processes.
+        name: shown while they run.
+    """
+    left = {job_id: job for job, job_id, _ in submitted}
+    missing, running = set[str](), set[str]()
+    start, silent = time.monotonic(), False
+    with tqdm(total=len(left), desc=name, unit="run", disable=None) as bar:
+        while True:
+            queue = slurm.queue()
+            if queue is None and not silent:
+                say("squeue does not answer; still waiting")
+            silent = queue is None
+            if queue is not None:
+                gone = left.keys() - queue.keys()
+                for job_id in [job_id for job_id, job in left.items() if job_id in gone & missing or _complete(job)]:
+                    del left[job_id]
+                    bar.update()
+                if not left:
+                    break
+                missing = gone
+                running = _tell(left, queue, running, bar)
+            time.sleep(min(20.0, 0.5 + (time.monotonic() - start) / 20))
+    failures = outcome.failures([(job, log) for job, _, log in submitted])
+    ends = slurm.last_states() if failures else {}
+    ids = {job.folder: job_id for job, job_id, _ in submitted}
+    return [Failure(each.job, _with_end(each.error, ids[each.job.folder], ends)) for each in failures]
+
+
+def _tell(left: dict[str, Job], queue: dict[str, slurm.State], running: set[str], bar: tqdm) -> set[str]:
+    """Say what has changed; returns the ids of the jobs that run."""
+    waiting = {job_id for job_id in left if job_id in queue and queue[job_id].state == "PENDING"}
+    for job_id in sorted(waiting & running):
+        say(f"queued again: {left[job_id].folder} ({job_id})")
+    reasons = Counter(queue[job_id].reason for job_id in waiting)
+    bar.set_postfix_str(", ".join(f"{count} pending: {reason}" for reason, count in reasons.items()))
+    return left.keys() & queue.keys() - waiting
+
+
+def _complete(job: Job) -> bool:
+    """Whether the run is complete, asked for its output only if it says so itself."""
+    status = job.folder / "status.json"
+    with suppress(UserError):
+        return status.is_file() and read_json(status)["state"] == "complete" and job.is_complete()
+    return False
+
+
+def _with_end(error: str, job_id: str, ends: dict[str, slurm.State]) -> str:
+    """An error, and how Slurm says that the job ended."""
+    return f"{error}; Slurm: {ends[job_id].state}" if job_id in ends else error

@@ -1,0 +1,142 @@
+"""How well do the batches mix, beside those of a full shuffle?
+
+A batch of a full shuffle has its share of every label, every layer and every region of the network, but for chance.
+The numbers are `autosparse.store.mixing.dispersion`: how far the batches' composition is from those shares, in units
+of that chance. A full shuffle has 1, by definition; the last row draws one, to show what so few batches make of it.
+Chance shrinks as a batch grows: the same departure from the shares counts 64 times as much in batches of 65,536 as in
+batches of 1,024.
+
+What is measured is the policy (`autosparse.store.order`) alone; nothing is read but the labels. Without a store, the
+layout is that of vgg19-4096 and the labels are made up: normal noise, whose mean depends on the layer and drifts from
+one row of 4,096 weights to the next, cut into 12 classes.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autosparse import networks
+from autosparse.command import run
+from autosparse.pruning import Layout
+from autosparse.sizes import parse_size
+from autosparse.store import TripleStore
+from autosparse.store.lanes import plan
+from autosparse.store.mixing import dispersion
+from autosparse.store.order import Order
+from benchmarks.common import heading, row, table
+
+MEMORIES = ("64MB", "512MB", "2GB")
+BLOCK = 1 << 18  # parameters, as in a store
+_BYTES = 9  # of a sample
+_BINS = 100  # of the position
+# lanes, blocks in a window, block
+SETTINGS = ((1, 1, BLOCK), (1, 80, BLOCK), (16, 5, BLOCK), (48, 1, BLOCK), (48, 4, BLOCK // 4))
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Count what is in some batches of an epoch, for some settings of the order."""
+
+    network: str = "vgg19-4096"
+    """The network, where there is no store."""
+    store: Path | None = None
+    """A store, for its layout and labels."""
+    batch_sizes: tuple[int, ...] = (1024, 65536)
+    """Triples in a batch."""
+    batches: int = 4
+    """How many batches are looked at, evenly spread over the epoch."""
+
+
+@dataclass(frozen=True)
+class Remembered(Order):
+    """An order that draws each batch once, however often it is counted."""
+
+    @cached_property
+    def _drawn(self) -> dict[int, NDArray[np.int64]]:
+        return {}
+
+    def indices(self, batch: int) -> NDArray[np.int64]:
+        if batch not in self._drawn:
+            self._drawn[batch] = super().indices(batch)
+        return self._drawn[batch]
+
+
+@dataclass(frozen=True)
+class FullShuffle(Order):
+    """One permutation of everything, cut into batches."""
+
+    @cached_property
+    def _permutation(self) -> NDArray[np.int64]:
+        return torch.randperm(self.sizes[0], generator=torch.Generator().manual_seed(0)).numpy()
+
+    def indices(self, batch: int) -> NDArray[np.int64]:
+        flat = self._permutation[batch * self.size : (batch + 1) * self.size]
+        return np.stack([np.zeros_like(flat), flat])
+
+
+def made_up(layout: Layout) -> NDArray[np.uint8]:
+    """Labels 0..11 that depend on the layer and drift along the rows."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    rows = generator.standard_normal(layout.size // 4096 + 1, np.float32) * 0.5
+    labels = np.empty(layout.size, np.uint8)
+    for layer in layout.layers:
+        mean = 0.7 * generator.standard_normal()
+        for start in range(layer.offset, layer.offset + layer.size, 1 << 24):
+            span = slice(start, min(start + (1 << 24), layer.offset + layer.size))
+            noise = generator.standard_normal(span.stop - span.start, np.float32)
+            noise += mean + rows[np.arange(span.start, span.stop) // 4096]
+            labels[span] = np.clip((noise + 3) * 2, 0, 11)
+    return labels
+
+
+def kinds_of(layout: Layout, labels: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """The classes of every parameter that are counted."""
+    layers = np.repeat(np.arange(len(layout.layers), dtype=np.uint16), [layer.size for layer in layout.layers])
+    bins = np.repeat(np.arange(_BINS, dtype=np.uint8), np.diff(np.linspace(0, layout.size, _BINS + 1).astype(int)))
+    return {"label": labels, "layer": layers, "position": bins}
+
+
+def main(a: Arguments) -> None:
+    """Count and print."""
+    heading()
+    if a.store:
+        store = TripleStore.open(a.store)
+        layout, labels = store.layout, store.survival()
+    else:
+        with torch.device("meta"):
+            layout = Layout.of(networks.build(a.network, (3, 32, 32), 10))
+        labels = made_up(layout)
+    kinds = kinds_of(layout, labels)
+    settings = [(f"--memory {text}", *plan(parse_size(text), BLOCK, _BYTES, text), BLOCK) for text in MEMORIES]
+    settings += [("", *setting) for setting in SETTINGS]
+    print(f"\n{a.store or a.network}: {layout.size:,} triples; {a.batches} batches of an epoch\n")
+    columns = [f"{name}, {size:,}" for size in a.batch_sizes for name in kinds]
+    table("setting", "lanes", "blocks a window", "a block", "triples mixed", *columns)
+    for name, lanes, mix, block in settings:
+        orders: list[Order] = [
+            Remembered((layout.size,), (block,), size, lanes=lanes, mix=mix) for size in a.batch_sizes
+        ]
+        found = _dispersions(orders, kinds, a.batches)
+        mixed = min(lanes * mix * block, layout.size)
+        row(name, str(lanes), str(mix), f"{block:,}", f"{mixed:,}", *(f"{value:.2f}" for value in found))
+    whole: list[Order] = [FullShuffle((layout.size,), (layout.size,), size, part="all") for size in a.batch_sizes]
+    shuffled = _dispersions(whole, kinds, a.batches)
+    row("full shuffle", "", "", "", f"{layout.size:,}", *(f"{value:.2f}" for value in shuffled))
+
+
+def _dispersions(orders: list[Order], kinds: dict[str, NDArray[Any]], batches: int) -> list[float]:
+    """Of every order by every kind of class."""
+
+    def look_up(classes: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
+        return classes if len(index) == len(classes) else classes[index]
+
+    return [dispersion(order, partial(look_up, kinds[name]), batches) for order in orders for name in kinds]
+
+
+if __name__ == "__main__":
+    run(Arguments, main)

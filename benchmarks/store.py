@@ -1,0 +1,237 @@
+"""How fast are triples written, durably, and read, beside raw files and other stores of arrays?
+
+Every peer stores the same values: theta and grad, float32, and survival, uint8; a gigabyte counts these 9 bytes a
+triple, whatever lies on the disk. Writing ends when the peer says that the data are on the disk, and reading begins
+with opening. All take turns, `--repeats` times, so that a slow moment of the machine hits all; the median counts.
+"""
+
+import os
+import shutil
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autosparse.command import run
+from autosparse.store import TripleStore, TripleWriter
+from autosparse.store.pipeline import PIPELINES
+from benchmarks.common import (
+    forget,
+    goal,
+    heading,
+    installed,
+    layout_of,
+    random_triples,
+    row,
+    scratch,
+    seconds,
+    table,
+    write_store,
+)
+
+Arrays = dict[str, NDArray[Any]]
+NAMES = ("theta", "grad", "survival")
+_CHUNK = 1 << 18  # elements, as in a store of triples
+_SCAN, _RAW_READ = "this package, scan", "raw files, np.fromfile"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write and read random triples, each peer several times."""
+
+    triples: int = 100_000_000
+    """How many."""
+    repeats: int = 5
+    """Rounds, in each of which every peer writes, reads, and reads again from the disk; the medians count."""
+    folder: Path | None = None
+    """Where to write (a folder of its own is made in it, and deleted); where temporary files go, if not given."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to store triples.
+
+    Attributes:
+        name: in the tables.
+        write: the arrays into a folder that is not there yet; the data are durable when it returns.
+        reads: ways to read all three arrays, by their names in the tables.
+        guarantees: what has a checksum, what is synced to the disk, and what appears whole or not at all.
+        pip: what to install, where it is not.
+        width: bytes of a triple that it stores.
+    """
+
+    name: str
+    write: Callable[[Path, Arrays], object]
+    reads: dict[str, Callable[[Path], object]]
+    guarantees: tuple[str, str, str]
+    pip: str = ""
+    width: int = 9
+
+
+def ours() -> Peer:
+    """A store of one iteration: besides the three arrays it holds one mask, an eighth of a byte a triple."""
+
+    def scan(folder: Path) -> None:
+        for _ in TripleStore.open(folder).scan(*NAMES):
+            pass
+
+    def whole(pipeline: str, folder: Path) -> None:
+        store = TripleStore.open(folder, pipeline=pipeline)
+        store.theta(), store.grad(), store.survival()
+
+    pipelines = [name for name in PIPELINES if name != "auto" and (name == "zarr" or installed(name))]
+    reads: dict[str, Callable[[Path], object]] = {_SCAN: scan}
+    reads |= {f"this package, whole arrays, {name}": partial(whole, name) for name in pipelines}
+    return Peer("this package", write_store, reads, ("crc32 and crc32c a chunk", "files and folders", "shard, store"))
+
+
+def features() -> Peer:
+    """The most of a store: theta and grad alone, without the masks and their sum."""
+
+    def write(folder: Path, arrays: Arrays) -> None:
+        TripleWriter.create(folder, layout_of(len(arrays["theta"])), 1, {})
+        writer = TripleWriter.resume(folder)
+        theta, grad = (torch.from_numpy(arrays[name]) for name in ("theta", "grad"))
+        writer.commit(writer.write_features(theta, grad), 1.0)
+
+    return Peer("this package, theta and grad alone", write, {}, ours().guarantees, width=8)
+
+
+def raw() -> Peer:
+    """A plain file an array: what the disk and the system's calls allow."""
+
+    def write(folder: Path, arrays: Arrays) -> None:
+        folder.mkdir()
+        for name, values in arrays.items():
+            with open(folder / name, "wb") as file:
+                values.tofile(file)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def read(folder: Path) -> None:
+        for name, kind in zip(NAMES, (np.float32, np.float32, np.uint8), strict=True):
+            np.fromfile(folder / name, kind)
+
+    return Peer("raw files", write, {_RAW_READ: read}, ("none", "files", "nothing"))
+
+
+def tensorstore() -> Peer:
+    """The arrays of a store of triples, byte for byte the same metadata, filled by tensorstore.
+
+    As its reference says: whole shards at a time, all asked for at once and then awaited, with a promise that the
+    source stays as it is, which saves a copy. The file driver's `file_io_sync` is true by default: it syncs each shard
+    and its folder.
+    """
+
+    def open_array(folder: Path, name: str) -> Any:
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / name)}}
+        return installed("tensorstore").open(spec, open=True).result()
+
+    def write(folder: Path, arrays: Arrays) -> None:
+        TripleWriter.create(folder, layout_of(len(arrays["theta"])), 1, {})
+        futures = [
+            open_array(folder, name).write(values, can_reference_source_data_indefinitely=True)
+            for name, values in arrays.items()
+        ]
+        for future in futures:
+            future.result()
+
+    def read(folder: Path) -> None:
+        for future in [open_array(folder, name).read() for name in NAMES]:
+            future.result()
+
+    reads: dict[str, Callable[[Path], object]] = {"tensorstore, zarr3": read}
+    return Peer("tensorstore, zarr3", write, reads, ("crc32c a chunk", "files and folders", "shard"), "tensorstore")
+
+
+def h5py() -> Peer:
+    """One HDF5 file with the same chunks and fletcher32; a chunk cache that holds a few, as its documentation asks."""
+
+    def write(folder: Path, arrays: Arrays) -> None:
+        folder.mkdir()
+        with installed("h5py").File(folder / "triples.h5", "w", rdcc_nbytes=1 << 24) as file:
+            for name, values in arrays.items():
+                file.create_dataset(name, data=values, chunks=(min(_CHUNK, len(values)),), fletcher32=True)
+            file.flush()
+            os.fsync(file.id.get_vfd_handle())
+
+    def read(folder: Path) -> None:
+        with installed("h5py").File(folder / "triples.h5", rdcc_nbytes=1 << 24) as file:
+            for name in NAMES:
+                file[name][:]
+
+    reads: dict[str, Callable[[Path], object]] = {"h5py, fletcher32": read}
+    return Peer("h5py, fletcher32", write, reads, ("fletcher32 a chunk", "file", "nothing"), "h5py")
+
+
+def main(a: Arguments) -> None:
+    """Time and print."""
+    heading("zarrs", "tensorstore", "h5py")
+    arrays = random_triples(a.triples)
+    peers = [raw(), ours(), features(), tensorstore(), h5py()]
+    there = [peer for peer in peers if not peer.pip or installed(peer.pip)]
+    writing, warm, cold = (defaultdict[str, list[float]](list) for _ in range(3))
+    kept = 0.0
+    with scratch(a.folder) as folder:
+        for _ in range(a.repeats):
+            for peer in there:
+                target = folder / "peer"
+                writing[peer.name].append(seconds(partial(peer.write, target, arrays)))
+                for name, read in peer.reads.items():
+                    read(target)  # so that the memory it takes is there
+                    warm[name].append(seconds(partial(read, target)))
+                for name, read in peer.reads.items():
+                    kept = max(kept, forget(target))
+                    cold[name].append(seconds(partial(read, target)))
+                shutil.rmtree(target)
+    widths = {peer.name: peer.width for peer in peers}
+    rates = [
+        {name: a.triples * widths.get(name, 9) / 1e9 / statistics.median(times) for name, times in found.items()}
+        for found in (writing, warm, cold)
+    ]
+    print(f"\n{a.triples:,} triples, {a.triples * 9 / 1e9:.2f} GB; median of {a.repeats}\n")
+    table("writing", "checksum", "synced", "atomic", "GB/s", "of raw", right=4)
+    for peer in peers:
+        if peer in there:
+            rate = rates[0][peer.name]
+            row(peer.name, *peer.guarantees, f"{rate:.2f}", f"{rate / rates[0]['raw files']:.2f}")
+        else:
+            row(f"{peer.name}: pip install {peer.pip}", *peer.guarantees, "", "")
+    print()
+    table("reading", "from the cache, GB/s", "of raw", "from the disk, GB/s", "of raw")
+    for name in rates[1]:
+        cells = [(found[name], found[name] / found[_RAW_READ]) for found in rates[1:]]
+        row(name, *(f"{value:.2f}" for pair in cells for value in pair))
+    if kept > 0.01:
+        print(
+            f"\nThe system kept up to {kept:.0%} of the files in its cache: what is called the disk is not only that."
+        )
+    _goals(rates)
+
+
+def _goals(rates: list[dict[str, float]]) -> None:
+    """Whether writing and reading are as fast as they should be."""
+    print()
+    written, warm, cold = rates
+    share = written["this package"] / written["raw files"]
+    goal(f"writing at 0.8 of raw files: {share:.2f}", share >= 0.8)
+    for where, found in (("cache", warm), ("disk", cold)):
+        share = found[_SCAN] / found[_RAW_READ]
+        goal(f"scanning from the {where} at 1.0 of raw files: {share:.2f}", share >= 1)
+    for name in [peer for peer in written if peer in warm]:
+        share = written["this package"] / written[name]
+        goal(f"writing faster than {name}: {share:.2f}", share > 1)
+        for where, found in (("cache", warm), ("disk", cold)):
+            share = found[_SCAN] / found[name]
+            goal(f"scanning from the {where} faster than {name}: {share:.2f}", share > 1)
+
+
+if __name__ == "__main__":
+    run(Arguments, main)

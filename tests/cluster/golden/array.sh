@@ -1,0 +1,23 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --array=0-2%3
+#SBATCH --cpus-per-task=4
+#SBATCH --error=/OUTPUT/logs/%A_%a/%A_%a_0_log.err
+#SBATCH --gpus-per-node=1
+#SBATCH --job-name=irp
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/OUTPUT/logs/%A_%a/%A_%a_0_log.out
+#SBATCH --partition=gpu
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=90
+
+# setup
+[ "${SLURM_RESTART_COUNT:-0}" -le 10 ] || { echo "was queued again more than --max-requeues 10 times" >&2; exit 1; }
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /OUTPUT/logs/%A_%a/%A_%a_%t_log.out --error /OUTPUT/logs/%A_%a/%A_%a_%t_log.err --cpus-per-task=4 --kill-on-bad-exit=1 PYTHON -u -m submitit.core._submit /OUTPUT/logs/%j

@@ -1,0 +1,21 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --cpus-per-task=4
+#SBATCH --error=/OUTPUT/logs/%j/%j_0_log.err
+#SBATCH --job-name=irp
+#SBATCH --no-requeue
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=2
+#SBATCH --open-mode=append
+#SBATCH --output=/OUTPUT/logs/%j/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --signal=USR2@30
+#SBATCH --time=1
+
+# setup
+[ "${SLURM_RESTART_COUNT:-0}" -le 0 ] || { echo "was queued again more than --max-requeues 0 times" >&2; exit 1; }
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /OUTPUT/logs/%j/%j_%t_log.out --error /OUTPUT/logs/%j/%j_%t_log.err --cpus-per-task=4 --kill-on-bad-exit=1 PYTHON -u -m submitit.core._submit /OUTPUT/logs/%j

@@ -1,0 +1,246 @@
+"""What is handed to Slurm, and what is made of its answers."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from submitit.core.job_environment import SignalHandler
+from submitit.core.utils import DelayedSubmission
+from submitit.slurm.slurm import SlurmJobEnvironment
+
+from autosparse.cluster import Resources, batch
+from autosparse.cluster.batch import Submitted, dry_run, parameters, submit
+from autosparse.errors import UserError
+from tests.cluster.conftest import Commands
+
+GOLDEN = Path(__file__).parent / "golden"
+EVERYTHING = Resources(
+    partition="gpu",
+    account="project-1234",
+    qos="normal",
+    nodes=2,
+    gpus_per_node=4,
+    cpus_per_task=6,
+    mem="64GB",
+    time="1-12:00:00",
+    constraint="a100|h100",
+    exclude="gpu[3-4]",
+    array_parallelism=2,
+    max_requeues=3,
+    after=("4242", "4243_1"),
+    setup=("module load cuda/12.4", "export GREETING='it is \"here\"'"),
+    slurm=("mail-type=FAIL,END", "exclusive"),
+)
+SCRIPTS: dict[str, tuple[Resources, int, str]] = {
+    "plain": (Resources(), 1, "logs"),
+    "array": (Resources(partition="gpu", time="90"), 3, "logs"),
+    "everything": (EVERYTHING, 8, "logs"),
+    "cpu": (Resources(partition="cpu", gpus_per_node=0, tasks_per_node=2, time="1", max_requeues=0), 1, "logs"),
+    "quotes": (Resources(), 2, 'it\'s a "log" $HOME; folder'),
+}
+
+
+def nothing() -> None:
+    pass
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_batch_scripts(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """`pytest tests/cluster --regenerate` writes the files anew."""
+    resources, jobs, folder = SCRIPTS[name]
+    (script,) = dry_run([nothing] * jobs, resources, "irp", tmp_path / folder)
+    script = script.replace(sys.executable, "PYTHON").replace(str(tmp_path), "/OUTPUT")
+    golden = GOLDEN / f"{name}.sh"
+    if request.config.getoption("--regenerate"):
+        golden.write_text(script)
+    assert script == golden.read_text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_needs_no_slurm_and_asks_it_for_nothing_but_its_limits(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = dry_run([nothing] * 3, Resources(), "irp", tmp_path / "logs")
+    assert {call.split()[0] for call in commands.calls_file.read_text().splitlines()} == {"scontrol"}
+    monkeypatch.setenv("PATH", os.environ["PATH"].replace(str(commands.folder), "/nowhere"))
+    assert dry_run([nothing] * 3, Resources(), "irp", tmp_path / "logs") == there
+
+
+def test_what_is_submitted_is_what_the_dry_run_shows(commands: Commands, tmp_path: Path) -> None:
+    folder = tmp_path / "it's a folder"
+    (shown,) = dry_run([nothing] * 3, EVERYTHING, "irp", folder)
+    submitted = submit([nothing] * 3, EVERYTHING, "irp", folder)
+    assert [each.job_id for each in submitted] == ["4242_0", "4242_1", "4242_2"]
+    assert {each.script.read_text() for each in submitted} == {shown}
+    assert [each.log.name for each in submitted] == [f"4242_{k}_0_log.err" for k in range(3)]
+    assert len(commands.calls("sbatch")) == 1
+
+
+def test_an_array_of_one_is_a_plain_job(commands: Commands, tmp_path: Path) -> None:
+    (job,) = submit([nothing], Resources(), "irp", tmp_path / "logs")
+    assert job.job_id == "4242"
+    assert "--array" not in job.script.read_text()
+
+
+COUNTING = 'n=$(($(cat "$0.n" 2>/dev/null || echo 0) + 1)); echo $n >"$0.n"'
+
+
+@pytest.mark.parametrize(("limit", "parts"), [(8, [8, 1]), (4, [4, 4, 1]), (9, [9]), (1, [1] * 9), (0, [1] * 9)])
+def test_arrays_above_the_sites_limit_are_cut(limit: int, parts: list[int], commands: Commands, tmp_path: Path) -> None:
+    commands.answer("scontrol", f"echo 'MaxArraySize            = {limit}'")
+    commands.answer("sbatch", f"{COUNTING}; echo Submitted batch job 10$n")
+    submitted = submit([nothing] * 9, Resources(array_parallelism=2), "irp", tmp_path / "logs")
+    arrays = [(f"10{part}", size) for part, size in enumerate(parts, 1)]
+    expected = [[f"{job}_{k}" for k in range(size)] if size > 1 else [job] for job, size in arrays]
+    assert [each.job_id for each in submitted] == [job_id for part in expected for job_id in part]
+    assert all((tmp_path / "logs" / each.job_id / f"{each.job_id}_submitted.pkl").exists() for each in submitted)
+    # each part starts when the last has ended, so that there are never more at once than asked for
+    scripts = list(dict.fromkeys(each.script.read_text() for each in submitted))
+    waits = [re.findall(r"--dependency=(.*)", script) for script in scripts]
+    assert waits == [[], *([f"afterany:{job}"] for job, _ in arrays[:-1])]
+
+
+def test_a_part_that_is_refused_takes_back_those_before(commands: Commands, tmp_path: Path) -> None:
+    commands.answer("scontrol", "echo 'MaxArraySize            = 2'")
+    commands.answer("sbatch", f'{COUNTING}; [ $n = 1 ] && echo Submitted batch job 7 || {{ echo "no" >&2; exit 1; }}')
+    with pytest.raises(UserError, match="Slurm refuses: no"):
+        submit([nothing] * 4, Resources(), "irp", tmp_path / "logs")
+    assert commands.calls("scancel") == ["scancel 7_0 7_1"]
+
+
+def test_500_jobs_take_few_calls_of_slurm(commands: Commands, tmp_path: Path) -> None:
+    submit([nothing] * 500, Resources(), "irp", tmp_path / "logs")
+    assert [call.split()[0] for call in commands.calls_file.read_text().splitlines()] == [
+        "scontrol",
+        "sbatch",
+        "squeue",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "sbatch: error: invalid partition specified: nope\n"
+            "sbatch: error: Batch job submission failed: Invalid partition name specified",
+            "Slurm refuses: invalid partition specified: nope; Invalid partition name specified "
+            "(--partition gpu; partitions: cpu, gpu)",
+        ),
+        (
+            "sbatch: error: Batch job submission failed: Requested node configuration is not available",
+            "Slurm refuses: Requested node configuration is not available "
+            "(--nodes 2, --gpus-per-node 4, --cpus-per-task 6, --mem 64GB, --constraint a100|h100, --partition gpu)",
+        ),
+        ("sbatch: error: Invalid --mem specification", "--mem 64GB"),
+        (
+            "sbatch: error: Batch job submission failed: Requested time limit is invalid (exceeds some limit)",
+            "(--time 1-12:00:00, --partition gpu)",
+        ),
+        ("sbatch: error: Batch job submission failed: Invalid qos specification", "(--qos normal"),
+        (
+            "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
+            "(--partition gpu, --account project-1234",
+        ),
+        ("sbatch: error: Batch job submission failed: Invalid feature specification", "(--constraint a100|h100"),
+        ("sbatch: error: Batch job submission failed: Invalid node name specified", "(--exclude gpu[3-4]"),
+        ("sbatch: error: Batch job submission failed: Job dependency problem", "(--after 4242 4243_1)"),
+        ("sbatch: unrecognized option '--foo'", "unrecognized option '--foo' (--slurm mail-type=FAIL,END exclusive)"),
+        ("something else\nin two lines", "Slurm refuses: something else in two lines"),
+    ],
+)
+def test_refusals_are_one_line_with_the_flags_behind_them(
+    said: str, shown: str, commands: Commands, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    commands.answer("sbatch", f'cat >&2 <<"END"\n{said}\nEND\nexit 1')
+    commands.answer("sinfo", "printf 'gpu\\ngpu\\ncpu\\n'")
+    with pytest.raises(UserError) as caught:
+        submit([nothing] * 2, EVERYTHING, "irp", tmp_path / "logs")
+    assert shown in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_answer_without_a_job_id_is_a_refusal(commands: Commands, tmp_path: Path) -> None:
+    commands.answer("sbatch", "echo welcome")
+    with pytest.raises(UserError, match=r'Slurm refuses: .*"welcome"'):
+        submit([nothing], Resources(), "irp", tmp_path / "logs")
+
+
+@pytest.mark.parametrize(
+    ("reason", "never"),
+    [
+        ("PartitionTimeLimit", True),
+        ("PartitionConfig", True),
+        ("QOSMaxWallDurationPerJobLimit", True),
+        ("InvalidAccount", True),
+        ("Priority", False),
+        ("Resources", False),
+        ("PartitionDown", False),
+        ("QOSMaxJobsPerUserLimit", False),
+        ("Dependency", False),
+    ],
+)
+def test_what_slurm_takes_but_would_never_start(reason: str, never: bool, commands: Commands, tmp_path: Path) -> None:
+    commands.answer("squeue", f"echo '4242_0|PENDING|{reason}'")
+    if never:
+        with pytest.raises(UserError, match=f"^Slurm would never start it: {reason}"):
+            submit([nothing] * 2, EVERYTHING, "irp", tmp_path / "logs")
+    else:
+        submit([nothing] * 2, EVERYTHING, "irp", tmp_path / "logs")
+    assert commands.calls("scancel") == ["scancel 4242_0 4242_1"] * never
+
+
+def test_a_submission_from_inside_a_job_is_not_part_of_it(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", "/etc/other/slurm.conf")
+    for name in ("SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "SBATCH_PARTITION", "SUBMITIT_EXECUTOR", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "3")
+    commands.answer("sbatch", f"env >{tmp_path}/env; echo Submitted batch job 1")
+    before = dict(os.environ)
+    submit([nothing], Resources(), "irp", tmp_path / "logs")
+    assert dict(os.environ) == before
+    left = (tmp_path / "env").read_text().splitlines()
+    assert "SLURM_CONF=/etc/other/slurm.conf" in left
+    assert not [line for line in left if re.match(r"(SLURM_(?!CONF)|SBATCH|SUBMITIT|WORLD)", line)]
+
+
+@pytest.mark.parametrize(("time", "signal"), [("1", 30), ("2", 60), ("3", 90), ("1-00:00:00", 90)])
+def test_the_signal_comes_within_the_time_limit(time: str, signal: int) -> None:
+    assert parameters(Resources(time=time), "irp")["signal_delay_s"] == signal
+
+
+@pytest.mark.parametrize("time", ["1", "10", "4:00:00"])
+def test_submitit_never_takes_a_signal_for_the_time_limit(time: str, commands: Commands, tmp_path: Path) -> None:
+    (job,) = submit([nothing], Resources(time=time), "irp", tmp_path / "logs")
+    delayed = DelayedSubmission.load(tmp_path / "logs" / job.job_id / f"{job.job_id}_submitted.pkl")
+    environment: Any = SlurmJobEnvironment()
+    assert not SignalHandler(environment, environment, delayed).has_timed_out()
+
+
+def test_srun_gets_what_it_does_not_inherit() -> None:
+    arguments = parameters(Resources(cpus_per_task=3), "irp")["srun_args"]
+    assert arguments == ["--cpus-per-task=3", "--kill-on-bad-exit=1"]
+
+
+def test_an_interrupted_submission_leaves_no_jobs(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Callable[..., list[Submitted]] = batch._submit_part
+    parts: list[int] = []
+
+    def interrupted(*arguments: Any) -> list[Submitted]:
+        parts.append(1)
+        if len(parts) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(batch, "_submit_part", interrupted)
+    commands.answer("scontrol", "echo 'MaxArraySize            = 2'")
+    with pytest.raises(KeyboardInterrupt):
+        submit([nothing] * 4, Resources(), "irp", tmp_path / "logs")
+    assert commands.calls("scancel") == ["scancel 4242_0 4242_1"]

@@ -1,0 +1,126 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from autosparse.cluster import interruption
+from autosparse.cluster.lease import LEASE, lease
+from autosparse.errors import UserError
+
+
+def holder(folder: Path, **changes: object) -> None:
+    """Leave the lease of somebody else, on another machine if nothing else is said."""
+    there = {"host": "node7", "pid": 1, "started": "1", "job": None, **changes}
+    newest(folder, 1).write_text(json.dumps(there))
+
+
+def newest(folder: Path, ahead: int = 0) -> Path:
+    """The lease that counts, or the one `ahead` of it."""
+    numbers = [int(path.name.removeprefix(LEASE)) for path in folder.glob(f"{LEASE}*") if path.suffix != ".tmp"]
+    return folder / f"{LEASE}{max(numbers, default=0) + ahead}"
+
+
+def who(folder: Path) -> dict[str, object]:
+    return json.loads(newest(folder).read_text())
+
+
+def test_one_holder_at_a_time(tmp_path: Path) -> None:
+    with lease(tmp_path, None):
+        with pytest.raises(UserError, match=rf"process {os.getpid()} on {socket.gethostname()} works on this run"):
+            lease(tmp_path, None).__enter__()
+        assert who(tmp_path)["pid"] == os.getpid()
+    with lease(tmp_path, "17_3"):
+        assert who(tmp_path)["job"] == "17_3"
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["{}\n"]
+
+
+def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = {sys.path!r}
+from autosparse.cluster.lease import lease
+lease(Path({str(tmp_path)!r}), None).__enter__()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert newest(tmp_path).exists()
+    with lease(tmp_path, None):
+        assert who(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_process_with_the_number_of_a_dead_one_is_another(tmp_path: Path) -> None:
+    holder(tmp_path, host=socket.gethostname(), pid=os.getpid(), started="1")
+    with lease(tmp_path, None):
+        assert who(tmp_path)["started"] != "1"
+
+
+def test_another_machine_is_trusted_until_it_is_silent(tmp_path: Path) -> None:
+    holder(tmp_path, job="5_1")
+    with pytest.raises(UserError, match=r"process 1 on node7 \(job 5_1\) works on this run"):
+        lease(tmp_path, "5_2").__enter__()
+    long_ago = time.time() - 121
+    os.utime(newest(tmp_path), (long_ago, long_ago))
+    with lease(tmp_path, "5_2"):
+        assert who(tmp_path)["job"] == "5_2"
+
+
+def test_a_requeued_job_takes_over_from_itself(tmp_path: Path) -> None:
+    holder(tmp_path, job="5_1")
+    with lease(tmp_path, "5_1"):
+        assert who(tmp_path)["host"] != "node7"
+
+
+def test_an_empty_file_is_nobodys(tmp_path: Path) -> None:
+    newest(tmp_path, 1).touch()
+    with lease(tmp_path, None):
+        assert newest(tmp_path).stat().st_size
+
+
+def test_the_holder_keeps_touching_it_and_notices_its_loss(tmp_path: Path) -> None:
+    with interruption.listening(), lease(tmp_path, None, beat=0.01):
+        os.utime(newest(tmp_path), (0, 0))
+        until(lambda: newest(tmp_path).stat().st_mtime > 0)
+        holder(tmp_path)
+        until(lambda: interruption.received() is not None)
+        assert interruption.received() == f"another job has taken over {tmp_path}"
+    assert who(tmp_path)["host"] == "node7"
+
+
+def test_of_many_that_find_a_dead_holder_one_gets_it(tmp_path: Path) -> None:
+    for _ in range(20):
+        holder(tmp_path, host=socket.gethostname(), pid=os.getpid(), started="1")
+        inside, refused, barrier = [], [], threading.Barrier(8)
+
+        def compete(inside=inside, refused=refused, barrier=barrier) -> None:
+            barrier.wait()
+            held = lease(tmp_path, None)
+            try:
+                held.__enter__()
+            except UserError:
+                refused.append(1)
+                barrier.wait()
+            else:
+                inside.append(1)
+                barrier.wait()
+                held.__exit__(None, None, None)
+
+        threads = [threading.Thread(target=compete) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(inside), len(refused)) == (1, 7)
+
+
+def until(what) -> None:
+    end = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -1,0 +1,35 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from autosparse.cluster import Resources, launch
+from autosparse.errors import UserError
+from tests.cluster.jobs import Note
+
+
+def test_jobs_at_once_are_spread_over_the_gpus_that_this_process_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3,7")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    jobs = [Note(tmp_path, word) for word in "ab"]
+    launch(jobs, Resources(cluster="local", array_parallelism=2), tmp_path, "notes")
+    assert [json.loads((job.folder / "span0").read_text())[3] for job in jobs] == ["5", "3"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "message"),
+    [
+        ("5,3", 3, "--gpus-per-node 3: this machine has 2"),
+        ("GPU-8932f937", 1, "takes CUDA_VISIBLE_DEVICES as numbers, such as 0,1, got GPU-8932f937"),
+    ],
+)
+def test_gpus_that_cannot_be_given_are_refused(
+    visible: str, gpus: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError, match=message):
+        launch([Note(tmp_path, "b")], Resources(cluster="local", gpus_per_node=gpus), tmp_path, "notes")
+    assert list(tmp_path.iterdir()) == []

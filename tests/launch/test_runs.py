@@ -1,0 +1,79 @@
+"""`launch/runs.py`: what runs are doing, from the outside."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, RUN, SMALL_IRP
+
+Script = Callable[..., int]
+
+
+def status(script: Script, capsys: pytest.CaptureFixture[str], *paths: object) -> tuple[int, str]:
+    code = script("runs", "status", *paths)
+    return code, capsys.readouterr().out
+
+
+def row(table: str, name: str = RUN) -> str:
+    (found,) = [line for line in table.splitlines() if name in line]
+    return " ".join(found.split())
+
+
+def test_a_complete_run(script: Script, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, table = status(script, capsys, finished)
+    assert code == 0
+    assert row(table).startswith(f"{RUN} complete 4 of 4 99.00%")
+
+
+def test_a_run_while_it_runs_when_stopped_and_after_it_was_resumed(
+    script: Script, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "launch/irp.py", *SMALL_IRP, "--epochs", "8", "--output", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not (tmp_path / "irp" / RUN / "history.json").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    code, table = status(script, capsys, tmp_path)
+    assert code == 3
+    assert f"{RUN} running" in row(table)
+    assert script("runs", "cancel", tmp_path) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'irp' / RUN}\n"
+    assert process.wait(timeout=120) == 130
+    code, table = status(script, capsys, tmp_path)
+    assert (code, f"{RUN} interrupted" in row(table)) == (4, True)
+    assert script("runs", "logs", tmp_path, "--lines", "1") == 0
+    assert "stopped at a step, everything saved: SIGTERM" in capsys.readouterr().out
+    assert script("runs", "resume", tmp_path) == 0
+    capsys.readouterr()
+    code, table = status(script, capsys, tmp_path)
+    assert (code, f"{RUN} complete 4 of 4" in row(table)) == (0, True)
+
+
+def test_a_killed_run_is_not_taken_for_a_running_one(
+    script: Script, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = [sys.executable, str(ROOT / "launch" / "irp.py"), *SMALL_IRP, "--output", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    told = tmp_path / "irp" / RUN / "status.json"
+    end = time.monotonic() + 120
+    while not told.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert json.loads(told.read_text())["state"] == "running"
+    code, table = status(script, capsys, tmp_path)
+    assert (code, f"{RUN} killed" in row(table)) == (4, True)
+
+
+def test_mistakes(script: Script, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert script("runs", "status", tmp_path) == 2
+    assert capsys.readouterr().err == f"error: no runs at {tmp_path}\n"
+    assert script("runs", "restart") == 2
+    assert "invalid choice" in capsys.readouterr().err

@@ -1,0 +1,225 @@
+"""Submission to a real Slurm: what is asked for is what runs, and what cannot run is said."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autosparse.cluster import Resources, batch, launch, slurm
+from autosparse.errors import UserError
+from autosparse.store import TripleStore
+from autosparse.store.verify import problems
+from autosparse.study.setting import Setting
+from tests.cluster.jobs import Note
+from tests.conftest import ROOT, RUN, SMALL_IRP, tree
+from tests.slurm.conftest import MAX_ARRAY, Sandbox, until
+from tests.slurm.work import Nested, OneFails, Stamp, WorldRun, stamps
+
+CPU = {"partition": "cpu", "gpus_per_node": 0, "cpus_per_task": 1}
+
+
+def idle() -> bool:
+    return slurm.queue() == {}
+
+
+def test_an_array_runs_as_many_at_once_as_asked_for_also_when_it_is_cut(tmp_path: Path) -> None:
+    tasks = [Stamp(tmp_path / f"stamp{k}", seconds=0.3) for k in range(MAX_ARRAY + 1)]
+    resources = Resources(partition="gpu", cpus_per_task=3, array_parallelism=2)
+    submitted = batch.submit(tasks, resources, "stamps", tmp_path / "logs")
+    array = submitted[0].job_id.split("_")[0]
+    assert [each.job_id for each in submitted[:-1]] == [f"{array}_{k}" for k in range(MAX_ARRAY)]
+    assert submitted[-1].job_id.isdecimal()
+    until(idle)
+    seen = [stamps(task.path) for task in tasks]
+    assert [len(each) for each in seen] == [1] * len(tasks)
+    flat = [each for (each,) in seen]
+    assert max(sum(a["start"] <= b["start"] < a["end"] for a in flat) for b in flat) <= 2
+    assert {each["SLURM_CPUS_PER_TASK"] for each in flat} == {"3"}  # which srun does not inherit
+    assert {each["CUDA_VISIBLE_DEVICES"] for each in flat} <= {"0", "1"}
+
+
+def test_quotes_in_every_path_and_a_job_that_fails_beside_one_that_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / 'it\'s a "b" $HOME; c'
+    good, bad = Note(output, "a"), Note(output, "b", fail="user")
+    resources = {**CPU, "setup": ("export GREETING='it is \"here\"'",), "slurm": ("comment=it's here",)}
+    launch([good, bad], Resources(**resources, dry_run=True), output, "notes")
+    shown = capsys.readouterr().out.split("\n", 2)[2]
+    with pytest.raises(UserError, match="1 of 2 runs failed"):
+        launch([good, bad], Resources(**resources, wait=True), output, "notes")
+    said = capsys.readouterr().err
+    assert re.search(rf"failed: {re.escape(str(bad.folder))}: no such word; log: .*; Slurm: FAILED", said)
+    job_id = json.loads((good.folder / "job.json").read_text())["job"]
+    command = ["scontrol", "write", "batch_script", job_id, "-"]
+    held = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert held.strip() == (good.folder / "batch.sh").read_text().strip() == shown.strip()
+    assert json.loads((good.folder / "environment.json").read_text())["jobs"] == [job_id]
+    assert json.loads((good.folder / "status.json").read_text())["state"] == "complete"
+    (log,) = (output / "submitted" / "notes_0" / job_id).glob("*_0_log.out")
+    assert "Job completed successfully" in log.read_text()
+
+
+def test_a_process_that_fails_does_not_leave_the_others_waiting(tmp_path: Path) -> None:
+    resources = Resources(partition="cpu", tasks_per_node=2, cpus_per_task=1)
+    (job,) = batch.submit([OneFails(tmp_path)], resources, "one-fails", tmp_path / "logs")
+    until(idle)
+    assert (tmp_path / "waited0").exists()
+    assert slurm.last_states()[job.job_id].state == "FAILED"
+
+
+def test_two_nodes_of_two_processes_are_one_world_and_write_one_store(irp_run: Path, tmp_path: Path) -> None:
+    run = WorldRun(tmp_path, Setting(dataset="digits", epochs=1), iterations=2)
+    launch([run], Resources(partition="gpu", nodes=2, gpus_per_node=2, cpus_per_task=1, wait=True), tmp_path, "irp")
+    told = [json.loads((run.folder / "logs" / f"told{rank}.json").read_text()) for rank in range(4)]
+    # rank, of how many, rank on the node, number and name of the node, and all of its GPUs
+    assert told == [[k, 4, k % 2, str(k // 2), f"gpu{k // 2 + 1}", "0,1"] for k in range(4)]
+    assert {path.name for path in (run.folder / "logs").glob("*.log")} == {f"rank{k}.log" for k in range(4)}
+    store, alone = TripleStore.open(run.folder), TripleStore.open(irp_run)
+    assert problems(store) == []
+    assert np.array_equal(store.theta(), alone.theta())
+    np.testing.assert_allclose(store.grad(), alone.grad(), rtol=1e-4, atol=1e-7)
+
+
+def test_the_command_of_a_user_from_submission_to_complete_stores(
+    irp_run: Path, script: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--partition", "gpu", *SMALL_IRP, "--seeds", "0", "1", "--cpus-per-task", "2", "--output", tmp_path]
+    command = [sys.executable, ROOT / "launch" / "irp.py", *arguments, "--wait"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    runs = [tmp_path / "irp" / RUN, tmp_path / "irp" / RUN.replace("_s0", "_s1")]
+    assert done.stdout.splitlines() == [str(run) for run in runs]
+    assert [problems(TripleStore.open(run)) for run in runs] == [[], []]
+    assert tree(runs[0] / "triples.zarr") == tree(irp_run / "triples.zarr")
+    assert script("irp", *arguments) == 0
+    assert "2 runs, 2 complete, 0 to run (slurm)" in capsys.readouterr().err
+
+
+def test_jobs_wait_for_others_and_are_cancelled_if_those_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stamping(name: str, seconds: float = 0.0, fail: bool = False, after: tuple[str, ...] = ()) -> str:
+        stamp = Stamp(tmp_path / name, seconds, fail)
+        (job,) = batch.submit([stamp], Resources(**CPU, after=after), name, tmp_path / f"{name}-logs")
+        return job.job_id
+
+    good, bad = stamping("good", seconds=1.0), stamping("bad", fail=True)
+    stamping("tail", after=(good,))
+    job = Note(tmp_path, "a")
+    with pytest.raises(UserError, match="1 of 1 runs failed"):
+        launch([job], Resources(**CPU, after=(good, bad), wait=True), tmp_path, "notes")
+    assert re.search(rf"failed: {job.folder}: it was not started; .*Slurm: CANCELLED", capsys.readouterr().err)
+    until(idle)
+    assert stamps(tmp_path / "tail")[0]["start"] >= stamps(tmp_path / "good")[0]["end"]
+
+
+def test_a_job_that_was_cancelled_ends_the_waiting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [Note(tmp_path, word, seconds=600) for word in "ab"]
+    resources = Resources(**CPU, array_parallelism=1, wait=True)
+    errors: list[str] = []
+
+    def wait() -> None:
+        with pytest.raises(UserError) as caught:
+            launch(jobs, resources, tmp_path, "notes")
+        errors.append(str(caught.value))
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    until((jobs[0].folder / "status.json").is_file)
+    before = slurm.queue()
+    assert before is not None
+    launch(jobs, Resources(**CPU), tmp_path, "notes")  # the same command again, while they run
+    assert slurm.queue() == before
+    slurm.cancel(list(before))
+    waiting.join(timeout=120)
+    assert errors == ["2 of 2 runs failed; the same command runs them again"]
+    said = capsys.readouterr().err
+    assert "2 of them in the queue already: " in said
+    assert f"failed: {jobs[1].folder}: it was not started" in said
+    assert said.count("Slurm: CANCELLED") == 2
+
+
+def test_a_job_whose_set_up_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="1 of 1 runs failed"):
+        launch([Note(tmp_path, "a")], Resources(**CPU, setup=("test 1 = 2",), wait=True), tmp_path, "notes")
+    assert "it was not started (--setup failed: test 1 = 2); log: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--partition", "nope"], "invalid partition specified: nope"),
+        (["--partition", "nope"], "(--partition nope; partitions: cpu, gpu, low)"),
+        (["--partition", "gpu", "--time", "8-00:00:00"], "Slurm would never start it: PartitionConfig"),
+        (["--partition", "gpu", "--gpus-per-node", "3", "--cpus-per-task", "1"], "--gpus-per-node 3"),
+        (["--partition", "cpu"], "Requested node configuration is not available (--nodes 1, --gpus-per-node 1"),
+        (["--partition", "cpu", "--mem", "1PB"], "--mem 1PB"),
+        (["--constraint", "h100"], "Invalid feature specification (--constraint h100)"),
+        (["--exclude", "gpu9"], "Invalid node name specified (--exclude gpu9)"),
+        (["--after", "1"], "--after 1: Slurm does not know this job"),
+        (["--slurm", "colour=red"], "unrecognized option '--colour=red' (--slurm colour=red)"),
+    ],
+)
+def test_what_slurm_refuses_is_one_line_and_leaves_nothing(
+    arguments: list[str],
+    message: str,
+    script: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert script("irp", "--dataset", "digits", *arguments) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if "1 to run (slurm)" not in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+    assert list(tmp_path.iterdir()) == []
+    assert idle()
+
+
+def test_a_submission_from_inside_an_array_is_of_its_own(tmp_path: Path) -> None:
+    tasks = [Nested(tmp_path), Stamp(tmp_path / "other")]
+    outer = batch.submit(tasks, Resources(**CPU), "outer", tmp_path / "logs")[0].job_id.split("_")[0]
+    until(idle)
+    seen = {name: stamps(tmp_path / name) for name in ("outer", "other", "inner0", "inner1")}
+    assert {name: len(each) for name, each in seen.items()} == dict.fromkeys(seen, 1)
+    arrays = {name: each[0]["SLURM_ARRAY_JOB_ID"] for name, each in seen.items()}
+    assert arrays["outer"] == arrays["other"] == outer
+    assert arrays["inner0"] == arrays["inner1"] != outer
+
+
+def test_a_job_that_loses_its_node_never_leaves_the_queue(sandbox: Sandbox, tmp_path: Path) -> None:
+    stamp = Stamp(tmp_path / "stamp", seconds=600)
+    (job,) = batch.submit([stamp], Resources(**CPU), "stamp", tmp_path / "logs")
+    log = job.log.with_suffix(".out")
+    until(lambda: log.is_file() and "Loading pickle" in log.read_text())
+    seen: list[slurm.State | None] = []
+    watching = threading.Event()
+
+    def watch() -> None:
+        while not watching.is_set():
+            if (queue := slurm.queue()) is not None:
+                seen.append(queue.get(job.job_id))
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    where = ["squeue", "--noheader", "--format=%N", "--jobs", job.job_id]
+    node = subprocess.run(where, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    sandbox("crash", node)
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=crash"], check=True, timeout=60)
+    until(lambda: [state for state in seen if state and state.state == "PENDING"])
+    watching.set()
+    thread.join()
+    assert None not in seen
+    sandbox("boot", node)
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=True, timeout=60)

@@ -1,0 +1,76 @@
+"""What jobs of the tests do; light, where it can be: a job that imports PyTorch takes seconds to start."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from autosparse.study.runs import IRPRun
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Sleeps, and notes when it ran and what the job is given; fails if asked to."""
+
+    path: Path
+    seconds: float = 0.0
+    fail: bool = False
+
+    def __call__(self) -> None:
+        start = time.time()
+        time.sleep(self.seconds)
+        if self.fail:
+            raise RuntimeError("as asked")
+        given = ("SLURM_CPUS_PER_TASK", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "GREETING")
+        seen = {name: os.environ.get(name) for name in given}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"start": start, "end": time.time(), **seen}) + "\n")
+
+
+def stamps(path: Path) -> list[dict]:
+    """What stamped this file, one each time it did."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@dataclass(frozen=True)
+class OneFails:
+    """Of two processes, the second fails once the first waits for it."""
+
+    folder: Path
+
+    def __call__(self) -> None:
+        waited = self.folder / "waited0"
+        if os.environ["SLURM_PROCID"] == "0":
+            waited.touch()
+            time.sleep(600)
+        while not waited.exists():
+            time.sleep(0.1)
+        raise RuntimeError("as asked")
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Submits jobs from inside a job."""
+
+    folder: Path
+
+    def __call__(self) -> None:
+        from autosparse.cluster import Resources, batch
+
+        resources = Resources(partition="cpu", gpus_per_node=0, cpus_per_task=1)
+        batch.submit([Stamp(self.folder / f"inner{k}") for k in range(2)], resources, "inner", self.folder / "inner")
+        Stamp(self.folder / "outer")()
+
+
+@dataclass(frozen=True)
+class WorldRun(IRPRun):
+    """A run of IRP that also notes what each of its processes is told."""
+
+    def run(self, accelerator: Accelerator) -> None:
+        told = [os.environ.get(name) for name in ("SLURM_NODEID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES")]
+        world = [accelerator.process_index, accelerator.num_processes, accelerator.local_process_index]
+        (self.folder / "logs" / f"told{accelerator.process_index}.json").write_text(json.dumps([*world, *told]))
+        super().run(accelerator)

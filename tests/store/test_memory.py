@@ -1,0 +1,107 @@
+"""Memory is bounded by what was asked for, not by the store: stores several times larger than a process may take."""
+
+import os
+import re
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autosparse.pruning import Layer, Layout, Mask
+from autosparse.store import TripleBatches, TripleStore, TripleWriter
+from tests.store.drawn import draw, write
+from tests.store.test_kill import start
+
+MB = 10**6
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux how much memory is taken")
+
+
+def write_large(path: Path, size: int, shard: int | None) -> None:
+    """A shard at a time."""
+    layout = Layout((Layer("a.weight", (size,), 0, 1, 1),))
+    TripleWriter.create(path, layout, 1, {}, shard)
+    writer = TripleWriter.resume(path)
+    for span in writer.grid.owned(0, 1):
+        values = np.arange(span.start, span.stop, dtype=np.float32)
+        writer.commit(writer.write("theta", span, values) | writer.write("grad", span, -values))
+    writer.commit({}, 1.0)
+    mask = Mask(layout, torch.arange(size, dtype=torch.int32) % 2 == 0)
+    writer.commit(writer.write_alive(1, mask), mask.density)
+    writer.commit(writer.write_survival())
+    writer.finish()
+
+
+def limit(beyond: int) -> None:
+    """Let this process take no more than it has, and so much beyond."""
+    taken = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert taken
+    resource.setrlimit(resource.RLIMIT_DATA, (int(taken[1]) * 1024 + beyond,) * 2)
+
+
+def iterate(large: Path, small: Path, pipeline: str, memory: str, beyond: int) -> None:
+    """All batches of a store; a small one first, so that all threads are there."""
+    list(TripleBatches([TripleStore.open(small, pipeline=pipeline)], 4096, part="all"))
+    source = TripleBatches([TripleStore.open(large, pipeline=pipeline)], 4096, part="all", memory=memory)
+    limit(beyond)
+    total = sum(int(batch.survival.sum()) for batch in source)
+    assert total == pytest.approx(len(source) * 4096 / 2, rel=0.01)
+
+
+def scan(large: Path, small: Path, pipeline: str, beyond: int) -> None:
+    list(TripleStore.open(small, pipeline=pipeline).scan("theta", "grad", "survival"))
+    store = TripleStore.open(large, pipeline=pipeline)
+    limit(beyond)
+    total = sum(int(columns["survival"].sum()) for _, columns in store.scan("theta", "grad", "survival"))
+    assert total == -(-len(store) // 2)
+
+
+def read_all(large: Path, small: Path, pipeline: str, beyond: int) -> None:
+    """What the limit is there to stop, at once or by an error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    store = TripleStore.open(large, pipeline=pipeline)
+    limit(beyond)
+    np.concatenate([store.theta(), store.grad()])
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("small")
+    write(path, draw(200_000))
+    return path
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """432 MB of triples."""
+    path = tmp_path_factory.mktemp("large")
+    write_large(path, 48_000_000, 1 << 20)
+    yield path
+    shutil.rmtree(path)
+
+
+def survives(target: Callable[..., None], *arguments: object) -> bool:
+    process = start(target, *arguments)
+    process.join()
+    return process.exitcode == 0
+
+
+@pytest.mark.parametrize("pipeline", ["zarr", "auto"])
+def test_a_store_larger_than_memory(large: Path, small: Path, pipeline: str) -> None:
+    assert not survives(read_all, large, small, pipeline, 200 * MB)
+    assert survives(iterate, large, small, pipeline, "16MB", 200 * MB)
+    assert survives(scan, large, small, pipeline, 200 * MB)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("pipeline", ["zarr", "auto"])
+def test_a_store_many_times_larger_than_memory(tmp_path: Path, small: Path, pipeline: str) -> None:
+    """1.8 GB."""
+    write_large(tmp_path / "s", 200_000_000, None)
+    assert survives(iterate, tmp_path / "s", small, pipeline, "64MB", 300 * MB)
+    assert survives(scan, tmp_path / "s", small, pipeline, 300 * MB)
+    shutil.rmtree(tmp_path)

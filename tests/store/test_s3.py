@@ -1,0 +1,148 @@
+"""Stores in a bucket: a server that speaks S3, on this machine."""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autosparse.errors import StoreError, UserError
+from autosparse.store import TripleBatches, TripleStore, TripleWriter
+from autosparse.store.copy import copy
+from autosparse.store.place import place_of
+from autosparse.store.verify import problems
+from tests.conftest import tree
+from tests.store.test_store import GRAD, LAYOUT, MASKS, SHARD, THETA, N, write
+
+moto = pytest.importorskip("moto.server")
+pytest.importorskip("obstore")
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = moto.ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    settings = {"ENDPOINT_URL": endpoint, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+    for name, value in {**settings, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    name = f"bucket-{abs(hash(request.node.name)):x}"
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT")).close()
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "triples.zarr"
+    write(path)
+    return path
+
+
+def objects(url: str) -> dict[str, bytes]:
+    place = place_of(url)
+    return {name: place.read(name) for name in sorted(place.sizes())}
+
+
+def read_all(url: str) -> None:
+    store = TripleStore.open(url)
+    for array in (store.theta, store.grad, store.survival, lambda: store.alive(2)):
+        array()
+
+
+def write_remote(url: str, until: int = 99) -> None:
+    """Write the store of `write` to a bucket, going on where it stands; stop after `until` commits."""
+    if place_of(url).size("ledger.json") is None:
+        TripleWriter.create(url, LAYOUT, N, {"seed": 0}, shard=SHARD)
+    TripleWriter.clean(url)
+    for _ in range(until):
+        writer = TripleWriter.resume(url)
+        if writer.committed < 0:
+            writer.commit(writer.write_features(THETA, GRAD), 1.0)
+        elif writer.committed < N:
+            i = writer.committed + 1
+            writer.commit(writer.write_alive(i, MASKS[i]), MASKS[i].density)
+        else:
+            writer.commit(writer.write_survival())
+            writer.finish()
+            return
+
+
+def test_the_same_bytes_as_in_a_folder(bucket: str, local: Path, tmp_path: Path) -> None:
+    write_remote(f"{bucket}/run/triples.zarr")
+    assert objects(f"{bucket}/run/triples.zarr") == tree(local)
+    store = TripleStore.open(f"{bucket}/run")
+    assert np.array_equal(store.theta(slice(4000, 9000)), THETA[4000:9000].numpy())
+    assert torch.equal(store.mask(2).kept, MASKS[2].kept)
+    assert problems(store) == []
+    copy(store, str(tmp_path / "back"))
+    assert tree(tmp_path / "back") == tree(local)
+
+
+@pytest.mark.parametrize("until", range(5))
+def test_an_unfinished_store_is_refused_and_goes_on(bucket: str, until: int, local: Path) -> None:
+    url = f"{bucket}/s"
+    write_remote(url, until)
+    with pytest.raises(StoreError, match=f"{url} is not finished"):
+        TripleStore.open(url)
+    place_of(url).write("survival/c/0", memoryview(b"of a killed writer"), replace=False)
+    write_remote(url)
+    assert objects(url) == tree(local)
+
+
+def test_an_object_is_written_once(bucket: str) -> None:
+    TripleWriter.create(f"{bucket}/s", LAYOUT, N, {}, shard=SHARD)
+    one, other = TripleWriter.resume(f"{bucket}/s"), TripleWriter.resume(f"{bucket}/s")
+    files = one.write_features(THETA, GRAD)
+    with pytest.raises(StoreError, match=r"another process has written (theta|grad)/c/"):
+        other.write_features(GRAD, THETA)
+    one.commit(files, 1.0)
+    assert np.array_equal(one.store.theta(), THETA.numpy())
+
+
+@pytest.mark.parametrize("name", ["theta/c/1", "alive/c/1/2", "grad/zarr.json", "ledger.json", "complete"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_damage_is_never_read_as_numbers(bucket: str, name: str, damage: str, local: Path) -> None:
+    place = place_of(f"{bucket}/s")
+    copy(TripleStore.open(local), str(place))
+    content = bytearray(place.read(name))
+    content[len(content) // 2] ^= 1
+    if damage == "delete":
+        place.remove(name)
+    else:
+        place.write(name, memoryview(content if damage == "flip" else content[:-3]), replace=True)
+    expected = "is not finished" if (name, damage) == ("complete", "delete") else name
+    with pytest.raises(StoreError, match=expected):
+        read_all(f"{bucket}/s")
+
+
+def test_the_loader_reads_from_a_bucket(bucket: str, local: Path) -> None:
+    copy(TripleStore.open(local), f"{bucket}/s")
+    remote, here = (TripleBatches([TripleStore.open(path)], 512, seed=5) for path in (f"{bucket}/s", local))
+    for a, b in zip(remote, here, strict=True):
+        assert torch.equal(a.theta, b.theta)
+        assert torch.equal(a.survival, b.survival)
+
+
+def test_mistakes_name_the_url(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StoreError, match=rf"no triple store at {bucket}/none"):
+        TripleStore.open(f"{bucket}/none")
+    write_remote(f"{bucket}/s")
+    with pytest.raises(UserError, match="zarrs reads folders"):
+        TripleStore.open(f"{bucket}/s", pipeline="zarrs")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match=rf"{bucket}/s/.*AWS_ENDPOINT_URL"):
+        TripleStore.open(f"{bucket}/s")
+
+
+def test_the_run_is_in_the_attributes(bucket: str) -> None:
+    write_remote(f"{bucket}/s", 0)
+    assert json.loads(place_of(f"{bucket}/s").read("zarr.json"))["attributes"]["run"] == {"seed": 0}
