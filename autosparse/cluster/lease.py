@@ -21,7 +21,6 @@ from typing import Any
 
 from autosparse.cluster import interruption
 from autosparse.errors import UserError
-from autosparse.files import write_json
 
 LEASE = ".lease-"
 _BEAT = 10.0  # seconds between two touches
@@ -60,7 +59,7 @@ def lease(folder: Path, job_id: str | None, beat: float = _BEAT, stale: float = 
         done.set()
         keeper.join()
         if _newest(folder) == path:
-            write_json(path, {})
+            os.truncate(path, 0)  # which a full disk does not hinder
 
 
 def holder_of(folder: Path) -> dict[str, Any] | None:
@@ -141,7 +140,7 @@ def _number(path: Path) -> int:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """Who holds a lease: empty if it was released, or a crash of the machine left an empty file; None if it is gone."""
+    """Who holds a lease: empty if it was released, or a crash left it so; None if the file is gone."""
     try:
         found: dict[str, Any] = json.loads(path.read_text())
         return found

@@ -37,7 +37,7 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
         assert who(tmp_path)["pid"] == os.getpid()
     with lease(tmp_path, "17_3"):
         assert who(tmp_path)["job"] == "17_3"
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["{}\n"]
+    assert [path.read_text() for path in tmp_path.iterdir()] == [""]
 
 
 def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:

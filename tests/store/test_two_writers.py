@@ -65,6 +65,22 @@ def test_a_commit_of_what_another_process_has_cleaned_away_is_refused(
     assert tree(path) == expected
 
 
+@pytest.mark.parametrize(("until", "missing"), [(0, "grad/c/1"), (1, "alive/c/0/1"), (2, "alive/c/1/1")])
+def test_a_commit_without_the_shards_of_another_process_is_refused(tmp_path: Path, until: int, missing: str) -> None:
+    path = tmp_path / "s"
+    write(path, RUN, SHARD, until=until)
+    first, second = (TripleWriter.resume(path, rank, 2) for rank in (0, 1))
+    files = [
+        rank.write_alive(until, RUN.masks[until]) if until else rank.write_features(RUN.theta, RUN.grad)
+        for rank in (first, second)
+    ]
+    everything = files[0] | files[1]
+    with pytest.raises(StoreError, match=f"{missing} was not written; the iteration is not finished"):
+        first.commit({name: entry for name, entry in everything.items() if name != missing}, RUN.masks[until].density)
+    first.commit(everything, RUN.masks[until].density)
+    assert len(first.store.densities) == until + 1
+
+
 def test_what_is_committed_while_another_process_cleans_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, sizes = tmp_path / "s", Folder.sizes
     first, _ = two(path, 1)
