@@ -26,7 +26,7 @@ def test_every_job_runs_and_leaves_its_record(cluster: str, tmp_path: Path, caps
     assert yaml.safe_load((jobs[0].folder / "config.yaml").read_text()) == jobs[0].config()
     environment = json.loads((jobs[0].folder / "environment.json").read_text())
     assert environment["versions"]["zarr"]
-    assert len(environment["jobs"]) == (cluster == "local")
+    assert environment["jobs"] == []  # ids of Slurm: a process number is none
     states = [json.loads((job.folder / "status.json").read_text())["state"] for job in jobs]
     assert states == ["complete", "failed", "failed", "complete"]
     assert "ZeroDivisionError" in (jobs[2].folder / "logs" / "rank0.log").read_text()
