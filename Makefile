@@ -1,5 +1,6 @@
 VENV ?= .venv
 PYTHON ?= python3
+EXTRAS ?= test
 PY = $(VENV)/bin/python
 
 .PHONY: setup demo test test-long lint clean
@@ -8,7 +9,7 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 demo: setup  ## a fresh clone to a report: runs/report/index.html

@@ -1,6 +1,5 @@
 """Writers that write, commit, crash and go on in any order, beside a plain list of what was committed."""
 
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -46,7 +45,8 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.scratch = tempfile.TemporaryDirectory()  # deleted also where an assertion fails
+        self.folder = Path(self.scratch.name)
         self.path = self.folder / "s"
         self.ranks: list[TripleWriter] = []
         self.pending: Committed = {}
@@ -65,7 +65,7 @@ class Machine(RuleBasedStateMachine):
             finite = {name: values.isfinite().split(SHARD) for name, values in features.items()}
             assert len(found) == sum(not bool(part.all()) for parts in finite.values() for part in parts)
             assert all("is not finite in" in line for line in found)
-        shutil.rmtree(self.folder)
+        self.scratch.cleanup()
 
     @initialize(
         size=st.integers(1, 4 * SHARD),
