@@ -9,7 +9,7 @@ import tyro
 from autosparse.autos import Features, FitConfig
 from autosparse.cluster import Resources, launch, site_resources
 from autosparse.command import run
-from autosparse.study.runs import FitRun, complete_store
+from autosparse.study.runs import FitRun
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Arguments:
     """
 
     runs: tuple[str, ...]
-    """Complete runs of launch/irp.py: their folders, or s3:// URLs of their stores."""
+    """Runs of launch/irp.py: their folders, or s3:// URLs of their stores; complete, or made by
+    the jobs of --after."""
     backbone: str = "mlp"
     """mlp, resnet18 or vgg19 (paper, Table 7); the latter two want a GPU."""
     inputs: str = "both"
@@ -54,12 +55,11 @@ class Arguments:
 
 def plan(a: Arguments) -> list[FitRun]:
     """The fits, one a seed."""
-    runs = tuple(complete_store(run) for run in a.runs)
     features = Features(a.features, a.inputs)
     fits = [
         FitRun(
             a.output,
-            runs,
+            a.runs,
             FitConfig(
                 a.backbone,
                 features,

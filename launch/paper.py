@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from autosparse.cluster import Resources, site_resources
+from autosparse.cluster import Resources, launch_graph, site_resources
 from autosparse.command import run
 from autosparse.errors import unknown
 from autosparse.study.plans import PLANS
@@ -14,9 +14,10 @@ from autosparse.study.plans import PLANS
 
 @dataclass(frozen=True)
 class Arguments:
-    """Run an experiment from its first job to its report. Prints the folders of its runs and the report's page.
+    """Run an experiment from its first job to its report, OUTPUT/report/index.html. Prints the folders of its runs.
 
-    What is there already is not run again.
+    On Slurm all its jobs are submitted at once, each array with a dependency on those whose output it needs. What is
+    there already is not run again; after a failure, the same command goes on from there.
     """
 
     name: Annotated[str, tyro.conf.Positional]
@@ -30,9 +31,7 @@ def main(a: Arguments) -> None:
     """Run it."""
     if a.name not in PLANS:
         raise unknown("experiment", a.name, PLANS)
-    page = PLANS[a.name]().run(a.output, a.resources)
-    if page:
-        print(page)
+    launch_graph(PLANS[a.name]().stages(a.output), a.resources, a.output)
 
 
 if __name__ == "__main__":

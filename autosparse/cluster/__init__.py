@@ -3,6 +3,7 @@
 from autosparse.cluster.job import Job
 from autosparse.cluster.profile import site_resources
 from autosparse.cluster.resources import Resources
-from autosparse.cluster.submit import launch
+from autosparse.cluster.stage import Stage
+from autosparse.cluster.submit import launch, launch_graph
 
-__all__ = ["Job", "Resources", "launch", "site_resources"]
+__all__ = ["Job", "Resources", "Stage", "launch", "launch_graph", "site_resources"]

@@ -90,11 +90,11 @@ def submit(tasks: Sequence[Callable[[], Any]], resources: Resources, name: str, 
     return submitted
 
 
-def dry_run(tasks: Sequence[Callable[[], Any]], resources: Resources, name: str, folder: Path) -> list[str]:
-    """The batch scripts that `submit` would hand to Slurm, also where there is none.
+@contextlib.contextmanager
+def rehearsal() -> Iterator[str]:
+    """Where nothing is submitted, also where there is no Slurm: its commands only answer, with job ids 1, 2, ...
 
-    It is a submission, but below a scratch folder, and to an sbatch that only answers. Where there are several scripts,
-    a later one waits for the job id 1, 2, ... of the one before.
+    Yields a scratch folder, for `submit` to write below.
     """
     with tempfile.TemporaryDirectory(prefix="autosparse-dry-run-") as scratch:
         for program, text in _STAND_IN.items():
@@ -102,9 +102,7 @@ def dry_run(tasks: Sequence[Callable[[], Any]], resources: Resources, name: str,
             path.write_text(f"#!/bin/sh\n{text}\n")
             path.chmod(0o755)
         with environment_variables(PATH=f"{scratch}:{os.environ['PATH']}"):
-            submitted = submit(tasks, resources, name, Path(f"{scratch}{folder.absolute()}"))
-        scripts = dict.fromkeys(each.script for each in submitted)
-        return [script.read_text().replace(scratch, "") for script in scripts]
+            yield scratch
 
 
 def parameters(resources: Resources, name: str, previous: str | None = None) -> dict[str, Any]:

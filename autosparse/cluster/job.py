@@ -36,6 +36,10 @@ class Job(ABC):
     def config(self) -> dict[str, Any]:
         """The resolved configuration, YAML values; two runs with the same configuration are the same run."""
 
+    def missing(self) -> str | None:
+        """Which input is not there yet, in one line; the others of its methods are called when none is missing."""
+        return None
+
     @abstractmethod
     def is_complete(self) -> bool:
         """Whether the output is there and whole."""
@@ -81,7 +85,7 @@ class Task:
         error_path.unlink(missing_ok=True)
         with _logging_to(folder / "logs" / f"rank{rank}.log", main):
             try:
-                if not broadcast_object_list([main and self.job.is_complete()])[0]:
+                if not broadcast_object_list([main and self._is_complete()])[0]:
                     if main:
                         record.write_config(folder, self.job.config())
                         record.write_environment(folder, job_id)
@@ -102,6 +106,12 @@ class Task:
                 raise
             if main:
                 self._say("complete")
+
+    def _is_complete(self) -> bool:
+        """Whether there is nothing to do; of a job that was submitted before its input was there, only now."""
+        if difference := record.config_difference(self.job.folder, self.job.config()):
+            raise UserError(difference)
+        return self.job.is_complete()
 
     def _say(self, state: str, **more: str) -> None:
         place = {"node": socket.gethostname(), "requeues": int(os.environ.get("SLURM_RESTART_COUNT", 0))}

@@ -14,51 +14,80 @@ from autosparse.cluster import logs, outcome, record
 from autosparse.cluster.job import Job, Task
 from autosparse.cluster.outcome import Failure
 from autosparse.cluster.resources import Resources
+from autosparse.cluster.stage import Stage, blocked
 from autosparse.errors import UserError
 
 
-def run(jobs: Sequence[Job], resources: Resources, root: Path, name: str) -> list[Failure]:
-    """Run jobs to their end; one that fails does not keep the others from running.
+def run(stages: Sequence[Stage], resources: Resources, root: Path) -> list[Failure]:
+    """Run the jobs of a graph to their end; one that fails keeps only the stages after its own from running.
 
     Args:
-        jobs: those to run.
-        resources: of each; `array_parallelism` of them run at once.
+        stages: heads first; a job starts as soon as those before are done and there is a place for it.
+        resources: of each job.
         root: folder of what submitit writes.
-        name: shown while they run.
     """
-    at_once = min(resources.array_parallelism or 1, len(jobs))
+    total = sum(len(stage.jobs) for stage in stages)
+    at_once = min(resources.local_jobs(), total)
     gpus, there = resources.local_gpus(), _visible_gpus()
     logs.prune(root, "local", _Processes())
-    waiting, free = list(jobs), list(range(at_once))
-    running, runs = dict[int, tuple[Job, Any]](), dict[str, Path]()
-    failures: list[Failure] = []
-    with logs.claimed(root, name) as folder:
-        executor = submitit.LocalExecutor(folder / "%j")
-    with tqdm(total=len(jobs), desc=name, unit="run", disable=None) as bar:
-        while waiting or running:
-            while waiting and free:
-                job, place = waiting.pop(0), free.pop(0)
-                executor.update_parameters(
-                    timeout_min=resources.minutes,
-                    tasks_per_node=resources.tasks,
-                    gpus_per_node=gpus,
-                    visible_gpus=[there[(place * gpus + k) % len(there)] for k in range(gpus)],
-                )
-                handle = executor.submit(Task(job, resources.local_cpus(at_once)))
-                running[place] = job, handle
-                runs[handle.job_id] = job.folder
-                logs.record(folder, "local", runs)
-                record.write_submission(job.folder, None, str(handle.task(0).paths.stderr))
-                outcome.say(f"started {job.folder}")
-            for place, (job, handle) in list(running.items()):
+    free = list(range(at_once))
+    waiting = {stage.name: list(stage.jobs) for stage in stages}
+    left = {stage.name: len(stage.jobs) for stage in stages}
+    submissions = {stage.name: _Submission(root, stage.name) for stage in stages}
+    running = dict[int, tuple[Stage, Job, Any]]()
+    failures, failed = list[Failure](), set[str]()
+    with tqdm(total=total, desc="runs", unit="run", disable=None, smoothing=0) as bar:
+        while running or any(waiting.values()):
+            for stage in stages:
+                queue = waiting[stage.name]
+                if queue and (found := blocked(stage, failed)):
+                    failed.add(stage.name)
+                    failures += found
+                    bar.update(len(queue))
+                    queue.clear()
+                while queue and free and not any(left[name] for name in stage.after):
+                    job, place = queue.pop(0), free.pop(0)
+                    visible = [there[(place * gpus + k) % len(there)] for k in range(gpus)]
+                    own = resources.single() if stage.single else resources
+                    handle = submissions[stage.name].start(job, own, own.local_cpus(at_once), visible)
+                    running[place] = stage, job, handle
+            bar.set_postfix_str(f"{len(running)} running, {sum(map(len, waiting.values()))} waiting")
+            for place, (stage, job, handle) in list(running.items()):
                 if handle.done():
                     del running[place]
                     free.append(place)
                     bar.update()
-                    failures += outcome.failures([(job, handle.task(0).paths.stderr)])
+                    left[stage.name] -= 1
+                    if found := outcome.failures([(job, handle.task(0).paths.stderr)]):
+                        failed.add(stage.name)
+                        failures += found
             time.sleep(0.1)
     logs.prune(root, "local", _Processes())
     return failures
+
+
+class _Submission:
+    """What submitit starts and writes for the jobs of a stage, in a folder that is there once the first has started."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self._root, self._name = root, name
+        self._executor: submitit.LocalExecutor | None = None
+        self._runs: dict[str, Path] = {}
+
+    def start(self, job: Job, resources: Resources, cpus: int, gpus: list[int]) -> Any:
+        """Start a job on GPUs of its own; returns submitit's handle."""
+        if self._executor is None:
+            with logs.claimed(self._root, self._name) as self._folder:
+                self._executor = submitit.LocalExecutor(self._folder / "%j")
+        self._executor.update_parameters(
+            timeout_min=resources.minutes, tasks_per_node=resources.tasks, gpus_per_node=len(gpus), visible_gpus=gpus
+        )
+        handle = self._executor.submit(Task(job, cpus))
+        self._runs[handle.job_id] = job.folder
+        logs.record(self._folder, "local", self._runs)
+        record.write_submission(job.folder, None, str(handle.task(0).paths.stderr))
+        outcome.say(f"started {job.folder}")
+        return handle
 
 
 class _Processes:

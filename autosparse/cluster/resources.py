@@ -70,7 +70,7 @@ class Resources:
     exclude: str | None = None
     """Nodes not to use, such as gpu[3-4]."""
     array_parallelism: int | None = None
-    """How many jobs run at once; on Slurm 256 if not given, with --cluster local 1."""
+    """How many jobs run at once; on Slurm 256 if not given, with --cluster local what its GPUs, or cores, allow."""
     max_requeues: int | None = None
     """How often a job that was stopped (time limit, preemption, lost node) is queued again; 10 if not given."""
     after: Annotated[tuple[str, ...], tyro.conf.arg(metavar="JOBID...")] = ()
@@ -138,6 +138,11 @@ class Resources:
             return 0 if self.tasks_per_node else default
         return self.gpus_per_node
 
+    def single(self) -> "Resources":
+        """The same for jobs of one process."""
+        gpus = None if self.gpus_per_node is None else min(1, self.gpus_per_node)
+        return replace(self, nodes=None, gpus_per_node=gpus, tasks_per_node=self.tasks_per_node and 1)
+
     def resolve(self) -> "Resources":
         """The same with the cluster that `auto` means here, and, if that is not Slurm, without what the site's profile
         says, which is about its Slurm.
@@ -182,9 +187,17 @@ class Resources:
             if getattr(self, each.name) not in (each.default, self.site.get(each.name, each.default))
         ]
 
-    def local_cpus(self, jobs: int = 1) -> int:
+    def local_jobs(self) -> int:
+        """How many jobs run on this machine at once."""
+        if self.array_parallelism:
+            return self.array_parallelism
+        if gpus := self.local_gpus():
+            return max(1, torch.cuda.device_count() // gpus)
+        return max(1, _cores() // ((self.cpus_per_task or 1) * self.tasks))
+
+    def local_cpus(self, jobs: int) -> int:
         """CPU cores of a process when `jobs` jobs run on this machine at once."""
-        return self.cpus_per_task or max(1, len(os.sched_getaffinity(0)) // (jobs * self.tasks))
+        return self.cpus_per_task or max(1, _cores() // (jobs * self.tasks))
 
     def local_gpus(self) -> int:
         """GPUs of a job on this machine.
@@ -197,6 +210,10 @@ class Resources:
         if gpus > there:
             raise UserError(f"--gpus-per-node {gpus}: this machine has {there}")
         return gpus
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def flag(name: str) -> str:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autosparse.autos import FitConfig
-from autosparse.cluster import Resources, launch
-from autosparse.study import page
-from autosparse.study.runs import FitRun, IRPRun, PruneRun
+from autosparse.cluster import Stage
+from autosparse.study.runs import FitRun, IRPRun, PruneRun, ReportRun
 from autosparse.study.setting import Setting
 
 
@@ -26,8 +25,8 @@ class Plan:
     sparsities: tuple[float, ...]
     seeds: tuple[int, ...]
 
-    def run(self, output: Path, resources: Resources) -> Path | None:
-        """Run what is not there yet; returns the report's page, None for a dry run."""
+    def stages(self, output: Path) -> list[Stage]:
+        """The graph of its jobs; the baselines wait for nothing."""
         irp = IRPRun(
             output,
             self.setting,
@@ -37,20 +36,24 @@ class Plan:
             seed=self.irp_seed,
         )
         fit = FitRun(output, (str(irp.folder),), FitConfig(epochs=self.fit_epochs), name=self.fit_name)
-        criteria = (*self.criteria, str(fit.folder))
-        pruned = [
+        self.setting.check()
+        stages = [
+            Stage("irp", (irp,)),
+            Stage("autos", (fit,), after=("irp",)),
+            Stage("prune", self._pruned(output, *self.criteria)),
+            Stage("prune-autos", self._pruned(output, str(fit.folder)), after=("autos",)),
+        ]
+        folders = tuple(job.folder for stage in stages for job in stage.jobs)
+        names = tuple(stage.name for stage in stages)
+        return [*stages, Stage("report", (ReportRun(output, folders),), after=names, single=True)]
+
+    def _pruned(self, output: Path, *criteria: str) -> tuple[PruneRun, ...]:
+        return tuple(
             PruneRun(output, self.setting, criterion, sparsity, seed)
             for criterion in criteria
             for sparsity in self.sparsities
             for seed in self.seeds
-        ]
-        self.setting.check()
-        for name, runs in (("irp", [irp]), ("autos", [fit]), ("prune", pruned)):
-            launch(runs, resources, output, name, wait=True)
-        if resources.dry_run:
-            return None
-        folders = [each.folder for each in (irp, fit, *pruned)]
-        return page.write(folders, output / "report")
+        )
 
 
 def demo() -> Plan:

@@ -13,7 +13,7 @@ from autosparse.errors import UserError
 from autosparse.files import read_json
 from autosparse.store.schema import MARKER
 
-_RESULT = {"prune": "result.json", "autos": CARD, "irp": f"triples.zarr/{MARKER}"}
+_RESULT = {"prune": "result.json", "autos": CARD, "irp": f"triples.zarr/{MARKER}", "report": "index.html"}
 MEASURES = {
     "accuracy": "test accuracy after the last epoch",
     "accuracy_best_validation": "test accuracy after the epoch best on the validation split",

@@ -15,19 +15,26 @@ from autosparse.errors import UserError
 
 @dataclass(frozen=True)
 class Note(Job):
-    """Writes a word; fails if asked to."""
+    """Writes a word, once those it reads are there; fails if asked to."""
 
     output: Path
     word: str
     fail: str = ""
     seconds: float = 0.0
+    reads: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
         return self.output / f"note_{self.word}"
 
+    def missing(self) -> str | None:
+        absent = [word for word in self.reads if not Note(self.output, word).is_complete()]
+        return f"there is no {absent[0]}" if absent else None
+
     def config(self) -> dict[str, Any]:
-        return {"kind": "note", "word": self.word, "fail": self.fail}
+        assert not self.missing()
+        read = [(Note(self.output, word).folder / "word").read_text() for word in self.reads]
+        return {"kind": "note", "word": self.word, "fail": self.fail, "read": read}
 
     def is_complete(self) -> bool:
         return (self.folder / "word").is_file()

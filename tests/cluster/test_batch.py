@@ -13,7 +13,7 @@ from submitit.core.utils import DelayedSubmission
 from submitit.slurm.slurm import SlurmJobEnvironment
 
 from autosparse.cluster import Resources, batch
-from autosparse.cluster.batch import Submitted, dry_run, parameters, submit
+from autosparse.cluster.batch import Submitted, parameters, rehearsal, submit
 from autosparse.errors import UserError
 from tests.cluster.conftest import Commands
 
@@ -48,11 +48,19 @@ def nothing() -> None:
     pass
 
 
+def dry_run(jobs: int, resources: Resources, folder: Path) -> str:
+    """The script that would be submitted."""
+    with rehearsal() as scratch:
+        submitted = submit([nothing] * jobs, resources, "irp", Path(f"{scratch}{folder}"))
+        (script,) = {each.script for each in submitted}
+        return script.read_text().replace(scratch, "")
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_batch_scripts(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """`pytest tests/cluster --regenerate` writes the files anew."""
     resources, jobs, folder = SCRIPTS[name]
-    (script,) = dry_run([nothing] * jobs, resources, "irp", tmp_path / folder)
+    script = dry_run(jobs, resources, tmp_path / folder)
     script = script.replace(sys.executable, "PYTHON").replace(str(tmp_path), "/OUTPUT")
     golden = GOLDEN / f"{name}.sh"
     if request.config.getoption("--regenerate"):
@@ -64,15 +72,15 @@ def test_batch_scripts(name: str, tmp_path: Path, request: pytest.FixtureRequest
 def test_a_dry_run_needs_no_slurm_and_asks_it_for_nothing_but_its_limits(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = dry_run([nothing] * 3, Resources(), "irp", tmp_path / "logs")
+    there = dry_run(3, Resources(), tmp_path / "logs")
     assert {call.split()[0] for call in commands.calls_file.read_text().splitlines()} == {"scontrol"}
     monkeypatch.setenv("PATH", os.environ["PATH"].replace(str(commands.folder), "/nowhere"))
-    assert dry_run([nothing] * 3, Resources(), "irp", tmp_path / "logs") == there
+    assert dry_run(3, Resources(), tmp_path / "logs") == there
 
 
 def test_what_is_submitted_is_what_the_dry_run_shows(commands: Commands, tmp_path: Path) -> None:
     folder = tmp_path / "it's a folder"
-    (shown,) = dry_run([nothing] * 3, EVERYTHING, "irp", folder)
+    shown = dry_run(3, EVERYTHING, folder)
     submitted = submit([nothing] * 3, EVERYTHING, "irp", folder)
     assert [each.job_id for each in submitted] == ["4242_0", "4242_1", "4242_2"]
     assert {each.script.read_text() for each in submitted} == {shown}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autosparse.cluster import Resources
+from autosparse.cluster import Resources, launch_graph
 from autosparse.pruning import Mask
 from autosparse.store.__main__ import Arguments, main
 from autosparse.study import load
@@ -68,14 +68,13 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = Plan(Setting(dataset="digits", epochs=1), "magnitude", 0, 2, 0.9, "tiny", 1, ("random",), (0.9,), (5,))
-    page = plan.run(tmp_path, Resources(cluster="inline"))
-    assert page == tmp_path / "report" / "index.html"
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    launch_graph(plan.stages(tmp_path), Resources(cluster="inline"), tmp_path)
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    page = tmp_path / "report" / "index.html"
     before = page.stat().st_mtime_ns
-    plan.run(tmp_path, Resources(cluster="inline"))
+    launch_graph(plan.stages(tmp_path), Resources(cluster="inline"), tmp_path)
     assert page.stat().st_mtime_ns > before
-    assert capsys.readouterr().err.count(", 0 to run") == 3
-    assert plan.run(tmp_path, Resources(cluster="inline", dry_run=True)) is None
+    assert capsys.readouterr().err.count(", 0 to run") == 4
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ class FitRun(Job):
         """Refuse what cannot run."""
         if not self.runs:
             raise UserError("no runs to fit to; give the folders of complete runs of launch/irp.py")
+        for run in self.runs:
+            if "://" not in run and (inside := sorted(path.parent for path in Path(run).glob("*/triples.zarr"))):
+                raise UserError(f"{run} holds runs and is none; name them: --runs {' '.join(map(str, inside[:3]))} ...")
         if len({_parts(run) for run in self.runs}) < len(self.runs):
             raise UserError("a run is named twice in --runs; to have it come more often use --weights")
         if self.how.weights and len(self.how.weights) != len(self.runs):
@@ -57,6 +60,14 @@ class FitRun(Job):
         how, features = self.how, self.how.features
         details = f"{how.backbone}_{features.inputs}_{features.transform}_s{how.seed}"
         return self.output / "autos" / (self.name or f"{labels}{more}_{details}")
+
+    def missing(self) -> str | None:
+        for run in self.runs:
+            try:
+                TripleStore.open(run)
+            except StoreError as error:
+                return f"cannot fit to {run}: {error}"
+        return None
 
     def config(self) -> dict[str, Any]:
         return {
@@ -114,21 +125,6 @@ class FitRun(Job):
         accelerator.wait_for_everyone()
         checkpoint.remove()
         return metrics
-
-
-def complete_store(run: str) -> str:
-    """The folder or URL, if it holds the complete triples of a run.
-
-    Raises:
-        UserError: it does not.
-    """
-    if "://" not in run and (inside := sorted(path.parent for path in Path(run).glob("*/triples.zarr"))):
-        raise UserError(f"{run} holds runs and is none; name them: --runs {' '.join(map(str, inside[:3]))} ...")
-    try:
-        TripleStore.open(run)
-    except StoreError as error:
-        raise UserError(f"cannot fit to {run}: {error}") from None
-    return run
 
 
 def _parts(run: str) -> tuple[str, ...]:

@@ -48,7 +48,8 @@ class PruneRun(Job):
             return
         if not is_path(self.criterion):
             raise unknown("criterion", self.criterion, [*CRITERIA, "or the folder of a saved AutoS"])
-        AutoS.load(self.criterion)
+        if not self.missing():
+            AutoS.load(self.criterion)
 
     @property
     def learned(self) -> bool:
@@ -64,6 +65,11 @@ class PruneRun(Job):
     def folder(self) -> Path:
         name = f"{self.setting.name}_{self.label}_{100 * self.sparsity:g}_s{self.seed}"
         return self.output / "prune" / name
+
+    def missing(self) -> str | None:
+        if not self.learned or (Path(self.criterion) / CARD).is_file():
+            return None
+        return f"no saved AutoS in {self.criterion}; fit one with launch/autos.py"
 
     def config(self) -> dict[str, Any]:
         return {

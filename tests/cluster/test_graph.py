@@ -1,0 +1,132 @@
+"""Graphs of jobs: in order, and what a failure keeps from running."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from autosparse.cluster import Resources, Stage, launch_graph
+from autosparse.errors import UserError
+from tests.cluster.conftest import Commands
+from tests.cluster.jobs import Note
+from tests.conftest import tree
+
+
+def graph(output: Path, fail: str = "") -> list[Stage]:
+    """Two heads, one of which may fail; a tail of each; and an end after both."""
+    return [
+        Stage("a", (Note(output, "a", fail=fail, seconds=0.2), Note(output, "b"))),
+        Stage("c", (Note(output, "c"),)),
+        Stage("d", (Note(output, "d", reads=("a", "b")),), after=("a",)),
+        Stage("e", (Note(output, "e", reads=("c",)),), after=("c",)),
+        Stage("end", (Note(output, "end", reads=("d", "e")),), after=("d", "e"), single=True),
+    ]
+
+
+def words(output: Path) -> set[str]:
+    return {path.read_text() for path in output.glob("*/word")}
+
+
+@pytest.mark.parametrize("cluster", ["inline", "local"])
+def test_a_failed_stage_stops_those_after_it_alone_and_the_same_command_goes_on(
+    cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resources = Resources(cluster=cluster)
+    with pytest.raises(UserError, match="3 of 6 runs failed"):
+        launch_graph(graph(tmp_path, fail="user"), resources, tmp_path)
+    printed = capsys.readouterr()
+    assert words(tmp_path) == {"b", "c", "e"}
+    assert printed.out.splitlines() == [str(job.folder) for stage in graph(tmp_path) for job in stage.jobs]
+    assert f"failed: {tmp_path / 'note_a'}: no such word" in printed.err
+    assert f"failed: {tmp_path / 'note_d'}: not started, as a failed" in printed.err
+    assert f"failed: {tmp_path / 'note_end'}: not started, as d failed" in printed.err
+    before = {name: data for name, data in tree(tmp_path).items() if re.match(r"note_[bce]/", name)}
+    launch_graph(graph(tmp_path), resources, tmp_path)
+    assert f"a: 2 runs, 1 complete, 1 to run ({cluster})" in capsys.readouterr().err
+    assert words(tmp_path) == {"a", "b", "c", "d", "e", "end"}
+    assert before.items() <= tree(tmp_path).items()
+
+
+def test_local_jobs_start_as_soon_as_those_before_have_ended(tmp_path: Path) -> None:
+    launch_graph(graph(tmp_path), Resources(cluster="local", array_parallelism=3), tmp_path)
+    spans = {path.parent.name[5:]: json.loads(path.read_text()) for path in tmp_path.glob("*/span0")}
+    assert spans["d"][0] >= max(spans["a"][1], spans["b"][1])
+    assert spans["end"][0] >= max(spans["d"][1], spans["e"][1])
+
+
+def test_a_run_whose_input_was_made_anew_is_not_taken_for_complete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stages(word: str) -> list[Stage]:
+        return [
+            Stage("a", (Note(tmp_path, "a"),)),
+            Stage("d", (Note(tmp_path, "d", reads=("a",)),), after=("a",)),
+        ]
+
+    launch_graph(stages("a"), Resources(cluster="inline"), tmp_path)
+    (tmp_path / "note_a" / "word").unlink()
+    launch_graph(stages("a"), Resources(cluster="inline"), tmp_path)  # the same again: nothing to complain about
+    (tmp_path / "note_a" / "word").write_text("other")
+    with pytest.raises(UserError, match=r"is a run with read = \['a'\], asked for is \['other'\]"):
+        launch_graph(stages("a"), Resources(cluster="inline"), tmp_path)
+
+
+def test_an_input_that_nobody_makes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no a"):
+        launch_graph([Stage("d", (Note(tmp_path, "d", reads=("a",)),))], Resources(cluster="inline"), tmp_path)
+
+
+def test_a_graph_is_given_heads_first(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="stage d must"):
+        launch_graph([Stage("d", (Note(tmp_path, "d"),), after=("a",))], Resources(cluster="inline"), tmp_path)
+
+
+def dependencies(scripts: str) -> dict[str, str | None]:
+    """Of each batch script, by the job's name."""
+    found = {}
+    for script in scripts.split("#!/bin/bash\n")[1:]:
+        name, depends = (re.search(rf"#SBATCH --{key}=(\S+)", script) for key in ("job-name", "dependency"))
+        assert name
+        found[name[1]] = depends[1] if depends else None
+    return found
+
+
+def test_slurm_gets_an_array_a_stage_and_what_each_waits_for(
+    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = f'n=$(($(cat "{tmp_path}/n" 2>/dev/null || echo 0) + 1)); echo $n >"{tmp_path}/n"'
+    commands.answer("sbatch", f"{number}; echo Submitted batch job $n")
+    output = tmp_path / "out"
+    resources = Resources(partition="gpu", nodes=2, gpus_per_node=2)
+    launch_graph(graph(output), Resources(partition="gpu", nodes=2, gpus_per_node=2, dry_run=True), output)
+    shown = capsys.readouterr().out
+    assert not output.exists()
+    assert dependencies(shown) == {"a": None, "c": None, "d": "afterok:1", "e": "afterok:2", "end": "afterok:3:4"}
+    launch_graph(graph(output), resources, output)
+    assert all((job.folder / "batch.sh").read_text() in shown for stage in graph(output) for job in stage.jobs)
+    end = (output / "note_end" / "batch.sh").read_text()
+    assert "#SBATCH --nodes=1\n" in end
+    assert "#SBATCH --kill-on-invalid-dep=yes\n" in end
+
+    # the same again, while the second head still waits: only what is not in the queue, after what is
+    commands.answer("squeue", "echo '2|PENDING|Priority'")
+    Path(tmp_path, "n").write_text("10")
+    for word in "abd":
+        (output / f"note_{word}" / "word").write_text(word)
+    launch_graph(graph(output), resources, output)
+    said = [json.loads((output / f"note_{word}" / "job.json").read_text())["job"] for word in ("c", "e", "end")]
+    assert said == ["2", "11", "12"]
+    assert "#SBATCH --dependency=afterok:2\n" in (output / "note_e" / "batch.sh").read_text()
+
+
+def test_a_stage_that_slurm_refuses_takes_those_before_it_out_of_the_queue(commands: Commands, tmp_path: Path) -> None:
+    commands.answer(
+        "sbatch",
+        'case "$*" in *) grep -q job-name=d "$1" && { echo "sbatch: error: no" >&2; exit 1; }; esac; '
+        "echo Submitted batch job 4242",
+    )
+    with pytest.raises(UserError, match="Slurm refuses: no"):
+        launch_graph(graph(tmp_path / "out"), Resources(partition="gpu"), tmp_path / "out")
+    assert "4242" in commands.calls("scancel")[-1]
+    assert list(tmp_path.iterdir()) == []
