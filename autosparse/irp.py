@@ -1,12 +1,14 @@
 """Iterative rewind pruning: the algorithm that yields the labels (paper, Algorithm 2).
 
 Lines of Algorithm 2 stand beside the code. A run's folder holds `initial.safetensors` (θ0 and all other state),
-`triples.zarr`, `history.json` (the accuracy of every mask) and, while it is running, `checkpoint.pt`.
+`rewind.safetensors` where it rewinds to a later state, `triples.zarr`, `history.json` (the accuracy of every mask) and,
+while it is running, `checkpoint.pt`.
 """
 
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ def rewind_pruning(
     seed: int = 0,
     grad_batches: int | None = None,
     batch_norm: str = "batch",
+    rewind_epoch: int = 0,
     run: dict[str, Any] | None = None,
     checkpoint_interval: float = 60.0,
     progress: Callable[[int], object] = lambda steps: None,
@@ -63,6 +66,8 @@ def rewind_pruning(
         seed: of the order of samples; the same in every iteration.
         grad_batches: how many batches of 256 the gradient and the criterion look at; all if None.
         batch_norm: mode of the gradient feature, see `criteria.gradient.scoring_mode`.
+        rewind_epoch: rewind to the state after so many epochs of the first training (Frankle et al. 2019) rather than
+            to the initial one; the learning rate starts anew all the same.
         run: what to say of this run in the store's attributes.
         checkpoint_interval: seconds.
         progress: told the number of training steps done since it was last told.
@@ -75,9 +80,9 @@ def rewind_pruning(
     """
     main, device = accelerator.is_main_process, accelerator.device
     initial, history_path = folder / "initial.safetensors", folder / "history.json"
+    rewound = folder / "rewind.safetensors" if rewind_epoch else initial
     if main and not initial.is_file():
-        with replacing(initial) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
+        _save(model, initial)
     accelerator.wait_for_everyone()
     store_path = folder / "triples.zarr"
     if (store_path / MARKER).exists():
@@ -105,13 +110,23 @@ def rewind_pruning(
     if len(history) <= schedule.iterations:  # else all that is left is to finish the store
         history = history[:first]
     mask = writer.store.mask(first).to(device)
+    if history:
+        _rewind(model, rewound)
     progress(len(history) * steps)
 
     for i in range(len(history), schedule.iterations + 1):  # line 10, and once more for the accuracy of m_N
         with _naming(i):
             checkpoint = Checkpoint(folder / "checkpoint.pt", f"iteration {i}", checkpoint_interval, write=main)
             epochs = train(  # line 11: θ_{i+1} of (θ0, m_i)
-                model, mask, data, recipe, accelerator, seed=seed, resume=checkpoint, progress=progress
+                model,
+                mask,
+                data,
+                recipe,
+                accelerator,
+                seed=seed,
+                resume=checkpoint,
+                progress=progress,
+                after_epoch=partial(_keep, model, rewound, rewind_epoch if main and i == 0 else 0),
             )
             history.append({"iteration": i, "density": mask.density, "loss": epochs[-1]["loss"], **summarize(epochs)})
             log.info(
@@ -129,7 +144,7 @@ def rewind_pruning(
                 mask = keep_top(scores, k, mask)  # line 13: m_{i+1}
                 del scores
                 _commit(writer, writer.write_alive(i + 1, mask), accelerator, density=mask.density)
-                _rewind(model, initial)  # line 15
+                _rewind(model, rewound)  # line 15
             checkpoint.remove()
             accelerator.wait_for_everyone()  # nobody looks for a checkpoint while it is removed
 
@@ -141,9 +156,20 @@ def rewind_pruning(
     return history
 
 
-def _rewind(model: nn.Module, initial: Path) -> None:
-    """Restore the whole initial state: weights, biases, batch-norm weights and running statistics."""
-    model.load_state_dict(load_file(initial))
+def _rewind(model: nn.Module, state: Path) -> None:
+    """Restore a whole state: weights, biases, batch-norm weights and running statistics."""
+    model.load_state_dict(load_file(state))
+
+
+def _save(model: nn.Module, path: Path) -> None:
+    with replacing(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
+
+
+def _keep(model: nn.Module, path: Path, wanted: int, epochs: int) -> None:
+    """Keep the state to rewind to, when so many epochs are done as wanted."""
+    if epochs == wanted:
+        _save(model, path)
 
 
 def _open(

@@ -38,6 +38,8 @@ class Arguments:
     """Of Adam."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """Of the initial weights, the order and the held-out tenth; several make a grid."""
+    label: str = "share"
+    """share: of the iterations survived; min-max: over those of the run; log-density: at death, the same at any N."""
     weights: tuple[float, ...] = ()
     """How often each run comes in an epoch, one number a run; once each if not given."""
     memory: str = "512MB"
@@ -70,6 +72,7 @@ def plan(a: Arguments) -> list[FitRun]:
                 seed,
                 a.memory,
                 a.weights,
+                a.label,
             ),
             a.leave_one_out,
             a.name,

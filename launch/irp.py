@@ -5,7 +5,7 @@ Without arguments: lenet-300-100 on the embedded MNIST digits, here, in this pro
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -34,8 +34,14 @@ class Arguments:
     """Share removed after the last iteration (geometric and linear)."""
     rate: float = 0.85
     """Share of the survivors kept in each iteration (constant)."""
+    rewind_epoch: int = 0
+    """Rewind to the state after so many epochs of the first training instead of the initial one."""
+    batch_norm: Literal["batch", "running"] = "batch"
+    """Batch norm in the gradient that is stored: on each batch, or by its fresh running statistics (the paper's code)."""
     seeds: tuple[int, ...] = (0,)
     """Of initial weights and order of samples; several make a grid."""
+    order_seeds: tuple[int, ...] = ()
+    """Of order, augmentation and random criterion instead, each with each of --seeds: runs from the same weights."""
     output: Path = Path("runs")
     """Folder of all runs."""
     resources: Resources = field(default_factory=site_resources)
@@ -44,9 +50,22 @@ class Arguments:
 def plan(a: Arguments) -> list[IRPRun]:
     """The runs of the grid."""
     runs = [
-        IRPRun(a.output, a.setting, criterion, a.iterations, a.schedule, a.final_sparsity, a.rate, seed)
+        IRPRun(
+            a.output,
+            a.setting,
+            criterion,
+            a.iterations,
+            a.schedule,
+            a.final_sparsity,
+            a.rate,
+            seed,
+            order_seed,
+            a.rewind_epoch,
+            a.batch_norm,
+        )
         for criterion in a.criteria
         for seed in a.seeds
+        for order_seed in (a.order_seeds or (None,))
     ]
     for each in runs:
         each.check()

@@ -25,4 +25,4 @@ class AutoSCriterion:
     def __call__(self, model: nn.Module, mask: Mask, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         layout = mask.layout
         theta = layout.flatten(layout.weights(model)).float()
-        return self.autos.score(theta, mean_gradient(model, layout, batches))
+        return self.autos.score(theta, mean_gradient(model, layout, batches, self.autos.batch_norm))

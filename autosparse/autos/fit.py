@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autosparse.autos.features import Features, Scale
+from autosparse.autos.labels import LABELS, label_table
 from autosparse.autos.network import BACKBONES, AutoS, make_network
 from autosparse.errors import UserError, unknown
 from autosparse.seeds import streams
@@ -38,6 +39,7 @@ class FitConfig:
         learning_rate: of Adam.
         seed: of the initial weights, the order and the held-out tenth.
         memory, weights: see `TripleBatches`; no weights for each run once.
+        label: of survival, see `labels.label_table`.
     """
 
     backbone: str = "mlp"
@@ -49,10 +51,13 @@ class FitConfig:
     seed: int = 0
     memory: str = "512MB"
     weights: tuple[float, ...] = ()
+    label: str = "share"
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
             raise unknown("backbone", self.backbone, BACKBONES)
+        if self.label not in LABELS:
+            raise unknown("label", self.label, LABELS)
         if self.epochs < 1:
             raise UserError(f"--epochs must be at least 1, got {self.epochs}")
         if self.max_steps < 0:
@@ -65,21 +70,23 @@ class FitConfig:
 
 
 class Encoder:
-    """Triples of several stores to (input, label); each store by its own scale and its own number of iterations."""
+    """Triples of several stores to (input, label); each store by its own scale and its own densities."""
 
-    def __init__(self, stores: Sequence[TripleStore], features: Features, device: torch.device) -> None:
+    def __init__(self, stores: Sequence[TripleStore], features: Features, label: str, device: torch.device) -> None:
         self._features, self._device = features, device
         scales = [Scale.of_store(store) for store in stores]
         self._rms = torch.tensor([[scale.theta, scale.grad] for scale in scales], device=device)
-        self._iterations = torch.tensor([store.iterations for store in stores], device=device)
+        self._labels = torch.zeros(len(stores), max(store.iterations for store in stores) + 1, device=device)
+        for row, store in zip(self._labels, stores, strict=True):
+            row[: store.iterations + 1] = torch.from_numpy(label_table(label, store.densities))
 
     def __call__(self, triples: Triples) -> tuple[Tensor, Tensor]:
-        """Input float32 (B, width) and label s/N float32 (B,), on the device."""
+        """Input float32 (B, width) and label float32 (B,), on the device."""
         store = triples.store.to(self._device)
         theta = triples.theta.to(self._device)
         grad = triples.grad.to(self._device)
         rms = self._rms[store]
-        label = triples.survival.to(self._device) / self._iterations[store]
+        label = self._labels[store, triples.survival.to(self._device)]
         return self._features.encode(theta, grad, (rms[:, 0], rms[:, 1])), label
 
 
@@ -113,7 +120,7 @@ def fit(
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     batches = make_batches(stores, config, accelerator, threads)
     steps = number_of_steps(batches, config)
-    encode = Encoder(stores, config.features, accelerator.device)
+    encode = Encoder(stores, config.features, config.label, accelerator.device)
     position = resume.load(model, optimizer) if resume else None
     first_epoch, done, losses, total = 0, 0, list[float](), torch.zeros((), device=accelerator.device)
     if position:
@@ -153,7 +160,7 @@ def fit(
         accelerator.free_memory()
     card = {
         "runs": [{"fingerprint": store.fingerprint, "iterations": store.iterations, **store.run} for store in stores],
-        "fit": {**asdict(config), "weights": [*config.weights], "label": "survival / iterations"},
+        "fit": {**asdict(config), "weights": [*config.weights]},
         "losses": losses,
     }
     return AutoS(model.eval(), config.backbone, config.features, card)
@@ -203,7 +210,7 @@ def validate(autos: AutoS, store: TripleStore, seed: int = 0, part: Part = "held
         `overlap_by_chance` (equal survivals count as drawn at random: the expected share).
     """
     triples = sample(store, _VALIDATION_SAMPLES, seed, part)
-    label = triples.survival.numpy() / store.iterations
+    label = autos.label_table(store.densities)[triples.survival.numpy()]
     device = next(autos.network.parameters()).device
     scores = autos.score(triples.theta.to(device), triples.grad.to(device), Scale.of_store(store)).cpu().numpy()
     return {

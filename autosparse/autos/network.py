@@ -2,17 +2,20 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from autosparse.autos.features import Features, Scale
+from autosparse.autos.labels import label_table
 from autosparse.errors import UserError, unknown
 from autosparse.files import read_json, replacing, write_json
 
@@ -57,6 +60,18 @@ _CHUNKS = {"mlp": (1024, 65536)}
 _CHUNK = (64, 2048)
 
 
+def gradient_mode(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The mode of batch normalization in the gradients of runs, by what their stores say of them.
+
+    Raises:
+        UserError: they differ.
+    """
+    modes = sorted({run.get("gradient", {}).get("batch_norm", "batch") for run in runs})
+    if len(modes) > 1:
+        raise UserError(f"runs with gradients of different --batch-norm ({' and '.join(modes)}) cannot be mixed")
+    return modes[0] if modes else "batch"
+
+
 def make_network(backbone: str, features: Features, seed: int) -> nn.Module:
     """A network with PyTorch's initial weights, a function of the seed; the global generator is left as it was.
 
@@ -85,6 +100,15 @@ class AutoS:
     backbone: str
     features: Features
     card: dict[str, Any] = field(default_factory=dict)
+
+    def label_table(self, densities: list[float]) -> NDArray[np.float64]:
+        """The label that it learned for each survival 0..N of a run, see `labels.label_table`."""
+        return label_table(self.card.get("fit", {}).get("label", "share"), densities)
+
+    @property
+    def batch_norm(self) -> str:
+        """Mode of batch normalization in the gradients that it learned from, see `criteria.gradient.scoring_mode`."""
+        return gradient_mode(self.card.get("runs", []))
 
     @torch.no_grad()
     def score(self, theta: Tensor, grad: Tensor, scale: Scale | None = None) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout
 
+BATCH_NORM_MODES = ("batch", "running")
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -20,8 +21,8 @@ def scoring_mode(model: nn.Module, batch_norm: str = "batch") -> Iterator[None]:
     The running statistics are neither used nor changed. `batch_norm="running"` uses them instead: with fresh ones
     the layer is near the identity (the paper's code).
     """
-    if batch_norm not in ("batch", "running"):
-        raise unknown("batch-norm mode", batch_norm, ("batch", "running"))
+    if batch_norm not in BATCH_NORM_MODES:
+        raise unknown("batch-norm mode", batch_norm, BATCH_NORM_MODES)
     training = {module: module.training for module in model.modules()}
     tracking = {
         module: module.track_running_stats

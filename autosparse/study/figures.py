@@ -52,7 +52,7 @@ def truth_and_prediction(autos: AutoS, store: TripleStore, seed: int = 0) -> Fig
     triples = sample(store, _SAMPLE, seed)
     theta, grad = triples.theta.numpy(), triples.grad.numpy()
     scale = Scale.of_store(store)
-    truth = triples.survival.numpy() / store.iterations
+    truth = autos.label_table(store.densities)[triples.survival.numpy()]
     predicted = autos.score(triples.theta, triples.grad, scale).numpy()
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     axes = figure.subplots(2, 3)

@@ -42,6 +42,7 @@ def train(
     seed: int = 0,
     resume: Checkpoint | None = None,
     progress: Callable[[int], object] = lambda steps: None,
+    after_epoch: Callable[[int], object] = lambda epochs: None,
 ) -> list[Epoch]:
     """Train the model in place; a removed weight is exactly 0 after every step.
 
@@ -55,6 +56,7 @@ def train(
         seed: of the order of samples, augmentation and dropout.
         resume: where to keep and look for the state of this training.
         progress: told the number of steps done since it was last told.
+        after_epoch: called with the number of epochs done, before any checkpoint says so.
 
     Returns:
         One entry an epoch.
@@ -106,6 +108,7 @@ def train(
             validation = evaluate(model, data, "validation", accelerator, recipe) if data.has_validation else None
             test = evaluate(model, data, "test", accelerator, recipe)
             history.append(Epoch(epoch=epoch + 1, loss=mean_loss, test=test, validation=validation))
+            after_epoch(epoch + 1)
             if resume and resume.due():
                 resume.save(model, optimizer, {"epoch": epoch + 1, "step": 0, "history": history, "total": 0.0})
     if distributed is not model:

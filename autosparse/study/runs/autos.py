@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from autosparse.autos import FitConfig, fit, validate
 from autosparse.autos.fit import make_batches, number_of_steps
-from autosparse.autos.network import CARD, WEIGHTS
+from autosparse.autos.network import CARD, WEIGHTS, gradient_mode
 from autosparse.cluster import Job, record
 from autosparse.cluster.progress import progress
 from autosparse.errors import StoreError, UserError
@@ -58,7 +58,8 @@ class FitRun(Job):
         labels = above if last == "triples.zarr" else last
         more = f"-and-{len(self.runs) - 1}-more" if len(self.runs) > 1 else ""
         how, features = self.how, self.how.features
-        details = f"{how.backbone}_{features.inputs}_{features.transform}_s{how.seed}"
+        label = f"_{how.label}" if how.label != "share" else ""
+        details = f"{how.backbone}_{features.inputs}_{features.transform}{label}_s{how.seed}"
         return self.output / "autos" / (self.name or f"{labels}{more}_{details}")
 
     def missing(self) -> str | None:
@@ -83,6 +84,7 @@ class FitRun(Job):
 
     def run(self, accelerator: Accelerator) -> None:
         stores = [TripleStore.open(run) for run in self.runs]
+        gradient_mode([store.run for store in stores])  # all must be the same
         start = time.perf_counter()
         steps = number_of_steps(make_batches(stores, self.how, accelerator), self.how)
         reading = Counters()

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from autosparse.cluster import Job, record
 from autosparse.cluster.progress import progress
 from autosparse.criteria import CRITERIA, make_criterion
+from autosparse.criteria.gradient import BATCH_NORM_MODES
 from autosparse.errors import UserError, unknown
 from autosparse.files import read_json
 from autosparse.irp import rewind_pruning
@@ -31,6 +32,9 @@ class IRPRun(Job):
     final_sparsity: float = 0.99
     rate: float = 0.85
     seed: int = 0
+    order_seed: int | None = None
+    rewind_epoch: int = 0
+    batch_norm: str = "batch"
 
     def check(self) -> None:
         """Refuse what cannot run."""
@@ -39,6 +43,14 @@ class IRPRun(Job):
         if self.criterion not in CRITERIA:
             raise unknown("criterion", self.criterion, CRITERIA)
         check_seed(self.seed)
+        if self.order_seed is not None:
+            check_seed(self.order_seed)
+        if not 0 <= self.rewind_epoch <= (epochs := self.setting.make_recipe().epochs):
+            raise UserError(
+                f"--rewind-epoch must lie in 0..{epochs}, the epochs of a training, got {self.rewind_epoch}"
+            )
+        if self.batch_norm not in BATCH_NORM_MODES:
+            raise unknown("batch-norm mode", self.batch_norm, BATCH_NORM_MODES)
 
     def make_schedule(self) -> Schedule:
         """The density after each iteration."""
@@ -46,7 +58,9 @@ class IRPRun(Job):
 
     @property
     def folder(self) -> Path:
-        name = f"{self.setting.name}_{self.criterion}_n{self.iterations}_s{self.seed}"
+        order = "" if self.order_seed is None else f"-{self.order_seed}"
+        rewind = f"_rewind{self.rewind_epoch}" if self.rewind_epoch else ""
+        name = f"{self.setting.name}_{self.criterion}_n{self.iterations}{rewind}_s{self.seed}{order}"
         return self.output / "irp" / name
 
     def config(self) -> dict[str, Any]:
@@ -57,6 +71,9 @@ class IRPRun(Job):
             "schedule": self.schedule,
             **({"rate": self.rate} if self.schedule == "constant" else {"final_sparsity": self.final_sparsity}),
             "seed": self.seed,
+            "order_seed": self.seed if self.order_seed is None else self.order_seed,
+            "rewind_epoch": self.rewind_epoch,
+            "batch_norm": self.batch_norm,
             **self.setting.config(),
         }
 
@@ -77,13 +94,15 @@ class IRPRun(Job):
             rewind_pruning(
                 model,
                 data,
-                make_criterion(self.criterion, self.seed),
+                make_criterion(self.criterion, self.config()["order_seed"]),
                 self.make_schedule(),
                 recipe,
                 self.folder,
                 accelerator,
-                seed=self.seed,
+                seed=self.config()["order_seed"],
                 grad_batches=self.setting.grad_batches,
+                batch_norm=self.batch_norm,
+                rewind_epoch=self.rewind_epoch,
                 run={**self.config(), "versions": record.versions(), "commit": record.git_commit()},
                 progress=bar.update,
             )
