@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from autosparse.cluster import Job, record
 from autosparse.cluster.progress import progress
-from autosparse.criteria import CRITERIA, make_criterion
+from autosparse.criteria import ONE_SHOT, TARGETED
 from autosparse.errors import UserError, unknown
 from autosparse.files import read_json
 from autosparse.irp import rewind_pruning
@@ -36,8 +36,13 @@ class IRPRun(Job):
         """Refuse what cannot run."""
         self.setting.check()
         self.make_schedule()
-        if self.criterion not in CRITERIA:
-            raise unknown("criterion", self.criterion, CRITERIA)
+        if self.criterion in TARGETED:
+            raise UserError(
+                f"{self.criterion} scores for one final sparsity, and IRP has one an iteration; "
+                f"it takes {', '.join(ONE_SHOT)}"
+            )
+        if self.criterion not in ONE_SHOT:
+            raise unknown("criterion", self.criterion, ONE_SHOT)
         check_seed(self.seed)
 
     def make_schedule(self) -> Schedule:
@@ -77,7 +82,7 @@ class IRPRun(Job):
             rewind_pruning(
                 model,
                 data,
-                make_criterion(self.criterion, self.seed),
+                ONE_SHOT[self.criterion](self.seed),
                 self.make_schedule(),
                 recipe,
                 self.folder,
