@@ -1,6 +1,7 @@
 """What a newcomer meets first: prune a network in one line."""
 
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.autos import AutoSCriterion
-from autosparse.criteria import CRITERIA, Criterion, make_criterion
+from autosparse.criteria import CRITERIA, Criterion, Targeted, make_criterion, select
 from autosparse.errors import UserError, unknown
-from autosparse.pruning import Layout, Mask, keep_top
+from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
 
 
 def prune(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
-    criterion: str | Path | Criterion = "snip",
+    criterion: str | Path | Criterion | Targeted = "snip",
     sparsity: float = 0.95,
     seed: int = 0,
 ) -> Mask:
@@ -28,8 +29,9 @@ def prune(
 
     Args:
         model: any module with convolutions or linear layers that maps inputs to class scores.
-        batches: (inputs, targets), iterated over once by criteria that look at data.
-        criterion: a name (`random`, `magnitude`, `snip`), the folder of a saved AutoS, or a callable of your own.
+        batches: (inputs, targets), iterated over once by criteria that look at data, several times (so not a generator)
+            by those that work in rounds: `iterative-snip`, `force`, `synflow`.
+        criterion: a name in `autosparse.criteria.CRITERIA`, the folder of a saved AutoS, or a criterion of your own.
         sparsity: share of the weights to remove, between 0 and 1.
         seed: for criteria that draw numbers.
 
@@ -37,18 +39,24 @@ def prune(
         The mask, on the model's device; exactly round((1 - sparsity) P) of the P weights are kept.
 
     Raises:
-        UserError (a ValueError): an unknown criterion, a sparsity outside (0, 1), a model without prunable weights.
+        UserError (a ValueError): an unknown criterion, a sparsity outside (0, 1), a model without prunable weights, or
+            one that the criterion cannot take (names the layer).
+
+    Warns:
+        UserWarning: a layer of which nothing is kept.
     """
     check_sparsity(sparsity)
     criterion = find_criterion(criterion, seed) if isinstance(criterion, str | Path) else criterion
     layout = Layout.of(model)
     full = Mask.full(layout, next(iter(layout.weights(model).values())).device)
     with torch.no_grad():
-        scores = criterion(model, full, batches)
-    return keep_top(scores, keep_count(1.0 - sparsity, layout.size), full)
+        mask = select(criterion, model, full, batches, keep_count(1.0 - sparsity, layout.size))
+    if empty := mask.empty_layers():
+        warnings.warn(f"nothing is kept of layers {', '.join(empty)}; a lower sparsity may be needed", stacklevel=2)
+    return mask
 
 
-def find_criterion(name: str | Path, seed: int = 0) -> Criterion:
+def find_criterion(name: str | Path, seed: int = 0) -> Criterion | Targeted:
     """A criterion by name, or by the folder of a saved AutoS.
 
     Raises:

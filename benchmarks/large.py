@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from autosparse import networks
 from autosparse.command import run
-from autosparse.criteria import make_criterion
+from autosparse.criteria.snip import snip
 from autosparse.data import ImageData, Images
 from autosparse.irp import rewind_pruning
 from autosparse.pruning import Geometric, Layout
@@ -54,7 +54,7 @@ def main(a: Arguments) -> None:
         rewind_pruning(
             model,
             ImageData(images, accelerator.device),
-            make_criterion("snip"),
+            snip,
             Geometric(1, 0.1),
             recipe,
             folder,

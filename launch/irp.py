@@ -37,7 +37,7 @@ class Arguments:
     rewind_epoch: int = 0
     """Rewind to the state after so many epochs of the first training instead of the initial one."""
     batch_norm: Literal["batch", "running"] = "batch"
-    """Batch norm in the gradient that is stored: on each batch, or by its fresh running statistics (the paper's code)."""
+    """Batch norm in the stored gradient: on each batch, or by its fresh running statistics (the paper's code)."""
     seeds: tuple[int, ...] = (0,)
     """Of initial weights and order of samples; several make a grid."""
     order_seeds: tuple[int, ...] = ()

@@ -1,12 +1,14 @@
 """The gradient of the mean loss over a set of batches: the feature of AutoS and the ground of SNIP."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autosparse.criteria.contract import Batches
+from autosparse.criteria.world import total
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout
 
@@ -42,9 +44,26 @@ def scoring_mode(model: nn.Module, batch_norm: str = "batch") -> Iterator[None]:
 
 
 def mean_gradient(
-    model: nn.Module, layout: Layout, batches: Iterable[tuple[Tensor, Tensor]], batch_norm: str = "batch"
+    model: nn.Module, layout: Layout, batches: Batches, batch_norm: str = "batch", temperature: float = 1.0
 ) -> Tensor:
-    """∂/∂θ of the cross-entropy averaged over all samples of all batches (paper, g0 in eq. 3).
+    """∂/∂θ of the cross-entropy averaged over all samples (paper, g0 in eq. 3); see `mean_derivative`."""
+
+    def gradient(loss: Tensor, weights: list[nn.Parameter]) -> Sequence[Tensor]:
+        return torch.autograd.grad(loss, weights, materialize_grads=True)
+
+    return mean_derivative(model, layout, batches, gradient, "gradient", temperature, batch_norm)
+
+
+def mean_derivative(
+    model: nn.Module,
+    layout: Layout,
+    batches: Batches,
+    derivative: Callable[[Tensor, list[nn.Parameter]], Sequence[Tensor]],
+    name: str,
+    temperature: float = 1.0,
+    batch_norm: str = "batch",
+) -> Tensor:
+    """A derivative of the cross-entropy averaged over all samples of all batches.
 
     Under `torch.distributed`, over the samples of all processes. The parameters' own `.grad` is left alone.
 
@@ -52,13 +71,16 @@ def mean_gradient(
         model: any module with the layout's weights; it is left as it was.
         layout: whose weights to differentiate by.
         batches: (inputs, targets), on any device.
+        derivative: (loss summed over a batch, weights) -> a tensor for each weight; linear in the loss.
+        name: what the derivative is called.
+        temperature: what logits are divided by.
         batch_norm: see `scoring_mode`.
 
     Returns:
         float32 (P,) in layout order, on the model's device.
 
     Raises:
-        UserError: no samples, or a gradient that is not finite (names the layer).
+        UserError: no samples, or a derivative that is not finite (names the layer).
     """
     weights = list(layout.weights(model).values())
     flat = torch.zeros(layout.size, device=weights[0].device)
@@ -66,19 +88,18 @@ def mean_gradient(
     samples = torch.zeros((), dtype=torch.float64, device=flat.device)
     with scoring_mode(model, batch_norm), _differentiable(weights):
         for inputs, targets in batches:
-            loss = F.cross_entropy(model(inputs.to(flat.device)), targets.to(flat.device), reduction="sum")
-            for part, gradient in zip(parts, torch.autograd.grad(loss, weights, materialize_grads=True), strict=True):
-                part += gradient
+            logits = model(inputs.to(flat.device)) / temperature
+            loss = F.cross_entropy(logits, targets.to(flat.device), reduction="sum")
+            for part, value in zip(parts, derivative(loss, weights), strict=True):
+                part += value
             samples += len(targets)
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(flat)
-        torch.distributed.all_reduce(samples)
+    total(flat, samples)
     if not samples:
         raise UserError("the gradient needs at least one batch; none was given")
     flat.div_(samples)
     if not flat.isfinite().all():
         layer = layout.layer_at(int((~flat.isfinite()).nonzero()[0]))
-        raise UserError(f"the gradient is not finite, first in layer {layer.name}")
+        raise UserError(f"the {name} is not finite, first in layer {layer.name}")
     return flat
 
 

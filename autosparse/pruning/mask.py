@@ -64,6 +64,10 @@ class Mask:
         """Share kept in each layer, by name."""
         return {name: kept.sum().item() / kept.numel() for name, kept in self.layout.unflatten(self.kept).items()}
 
+    def empty_layers(self) -> list[str]:
+        """The layers of which nothing is kept."""
+        return [name for name, density in self.layer_densities().items() if density == 0.0]
+
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
         """Set the removed weights of the model to exactly zero, in place."""

@@ -1,9 +1,13 @@
 """Exact selection: the k highest scores among those alive."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from autosparse.errors import UserError
+from autosparse.pruning.layout import Layout
 from autosparse.pruning.mask import Mask
 
 _CHUNK = 1 << 22  # elements looked at together: bounds the memory beside scores and mask
@@ -52,6 +56,16 @@ def keep_top(scores: Tensor, k: int, alive: Mask) -> Mask:
         kept[span] = (keys > threshold) & living
         kept[span][tied] = True
         ties -= len(tied)
+    return Mask(alive.layout, kept)
+
+
+def keep_top_each(scores: Tensor, counts: Sequence[int], alive: Mask) -> Mask:
+    """Keep the `counts[l]` highest scores of each layer l; otherwise as `keep_top`."""
+    kept = torch.empty_like(alive.kept)
+    for layer, count in zip(alive.layout.layers, counts, strict=True):
+        span = slice(layer.offset, layer.offset + layer.size)
+        alone = Mask(Layout((replace(layer, offset=0),)), alive.kept[span])
+        kept[span] = keep_top(scores[span], count, alone).kept
     return Mask(alive.layout, kept)
 
 

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from autosparse.cluster import Job, record
 from autosparse.cluster.progress import progress
-from autosparse.criteria import CRITERIA, make_criterion
+from autosparse.criteria import ONE_SHOT, TARGETED
 from autosparse.criteria.gradient import BATCH_NORM_MODES
 from autosparse.errors import UserError, unknown
 from autosparse.files import read_json
@@ -40,8 +40,13 @@ class IRPRun(Job):
         """Refuse what cannot run."""
         self.setting.check()
         self.make_schedule()
-        if self.criterion not in CRITERIA:
-            raise unknown("criterion", self.criterion, CRITERIA)
+        if self.criterion in TARGETED:
+            raise UserError(
+                f"{self.criterion} scores for one final sparsity, and IRP has one an iteration; "
+                f"it takes {', '.join(ONE_SHOT)}"
+            )
+        if self.criterion not in ONE_SHOT:
+            raise unknown("criterion", self.criterion, ONE_SHOT)
         check_seed(self.seed)
         if self.order_seed is not None:
             check_seed(self.order_seed)
@@ -94,7 +99,7 @@ class IRPRun(Job):
             rewind_pruning(
                 model,
                 data,
-                make_criterion(self.criterion, self.config()["order_seed"]),
+                ONE_SHOT[self.criterion](self.config()["order_seed"]),
                 self.make_schedule(),
                 recipe,
                 self.folder,

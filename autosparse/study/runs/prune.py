@@ -14,12 +14,12 @@ from autosparse.autos import AutoS
 from autosparse.autos.network import CARD
 from autosparse.cluster import Job, record
 from autosparse.cluster.progress import progress
-from autosparse.criteria import CRITERIA
+from autosparse.criteria import CRITERIA, select
 from autosparse.data import ImageData
 from autosparse.errors import unknown
 from autosparse.files import read_json, write_json
 from autosparse.irp import SCORING_BATCH
-from autosparse.pruning import Layout, Mask, keep_top
+from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
 from autosparse.study.runs.common import check_seed, is_json
 from autosparse.study.setting import Setting
@@ -96,7 +96,6 @@ class PruneRun(Job):
             history = train(
                 model, mask, data, recipe, accelerator, seed=self.seed, resume=checkpoint, progress=bar.update
             )
-        densities = mask.layer_densities()
         result = {
             **self.config(),
             "criterion_kind": "autos" if self.learned else self.criterion,
@@ -105,8 +104,8 @@ class PruneRun(Job):
             "kept": mask.count,
             "parameters": mask.layout.size,
             "density": mask.density,
-            "layer_densities": densities,
-            "empty_layers": [name for name, density in densities.items() if density == 0.0],
+            "layer_densities": mask.layer_densities(),
+            "empty_layers": mask.empty_layers(),
             **summarize(history),
             "history": history,
             "seconds": {"mask": masked - start, "train": time.perf_counter() - masked},
@@ -128,8 +127,8 @@ class PruneRun(Job):
         if not chosen:
             full = Mask.full(Layout.of(model), accelerator.device)
             criterion = find_criterion(self.criterion, self.seed)
-            scores = criterion(model, full, data.scoring(SCORING_BATCH, self.setting.grad_batches))
-            mask = keep_top(scores, keep_count(1.0 - self.sparsity, full.layout.size), full)
+            batches = data.scoring(SCORING_BATCH, self.setting.grad_batches)
+            mask = select(criterion, model, full, batches, keep_count(1.0 - self.sparsity, full.layout.size))
             if accelerator.is_main_process:
                 mask.save(path)
             accelerator.wait_for_everyone()

@@ -1,0 +1,45 @@
+"""As many samples of each class, cut into batches of whole rounds."""
+
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from autosparse.criteria.contract import Batches
+from autosparse.criteria.world import gathered, place
+from autosparse.errors import UserError
+
+_BATCH = 256  # samples taken together; batch normalization sees as many
+
+
+def class_balanced(batches: Batches, per_class: int) -> list[tuple[Tensor, Tensor]]:
+    """The first `per_class` samples of each class in the order of the batches; fewer of each if a class has fewer.
+
+    One of each class after the other, so that every batch is balanced too. The same samples and batches for any number
+    of processes, if whole batches are dealt to the processes in turn, as `ImageData.scoring` does; this process's
+    part of them.
+
+    Raises:
+        UserError: no samples.
+    """
+    rank, world = place()
+    found: dict[int, list[tuple[int, Tensor]]] = {}
+    for step, (inputs, targets) in enumerate(batches):
+        for index, label in enumerate(targets.tolist()):
+            samples = found.setdefault(label, [])
+            if len(samples) < per_class:
+                samples.append((step * world + rank, inputs[index].to("cpu", copy=True)))  # not a view of the batch
+    everyone = [(label, *sample) for part in gathered(found) for label, samples in part.items() for sample in samples]
+    everyone.sort(key=lambda entry: entry[:2])  # stable: within a batch they are in order
+    classes = {label: [x for _, _, x in group] for label, group in groupby(everyone, key=lambda entry: entry[0])}
+    if not classes:
+        raise UserError("the gradient needs at least one batch; none was given")
+    count = min(per_class, *map(len, classes.values()))
+    rounds = max(1, _BATCH // len(classes))  # of one sample a class
+    return [
+        (
+            torch.stack([samples[k] for k in range(start, min(start + rounds, count)) for samples in classes.values()]),
+            torch.tensor(list(classes) * (min(start + rounds, count) - start)),
+        )
+        for start in range(rank * rounds, count, world * rounds)
+    ]

@@ -1,0 +1,43 @@
+"""What a criterion is, and the one road from a criterion to a mask."""
+
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from autosparse.criteria.world import agreed
+from autosparse.pruning import Mask, keep_top
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+class Criterion(Protocol):
+    """Scores every prunable parameter; higher is kept."""
+
+    def __call__(self, model: nn.Module, mask: Mask, batches: Batches, /) -> Tensor:
+        """Scores float32 (P,) in layout order."""
+
+
+@runtime_checkable
+class Targeted(Protocol):
+    """A criterion that must know how many weights are to be kept: one that works in rounds, or layer by layer."""
+
+    def at(self, k: int) -> Criterion:
+        """The criterion that chooses `k` weights: the k highest of its scores are the choice."""
+
+
+def select(criterion: Criterion | Targeted, model: nn.Module, mask: Mask, batches: Batches, k: int) -> Mask:
+    """The mask of the `k` weights that a criterion keeps, the same in every process.
+
+    Args:
+        criterion: any.
+        model: its weights are those to be scored, `mask` already applied to them; left as it was.
+        mask: what is left to choose from.
+        batches: (inputs, targets); under `torch.distributed` this process's own.
+        k: how many to keep.
+
+    Raises:
+        UserError: a score that is NaN, or a model or batches that the criterion cannot take.
+    """
+    score = criterion.at(k) if isinstance(criterion, Targeted) else criterion
+    return keep_top(agreed(score(model, mask, batches)), k, mask)

@@ -1,0 +1,101 @@
+"""NPB: node-path balancing (Pham et al. 2023, pvh1602/NPB)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autosparse.criteria.contract import Batches, Criterion
+from autosparse.criteria.erk import erk_counts
+from autosparse.criteria.flow import first_shape, flow, in_double, run
+from autosparse.criteria.nodes import Channels, balance, deal
+from autosparse.criteria.paths import counting_paths, entering
+from autosparse.errors import UserError
+from autosparse.pruning import Layout, Mask, keep_top_each
+from autosparse.seeds import stream
+
+
+@dataclass(frozen=True)
+class NPB:
+    """Layer by layer from the input, the weights that maximize α f_n + (1 - α) f_p + β f_k.
+
+    f_n is the share of the layer's input and output channels that have a weight, f_p the number of paths from the input
+    through the layer over the most that its weights could carry, f_k the number of kernels in use over that of its
+    weights. α and β are those of the authors' scripts; β = 0 is the formula of the paper alone. A layer keeps as many
+    weights as `erk_counts` says. Which of the equally good weights they are is drawn from the seed. After the last
+    layer, weights on no path to the outputs move to where the most paths of their layer are.
+
+    Ours: the authors solve for a whole matrix of kernels, large layers in pieces; see `nodes.balance` for the small
+    problem with the same optimum that makes any width and any groups tractable. They name layers of their networks;
+    here the paths into a layer are seen when the network calls it. They move idle weights into the fullest kernels.
+
+    Looks at no batch but for the shape of an input; costs a small linear program a layer, time linear in the number
+    of weights, and two passes of one sample in float64.
+    """
+
+    seed: int
+    alpha: float = 0.01
+    beta: float = 1.0
+
+    def at(self, k: int) -> Criterion:
+        """The criterion that chooses `k` weights."""
+
+        def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
+            if mask.count != mask.layout.size:
+                raise UserError("npb prunes a whole network; this one has been pruned already")
+            return self._score(model, mask, first_shape(batches), k)
+
+        return score
+
+    def _score(self, model: nn.Module, full: Mask, shape: torch.Size, k: int) -> Tensor:
+        layout = full.layout
+        counts = erk_counts(layout, k, [layer.size for layer in layout.layers])
+        with counting_paths(model):
+            state = {
+                name: tensor.zero_() if name.endswith("bias") else tensor.abs_()
+                for name, tensor in in_double(model).items()
+            }
+            self._choose(model, layout, state, shape, counts)
+            paths = flow("npb", model, layout, state, shape)
+        scores = torch.empty(layout.size, device=full.kept.device)
+        for name, part in layout.unflatten(scores).items():
+            kept, through = state[name].detach() > 0, paths[name]
+            most = through.max().clamp_min(torch.finfo(torch.float64).tiny)
+            # kept and on a path; on a path if it were kept; kept in vain; neither
+            part.copy_(torch.where(through > 0, torch.where(kept, 3.0, 1.0 + through / most), kept * 0.5))
+        chosen = keep_top_each(scores, counts, full)
+        return scores.sub_(4.0 * ~chosen.kept)
+
+    def _choose(
+        self, model: nn.Module, layout: Layout, state: dict[str, Tensor], shape: torch.Size, counts: list[int]
+    ) -> None:
+        """Set the weights in `state` to 1 where they are kept and 0 elsewhere, each layer as the network calls it."""
+        generator = np.random.Generator(np.random.PCG64(stream("npb", self.seed)))
+        waiting = {layer.name: count for layer, count in zip(layout.layers, counts, strict=True)}
+
+        def choose(name: str, module: nn.Module, inputs: Tensor) -> None:
+            if name not in waiting:  # a layer that is called again
+                return
+            channels = Channels.of(module)
+            paths = entering(module, inputs)
+            count = waiting.pop(name)
+            if not paths.any() and all(counts):
+                raise UserError(f"npb cannot prune this network: no path leads from the input to layer {name}")
+            units = balance(channels, paths, count, self.alpha, self.beta)
+            state[name].copy_(torch.from_numpy(deal(channels, units, generator)))
+
+        hooks = [
+            model.get_submodule(layer.name.rpartition(".")[0]).register_forward_pre_hook(
+                lambda module, inputs, name=layer.name: choose(name, module, inputs[0])
+            )
+            for layer in layout.layers
+        ]
+        try:
+            with torch.no_grad():
+                run("npb", model, state, shape)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if waiting:
+            raise UserError(f"npb cannot prune this network: no path leads from the input to layer {min(waiting)}")
