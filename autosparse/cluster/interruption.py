@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import torch
-import torch.distributed
-
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)  # time limit and preemption; the same; a person
 _TOGETHER = 3.0  # seconds between two agreements of several processes: each costs a round trip
 
@@ -54,6 +51,8 @@ def agreed() -> bool:
     Several processes ask each other every few seconds only. The clock of one of them says at which step they will: all
     must ask at the same, and steps may take a millisecond or ten seconds.
     """
+    import torch.distributed  # not for those who only look at runs
+
     global _calls, _next, _last
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return _received is not None

@@ -1,9 +1,10 @@
 """A run's folder is worked on by one job at a time: a lease that a dead job cannot hold.
 
 The lease is the file `.lease-N` with the highest N. Whoever finds it released, or its holder dead, makes N + 1 by a
-hard link, which is atomic on local disks, NFS and Lustre alike and needs no lock manager: of several, one succeeds. Where
-a file system has no hard links, the file is created exclusively and filled then: an empty one is somebody's who is about
-to say who they are. The file of the highest N is never deleted, so a number that was passed can be told from a new one.
+hard link, which is atomic on local disks, NFS and Lustre alike and needs no lock manager: of several, one succeeds.
+Where a file system has no hard links, the file is created exclusively and filled then: an empty one is somebody's who
+is about to say who they are. The file of the highest N is never deleted, so a number that was passed can be told from a
+new one.
 
 A holder touches its file every few seconds. It is dead when it has not done so for long, by the clock of the file
 system, and at once when it is known to be gone: its process, on this machine, or an earlier run of this Slurm job.

@@ -10,6 +10,7 @@ import torch.utils.deterministic
 from accelerate import Accelerator
 
 from autosparse.cluster import rendezvous
+from autosparse.cluster.requeue import requeues
 from autosparse.errors import UserError
 
 
@@ -55,8 +56,7 @@ def start(cpus: int | None = None) -> Accelerator:
 def _join(job: submitit.JobEnvironment) -> None:
     """Make the process group, which Accelerate then finds."""
     host = "127.0.0.1" if job.num_nodes == 1 else job.hostnames[0]
-    attempt = os.environ.get("SLURM_RESTART_COUNT", "0")
-    store = rendezvous.meet(host, job.job_id, attempt, job.global_rank == 0)
+    store = rendezvous.meet(host, job.job_id, requeues(), job.global_rank == 0)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     torch.distributed.init_process_group(backend, store=store, rank=job.global_rank, world_size=job.num_tasks)
 

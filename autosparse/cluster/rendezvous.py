@@ -1,12 +1,14 @@
-"""Where the processes of a job find each other: the first of a few ports that nobody else has.
+"""Where the processes of a job find each other, whatever else listens on their machine.
 
-Which ports these are follows from the job's id alone, so nothing need be written or agreed. The main process listens on
-the first that is free. The others look at each in turn, until one answers with the name of this very attempt at the
-job: another program, another job, or a dying process of the attempt before is passed over.
+The main process has its store on whatever port the kernel hands out, and says which to those who ask at the first free
+one of a few ports. These follow from the job's id alone, so nothing need be written or agreed. The others ask at each
+in turn, until one answers with the name of this very attempt at the job: another program, another job, or a dying
+process of the attempt before is passed over.
 """
 
 import contextlib
 import socket
+import threading
 import time
 import zlib
 from datetime import timedelta
@@ -16,7 +18,7 @@ from torch.distributed import TCPStore
 from autosparse.errors import UserError
 
 _PORTS = 8
-_ANSWER = timedelta(seconds=2)  # what another program may take to say nothing
+_ANSWER = 2.0  # seconds that others may take to say nothing
 _TOGETHER = timedelta(minutes=10)  # between the first process and the last: imports from a slow file system
 
 
@@ -25,7 +27,7 @@ def ports(job_id: str) -> list[int]:
     return [20000 + zlib.crc32(f"{job_id} {k}".encode()) % 10000 for k in range(_PORTS)]
 
 
-def meet(host: str, job_id: str, attempt: str, main: bool) -> TCPStore:
+def meet(host: str, job_id: str, attempt: int, main: bool) -> TCPStore:
     """The store that all processes of one attempt at a job share, for their process group.
 
     Args:
@@ -38,27 +40,37 @@ def meet(host: str, job_id: str, attempt: str, main: bool) -> TCPStore:
         UserError: no port is free, or the main process is not there.
     """
     name = f"autosparse {job_id} {attempt}"
-    return _listen(host, ports(job_id), name) if main else _look(host, ports(job_id), name)
+    if not main:
+        return TCPStore(host, _ask(host, ports(job_id), name), wait_for_workers=False, timeout=_TOGETHER)
+    store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_TOGETHER)
+    listener = _first_free(host, ports(job_id))
+    threading.Thread(target=_answer, args=(listener, f"{name} {store.port}\n"), name="rendezvous", daemon=True).start()
+    return store
 
 
-def _listen(host: str, candidates: list[int], name: str) -> TCPStore:
+def _first_free(host: str, candidates: list[int]) -> socket.socket:
     for port in candidates:
-        with contextlib.suppress(RuntimeError):  # the port is taken
-            store = TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=_TOGETHER)
-            store.set(name, "")
-            return store
+        with contextlib.suppress(OSError):
+            return socket.create_server(("", port))
     raise UserError(f"none of the ports {' '.join(map(str, candidates))} is free on {host}")
 
 
-def _look(host: str, candidates: list[int], name: str) -> TCPStore:
+def _answer(listener: socket.socket, text: str) -> None:
+    while True:
+        with contextlib.suppress(OSError), listener.accept()[0] as asking:
+            asking.sendall(text.encode())
+
+
+def _ask(host: str, candidates: list[int], name: str) -> int:
     end = time.monotonic() + _TOGETHER.total_seconds()
     while time.monotonic() < end:
         for port in candidates:
-            with contextlib.suppress(OSError, RuntimeError):  # nobody listens, or somebody else
-                socket.create_connection((host, port), _ANSWER.total_seconds()).close()  # refuses at once, unlike:
-                store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_ANSWER)
-                if store.check([name]):
-                    store.set_timeout(_TOGETHER)
-                    return store
+            # nobody listens, or somebody who says nothing, or no text
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                asked = socket.create_connection((host, port), _ANSWER)
+                with asked, asked.makefile(encoding="ascii") as answer:
+                    said, _, found = answer.readline(len(name) + 10).rpartition(" ")
+                    if said == name:
+                        return int(found)
         time.sleep(0.1)
     raise UserError(f"no process of this job listens on {host} at any of the ports {' '.join(map(str, candidates))}")
