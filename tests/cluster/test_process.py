@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from autosparse.cluster import rendezvous
 from autosparse.errors import UserError
 
