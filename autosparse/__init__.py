@@ -1,8 +1,22 @@
 """AutoSparse: learn from iterative pruning, once, how to prune any network before training."""
 
-from autosparse.api import prune
-from autosparse.errors import StoreError, UserError
-from autosparse.pruning import Mask
+from typing import TYPE_CHECKING
+
+from autosparse.lazy import lazily
+
+if TYPE_CHECKING:
+    from autosparse.api import prune
+    from autosparse.errors import StoreError, UserError
+    from autosparse.pruning import Mask
 
 __version__ = "0.1.0"
 __all__ = ["Mask", "StoreError", "UserError", "prune"]
+__getattr__ = lazily(
+    __name__,
+    {
+        "Mask": "autosparse.pruning",
+        "StoreError": "autosparse.errors",
+        "UserError": "autosparse.errors",
+        "prune": "autosparse.api",
+    },
+)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Callable
@@ -33,7 +34,9 @@ def parse(kind: type[Arguments], args: list[str] | None = None) -> Arguments:
         raise UserError(_one_line(message.getvalue())) from None
     arguments, unknown = parsed
     if unknown:
-        raise UserError(f"unknown argument {unknown[0]!r}; valid: {' '.join(_flags(kind)) or '--help'}")
+        given = sys.argv[1:] if args is None else args
+        before = list(itertools.takewhile(lambda word: not word.startswith("-"), given))  # names a subcommand, if any
+        raise UserError(f"unknown argument {unknown[0]!r}; valid: {' '.join(_flags(kind, before)) or '--help'}")
     return arguments
 
 
@@ -54,11 +57,11 @@ def _report(message: str, code: int) -> int:
     return code
 
 
-def _flags(kind: type[Any]) -> list[str]:
-    """Every flag of a dataclass, off the help text."""
+def _flags(kind: type[Any], before: list[str]) -> list[str]:
+    """Every flag of a dataclass behind these words, off the help text."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        tyro.cli(kind, args=["--help"], config=_CONFIG)
+        tyro.cli(kind, args=[*before, "--help"], config=_CONFIG)
     return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text.getvalue())) - {"--help"})
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -83,10 +83,12 @@ def rewind_pruning(
     rewound = folder / "rewind.safetensors" if rewind_epoch else initial
     if main and not initial.is_file():
         _save(model, initial)
-    accelerator.wait_for_everyone()
     store_path = folder / "triples.zarr"
-    if (store_path / MARKER).exists():
-        return read_json(history_path)
+    # one looks, for all: on a network file system another process may not see yet what is there
+    seen = [(store_path / MARKER).exists(), read_json(history_path) if history_path.is_file() else []] if main else []
+    complete, history = broadcast_object_list([seen])[0]
+    if complete:
+        return history
     gradient = {
         "batch_size": SCORING_BATCH,
         "samples": min(len(data), SCORING_BATCH * grad_batches) if grad_batches else len(data),
@@ -104,7 +106,7 @@ def rewind_pruning(
         _commit(writer, writer.write_features(theta, grad), accelerator, density=1.0)
         del theta, grad
     first = writer.committed
-    history = read_json(history_path)[: first + 1] if history_path.is_file() else []
+    history = history[: first + 1]
     if len(history) < first:
         raise UserError(f"{history_path} lacks the accuracies of the {first} iterations in the store; delete the run")
     if len(history) <= schedule.iterations:  # else all that is left is to finish the store

@@ -1,11 +1,13 @@
 """Watch, stop and go on with runs: `python launch/runs.py status|logs|cancel|resume [RUN...]`."""
 
+import shlex
 import subprocess
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -14,78 +16,135 @@ from autosparse.errors import UserError
 from autosparse.files import read_json
 from autosparse.study import watch
 
+Runs = Annotated[tuple[Path, ...], tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Print a table. Exit codes: 0 all complete, 3 some wait or run, 4 some have failed or were stopped and none wait
+    or run."""
+
+    runs: Runs = (Path("runs"),)
+    """Folders of runs, or folders that hold them."""
+    live: bool = False
+    """Show it anew every two seconds until nothing waits or runs."""
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Print the last lines of each run's log."""
+
+    runs: Runs = (Path("runs"),)
+    """Folders of runs, or folders that hold them."""
+    rank: int = 0
+    """Of which process."""
+    lines: int = 20
+    """How many of the last lines."""
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop what waits or runs."""
+
+    runs: Runs = (Path("runs"),)
+    """Folders of runs, or folders that hold them."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Give the commands again that asked for the runs; what is complete is left alone."""
+
+    runs: Runs = (Path("runs"),)
+    """Folders of runs, or folders that hold them."""
+
 
 @dataclass(frozen=True)
 class Arguments:
-    """Watch, stop and go on with runs.
+    """Watch, stop and go on with runs."""
 
-    Exit codes of status: 0 all complete, 3 some wait or run, 4 some have failed or were stopped and none wait or run.
-    """
-
-    action: Annotated[Literal["status", "logs", "cancel", "resume"], tyro.conf.Positional]
-    """status: a table. logs: the last lines of each run's log. cancel: stop what waits or runs.
-    resume: give the commands again that asked for the runs; what is complete is left alone."""
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("runs"),)
-    """Folders of runs, or folders that hold them."""
-    live: bool = False
-    """status: show it anew every two seconds until nothing waits or runs."""
-    rank: int = 0
-    """logs: of which process."""
-    lines: int = 20
-    """logs: how many of the last lines."""
+    action: tyro.conf.OmitSubcommandPrefixes[Status | Logs | Cancel | Resume]
 
 
 def main(a: Arguments) -> None:
     """Do what was asked for."""
-    folders = watch.find(a.runs)
-    {"status": _status, "logs": _logs, "cancel": _cancel, "resume": _resume}[a.action](a, folders)
+    folders = watch.find(a.action.runs)
+    match a.action:
+        case Status(live=live):
+            _status(folders, live)
+        case Logs(rank=rank, lines=lines):
+            _logs(folders, rank, lines)
+        case Cancel():
+            for folder in watch.stop(folders):
+                print(folder)
+        case Resume():
+            _resume(folders)
 
 
-def _status(a: Arguments, folders: list[Path]) -> None:
+def _status(folders: list[Path], live: bool) -> None:
     while True:
-        table = watch.status(folders)
-        shown = table.loc[:, (table != "").any()].to_string(index=False)
-        print(f"\033[H\033[J{shown}" if a.live else shown, flush=True)
-        ended = table["state"].isin(watch.ENDED)
-        if ended.all() or not a.live:
+        rows = watch.status(folders)
+        shown = _table(rows)
+        print(f"\033[H\033[J{shown}" if live else shown, flush=True)
+        states = {row["state"] for row in rows}
+        if "unknown" in states:
+            print(f"{watch.SILENT}: what waits or runs there is not known", file=sys.stderr)
+        ended = states <= set(watch.ENDED)
+        if ended or not live:
             break
         time.sleep(2)
-    if not ended.all():
+    if not ended:
         sys.exit(3)
-    if (table["state"] != "complete").any():
+    if states != {"complete"}:
         sys.exit(4)
 
 
-def _logs(a: Arguments, folders: list[Path]) -> None:
+def _table(rows: list[watch.Row]) -> str:
+    """The columns in which anything stands."""
+    columns = [[name, *(row[name] for row in rows)] for name in watch.COLUMNS if any(row[name] for row in rows)]
+    widths = [max(map(len, column)) for column in columns]
+    lines = zip(*columns, strict=True)
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _logs(folders: list[Path], rank: int, lines: int) -> None:
+    if min(rank, lines) < 0:
+        raise UserError(f"--rank and --lines must not be negative, got {min(rank, lines)}")
     for folder in folders:
-        path = folder / "logs" / f"rank{a.rank}.log"
+        path = folder / "logs" / f"rank{rank}.log"
         print(f"==> {path}")
         if path.is_file():
-            print("\n".join(path.read_text(errors="replace").splitlines()[-a.lines :]))
+            with path.open(errors="replace") as file:
+                sys.stdout.writelines(deque(file, lines))
         elif (folder / "job.json").is_file() and (log := read_json(folder / "job.json")["log"]):
             print(f"not started; Slurm's log: {log}")
         else:
             print("not started")
 
 
-def _cancel(a: Arguments, folders: list[Path]) -> None:
-    for folder in watch.stop(folders):
-        print(folder)
-
-
-def _resume(a: Arguments, folders: list[Path]) -> None:
-    table = watch.status(folders)
-    waiting = table["state"].isin(("failed", "killed", "interrupted", "not started")).tolist()
-    asked = [folder / "job.json" for folder, wanted in zip(folders, waiting, strict=True) if wanted]
-    commands = {(tuple(job["command"]), job["folder"]) for job in map(read_json, filter(Path.is_file, asked))}
+def _resume(folders: list[Path]) -> None:
+    states = [row["state"] for row in watch.status(folders)]
+    if "unknown" in states:
+        raise UserError(f"{watch.SILENT}: what waits or runs there is not known; try again")
+    stopped = [folder for folder, state in zip(folders, states, strict=True) if state in watch.ENDED[1:]]
+    asked = filter(Path.is_file, (folder / "job.json" for folder in stopped))
+    commands = {(tuple(_without_after(job["command"])), job["folder"]) for job in map(read_json, asked)}
     if not commands:
         print("nothing to resume", file=sys.stderr)
     failed = 0
     for command, folder in sorted(commands):
-        print(f"cd {folder} && python {' '.join(command)}", file=sys.stderr)
+        print(f"cd {shlex.quote(folder)} && python {shlex.join(command)}", file=sys.stderr)
         failed += subprocess.run([sys.executable, *command], cwd=folder).returncode != 0
     if failed:
         raise UserError(f"{failed} of {len(commands)} commands failed")
+
+
+def _without_after(command: list[str]) -> list[str]:
+    """A command without `--after JOBID...`: those jobs have ended, and Slurm may not know them any more."""
+    kept, dropping = list[str](), False
+    for word in command:
+        dropping = word.startswith("--after") or (dropping and not word.startswith("-"))
+        kept += [word] * (not dropping)
+    return kept
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 # ground first; a room imports from itself and from lower layers only
 LAYERS = [
-    {"errors"},
+    {"errors", "lazy"},
     {"files", "command", "seeds", "sizes"},
     {"networks", "data", "pruning", "cluster"},
     {"criteria", "training", "store"},

@@ -39,6 +39,9 @@ def die(steps):
     if calls == stop:
         raise SystemExit(7)
 
+if "blind" in sys.argv and accelerator.process_index:
+    Path.exists = Path.is_file = lambda path: False
+
 rewind_pruning(
     model, data, make_criterion("snip"), Geometric(2, 0.05), Recipe(1, "nesterov", 0.05), folder, accelerator,
     checkpoint_interval=0, progress=die,
@@ -51,13 +54,16 @@ process.finish(accelerator)
 """
 
 
-def world(folder: Path, stop: int, port: int) -> list[str]:
-    """What each of two processes says of its work, "done" or the error that ended it."""
+def world(folder: Path, stop: int, port: int, *more: str) -> list[str]:
+    """What each of two processes says of its work, "done" or the error that ended it.
+
+    Where the second is `blind`, it sees no file yet, as may be on a network file system.
+    """
     processes = []
     for rank in range(2):
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = os.environ | {key: str(value) for key, value in group.items()}
-        command = [sys.executable, "-c", SCRIPT, str(folder), str(stop)]
+        command = [sys.executable, "-c", SCRIPT, str(folder), str(stop), *more]
         processes.append(
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
@@ -75,4 +81,5 @@ def test_two_processes_killed_and_resumed_end_with_the_same_bytes(stop: int, tmp
     assert all(said.startswith("exit 7") for said in world(tmp_path / "cut", stop, port))
     assert world(tmp_path / "cut", 0, port) == ["done", "done"]
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+    assert world(tmp_path / "cut", 0, port, "blind") == ["done", "done"]
     assert problems(TripleStore.open(tmp_path / "whole")) == []

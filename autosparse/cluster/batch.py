@@ -132,7 +132,7 @@ def parameters(resources: Resources, name: str, previous: str | None = None) -> 
         "dependency": ",".join(after) or None,
         "array_parallelism": resources.array_parallelism or DEFAULT_PARALLELISM,
         "signal_delay_s": min(90, 30 * resources.minutes),
-        "setup": _checked_setup(resources.setup, requeues),
+        "setup": _checked_setup(resources.setup) or None,
         # srun does not inherit --cpus-per-task since Slurm 22.05; one dead rank must not leave the others waiting
         "srun_args": [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
         "additional_parameters": {
@@ -175,10 +175,9 @@ def _outside_of_any_job() -> Iterator[None]:
         yield
 
 
-def _checked_setup(commands: Sequence[str], requeues: int) -> list[str]:
+def _checked_setup(commands: Sequence[str]) -> list[str]:
     """Lines of the batch script before the processes are started; each that fails ends the job, saying so."""
-    too_often = f"was queued again more than --max-requeues {requeues} times"
-    lines = [f'[ "${{SLURM_RESTART_COUNT:-0}}" -le {requeues} ] || {{ echo "{too_often}" >&2; exit 1; }}']
+    lines: list[str] = []
     for command in commands:
         failed = shlex.quote(f"--setup failed: {command}")
         lines += [command, f"[ $? -eq 0 ] || {{ echo {failed} >&2; exit 1; }}"]

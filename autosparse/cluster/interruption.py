@@ -2,20 +2,20 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import torch
-import torch.distributed
-
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)  # time limit and preemption; the same; a person
-_TOGETHER = 10  # steps between two agreements of several processes: each costs a round trip
+_TOGETHER = 3.0  # seconds between two agreements of several processes: each costs a round trip
 
 _received: str | None = None
 _lost = False
-_calls = 0
+_calls = 0  # since the last agreement
+_next = 1  # calls until the next one
+_last = 0.0  # when it was
 
 
 class InterruptedAtStep(Exception):
@@ -48,19 +48,28 @@ def received() -> str | None:
 def agreed() -> bool:
     """Whether all processes stop here; called by each of them after each step.
 
-    Several processes ask each other at every tenth call only.
+    Several processes ask each other every few seconds only. The clock of one of them says at which step they will: all
+    must ask at the same, and steps may take a millisecond or ten seconds.
     """
-    global _calls
+    import torch.distributed  # not for those who only look at runs
+
+    global _calls, _next, _last
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return _received is not None
     _calls += 1
-    if _calls % _TOGETHER:
+    if _calls < _next:
         return False
+    now = time.monotonic()
+    # at most twice as many steps as the last time: a first step that compiles, say, is not the pace
+    steps = max(1, min(2 * _calls, int(_TOGETHER * _calls / max(now - _last, 1e-9))))
+    mine = [float(_received is not None), float(steps if torch.distributed.get_rank() == 0 else 0)]
     on_gpu = torch.distributed.get_backend() == "nccl"
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
-    flag = torch.tensor(float(_received is not None), device=device)
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-    return bool(flag)
+    asked = torch.tensor(mine, device=device)
+    torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+    stop, steps = asked.tolist()
+    _calls, _next, _last = 0, int(steps), now
+    return bool(stop)
 
 
 @contextmanager
@@ -69,8 +78,8 @@ def listening() -> Iterator[None]:
 
     Outside the main thread, where Python allows no handlers, nothing changes.
     """
-    global _received, _lost, _calls
-    _received, _lost, _calls = None, False, 0
+    global _received, _lost, _calls, _next, _last
+    _received, _lost, _calls, _next, _last = None, False, 0, 1, time.monotonic()
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -17,10 +17,11 @@ from accelerate.utils import broadcast_object_list
 
 from autosparse.cluster import interruption, process, record
 from autosparse.cluster.lease import lease
-from autosparse.cluster.requeue import requeue
+from autosparse.cluster.requeue import requeue, requeues
 from autosparse.errors import UserError
 from autosparse.files import read_json, write_json
 
+_ERRORS = "logs/rank*.error.json"
 log = logging.getLogger("autosparse")
 
 
@@ -81,31 +82,34 @@ class Task:
 
     def _attempt(self, accelerator: Accelerator, job_id: str | None) -> None:
         folder, main, rank = self.job.folder, accelerator.is_main_process, accelerator.process_index
-        error_path = folder / "logs" / f"rank{rank}.error.json"
-        error_path.unlink(missing_ok=True)
+        if main:  # an earlier attempt may have had more processes; the others are held by the broadcast below
+            for path in folder.glob(_ERRORS):
+                path.unlink(missing_ok=True)
         with _logging_to(folder / "logs" / f"rank{rank}.log", main):
             try:
                 if not broadcast_object_list([main and self._is_complete()])[0]:
+                    if job_id and requeues() > self.max_requeues:  # by Slurm itself: lost nodes, preemptions
+                        raise UserError(f"was queued again more than --max-requeues {self.max_requeues} times")
                     if main:
                         record.write_config(folder, self.job.config())
                         record.write_environment(folder, job_id)
-                        self._say("running")
+                        self._say("running", job_id)
                     accelerator.wait_for_everyone()
                     self.job.run(accelerator)
             except interruption.InterruptedAtStep as stop:
                 log.info("stopped at a step, everything saved: %s", stop)
                 if main and not interruption.lost():
-                    self._say("interrupted", why=str(stop))
+                    self._say("interrupted", job_id, why=str(stop))
                 raise
             except BaseException as error:
                 user = isinstance(error, UserError)
                 log.error("%s", describe(error), exc_info=not user)
-                write_json(error_path, {"error": describe(error), "user": user})
+                write_json(folder / "logs" / f"rank{rank}.error.json", {"error": describe(error), "user": user})
                 if main:
-                    self._say("failed")
+                    self._say("failed", job_id, why=describe(error))
                 raise
             if main:
-                self._say("complete")
+                self._say("complete", job_id)
 
     def _is_complete(self) -> bool:
         """Whether there is nothing to do; of a job that was submitted before its input was there, only now."""
@@ -113,8 +117,8 @@ class Task:
             raise UserError(difference)
         return self.job.is_complete()
 
-    def _say(self, state: str, **more: str) -> None:
-        place = {"node": socket.gethostname(), "requeues": int(os.environ.get("SLURM_RESTART_COUNT", 0))}
+    def _say(self, state: str, job_id: str | None, **more: str) -> None:
+        place = {"job": job_id, "node": socket.gethostname(), "requeues": requeues()}
         write_json(self.job.folder / "status.json", {"state": state, **place, **more})
 
 
@@ -134,11 +138,14 @@ def failure(job: Job) -> str | None:
             return None
     except UserError as damaged:
         return describe(damaged)
-    errors = [read_json(path) for path in sorted(job.folder.glob("logs/rank*.error.json"))]
+    errors = [read_json(path) for path in sorted(job.folder.glob(_ERRORS))]
     for error in sorted(errors, key=lambda error: not error["user"]):
         return error["error"]
     status = job.folder / "status.json"
-    return f"it is {read_json(status)['state']}" if status.is_file() else "it was not started"
+    if not status.is_file():
+        return "it was not started"
+    state = read_json(status)["state"]
+    return "it was killed" if state == "running" else f"it is {state}"
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """A run's folder is worked on by one job at a time: a lease that a dead job cannot hold.
 
 The lease is the file `.lease-N` with the highest N. Whoever finds it released, or its holder dead, makes N + 1 by a
-hard link, which is atomic on local disks, NFS and Lustre alike and needs no lock manager: of several, one succeeds. The
-file of the highest N is never deleted, so a number that was passed can be told from a new one.
+hard link, which is atomic on local disks, NFS and Lustre alike and needs no lock manager: of several, one succeeds.
+Where a file system has no hard links, the file is created exclusively and filled then: an empty one is somebody's who
+is about to say who they are. The file of the highest N is never deleted, so a number that was passed can be told from a
+new one.
 
 A holder touches its file every few seconds. It is dead when it has not done so for long, by the clock of the file
 system, and at once when it is known to be gone: its process, on this machine, or an earlier run of this Slurm job.
@@ -25,6 +27,8 @@ from autosparse.errors import UserError
 LEASE = ".lease-"
 _BEAT = 10.0  # seconds between two touches
 _STALE = 120.0  # seconds without one, after which the holder is dead
+_SOMEBODY: dict[str, Any] = {"host": None, "pid": None, "started": None, "job": None}  # who has not yet said who
+_RELEASED = 1  # bytes of its file that a holder leaves
 
 
 @contextmanager
@@ -59,14 +63,14 @@ def lease(folder: Path, job_id: str | None, beat: float = _BEAT, stale: float = 
         done.set()
         keeper.join()
         if _newest(folder) == path:
-            os.truncate(path, 0)  # which a full disk does not hinder
+            os.truncate(path, _RELEASED)  # which a full disk does not hinder
 
 
 def holder_of(folder: Path) -> dict[str, Any] | None:
     """Who works on a run: `host`, `pid` and `job`; None if nobody does, as far as can be seen from here."""
     newest = _newest(folder)
     holder = _holder(newest) if newest else None
-    if not newest or not holder:
+    if not newest or not holder or holder == _SOMEBODY:
         return None
     if holder["host"] == socket.gethostname():
         return holder if _start_of(holder["pid"]) == holder["started"] else None
@@ -77,8 +81,9 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _acquire(folder: Path, mine: dict[str, Any], stale: float) -> Path:
+    said = json.dumps(mine)
     temporary = folder / f"{LEASE}{secrets.token_hex(8)}.tmp"
-    temporary.write_text(json.dumps(mine))
+    temporary.write_text(said)
     try:
         while True:
             newest = _newest(folder)
@@ -87,6 +92,9 @@ def _acquire(folder: Path, mine: dict[str, Any], stale: float) -> Path:
                 if holder is None:
                     continue  # superseded and deleted just now
                 if holder and not _is_gone(holder, mine, newest, temporary, stale):
+                    if holder == _SOMEBODY:
+                        time.sleep(0.05)
+                        continue
                     who = f"process {holder['pid']} on {holder['host']}"
                     job = f" (job {holder['job']})" if holder["job"] else ""
                     raise UserError(
@@ -94,7 +102,7 @@ def _acquire(folder: Path, mine: dict[str, Any], stale: float) -> Path:
                     )
             path = folder / f"{LEASE}{_number(newest) + 1 if newest else 1}"
             try:
-                os.link(temporary, path)
+                _publish(path, said, temporary)
             except FileExistsError:
                 continue  # somebody else was faster
             if _newest(folder) == path:
@@ -105,6 +113,21 @@ def _acquire(folder: Path, mine: dict[str, Any], stale: float) -> Path:
             path.unlink(missing_ok=True)  # a number that was passed long ago
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _publish(path: Path, said: str, temporary: Path) -> None:
+    """Make a lease, which must not be there, of the temporary file that says the same.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links on this file system; whatever else it is, this meets it too
+        with path.open("x") as file:
+            file.write(said)
 
 
 def _is_gone(holder: dict[str, Any], mine: dict[str, Any], path: Path, fresh: Path, stale: float) -> bool:
@@ -142,7 +165,8 @@ def _number(path: Path) -> int:
 def _holder(path: Path) -> dict[str, Any] | None:
     """Who holds a lease: empty if it was released, or a crash left it so; None if the file is gone."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        text = path.read_text()
+        found: dict[str, Any] = json.loads(text) if text else _SOMEBODY
         return found
     except FileNotFoundError:
         return None

@@ -19,7 +19,7 @@ from typing import Any
 from autosparse.errors import UserError
 from autosparse.files import read_json, write_json
 
-_JOBS = "jobs.json"
+JOBS = "jobs.json"
 
 
 def next_folder(root: Path, name: str) -> Path:
@@ -54,7 +54,7 @@ def record(folder: Path, cluster: str, runs: Mapping[str, Path]) -> None:
         link.unlink()
     where = folder.resolve()
     jobs = {job_id: os.path.relpath(run.resolve(), where) for job_id, run in runs.items()}
-    write_json(folder / _JOBS, {"cluster": cluster, "submitted": datetime.datetime.now().isoformat(), "jobs": jobs})
+    write_json(folder / JOBS, {"cluster": cluster, "submitted": datetime.datetime.now().isoformat(), "jobs": jobs})
 
 
 def prune(root: Path, cluster: str, active: Container[str]) -> None:
@@ -80,7 +80,7 @@ def prune(root: Path, cluster: str, active: Container[str]) -> None:
 def _submissions(root: Path, cluster: str) -> list[tuple[Path, dict[str, Path]]]:
     """Folders of submissions, newest first, and the run of each of their jobs."""
     found: list[tuple[str, Path, dict[str, Any]]] = []
-    for path in root.glob(f"*/{_JOBS}"):
+    for path in root.glob(f"*/{JOBS}"):
         with suppress(UserError):  # a damaged record is left alone
             said = read_json(path)
             if said["cluster"] == cluster:

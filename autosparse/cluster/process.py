@@ -1,13 +1,16 @@
 """The process group of a job: one process a task, found through submitit, managed by Accelerate."""
 
 import os
-import zlib
+from pathlib import Path
 
 import submitit
 import torch
+import torch.distributed
 import torch.utils.deterministic
 from accelerate import Accelerator
 
+from autosparse.cluster import rendezvous
+from autosparse.cluster.requeue import requeues
 from autosparse.errors import UserError
 
 
@@ -21,7 +24,7 @@ def start(cpus: int | None = None) -> Accelerator:
         cpus: threads for PyTorch; left as they are if None.
 
     Raises:
-        UserError: the world is not as large as the job.
+        UserError: the world is not as large as the job, or its processes do not find each other.
     """
     if cpus is not None:
         os.environ["OMP_NUM_THREADS"] = str(cpus)  # Accelerate would set one thread a process otherwise
@@ -36,9 +39,10 @@ def start(cpus: int | None = None) -> Accelerator:
                 WORLD_SIZE=str(job.num_tasks),
                 LOCAL_RANK=str(job.local_rank),
                 LOCAL_WORLD_SIZE=str(job.num_tasks // job.num_nodes),
-                MASTER_ADDR="127.0.0.1" if job.num_nodes == 1 else job.hostnames[0],
-                MASTER_PORT=str(20000 + zlib.crc32(job.job_id.encode()) % 10000),
             )
+            _join(job)
+        # what a killed attempt was about to save, over which submitit would stumble
+        Path(f"{job.paths.result_pickle}.save_tmp").unlink(missing_ok=True)
     cpu = not torch.cuda.is_available()
     if not cpu:
         _be_deterministic()
@@ -47,6 +51,14 @@ def start(cpus: int | None = None) -> Accelerator:
     if accelerator.num_processes != expected:
         raise UserError(f"the job has {expected} tasks, but the process group has {accelerator.num_processes}")
     return accelerator
+
+
+def _join(job: submitit.JobEnvironment) -> None:
+    """Make the process group, which Accelerate then finds."""
+    host = "127.0.0.1" if job.num_nodes == 1 else job.hostnames[0]
+    store = rendezvous.meet(host, job.job_id, requeues(), job.global_rank == 0)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, store=store, rank=job.global_rank, world_size=job.num_tasks)
 
 
 def finish(accelerator: Accelerator) -> None:

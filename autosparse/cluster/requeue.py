@@ -9,6 +9,11 @@ from autosparse.errors import UserError
 _UNTIL_KILLED = 300  # seconds
 
 
+def requeues() -> int:
+    """How often this job was queued again, by itself or by Slurm."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0))
+
+
 def requeue(most: int, main: bool) -> None:
     """Have Slurm end this job and start it again; called by all of its processes, and does not return.
 
@@ -23,9 +28,8 @@ def requeue(most: int, main: bool) -> None:
     """
     job = os.environ["SLURM_JOB_ID"]
     if main:
-        before = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-        if before >= most:
-            raise UserError(f"stopped by Slurm after {before} requeues (--max-requeues); the same command goes on")
+        if requeues() >= most:
+            raise UserError(f"stopped by Slurm after {requeues()} requeues (--max-requeues); the same command goes on")
         if _ask("squeue", "--noheader", "--jobs", job, "--format", "%T") == "RUNNING":
             _ask("scontrol", "requeue", job)
     time.sleep(_UNTIL_KILLED)  # a process that ends by itself would have the job count as ended

@@ -1,24 +1,27 @@
-"""What runs are doing: from their folders and from Slurm's queue together."""
+"""What runs are doing: from their folders and from Slurm's queue together.
+
+Imports neither PyTorch nor pandas: whoever looks at runs does it often, and does not want to wait for them.
+"""
 
 import datetime
 import os
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from autosparse.cluster import lease, slurm
+from autosparse.cluster import lease, logs, slurm
 from autosparse.cluster.progress import PROGRESS
 from autosparse.cluster.record import read_config
 from autosparse.errors import UserError
 from autosparse.files import read_json
-from autosparse.study.results import is_complete
 
 COLUMNS = ("run", "state", "job", "iteration", "done", "left", "sparsity", "accuracy", "requeues", "node")
 ENDED = ("complete", "failed", "killed", "interrupted", "not started")
+SILENT = "Slurm does not answer (squeue)"
+
+Row = dict[str, str]
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
@@ -29,95 +32,97 @@ def find(paths: Iterable[Path]) -> list[Path]:
     """
     found = set[Path]()
     for path in paths:
-        here = {file.parent for name in ("config.yaml", "job.json") for file in [path / name, *path.rglob(name)]}
-        if not (
-            runs := {folder for folder in here if any((folder / n).is_file() for n in ("config.yaml", "job.json"))}
-        ):
+        here = set(_runs(path))
+        if not here:
             raise UserError(f"no runs at {path}")
-        found |= runs
+        found |= here
     return sorted(found)
 
 
-def status(folders: Iterable[Path]) -> pd.DataFrame:
-    """A row a run, `COLUMNS` of strings.
+def status(folders: Iterable[Path]) -> list[Row]:
+    """A row a run, each with all `COLUMNS`.
 
     `state`: complete, running, pending (with Slurm's reason), requeued, failed, interrupted (stopped at a step),
-    killed, or not started.
+    killed, or not started; what Slurm calls it while a job starts or ends; unknown where Slurm is silent.
     """
-    waiting = slurm.queue() or {}
-    rows = [_row(folder, waiting) for folder in folders]
-    return pd.DataFrame([[str(row.get(name) or "") for name in COLUMNS] for row in rows], columns=list(COLUMNS))
+    queue = slurm.queue()
+    rows = [_row(folder, queue) for folder in folders]
+    return [{name: str(row.get(name) or "") for name in COLUMNS} for row in rows]
 
 
 def stop(folders: Iterable[Path]) -> list[Path]:
     """Stop what waits or runs: on Slurm by scancel, on this machine at the next step; returns the runs it was asked of.
 
     Raises:
-        UserError: a run that works on another machine, outside of Slurm.
+        UserError: a run that works on another machine, outside of Slurm, or that may be in the queue of a Slurm that is
+            silent.
     """
-    waiting, jobs, stopped = slurm.queue() or {}, list[str](), list[Path]()
-    elsewhere = list[str]()
+    queue, jobs, stopped = slurm.queue(), list[str](), list[Path]()
+    errors = list[str]()
     for folder in folders:
-        job, holder = _submission(folder).get("job"), lease.holder_of(folder)
-        if job in waiting:
+        job, holder = _read(folder / "job.json").get("job"), lease.holder_of(folder)
+        if queue is None and job and _read(folder / "status.json").get("state") != "complete":
+            errors.append(f"{folder}: {SILENT}, and job {job} may be in its queue; try again")
+        elif queue and job in queue:
             jobs.append(job)
+            stopped.append(folder)
         elif holder and holder["host"] == socket.gethostname():
             os.kill(holder["pid"], signal.SIGTERM)
+            stopped.append(folder)
         elif holder:
-            elsewhere.append(f"{folder}: process {holder['pid']} on {holder['host']} works on it; stop it there")
-            continue
-        else:
-            continue
-        stopped.append(folder)
+            errors.append(f"{folder}: process {holder['pid']} on {holder['host']} works on it; stop it there")
     slurm.cancel(jobs)
-    if elsewhere:
-        raise UserError("; ".join(elsewhere))
+    if errors:
+        raise UserError("; ".join(errors))
     return stopped
 
 
-def _row(folder: Path, waiting: dict[str, slurm.State]) -> dict[str, Any]:
-    said, job = _read(folder / "status.json"), _submission(folder).get("job")
-    queued = waiting.get(job) if job else None
-    state = _state(folder, said, queued)
-    row: dict[str, Any] = {"run": folder.name, "state": state, "job": job, "requeues": said.get("requeues") or ""}
-    if state == "running":
-        row["node"] = said.get("node")
-        steps = _read(folder / PROGRESS)
-        if steps:
-            row["done"] = f"{steps['done'] / max(1, steps['total']):.0%}"
-            row["left"] = str(datetime.timedelta(seconds=round(steps["seconds_left"])))
+def _runs(path: Path) -> Iterator[Path]:
+    """The runs at or below a path; not what lies in them, which may be thousands of files."""
+    for where, folders, files in os.walk(path):
+        if "config.yaml" in files or "job.json" in files:
+            yield Path(where)
+            folders.clear()
+        elif logs.JOBS in files:
+            folders.clear()
+
+
+def _row(folder: Path, queue: dict[str, slurm.State] | None) -> dict[str, Any]:
+    said, job = _read(folder / "status.json"), _read(folder / "job.json").get("job")
+    state = _state(folder, said, job, queue)
+    row = {"run": folder.name, "state": state, "job": job, "requeues": said.get("requeues"), "node": said.get("node")}
+    if state == "running" and (steps := _read(folder / PROGRESS)):
+        row["done"] = f"{steps['done'] / max(1, steps['total']):.0%}"
+        row["left"] = str(datetime.timedelta(seconds=round(steps["seconds_left"])))
     return row | _figures(folder)
 
 
-def _state(folder: Path, said: dict[str, Any], queued: slurm.State | None) -> str:
-    state = said.get("state", "not started")
-    if state == "running" and lease.holder_of(folder) is None:
-        state = "complete" if is_complete(folder) else "killed"
-    if state in ("complete", "running") or queued is None:
-        return str(state)
-    if said:
-        return "requeued"
-    return f"pending ({queued.reason})" if queued.state == "PENDING" else queued.state.lower()
+def _state(folder: Path, said: dict[str, Any], job: str | None, queue: dict[str, slurm.State] | None) -> str:
+    state = str(said.get("state", "not started"))
+    if state == "complete":
+        return state
+    if job and queue is None:
+        return "unknown"
+    if queue and job in queue:
+        now = queue[job]
+        if now.state != "PENDING":
+            return now.state.lower()
+        return "requeued" if said.get("job") == job else f"pending ({now.reason})"
+    return "killed" if state == "running" and lease.holder_of(folder) is None else state
 
 
-def _figures(folder: Path) -> dict[str, Any]:
+def _figures(folder: Path) -> dict[str, str]:
     """Iteration, sparsity and accuracy, as far as there are any."""
-    result = _read(folder / "result.json")
-    if result:
+    if result := _read(folder / "result.json"):
         return {"sparsity": f"{1 - result['density']:.2%}", "accuracy": f"{result['accuracy']:.2%}"}
-    if not (folder / "history.json").is_file():
-        return {}
-    history = read_json(folder / "history.json")
-    last = history[-1]
-    return {
-        "iteration": f"{last['iteration']} of {read_config(folder)['iterations']}",
-        "sparsity": f"{1 - last['density']:.2%}",
-        "accuracy": f"{last['accuracy']:.2%}",
-    }
-
-
-def _submission(folder: Path) -> dict[str, Any]:
-    return _read(folder / "job.json")
+    config = read_config(folder) if (folder / "config.yaml").is_file() else {}
+    history = read_json(folder / "history.json") if (folder / "history.json").is_file() else []
+    figures = {}
+    if "iterations" in config:
+        figures["iteration"] = f"{max(0, len(history) - 1)} of {config['iterations']}"
+    if history:
+        return figures | {"sparsity": f"{1 - history[-1]['density']:.2%}", "accuracy": f"{history[-1]['accuracy']:.2%}"}
+    return figures | ({"sparsity": f"{config['sparsity']:.2%}"} if "sparsity" in config else {})
 
 
 def _read(path: Path) -> dict[str, Any]:

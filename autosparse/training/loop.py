@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,6 +71,8 @@ def train(
     _hold(removed)
     history: list[Epoch] = position["history"] if position else []
     first_epoch, first_step = (position["epoch"], position["step"]) if position else (0, 0)
+    if resume and len(set(gather_object([(first_epoch, first_step)]))) > 1:  # on a network file system, for a moment
+        raise UserError(f"not all processes see the same {resume.path}; run the same again")
     total = torch.zeros((), device=accelerator.device)
     if position:
         total += position["total"]

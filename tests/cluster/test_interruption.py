@@ -1,5 +1,6 @@
 """A signal sets a flag; the work stops at a step, saves, and the same again goes on with the same bits."""
 
+import itertools
 import json
 import os
 import signal
@@ -53,6 +54,30 @@ def test_a_run_that_was_asked_to_stop_goes_on_from_that_step(
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert tree(folder / "triples.zarr") == tree(irp_run / "triples.zarr")
     assert tree(folder)["history.json"] == tree(irp_run)["history.json"]
+
+
+@pytest.mark.parametrize("step", [0.001, 0.2, 9.0])
+def test_processes_ask_each_other_by_the_clock(step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every few seconds, or at every step that is longer; this world is of one process, which asks all the same."""
+    now, asked = 1000.0, list[float]()
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor, how: asked.append(now))
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with interruption.listening():
+        while now < 1100.0:
+            now += step
+            assert not interruption.agreed()
+        between = [b - a for a, b in itertools.pairwise(asked)]
+        assert max(between) < max(3.1, step + 0.1)
+        assert len(asked) < 60
+        interruption.interrupt("as asked")
+        answers = []
+        while not answers or not answers[-1]:
+            now += step
+            answers.append(interruption.agreed())
+        assert len(answers) * step < max(3.1, step + 0.1)
 
 
 def test_a_second_job_on_the_same_run_is_refused(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import socket
@@ -37,7 +38,7 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
         assert who(tmp_path)["pid"] == os.getpid()
     with lease(tmp_path, "17_3"):
         assert who(tmp_path)["job"] == "17_3"
-    assert [path.read_text() for path in tmp_path.iterdir()] == [""]
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["{"]
 
 
 def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
@@ -77,10 +78,18 @@ def test_a_requeued_job_takes_over_from_itself(tmp_path: Path) -> None:
         assert who(tmp_path)["host"] != "node7"
 
 
-def test_an_empty_file_is_nobodys(tmp_path: Path) -> None:
+def test_an_empty_file_is_that_of_somebody_who_is_about_to_fill_it_or_died_before(tmp_path: Path) -> None:
     newest(tmp_path, 1).touch()
+    there = {"host": "node7", "pid": 1, "started": "1", "job": None}
+    filling = threading.Timer(0.2, lambda: newest(tmp_path).write_text(json.dumps(there)))
+    filling.start()
+    with pytest.raises(UserError, match="process 1 on node7 works on this run"):
+        lease(tmp_path, None).__enter__()
+    filling.join()
+    newest(tmp_path).write_text("")
+    os.utime(newest(tmp_path), (0, 0))
     with lease(tmp_path, None):
-        assert newest(tmp_path).stat().st_size
+        assert who(tmp_path)["pid"] == os.getpid()
 
 
 def test_the_holder_keeps_touching_it_and_notices_its_loss(tmp_path: Path) -> None:
@@ -93,7 +102,15 @@ def test_the_holder_keeps_touching_it_and_notices_its_loss(tmp_path: Path) -> No
     assert who(tmp_path)["host"] == "node7"
 
 
-def test_of_many_that_find_a_dead_holder_one_gets_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_of_many_that_find_a_dead_holder_one_gets_it(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))  # what exFAT says, and some network drives
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
     for _ in range(20):
         holder(tmp_path, host=socket.gethostname(), pid=os.getpid(), started="1")
         inside, refused, barrier = [], [], threading.Barrier(8)

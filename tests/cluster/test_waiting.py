@@ -55,7 +55,7 @@ def test_a_job_that_is_missing_once_is_waited_for(polls: Polls, tmp_path: Path) 
     says(job, "running")
     polls([{"1": RUNNING}, {}, {"1": RUNNING}, {}, None, {}])
     (failed,) = waiting.wait([(job, "1", tmp_path / "log")], "notes")
-    assert "it is running" in failed.error
+    assert "it was killed" in failed.error
 
 
 def test_a_requeued_job_is_waited_for_and_it_is_said(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from autosparse.api import check_sparsity, find_criterion, is_path
@@ -122,9 +123,8 @@ class PruneRun(Job):
     def _mask(self, model: nn.Module, data: ImageData, accelerator: Accelerator) -> Mask:
         """The mask to train with, chosen once: a run that goes on, and every process of it, reads what was saved."""
         path = self.folder / MASK
-        chosen = path.is_file()
-        accelerator.wait_for_everyone()
-        if not chosen:
+        # one looks, for all: on a network file system another process may not see yet what is there
+        if not broadcast_object_list([accelerator.is_main_process and path.is_file()])[0]:
             full = Mask.full(Layout.of(model), accelerator.device)
             criterion = find_criterion(self.criterion, self.seed)
             batches = data.scoring(SCORING_BATCH, self.setting.grad_batches)

@@ -25,7 +25,6 @@
 #SBATCH --time=2160
 
 # setup
-[ "${SLURM_RESTART_COUNT:-0}" -le 3 ] || { echo "was queued again more than --max-requeues 3 times" >&2; exit 1; }
 module load cuda/12.4
 [ $? -eq 0 ] || { echo '--setup failed: module load cuda/12.4' >&2; exit 1; }
 export GREETING='it is "here"'

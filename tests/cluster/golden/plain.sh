@@ -13,9 +13,6 @@
 #SBATCH --signal=USR2@90
 #SBATCH --time=240
 
-# setup
-[ "${SLURM_RESTART_COUNT:-0}" -le 10 ] || { echo "was queued again more than --max-requeues 10 times" >&2; exit 1; }
-
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output /OUTPUT/logs/%j/%j_%t_log.out --error /OUTPUT/logs/%j/%j_%t_log.err --cpus-per-task=4 --kill-on-bad-exit=1 PYTHON -u -m submitit.core._submit /OUTPUT/logs/%j

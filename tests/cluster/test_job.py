@@ -1,0 +1,61 @@
+"""What an attempt at a job leaves for others to read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autosparse.cluster.job import Task, failure
+from autosparse.errors import UserError
+from tests.cluster.jobs import Note
+
+
+def status(job: Note) -> dict:
+    return json.loads((job.folder / "status.json").read_text())
+
+
+@pytest.fixture
+def on_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As Slurm starts a job that it has queued again three times."""
+    given = {"JOB_ID": "42", "NTASKS": "1", "JOB_NUM_NODES": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in {**given, "RESTART_COUNT": "3"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SUBMITIT_FOLDER", str(tmp_path / "submitted"))
+
+
+@pytest.mark.usefixtures("on_slurm")
+def test_a_job_that_slurm_has_queued_again_too_often_says_so(tmp_path: Path) -> None:
+    job = Note(tmp_path, "a")
+    job.folder.mkdir()
+    (job.folder / "status.json").write_text('{"state": "running"}')  # of the attempt that lost its node
+    why = "was queued again more than --max-requeues 2 times"
+    with pytest.raises(UserError, match=why):
+        Task(job, 1, max_requeues=2)()
+    assert (status(job)["state"], status(job)["why"], status(job)["job"]) == ("failed", why, "42")
+    assert failure(job) == why
+    Task(job, 1, max_requeues=3)()
+    assert (status(job)["state"], status(job)["requeues"]) == ("complete", 3)
+
+
+def test_inside_somebody_elses_job_its_requeues_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    Task(Note(tmp_path, "a"), 1)()
+
+
+def test_what_a_larger_world_said_before_is_forgotten(tmp_path: Path) -> None:
+    job = Note(tmp_path, "a", fail="bug")
+    (job.folder / "logs").mkdir(parents=True)
+    (job.folder / "logs" / "rank7.error.json").write_text('{"error": "long ago", "user": true}')
+    with pytest.raises(ZeroDivisionError):
+        Task(job, 1)()
+    assert failure(job) == "ZeroDivisionError: a bug in two lines"
+    assert [path.name for path in job.folder.glob("logs/*.json")] == ["rank0.error.json"]
+
+
+def test_a_run_that_ended_without_a_word_was_killed(tmp_path: Path) -> None:
+    job = Note(tmp_path, "a")
+    assert failure(job) == "it was not started"
+    job.folder.mkdir()
+    (job.folder / "status.json").write_text('{"state": "running"}')
+    assert failure(job) == "it was killed"

@@ -1,0 +1,67 @@
+"""The processes of a job find each other, whatever else there is on the machine."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from autosparse.cluster import rendezvous
+from autosparse.errors import UserError
+
+JOB = f"{os.getpid()}_7"
+SCRIPT = """
+from accelerate.utils import gather_object
+from autosparse.cluster import process
+accelerator = process.start(1)
+print(gather_object([accelerator.process_index]))
+process.finish(accelerator)
+"""
+
+
+def world(folder: Path, size: int = 2) -> list[str]:
+    """What each of the processes of one job says, as Slurm and submitit start them."""
+    job, task = JOB.split("_")
+    processes = []
+    for rank in range(size):
+        given = {"JOB_ID": job, "ARRAY_JOB_ID": job, "ARRAY_TASK_ID": task, "NTASKS": size, "JOB_NUM_NODES": 1}
+        given |= {"PROCID": rank, "LOCALID": rank, "NODEID": 0, "RESTART_COUNT": 1}
+        environment = os.environ | {f"SLURM_{name}": str(value) for name, value in given.items()}
+        environment |= {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(folder)}
+        command = [sys.executable, "-c", SCRIPT]
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    said = [process.communicate(timeout=120) for process in processes]
+    return [output.strip() or errors[-800:] for output, errors in said]
+
+
+def test_they_meet_beside_others_that_have_their_ports(tmp_path: Path) -> None:
+    taken = rendezvous.ports(JOB)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", taken[0]))  # of another program
+        silent.listen()
+        with socket.create_server(("", taken[1])) as other:
+            threading.Thread(target=rendezvous._answer, args=(other, "autosparse 9 0 23456\n"), daemon=True).start()
+            assert world(tmp_path) == ["[0, 1]"] * 2
+
+
+def test_what_a_killed_attempt_was_about_to_save_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / f"{JOB}_0_result.pkl.save_tmp"
+    left.touch()
+    assert world(tmp_path, size=1) == ["[0]"]
+    assert not left.exists()
+
+
+def test_where_no_port_is_free_it_is_said() -> None:
+    taken = rendezvous.ports("1")
+    with contextlib.ExitStack() as stack:
+        for port in taken:
+            with contextlib.suppress(OSError):  # somebody else listens there
+                stack.enter_context(socket.create_server(("", port)))
+        with pytest.raises(UserError, match=f"none of the ports {taken[0]} .* is free on 127.0.0.1"):
+            rendezvous.meet("127.0.0.1", "1", 0, main=True)
