@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array, csr_array, hstack, vstack
-from torch import Tensor, nn
+from torch import nn
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -25,10 +25,9 @@ class Channels:
     transposed: bool
 
     @classmethod
-    def of(cls, module: nn.Module) -> "Channels":
-        """The channels of a linear layer or a convolution."""
-        weight: Tensor = module.get_parameter("weight")
-        shape, groups = tuple(weight.shape), int(getattr(module, "groups", 1))
+    def of(cls, module: nn.Module, shape: tuple[int, ...]) -> "Channels":
+        """The channels of a linear layer or a convolution, whose weight has this shape."""
+        groups = int(getattr(module, "groups", 1))
         transposed = isinstance(module, _TRANSPOSED)
         inputs, outputs = (shape[0] // groups, shape[1]) if transposed else (shape[1], shape[0] // groups)
         return cls(groups, inputs, outputs, shape, transposed)

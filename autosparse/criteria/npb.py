@@ -77,7 +77,7 @@ class NPB:
         def choose(name: str, module: nn.Module, inputs: Tensor) -> None:
             if name not in waiting:  # a layer that is called again
                 return
-            channels = Channels.of(module)
+            channels = Channels.of(module, tuple(state[name].shape))
             paths = entering(module, inputs)
             count = waiting.pop(name)
             if not paths.any() and all(counts):

@@ -40,22 +40,24 @@ def keep_top(scores: Tensor, k: int, alive: Mask) -> Mask:
     spans = [slice(start, start + _CHUNK) for start in range(0, len(scores), _CHUNK)]
     upper = torch.zeros(_BINS, dtype=torch.int64, device=scores.device)
     for span in spans:
-        upper += torch.bincount(_keys(scores[span])[alive.kept[span]] >> 16, minlength=_BINS)
+        upper += torch.bincount((_keys(scores[span][alive.kept[span]]) >> 16) + _BINS // 2, minlength=_BINS)
     top, above = _bin_of(upper, k)
+    top -= _BINS // 2
     lower = torch.zeros_like(upper)
     for span in spans:
-        keys = _keys(scores[span])[alive.kept[span]]
+        keys = _keys(scores[span][alive.kept[span]])
         lower += torch.bincount(keys[keys >> 16 == top] & 0xFFFF, minlength=_BINS)
     bottom, within = _bin_of(lower, k - above)
-    threshold, ties = (top << 16) | bottom, k - above - within
+    key = torch.tensor((top << 16) | bottom, dtype=torch.int32, device=scores.device)
+    threshold, ties = _turned(key).view(torch.float32), k - above - within
 
     kept = torch.empty_like(alive.kept)
     for span in spans:
-        keys, living = _keys(scores[span]), alive.kept[span]
-        tied = ((keys == threshold) & living).nonzero().squeeze(1)[:ties]
-        kept[span] = (keys > threshold) & living
-        kept[span][tied] = True
-        ties -= len(tied)
+        torch.logical_and(scores[span] > threshold, alive.kept[span], out=kept[span])
+        if ties:
+            tied = ((scores[span] == threshold) & alive.kept[span]).nonzero().squeeze(1)[:ties]
+            kept[span][tied] = True
+            ties -= len(tied)
     return Mask(alive.layout, kept)
 
 
@@ -70,9 +72,13 @@ def keep_top_each(scores: Tensor, counts: Sequence[int], alive: Mask) -> Mask:
 
 
 def _keys(scores: Tensor) -> Tensor:
-    """Integers in [0, 2^32) in the order of the floats; -0 and 0 are the same number and get the same key."""
-    bits = (scores + 0.0).view(torch.int32).long()
-    return torch.where(bits < 0, ~bits, bits + (1 << 31)) & 0xFFFFFFFF
+    """int32 in the order of the floats; -0 and 0 are the same number and get the same key."""
+    return _turned((scores + 0.0).view(torch.int32))
+
+
+def _turned(bits: Tensor) -> Tensor:
+    """The bits of negative floats, whose order is the other way round, turned; its own inverse."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def _bin_of(histogram: Tensor, k: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from autosparse.criteria import CRITERIA, make_criterion
+from autosparse.criteria import CRITERIA, Targeted, make_criterion, select
 from autosparse.criteria.gradient import mean_gradient, scoring_mode
 from autosparse.data import ImageData
 from autosparse.errors import UserError
@@ -11,21 +11,42 @@ from autosparse.pruning import Layout, Mask
 
 
 def scores(name: str, model: nn.Module, data: ImageData, seed: int = 0) -> torch.Tensor:
-    return make_criterion(name, seed)(model, Mask.full(Layout.of(model)), data.scoring(100, limit=3))
+    criterion, full = make_criterion(name, seed), Mask.full(Layout.of(model))
+    score = criterion.at(full.count // 20) if isinstance(criterion, Targeted) else criterion
+    return score(model, full, data.scoring(100, limit=3))
 
 
 @pytest.mark.parametrize("name", CRITERIA)
 def test_scores_are_flat_float32_and_the_model_is_left_as_it_was(
     name: str, convolutional: nn.Module, data: ImageData
 ) -> None:
+    frozen = convolutional[5].weight.requires_grad_(False)
+    convolutional[4].eval()
+    convolutional[0].weight.grad = torch.ones_like(convolutional[0].weight)
     before = {key: value.clone() for key, value in convolutional.state_dict().items()}
+    state = [{**vars(module), "_forward_hooks": {}} for module in convolutional.modules()]
     result = scores(name, convolutional, data)
     assert result.shape == (Layout.of(convolutional).size,)
     assert result.dtype == torch.float32
     assert not result.requires_grad
-    assert result.isfinite().all()
-    assert convolutional.training
+    assert not result.isnan().any()
+    assert [module.training for module in convolutional.modules()] == [True, True, True, True, True, False, True]
     assert all(torch.equal(value, before[key]) for key, value in convolutional.state_dict().items())
+    assert not frozen.requires_grad
+    assert [p.grad is None for p in convolutional.parameters()] == [False] + [True] * 5
+    assert (convolutional[0].weight.grad == 1).all()
+    for module, attributes in zip(convolutional.modules(), state, strict=True):
+        assert vars(module).keys() == attributes.keys()
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.9, 0.99])
+@pytest.mark.parametrize("name", CRITERIA)
+def test_exactly_as_many_are_kept(name: str, sparsity: float, convolutional: nn.Module, data: ImageData) -> None:
+    full = Mask.full(Layout.of(convolutional))
+    k = round((1 - sparsity) * full.count)
+    assert select(make_criterion(name), convolutional, full, data.scoring(100, limit=1), k).count == k
 
 
 def test_magnitude(model: nn.Module, data: ImageData) -> None:
@@ -58,7 +79,7 @@ def test_snip_against_finite_differences(model: nn.Module, data: ImageData) -> N
         below = loss()
         weight[index] = value
         expected = abs(value * (above - below) / (2 * step))
-        assert result[layer.offset + index].item() == pytest.approx(expected, rel=1e-4, abs=1e-9)
+        assert result[layer.offset + index].item() == pytest.approx(expected, rel=1e-5, abs=1e-10)
 
 
 def test_the_gradient_is_of_the_mean_loss_whatever_the_batches(model: nn.Module, data: ImageData) -> None:

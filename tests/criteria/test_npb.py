@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
+from torch import Tensor, nn
+
+import autosparse
+from autosparse.criteria import make_criterion, select
+from autosparse.criteria.erk import erk_counts
+from autosparse.criteria.nodes import Channels, balance, deal
+from autosparse.criteria.npb import NPB
+from autosparse.errors import UserError
+from autosparse.pruning import Layout, Mask
+
+BATCH = [(torch.zeros(2, 3, 12, 12), torch.zeros(2, dtype=torch.int64))]
+
+
+class Branches(nn.Module):
+    """Groups, a transposed convolution, a shortcut, norms and activations that are no path counters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU6(inplace=True))
+        self.depthwise = nn.Conv2d(8, 16, 3, padding=1, groups=8)
+        self.shortcut = nn.Conv2d(8, 16, 1)
+        self.up = nn.Sequential(nn.Tanh(), nn.ConvTranspose2d(16, 4, 2, stride=2, groups=2), nn.AvgPool2d(4))
+        self.head = nn.Linear(4 * 36, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.up(self.depthwise(x) + self.shortcut(x)).flatten(1))
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+@pytest.mark.parametrize("count", [5, 9, 40, 100])
+def test_the_optimum_of_the_small_problem_is_that_of_the_whole_matrix(count: int, beta: float, alpha: float) -> None:
+    inputs, outputs, kernel = 7, 5, 4
+    channels = Channels.of(nn.Conv2d(inputs, outputs, 2), (outputs, inputs, 2, 2))
+    paths = np.array([3.0, 1.0, 4.0, 1.0, 5.0, 0.0, 2.0])
+    units = balance(channels, paths, count, alpha, beta)
+    mask = deal(channels, units, np.random.Generator(np.random.PCG64(0)))
+    matrix = mask.reshape(outputs, inputs, kernel).sum(2).T
+    assert matrix.sum() == count
+    assert np.array_equal(matrix.sum(1), units)
+
+    # the whole matrix of kernels, its kernels in use, inputs in use and outputs in use
+    size = inputs * outputs
+    carried = sum(sorted(np.repeat(paths, outputs * kernel), reverse=True)[:count])
+    node = alpha / (inputs + outputs)
+    gain = np.concatenate(
+        [
+            np.repeat((1 - alpha) * paths / carried, outputs),
+            np.full(size, beta / count),
+            node * (paths > 0),
+            np.full(outputs, node),
+        ]
+    )
+    on_path = np.repeat(paths > 0, outputs)
+    rows, columns = np.repeat(np.eye(inputs), outputs, 1), np.tile(np.eye(outputs), inputs) * on_path
+    none, eye = np.zeros, np.eye
+    constraints = np.vstack(
+        [
+            np.hstack([eye(size), -eye(size), none((size, inputs + outputs))]),
+            np.hstack([rows, none((inputs, size)), -eye(inputs), none((inputs, outputs))]),
+            np.hstack([columns, none((outputs, size + inputs)), -eye(outputs)]),
+        ]
+    )
+    total = np.concatenate([np.ones(size), none(size + inputs + outputs)])
+    best = milp(
+        -gain,
+        integrality=np.ones(len(gain)),
+        bounds=Bounds(0, np.concatenate([np.full(size, kernel), np.ones(len(gain) - size)])),
+        constraints=[LinearConstraint(constraints, 0), LinearConstraint(total, count, count)],
+    )
+    effective = matrix[paths > 0].sum(0)
+    value = node * ((units[paths > 0] > 0).sum() + (effective > 0).sum()) + beta * (matrix > 0).sum() / count
+    value += (1 - alpha) * (paths @ units) / carried
+    assert value == pytest.approx(-best.fun, rel=1e-6)
+
+
+def test_a_layer_is_dealt_evenly() -> None:
+    channels = Channels.of(nn.Linear(784, 300), (300, 784))
+    units = balance(channels, np.ones(784), 2_000, 0.01, 1.0)
+    assert set(units) == {2, 3}
+    mask = deal(channels, units, np.random.Generator(np.random.PCG64(0)))
+    assert set(mask.sum(1)) == {6, 7}
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.97])
+def test_the_counts_of_each_layer_are_met_and_weights_lie_on_paths(sparsity: float) -> None:
+    torch.manual_seed(0)
+    model = Branches()
+    mask = autosparse.prune(model, BATCH, "npb", sparsity)
+    layout = mask.layout
+    counts = [int(kept.sum()) for kept in layout.unflatten(mask.kept).values()]
+    assert counts == erk_counts(layout, mask.count, [layer.size for layer in layout.layers])
+    kept = layout.unflatten(mask.kept)
+    head = kept["head.weight"].view(10, 4, 36)  # what the head looks at is there, and what is there it looks at
+    up = kept["up.1.weight"].view(2, 8, 2, 4)  # group, input, output, position
+    assert torch.equal(up.any(3).any(1).view(4), head.any(2).any(0))
+
+
+def test_it_is_a_function_of_the_seed(model: nn.Module) -> None:
+    full = Mask.full(Layout.of(model))
+    batch = [(torch.zeros(1, 1, 8, 8), torch.zeros(1))]
+    masks = [select(make_criterion("npb", seed), model, full, batch, 4_000).kept for seed in (0, 0, 1)]
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+
+
+def test_more_weight_on_nodes_keeps_more_of_them(model: nn.Module) -> None:
+    full = Mask.full(Layout.of(model))
+    batch = [(torch.zeros(1, 1, 8, 8), torch.zeros(1))]
+
+    def used(alpha: float) -> int:
+        kept = select(NPB(0, alpha), model, full, batch, 2_000)
+        return int(full.layout.unflatten(kept.kept)["fc2.weight"].any(0).sum())
+
+    assert used(0.01) < used(0.99)
+
+
+def test_a_pruned_network_is_refused(model: nn.Module) -> None:
+    layout = Layout.of(model)
+    with pytest.raises(UserError, match="pruned already"):
+        select(NPB(0), model, Mask(layout, torch.arange(layout.size) > 5), BATCH, 100)

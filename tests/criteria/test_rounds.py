@@ -1,0 +1,87 @@
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autosparse.criteria import make_criterion, select
+from autosparse.criteria.contract import Batches
+from autosparse.criteria.force import Force
+from autosparse.criteria.rounds import Rounds
+from autosparse.criteria.snip import snip
+from autosparse.data import ImageData
+from autosparse.errors import UserError
+from autosparse.pruning import Layout, Mask, keep_top
+
+K, ROUNDS = 3_000, 4
+
+
+def gradient(model: nn.Module, weights: dict[str, Tensor], data: ImageData) -> Tensor:
+    """Another way to the gradient: of all samples at once, by torch.func."""
+    x, y = (torch.cat(parts) for parts in zip(*data.scoring(100, limit=3), strict=True))
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(torch.func.functional_call(model, weights, (x,)), y)
+
+    return torch.cat([g.flatten() for g in torch.func.grad(loss)(weights).values()])
+
+
+@pytest.mark.parametrize("revive", [False, True])
+def test_rounds_are_those_of_the_algorithm(revive: bool, model: nn.Module, data: ImageData) -> None:
+    layout = Layout.of(model)
+    full = Mask.full(layout)
+    criterion = Force(ROUNDS) if revive else Rounds(snip, ROUNDS)
+    found = select(criterion, model, full, data.scoring(100, limit=3), K)
+
+    theta, masks = layout.flatten(layout.weights(model)), [full]
+    for i in range(1, ROUNDS + 1):
+        masked = theta * masks[-1].kept
+        scores = gradient(model, layout.unflatten(masked), data) * (theta if revive else masked)
+        k = round(layout.size ** (1 - i / ROUNDS) * K ** (i / ROUNDS))
+        masks.append(keep_top(scores.abs(), k, full if revive else masks[-1]))
+    assert (found.kept == masks[-1].kept).float().mean() > 0.9999
+    assert found.count == K
+    came_back = [bool((b.kept & ~a.kept).any()) for a, b in itertools.pairwise(masks)]
+    assert any(came_back) == revive
+
+
+@pytest.mark.parametrize("name", ["iterative-snip", "force"])
+def test_one_round_is_snip(name: str, model: nn.Module, data: ImageData) -> None:
+    criterion = Force(1) if name == "force" else Rounds(snip, 1)
+    masks = [select(each, model, Mask.full(Layout.of(model)), data.scoring(100), K) for each in (criterion, snip)]
+    assert torch.equal(masks[0].kept, masks[1].kept)
+
+
+@pytest.mark.parametrize("name", ["iterative-snip", "force"])
+def test_what_was_removed_before_stays_removed(name: str, model: nn.Module, data: ImageData) -> None:
+    layout = Layout.of(model)
+    alive = Mask(layout, torch.arange(layout.size) % 7 > 0)
+    alive.apply_(model)
+    before = layout.flatten(layout.weights(model))
+    mask = select(make_criterion(name), model, alive, data.scoring(100, limit=1), K)
+    assert mask.count == K
+    assert not (mask.kept & ~alive.kept).any()
+    assert torch.equal(layout.flatten(layout.weights(model)), before)
+
+
+@pytest.mark.parametrize("name", ["iterative-snip", "force"])
+def test_a_generator_is_refused(name: str, model: nn.Module, data: ImageData) -> None:
+    with pytest.raises(UserError, match="looks at the batches several times; give a list"):
+        select(make_criterion(name), model, Mask.full(Layout.of(model)), iter(data.scoring()), K)
+
+
+def test_weights_are_put_back_after_an_error(model: nn.Module, data: ImageData) -> None:
+    layout = Layout.of(model)
+    before, calls = layout.flatten(layout.weights(model)), 0
+
+    def failing(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise UserError("enough")
+        return snip(model, mask, batches)
+
+    with pytest.raises(UserError, match="enough"):
+        select(Rounds(failing, 5), model, Mask.full(layout), data.scoring(100, limit=1), K)
+    assert torch.equal(layout.flatten(layout.weights(model)), before)

@@ -1,0 +1,113 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import autosparse
+from autosparse.criteria.rounds import Rounds
+from autosparse.criteria.synflow import synflow
+from autosparse.data import ImageData
+from autosparse.errors import UserError
+from autosparse.pruning import Layout, Mask
+
+ONE = [(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))]
+
+
+def close(scores: Tensor, expected: Tensor) -> None:
+    """In units of the largest, to 1e-5 relative."""
+    torch.testing.assert_close(scores.double(), expected / expected.max(), rtol=1e-5, atol=1e-12)
+
+
+def test_against_products_of_matrices(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    layout = Layout.of(model)
+    a, b, c = (weight.detach().double().abs() for weight in layout.weights(model).values())
+    forward = [torch.ones(64, dtype=torch.float64)]
+    forward += [a @ forward[0], b @ (a @ forward[0])]
+    backward = [c.sum(0) @ b, c.sum(0), torch.ones(10, dtype=torch.float64)]
+    products = zip((a, b, c), backward, forward, strict=True)
+    close(synflow(model, Mask.full(layout), ONE), torch.cat([(w * torch.outer(u, v)).view(-1) for w, u, v in products]))
+
+
+def test_against_finite_differences_in_a_convolutional_network(convolutional: nn.Module) -> None:
+    nn.init.normal_(convolutional[1].weight)
+    nn.init.uniform_(convolutional[1].running_var, 0.5, 2)
+    layout = Layout.of(convolutional)
+    scores = synflow(convolutional, Mask.full(layout), ONE)
+    positive = copy.deepcopy(convolutional).double().eval()
+    for tensor in positive.state_dict().values():
+        tensor.abs_()
+    ones = torch.ones(1, 1, 8, 8, dtype=torch.float64)
+
+    def product(name: str, index: int) -> float:
+        weight = positive.get_parameter(name).data.view(-1)
+        value, ends = weight[index].item(), []
+        for factor in (1 + 1e-4, 1 - 1e-4):
+            weight[index] = value * factor
+            ends.append(positive(ones).sum().item())
+        weight[index] = value
+        return (ends[0] - ends[1]) / 2e-4
+
+    indices = [(layer, index) for layer in layout.layers for index in range(0, layer.size, layer.size // 9)]
+    expected = torch.tensor([product(layer.name, index) for layer, index in indices])
+    found = torch.stack([scores[layer.offset + index] for layer, index in indices])
+    torch.testing.assert_close(found / found.max(), expected / expected.max(), rtol=1e-5, atol=1e-9)
+
+
+def test_no_layer_collapses_where_one_shot_does(model: nn.Module, data: ImageData) -> None:
+    rounds = autosparse.prune(model, data.scoring(100, 1), "synflow", 0.998)
+    assert rounds.count == round(0.002 * rounds.layout.size)
+    assert not rounds.empty_layers()
+    with pytest.warns(UserWarning, match=r"nothing is kept of layers fc1\.weight"):
+        autosparse.prune(model, data.scoring(100, 1), synflow, 0.998)
+
+
+def test_scores_of_a_deep_network_stay_in_range() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(500, 500) for _ in range(60)])
+    for layer in model:
+        nn.init.normal_(layer.weight)  # R is near 1e156
+    scores = synflow(model, Mask.full(Layout.of(model)), [(torch.zeros(1, 500), torch.zeros(1))])
+    assert scores.isfinite().all()
+    assert (scores > 0).float().mean() > 0.99
+
+
+class Loose(nn.Module):
+    """A layer that leads nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.loose = nn.Linear(64, 10), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x.flatten(1))
+
+
+@pytest.mark.parametrize("criterion", ["synflow", "npb"])
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Loose(), r"layer loose\.weight"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.Unflatten(1, (3, 4)), nn.Linear(4, 2)), "fails at layer 2: "),
+        (nn.Sequential(nn.Flatten(), nn.Embedding(2, 3), nn.Linear(3, 2)), "fails at layer 1: "),
+    ],
+)
+def test_a_network_that_cannot_be_taken_names_the_layer(network: nn.Module, message: str, criterion: str) -> None:
+    with pytest.raises(UserError, match=f"{criterion} cannot prune this network.*{message}"):
+        autosparse.prune(network, ONE, criterion, 0.5)
+
+
+def test_what_is_not_finite_names_the_layer(model: nn.Module) -> None:
+    nn.init.constant_(model.get_parameter("fc2.weight"), torch.inf)
+    with pytest.raises(UserError, match="what layer fc2 gives is not finite"):
+        autosparse.prune(model, ONE, "synflow", 0.5)
+
+
+def test_no_batches_and_generators_are_refused(model: nn.Module) -> None:
+    with pytest.raises(UserError, match="at least one batch is needed"):
+        autosparse.prune(model, [], "synflow", 0.5)
+    with pytest.raises(UserError, match="give a list or a DataLoader, not a generator"):
+        autosparse.prune(model, iter(ONE), Rounds(synflow, 2), 0.5)
