@@ -21,10 +21,13 @@ class Arguments:
 
     setting: Setting = field(default_factory=Setting)
     criteria: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
-    """random, magnitude, snip, or the folder of a fit of launch/autos.py, there or made by the jobs of
-    --after; several make a grid."""
+    """random, random-erk, magnitude, snip, iterative-snip, force, grasp, synflow, npb, or the folder of a fit of
+    launch/autos.py, there or made by the jobs of --after; several make a grid."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = (0.9, 0.95, 0.98, 0.99)
     """Shares of the weights to remove; several make a grid."""
+    sanity: tuple[str, ...] = ("none",)
+    """Sanity checks, beside none: shuffled (the mask within its layers), reinitialized (the weights under it), inverted
+    (the scores); several make a grid."""
     seeds: tuple[int, ...] = (100, 101)
     """Of initial weights and order of samples; take others than those that labels came from."""
     output: Path = Path("runs")
@@ -35,10 +38,11 @@ class Arguments:
 def plan(a: Arguments) -> list[PruneRun]:
     """The runs of the grid."""
     runs = [
-        PruneRun(a.output, a.setting, criterion, sparsity, seed)
+        PruneRun(a.output, a.setting, criterion, sparsity, seed, sanity)
         for criterion in a.criteria
         for sparsity in a.sparsities
         for seed in a.seeds
+        for sanity in a.sanity
     ]
     for each in runs:
         each.check()

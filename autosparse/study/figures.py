@@ -1,5 +1,6 @@
 """Results as figures, each written as SVG and PNG."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pandas as pd
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from autosparse.autos import AutoS, Scale
 from autosparse.store import TripleStore, sample
@@ -44,6 +46,44 @@ def accuracy_curves(pruned: pd.DataFrame, irp: pd.DataFrame, title: str, measure
     )
     axes.legend(fontsize=8)
     axes.grid(alpha=0.25)
+    return figure
+
+
+def lines(curves: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """Accuracy against sparsity, a line a method.
+
+    Args:
+        curves: by label, rows of `sparsity`, `mean` and `std`, shares.
+        title: of the figure.
+    """
+    figure, axes = _figure(6.8, 4.4)
+    for label, rows in curves.items():
+        density = 100 * (1 - rows["sparsity"])
+        axes.errorbar(density, 100 * rows["mean"], 100 * rows["std"], marker="o", ms=4, capsize=2, label=_short(label))
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    ticks = sorted({round(100 * (1 - s), 3) for rows in curves.values() for s in rows["sparsity"]})
+    axes.set_xticks(ticks, [f"{100 - t:g}%" for t in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="sparsity (logarithmic in density)", ylabel="test accuracy, %", title=title)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def survival_beside(columns: Mapping[str, NDArray[Any]], survival: NDArray[Any]) -> Figure:
+    """Survival of parameters drawn at random beside what is known of them at initialization, a panel a column.
+
+    Args:
+        columns: by axis label, values (P,).
+        survival: share of the iterations survived, (P,).
+    """
+    chosen = np.random.default_rng(0).permutation(len(survival))[:_SAMPLE]
+    figure = Figure(figsize=(4 * len(columns), 3.6), layout="constrained")
+    for axes, (label, values) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True):
+        axes.scatter(values[chosen], survival[chosen], s=1.5, alpha=0.25, linewidths=0, rasterized=True)
+        low, high = np.quantile(values, [0.001, 0.999])
+        axes.set(xlabel=label, ylabel="survival / N", ylim=(-0.05, 1.05), xlim=(low, high) if low < high else None)
     return figure
 
 

@@ -78,6 +78,7 @@ def _pruned(folder: Path) -> dict[str, Any]:
         for key in ("history", "versions", "kind"):
             result.pop(key)
         label = f"{result['criterion']} (same init)" if result["same_initialization"] else result["criterion"]
+        label += "" if result["sanity"] == "none" else f", {result['sanity']}"
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'result.json'} is damaged; run the same launch/prune.py again") from error
     return {

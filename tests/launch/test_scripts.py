@@ -12,7 +12,7 @@ from autosparse.cluster import Resources, launch_graph
 from autosparse.pruning import Mask
 from autosparse.store.__main__ import Arguments, main
 from autosparse.study import load
-from autosparse.study.plans import Plan
+from autosparse.study.demo import Plan
 from autosparse.study.setting import Setting
 from tests.conftest import RUN, SMALL_IRP, tree
 

@@ -23,6 +23,7 @@ from autosparse.irp import SCORING_BATCH
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
 from autosparse.study.runs.common import check_seed, is_json
+from autosparse.study.sanity import SANITY, inverted, reinitialized, shuffled
 from autosparse.study.setting import Setting
 from autosparse.training import Checkpoint, summarize, train
 
@@ -39,12 +40,15 @@ class PruneRun(Job):
     criterion: str = "snip"
     sparsity: float = 0.95
     seed: int = 0
+    sanity: str = "none"
 
     def check(self) -> None:
         """Refuse what cannot run."""
         self.setting.check()
         check_sparsity(self.sparsity)
         check_seed(self.seed)
+        if self.sanity not in SANITY:
+            raise unknown("sanity check", self.sanity, SANITY)
         if not self.learned:
             return
         if not is_path(self.criterion):
@@ -64,7 +68,8 @@ class PruneRun(Job):
 
     @property
     def folder(self) -> Path:
-        name = f"{self.setting.name}_{self.label}_{100 * self.sparsity:g}_s{self.seed}"
+        sanity = "" if self.sanity == "none" else f"_{self.sanity}"
+        name = f"{self.setting.name}_{self.label}_{100 * self.sparsity:g}{sanity}_s{self.seed}"
         return self.output / "prune" / name
 
     def missing(self) -> str | None:
@@ -79,6 +84,7 @@ class PruneRun(Job):
             "autos": AutoS.fingerprint(self.criterion) if self.learned else None,
             "sparsity": self.sparsity,
             "seed": self.seed,
+            "sanity": self.sanity,
             **self.setting.config(),
         }
 
@@ -91,6 +97,8 @@ class PruneRun(Job):
         start = time.perf_counter()
         mask = self._mask(model, data, accelerator)
         masked = time.perf_counter()
+        if self.sanity == "reinitialized":
+            model, _ = self.setting.make(reinitialized(self.seed), accelerator)
         steps = len(data.training(recipe.batch_size)) * recipe.epochs
         with progress(self.folder, steps, self.label, accelerator.is_main_process) as bar:
             checkpoint = Checkpoint(self.folder / "checkpoint.pt", "train", write=accelerator.is_main_process)
@@ -127,8 +135,11 @@ class PruneRun(Job):
         if not broadcast_object_list([accelerator.is_main_process and path.is_file()])[0]:
             full = Mask.full(Layout.of(model), accelerator.device)
             criterion = find_criterion(self.criterion, self.seed)
+            k = keep_count(1.0 - self.sparsity, full.layout.size)
             batches = data.scoring(SCORING_BATCH, self.setting.grad_batches)
-            mask = select(criterion, model, full, batches, keep_count(1.0 - self.sparsity, full.layout.size))
+            mask = select(inverted(criterion, k) if self.sanity == "inverted" else criterion, model, full, batches, k)
+            if self.sanity == "shuffled":
+                mask = shuffled(mask, self.seed)
             if accelerator.is_main_process:
                 mask.save(path)
             accelerator.wait_for_everyone()

@@ -1,0 +1,77 @@
+"""The paper's tables and figures as a graph of jobs that ends in a report of them."""
+
+import inspect
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from autosparse.cluster import Job, Stage
+from autosparse.study.document import Document
+from autosparse.study.experiment import Part, graph
+from autosparse.study.plans import PLANS
+from autosparse.study.runs import FitRun, IRPRun, PruneRun
+from autosparse.study.scale import SCALES
+
+
+@dataclass(frozen=True)
+class PaperReport(Job):
+    """Tables and figures by name, in `output/report/<names>`; written anew each time it is asked for."""
+
+    output: Path
+    names: tuple[str, ...]
+    scale: str
+
+    @property
+    def folder(self) -> Path:
+        return self.output / "report" / ("all" if self.names == tuple(PLANS) else "-".join(self.names))
+
+    def config(self) -> dict[str, Any]:
+        return {"kind": "report", "names": [*self.names], "scale": self.scale}
+
+    def is_complete(self) -> bool:
+        return False
+
+    def run(self, accelerator: Accelerator) -> None:
+        if accelerator.is_main_process:
+            document = Document(f"The paper at scale {self.scale}", self.folder)
+            for name in self.names:
+                about, *_ = (inspect.getdoc(PLANS[name]) or "").split("\n\n")
+                document.heading(name)
+                document.text(about.split(": `")[0] + ".")
+                document.code(f"python launch/paper.py {name} --scale {self.scale}")
+                for part in self.parts(name):
+                    part.write(document)
+            document.write()
+        accelerator.wait_for_everyone()
+
+    def parts(self, name: str) -> list[Part]:
+        """What an experiment consists of."""
+        return PLANS[name](replace(SCALES[self.scale], output=self.output))
+
+
+def stages(names: tuple[str, ...], scale: str, output: Path) -> list[Stage]:
+    """The graph of some experiments; runs that they share come once.
+
+    Raises:
+        UserError: data that is not there.
+    """
+    report = PaperReport(output, names, scale)
+    found = graph([part for name in names for part in report.parts(name)])
+    for setting in {job.setting for stage in found for job in stage.jobs if isinstance(job, IRPRun | PruneRun)}:
+        setting.check()
+    return [*found, Stage("report", (report,), after=tuple(stage.name for stage in found), single=True)]
+
+
+def cost(stage: Stage) -> str:
+    """How much a stage computes, in words."""
+    trainings = epochs = fits = 0
+    for job in stage.jobs:
+        if isinstance(job, IRPRun | PruneRun):
+            here = job.iterations + 1 if isinstance(job, IRPRun) else 1
+            trainings += here
+            epochs += here * job.setting.make_recipe().epochs
+        fits += isinstance(job, FitRun)
+    what = f"{trainings:,} trainings, {epochs:,} epochs in all" if trainings else f"{fits:,} fits"
+    return f"{stage.name}: {len(stage.jobs)} runs{f', {what}' if trainings or fits else ''}"
