@@ -92,7 +92,7 @@ class Accuracies:
         return needed
 
     def write(self, document: Document) -> None:
-        document.heading(self.title)
+        document.heading(self.title, 3)
         runs = [run.folder for run in self.jobs() if isinstance(run, PruneRun)]
         dense = load_irp(*{run.folder for run in self.dense}) if self.dense else pd.DataFrame()
         iterative = [run for method in self.methods if isinstance(method.by, tuple) for run in method.by]
@@ -187,7 +187,7 @@ class Predictions:
         return [run for fit in self.fits for run in (*fit.sources, fit.by) if isinstance(run, Job)]
 
     def write(self, document: Document) -> None:
-        document.heading(self.title)
+        document.heading(self.title, 3)
         for fit in self.fits:
             assert isinstance(fit.by, FitRun)
             autos, store = AutoS.load(fit.by.folder), TripleStore.open(fit.sources[0].folder)
@@ -214,7 +214,7 @@ class Scores:
         return [*self.runs]
 
     def write(self, document: Document) -> None:
-        document.heading(self.title)
+        document.heading(self.title, 3)
         for run in self.runs:
             store = TripleStore.open(run.folder)
             theta, grad = store.theta(), store.grad()
@@ -244,7 +244,7 @@ class Agreement:
         return [run for kinds in self.pairs.values() for pairs in kinds for pair in pairs for run in pair]
 
     def write(self, document: Document) -> None:
-        document.heading(self.title)
+        document.heading(self.title, 3)
         document.text("Concordance correlation coefficient of survival: the paper → here, mean ± deviation.")
         rows = []
         for label, kinds in self.pairs.items():

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from accelerate import Accelerator
 
 from autosparse.cluster import Job, Stage
@@ -35,16 +36,31 @@ class PaperReport(Job):
 
     def run(self, accelerator: Accelerator) -> None:
         if accelerator.is_main_process:
-            document = Document(f"The paper at scale {self.scale}", self.folder)
+            document = Document(f"The paper's tables and figures, {self.scale} scale", self.folder)
+            self._stand_ins(document)
             for name in self.names:
                 about, *_ = (inspect.getdoc(PLANS[name]) or "").split("\n\n")
-                document.heading(name)
-                document.text(about.split(": `")[0] + ".")
+                document.heading(about.split(": `")[0])
                 document.code(f"python launch/paper.py {name} --scale {self.scale}")
                 for part in self.parts(name):
                     part.write(document)
             document.write()
         accelerator.wait_for_everyone()
+
+    def _stand_ins(self, document: Document) -> None:
+        """Say what is not the paper's own, if anything is."""
+        if self.scale == "full":
+            return
+        rows = {
+            pair.replace("/", " on "): f"{setting.network} on {setting.dataset}, {setting.make_recipe().epochs} epochs"
+            for pair, setting in SCALES[self.scale].settings.items()
+        }
+        document.text("Not the paper's networks and data, so its accuracies are not to be expected, only their order:")
+        document.table(pd.DataFrame({"here": rows}).rename_axis("the paper's"))
+        rounds = ", ".join(f"{here} for {there}" for there, here in SCALES[self.scale].iterations.items())
+        document.text(
+            f"Iterations of pruning: {rounds}; backbone of AutoS: {SCALES[self.scale].backbones['resnet18']}."
+        )
 
     def parts(self, name: str) -> list[Part]:
         """What an experiment consists of."""
