@@ -166,6 +166,41 @@ def test_killed_around_any_commit_it_ends_with_the_same_bytes(
         assert len(trained) == (when == "before")
 
 
+def test_it_rewinds_to_the_state_after_some_epochs(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+    seen: list[dict[str, Tensor]] = []
+
+    def spying(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return make_criterion("snip")(model, mask, batches)
+
+    run(tmp_path / "a", images, accelerator, spying, rewind_epoch=1)
+    rewound = load_file(tmp_path / "a" / "rewind.safetensors")
+    assert all(torch.equal(rewound[name], value) for name, value in seen[0].items())  # the recipe has one epoch
+    initial, store = load_file(tmp_path / "a" / "initial.safetensors"), TripleStore.open(tmp_path / "a")
+    assert np.array_equal(
+        store.theta(), store.layout.flatten(initial).numpy()
+    )  # features stay
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(256, 10)
+    )
+    model.load_state_dict(rewound)
+    train(model, store.mask(1), ImageData(images, validation=0.1), RECIPE, accelerator)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in seen[1].items())
+
+    def die(steps: int) -> None:
+        nonlocal left
+        left -= steps
+        if left < 0:
+            raise KilledError
+
+    for left in (5, 14, 30):  # in the first training, and after it
+        with pytest.raises(KilledError):
+            run(tmp_path / f"b{left}", images, accelerator, rewind_epoch=1, progress=die, checkpoint_interval=0.0)
+    for folder in tmp_path.glob("b*"):
+        run(folder, images, accelerator, rewind_epoch=1)
+        assert tree(folder / "triples.zarr") == tree(tmp_path / "a" / "triples.zarr")
+
+
 @pytest.mark.parametrize("name", ["random", "magnitude"])
 def test_other_criteria_and_schedules(name: str, images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
     run(tmp_path, images, accelerator, make_criterion(name, 1), Linear(2, 0.1))
