@@ -25,7 +25,7 @@ class Arguments:
 
     setting: Setting = field(default_factory=Setting)
     criteria: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
-    """What decides in each iteration: random, magnitude or snip; several make a grid."""
+    """What decides in each iteration: random, magnitude, snip or grasp; several make a grid."""
     iterations: int = 20
     """N, how often the network is pruned."""
     schedule: str = "geometric"

@@ -21,7 +21,8 @@ class Arguments:
 
     setting: Setting = field(default_factory=Setting)
     criteria: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
-    """random, magnitude, snip, or the folder of a fit of launch/autos.py; several make a grid."""
+    """random, magnitude, snip, grasp, random-erk, iterative-snip, force, synflow, npb, or the folder of a fit of
+    launch/autos.py; several make a grid."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = (0.9, 0.95, 0.98, 0.99)
     """Shares of the weights to remove; several make a grid."""
     seeds: tuple[int, ...] = (100, 101)

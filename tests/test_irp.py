@@ -166,7 +166,7 @@ def test_killed_around_any_commit_it_ends_with_the_same_bytes(
         assert len(trained) == (when == "before")
 
 
-@pytest.mark.parametrize("name", ["random", "magnitude"])
+@pytest.mark.parametrize("name", ["random", "magnitude", "grasp"])
 def test_other_criteria_and_schedules(name: str, images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
     run(tmp_path, images, accelerator, make_criterion(name, 1), Linear(2, 0.1))
     store = TripleStore.open(tmp_path)
