@@ -15,7 +15,7 @@ from tests.conftest import ROOT
         ("training", "--dataset digits --workers 0 --repeats 1", ["| DataLoader, 0 workers |"]),
         (
             "criteria",
-            "--networks lenet-300-100 --criteria grasp iterative-snip npb --batches 1 --batch-size 10 --rounds 2",
+            "--networks lenet-300-100 --criteria grasp iterative-snip --batches 1 --batch-size 10 --rounds 2",
             [
                 "| one forward and backward pass | |",
                 "| iterative-snip | 2 |",
