@@ -9,16 +9,15 @@ from autosparse.criteria.contract import Batches
 from autosparse.criteria.world import gathered, place
 from autosparse.errors import UserError
 
-_BATCH = 64  # the most samples taken together; a backward pass through a backward pass keeps three times as much
+_BATCH = 64  # the most samples taken together: what bounds the memory of a backward pass through a backward pass
 
 
 def class_balanced(batches: Batches, per_class: int) -> list[tuple[Tensor, Tensor]]:
     """The first `per_class` samples of each class in the order of the batches; fewer of each if a class has fewer.
 
     One of each class after the other, so that every batch is balanced too, in batches of equal size: the 100 of ten
-    classes in two, as Wang et al. do. The same samples and batches for any number
-    of processes, if whole batches are dealt to the processes in turn, as `ImageData.scoring` does; this process's
-    part of them.
+    classes in two, as Wang et al. do. The same samples and batches for any number of processes, if whole batches are
+    dealt to the processes in turn, as `ImageData.scoring` does; this process's part of them.
 
     Raises:
         UserError: no samples.
