@@ -99,4 +99,4 @@ class NPB:
             for hook in hooks:
                 hook.remove()
         if waiting:
-            raise UserError(f"npb cannot prune this network: no path leads from the input to layer {min(waiting)}")
+            raise UserError(f"npb cannot prune this network: it does not call layer {next(iter(waiting))} as a module")
