@@ -13,6 +13,16 @@ from tests.conftest import ROOT
     ("name", "arguments", "expected"),
     [
         ("training", "--dataset digits --workers 0 --repeats 1", ["| DataLoader, 0 workers |"]),
+        (
+            "criteria",
+            "--networks lenet-300-100 --criteria grasp iterative-snip --batches 1 --batch-size 10 --rounds 2",
+            [
+                "| one forward and backward pass | |",
+                "| iterative-snip | 2 |",
+                "| npb | |",
+                "grasp on lenet-300-100 within 6",
+            ],
+        ),
         ("large", "--network resnet18 --steps 1 --batch-size 4", ["GB, whole |"]),
         (
             "store",

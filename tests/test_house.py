@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import autosparse
+from autosparse.criteria import CRITERIA
 from autosparse.data import ImageData
 from tests.conftest import ROOT
 
@@ -49,7 +50,7 @@ def test_every_room_is_in_the_plan() -> None:
     assert rooms == set(LEVEL)
 
 
-@pytest.mark.parametrize("criterion", ["random", "magnitude", "snip"])
+@pytest.mark.parametrize("criterion", CRITERIA)
 def test_prune_keeps_exactly_and_changes_nothing(criterion: str, convolutional: nn.Module, data: ImageData) -> None:
     before = {name: value.clone() for name, value in convolutional.state_dict().items()}
     mask = autosparse.prune(convolutional, data.scoring(64), criterion=criterion, sparsity=0.95)
@@ -59,6 +60,11 @@ def test_prune_keeps_exactly_and_changes_nothing(criterion: str, convolutional: 
     assert all(torch.equal(value, before[name]) for name, value in convolutional.state_dict().items())
     mask.apply_(convolutional)
     assert sum((convolutional.get_parameter(layer.name) != 0).sum() for layer in mask.layout.layers) <= mask.count
+
+
+def test_prune_warns_of_empty_layers(model: nn.Module, data: ImageData) -> None:
+    with pytest.warns(UserWarning, match=r"nothing is kept of layers fc1\.weight, fc2\.weight;"):
+        autosparse.prune(model, [], lambda model, mask, batches: torch.arange(mask.layout.size).float(), 0.99)
 
 
 def test_prune_takes_a_callable(model: nn.Module, data: ImageData) -> None:

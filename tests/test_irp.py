@@ -177,9 +177,7 @@ def test_it_rewinds_to_the_state_after_some_epochs(images: Images, accelerator: 
     rewound = load_file(tmp_path / "a" / "rewind.safetensors")
     assert all(torch.equal(rewound[name], value) for name, value in seen[0].items())  # the recipe has one epoch
     initial, store = load_file(tmp_path / "a" / "initial.safetensors"), TripleStore.open(tmp_path / "a")
-    assert np.array_equal(
-        store.theta(), store.layout.flatten(initial).numpy()
-    )  # features stay
+    assert np.array_equal(store.theta(), store.layout.flatten(initial).numpy())  # features stay the initial ones
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(256, 10)
     )
@@ -201,7 +199,7 @@ def test_it_rewinds_to_the_state_after_some_epochs(images: Images, accelerator: 
         assert tree(folder / "triples.zarr") == tree(tmp_path / "a" / "triples.zarr")
 
 
-@pytest.mark.parametrize("name", ["random", "magnitude"])
+@pytest.mark.parametrize("name", ["random", "magnitude", "grasp"])
 def test_other_criteria_and_schedules(name: str, images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
     run(tmp_path, images, accelerator, make_criterion(name, 1), Linear(2, 0.1))
     store = TripleStore.open(tmp_path)

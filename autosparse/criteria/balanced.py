@@ -1,4 +1,4 @@
-"""As many samples of each class, cut into batches of whole rounds."""
+"""As many samples of each class."""
 
 from itertools import groupby
 
@@ -9,15 +9,15 @@ from autosparse.criteria.contract import Batches
 from autosparse.criteria.world import gathered, place
 from autosparse.errors import UserError
 
-_BATCH = 256  # samples taken together; batch normalization sees as many
+_BATCH = 64  # the most samples taken together: what bounds the memory of a backward pass through a backward pass
 
 
 def class_balanced(batches: Batches, per_class: int) -> list[tuple[Tensor, Tensor]]:
     """The first `per_class` samples of each class in the order of the batches; fewer of each if a class has fewer.
 
-    One of each class after the other, so that every batch is balanced too. The same samples and batches for any number
-    of processes, if whole batches are dealt to the processes in turn, as `ImageData.scoring` does; this process's
-    part of them.
+    One of each class after the other, so that every batch is balanced too, in batches of equal size: the 100 of ten
+    classes in two, as Wang et al. do. The same samples and batches for any number of processes, if whole batches are
+    dealt to the processes in turn, as `ImageData.scoring` does; this process's part of them.
 
     Raises:
         UserError: no samples.
@@ -35,11 +35,7 @@ def class_balanced(batches: Batches, per_class: int) -> list[tuple[Tensor, Tenso
     if not classes:
         raise UserError("the gradient needs at least one batch; none was given")
     count = min(per_class, *map(len, classes.values()))
-    rounds = max(1, _BATCH // len(classes))  # of one sample a class
-    return [
-        (
-            torch.stack([samples[k] for k in range(start, min(start + rounds, count)) for samples in classes.values()]),
-            torch.tensor(list(classes) * (min(start + rounds, count) - start)),
-        )
-        for start in range(rank * rounds, count, world * rounds)
-    ]
+    inputs = torch.stack([samples[k] for k in range(count) for samples in classes.values()])
+    labels = torch.tensor(list(classes) * count)
+    parts = -(-len(labels) // _BATCH)
+    return list(zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True))[rank::world]

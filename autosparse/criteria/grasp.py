@@ -31,9 +31,8 @@ class GraSP:
         layout = mask.layout
         balanced = class_balanced(batches, self.per_class)
         direction = mean_gradient(model, layout, balanced, temperature=self.temperature)
-        along = [
-            part.to(w.dtype) for part, w in zip(_parts(mask, direction), layout.weights(model).values(), strict=True)
-        ]
+        parts = layout.unflatten(direction)
+        along = [parts[name].to(weight.dtype) for name, weight in layout.weights(model).items()]
 
         def product(loss: Tensor, weights: list[nn.Parameter]) -> Sequence[Tensor]:
             first = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
@@ -44,7 +43,3 @@ class GraSP:
 
         scores = mean_derivative(model, layout, balanced, product, "Hessian times gradient", self.temperature)
         return scores.mul_(layout.flatten(layout.weights(model)))
-
-
-def _parts(mask: Mask, flat: Tensor) -> list[Tensor]:
-    return list(mask.layout.unflatten(flat).values())

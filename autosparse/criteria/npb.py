@@ -22,9 +22,10 @@ class NPB:
 
     f_n is the share of the layer's input and output channels that have a weight, f_p the number of paths from the input
     through the layer over the most that its weights could carry, f_k the number of kernels in use over that of its
-    weights. α and β are those of the authors' scripts; β = 0 is the formula of the paper alone. A layer keeps as many
-    weights as `erk_counts` says. Which of the equally good weights they are is drawn from the seed. After the last
-    layer, weights on no path to the outputs move to where the most paths of their layer are.
+    weights. α and β are the defaults of the authors' code, whose scripts for residual networks take α = 0.01 and β = 1
+    or 2; β = 0 is the formula of their paper alone. A layer keeps as many weights as `erk_counts` says. Which of the
+    equally good weights they are is drawn from the seed. After the last layer, weights on no path to the outputs move
+    to where the most paths of their layer are.
 
     Ours: the authors solve for a whole matrix of kernels, large layers in pieces; see `nodes.balance` for the small
     problem with the same optimum that makes any width and any groups tractable. They name layers of their networks;
@@ -35,8 +36,8 @@ class NPB:
     """
 
     seed: int
-    alpha: float = 0.01
-    beta: float = 1.0
+    alpha: float = 0.99
+    beta: float = 0.001
 
     def at(self, k: int) -> Criterion:
         """The criterion that chooses `k` weights."""
@@ -61,7 +62,7 @@ class NPB:
         scores = torch.empty(layout.size, device=full.kept.device)
         for name, part in layout.unflatten(scores).items():
             kept, through = state[name].detach() > 0, paths[name]
-            most = through.max().clamp_min(torch.finfo(torch.float64).tiny)
+            most = through.amax().clamp_min(torch.finfo(torch.float64).tiny)
             # kept and on a path; on a path if it were kept; kept in vain; neither
             part.copy_(torch.where(through > 0, torch.where(kept, 3.0, 1.0 + through / most), kept * 0.5))
         chosen = keep_top_each(scores, counts, full)
@@ -98,4 +99,4 @@ class NPB:
             for hook in hooks:
                 hook.remove()
         if waiting:
-            raise UserError(f"npb cannot prune this network: no path leads from the input to layer {min(waiting)}")
+            raise UserError(f"npb cannot prune this network: it does not call layer {next(iter(waiting))} as a module")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from autosparse.criteria.contract import Batches, Criterion
 from autosparse.criteria.world import agreed
 from autosparse.errors import UserError
-from autosparse.pruning import Mask, keep_top
+from autosparse.pruning import Layout, Mask, keep_top
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,17 @@ def in_rounds(
             current = keep_top(scores, round(alive * (k / alive) ** (i / rounds)), choices)
             del scores
             choices = mask if revive else current
-            _set_weights(model, mask, theta)
+            _set_weights(model, layout, theta)
             current.apply_(model)
         return score(current, theta).masked_fill_(~choices.kept, -torch.inf)
     finally:
-        _set_weights(model, mask, theta)
+        _set_weights(model, layout, theta)
 
 
 @torch.no_grad()
-def _set_weights(model: nn.Module, mask: Mask, theta: Tensor) -> None:
-    parts = mask.layout.unflatten(theta)
-    for name, weight in mask.layout.weights(model).items():
+def _set_weights(model: nn.Module, layout: Layout, theta: Tensor) -> None:
+    parts = layout.unflatten(theta)
+    for name, weight in layout.weights(model).items():
         weight.copy_(parts[name])
 
 

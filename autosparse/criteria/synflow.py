@@ -22,10 +22,10 @@ def synflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
     layout = mask.layout
     state = {name: tensor.abs_() for name, tensor in in_double(model).items()}
     gradients = flow("synflow", model, layout, state, first_shape(batches))
+    products = {name: gradient.mul_(state.pop(name).detach()) for name, gradient in gradients.items()}
+    largest = max(product.amax() for product in products.values()).clamp_min(torch.finfo(torch.float64).tiny)
     scores = torch.empty(layout.size, device=mask.kept.device)
     parts = layout.unflatten(scores)
-    products = {name: gradient.mul_(state[name].detach()) for name, gradient in gradients.items()}
-    largest = max(product.max() for product in products.values()).clamp_min(torch.finfo(torch.float64).tiny)
     for name, product in products.items():
         parts[name].copy_(product.div_(largest))
     if mask.count == layout.size:  # later rounds may cut a layer off

@@ -2,7 +2,6 @@
 
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 from torch import distributed as world
 
@@ -34,4 +33,4 @@ def total(*tensors: Tensor) -> None:
     """Add up each tensor over the processes, in place."""
     if world.is_initialized():
         for tensor in tensors:
-            torch.distributed.all_reduce(tensor)
+            world.all_reduce(tensor)

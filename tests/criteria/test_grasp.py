@@ -68,8 +68,8 @@ def test_balanced_batches_hold_the_first_of_each_class() -> None:
 
 def test_many_classes_make_several_batches() -> None:
     batches = class_balanced([(torch.zeros(1000, 1), torch.arange(1000) % 100)], 10)
-    assert [len(labels) for _, labels in batches] == [200] * 5
-    assert all(labels.bincount().tolist() == [2] * 100 for _, labels in batches)
+    assert {len(labels) for _, labels in batches} == {62, 63}
+    assert torch.equal(torch.cat([labels for _, labels in batches]), torch.arange(1000) % 100)
 
 
 def test_no_batches_are_refused(model: nn.Module) -> None:
