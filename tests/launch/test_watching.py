@@ -82,8 +82,16 @@ def test_all_that_is_known_of_a_run_that_runs(
     (tmp_path / "a" / "history.json").write_text(json.dumps(history))
     _, rows = table(script, capsys, tmp_path)
     assert rows["a"] == {
-        "run": "a", "state": "running", "job": "7_3", "iteration": "2 of 20", "done": "25%", "left": "1:02:03",
-        "sparsity": "36.00%", "accuracy": "90.00%", "requeues": "1", "node": "gpu7",
+        "run": "a",
+        "state": "running",
+        "job": "7_3",
+        "iteration": "2 of 20",
+        "done": "25%",
+        "left": "1:02:03",
+        "sparsity": "36.00%",
+        "accuracy": "90.00%",
+        "requeues": "1",
+        "node": "gpu7",
     }
     (tmp_path / "a" / "history.json").unlink()
     assert table(script, capsys, tmp_path)[1]["a"]["iteration"] == "0 of 20"
