@@ -61,10 +61,11 @@ def stop(folders: Iterable[Path]) -> list[Path]:
     errors = list[str]()
     for folder in folders:
         job, holder = _read(folder / "job.json").get("job"), lease.holder_of(folder)
+        queued = {job, holder["job"] if holder else None} & (queue or {}).keys()  # two, where it was submitted twice
         if queue is None and job and _read(folder / "status.json").get("state") != "complete":
             errors.append(f"{folder}: {SILENT}, and job {job} may be in its queue; try again")
-        elif queue and job in queue:
-            jobs.append(job)
+        elif queued:
+            jobs += sorted(queued)
             stopped.append(folder)
         elif holder and holder["host"] == socket.gethostname():
             os.kill(holder["pid"], signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable
@@ -65,8 +66,8 @@ class Stopped:
 
     run: PatientRun
     resources: Resources
-    stop: Callable[[str, str], None]
-    """Given job and node."""
+    stop: Callable[[str, str], None] | None
+    """Given job and node; None to leave it to Slurm."""
     said: str = "it did not end"
 
     def wait(self) -> None:
@@ -96,14 +97,14 @@ def test_time_limit_preemption_requeue_and_a_lost_node_each_end_as_if_nothing_ha
 
     low = {"partition": "low", "gpus_per_node": 0, "cpus_per_task": 1}
     stopped = {
-        "time limit": (Resources(**GPU, time="1", wait=True), lambda job, node: None),
-        "requeue": (Resources(**GPU, wait=True), lambda job, node: call("scontrol", "requeue", job)),
-        "preemption": (Resources(**low, slurm=("nodelist=cpu1",), wait=True), preempt),
-        "lost node": (Resources(**low, slurm=("nodelist=cpu2",), wait=True), lose),
+        "time limit": (Resources(**GPU, time="1", wait=True), 400, None),
+        "requeue": (Resources(**GPU, wait=True), 100, lambda job, node: call("scontrol", "requeue", job)),
+        "preemption": (Resources(**low, slurm=("nodelist=cpu1",), wait=True), 250, preempt),
+        "lost node": (Resources(**low, slurm=("nodelist=cpu2",), wait=True), 300, lose),
     }
     runs = {
-        how: Stopped(PatientRun(tmp_path / how, SETTING, iterations=ITERATIONS), resources, stop)
-        for how, (resources, stop) in stopped.items()
+        how: Stopped(PatientRun(tmp_path / how, SETTING, iterations=ITERATIONS, step=step), resources, stop)
+        for how, (resources, step, stop) in stopped.items()
     }
     waiting = {how: threading.Thread(target=each.wait, daemon=True) for how, each in runs.items()}
     for each in runs.values():
@@ -111,8 +112,9 @@ def test_time_limit_preemption_requeue_and_a_lost_node_each_end_as_if_nothing_ha
     for thread in waiting.values():  # the same command again, which waits
         thread.start()
     for each in runs.values():
-        until((each.run.folder / "logs" / "waiting").is_file)
-        each.stop(status(each.run)["job"], status(each.run)["node"])
+        if each.stop:
+            until((each.run.folder / "logs" / "waiting").is_file)
+            each.stop(status(each.run)["job"], status(each.run)["node"])
     sandbox("boot", "cpu2")
     call("scontrol", "update", "nodename=cpu2", "state=resume")
     for thread in waiting.values():
@@ -123,10 +125,11 @@ def test_time_limit_preemption_requeue_and_a_lost_node_each_end_as_if_nothing_ha
         job, folder = status(each.run)["job"], each.run.folder
         assert f"queued again: {folder} ({job})" in told
         ends_as(each.run, undisturbed)
-        assert status(each.run)["requeues"] == 1
-        assert json.loads((folder / "environment.json").read_text())["jobs"] == [job, job]
-        saved = "stopped at a step, everything saved: SIG" in (folder / "logs" / "rank0.log").read_text()
-        assert saved == (how != "lost node")
+        requeues = status(each.run)["requeues"]
+        assert requeues == 1 or (how == "time limit" and requeues)  # a slow machine may need another minute
+        assert json.loads((folder / "environment.json").read_text())["jobs"] == [job] * (requeues + 1)
+        signals = re.findall("stopped at a step, everything saved: (.*)", (folder / "logs" / "rank0.log").read_text())
+        assert signals[:1] == {"requeue": ["SIGTERM"], "lost node": []}.get(how, ["SIGUSR2"]), how
     assert not (tmp_path / "asked").exists()
 
 

@@ -83,7 +83,7 @@ class WorldRun(IRPRun):
 class PatientRun(IRPRun):
     """A run of IRP whose first attempt waits, in the middle of an iteration, until it is stopped."""
 
-    step: int = 100
+    step: int = 0
 
     def run(self, accelerator: Accelerator) -> None:
         go_on = Progress.update
