@@ -160,10 +160,10 @@ def test_submitted_twice_at_once_it_is_one_run_and_both_commands_say_so(
     assert len(queue) == 2
     until(lambda: len(slurm.queue() or {}) == 1)  # the other has found the run taken
     assert not job.is_complete()
-    launch([job], Resources(**CPU, wait=True), tmp_path, "notes")
-    assert len(list(job.folder.glob("span*"))) == 1
     (refused,) = [path for path in tmp_path.glob("submitted/*/*/*.err") if "works on this run" in path.read_text()]
     assert refused.parent.name in queue
+    launch([job], Resources(**CPU, wait=True), tmp_path, "notes")
+    assert len(list(job.folder.glob("span*"))) == 1
 
 
 def test_a_job_whose_set_up_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
