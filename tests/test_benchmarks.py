@@ -45,6 +45,11 @@ from tests.conftest import ROOT
             "--sizes 1e5 --batch-size 1024 --enough 0 --fit --fit-steps 2 --folder FOLDER",
             ["| 100,000 |", "| peak memory of the process |", "- fit and validation within 2 GiB"],
         ),
+        (
+            "cluster",
+            "--dataset digits --networks lenet-300-100 --epochs 1 --repeats 1 --no-slurm --folder FOLDER",
+            ["| processes | ms a step |", "| lenet-300-100 |", "- checkpoints under 2 per cent"],
+        ),
     ],
 )
 def test_tiny(name: str, arguments: str, expected: list[str], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 from submitit.helpers import clean_env, environment_variables
 
-from autosparse.cluster import slurm
+from autosparse.cluster import interruption, slurm
 from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_PARALLELISM, DEFAULT_REQUEUES, Resources, flag
 from autosparse.errors import UserError
 
@@ -131,7 +132,7 @@ def parameters(resources: Resources, name: str, previous: str | None = None) -> 
         "exclude": resources.exclude,
         "dependency": ",".join(after) or None,
         "array_parallelism": resources.array_parallelism or DEFAULT_PARALLELISM,
-        "signal_delay_s": min(90, 30 * resources.minutes),
+        "signal_delay_s": min(90, 15 * resources.minutes),  # Slurm may send it up to half a minute earlier
         "setup": _checked_setup(resources.setup) or None,
         # srun does not inherit --cpus-per-task since Slurm 22.05; one dead rank must not leave the others waiting
         "srun_args": [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
@@ -152,7 +153,8 @@ def _submit_part(
 ) -> list[Submitted]:
     """One array, or a plain job where there is one task."""
     with _outside_of_any_job(), contextlib.redirect_stderr(io.StringIO()):  # submitit says there what it raises, too
-        executor = submitit.SlurmExecutor(folder / "%j")
+        python = f"{shlex.quote(sys.executable)} -ISc {shlex.quote(interruption.HOLD)}"
+        executor = submitit.SlurmExecutor(folder / "%j", python=python)
         executor.update_parameters(**parameters(resources, name, previous))
         try:
             handles = executor.submit_array(tasks)

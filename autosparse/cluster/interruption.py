@@ -9,6 +9,12 @@ from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)  # time limit and preemption; the same; a person
+# what a Slurm task runs first, given the rest of its command: the signals wait until `listening`, while without it one
+# that comes during the imports would end the process, and the job with it
+HOLD = (
+    "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM}); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
 _TOGETHER = 3.0  # seconds between two agreements of several processes: each costs a round trip
 
 _received: str | None = None
@@ -91,6 +97,7 @@ def listening() -> Iterator[None]:
     before: dict[int, Any] = {number: signal.getsignal(number) or signal.SIG_DFL for number in _SIGNALS}
     for each in _SIGNALS:
         signal.signal(each, note)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # held since the start of a Slurm task
     try:
         yield
     finally:

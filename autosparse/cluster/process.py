@@ -57,6 +57,7 @@ def _join(job: submitit.JobEnvironment) -> None:
     """Make the process group, which Accelerate then finds."""
     host = "127.0.0.1" if job.num_nodes == 1 else job.hostnames[0]
     store = rendezvous.meet(host, job.job_id, requeues(), job.global_rank == 0)
+    os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(store.port))  # which Accelerate wants to see
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     torch.distributed.init_process_group(backend, store=store, rank=job.global_rank, world_size=job.num_tasks)
 

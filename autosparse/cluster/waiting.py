@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from autosparse.cluster import outcome, slurm
+from autosparse.cluster import lease, outcome, slurm
 from autosparse.cluster.job import Job
 from autosparse.cluster.outcome import Failure, say
 from autosparse.errors import UserError
@@ -19,7 +19,8 @@ def wait(submitted: Sequence[tuple[Job, str, Path]], name: str) -> list[Failure]
     """Wait until each job is complete or out of the queue; returns those that are not complete.
 
     A job that is requeued stays in the queue, so it is waited for, and it is said. One that was cancelled, or that died
-    in whatever way, has left it. To be sure, it must be missing twice in a row.
+    in whatever way, has left it. To be sure, it must be missing twice in a row. Where another job works on its run by
+    then, as two commands were given at once, that one is waited for.
 
     Args:
         submitted: jobs, their ids, and the logs of their first processes.
@@ -35,7 +36,7 @@ def wait(submitted: Sequence[tuple[Job, str, Path]], name: str) -> list[Failure]
                 say("squeue does not answer; still waiting")
             silent = queue is None
             if queue is not None:
-                gone = left.keys() - queue.keys()
+                gone = {job_id for job_id in left.keys() - queue.keys() if not _elsewhere(left[job_id], job_id)}
                 for job_id in [job_id for job_id, job in left.items() if job_id in gone & missing or _complete(job)]:
                     del left[job_id]
                     bar.update()
@@ -58,6 +59,12 @@ def _tell(left: dict[str, Job], queue: dict[str, slurm.State], running: set[str]
     reasons = Counter(queue[job_id].reason for job_id in waiting)
     bar.set_postfix_str(", ".join(f"{count} pending: {reason}" for reason, count in reasons.items()))
     return left.keys() & queue.keys() - waiting
+
+
+def _elsewhere(job: Job, job_id: str) -> bool:
+    """Whether another job works on the run."""
+    holder = lease.holder_of(job.folder)
+    return holder is not None and holder["job"] != job_id
 
 
 def _complete(job: Job) -> bool:

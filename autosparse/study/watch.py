@@ -61,10 +61,12 @@ def stop(folders: Iterable[Path]) -> list[Path]:
     errors = list[str]()
     for folder in folders:
         job, holder = _read(folder / "job.json").get("job"), lease.holder_of(folder)
+        # two, where it was submitted twice
+        queued = [each for each in {job, holder["job"] if holder else None} if queue and each in queue]
         if queue is None and job and _read(folder / "status.json").get("state") != "complete":
             errors.append(f"{folder}: {SILENT}, and job {job} may be in its queue; try again")
-        elif queue and job in queue:
-            jobs.append(job)
+        elif queued:
+            jobs += queued
             stopped.append(folder)
         elif holder and holder["host"] == socket.gethostname():
             os.kill(holder["pid"], signal.SIGTERM)

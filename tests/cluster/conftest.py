@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from autosparse.cluster import interruption
+
 
 class Commands:
     """Slurm's commands as programs that only answer, first on PATH; a real Slurm is for tests/slurm."""
@@ -38,3 +40,10 @@ def commands(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     folder = tmp_path_factory.mktemp("bin")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return Commands(folder)
+
+
+@pytest.fixture(autouse=True)
+def asked_to_stop_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test asks of this process is forgotten after it."""
+    monkeypatch.setattr(interruption, "_received", None)
+    monkeypatch.setattr(interruption, "_lost", False)

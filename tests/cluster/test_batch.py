@@ -217,7 +217,7 @@ def test_a_submission_from_inside_a_job_is_not_part_of_it(
     assert not [line for line in left if re.match(r"(SLURM_(?!CONF)|SBATCH|SUBMITIT|WORLD)", line)]
 
 
-@pytest.mark.parametrize(("time", "signal"), [("1", 30), ("2", 60), ("3", 90), ("1-00:00:00", 90)])
+@pytest.mark.parametrize(("time", "signal"), [("1", 15), ("2", 30), ("6", 90), ("1-00:00:00", 90)])
 def test_the_signal_comes_within_the_time_limit(time: str, signal: int) -> None:
     assert parameters(Resources(time=time), "irp")["signal_delay_s"] == signal
 

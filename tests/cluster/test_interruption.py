@@ -56,6 +56,25 @@ def test_a_run_that_was_asked_to_stop_goes_on_from_that_step(
     assert tree(folder)["history.json"] == tree(irp_run)["history.json"]
 
 
+def test_a_signal_during_the_imports_is_kept(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+Path(sys.argv[1], "started").touch()
+time.sleep(1)  # as if for imports
+from autosparse.cluster import interruption
+with interruption.listening():
+    print(interruption.received())
+"""
+    command = [sys.executable, "-ISc", interruption.HOLD, "-c", code, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "started").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR2)
+    assert process.communicate(timeout=60)[0] == "SIGUSR2\n"
+
+
 @pytest.mark.parametrize("step", [0.001, 0.2, 9.0])
 def test_processes_ask_each_other_by_the_clock(step: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every few seconds, or at every step that is longer; this world is of one process, which asks all the same."""

@@ -58,6 +58,22 @@ def test_a_job_that_is_missing_once_is_waited_for(polls: Polls, tmp_path: Path) 
     assert "it was killed" in failed.error
 
 
+def test_a_run_that_another_job_works_on_is_waited_for(polls: Polls, tmp_path: Path) -> None:
+    job = Note(tmp_path, "a")
+    says(job, "running")
+    holder = {"host": "node7", "pid": 1, "started": "1", "job": "2"}  # of the same command, given at the same time
+    (job.folder / ".lease-1").write_text(json.dumps(holder))
+
+    def ending() -> Iterator[dict[str, str] | None]:
+        yield from [{"1": RUNNING}, {}, {}, {}]
+        says(job, "complete")
+        (job.folder / "word").write_text("a")
+        yield {}
+
+    polls(ending())  # type: ignore[arg-type]
+    assert waiting.wait([(job, "1", tmp_path / "log")], "notes") == []
+
+
 def test_a_requeued_job_is_waited_for_and_it_is_said(
     polls: Polls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

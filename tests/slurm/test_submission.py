@@ -147,6 +147,25 @@ def test_a_job_that_was_cancelled_ends_the_waiting(tmp_path: Path, capsys: pytes
     assert said.count("Slurm: CANCELLED") == 2
 
 
+def test_submitted_twice_at_once_it_is_one_run_and_both_commands_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Note(tmp_path, "a", seconds=4)
+    launch([job], Resources(**CPU), tmp_path, "notes")
+    with monkeypatch.context() as patch:
+        patch.setattr(slurm, "queue", dict)  # as the second command sees it, if the first has not submitted yet
+        launch([job], Resources(**CPU), tmp_path, "notes")
+    queue = slurm.queue()
+    assert queue is not None
+    assert len(queue) == 2
+    until(lambda: len(slurm.queue() or {}) == 1)  # the other has found the run taken
+    assert not job.is_complete()
+    (refused,) = [path for path in tmp_path.glob("submitted/*/*/*.err") if "works on this run" in path.read_text()]
+    assert refused.parent.name in queue
+    launch([job], Resources(**CPU, wait=True), tmp_path, "notes")
+    assert len(list(job.folder.glob("span*"))) == 1
+
+
 def test_a_job_whose_set_up_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="1 of 1 runs failed"):
         launch([Note(tmp_path, "a")], Resources(**CPU, setup=("test 1 = 2",), wait=True), tmp_path, "notes")

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from autosparse.cluster import interruption
+from autosparse.cluster.progress import Progress
+from autosparse.cluster.requeue import requeues
 from autosparse.study.runs import IRPRun
 
 
@@ -74,3 +77,26 @@ class WorldRun(IRPRun):
         world = [accelerator.process_index, accelerator.num_processes, accelerator.local_process_index]
         (self.folder / "logs" / f"told{accelerator.process_index}.json").write_text(json.dumps([*world, *told]))
         super().run(accelerator)
+
+
+@dataclass(frozen=True)
+class PatientRun(IRPRun):
+    """A run of IRP whose first attempt waits, in the middle of an iteration, until it is stopped."""
+
+    step: int = 0
+
+    def run(self, accelerator: Accelerator) -> None:
+        go_on = Progress.update
+
+        def update(progress: Progress, steps: int, note: str = "") -> None:
+            go_on(progress, steps, note)
+            if progress._done == self.step and not requeues():
+                (self.folder / "logs" / "waiting").touch()
+                while not interruption.received():
+                    time.sleep(0.05)
+
+        Progress.update = update  # type: ignore[method-assign]
+        try:
+            super().run(accelerator)
+        finally:
+            Progress.update = go_on  # type: ignore[method-assign]
