@@ -18,6 +18,8 @@ img { max-width: 100% } figure { margin: 1.2rem 0 }
 h2 { margin-top: 2.4rem } .note { color: #666; font-size: 13px } code { font-size: 13px }
 """
 
+LAYERS = "Share of each layer's weights that is kept, from the input to the output, mean over seeds."
+
 
 class Document:
     """Collects blocks; `write` makes `index.html` and `report.md` of them, beside the folder `figures`.
@@ -55,6 +57,13 @@ class Document:
         """A table, its index as the first column."""
         self._html.append(frame.reset_index().to_html(index=False, border=0))
         self._markdown.append(tables.markdown(frame).rstrip())
+
+    def rows(self, frame: pd.DataFrame) -> None:
+        """All results, as `results.csv`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(self.folder / "results.csv", index=False)
+        self._html.append('<p>All rows: <a href="results.csv">results.csv</a>.</p>')
+        self._markdown.append("All rows: [results.csv](results.csv).")
 
     def figure(self, figure: Figure, name: str, caption: str) -> None:
         """A figure, saved as SVG and PNG."""

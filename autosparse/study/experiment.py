@@ -19,7 +19,7 @@ from autosparse.pruning import Mask
 from autosparse.store import TripleStore
 from autosparse.study import figures, tables
 from autosparse.study.consistency import concordance
-from autosparse.study.document import Document
+from autosparse.study.document import LAYERS, Document
 from autosparse.study.results import MEASURES, load, load_irp
 from autosparse.study.runs import FitRun, IRPRun, PruneRun
 from autosparse.study.sanity import SANITY
@@ -111,6 +111,7 @@ class Accuracies:
             document.table(self._sanity())
         figure = figures.lines(self._curves(), f"{self.title}: {self.setting.name}")
         document.figure(figure, self.stem, "Test accuracy after the last epoch, mean and deviation over seeds.")
+        document.figure(figures.layer_densities(self._pruned(), self.title), f"{self.stem}_layers", LAYERS)
 
     @property
     def _checked_at(self) -> float:
@@ -123,6 +124,17 @@ class Accuracies:
         assert not isinstance(method.by, tuple)
         criterion = method.by if isinstance(method.by, str) else str(method.by.folder)
         return [PruneRun(self.output, self.setting, criterion, sparsity, seed, sanity) for seed in self.seeds]
+
+    def _pruned(self) -> pd.DataFrame:
+        """The rows of `results.load` with the methods' labels."""
+        found = [
+            load(*(run.folder for sparsity in self.sparsities for run in self._runs(method, sparsity))).assign(
+                criterion=method.label
+            )
+            for method in self.methods
+            if not isinstance(method.by, tuple)
+        ]
+        return pd.concat(found)
 
     def _values(self, method: Method, sparsity: float, measure: str, sanity: str = "none") -> pd.Series:
         """A measure of each seed's run; of each run of IRP, that of the mask nearest to the sparsity."""

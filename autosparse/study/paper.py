@@ -12,6 +12,7 @@ from autosparse.cluster import Job, Stage
 from autosparse.study.document import Document
 from autosparse.study.experiment import Part, graph
 from autosparse.study.plans import PLANS
+from autosparse.study.results import load, load_irp
 from autosparse.study.runs import FitRun, IRPRun, PruneRun
 from autosparse.study.scale import SCALES
 
@@ -38,11 +39,16 @@ class PaperReport(Job):
         if accelerator.is_main_process:
             document = Document(f"The paper's tables and figures, {self.scale} scale", self.folder)
             self._stand_ins(document)
+            parts = {name: self.parts(name) for name in self.names}
+            jobs = {job.folder: job for name in self.names for part in parts[name] for job in part.jobs()}
+            pruned = load(*(folder for folder, job in jobs.items() if isinstance(job, PruneRun)))
+            irp = load_irp(*(folder for folder, job in jobs.items() if isinstance(job, IRPRun)))
+            document.rows(pd.concat([frame for frame in (pruned, irp) if len(frame)]))
             for name in self.names:
                 about, *_ = (inspect.getdoc(PLANS[name]) or "").split("\n\n")
                 document.heading(about.split(": `")[0])
                 document.code(f"python launch/paper.py {name} --scale {self.scale}")
-                for part in self.parts(name):
+                for part in parts[name]:
                     part.write(document)
             document.write()
         accelerator.wait_for_everyone()

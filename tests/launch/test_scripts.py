@@ -54,7 +54,7 @@ def test_the_whole_road(script: Script, finished: Path, tmp_path: Path, capsys: 
     assert "irp-snip (iterative, the ceiling)" in text
     with open(page.parent / "results.csv") as file:
         assert len(list(csv.DictReader(file))) == 12 + 5
-    tables = (page.parent / "tables" / "lenet-300-100_digits.md").read_text()
+    tables = (page.parent / "report.md").read_text()
     assert tables.count("| snip |") == 3
     figures = {path.name for path in (page.parent / "figures").iterdir()}
     stems = {"lenet-300-100_digits_accuracy", "lenet-300-100_digits_layers", "autos_small_map", "autos_small_truth"}
@@ -233,7 +233,7 @@ def test_runs_inside_a_folder_are_named(script: Script, irp_run: Path, capsys: p
 
 def test_a_report_of_irp_alone(script: Script, irp_run: Path, tmp_path: Path) -> None:
     assert script("report", irp_run, "--output", tmp_path) == 0
-    assert "| 99.00% |" in (tmp_path / "tables" / "lenet-300-100_digits.md").read_text()
+    assert "| 99.00% |" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "figures" / "lenet-300-100_digits_accuracy.svg").is_file()
 
 
