@@ -61,10 +61,11 @@ class NPB:
             paths = flow("npb", model, layout, state, shape)
         scores = torch.empty(layout.size, device=full.kept.device)
         for name, part in layout.unflatten(scores).items():
-            kept, through = state[name].detach() > 0, paths[name]
-            most = through.amax().clamp_min(torch.finfo(torch.float64).tiny)
-            # kept and on a path; on a path if it were kept; kept in vain; neither
-            part.copy_(torch.where(through > 0, torch.where(kept, 3.0, 1.0 + through / most), kept * 0.5))
+            kept, through = state.pop(name).detach() > 0, paths.pop(name)
+            on_path = through > 0
+            part.copy_(through.div_(through.amax().clamp_min(torch.finfo(torch.float64).tiny)))
+            part.add_(1.0).masked_fill_(kept, 3.0)  # on a path if it were kept; kept and on one
+            part.masked_fill_(~on_path & kept, 0.5).masked_fill_(~on_path & ~kept, 0.0)
         chosen = keep_top_each(scores, counts, full)
         return scores.sub_(4.0 * ~chosen.kept)
 
