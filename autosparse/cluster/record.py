@@ -125,9 +125,8 @@ def write_environment(folder: Path, job_id: str | None) -> None:
 
 def write_submission(folder: Path, job_id: str | None, log: str | None) -> None:
     """Write `job.json`: the command that asks for the run and, on Slurm, the job's id and log."""
-    write_json(
-        folder / "job.json", {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log and str(log)}
-    )
+    said = {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log and str(log)}
+    write_json(folder / "job.json", said, durable=False)  # hundreds at once: not a second for every hundred
 
 
 def _git(*arguments: str) -> str | None:
