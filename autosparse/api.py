@@ -43,9 +43,21 @@ def prune(
     criterion = find_criterion(criterion, seed) if isinstance(criterion, str | Path) else criterion
     layout = Layout.of(model)
     full = Mask.full(layout, next(iter(layout.weights(model).values())).device)
-    with torch.no_grad():
-        scores = criterion(model, full, batches)
-    return keep_top(scores, keep_count(1.0 - sparsity, layout.size), full)
+    return choose(criterion, model, full, batches, keep_count(1.0 - sparsity, layout.size))
+
+
+@torch.no_grad()
+def choose(
+    criterion: Criterion, model: nn.Module, alive: Mask, batches: Iterable[tuple[Tensor, Tensor]], k: int
+) -> Mask:
+    """The k parameters of `alive` that a criterion scores highest; with a saved AutoS, those of its network.
+
+    Raises:
+        UserError: what the criterion refuses, or a score that is NaN.
+    """
+    if isinstance(criterion, AutoSCriterion):
+        return criterion.keep_top(model, alive, batches, k)
+    return keep_top(criterion(model, alive, batches), k, alive)
 
 
 def find_criterion(name: str | Path, seed: int = 0) -> Criterion:

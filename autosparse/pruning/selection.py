@@ -1,8 +1,8 @@
 """Exact selection: the k highest scores among those alive.
 
-Two passes over the bits of the scores find the threshold: a histogram of their upper halves, then of the lower halves in
-the one bin that it falls in; a third compares. Nothing is sorted and nothing gathered, so that memory beside scores and
-mask is a small constant, on one device, on ranks that hold a slice each, and over scores larger than memory.
+Two passes over the bits of the scores find the threshold: a histogram of their upper halves, then of the lower halves
+in the one bin that it falls in; a third compares. Nothing is sorted and nothing gathered, so that memory beside scores
+and mask is a small constant, on one device, on ranks that hold a slice each, and over scores larger than memory.
 """
 
 from collections.abc import Iterable, Iterator

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from autosparse.api import check_sparsity, find_criterion, is_path
+from autosparse.api import check_sparsity, choose, find_criterion, is_path
 from autosparse.autos import AutoS
 from autosparse.autos.network import CARD
 from autosparse.cluster import Job, record
@@ -19,7 +19,7 @@ from autosparse.data import ImageData
 from autosparse.errors import unknown
 from autosparse.files import read_json, write_json
 from autosparse.irp import SCORING_BATCH
-from autosparse.pruning import Layout, Mask, keep_top
+from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
 from autosparse.study.runs.common import check_seed, is_json
 from autosparse.study.setting import Setting
@@ -122,8 +122,8 @@ class PruneRun(Job):
         if not chosen:
             full = Mask.full(Layout.of(model), accelerator.device)
             criterion = find_criterion(self.criterion, self.seed)
-            scores = criterion(model, full, data.scoring(SCORING_BATCH, self.setting.grad_batches))
-            mask = keep_top(scores, keep_count(1.0 - self.sparsity, full.layout.size), full)
+            batches = data.scoring(SCORING_BATCH, self.setting.grad_batches)
+            mask = choose(criterion, model, full, batches, keep_count(1.0 - self.sparsity, full.layout.size))
             if accelerator.is_main_process:
                 mask.save(path)
             accelerator.wait_for_everyone()
