@@ -75,7 +75,7 @@ def as_the_paper_does(autos: AutoS, theta: Tensor, grad: Tensor, scale: Scale) -
     """Batches of 4,096 through a DataLoader, one sample at a time."""
     network = autos.network.eval()
     batches = DataLoader(TensorDataset(theta, grad), batch_size=BATCH)
-    return torch.cat([network(autos.features.encode(*batch, scale)) for batch in batches])
+    return torch.cat([network(autos.features.encode(theta, grad, scale)) for theta, grad in batches])
 
 
 def agreement(
@@ -123,13 +123,14 @@ def main(a: Arguments) -> None:
         return taken
 
     resnet = AutoS(make_network("resnet18", Features(), 0), "resnet18", Features())
-    few, some = [(v[: a.resnet_sample], v[: a.sample]) for v in many], min(a.sample, a.parameters)
-    resnet_few, own_some = [pair[0] for pair in few], [pair[1] for pair in few]
-    paper = tell("resnet18, the paper's way", a.resnet_sample, partial(as_the_paper_does, resnet, *resnet_few, scale))
-    tell("resnet18, one loop", a.resnet_sample, partial(resnet.score, *resnet_few, scale))
-    tell(f"{autos.backbone}, the paper's way", some, partial(as_the_paper_does, autos, *own_some, scale))
-    tell(f"{autos.backbone}, one loop", some, partial(autos.score, *own_some, scale))
-    tell("the surface, plain", some, partial(surface.score, *own_some, scale), a.repeats)
+    few = many[0][: a.resnet_sample], many[1][: a.resnet_sample]
+    own = many[0][: a.sample], many[1][: a.sample]
+    size = len(own[0])
+    paper = tell("resnet18, the paper's way", a.resnet_sample, partial(as_the_paper_does, resnet, *few, scale))
+    tell("resnet18, one loop", a.resnet_sample, partial(resnet.score, *few, scale))
+    tell(f"{autos.backbone}, the paper's way", size, partial(as_the_paper_does, autos, *own, scale))
+    tell(f"{autos.backbone}, one loop", size, partial(autos.score, *own, scale))
+    tell("the surface, plain", size, partial(surface.score, *own, scale), a.repeats)
     ours = tell("the surface", a.parameters, partial(surface.score, *many), a.repeats)
     tell("torch.add", a.parameters, partial(torch.add, *many, out=out), a.repeats)
     print(f"\nthe surface's first call, compiling included: {first:.1f} s; peak memory beside inputs and output, ")

@@ -1,5 +1,6 @@
 """How fast are the k highest of many scores found, and in how much memory, beside torch.topk and torch.kthvalue?"""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,7 +33,7 @@ def main(a: Arguments) -> None:
     lines = []
     for density in a.densities:
         k = max(1, round(density * a.scores))
-        ways = {
+        ways: dict[str, tuple[Callable[[], object], int]] = {
             "keep_top": (partial(keep_top, scores, k, full), a.scores),
             "torch.topk": (partial(torch.topk, scores, k, sorted=False), 0),
             "torch.kthvalue": (partial(torch.kthvalue, scores, a.scores - k + 1), 0),

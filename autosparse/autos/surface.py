@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # a network makes surfaces; a surface lives without it
 TABLE, SURFACE_CARD = "surface.safetensors", "surface.json"
 _CHUNKS = (1 << 17, 1 << 21)  # parameters looked up together, on CPU and GPU: bounds the memory of plain PyTorch
 _MANY = 0.01  # share of parameters outside the table that is worth a warning
+_ROUNDING = 1e-6  # by which compiled and plain lookups may differ
 log = logging.getLogger(__name__)
 
 
@@ -132,7 +133,7 @@ class Surface:
         size = _CHUNKS[theta.is_cuda]
         pieces = zip(scores.split(size), mask.kept.split(size), strict=True)
         threshold = min(float(piece.where(kept, torch.inf).min()) for piece, kept in pieces)
-        doubt = 2 * self.error["max"]
+        doubt = 2 * self.error["max"] + _ROUNDING
         chosen = []
         for span, _, outside in self._pieces(theta, grad, scale):
             near = ((scores[span] - threshold).abs() <= doubt) | outside
