@@ -60,12 +60,17 @@ def _cell(position: Tensor, cells: int) -> tuple[Tensor, Tensor]:
     return cell, position - cell
 
 
-def make_lookup(device: torch.device, size: int) -> Lookup:
-    """`lookup` for so many parameters: compiled on a CPU where they are many and there is a compiler for C++.
+def make_lookup(device: torch.device, size: int) -> tuple[Lookup, int]:
+    """`lookup` for so many parameters, and how many of them to give it at a time.
 
-    On a GPU plain PyTorch is fast enough that compiling never pays.
+    Compiled on a CPU where they are many and there is a compiler for C++; on a GPU plain PyTorch is fast enough that
+    compiling never pays. The number bounds the memory, of which a compiled lookup needs little beside its result.
     """
-    return _compiled() if device.type == "cpu" and size >= _WORTH_COMPILING and has_compiler() else lookup
+    if device.type != "cpu":
+        return lookup, 1 << 21
+    if size < _WORTH_COMPILING or not has_compiler():
+        return lookup, 1 << 17
+    return _compiled(), 1 << 22
 
 
 def has_compiler() -> bool:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # a network makes surfaces; a surface lives without it
     from autosparse.autos.network import AutoS
 
 TABLE, SURFACE_CARD = "surface.safetensors", "surface.json"
-_CHUNKS = (1 << 17, 1 << 21)  # parameters looked up together, on CPU and GPU: bounds the memory of plain PyTorch
 _MANY = 0.01  # share of parameters outside the table that is worth a warning
 _ROUNDING = 1e-6  # by which compiled and plain lookups may differ
 log = logging.getLogger(__name__)
@@ -130,8 +129,7 @@ class Surface:
         mask = keep_top(scores, k, alive)
         if refine is None or k in (0, alive.count):
             return mask
-        size = _CHUNKS[theta.is_cuda]
-        pieces = zip(scores.split(size), mask.kept.split(size), strict=True)
+        pieces = zip(scores.split(1 << 22), mask.kept.split(1 << 22), strict=True)
         threshold = min(float(piece.where(kept, torch.inf).min()) for piece, kept in pieces)
         doubt = 2 * self.error["max"] + _ROUNDING
         chosen = []
@@ -161,7 +159,7 @@ class Surface:
     def _pieces(self, theta: Tensor, grad: Tensor, scale: Scale) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Scores and whether they are clamped, some parameters at a time."""
         axes, table = self._axes(theta.device, scale), self.table.to(theta.device)
-        find, size = make_lookup(theta.device, len(theta)), _CHUNKS[theta.is_cuda]
+        find, size = make_lookup(theta.device, len(theta))
         for start in range(0, len(theta), size):
             span = slice(start, start + size)
             yield span, *find(self.features.pick(theta[span], grad[span]), axes, table)

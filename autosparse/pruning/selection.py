@@ -5,6 +5,7 @@ in the one bin that it falls in; a third compares. Nothing is sorted and nothing
 and mask is a small constant, on one device, on ranks that hold a slice each, and over scores larger than memory.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,18 @@ _BINS = 1 << 16
 _INFINITE, _MINUS_INFINITE = 0xFF80, 0x007F  # the bins of the infinities; NaNs lie in them and beyond
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for many small operations: a second gains little, and where others compute they wait for it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def keep_top(scores: Tensor, k: int, alive: Mask) -> Mask:
     """Keep the `k` highest scores among the parameters of `alive`.
 
@@ -129,6 +142,7 @@ def _value(top: int, bottom: int) -> float:
     return float(torch.tensor(key ^ ((key >> 31) & 0x7FFFFFFF), dtype=torch.int32).view(torch.float32))
 
 
+@_one_thread()
 def _histogram(parts: Iterable[Part], top: int | None) -> tuple[Tensor, int]:
     """How many scores that are alive have which upper half of their key, or which lower half if the upper is `top`.
 
@@ -142,13 +156,17 @@ def _histogram(parts: Iterable[Part], top: int | None) -> tuple[Tensor, int]:
             # much faster than taking those alive out; what is counted too much is taken off below
             scores = scores.where(alive, -torch.inf)
             dead += len(alive) - int(alive.count_nonzero())
-        keys = _keys(scores)
-        upper = (keys >> 16) + _BINS // 2
-        half = upper if top is None else keys[(upper == top).nonzero().squeeze(1)] & 0xFFFF
-        counts = counts.to(scores.device).add_(torch.bincount(half, minlength=_BINS))
+        counts = counts.to(scores.device).add_(_counted(scores, top))
     if top in (None, _MINUS_INFINITE):
         counts[_MINUS_INFINITE if top is None else 0xFFFF] -= dead
     return counts, size
+
+
+def _counted(scores: Tensor, top: int | None) -> Tensor:
+    keys = _keys(scores)
+    upper = (keys >> 16) + _BINS // 2
+    half = upper if top is None else keys[(upper == top).nonzero().squeeze(1)] & 0xFFFF
+    return torch.bincount(half, minlength=_BINS)
 
 
 def _bin_of(histogram: Tensor, k: int) -> tuple[int, int]:

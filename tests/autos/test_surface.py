@@ -185,7 +185,7 @@ def test_compiled_or_not_the_scores_agree(inputs: str, monkeypatch: pytest.Monke
     expected = keep_top(autos.score(theta, grad), 3000, full)
     assert torch.equal(surface.keep_top(theta, grad, 3000, full, refine=autos).kept, expected.kept)
     monkeypatch.setenv("CXX", "no such compiler")
-    assert lookup.make_lookup(theta.device, 1 << 30) is lookup.lookup
+    assert lookup.make_lookup(theta.device, 1 << 30)[0] is lookup.lookup
 
 
 def test_a_fit_leaves_a_surface_and_prunes_as_its_network_does(
