@@ -84,6 +84,20 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def extra_memory(action: Callable[[], object], output: int = 0) -> float:
+    """Peak resident memory of an action beyond what was resident before and its output of so many bytes, MiB."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _status("VmRSS")
+    action()
+    return (_status("VmHWM") - before) / 1024 - output / 2**20
+
+
+def _status(name: str) -> int:
+    """A line of this process's status, kB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
 @contextlib.contextmanager
 def scratch(folder: Path | None) -> Iterator[Path]:
     """A folder of one's own in a given one, or where temporary files go; deleted at the end."""

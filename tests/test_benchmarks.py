@@ -41,6 +41,12 @@ from tests.conftest import ROOT
             ["| --memory 512MB | 96 | 1 |", "| full shuffle |"],
         ),
         (
+            "score",
+            "--parameters 100000 --resolution 64 --sample 1000 --resnet-sample 2 --repeats 1 --folder FOLDER",
+            ["| 99.5% | 164 |", "| mlp, one loop | 1,000 |", "- all of them, refined: met"],
+        ),
+        ("select", "--scores 100000 --repeats 1", ["| 50% | torch.kthvalue |", "- at 1%, 3 times faster"]),
+        (
             "scale",
             "--sizes 1e5 --batch-size 1024 --enough 0 --fit --fit-steps 2 --folder FOLDER",
             ["| 100,000 |", "| peak memory of the process |", "- fit and validation within 2 GiB"],

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from autosparse.autos.features import Features, Scale
 from autosparse.autos.labels import LABELS, label_table
 from autosparse.autos.network import BACKBONES, AutoS, make_network
+from autosparse.autos.surface import Surface
 from autosparse.errors import UserError, unknown
 from autosparse.seeds import streams
 from autosparse.sizes import parse_size
@@ -25,6 +26,7 @@ from autosparse.training import Checkpoint
 
 SPARSITIES = (0.90, 0.95, 0.98, 0.99)
 _VALIDATION_SAMPLES = 1 << 20  # held-out triples looked at in each run, at most
+_SURFACE_SAMPLES = 1 << 17  # held-out triples of all runs that a surface is made and measured by
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,23 @@ def validate(autos: AutoS, store: TripleStore, seed: int = 0, part: Part = "held
         "overlap": {str(s): overlap(scores, label, 1 - s) for s in SPARSITIES},
         "overlap_by_chance": {str(s): 1 - s for s in SPARSITIES},
     }
+
+
+def tabulate_held_out(autos: AutoS, stores: Sequence[TripleStore], seed: int = 0) -> Surface:
+    """The surface of a fit, made and measured by triples that were not fitted to.
+
+    Args:
+        autos: the criterion.
+        stores: the runs that it was fitted to.
+        seed: of the split, the fit's own.
+    """
+    device = next(autos.network.parameters()).device
+    samples = [sample(store, _SURFACE_SAMPLES // len(stores), seed, "held-out") for store in stores]
+    theta, grad = (torch.cat([getattr(each, name) for each in samples]).to(device) for name in ("theta", "grad"))
+    sizes = torch.tensor([len(each) for each in samples])
+    rms = torch.tensor([[scale.theta, scale.grad] for scale in map(Scale.of_store, stores)])
+    theta_rms, grad_rms = rms.repeat_interleave(sizes, dim=0).to(device).unbind(1)
+    return autos.surface(theta, grad, (theta_rms, grad_rms))
 
 
 def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from autosparse.autos.features import Features, Scale
 from autosparse.autos.labels import label_table
+from autosparse.autos.surface import Surface
+from autosparse.autos.tabulate import tabulate
 from autosparse.errors import UserError, unknown
 from autosparse.files import read_json, replacing, write_json
 
@@ -130,6 +132,38 @@ class AutoS:
             scores[span] = network(self.features.encode(theta[span], grad[span], scale))
         return scores
 
+    def surface(
+        self,
+        theta: Tensor,
+        grad: Tensor,
+        scale: Scale | tuple[Tensor, Tensor] | None = None,
+        *,
+        resolution: int = 512,
+        tolerance: float = 1e-3,
+    ) -> Surface:
+        """Tabulate the network, so that a score costs a lookup.
+
+        Args:
+            theta, grad: a sample of parameters such as will be scored, float32 (S,), in no particular order: every
+                other one says where the table needs its nodes, the rest measure its error.
+            scale: see `Features.encode`; that of the sample itself, if it is not given.
+            resolution: nodes an axis, at most.
+            tolerance: fewer nodes will do if the error is nowhere above this.
+
+        Raises:
+            UserError: a sample of fewer than two, a resolution below 2, a tolerance below 0; see `Scale.of`.
+        """
+        return tabulate(self, theta, grad, scale or Scale.of(theta, grad), resolution, tolerance)
+
+    @property
+    def digest(self) -> str:
+        """Of what is scored by, in hex: weights and buffers, by name."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def save(self, folder: str | Path) -> None:
         """Write `autos.safetensors` and then `autos.json` into a folder; each is there whole or not at all."""
         folder = Path(folder)
@@ -154,6 +188,11 @@ class AutoS:
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
+    @staticmethod
+    def is_in(folder: str | Path) -> bool:
+        """Whether a folder holds a network."""
+        return all((Path(folder) / name).is_file() for name in (CARD, WEIGHTS))
+
     @classmethod
     def load(cls, folder: str | Path) -> "AutoS":
         """Read a criterion that `save` wrote.
@@ -162,7 +201,7 @@ class AutoS:
             UserError: it is missing or damaged.
         """
         folder = Path(folder)
-        if not (folder / CARD).is_file() or not (folder / WEIGHTS).is_file():
+        if not cls.is_in(folder):
             raise UserError(f"no saved AutoS in {folder}; fit one with: python launch/autos.py --runs RUN...")
         try:
             saved = read_json(folder / CARD)

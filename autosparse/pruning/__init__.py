@@ -3,7 +3,7 @@
 from autosparse.pruning.layout import Layer, Layout
 from autosparse.pruning.mask import Mask
 from autosparse.pruning.schedule import Constant, Geometric, Linear, Schedule, make_schedule
-from autosparse.pruning.selection import keep_top, keep_top_each
+from autosparse.pruning.selection import keep_top, keep_top_each, keep_top_of_parts
 
 __all__ = [
     "Constant",
@@ -15,5 +15,6 @@ __all__ = [
     "Schedule",
     "keep_top",
     "keep_top_each",
+    "keep_top_of_parts",
     "make_schedule",
 ]

@@ -48,7 +48,7 @@ class Mask:
     @property
     def count(self) -> int:
         """Number of parameters kept."""
-        return int(self.kept.sum())
+        return int(self.kept.count_nonzero())
 
     @property
     def density(self) -> float:

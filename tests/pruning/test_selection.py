@@ -1,10 +1,17 @@
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from autosparse.errors import UserError
-from autosparse.pruning import Layer, Layout, Mask, keep_top, selection
+from autosparse.pruning import Layer, Layout, Mask, keep_top, keep_top_of_parts, selection
+from autosparse.pruning.selection import Part
 
 
 def full(size: int) -> Mask:
@@ -22,27 +29,50 @@ def reference(scores: Tensor, k: int, alive: Tensor) -> Tensor:
     return kept
 
 
-@pytest.mark.parametrize("chunk", [7, 1 << 22])
-@pytest.mark.parametrize("kind", ["normal", "ties", "signed zeros", "infinite", "tiny", "equal"])
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "normal": lambda scores: scores,
+    "ties": lambda scores: scores.round(),
+    "signed zeros": lambda scores: torch.where(scores < 0, -0.0, 0.0),
+    "infinite": lambda scores: (1 / scores.round(decimals=1)).clamp(-9, 9) / (scores.abs() > 0.5),
+    "tiny": lambda scores: scores * 1e-42,  # denormal
+    "equal": torch.ones_like,
+    "lowest": lambda scores: torch.full_like(scores, -torch.inf),  # what a dead score is taken for
+}
+
+
+def draw(kind: str, size: int, seed: int = 1) -> tuple[Tensor, Mask]:
+    """Scores of a kind, and a mask with 6 of 10 alive."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = KINDS[kind](torch.randn(size, generator=generator)).nan_to_num(0.0, torch.inf, -torch.inf)
+    return scores, Mask(full(size).layout, torch.rand(size, generator=generator) < 0.6)
+
+
+@pytest.mark.parametrize("chunk", [70, 1 << 18])
+@pytest.mark.parametrize("kind", KINDS)
 def test_against_a_stable_sort(kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "_CHUNK", chunk)
-    generator = torch.Generator().manual_seed(1)
-    scores = torch.randn(500, generator=generator)
-    if kind == "ties":
-        scores = scores.round()
-    elif kind == "signed zeros":
-        scores = torch.where(scores < 0, -0.0, 0.0)
-    elif kind == "infinite":
-        scores[::5], scores[::7] = torch.inf, -torch.inf
-    elif kind == "tiny":
-        scores = scores * 1e-42  # denormal
-    elif kind == "equal":
-        scores = torch.ones(500)
-    alive = Mask(full(500).layout, torch.rand(500, generator=generator) < 0.6)
-    for k in (0, 1, 2, 50, alive.count - 1, alive.count):
-        mask = keep_top(scores, k, alive)
-        assert mask.count == k
-        assert torch.equal(mask.kept, reference(scores, k, alive.kept))
+    monkeypatch.setattr(selection, "_CHUNKS", (chunk, chunk))
+    scores, some = draw(kind, 500)
+    for alive in (some, full(500)):
+        for k in (0, 1, 2, 50, alive.count - 1, alive.count):
+            mask = keep_top(scores, k, alive)
+            assert mask.count == k
+            assert torch.equal(mask.kept, reference(scores, k, alive.kept))
+
+
+floats = st.floats(width=32, allow_nan=False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), scores=st.lists(floats | st.sampled_from([0.0, -0.0, 1.0]), min_size=2, max_size=40))
+def test_any_floats_in_any_parts(data: st.DataObject, scores: list[float]) -> None:
+    values, size = torch.tensor(scores), len(scores)
+    alive = Mask(full(size).layout, torch.tensor(data.draw(st.lists(st.booleans(), min_size=size, max_size=size))))
+    k = data.draw(st.integers(0, alive.count))
+    expected = reference(values, k, alive.kept)
+    assert torch.equal(keep_top(values, k, alive).kept, expected)
+    cut = data.draw(st.integers(0, size))
+    parts: list[Part] = [(values[:cut], alive.kept[:cut]), (values[cut:], alive.kept[cut:])]
+    assert torch.equal(torch.cat(list(keep_top_of_parts(parts, k, alive.layout))), expected)
 
 
 def test_masks_of_one_score_are_nested() -> None:
@@ -54,13 +84,71 @@ def test_masks_of_one_score_are_nested() -> None:
         mask = smaller
 
 
+class Files:
+    """Scores in files, of which one is in memory at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted(folder.glob("*.npy"))
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        for path in self.paths:
+            yield torch.from_numpy(np.load(path)), None
+
+
+def test_scores_in_files(tmp_path: Path) -> None:
+    scores, _ = draw("ties", 1000)
+    for number, part in enumerate(scores.split(130)):
+        np.save(tmp_path / f"{number}.npy", part.numpy())
+    for k in (0, 10, 600, 1000):
+        masks = list(keep_top_of_parts(Files(tmp_path), k, full(1000).layout))
+        assert [len(mask) for mask in masks] == [len(part) for part in scores.split(130)]
+        assert torch.equal(torch.cat(masks), keep_top(scores, k, full(1000)).kept)
+
+
+def slices(rank: int, world: int, folder: Path) -> None:
+    """What one rank of a world does: keep the top of all kinds of scores, of which it holds an uneven slice."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+    bounds = [0, 90, 90, 1000]  # the second holds nothing
+    own = slice(bounds[rank], bounds[rank + 1])
+    found = {}
+    for kind in KINDS:
+        scores, alive = draw(kind, 1000)
+        for k in (0, 1, 77, alive.count - 1, alive.count):
+            masks = keep_top_of_parts([(scores[own], alive.kept[own])], k, alive.layout, ranks=True)
+            found[kind, k] = torch.cat([torch.zeros(0, dtype=torch.bool), *masks])
+    scores = torch.ones(1000)
+    scores[[5, 700]] = torch.nan
+    try:
+        keep_top_of_parts([(scores[own], None)], 1, full(1000).layout, ranks=True)
+    except UserError as error:
+        found["nan", 1] = str(error)
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_that_hold_a_slice_each(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=slices, args=(rank, 3, tmp_path)) for rank in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
+    assert all(each.pop(("nan", 1)) == "2 scores are NaN, the first in layer a.weight" for each in found)
+    for kind, k in found[0]:
+        scores, alive = draw(kind, 1000)
+        assert torch.equal(torch.cat([each[kind, k] for each in found]), keep_top(scores, k, alive).kept), (kind, k)
+
+
 def test_nan_is_refused_where_alive_and_names_the_layer() -> None:
-    scores, alive = torch.ones(10), full(10)
-    scores[7] = torch.nan
-    with pytest.raises(UserError, match=r"1 scores are NaN, the first in layer b\.weight"):
-        keep_top(scores, 3, alive)
-    alive.kept[7] = False
-    assert keep_top(scores, 3, alive).kept.nonzero().squeeze(1).tolist() == [0, 1, 2]
+    bits = torch.tensor([0x7FC00000, 0x7F800001, -1, -0x007FFFFF], dtype=torch.int32)  # the least NaNs of both signs
+    for nan in bits.view(torch.float32):
+        scores, alive = torch.ones(10), full(10)
+        scores[7] = nan
+        with pytest.raises(UserError, match=r"1 scores are NaN, the first in layer b\.weight"):
+            keep_top(scores, 3, alive)
+        alive.kept[7] = False
+        assert keep_top(scores, 3, alive).kept.nonzero().squeeze(1).tolist() == [0, 1, 2]
 
 
 def test_what_cannot_be_kept_is_refused() -> None:
@@ -68,3 +156,5 @@ def test_what_cannot_be_kept_is_refused() -> None:
         keep_top(torch.ones(10), 11, full(10))
     with pytest.raises(ValueError, match="must be float32"):
         keep_top(torch.ones(10, dtype=torch.float64), 1, full(10))
+    with pytest.raises(ValueError, match="the scores are 9, the parameters 10"):
+        keep_top_of_parts([(torch.ones(9), None)], 1, full(10).layout)

@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from autosparse.autos import FitConfig, fit, validate
+from autosparse.autos import FitConfig, fit, tabulate_held_out, validate
 from autosparse.autos.fit import make_batches, number_of_steps
 from autosparse.autos.network import CARD, WEIGHTS, gradient_mode
 from autosparse.cluster import Job, record
@@ -108,6 +108,9 @@ class FitRun(Job):
         for of in metrics:
             log.info("held out of %s: MSE %.5f of %.5f, Spearman %.3f", *(of[k] for k in _SHOWN))
         if accelerator.is_main_process:
+            surface = tabulate_held_out(autos, stores, self.how.seed)
+            log.info("surface: %s nodes, off by %.1e at most", tuple(surface.table.shape), surface.error["max"])
+            surface.save(self.folder)  # before the network, which says that the run is complete
             autos.save(self.folder)
         accelerator.wait_for_everyone()
         checkpoint.remove()

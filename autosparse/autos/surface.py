@@ -1,0 +1,229 @@
+"""An AutoS network tabulated over its inputs: a score costs a lookup instead of a pass through the network."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from autosparse.autos.features import Features, Scale
+from autosparse.autos.lookup import make_lookup
+from autosparse.errors import UserError
+from autosparse.files import read_json, replacing, write_json
+from autosparse.pruning import Mask, keep_top
+
+if TYPE_CHECKING:  # a network makes surfaces; a surface lives without it
+    from autosparse.autos.network import AutoS
+
+TABLE, SURFACE_CARD = "surface.safetensors", "surface.json"
+_MANY = 0.01  # share of parameters outside the table that is worth a warning
+_ROUNDING = 1e-6  # by which compiled and plain lookups may differ
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One input of the network, and how the nodes of the table lie along it.
+
+    Attributes:
+        gain: the coordinate of a value is asinh(gain * value), the value being divided by the root mean square over
+            its network if the features are `scaled`.
+        low, high: the coordinates tabulated.
+        warp: float32, rises from 0 to 1: the place among the nodes, first to last, of evenly spaced coordinates.
+    """
+
+    gain: float
+    low: float
+    high: float
+    warp: Tensor
+
+    def nodes(self, resolution: int) -> Tensor:
+        """Coordinates of the nodes, float64 (resolution,)."""
+        even = np.linspace(self.low, self.high, len(self.warp))
+        places = np.linspace(0.0, 1.0, resolution)
+        return torch.from_numpy(np.interp(places, self.warp.double().numpy(), even))
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A network's output at the nodes of a grid, linear in between and constant outside.
+
+    Attributes:
+        features: the input transform of the network.
+        axes: one for each input.
+        table: float32, (resolution,) an axis.
+        network: digest of the network that was tabulated.
+        error: `max`, `mean` and `p999` (the 99.9th percentile) of the absolute difference from the network over a
+            sample that the grid was not made by, where it is not clamped; `samples`, and `clamped`, a share of them.
+        batch_norm: mode of batch normalization in the gradients, as `AutoS.batch_norm`.
+    """
+
+    features: Features
+    axes: tuple[Axis, ...]
+    table: Tensor
+    network: str
+    error: dict[str, float] = field(default_factory=dict)
+    batch_norm: str = "batch"
+
+    @torch.no_grad()
+    def score(self, theta: Tensor, grad: Tensor, scale: Scale | None = None) -> Tensor:
+        """Predicted survival of parameters, float32 (P,), on their device. Memory beside them stays below 256 MiB.
+
+        Logs the share of the parameters that lie outside what was tabulated, as a warning above 1%.
+
+        Args:
+            theta, grad: initial weights and gradients of the mean loss, float32 (P,).
+            scale: of the network that they are part of; theirs, if they are the whole of it.
+
+        Raises:
+            UserError: weights or gradients are not finite or all zero, or not two float32 vectors of one length.
+        """
+        _check(theta, grad)
+        scores = torch.empty_like(theta)
+        clamped = torch.zeros((), dtype=torch.int64, device=theta.device)
+        for span, found, outside in self._pieces(theta, grad, scale or Scale.of(theta, grad)):
+            scores[span] = found
+            clamped += outside.count_nonzero()
+        share = int(clamped) / len(theta)
+        log.log(
+            logging.WARNING if share > _MANY else logging.DEBUG,
+            "%.2f%% of the parameters lie outside what the surface was tabulated on and are scored as its edge",
+            100 * share,
+        )
+        return scores
+
+    @torch.no_grad()
+    def keep_top(
+        self,
+        theta: Tensor,
+        grad: Tensor,
+        k: int,
+        alive: Mask,
+        *,
+        refine: "AutoS | None" = None,
+        scale: Scale | None = None,
+    ) -> Mask:
+        """The mask of the k parameters that score highest; with `refine`, the network's own.
+
+        Args:
+            theta, grad, scale: see `score`.
+            k, alive: see `autosparse.pruning.keep_top`.
+            refine: the network that was tabulated.
+
+        Raises:
+            UserError: see `score` and `keep_top`; `refine` is another network.
+        """
+        if refine is None:
+            return keep_top(self.score(theta, grad, scale), k, alive)
+        return keep_top(self.refined(theta, grad, k, alive, refine, scale), k, alive)
+
+    @torch.no_grad()
+    def refined(
+        self, theta: Tensor, grad: Tensor, k: int, alive: Mask, autos: "AutoS", scale: Scale | None = None
+    ) -> Tensor:
+        """Scores float32 (P,) of which the k highest alive are those of the network.
+
+        It scores the parameters near the threshold itself. Where the surface errs by e at most, the network's threshold
+        lies within e of the surface's, so only what is within 2e of that is in doubt, and what is clamped, where
+        nothing bounds the error.
+
+        Args, raises: see `keep_top`.
+        """
+        self.check(autos)
+        _check(theta, grad)
+        scale = scale or Scale.of(theta, grad)
+        scores = self.score(theta, grad, scale)
+        if k in (0, alive.count):
+            return scores
+        mask = keep_top(scores, k, alive)
+        pieces = zip(scores.split(1 << 22), mask.kept.split(1 << 22), strict=True)
+        threshold = min(float(piece.where(kept, torch.inf).min()) for piece, kept in pieces)
+        doubt = 2 * self.error["max"] + _ROUNDING
+        chosen = []
+        for span, _, outside in self._pieces(theta, grad, scale):
+            near = ((scores[span] - threshold).abs() <= doubt) | outside
+            chosen.append((near & alive.kept[span]).nonzero().squeeze(1) + span.start)
+        index = torch.cat(chosen)
+        log.debug("%.2f%% of the parameters scored by the network itself", 100 * len(index) / len(theta))
+        scores[index] = autos.score(theta[index], grad[index], scale)
+        return scores
+
+    def check(self, autos: "AutoS") -> None:
+        """Refuse another network than the one tabulated.
+
+        Raises:
+            UserError: it is another.
+        """
+        if autos.digest != self.network or autos.features != self.features:
+            raise UserError("the surface is that of another network; tabulate this one anew with autos.surface")
+
+    def read(self, theta: Tensor, grad: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+        """Scores float32 (P,) as `score` gives them, and bool (P,), whether they are clamped."""
+        pieces = [piece for _, *piece in self._pieces(theta, grad, scale)]
+        scores, outside = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        return scores, outside
+
+    def _pieces(self, theta: Tensor, grad: Tensor, scale: Scale) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Scores and whether they are clamped, some parameters at a time."""
+        axes, table = self._axes(theta.device, scale), self.table.to(theta.device)
+        find, size = make_lookup(theta.device, len(theta))
+        for start in range(0, len(theta), size):
+            span = slice(start, start + size)
+            yield span, *find(self.features.pick(theta[span], grad[span]), axes, table)
+
+    def _axes(self, device: torch.device, scale: Scale) -> list[tuple[Tensor, Tensor]]:
+        """The axes as `lookup` takes them, for parameters of a network of this scale."""
+        found = []
+        for axis, rms in zip(self.axes, self.features.pick(scale.theta, scale.grad), strict=True):
+            gain = axis.gain / rms if self.features.transform == "scaled" else axis.gain
+            constants = torch.tensor([gain, axis.low, (len(axis.warp) - 1) / (axis.high - axis.low)])
+            found.append((constants.to(device), axis.warp.to(device)))
+        return found
+
+    def save(self, folder: str | Path) -> None:
+        """Write `surface.safetensors` and then `surface.json` into a folder; each is there whole or not at all."""
+        folder = Path(folder)
+        tensors = {"table": self.table, **{f"warp.{number}": axis.warp for number, axis in enumerate(self.axes)}}
+        with replacing(folder / TABLE) as temporary:
+            save_file(tensors, temporary)
+        axes = [{"gain": axis.gain, "low": axis.low, "high": axis.high} for axis in self.axes]
+        card = {"features": asdict(self.features), "axes": axes, "network": self.network, "error": self.error}
+        card["batch_norm"] = self.batch_norm
+        write_json(folder / SURFACE_CARD, card)
+
+    @staticmethod
+    def is_in(folder: str | Path) -> bool:
+        """Whether a folder holds a surface."""
+        return (Path(folder) / SURFACE_CARD).is_file()
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Surface":
+        """Read a surface that `save` wrote; the network is not needed.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        folder = Path(folder)
+        if not cls.is_in(folder):
+            raise UserError(f"no saved surface in {folder}; fit an AutoS with: python launch/autos.py --runs RUN...")
+        try:
+            card, tensors = read_json(folder / SURFACE_CARD), load_file(folder / TABLE)
+            features = Features(**card["features"])
+            axes = tuple(Axis(**axis, warp=tensors[f"warp.{number}"]) for number, axis in enumerate(card["axes"]))
+            if len(axes) != features.width or tensors["table"].dim() != features.width:
+                raise ValueError(f"{len(axes)} axes for {features.width} inputs")
+            return cls(features, axes, tensors["table"], card["network"], card["error"], card["batch_norm"])
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise UserError(f"the surface in {folder} is damaged ({error}); fit the AutoS again") from error
+
+
+def _check(theta: Tensor, grad: Tensor) -> None:
+    if theta.dtype != torch.float32 or grad.dtype != torch.float32 or theta.shape != grad.shape or theta.dim() != 1:
+        given = " and ".join(f"{values.dtype} {tuple(values.shape)}" for values in (theta, grad))
+        raise UserError(f"a surface reads weights and gradients, float32 vectors of one length; got {given}")
