@@ -9,9 +9,11 @@ from collections.abc import Callable
 from functools import partial
 
 from autosparse.autos.features import Features
-from autosparse.study.experiment import Accuracies, Agreement, Method, Part, Predictions, Scores
+from autosparse.study.accuracies import Accuracies
+from autosparse.study.experiment import Method, Part
 from autosparse.study.runs import IRPRun
 from autosparse.study.scale import Scale
+from autosparse.study.views import Agreement, Predictions, Scores
 
 _CIFAR = "resnet18/cifar10"  # what most of the paper's tables are about
 _NINETIES = (0.7, 0.9, 0.95, 0.99)
