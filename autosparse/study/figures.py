@@ -131,9 +131,10 @@ def learned_map(autos: AutoS, reach: float = 4.0, resolution: int = 241) -> Figu
 def layer_densities(pruned: pd.DataFrame, title: str) -> Figure:
     """Density by layer of each criterion, one panel a sparsity, mean over seeds."""
     sparsities = sorted(pruned["sparsity"].unique())
-    rows = -(-len(sparsities) // 2)
-    figure = Figure(figsize=(10, 3.6 * rows), layout="constrained")
-    panels = list(figure.subplots(rows, 2, sharey=True, squeeze=False).flat)
+    columns = min(2, len(sparsities))
+    rows = -(-len(sparsities) // columns)
+    figure = Figure(figsize=(5 * columns, 3.6 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for unused in panels[len(sparsities) :]:
         unused.set_visible(False)
     for axes, sparsity in zip(panels, sparsities, strict=False):

@@ -48,7 +48,7 @@ def figure3(scale: Scale) -> list[Part]:
     panels = scale.distinct("lenet/mnist", _CIFAR, "vgg16/cifar10", "vgg19/cifar100")
     return [
         Accuracies(
-            f"Figure 3: {pair.replace('/', ' on ')}",
+            f"Figure 3: {scale.settings[pair].name.replace('_', ' on ')}",
             f"figure3_{pair.replace('/', '_')}",
             scale.output,
             scale.settings[pair],
@@ -99,7 +99,7 @@ def figure6(scale: Scale) -> list[Part]:
         ]
         parts.append(
             Accuracies(
-                f"Figure 6: {pair.replace('/', ' on ')}",
+                f"Figure 6: {scale.settings[pair].name.replace('_', ' on ')}",
                 f"figure6_{pair.replace('/', '_')}",
                 scale.output,
                 scale.settings[pair],
