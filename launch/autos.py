@@ -40,8 +40,8 @@ class Arguments:
     """Of the initial weights, the order and the held-out tenth; several make a grid."""
     label: str = "share"
     """share: of the iterations survived; min-max: over those of the run; log-density: at death, the same at any N."""
-    nodes: int = 512
-    """Of the table that prunes in place of the network, an axis, at most: the network is asked at each."""
+    resolution: int = 512
+    """Nodes an axis, at most, of the table that prunes in place of the network; the network is asked at each."""
     weights: tuple[float, ...] = ()
     """How often each run comes in an epoch, one number a run; once each if not given."""
     memory: str = "512MB"
@@ -75,7 +75,7 @@ def plan(a: Arguments) -> list[FitRun]:
                 a.memory,
                 a.weights,
                 a.label,
-                a.nodes,
+                a.resolution,
             ),
             a.leave_one_out,
             a.name,

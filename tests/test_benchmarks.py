@@ -19,7 +19,6 @@ from tests.conftest import ROOT
             [
                 "| one forward and backward pass | |",
                 "| iterative-snip | 2 |",
-                "| npb | |",
                 "grasp on lenet-300-100 within 6",
             ],
         ),

@@ -42,7 +42,7 @@ class FitConfig:
         seed: of the initial weights, the order and the held-out tenth.
         memory, weights: see `TripleBatches`; no weights for each run once.
         label: of survival, see `labels.label_table`.
-        nodes: of the surface, an axis, at most.
+        resolution: of the surface, nodes an axis, at most.
     """
 
     backbone: str = "mlp"
@@ -55,15 +55,15 @@ class FitConfig:
     memory: str = "512MB"
     weights: tuple[float, ...] = ()
     label: str = "share"
-    nodes: int = 512
+    resolution: int = 512
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
             raise unknown("backbone", self.backbone, BACKBONES)
         if self.label not in LABELS:
             raise unknown("label", self.label, LABELS)
-        if self.nodes < 2:
-            raise UserError(f"--nodes must be at least 2, got {self.nodes}")
+        if self.resolution < 2:
+            raise UserError(f"--resolution must be at least 2, got {self.resolution}")
         if self.epochs < 1:
             raise UserError(f"--epochs must be at least 1, got {self.epochs}")
         if self.max_steps < 0:
@@ -229,14 +229,14 @@ def validate(autos: AutoS, store: TripleStore, seed: int = 0, part: Part = "held
     }
 
 
-def tabulate_held_out(autos: AutoS, stores: Sequence[TripleStore], seed: int = 0, nodes: int = 512) -> Surface:
+def tabulate_held_out(autos: AutoS, stores: Sequence[TripleStore], seed: int = 0, resolution: int = 512) -> Surface:
     """The surface of a fit, made and measured by triples that were not fitted to.
 
     Args:
         autos: the criterion.
         stores: the runs that it was fitted to.
         seed: of the split, the fit's own.
-        nodes: an axis, at most.
+        resolution: nodes an axis, at most.
     """
     device = next(autos.network.parameters()).device
     samples = [sample(store, _SURFACE_SAMPLES // len(stores), seed, "held-out") for store in stores]
@@ -244,7 +244,7 @@ def tabulate_held_out(autos: AutoS, stores: Sequence[TripleStore], seed: int = 0
     sizes = torch.tensor([len(each) for each in samples])
     rms = torch.tensor([[scale.theta, scale.grad] for scale in map(Scale.of_store, stores)])
     theta_rms, grad_rms = rms.repeat_interleave(sizes, dim=0).to(device).unbind(1)
-    return autos.surface(theta, grad, (theta_rms, grad_rms), resolution=nodes)
+    return autos.surface(theta, grad, (theta_rms, grad_rms), resolution=resolution)
 
 
 def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:

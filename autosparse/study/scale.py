@@ -116,7 +116,7 @@ SMOKE = Scale(
     settings=dict.fromkeys(PAPERS, _LENET_ON_DIGITS),
     iterations={20: 2, 40: 3, 100: 4},
     backbones={"resnet18": "mlp", "vgg19": "mlp"},
-    fit=FitConfig(epochs=1, max_steps=4, nodes=16),
+    fit=FitConfig(epochs=1, max_steps=4, resolution=16),
     sparsities=1,
     seeds=(100,),
     repetitions=1,

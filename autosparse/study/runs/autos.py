@@ -108,7 +108,7 @@ class FitRun(Job):
         for of in metrics:
             log.info("held out of %s: MSE %.5f of %.5f, Spearman %.3f", *(of[k] for k in _SHOWN))
         if accelerator.is_main_process:
-            surface = tabulate_held_out(autos, stores, self.how.seed, self.how.nodes)
+            surface = tabulate_held_out(autos, stores, self.how.seed, self.how.resolution)
             log.info("surface: %s nodes, off by %.1e at most", tuple(surface.table.shape), surface.error["max"])
             surface.save(self.folder)  # before the network, which says that the run is complete
             autos.save(self.folder)
