@@ -14,12 +14,13 @@ from autosparse.study.experiment import Part, graph
 from autosparse.study.plans import PLANS
 from autosparse.study.results import load, load_irp
 from autosparse.study.runs import FitRun, IRPRun, PruneRun
+from autosparse.study.runs.report import is_newer
 from autosparse.study.scale import SCALES
 
 
 @dataclass(frozen=True)
 class PaperReport(Job):
-    """Tables and figures by name, in `output/report/<names>`; written anew each time it is asked for."""
+    """Tables and figures by name, in `output/report/<names>`."""
 
     output: Path
     names: tuple[str, ...]
@@ -33,14 +34,13 @@ class PaperReport(Job):
         return {"kind": "report", "names": [*self.names], "scale": self.scale}
 
     def is_complete(self) -> bool:
-        return False
+        return is_newer(self.folder, {job.folder for name in self.names for job in self._jobs(name)})
 
     def run(self, accelerator: Accelerator) -> None:
         if accelerator.is_main_process:
             document = Document(f"The paper's tables and figures, {self.scale} scale", self.folder)
             self._stand_ins(document)
-            parts = {name: self.parts(name) for name in self.names}
-            jobs = {job.folder: job for name in self.names for part in parts[name] for job in part.jobs()}
+            jobs = {job.folder: job for name in self.names for job in self._jobs(name)}
             pruned = load(*(folder for folder, job in jobs.items() if isinstance(job, PruneRun)))
             irp = load_irp(*(folder for folder, job in jobs.items() if isinstance(job, IRPRun)))
             document.rows(pd.concat([frame for frame in (pruned, irp) if len(frame)]))
@@ -48,7 +48,7 @@ class PaperReport(Job):
                 about, *_ = (inspect.getdoc(PLANS[name]) or "").split("\n\n")
                 document.heading(about.split(": `")[0])
                 document.code(f"python launch/paper.py {name} --scale {self.scale}")
-                for part in parts[name]:
+                for part in self.parts(name):
                     part.write(document)
             document.write()
         accelerator.wait_for_everyone()
@@ -67,6 +67,9 @@ class PaperReport(Job):
         document.text(
             f"Iterations of pruning: {rounds}; backbone of AutoS: {SCALES[self.scale].backbones['resnet18']}."
         )
+
+    def _jobs(self, name: str) -> list[Job]:
+        return [job for part in self.parts(name) for job in part.jobs()]
 
     def parts(self, name: str) -> list[Part]:
         """What an experiment consists of."""

@@ -1,5 +1,6 @@
 """The report of a graph of runs, as its last job."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,18 @@ from autosparse.cluster import Job
 from autosparse.study import page
 
 
+def is_newer(report: Path, runs: Iterable[Path]) -> bool:
+    """Whether a report is there and was written after each of the runs said that it is complete."""
+    states = [run / "status.json" for run in runs]
+    page = report / "index.html"
+    if not page.is_file() or not all(state.is_file() for state in states):
+        return False
+    return page.stat().st_mtime_ns >= max(state.stat().st_mtime_ns for state in states)
+
+
 @dataclass(frozen=True)
 class ReportRun(Job):
-    """Tables and figures of runs, in `output/report`; written anew each time it is asked for."""
+    """Tables and figures of runs, in `output/report`."""
 
     output: Path
     runs: tuple[Path, ...]
@@ -25,7 +35,7 @@ class ReportRun(Job):
         return {"kind": "report"}
 
     def is_complete(self) -> bool:
-        return False
+        return is_newer(self.folder, self.runs)
 
     def run(self, accelerator: Accelerator) -> None:
         if accelerator.is_main_process:
