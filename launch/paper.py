@@ -10,14 +10,14 @@ from autosparse.cluster import Resources, launch_graph, site_resources
 from autosparse.command import run
 from autosparse.errors import UserError, unknown
 from autosparse.study.demo import demo
-from autosparse.study.paper import cost, stages
+from autosparse.study.paper import check, cost, stages
 from autosparse.study.plans import PLANS
 from autosparse.study.scale import SCALES
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Run an experiment from its first job to its report, below OUTPUT/report. Prints the folders of its runs.
+    """Run an experiment from its first job to its report, OUTPUT/paper/NAME/index.html. Prints the folders of its runs.
 
     On Slurm all its jobs are submitted at once, each array with a dependency on those whose output it needs. What is
     there already is not run again; after a failure, the same command goes on from there. --dry-run says what it costs.
@@ -48,6 +48,7 @@ def main(a: Arguments) -> None:
     if a.resources.dry_run:
         for stage in graph:
             print(cost(stage))
+    check(graph)
     launch_graph(graph, a.resources, output)
 
 

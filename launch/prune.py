@@ -24,7 +24,7 @@ class Arguments:
     """random, random-erk, magnitude, snip, iterative-snip, force, grasp, synflow, npb, or the folder of a fit of
     launch/autos.py, there or made by the jobs of --after; several make a grid."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = (0.9, 0.95, 0.98, 0.99)
-    """Shares of the weights to remove; several make a grid."""
+    """Shares of the weights to remove, 0 for the dense network; several make a grid."""
     sanity: tuple[str, ...] = ("none",)
     """Sanity checks, beside none: shuffled (the mask within its layers), reinitialized (the weights under it), inverted
     (the scores); several make a grid."""

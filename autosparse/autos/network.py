@@ -103,9 +103,14 @@ class AutoS:
     features: Features
     card: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        """What it learned of survival: one of `labels.LABELS`."""
+        return str(self.card.get("fit", {}).get("label", "share"))
+
     def label_table(self, densities: list[float]) -> NDArray[np.float64]:
         """The label that it learned for each survival 0..N of a run, see `labels.label_table`."""
-        return label_table(self.card.get("fit", {}).get("label", "share"), densities)
+        return label_table(self.label, densities)
 
     @property
     def batch_norm(self) -> str:

@@ -131,7 +131,8 @@ class Surface:
 
         It scores the parameters near the threshold itself. Where the surface errs by e at most, the network's threshold
         lies within e of the surface's, so only what is within 2e of that is in doubt, and what is clamped, where
-        nothing bounds the error.
+        nothing bounds the error. e is the error that was measured when the surface was made, or that of the parameters
+        in doubt where it is larger; of those that are not looked at it is taken for granted.
 
         Args, raises: see `keep_top`.
         """
@@ -144,15 +145,29 @@ class Surface:
         mask = keep_top(scores, k, alive)
         pieces = zip(scores.split(1 << 22), mask.kept.split(1 << 22), strict=True)
         threshold = min(float(piece.where(kept, torch.inf).min()) for piece, kept in pieces)
-        doubt = 2 * self.error["max"] + _ROUNDING
-        chosen = []
+        error = self.error["max"]
+        while True:
+            index, inside = self._in_doubt(theta, grad, scale, scores, threshold, 2 * error + _ROUNDING, alive)
+            own = autos.score(theta[index], grad[index], scale)
+            worst = float((own - scores[index])[inside].abs().max()) if inside.any() else 0.0
+            if worst <= error:
+                break
+            error = worst  # these parameters lie where the sample had none: look further
+        log.debug("%.2f%% of the parameters scored by the network itself", 100 * len(index) / len(theta))
+        scores[index] = own
+        return scores
+
+    def _in_doubt(
+        self, theta: Tensor, grad: Tensor, scale: Scale, scores: Tensor, threshold: float, doubt: float, alive: Mask
+    ) -> tuple[Tensor, Tensor]:
+        """Indices of the parameters near the threshold or outside the table, and which of them lie inside."""
+        chosen, inside = list[Tensor](), list[Tensor]()
         for span, _, outside in self._pieces(theta, grad, scale):
             near = ((scores[span] - threshold).abs() <= doubt) | outside
-            chosen.append((near & alive.kept[span]).nonzero().squeeze(1) + span.start)
-        index = torch.cat(chosen)
-        log.debug("%.2f%% of the parameters scored by the network itself", 100 * len(index) / len(theta))
-        scores[index] = autos.score(theta[index], grad[index], scale)
-        return scores
+            found = (near & alive.kept[span]).nonzero().squeeze(1)
+            chosen.append(found + span.start)
+            inside.append(~outside[found])
+        return torch.cat(chosen), torch.cat(inside)
 
     def check(self, autos: "AutoS") -> None:
         """Refuse another network than the one tabulated.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _ONE = Scale(1.0, 1.0)  # of values that have been divided by theirs
 _FIRST = 64  # nodes an axis that the search for the tolerance starts from
 _PIECES = 1024  # of the warp of an axis
-_COARSE = 128  # nodes an axis at which curvature is looked at
+_COARSE = 128  # nodes an axis at which curvature is looked at, at most
 _MARGIN = 0.1  # of the range of the sample, added at both ends: other networks reach further
 _EVEN = 0.5  # share of the nodes that is spread evenly, whatever the sample says
 
@@ -59,7 +59,7 @@ def tabulate(
         return autos.score(first, last, _ONE).cpu().view([nodes] * len(axes))
 
     even = [_even(gain, column) for gain, column in zip(gains, shaping, strict=True)]
-    axes = _warped(even, at(even, _COARSE), shaping)
+    axes = _warped(even, at(even, min(_COARSE, max(resolution, 3))), shaping)
     measuring = theta[1::2], grad[1::2]
     truth = autos.score(*measuring, _ONE)
     nodes = min(_FIRST, resolution)
@@ -87,18 +87,19 @@ def _warped(axes: Sequence[Axis], values: Tensor, sample: Sequence[Tensor]) -> t
 
     Args:
         axes: evenly spaced.
-        values: the network at their nodes, `_COARSE` an axis.
+        values: the network at their nodes, as many on each axis.
         sample: the coordinates of a sample along each.
     """
+    nodes = len(values)
     nearest = torch.zeros(len(sample[0]), dtype=torch.int64)
     for axis, column in zip(axes, sample, strict=True):
-        place = (column - axis.low) / (axis.high - axis.low) * (_COARSE - 1)
-        nearest = nearest * _COARSE + place.round().long().clamp(0, _COARSE - 1)
+        place = (column - axis.low) / (axis.high - axis.low) * (nodes - 1)
+        nearest = nearest * nodes + place.round().long().clamp(0, nodes - 1)
     mass = torch.bincount(nearest, minlength=values.numel()).view(values.shape).double()
     warped = []
     for dim, axis in enumerate(axes):
-        bends = values.double().diff(n=2, dim=dim).abs() * mass.narrow(dim, 1, _COARSE - 2)
-        along = bends.movedim(dim, 0).reshape(_COARSE - 2, -1).sum(1).numpy()
+        bends = values.double().diff(n=2, dim=dim).abs() * mass.narrow(dim, 1, nodes - 2)
+        along = bends.movedim(dim, 0).reshape(nodes - 2, -1).sum(1).numpy()
         warped.append(Axis(axis.gain, axis.low, axis.high, _warp(np.pad(along, 1, mode="edge"))))
     return tuple(warped)
 

@@ -52,17 +52,15 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
         after = f", after {' and '.join(stage.after)}" if stage.after else ""
         say(f"{name}{len(stage.jobs)} runs, {done} complete, {to_run} to run ({resources.cluster}{after})")
     runnable, failures = _without_blocked(stages, todo, failures)
+    jobs = [job for stage in stages for job in stage.jobs]
     if resources.dry_run:
         _show(runnable, resources, root)
-        return
-    if runnable:
-        failures += {"slurm": _slurm, "local": local.run, "inline": _inline}[resources.cluster](
-            runnable, resources, root
-        )
+    elif runnable:
+        run = {"slurm": _slurm, "local": local.run, "inline": _inline}[resources.cluster]
+        failures += run(runnable, resources, root)
     for failed in failures:
         say(f"failed: {failed.job.folder}: {failed.error}")
-    jobs = [job for stage in stages for job in stage.jobs]
-    for job in jobs:
+    for job in jobs if not resources.dry_run else ():
         print(job.folder)
     if failures:
         raise UserError(f"{len(failures)} of {len(jobs)} runs failed; the same command runs them again")
@@ -129,7 +127,10 @@ def _slurm(stages: list[Stage], resources: Resources, root: Path) -> list[Failur
     if queued:
         say(f"{len(queued)} of them in the queue already: {_arrays(job_id for job_id, _ in queued.values())}")
     logs.prune(root, "slurm", queue)
+    stale = _stale(stages, queued, queue)
+    queued = {folder: place for folder, place in queued.items() if folder not in stale}
     queued |= _submit(stages, queued, resources, root)
+    slurm.cancel(list(stale.values()))
     if not resources.wait:
         return []
     try:
@@ -140,7 +141,25 @@ def _slurm(stages: list[Stage], resources: Resources, root: Path) -> list[Failur
         raise
     failed = {stage.name for stage in stages if {job.folder for job in stage.jobs} & {f.job.folder for f in failures}}
     why = {each.job.folder: each for stage in stages for each in blocked(stage, failed)}
-    return [why.get(f.job.folder, f) if not (f.job.folder / "status.json").is_file() else f for f in failures]
+    return [f if _has_run(f.job, queued[f.job.folder][0]) else why.get(f.job.folder, f) for f in failures]
+
+
+def _stale(stages: list[Stage], queued: Placed, queue: dict[str, slurm.State]) -> dict[Path, str]:
+    """The jobs that wait for those of an earlier command alone, while what they need is submitted again now."""
+    stale, anew = dict[Path, str](), set[str]()
+    for stage in stages:
+        waiting = {job.folder: queued[job.folder][0] for job in stage.jobs if job.folder in queued}
+        if anew & set(stage.after):
+            stale |= {folder: job_id for folder, job_id in waiting.items() if queue[job_id].state == "PENDING"}
+        if any(job.folder not in queued or job.folder in stale for job in stage.jobs):
+            anew.add(stage.name)
+    return stale
+
+
+def _has_run(job: Job, job_id: str) -> bool:
+    """Whether the run was started by this very job of Slurm."""
+    status = job.folder / "status.json"
+    return status.is_file() and read_json(status).get("job") == job_id
 
 
 def _submit(stages: list[Stage], queued: Placed, resources: Resources, root: Path) -> Placed:

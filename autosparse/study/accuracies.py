@@ -10,7 +10,7 @@ from autosparse.study import figures, tables
 from autosparse.study.document import LAYERS, Document
 from autosparse.study.experiment import Method
 from autosparse.study.results import MEASURES, load, load_irp
-from autosparse.study.runs import FitRun, IRPRun, PruneRun
+from autosparse.study.runs import FitRun, PruneRun
 from autosparse.study.sanity import SANITY
 from autosparse.study.setting import Setting
 
@@ -29,7 +29,6 @@ class Accuracies:
         methods: its rows.
         sparsities, seeds: of the runs of each.
         checked: labels of the rows whose sanity checks are run, at the last sparsity but one.
-        dense: runs whose first training is that of the dense network.
     """
 
     title: str
@@ -40,10 +39,9 @@ class Accuracies:
     sparsities: tuple[float, ...]
     seeds: tuple[int, ...]
     checked: tuple[str, ...] = ()
-    dense: tuple[IRPRun, ...] = ()
 
     def jobs(self) -> list[Job]:
-        needed: list[Job] = [*self.dense]
+        needed: list[Job] = [*self._dense()]
         for method in self.methods:
             if isinstance(method.by, tuple):
                 needed += method.by
@@ -56,24 +54,29 @@ class Accuracies:
     def write(self, document: Document) -> None:
         document.heading(self.title, 3)
         runs = [run.folder for run in self.jobs() if isinstance(run, PruneRun)]
-        dense = load_irp(*{run.folder for run in self.dense}) if self.dense else pd.DataFrame()
         iterative = [run for method in self.methods if isinstance(method.by, tuple) for run in method.by]
-        tables.one_recipe(load(*dict.fromkeys(runs)), dense, *[load_irp(run.folder) for run in iterative])
-        seeds = ", ".join(map(str, self.seeds))
-        reference = f"; dense: {tables.dense_accuracy(dense)}" if len(dense) else ""
-        document.text(
-            f"{self.setting.name}: {MEASURES['accuracy']}, %; mean ± deviation over seeds {seeds}{reference}."
-        )
-        document.table(self._frame("accuracy"))
-        if any(method.paper for method in self.methods):
-            document.text(f"Beside the paper: {MEASURES[_PAPERS_MEASURE]}, %, the difference in brackets.")
-            document.table(self._beside_paper())
+        tables.one_recipe(load(*dict.fromkeys(runs)), *[load_irp(run.folder) for run in iterative])
+        dense = load(*(run.folder for run in self._dense()))
+        for measure, meaning in MEASURES.items():
+            if dense[measure].isna().all():
+                continue
+            paper = measure == _PAPERS_MEASURE and any(method.paper for method in self.methods)
+            over = f"mean ± deviation over seeds {', '.join(map(str, self.seeds))}"
+            beside = "; the paper's → here (the difference)" if paper else ""
+            document.text(f"{self.setting.name}, {meaning}, %: {over}{beside}; dense: {tables.cell(dense[measure])}.")
+            document.table(self._beside_paper() if paper else self._frame(measure))
+        if iterative:
+            document.note("Iterative: its own masks, trained from its own weights; interpolated between two of them.")
         if self.checked:
             document.text(f"Sanity checks at {100 * self._checked_at:g}%: the last epoch's accuracy, %.")
             document.table(self._sanity())
         figure = figures.lines(self._curves(), self.title)
         document.figure(figure, self.stem, "Test accuracy after the last epoch, mean and deviation over seeds.")
         document.figure(figures.layer_densities(self._pruned(), self.title), f"{self.stem}_layers", LAYERS)
+
+    def _dense(self) -> list[PruneRun]:
+        """The unpruned network."""
+        return [PruneRun(self.output, self.setting, "magnitude", 0.0, seed) for seed in self.seeds]
 
     @property
     def _checked_at(self) -> float:
@@ -99,12 +102,10 @@ class Accuracies:
         return pd.concat(found)
 
     def _values(self, method: Method, sparsity: float, measure: str, sanity: str = "none") -> pd.Series:
-        """A measure of each seed's run; of each run of IRP, that of the mask nearest to the sparsity."""
+        """A measure of each seed's run; of each run of IRP, that of its own masks."""
         if isinstance(method.by, tuple):
-            found = tables.nearest(load_irp(*(run.folder for run in method.by)), sparsity)
-        else:
-            found = load(*(run.folder for run in self._runs(method, sparsity, sanity)))
-        return found[measure]
+            return tables.interpolated(load_irp(*(run.folder for run in method.by)), sparsity, measure)
+        return load(*(run.folder for run in self._runs(method, sparsity, sanity)))[measure]
 
     def _frame(self, measure: str) -> pd.DataFrame:
         rows = [

@@ -15,6 +15,11 @@ from autosparse.autos import AutoS, Scale
 from autosparse.store import TripleStore, sample
 
 _SAMPLE = 20_000  # points of a scatter plot
+_LABELS = {
+    "share": "survival / N",
+    "min-max": "survival, 0 to 1",
+    "log-density": "-log10 density at death",
+}
 
 
 def accuracy_curves(pruned: pd.DataFrame, irp: pd.DataFrame, title: str, measure: str = "accuracy") -> Figure:
@@ -92,23 +97,24 @@ def truth_and_prediction(autos: AutoS, store: TripleStore, seed: int = 0) -> Fig
     triples = sample(store, _SAMPLE, seed)
     theta, grad = triples.theta.numpy(), triples.grad.numpy()
     scale = Scale.of_store(store)
-    truth = autos.label_table(store.densities)[triples.survival.numpy()]
-    predicted = autos.score(triples.theta, triples.grad, scale).numpy()
+    labels = autos.label_table(store.densities)
+    truth, low, high = labels[triples.survival.numpy()], labels.min(), labels.max()
+    predicted = autos.score(triples.theta.to(_device()), triples.grad.to(_device()), scale).cpu().numpy()
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     axes = figure.subplots(2, 3)
     x, y = theta / scale.theta, grad / scale.grad
     limit = float(np.quantile(np.abs(y), 0.999))
     for row, (name, values) in zip(axes, (("truth", truth), ("prediction", predicted)), strict=True):
-        points = row[0].scatter(x, y, c=values, s=2, vmin=0, vmax=1, cmap="viridis", linewidths=0, rasterized=True)
+        points = row[0].scatter(x, y, c=values, s=2, vmin=low, vmax=high, cmap="viridis", linewidths=0, rasterized=True)
         row[0].set(xlabel="theta / rms", ylabel="grad / rms", title=f"{name}: survival over both", ylim=(-limit, limit))
-        figure.colorbar(points, ax=row[0], label="survival / N")
+        figure.colorbar(points, ax=row[0], label=_LABELS[autos.label])
         for one, label, values_x in ((row[1], "theta", x), (row[2], "grad", y)):
             one.scatter(values_x, values, s=1.5, alpha=0.25, linewidths=0, rasterized=True)
             one.set(
                 xlabel=f"{label} / rms",
-                ylabel="survival / N",
+                ylabel=_LABELS[autos.label],
                 title=f"{name}: from the side of {label}",
-                ylim=(-0.05, 1.05),
+                ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)),
             )
         row[2].set_xlim(-limit, limit)
     return figure
@@ -118,13 +124,14 @@ def learned_map(autos: AutoS, reach: float = 4.0, resolution: int = 241) -> Figu
     """The learned score over theta and grad, in root mean squares of a network (paper, section 6.1)."""
     line = torch.linspace(-reach, reach, resolution)
     grad, theta = torch.meshgrid(line, line, indexing="ij")
-    scores = autos.score(theta.reshape(-1), grad.reshape(-1), Scale(1.0, 1.0)).view(resolution, resolution)
+    at = theta.reshape(-1).to(_device()), grad.reshape(-1).to(_device())
+    scores = autos.score(*at, Scale(1.0, 1.0)).view(resolution, resolution).cpu()
     figure, axes = _figure(5.6, 4.6)
     image = axes.imshow(
         scores.numpy(), origin="lower", extent=(-reach, reach, -reach, reach), cmap="viridis", aspect="auto"
     )
     axes.set(xlabel="theta / rms", ylabel="grad / rms", title="score learned by AutoS")
-    figure.colorbar(image, ax=axes, label="predicted survival / N")
+    figure.colorbar(image, ax=axes, label=f"predicted {_LABELS[autos.label]}")
     return figure
 
 
@@ -158,10 +165,16 @@ def layer_densities(pruned: pd.DataFrame, title: str) -> Figure:
 def save(figure: Figure, stem: Path) -> Path:
     """Write `stem.svg` and `stem.png`; returns the latter."""
     stem.parent.mkdir(parents=True, exist_ok=True)
+    svg, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png"))
     with rc_context({"svg.hashsalt": stem.name}):  # the same figure gives the same bytes
-        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-    figure.savefig(stem.with_suffix(".png"), dpi=130)
-    return stem.with_suffix(".png")
+        figure.savefig(svg, metadata={"Date": None})
+    figure.savefig(png, dpi=130)
+    return png
+
+
+def _device() -> torch.device:
+    """Where a network scores thousands of points: on a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:

@@ -1,6 +1,7 @@
 """The paper's tables and figures as a graph of jobs that ends in a report of them."""
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from autosparse.study.scale import SCALES
 
 @dataclass(frozen=True)
 class PaperReport(Job):
-    """Tables and figures by name, in `output/report/<names>`."""
+    """Tables and figures by name, in `output/paper/<names>`."""
 
     output: Path
     names: tuple[str, ...]
@@ -28,7 +29,7 @@ class PaperReport(Job):
 
     @property
     def folder(self) -> Path:
-        return self.output / "report" / ("all" if self.names == tuple(PLANS) else "-".join(self.names))
+        return self.output / "paper" / ("all" if self.names == tuple(PLANS) else "-".join(self.names))
 
     def config(self) -> dict[str, Any]:
         return {"kind": "report", "names": [*self.names], "scale": self.scale}
@@ -77,16 +78,20 @@ class PaperReport(Job):
 
 
 def stages(names: tuple[str, ...], scale: str, output: Path) -> list[Stage]:
-    """The graph of some experiments; runs that they share come once.
+    """The graph of some experiments; runs that they share come once."""
+    report = PaperReport(output, names, scale)
+    found = graph([part for name in names for part in report.parts(name)])
+    return [*found, Stage("report", (report,), after=tuple(stage.name for stage in found), single=True)]
+
+
+def check(stages: Sequence[Stage]) -> None:
+    """Refuse what cannot run.
 
     Raises:
         UserError: data that is not there.
     """
-    report = PaperReport(output, names, scale)
-    found = graph([part for name in names for part in report.parts(name)])
-    for setting in {job.setting for stage in found for job in stage.jobs if isinstance(job, IRPRun | PruneRun)}:
+    for setting in {job.setting for stage in stages for job in stage.jobs if isinstance(job, IRPRun | PruneRun)}:
         setting.check()
-    return [*found, Stage("report", (report,), after=tuple(stage.name for stage in found), single=True)]
 
 
 def cost(stage: Stage) -> str:

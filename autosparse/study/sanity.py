@@ -1,14 +1,18 @@
 """Sanity checks of pruning at initialization (Frankle et al. 2021): what a mask knows beyond densities."""
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from autosparse.criteria import Criterion, Targeted
 from autosparse.criteria.contract import Batches
+from autosparse.criteria.rounds import Rounds
 from autosparse.pruning import Mask
 from autosparse.seeds import stream
+
+# criteria that choose layer by layer, or weights that may come back: their scores have no order to invert
+NOT_INVERTED = ("random-erk", "npb", "force")
 
 # what is done to a mask, and what it asks
 SANITY = {
@@ -28,10 +32,20 @@ def shuffled(mask: Mask, seed: int) -> Mask:
 
 
 def inverted(criterion: Criterion | Targeted, k: int) -> Criterion:
-    """The criterion that keeps the `k` lowest of another's scores."""
-    score: Callable[[nn.Module, Mask, Batches], Tensor]
-    score = criterion.at(k) if isinstance(criterion, Targeted) else criterion
-    return lambda model, mask, batches: -score(model, mask, batches)
+    """The criterion that keeps the `k` lowest of another's scores, in every round of one that works in rounds."""
+    if isinstance(criterion, Rounds):
+        return replace(criterion, criterion=_negated(criterion.criterion)).at(k)
+
+    def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
+        # what chooses the k lowest is what chooses all the others
+        own = criterion.at(mask.count - k) if isinstance(criterion, Targeted) else criterion
+        return -own(model, mask, batches)
+
+    return score
+
+
+def _negated(criterion: Criterion) -> Criterion:
+    return lambda model, mask, batches: -criterion(model, mask, batches)
 
 
 def reinitialized(seed: int) -> int:

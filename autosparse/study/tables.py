@@ -64,6 +64,17 @@ def nearest(irp: pd.DataFrame, sparsity: float) -> pd.DataFrame:
     return irp.loc[best[distance.loc[best].to_numpy() <= _NEAR]]
 
 
+def interpolated(irp: pd.DataFrame, sparsity: float, measure: str) -> pd.Series:
+    """A measure of each run at a sparsity: between masks linear in the logarithm of density, NaN beyond the last."""
+    wanted, found = np.log1p(-sparsity), dict[str, float]()
+    for folder, run in irp.groupby("folder"):
+        run = run.sort_values("density")
+        places = np.log(run["density"].to_numpy())
+        reached = wanted > places[0] - _NEAR
+        found[folder] = float(np.interp(wanted, places, run[measure].astype(float))) if reached else np.nan
+    return pd.Series(found, dtype=float)
+
+
 def cell(values: pd.Series) -> str:
     """Mean and deviation of shares, in per cent."""
     values = 100 * values.dropna().astype(float)

@@ -85,7 +85,7 @@ class Agreement:
 
     title: str
     pairs: dict[str, tuple[tuple[tuple[IRPRun, IRPRun], ...], tuple[tuple[IRPRun, IRPRun], ...]]]
-    paper: dict[str, tuple[float | None, float | None]]
+    paper: dict[str, tuple[float, float]]
 
     def jobs(self) -> list[Job]:
         return [run for kinds in self.pairs.values() for pairs in kinds for pair in pairs for run in pair]
@@ -96,11 +96,10 @@ class Agreement:
         rows = []
         for label, kinds in self.pairs.items():
             cells = []
-            for pairs, there in zip(kinds, self.paper.get(label, (None, None)), strict=True):
+            for pairs, there in zip(kinds, self.paper[label], strict=True):
                 found = pd.Series([concordance(*(TripleStore.open(run.folder) for run in pair)) for pair in pairs])
                 deviation = f" ± {found.std():.4f}" if len(found) > 1 else ""
-                beside = f"{there:.4f} → " if there is not None else ""
-                cells.append(f"{beside}{found.mean():.4f}{deviation}")
+                cells.append(f"{there:.4f} → {found.mean():.4f}{deviation}")
             rows.append(cells)
         columns = ["same initial weights", "different"]
         document.table(pd.DataFrame(rows, index=list(self.pairs), columns=columns).rename_axis("runs of IRP"))

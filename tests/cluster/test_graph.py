@@ -24,6 +24,13 @@ def graph(output: Path, fail: str = "") -> list[Stage]:
     ]
 
 
+class Damaged(Note):
+    """Has an output that cannot be read."""
+
+    def is_complete(self) -> bool:
+        raise UserError("the store is damaged")
+
+
 def words(output: Path) -> set[str]:
     return {path.read_text() for path in output.glob("*/word")}
 
@@ -118,6 +125,32 @@ def test_slurm_gets_an_array_a_stage_and_what_each_waits_for(
     said = [json.loads((output / f"note_{word}" / "job.json").read_text())["job"] for word in ("c", "e", "end")]
     assert said == ["2", "11", "12"]
     assert "#SBATCH --dependency=afterok:2\n" in (output / "note_e" / "batch.sh").read_text()
+
+
+def test_a_tail_in_the_queue_waits_for_a_head_that_is_submitted_again(commands: Commands, tmp_path: Path) -> None:
+    number = f'n=$(($(cat "{tmp_path}/n" 2>/dev/null || echo 0) + 1)); echo $n >"{tmp_path}/n"'
+    commands.answer("sbatch", f"{number}; echo Submitted batch job $n")
+    output, resources = tmp_path / "out", Resources(partition="gpu")
+    launch_graph(graph(output), resources, output)
+    # one of the first array (1) has failed, all else waits or runs; e and its head c are left alone
+    commands.answer("squeue", 'for n in 1_1 2 3 4 5; do echo "$n|PENDING|Dependency"; done')
+    Path(tmp_path, "n").write_text("10")
+    launch_graph(graph(output), resources, output)
+    said = {word: json.loads((output / f"note_{word}" / "job.json").read_text())["job"] for word in ("a", "b", "e")}
+    assert said == {"a": "11", "b": "1_1", "e": "4"}
+    assert "#SBATCH --dependency=afterok:1_1:11\n" in (output / "note_d" / "batch.sh").read_text()
+    assert "#SBATCH --dependency=afterok:12:4\n" in (output / "note_end" / "batch.sh").read_text()
+    assert commands.calls("scancel") == ["scancel 3 5"]
+
+
+def test_a_dry_run_says_what_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = [Stage("a", (Damaged(tmp_path, "a"),)), Stage("b", (Note(tmp_path, "b"),), after=("a",))]
+    with pytest.raises(UserError, match="2 of 2 runs failed"):
+        launch_graph(stages, Resources(cluster="inline", dry_run=True), tmp_path)
+    printed = capsys.readouterr()
+    assert "the store is damaged" in printed.err
+    assert "not started, as a failed" in printed.err
+    assert printed.out == ""
 
 
 def test_a_stage_that_slurm_refuses_takes_those_before_it_out_of_the_queue(commands: Commands, tmp_path: Path) -> None:

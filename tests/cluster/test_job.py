@@ -40,7 +40,8 @@ def test_a_job_that_slurm_has_queued_again_too_often_says_so(tmp_path: Path) -> 
 
 def test_inside_somebody_elses_job_its_requeues_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
-    Task(Note(tmp_path, "a"), 1)()
+    Task(job := Note(tmp_path, "a"), 1)()
+    assert status(job)["state"] == "complete"
 
 
 def test_what_a_larger_world_said_before_is_forgotten(tmp_path: Path) -> None:

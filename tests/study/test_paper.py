@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from autosparse.cluster import Resources, launch_graph
+from autosparse.study.accuracies import Accuracies
 from autosparse.study.paper import cost, stages
 from autosparse.study.plans import PLANS
 from autosparse.study.runs import FitRun, IRPRun, PruneRun
@@ -15,7 +16,7 @@ from autosparse.study.scale import FULL, PAPERS, SCALES, SMALL
 def test_every_table_and_figure_at_the_scale_of_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = stages(tuple(PLANS), "smoke", tmp_path)
     launch_graph(graph, Resources(cluster="inline"), tmp_path)
-    report = tmp_path / "report" / "all"
+    report = tmp_path / "paper" / "all"
     text = (report / "report.md").read_text()
     for name in PLANS:
         assert f"python launch/paper.py {name} --scale smoke" in text
@@ -60,6 +61,25 @@ def test_full_scale_is_the_papers() -> None:
     assert FULL.backbones == {"resnet18": "resnet18", "vgg19": "vgg19"}
     assert FULL.distinct(*PAPERS) == list(PAPERS)
     assert len(SMALL.distinct(*PAPERS)) == 2
+
+
+def test_the_sanity_checks_are_those_of_the_default() -> None:
+    checked = {}
+    for name, plan in PLANS.items():
+        for part in plan(FULL):
+            if isinstance(part, Accuracies):
+                checked[name] = part.checked
+    assert checked == {
+        "figure3": ("SNIP", "AutoS"),
+        "figure6": (),
+        "table1": ("AutoS",),
+        "table2": ("Param + Grad",),
+        "table3": ("SNIP-iter",),
+        "table4": ("resnet18 on cifar10, resnet18",),
+        "table5": ("20-iter",),
+        "table6": ("LTH+SNIP",),
+        "table8": ("batch 1024, learning rate 0.01",),
+    }
 
 
 def test_the_cost_of_a_stage(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from autosparse.criteria import make_criterion, select
+from autosparse.criteria import select
 from autosparse.criteria.magnitude import magnitude
+from autosparse.criteria.rounds import Rounds
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.study.sanity import inverted, reinitialized, shuffled
 
@@ -33,7 +34,14 @@ def test_inverted_scores_keep_the_lowest(model: nn.Module) -> None:
     scores = magnitude(model, full, [])
     assert lowest.count == k
     assert scores[lowest.kept].max() <= scores[~lowest.kept].min()
-    assert select(inverted(make_criterion("random-erk"), k), model, full, [], k).count == k  # one that must know k
+
+
+def test_inverted_rounds_remove_the_best_of_what_is_left(model: nn.Module) -> None:
+    full = Mask.full(Layout.of(model))
+    k = full.layout.size // 10
+    # magnitudes do not change from round to round, so rounds choose as one shot does
+    found = select(inverted(Rounds(magnitude, 5), k), model, full, [], k)
+    assert torch.equal(found.kept, select(inverted(magnitude, k), model, full, [], k).kept)
 
 
 def test_weights_drawn_anew_have_a_seed_of_their_own() -> None:

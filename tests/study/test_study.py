@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from autosparse.errors import UserError
-from autosparse.study import tables
+from autosparse.study import figures, tables
 from autosparse.study.runs import PruneRun
 from autosparse.study.setting import Setting
 
@@ -51,6 +52,22 @@ def test_the_table_of_accuracies() -> None:
 def test_a_mask_of_irp_far_from_a_sparsity_does_not_stand_for_it() -> None:
     assert tables.nearest(irp(), 0.95).empty
     assert tables.nearest(irp(), 0.9)["iteration"].tolist() == [1]
+
+
+def test_iterative_pruning_is_interpolated_between_its_masks() -> None:
+    masks = irp()
+    assert tables.interpolated(masks, 0.5, "accuracy").tolist() == pytest.approx([0.93])
+    between = 1 - (0.5 * 0.102) ** 0.5  # half way, in the logarithm
+    assert tables.interpolated(masks, between, "accuracy").tolist() == pytest.approx([0.935])
+    assert tables.interpolated(masks, 0.999, "accuracy").isna().all()
+
+
+def test_figures_whose_names_differ_after_a_dot_are_two(tmp_path: Path) -> None:
+    for name in ("rate-0.01", "rate-0.001"):
+        assert figures.save(Figure(), tmp_path / name).name == f"{name}.png"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"rate-{rate}.{kind}" for rate in ("0.01", "0.001") for kind in ("svg", "png")
+    }
 
 
 def test_markdown() -> None:

@@ -17,13 +17,13 @@ from autosparse.cluster import Job, record
 from autosparse.cluster.progress import progress
 from autosparse.criteria import CRITERIA, select
 from autosparse.data import ImageData
-from autosparse.errors import unknown
+from autosparse.errors import UserError, unknown
 from autosparse.files import read_json, write_json
 from autosparse.irp import SCORING_BATCH
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
 from autosparse.study.runs.common import check_seed, is_json
-from autosparse.study.sanity import SANITY, inverted, reinitialized, shuffled
+from autosparse.study.sanity import NOT_INVERTED, SANITY, inverted, reinitialized, shuffled
 from autosparse.study.setting import Setting
 from autosparse.training import Checkpoint, summarize, train
 
@@ -45,10 +45,13 @@ class PruneRun(Job):
     def check(self) -> None:
         """Refuse what cannot run."""
         self.setting.check()
-        check_sparsity(self.sparsity)
+        if self.sparsity:  # 0 is the dense network
+            check_sparsity(self.sparsity)
         check_seed(self.seed)
         if self.sanity not in SANITY:
             raise unknown("sanity check", self.sanity, SANITY)
+        if self.sanity == "inverted" and self.criterion in NOT_INVERTED:
+            raise UserError(f"--sanity inverted: {self.criterion} chooses layer by layer, or lets weights come back")
         if not self.learned:
             return
         if not is_path(self.criterion):
