@@ -71,7 +71,7 @@ class Accuracies:
             document.text(f"Sanity checks at {100 * self._checked_at:g}%: the last epoch's accuracy, %.")
             document.table(self._sanity())
         figure = figures.lines(self._curves(), self.title)
-        document.figure(figure, self.stem, "Test accuracy after the last epoch, mean and deviation over seeds.")
+        document.figure(figure, self.stem, "Test accuracy after the last epoch; what falls below the axis is cut off.")
         document.figure(figures.layer_densities(self._pruned(), self.title), f"{self.stem}_layers", LAYERS)
 
     def _dense(self) -> list[PruneRun]:

@@ -43,9 +43,7 @@ def accuracy_curves(pruned: pd.DataFrame, irp: pd.DataFrame, title: str, measure
     ticks = sorted({round(100 * (1 - s), 3) for s in sparsities} | {100.0})
     axes.set_xticks(ticks, [f"{100 - t:g}%" for t in ticks])
     axes.minorticks_off()
-    # a criterion at chance must not flatten the differences among the others
-    seen = 100 * pd.concat([frame[measure] for frame in (pruned, irp) if len(frame)])
-    axes.set_ylim(max(0.0, seen.quantile(0.12) - 6), min(100.0, seen.max() + 1.5))
+    _limit(axes, pd.concat([frame[measure] for frame in (pruned, irp) if len(frame)]))
     axes.set(
         xlabel="sparsity (share of weights removed, logarithmic in density)", ylabel="test accuracy, %", title=title
     )
@@ -70,6 +68,7 @@ def lines(curves: Mapping[str, pd.DataFrame], title: str) -> Figure:
     ticks = sorted({round(100 * (1 - s), 3) for rows in curves.values() for s in rows["sparsity"]})
     axes.set_xticks(ticks, [f"{100 - t:g}%" for t in ticks])
     axes.minorticks_off()
+    _limit(axes, pd.concat([rows["mean"] for rows in curves.values()]))
     axes.set(xlabel="sparsity (logarithmic in density)", ylabel="test accuracy, %", title=title)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.25)
@@ -175,6 +174,11 @@ def save(figure: Figure, stem: Path) -> Path:
 def _device() -> torch.device:
     """Where a network scores thousands of points: on a GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _limit(axes: Any, accuracies: pd.Series) -> None:
+    """Limits of the accuracies, shares: a criterion at chance must not flatten the differences among the others."""
+    axes.set_ylim(max(0.0, 100 * accuracies.quantile(0.12) - 6), min(100.0, 100 * accuracies.max() + 1.5))
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:
