@@ -58,10 +58,10 @@ def main(a: Arguments) -> None:
 
 
 def _criterion(a: Arguments, name: str) -> Any:
-    criterion = make_criterion(name)
+    criterion: Any = make_criterion(name)
     if a.rounds is None or not hasattr(criterion, "rounds"):
         return criterion
-    return dataclasses.replace(criterion, rounds=a.rounds)  # type: ignore[type-var]
+    return dataclasses.replace(criterion, rounds=a.rounds)
 
 
 def _apart(a: Arguments, network: str, name: str | None) -> tuple[float, float]:

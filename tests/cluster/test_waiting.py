@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +12,14 @@ from autosparse.cluster.slurm import State
 from tests.cluster.conftest import Commands
 from tests.cluster.jobs import Note
 
-Polls = Callable[[list[dict[str, str] | None]], None]
+Polls = Callable[[Iterable[dict[str, str] | None]], None]
 
 
 @pytest.fixture
 def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
     """Let the queue answer this, poll for poll: a state by job id, or None for silence."""
 
-    def answer(answers: list[dict[str, str] | None]) -> None:
+    def answer(answers: Iterable[dict[str, str] | None]) -> None:
         rows: Iterator[dict[str, str] | None] = iter(answers)
 
         def queue() -> dict[str, State] | None:
@@ -70,7 +70,7 @@ def test_a_run_that_another_job_works_on_is_waited_for(polls: Polls, tmp_path: P
         (job.folder / "word").write_text("a")
         yield {}
 
-    polls(ending())  # type: ignore[arg-type]
+    polls(ending())
     assert waiting.wait([(job, "1", tmp_path / "log")], "notes") == []
 
 
@@ -87,7 +87,7 @@ def test_a_requeued_job_is_waited_for_and_it_is_said(
         (job.folder / "word").write_text("a")
         yield {"1": RUNNING}
 
-    polls(ending())  # type: ignore[arg-type]
+    polls(ending())
     assert waiting.wait([(job, "1", tmp_path / "log")], "notes") == []
     assert capsys.readouterr().err.splitlines() == [f"queued again: {job.folder} (1)"]
 

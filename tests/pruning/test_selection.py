@@ -1,5 +1,5 @@
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +90,7 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self.paths = sorted(folder.glob("*.npy"))
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[tuple[Tensor, None]]:
         for path in self.paths:
             yield torch.from_numpy(np.load(path)), None
 
