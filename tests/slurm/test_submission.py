@@ -177,7 +177,7 @@ def test_a_job_whose_set_up_fails_says_so(tmp_path: Path, capsys: pytest.Capture
     [
         (["--partition", "nope"], "invalid partition specified: nope"),
         (["--partition", "nope"], "(--partition nope; partitions: cpu, gpu, low)"),
-        (["--partition", "gpu", "--time", "8-00:00:00"], "Slurm would never start it: PartitionConfig"),
+        (["--partition", "gpu", "--time", "8-00:00:00"], "Slurm would never start it: Partition"),
         (["--partition", "gpu", "--gpus-per-node", "3", "--cpus-per-task", "1"], "--gpus-per-node 3"),
         (["--partition", "cpu"], "Requested node configuration is not available (--nodes 1, --gpus-per-node 1"),
         (["--partition", "cpu", "--mem", "1PB"], "--mem 1PB"),
