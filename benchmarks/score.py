@@ -75,7 +75,7 @@ def as_the_paper_does(autos: AutoS, theta: Tensor, grad: Tensor, scale: Scale) -
     """Batches of 4,096 through a DataLoader, one sample at a time."""
     network = autos.network.eval()
     batches = DataLoader(TensorDataset(theta, grad), batch_size=BATCH)
-    return torch.cat([network(autos.features.encode(theta, grad, scale)) for theta, grad in batches])
+    return torch.cat([network(autos.features.encode(theta, grad, scale=scale)) for theta, grad in batches])
 
 
 def agreement(
@@ -85,7 +85,7 @@ def agreement(
 
     Prints them.
     """
-    network, full = autos.score(theta, grad, scale), Mask.full(layout_of(len(theta)))
+    network, full = autos.score(theta, grad, scale=scale), Mask.full(layout_of(len(theta)))
     off = "off by {mean:.1e} in the mean, {p999:.1e} at 99.9%, {max:.1e} at most".format(**surface.error)
     print(f"\nmasks of {len(theta):,} parameters; {len(surface.table)} nodes an axis, {off}\n")
     table("sparsity", "kept", "the same, %", "refined, %", right=0)
@@ -93,7 +93,9 @@ def agreement(
     for sparsity in SPARSITIES:
         k = max(1, round((1 - sparsity) * len(theta)))
         own = keep_top(network, k, full).kept
-        masks = [surface.keep_top(theta, grad, k, full, refine=refine, scale=scale).kept for refine in (None, autos)]
+        masks = [
+            surface.keep_top(theta, grad, k=k, alive=full, refine=refine, scale=scale).kept for refine in (None, autos)
+        ]
         same = [int((mask & own).sum()) / k for mask in masks]
         row(f"{100 * sparsity:g}%", f"{k:,}", *(f"{100 * share:.3f}" for share in same))
         found[sparsity] = same[0], torch.equal(masks[1], own)
@@ -105,7 +107,7 @@ def main(a: Arguments) -> None:
     heading()
     autos, theta, grad = prepare(a)
     scale = Scale.of(theta, grad)
-    surface = autos.surface(theta, grad, scale, resolution=a.resolution, tolerance=0)
+    surface = autos.surface(theta, grad, scale=scale, resolution=a.resolution, tolerance=0)
     masks = agreement(autos, surface, theta, grad, scale)
 
     times = -(-a.parameters // len(theta))
@@ -127,10 +129,10 @@ def main(a: Arguments) -> None:
     own = many[0][: a.sample], many[1][: a.sample]
     size = len(own[0])
     paper = tell("resnet18, the paper's way", a.resnet_sample, partial(as_the_paper_does, resnet, *few, scale))
-    tell("resnet18, one loop", a.resnet_sample, partial(resnet.score, *few, scale))
+    tell("resnet18, one loop", a.resnet_sample, partial(resnet.score, *few, scale=scale))
     tell(f"{autos.backbone}, the paper's way", size, partial(as_the_paper_does, autos, *own, scale))
-    tell(f"{autos.backbone}, one loop", size, partial(autos.score, *own, scale))
-    tell("the surface, plain", size, partial(surface.score, *own, scale), a.repeats)
+    tell(f"{autos.backbone}, one loop", size, partial(autos.score, *own, scale=scale))
+    tell("the surface, plain", size, partial(surface.score, *own, scale=scale), a.repeats)
     ours = tell("the surface", a.parameters, partial(surface.score, *many), a.repeats)
     tell("torch.add", a.parameters, partial(torch.add, *many, out=out), a.repeats)
     print(f"\nthe surface's first call, compiling included: {first:.1f} s; peak memory beside inputs and output, ")

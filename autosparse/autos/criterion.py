@@ -1,62 +1,84 @@
 """AutoS as a criterion: prune a network by its predicted survival (paper, Algorithm 1)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from autosparse.autos.features import Features, Scale
 from autosparse.autos.network import AutoS
 from autosparse.autos.surface import Surface
 from autosparse.criteria import Criterion
 from autosparse.criteria.contract import Batches
-from autosparse.criteria.gradient import mean_gradient
+from autosparse.criteria.rounds import Rounds
+from autosparse.errors import UserError
 from autosparse.pruning import Mask
+
+_FLOOR = 0.1  # in rounds, no layer falls below a tenth of the network's density
 
 
 @dataclass(frozen=True)
 class AutoSCriterion:
     """AutoS(θ0, g0): one pass over the batches for the gradient, one over the weights for the scores.
 
+    In rounds (`rounds` above 1), the gradient and all else it looks at are taken anew of the network that the round
+    before has left, at its initial weights: no training. Costs so many times as much; no layer falls below a tenth of
+    the network's density.
+
     Attributes:
         autos: the fitted network; None for a surface alone.
         surface: the same tabulated. Where both are there the surface scores, and choices are the network's own.
+        rounds: in how many it prunes; those that it was fitted for, if None.
     """
 
     autos: AutoS | None
     surface: Surface | None = None
+    rounds: int | None = None
 
     def __post_init__(self) -> None:
         if self.autos and self.surface:
             self.surface.check(self.autos)
+        if self.rounds is not None and self.rounds < 1:
+            raise UserError(f"rounds must be at least 1, got {self.rounds}")
 
     @classmethod
-    def load(cls, folder: str | Path) -> "AutoSCriterion":
+    def load(cls, folder: str | Path, rounds: int | None = None) -> "AutoSCriterion":
         """The criterion saved in a folder: a network, its surface, or both.
 
         Raises:
             UserError: none is there, one is damaged, or the surface is that of another network.
         """
         surface = Surface.load(folder) if Surface.is_in(folder) else None
-        return cls(AutoS.load(folder) if surface is None or AutoS.is_in(folder) else None, surface)
+        return cls(AutoS.load(folder) if surface is None or AutoS.is_in(folder) else None, surface, rounds)
 
     def __call__(self, model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
-        scorer = self.surface or self.autos
-        assert scorer is not None
-        return scorer.score(*self._features(model, mask, batches))
+        """The scores of the one round that starts from `mask`."""
+        columns, scale = self._look(model, mask, batches)
+        return self._source.score(*columns, scale=scale)
 
     def at(self, k: int) -> Criterion:
         """The criterion that chooses the network's own `k`: the surface leaves it what is near the threshold."""
+        rounds = self._source.rounds if self.rounds is None else self.rounds
+        if rounds > 1:
+            return Rounds(replace(self, rounds=1), rounds, _FLOOR).at(k)
         if self.surface is None or self.autos is None:
             return self
         surface, autos = self.surface, self.autos
 
         def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
-            return surface.refined(*self._features(model, mask, batches), k, mask, autos)
+            columns, scale = self._look(model, mask, batches)
+            return surface.refined(*columns, k=k, alive=mask, autos=autos, scale=scale)
 
         return score
 
-    def _features(self, model: nn.Module, mask: Mask, batches: Batches) -> tuple[Tensor, Tensor]:
-        layout, source = mask.layout, self.autos or self.surface
+    @property
+    def _source(self) -> AutoS | Surface:
+        source = self.surface or self.autos
         assert source is not None
-        theta = layout.flatten(layout.weights(model)).float()
-        return theta, mean_gradient(model, layout, batches, source.batch_norm)
+        return source
+
+    def _look(self, model: nn.Module, mask: Mask, batches: Batches) -> tuple[tuple[Tensor, ...], Scale]:
+        """What the features want of the parameters, and its scale over those that are alive."""
+        features: Features = self._source.features
+        columns = features.measure(model, mask, batches, self._source.batch_norm)
+        return columns, Scale.of(*columns, alive=mask)

@@ -1,35 +1,53 @@
-"""What AutoS sees of a parameter: its initial value and gradient, brought to a scale that networks share."""
+"""What AutoS sees of a parameter: its initial value and gradient, and more if asked, at a scale that networks share."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from autosparse.criteria.contract import Batches
+from autosparse.criteria.gradient import mean_gradient
+from autosparse.criteria.synflow import dataflow
 from autosparse.errors import UserError, unknown
+from autosparse.pruning import Mask
 from autosparse.store import TripleStore
 
 TRANSFORMS = ("scaled", "raw")
-INPUTS = ("both", "param", "grad")
+# name -> what the network is given of a parameter
+INPUTS: dict[str, tuple[str, ...]] = {
+    "both": ("theta", "grad"),
+    "param": ("theta",),
+    "grad": ("grad",),
+    "both+flow": ("theta", "grad", "flow"),
+}
+STORED = ("theta", "grad")  # in every store of triples
+_NAMES = {"theta": "weights", "grad": "gradients", "flow": "flows"}
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Root mean squares of theta and grad over a network."""
+    """Root mean squares over a network: of theta, of grad, and of what features have beside them, in that order."""
 
-    theta: float
-    grad: float
+    rms: tuple[float, ...]
 
     @classmethod
-    def of(cls, theta: Tensor, grad: Tensor) -> "Scale":
-        """Of the weights and gradients of a whole network, (P,) each.
+    def of(cls, *columns: Tensor, alive: Mask | None = None) -> "Scale":
+        """Of the weights, gradients and so on of a whole network, float32 (P,) each.
+
+        Args:
+            columns: see `Features.columns`.
+            alive: the parameters that are left of it; all, if it is not given.
 
         Raises:
-            UserError: see `of_store`.
+            UserError: values are not finite, or all zero.
         """
-        return cls._checked(_mean_square(theta), _mean_square(grad))
+        if alive is not None and alive.count < alive.layout.size:
+            columns = tuple(values[alive.kept] for values in columns)
+        return cls._checked([_mean_square(values) for values in columns])
 
     @classmethod
     def of_store(cls, store: TripleStore) -> "Scale":
@@ -38,38 +56,41 @@ class Scale:
         Raises:
             UserError: a weight or gradient is not finite, or all are zero.
         """
-        theta = grad = 0.0
-        for _, columns in store.scan("theta", "grad"):
-            theta += float(np.square(columns["theta"], dtype=np.float64).sum())
-            grad += float(np.square(columns["grad"], dtype=np.float64).sum())
-        return cls._checked(theta / len(store), grad / len(store))
+        sums = [0.0, 0.0]
+        for _, columns in store.scan(*STORED):
+            for k, name in enumerate(STORED):
+                sums[k] += float(np.square(columns[name], dtype=np.float64).sum())
+        return cls._checked([total / len(store) for total in sums])
 
     @classmethod
-    def _checked(cls, theta: float, grad: float) -> "Scale":
-        for name, value in (("weights", theta), ("gradients", grad)):
+    def _checked(cls, mean_squares: Sequence[float]) -> "Scale":
+        for name, value in zip(_NAMES.values(), mean_squares, strict=False):
             if not np.isfinite(value):
                 raise UserError(f"the {name} are not finite, so they cannot be scored")
             if value == 0.0:
                 raise UserError(f"the {name} are zero everywhere, so they cannot be scored")
-        return cls(theta**0.5, grad**0.5)
+        return cls(tuple(value**0.5 for value in mean_squares))
 
 
 @dataclass(frozen=True)
 class Features:
-    """How (theta, grad) becomes the network's input.
+    """How what is known of a parameter becomes the network's input.
 
     Attributes:
         transform: `scaled` divides each by its root mean square over the network and compresses by asinh, since the
             scale of a gradient depends on loss, data and depth and a criterion for other networks must not;
             `raw` passes them on as they are (the paper's code).
-        inputs: `both`, or `param` or `grad` alone (paper, Table 2).
-        theta_gain, grad_gain: of the asinh: it is linear below 1/gain root mean squares and logarithmic above.
+        inputs: a name in `INPUTS`: `both`, or `param` or `grad` alone (paper, Table 2); `both+flow` for the parameter's
+            share in what flows through the network, too, see `criteria.synflow.dataflow`.
+        theta_gain, grad_gain, flow_gain: of the asinh: it is linear below 1/gain root mean squares and logarithmic
+            above.
     """
 
     transform: str = "scaled"
     inputs: str = "both"
     theta_gain: float = 3.0
     grad_gain: float = 30.0
+    flow_gain: float = 1e5
 
     def __post_init__(self) -> None:
         if self.transform not in TRANSFORMS:
@@ -78,24 +99,78 @@ class Features:
             raise unknown("inputs", self.inputs, INPUTS)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """What must be known of a parameter: theta and grad, then what is not stored with them."""
+        return (*STORED, *(name for name in INPUTS[self.inputs] if name not in STORED))
+
+    @property
     def width(self) -> int:
         """Number of inputs of the network."""
-        return 2 if self.inputs == "both" else 1
+        return len(INPUTS[self.inputs])
 
-    def encode(self, theta: Tensor, grad: Tensor, scale: Scale | tuple[Tensor, Tensor]) -> Tensor:
-        """The network's input, float32 (B, width), of theta and grad (B,).
+    @property
+    def gains(self) -> tuple[float, ...]:
+        """Of each column."""
+        return tuple(float(getattr(self, f"{name}_gain")) for name in self.columns)
 
-        `scale` is that of the whole network the parameters belong to, or the two root mean squares for each parameter.
+    def encode(self, *columns: Tensor, scale: Scale | Sequence[Tensor]) -> Tensor:
+        """The network's input, float32 (B, width), of columns (B,).
+
+        `scale` is that of the whole network the parameters belong to, or the root mean squares for each parameter.
         """
         if self.transform == "scaled":
-            theta_rms, grad_rms = (scale.theta, scale.grad) if isinstance(scale, Scale) else scale
-            theta = torch.asinh(self.theta_gain * theta / theta_rms)
-            grad = torch.asinh(self.grad_gain * grad / grad_rms)
-        return torch.stack(self.pick(theta, grad), dim=1)
+            rms = scale.rms if isinstance(scale, Scale) else scale
+            values: Iterable[tuple[float, Tensor, Any]] = zip(self.gains, columns, rms, strict=True)
+            columns = tuple(torch.asinh(gain * column / size) for gain, column, size in values)
+        return torch.stack(self.pick(columns), dim=1)
 
-    def pick(self, theta: T, grad: T) -> list[T]:
-        """Those of the two that are inputs."""
-        return {"both": [theta, grad], "param": [theta], "grad": [grad]}[self.inputs]
+    def check(self, columns: Sequence[Tensor]) -> None:
+        """Refuse what are not these features' columns.
+
+        Raises:
+            UserError: others are given, or not float32 vectors of one length.
+        """
+        names = " and ".join(_NAMES[name] for name in self.columns)
+        given = " and ".join(f"{values.dtype} {tuple(values.shape)}" for values in columns)
+        first = columns[0] if columns else torch.empty(0, 0)
+        wrong = any(each.dtype != torch.float32 or each.shape != first.shape for each in columns) or first.dim() != 1
+        if wrong or len(columns) != len(self.columns):
+            raise UserError(f"this AutoS reads {names}, float32 vectors of one length; got {given or 'nothing'}")
+
+    def pick(self, columns: Sequence[T]) -> list[T]:
+        """Those of the columns that are inputs."""
+        return [columns[self.columns.index(name)] for name in INPUTS[self.inputs]]
+
+    def measure(self, model: nn.Module, mask: Mask, batches: Batches, batch_norm: str = "batch") -> tuple[Tensor, ...]:
+        """The columns of a network's parameters, float32 (P,) each, on its device.
+
+        Args:
+            model: with the mask applied.
+            mask: what is left of it.
+            batches: (inputs, targets); under `torch.distributed` this process's own.
+            batch_norm: mode of the gradient, see `criteria.gradient.scoring_mode`.
+        """
+        return tuple(_MEASURES[name](model, mask, batches, batch_norm) for name in self.columns)
+
+
+def _theta(model: nn.Module, mask: Mask, batches: Batches, batch_norm: str) -> Tensor:
+    return mask.layout.flatten(mask.layout.weights(model)).float()
+
+
+def _grad(model: nn.Module, mask: Mask, batches: Batches, batch_norm: str) -> Tensor:
+    return mean_gradient(model, mask.layout, batches, batch_norm)
+
+
+def _flow(model: nn.Module, mask: Mask, batches: Batches, batch_norm: str) -> Tensor:
+    return dataflow(model, mask, batches)
+
+
+# a new feature: its name in `INPUTS` and in `_NAMES`, its gain, and how it is measured
+_MEASURES: dict[str, Callable[[nn.Module, Mask, Batches, str], Tensor]] = {
+    "theta": _theta,
+    "grad": _grad,
+    "flow": _flow,
+}
 
 
 def _mean_square(values: Tensor) -> float:

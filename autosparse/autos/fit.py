@@ -81,7 +81,7 @@ class Encoder:
     def __init__(self, stores: Sequence[TripleStore], features: Features, label: str, device: torch.device) -> None:
         self._features, self._device = features, device
         scales = [Scale.of_store(store) for store in stores]
-        self._rms = torch.tensor([[scale.theta, scale.grad] for scale in scales], device=device)
+        self._rms = torch.tensor([scale.rms for scale in scales], device=device)
         self._labels = torch.zeros(len(stores), max(store.iterations for store in stores) + 1, device=device)
         for row, store in zip(self._labels, stores, strict=True):
             row[: store.iterations + 1] = torch.from_numpy(label_table(label, store.densities))
@@ -93,7 +93,7 @@ class Encoder:
         grad = triples.grad.to(self._device)
         rms = self._rms[store]
         label = self._labels[store, triples.survival.to(self._device)]
-        return self._features.encode(theta, grad, (rms[:, 0], rms[:, 1])), label
+        return self._features.encode(theta, grad, scale=rms.unbind(1)), label
 
 
 def fit(
@@ -218,7 +218,7 @@ def validate(autos: AutoS, store: TripleStore, seed: int = 0, part: Part = "held
     triples = sample(store, _VALIDATION_SAMPLES, seed, part)
     label = autos.label_table(store.densities)[triples.survival.numpy()]
     device = next(autos.network.parameters()).device
-    scores = autos.score(triples.theta.to(device), triples.grad.to(device), Scale.of_store(store)).cpu().numpy()
+    scores = autos.score(triples.theta.to(device), triples.grad.to(device), scale=Scale.of_store(store)).cpu().numpy()
     return {
         "samples": len(label),
         "mse": float(np.square(scores - label).mean()),
@@ -242,9 +242,9 @@ def tabulate_held_out(autos: AutoS, stores: Sequence[TripleStore], seed: int = 0
     samples = [sample(store, _SURFACE_SAMPLES // len(stores), seed, "held-out") for store in stores]
     theta, grad = (torch.cat([getattr(each, name) for each in samples]).to(device) for name in ("theta", "grad"))
     sizes = torch.tensor([len(each) for each in samples])
-    rms = torch.tensor([[scale.theta, scale.grad] for scale in map(Scale.of_store, stores)])
-    theta_rms, grad_rms = rms.repeat_interleave(sizes, dim=0).to(device).unbind(1)
-    return autos.surface(theta, grad, (theta_rms, grad_rms), resolution=resolution)
+    rms = torch.tensor([scale.rms for scale in map(Scale.of_store, stores)])
+    each = rms.repeat_interleave(sizes, dim=0).to(device).unbind(1)
+    return autos.surface(theta, grad, scale=each, resolution=resolution)
 
 
 def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:

@@ -108,6 +108,11 @@ class AutoS:
         """What it learned of survival: one of `labels.LABELS`."""
         return str(self.card.get("fit", {}).get("label", "share"))
 
+    @property
+    def rounds(self) -> int:
+        """In how many rounds it is meant to prune: it was fitted to networks in all states of pruning if above 1."""
+        return int(self.card.get("fit", {}).get("rounds", 1))
+
     def label_table(self, densities: list[float]) -> NDArray[np.float64]:
         """The label that it learned for each survival 0..N of a run, see `labels.label_table`."""
         return label_table(self.label, densities)
@@ -118,47 +123,48 @@ class AutoS:
         return gradient_mode(self.card.get("runs", []))
 
     @torch.no_grad()
-    def score(self, theta: Tensor, grad: Tensor, scale: Scale | None = None) -> Tensor:
+    def score(self, *columns: Tensor, scale: Scale | None = None) -> Tensor:
         """Predicted survival of parameters, float32 (P,), on their device.
 
         Args:
-            theta, grad: initial weights and gradients of the mean loss, float32 (P,).
+            columns: float32 (P,) each: initial weights and gradients of the mean loss, and what else the features
+                want, see `Features.columns`.
             scale: of the network that they are part of; theirs, if they are the whole of it.
 
         Raises:
-            UserError: weights or gradients are not finite or all zero.
+            UserError: weights or gradients are not finite or all zero, or not the columns that the features want.
         """
-        scale = scale or Scale.of(theta, grad)
+        self.features.check(columns)
+        scale = scale or Scale.of(*columns)
+        theta = columns[0]
         network = self.network.to(theta.device).eval()
         chunk = _CHUNKS.get(self.backbone, _CHUNK)[theta.is_cuda]
         scores = torch.empty_like(theta)
         for start in range(0, len(theta), chunk):
             span = slice(start, start + chunk)
-            scores[span] = network(self.features.encode(theta[span], grad[span], scale))
+            scores[span] = network(self.features.encode(*(values[span] for values in columns), scale=scale))
         return scores
 
     def surface(
         self,
-        theta: Tensor,
-        grad: Tensor,
-        scale: Scale | tuple[Tensor, Tensor] | None = None,
-        *,
+        *columns: Tensor,
+        scale: Scale | Sequence[Tensor] | None = None,
         resolution: int = 512,
         tolerance: float = 1e-3,
     ) -> Surface:
         """Tabulate the network, so that a score costs a lookup.
 
         Args:
-            theta, grad: a sample of parameters such as will be scored, float32 (S,), in no particular order: every
-                other one says where the table needs its nodes, the rest measure its error.
+            columns: a sample of parameters such as will be scored, float32 (S,) each as for `score`, in no particular
+                order: every other one says where the table needs its nodes, the rest measure its error.
             scale: see `Features.encode`; that of the sample itself, if it is not given.
-            resolution: nodes an axis, at most.
+            resolution: nodes an axis, at most; for three inputs, as many nodes in all as for two.
             tolerance: fewer nodes will do if the error is nowhere above this.
 
         Raises:
             UserError: a sample of fewer than two, a resolution below 2, a tolerance below 0; see `Scale.of`.
         """
-        return tabulate(self, theta, grad, scale or Scale.of(theta, grad), resolution, tolerance)
+        return tabulate(self, columns, scale or Scale.of(*columns), resolution, tolerance)
 
     @property
     def digest(self) -> str:

@@ -1,7 +1,7 @@
 """An AutoS network tabulated over its inputs: a score costs a lookup instead of a pass through the network."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +61,7 @@ class Surface:
         network: digest of the network that was tabulated.
         error: `max`, `mean` and `p999` (the 99.9th percentile) of the absolute difference from the network over a
             sample that the grid was not made by, where it is not clamped; `samples`, and `clamped`, a share of them.
-        batch_norm: mode of batch normalization in the gradients, as `AutoS.batch_norm`.
+        batch_norm, rounds: as `AutoS.batch_norm` and `AutoS.rounds`.
     """
 
     features: Features
@@ -70,27 +70,28 @@ class Surface:
     network: str
     error: dict[str, float] = field(default_factory=dict)
     batch_norm: str = "batch"
+    rounds: int = 1
 
     @torch.no_grad()
-    def score(self, theta: Tensor, grad: Tensor, scale: Scale | None = None) -> Tensor:
+    def score(self, *columns: Tensor, scale: Scale | None = None) -> Tensor:
         """Predicted survival of parameters, float32 (P,), on their device. Memory beside them stays below 256 MiB.
 
         Logs the share of the parameters that lie outside what was tabulated, as a warning above 1%.
 
         Args:
-            theta, grad: initial weights and gradients of the mean loss, float32 (P,).
+            columns: float32 (P,) each, see `AutoS.score`.
             scale: of the network that they are part of; theirs, if they are the whole of it.
 
         Raises:
-            UserError: weights or gradients are not finite or all zero, or not two float32 vectors of one length.
+            UserError: weights or gradients are not finite or all zero, or not the columns that the features want.
         """
-        _check(theta, grad)
-        scores = torch.empty_like(theta)
-        clamped = torch.zeros((), dtype=torch.int64, device=theta.device)
-        for span, found, outside in self._pieces(theta, grad, scale or Scale.of(theta, grad)):
+        self.features.check(columns)
+        scores = torch.empty_like(columns[0])
+        clamped = torch.zeros((), dtype=torch.int64, device=scores.device)
+        for span, found, outside in self._pieces(columns, scale or Scale.of(*columns)):
             scores[span] = found
             clamped += outside.count_nonzero()
-        share = int(clamped) / len(theta)
+        share = int(clamped) / len(scores)
         log.log(
             logging.WARNING if share > _MANY else logging.DEBUG,
             "%.2f%% of the parameters lie outside what the surface was tabulated on and are scored as its edge",
@@ -101,18 +102,16 @@ class Surface:
     @torch.no_grad()
     def keep_top(
         self,
-        theta: Tensor,
-        grad: Tensor,
+        *columns: Tensor,
         k: int,
         alive: Mask,
-        *,
         refine: "AutoS | None" = None,
         scale: Scale | None = None,
     ) -> Mask:
         """The mask of the k parameters that score highest; with `refine`, the network's own.
 
         Args:
-            theta, grad, scale: see `score`.
+            columns, scale: see `score`.
             k, alive: see `autosparse.pruning.keep_top`.
             refine: the network that was tabulated.
 
@@ -120,13 +119,11 @@ class Surface:
             UserError: see `score` and `keep_top`; `refine` is another network.
         """
         if refine is None:
-            return keep_top(self.score(theta, grad, scale), k, alive)
-        return keep_top(self.refined(theta, grad, k, alive, refine, scale), k, alive)
+            return keep_top(self.score(*columns, scale=scale), k, alive)
+        return keep_top(self.refined(*columns, k=k, alive=alive, autos=refine, scale=scale), k, alive)
 
     @torch.no_grad()
-    def refined(
-        self, theta: Tensor, grad: Tensor, k: int, alive: Mask, autos: "AutoS", scale: Scale | None = None
-    ) -> Tensor:
+    def refined(self, *columns: Tensor, k: int, alive: Mask, autos: "AutoS", scale: Scale | None = None) -> Tensor:
         """Scores float32 (P,) of which the k highest alive are those of the network.
 
         It scores the parameters near the threshold itself. Where the surface errs by e at most, the network's threshold
@@ -137,9 +134,9 @@ class Surface:
         Args, raises: see `keep_top`.
         """
         self.check(autos)
-        _check(theta, grad)
-        scale = scale or Scale.of(theta, grad)
-        scores = self.score(theta, grad, scale)
+        self.features.check(columns)
+        scale = scale or Scale.of(*columns)
+        scores = self.score(*columns, scale=scale)
         if k in (0, alive.count):
             return scores
         mask = keep_top(scores, k, alive)
@@ -147,22 +144,22 @@ class Surface:
         threshold = min(float(piece.where(kept, torch.inf).min()) for piece, kept in pieces)
         error = self.error["max"]
         while True:
-            index, inside = self._in_doubt(theta, grad, scale, scores, threshold, 2 * error + _ROUNDING, alive)
-            own = autos.score(theta[index], grad[index], scale)
+            index, inside = self._in_doubt(columns, scale, scores, threshold, 2 * error + _ROUNDING, alive)
+            own = autos.score(*(values[index] for values in columns), scale=scale)
             worst = float((own - scores[index])[inside].abs().max()) if inside.any() else 0.0
             if worst <= error:
                 break
             error = worst  # these parameters lie where the sample had none: look further
-        log.debug("%.2f%% of the parameters scored by the network itself", 100 * len(index) / len(theta))
+        log.debug("%.2f%% of the parameters scored by the network itself", 100 * len(index) / len(scores))
         scores[index] = own
         return scores
 
     def _in_doubt(
-        self, theta: Tensor, grad: Tensor, scale: Scale, scores: Tensor, threshold: float, doubt: float, alive: Mask
+        self, columns: Sequence[Tensor], scale: Scale, scores: Tensor, threshold: float, doubt: float, alive: Mask
     ) -> tuple[Tensor, Tensor]:
         """Indices of the parameters near the threshold or outside the table, and which of them lie inside."""
         chosen, inside = list[Tensor](), list[Tensor]()
-        for span, _, outside in self._pieces(theta, grad, scale):
+        for span, _, outside in self._pieces(columns, scale):
             near = ((scores[span] - threshold).abs() <= doubt) | outside
             found = (near & alive.kept[span]).nonzero().squeeze(1)
             chosen.append(found + span.start)
@@ -178,24 +175,25 @@ class Surface:
         if autos.digest != self.network or autos.features != self.features:
             raise UserError("the surface is that of another network; tabulate this one anew with autos.surface")
 
-    def read(self, theta: Tensor, grad: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+    def read(self, *columns: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
         """Scores float32 (P,) as `score` gives them, and bool (P,), whether they are clamped."""
-        pieces = [piece for _, *piece in self._pieces(theta, grad, scale)]
+        pieces = [piece for _, *piece in self._pieces(columns, scale)]
         scores, outside = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         return scores, outside
 
-    def _pieces(self, theta: Tensor, grad: Tensor, scale: Scale) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    def _pieces(self, columns: Sequence[Tensor], scale: Scale) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Scores and whether they are clamped, some parameters at a time."""
-        axes, table = self._axes(theta.device, scale), self.table.to(theta.device)
-        find, size = make_lookup(theta.device, len(theta))
-        for start in range(0, len(theta), size):
+        device, parameters = columns[0].device, len(columns[0])
+        axes, table = self._axes(device, scale), self.table.to(device)
+        find, size = make_lookup(device, parameters)
+        for start in range(0, parameters, size):
             span = slice(start, start + size)
-            yield span, *find(self.features.pick(theta[span], grad[span]), axes, table)
+            yield span, *find(self.features.pick([values[span] for values in columns]), axes, table)
 
     def _axes(self, device: torch.device, scale: Scale) -> list[tuple[Tensor, Tensor]]:
         """The axes as `lookup` takes them, for parameters of a network of this scale."""
         found = []
-        for axis, rms in zip(self.axes, self.features.pick(scale.theta, scale.grad), strict=True):
+        for axis, rms in zip(self.axes, self.features.pick(scale.rms), strict=True):
             gain = axis.gain / rms if self.features.transform == "scaled" else axis.gain
             constants = torch.tensor([gain, axis.low, (len(axis.warp) - 1) / (axis.high - axis.low)])
             found.append((constants.to(device), axis.warp.to(device)))
@@ -208,8 +206,14 @@ class Surface:
         with replacing(folder / TABLE) as temporary:
             save_file(tensors, temporary)
         axes = [{"gain": axis.gain, "low": axis.low, "high": axis.high} for axis in self.axes]
-        card = {"features": asdict(self.features), "axes": axes, "network": self.network, "error": self.error}
-        card["batch_norm"] = self.batch_norm
+        card = {
+            "features": asdict(self.features),
+            "axes": axes,
+            "network": self.network,
+            "error": self.error,
+            "batch_norm": self.batch_norm,
+            "rounds": self.rounds,
+        }
         write_json(folder / SURFACE_CARD, card)
 
     @staticmethod
@@ -233,12 +237,7 @@ class Surface:
             axes = tuple(Axis(**axis, warp=tensors[f"warp.{number}"]) for number, axis in enumerate(card["axes"]))
             if len(axes) != features.width or tensors["table"].dim() != features.width:
                 raise ValueError(f"{len(axes)} axes for {features.width} inputs")
-            return cls(features, axes, tensors["table"], card["network"], card["error"], card["batch_norm"])
+            made = {key: card[key] for key in ("network", "error", "batch_norm", "rounds")}
+            return cls(features, axes, tensors["table"], **made)
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"the surface in {folder} is damaged ({error}); fit the AutoS again") from error
-
-
-def _check(theta: Tensor, grad: Tensor) -> None:
-    if theta.dtype != torch.float32 or grad.dtype != torch.float32 or theta.shape != grad.shape or theta.dim() != 1:
-        given = " and ".join(f"{values.dtype} {tuple(values.shape)}" for values in (theta, grad))
-        raise UserError(f"a surface reads weights and gradients, float32 vectors of one length; got {given}")

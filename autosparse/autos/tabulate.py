@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autosparse.autos.features import Scale
+from autosparse.autos.features import INPUTS, Scale
 from autosparse.autos.lookup import asinh
 from autosparse.autos.surface import Axis, Surface
 from autosparse.errors import UserError
@@ -17,7 +17,6 @@ from autosparse.errors import UserError
 if TYPE_CHECKING:
     from autosparse.autos.network import AutoS
 
-_ONE = Scale(1.0, 1.0)  # of values that have been divided by theirs
 _FIRST = 64  # nodes an axis that the search for the tolerance starts from
 _PIECES = 1024  # of the warp of an axis
 _COARSE = 128  # nodes an axis at which curvature is looked at, at most
@@ -27,45 +26,51 @@ _EVEN = 0.5  # share of the nodes that is spread evenly, whatever the sample say
 
 def tabulate(
     autos: "AutoS",
-    theta: Tensor,
-    grad: Tensor,
-    scale: Scale | tuple[Tensor, Tensor],
+    columns: Sequence[Tensor],
+    scale: Scale | Sequence[Tensor],
     resolution: int,
     tolerance: float,
 ) -> Surface:
     """See `AutoS.surface`."""
-    if len(theta) < 2:
-        raise UserError(f"a surface needs a sample of at least 2 parameters, got {len(theta)}")
+    features, samples = autos.features, len(columns[0])
+    if samples < 2:
+        raise UserError(f"a surface needs a sample of at least 2 parameters, got {samples}")
     if resolution < 2:
         raise UserError(f"the resolution of a surface must be at least 2, got {resolution}")
     if not tolerance >= 0:
         raise UserError(f"the tolerance of a surface must be 0 or more, got {tolerance}")
-    if not (theta.isfinite().all() and grad.isfinite().all()):
+    if not all(values.isfinite().all() for values in columns):
         raise UserError("the sample for a surface holds weights or gradients that are not finite")
-    features = autos.features
-    gains = features.pick(features.theta_gain, features.grad_gain)
+    if features.width > 2:
+        resolution = max(2, round(resolution ** (2 / features.width)))
+    gains = features.pick(features.gains)
     if features.transform == "scaled":
-        theta_rms, grad_rms = (scale.theta, scale.grad) if isinstance(scale, Scale) else scale
-        theta, grad = theta / theta_rms, grad / grad_rms
+        rms: Sequence[float | Tensor] = scale.rms if isinstance(scale, Scale) else scale
+        columns = [values / size for values, size in zip(columns, rms, strict=True)]
     else:  # gains are for values of the size that they have in the sample
-        sizes = features.pick(*(float(values.double().square().mean().sqrt()) for values in (theta, grad)))
+        sizes = features.pick([float(values.double().square().mean().sqrt()) for values in columns])
         gains = [gain / (size or 1.0) for gain, size in zip(gains, sizes, strict=True)]
-    shaping = [asinh(gain * values[::2].cpu()) for gain, values in zip(gains, features.pick(theta, grad), strict=True)]
+    device, one = columns[0].device, Scale((1.0,) * len(columns))  # of values that have been divided by theirs
+    shaping = [asinh(gain * values[::2].cpu()) for gain, values in zip(gains, features.pick(columns), strict=True)]
 
     def at(axes: Sequence[Axis], nodes: int) -> Tensor:
         """The network at the nodes."""
         grid = torch.cartesian_prod(*(torch.sinh(axis.nodes(nodes)) / axis.gain for axis in axes))
-        first, last = (column.float().to(theta.device) for column in grid.view(-1, len(axes))[:, [0, -1]].unbind(1))
-        return autos.score(first, last, _ONE).cpu().view([nodes] * len(axes))
+        found = dict(zip(INPUTS[features.inputs], grid.view(-1, len(axes)).float().to(device).unbind(1), strict=True))
+        unread = torch.zeros(len(grid), device=device)  # in the place of a column that is no input
+        scores = autos.score(*(found.get(name, unread) for name in features.columns), scale=one)
+        return scores.cpu().view([nodes] * len(axes))
 
     even = [_even(gain, column) for gain, column in zip(gains, shaping, strict=True)]
     axes = _warped(even, at(even, min(_COARSE, max(resolution, 3))), shaping)
-    measuring = theta[1::2], grad[1::2]
-    truth = autos.score(*measuring, _ONE)
+    measuring = [values[1::2] for values in columns]
+    truth = autos.score(*measuring, scale=one)
     nodes = min(_FIRST, resolution)
     while True:
-        surface = Surface(features, axes, at(axes, nodes), autos.digest, batch_norm=autos.batch_norm)
-        found, outside = surface.read(*measuring, _ONE)
+        surface = Surface(
+            features, axes, at(axes, nodes), autos.digest, batch_norm=autos.batch_norm, rounds=autos.rounds
+        )
+        found, outside = surface.read(*measuring, scale=one)
         error = _error((found - truth)[~outside].abs().cpu(), len(truth))
         if error["max"] <= tolerance or nodes == resolution:
             return replace(surface, error=error)

@@ -20,7 +20,7 @@ from autosparse.criteria.npb import NPB
 from autosparse.criteria.random import UniformRandom
 from autosparse.criteria.rounds import Rounds
 from autosparse.criteria.snip import snip
-from autosparse.criteria.synflow import synflow
+from autosparse.criteria.synflow import dataflow, synflow
 from autosparse.errors import unknown
 
 __all__ = ["CRITERIA", "ONE_SHOT", "TARGETED", "Criterion", "Targeted", "make_criterion", "select"]
@@ -37,6 +37,7 @@ TARGETED: dict[str, Callable[[int], Targeted]] = {
     "iterative-snip": lambda seed: Rounds(snip, 60),  # 60 rounds: de Jorge et al. 2021, as for FORCE
     "force": lambda seed: Force(),
     "synflow": lambda seed: Rounds(synflow, 100),  # Tanaka et al. 2020
+    "dataflow": lambda seed: Rounds(dataflow, 100),
     "npb": NPB,
 }
 CRITERIA: dict[str, Callable[[int], Criterion | Targeted]] = {**ONE_SHOT, **TARGETED}

@@ -1,4 +1,4 @@
-"""How much flows from an input of ones to the outputs: the ground of SynFlow and NPB."""
+"""How much flows from an input to the outputs: the ground of SynFlow and NPB."""
 
 import contextlib
 from collections.abc import Iterator
@@ -28,6 +28,11 @@ def first_shape(batches: Batches) -> torch.Size:
     return shape
 
 
+def ones(shape: torch.Size, device: torch.device) -> Tensor:
+    """One input of ones, float64 (1, *shape)."""
+    return torch.ones(1, *shape, dtype=torch.float64, device=device)
+
+
 def in_double(model: nn.Module) -> dict[str, Tensor]:
     """A copy of all that a model computes with, in float64, by name."""
     tensors = chain(model.named_parameters(), model.named_buffers())
@@ -36,31 +41,30 @@ def in_double(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def run(criterion: str, model: nn.Module, state: dict[str, Tensor], shape: torch.Size) -> Tensor:
-    """The sum of a model's outputs for one input of ones, in evaluation mode.
+def run(criterion: str, model: nn.Module, state: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    """The sum of a model's outputs for one input, in evaluation mode.
 
     Args:
         criterion: whom an error speaks for.
         model: whose forward to take; left as it was.
         state: the float64 tensors to take in the place of the model's own.
-        shape: of the input.
+        inputs: float64 (1, ...), on the model's device.
 
     Raises:
         UserError: a layer cannot take what it is given, or gives what is not finite.
     """
-    ones = torch.ones(1, *shape, dtype=torch.float64, device=next(iter(state.values())).device)
     with scoring_mode(model, "running"), _naming_layers(criterion, model):
-        outputs: Tensor = functional_call(model, state, (ones,))
+        outputs: Tensor = functional_call(model, state, (inputs,))
     return outputs.sum()
 
 
 def flow(
-    criterion: str, model: nn.Module, layout: Layout, state: dict[str, Tensor], shape: torch.Size
+    criterion: str, model: nn.Module, layout: Layout, state: dict[str, Tensor], inputs: Tensor
 ) -> dict[str, Tensor]:
     """The derivative of `run` by the weights of each layer; zero where no path leads to the outputs."""
     weights = {layer.name: state[layer.name].requires_grad_() for layer in layout.layers}
     with torch.enable_grad():
-        total = run(criterion, model, state, shape)
+        total = run(criterion, model, state, inputs)
         if not total.requires_grad:
             raise UserError(f"{criterion} cannot prune this network: its outputs depend on no prunable layer")
         gradients = torch.autograd.grad(total, list(weights.values()), materialize_grads=True)

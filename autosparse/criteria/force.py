@@ -27,7 +27,7 @@ class Force:
         def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
             check_repeatable(batches)
 
-            def foresight(current: Mask, theta: Tensor) -> Tensor:
+            def foresight(current: Mask, theta: Tensor, left: int) -> Tensor:
                 return mean_gradient(model, mask.layout, batches).mul_(theta).abs_()
 
             return in_rounds(model, mask, k, self.rounds, foresight, revive=True)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from autosparse.criteria.contract import Batches, Criterion
 from autosparse.criteria.erk import erk_counts
-from autosparse.criteria.flow import first_shape, flow, in_double, run
+from autosparse.criteria.flow import first_shape, flow, in_double, ones, run
 from autosparse.criteria.nodes import Channels, balance, deal
 from autosparse.criteria.paths import counting_paths, entering
 from autosparse.errors import UserError
@@ -57,8 +57,9 @@ class NPB:
                 name: tensor.zero_() if name.endswith("bias") else tensor.abs_()
                 for name, tensor in in_double(model).items()
             }
-            self._choose(model, layout, state, shape, counts)
-            paths = flow("npb", model, layout, state, shape)
+            one = ones(shape, full.kept.device)
+            self._choose(model, layout, state, one, counts)
+            paths = flow("npb", model, layout, state, one)
         scores = torch.empty(layout.size, device=full.kept.device)
         for name, part in layout.unflatten(scores).items():
             kept, through = state.pop(name).detach() > 0, paths.pop(name)
@@ -70,7 +71,7 @@ class NPB:
         return scores.sub_(4.0 * ~chosen.kept)
 
     def _choose(
-        self, model: nn.Module, layout: Layout, state: dict[str, Tensor], shape: torch.Size, counts: list[int]
+        self, model: nn.Module, layout: Layout, state: dict[str, Tensor], one: Tensor, counts: list[int]
     ) -> None:
         """Set the weights in `state` to 1 where they are kept and 0 elsewhere, each layer as the network calls it."""
         generator = np.random.Generator(np.random.PCG64(stream("npb", self.seed)))
@@ -95,7 +96,7 @@ class NPB:
         ]
         try:
             with torch.no_grad():
-                run("npb", model, state, shape)
+                run("npb", model, state, one)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -1,15 +1,19 @@
 """Criteria applied in rounds: score, prune a little, score what is left, before any training."""
 
+import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from autosparse.criteria.contract import Batches, Criterion
+from autosparse.criteria.contract import Batches, Criterion, Targeted
 from autosparse.criteria.world import agreed
 from autosparse.errors import UserError
-from autosparse.pruning import Layout, Mask, keep_top
+from autosparse.pruning import Layout, Mask, keep_top, keep_top_each
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,21 +25,67 @@ class Rounds:
 
     With SNIP it is iterative SNIP (de Jorge et al. 2021, section 4.1, who take 60 rounds); with `synflow` it is
     SynFlow (Tanaka et al. 2020, algorithm 1: 100 rounds).
+
+    Attributes:
+        criterion: that scores in each round; one that must know how many are kept is told so.
+        rounds: N.
+        floor: no layer falls below this share of the network's density, nor loses its last weight, unless it had less
+            before: a guard against layer collapse, which logs a warning if it had to act. 0 for none.
     """
 
-    criterion: Criterion
+    criterion: Criterion | Targeted
     rounds: int
+    floor: float = 0.0
 
     def at(self, k: int) -> Criterion:
         """The criterion that chooses `k` weights."""
 
         def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
             check_repeatable(batches)
-            return in_rounds(
-                model, mask, k, self.rounds, lambda current, theta: self.criterion(model, current, batches)
-            )
+            spared = set[str]()
+
+            def score_round(current: Mask, theta: Tensor, left: int) -> Tensor:
+                own = self.criterion.at(left) if isinstance(self.criterion, Targeted) else self.criterion
+                scores = own(model, current, batches)
+                if self.floor:
+                    spared.update(spare(scores, left, current, self.floor))
+                return scores
+
+            scores = in_rounds(model, mask, k, self.rounds, score_round)
+            if spared:
+                layers = ", ".join(layer.name for layer in mask.layout.layers if layer.name in spared)
+                log.warning("kept from collapse, by weights that score lower than others: %s", layers)
+            return scores
 
         return score
+
+
+def spare(scores: Tensor, k: int, alive: Mask, floor: float) -> list[str]:
+    """Let each layer keep its best, whatever those of other layers score: raise their scores to ∞, in place.
+
+    Args:
+        scores: float32 (P,).
+        k: how many are kept.
+        alive: what is left to choose from.
+        floor: share of the density k / P that a layer keeps, at least; one weight in any case.
+
+    Returns:
+        The names of the layers that would have kept less.
+    """
+    layout = alive.layout
+    kept = keep_top(scores, k, alive)
+    spans = [slice(layer.offset, layer.offset + layer.size) for layer in layout.layers]
+    least = [max(1, math.ceil(floor * k / layout.size * layer.size)) for layer in layout.layers]
+    least = [min(count, int(alive.kept[span].count_nonzero())) for count, span in zip(least, spans, strict=True)]
+    if sum(least) > k:  # fewer weights than layers: nothing can be spared
+        return []
+    best = keep_top_each(scores, least, alive).kept
+    found = []
+    for layer, span, count in zip(layout.layers, spans, least, strict=True):
+        if int(kept.kept[span].count_nonzero()) < count:
+            scores[span].masked_fill_(best[span], torch.inf)
+            found.append(layer.name)
+    return found
 
 
 def in_rounds(
@@ -43,7 +93,7 @@ def in_rounds(
     mask: Mask,
     k: int,
     rounds: int,
-    score: Callable[[Mask, Tensor], Tensor],
+    score: Callable[[Mask, Tensor, int], Tensor],
     revive: bool = False,
 ) -> Tensor:
     """The scores of the last round; -∞ for what it may not choose.
@@ -53,7 +103,8 @@ def in_rounds(
         mask: what is left to choose from.
         k: how many are kept in the end.
         rounds: how many times to score.
-        score: (mask of the round before, which the model's weights have, flat unpruned weights) -> scores.
+        score: (mask of the round before, which the model's weights have; flat unpruned weights; how many this round
+            keeps) -> scores.
         revive: whether a round chooses from all of `mask` again, not only from what the one before kept.
     """
     layout, alive = mask.layout, mask.count
@@ -61,13 +112,14 @@ def in_rounds(
     current = choices = mask
     try:
         for i in range(1, rounds):
-            scores = agreed(score(current, theta))
-            current = keep_top(scores, round(alive * (k / alive) ** (i / rounds)), choices)
+            left = round(alive * (k / alive) ** (i / rounds))
+            scores = agreed(score(current, theta, left))
+            current = keep_top(scores, left, choices)
             del scores
             choices = mask if revive else current
             _set_weights(model, layout, theta)
             current.apply_(model)
-        return score(current, theta).masked_fill_(~choices.kept, -torch.inf)
+        return score(current, theta, k).masked_fill_(~choices.kept, -torch.inf)
     finally:
         _set_weights(model, layout, theta)
 

@@ -98,10 +98,10 @@ def truth_and_prediction(autos: AutoS, store: TripleStore, seed: int = 0) -> Fig
     scale = Scale.of_store(store)
     labels = autos.label_table(store.densities)
     truth, low, high = labels[triples.survival.numpy()], labels.min(), labels.max()
-    predicted = autos.score(triples.theta.to(_device()), triples.grad.to(_device()), scale).cpu().numpy()
+    predicted = autos.score(triples.theta.to(_device()), triples.grad.to(_device()), scale=scale).cpu().numpy()
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     axes = figure.subplots(2, 3)
-    x, y = theta / scale.theta, grad / scale.grad
+    x, y = (values / rms for values, rms in zip((theta, grad), scale.rms, strict=True))
     limit = float(np.quantile(np.abs(y), 0.999))
     for row, (name, values) in zip(axes, (("truth", truth), ("prediction", predicted)), strict=True):
         points = row[0].scatter(x, y, c=values, s=2, vmin=low, vmax=high, cmap="viridis", linewidths=0, rasterized=True)
@@ -124,7 +124,7 @@ def learned_map(autos: AutoS, reach: float = 4.0, resolution: int = 241) -> Figu
     line = torch.linspace(-reach, reach, resolution)
     grad, theta = torch.meshgrid(line, line, indexing="ij")
     at = theta.reshape(-1).to(_device()), grad.reshape(-1).to(_device())
-    scores = autos.score(*at, Scale(1.0, 1.0)).view(resolution, resolution).cpu()
+    scores = autos.score(*at, scale=Scale((1.0, 1.0))).view(resolution, resolution).cpu()
     figure, axes = _figure(5.6, 4.6)
     image = axes.imshow(
         scores.numpy(), origin="lower", extent=(-reach, reach, -reach, reach), cmap="viridis", aspect="auto"

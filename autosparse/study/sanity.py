@@ -33,7 +33,7 @@ def shuffled(mask: Mask, seed: int) -> Mask:
 
 def inverted(criterion: Criterion | Targeted, k: int) -> Criterion:
     """The criterion that keeps the `k` lowest of another's scores, in every round of one that works in rounds."""
-    if isinstance(criterion, Rounds):
+    if isinstance(criterion, Rounds) and not isinstance(criterion.criterion, Targeted):
         return replace(criterion, criterion=_negated(criterion.criterion)).at(k)
 
     def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:

@@ -59,7 +59,7 @@ def test_a_surface_is_near_its_network_and_refined_it_is_the_same(features: Feat
     assert surface.error["samples"] == 10_000
     other = tuple(3 * values if features.transform == "scaled" else values for values in parameters(30_000))
     expected, scores = autos.score(*other), surface.score(*other)
-    _, outside = surface.read(*other, Scale.of(*other))
+    _, outside = surface.read(*other, scale=Scale.of(*other))
     off = (scores - expected)[~outside].abs()
     assert off.max() < 1e-3
     assert off.max() < 2 * surface.error["max"]
@@ -68,8 +68,8 @@ def test_a_surface_is_near_its_network_and_refined_it_is_the_same(features: Feat
     for sparsity in SPARSITIES:
         k = round((1 - sparsity) * 30_000)
         mask = keep_top(expected, k, full)
-        assert torch.equal(surface.keep_top(*other, k, full, refine=autos).kept, mask.kept)
-        assert (surface.keep_top(*other, k, full).kept & mask.kept).sum() > 0.98 * k
+        assert torch.equal(surface.keep_top(*other, k=k, alive=full, refine=autos).kept, mask.kept)
+        assert (surface.keep_top(*other, k=k, alive=full).kept & mask.kept).sum() > 0.98 * k
 
 
 def test_the_error_falls_with_the_resolution_until_it_is_tolerable() -> None:
@@ -95,7 +95,7 @@ def test_refining_leaves_dead_parameters_dead() -> None:
     autos, (theta, grad) = bent(Features()), parameters()
     surface = autos.surface(theta, grad, resolution=32)
     alive = Mask(everything(20_000).layout, theta > 0)
-    mask = surface.keep_top(theta, grad, 500, alive, refine=autos)
+    mask = surface.keep_top(theta, grad, k=500, alive=alive, refine=autos)
     assert torch.equal(mask.kept, keep_top(autos.score(theta, grad), 500, alive).kept)
 
 
@@ -104,19 +104,19 @@ def test_what_lies_outside_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     surface = autos.surface(theta, grad, resolution=64)
     scale = Scale.of(theta, grad)
     with caplog.at_level(logging.WARNING):
-        edge = surface.score(theta, grad, scale)
+        edge = surface.score(theta, grad, scale=scale)
     assert not caplog.records
     far = theta.clone()
     far[:600] *= 1e4
     with caplog.at_level(logging.WARNING):
-        scores = surface.score(far, grad, scale)
+        scores = surface.score(far, grad, scale=scale)
     assert "3.0" in caplog.text
     assert "% of the parameters lie outside what the surface was tabulated on" in caplog.text
     assert torch.equal(scores[600:], edge[600:])
     assert scores.max() <= surface.table.max()
     full = everything(20_000)
-    expected = keep_top(autos.score(far, grad, scale), 700, full)
-    assert torch.equal(surface.keep_top(far, grad, 700, full, refine=autos, scale=scale).kept, expected.kept)
+    expected = keep_top(autos.score(far, grad, scale=scale), 700, full)
+    assert torch.equal(surface.keep_top(far, grad, k=700, alive=full, refine=autos, scale=scale).kept, expected.kept)
 
 
 def test_saved_and_loaded_without_the_network(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_inputs_that_cannot_be_scored_are_refused() -> None:
     with pytest.raises(UserError, match=r"float32 vectors of one length; got .*\(20000,\) and .*\(19999,\)"):
         surface.score(theta, grad[1:])
     with pytest.raises(UserError, match="that of another network"):
-        surface.keep_top(theta, grad, 5, everything(20_000), refine=bent(Features(), steep=2.0))
+        surface.keep_top(theta, grad, k=5, alive=everything(20_000), refine=bent(Features(), steep=2.0))
     with pytest.raises(UserError, match="that of another network"):
         AutoSCriterion(replace(autos, features=Features(inputs="grad")), surface)
     with pytest.raises(UserError, match="resolution of a surface must be at least 2, got 1"):
@@ -158,7 +158,7 @@ def test_inputs_that_cannot_be_scored_are_refused() -> None:
     with pytest.raises(UserError, match="at least 2 parameters, got 1"):
         autos.surface(theta[:1], grad[:1])
     with pytest.raises(UserError, match="not finite"):
-        autos.surface(theta / 0, grad, Scale(1.0, 1.0))
+        autos.surface(theta / 0, grad, scale=Scale((1.0, 1.0)))
 
 
 def test_nan_reads_as_nan() -> None:
@@ -166,7 +166,7 @@ def test_nan_reads_as_nan() -> None:
     surface = bent(Features()).surface(theta, grad, resolution=16)
     scale = Scale.of(theta, grad)
     theta[5], grad[7] = torch.nan, torch.inf
-    scores = surface.score(theta, grad, scale)
+    scores = surface.score(theta, grad, scale=scale)
     assert scores.isnan().nonzero().tolist() == [[5]]
 
 
@@ -176,14 +176,14 @@ def test_compiled_or_not_the_scores_agree(inputs: str, monkeypatch: pytest.Monke
     autos, (theta, grad) = bent(Features(inputs=inputs)), parameters(300_001)
     theta[0] *= 1e6
     surface = autos.surface(theta, grad, resolution=64)
-    plain, outside = surface.read(theta, grad, Scale.of(theta, grad))
+    plain, outside = surface.read(theta, grad, scale=Scale.of(theta, grad))
     monkeypatch.setattr(lookup, "_WORTH_COMPILING", 1)
-    scores, same = surface.read(theta, grad, Scale.of(theta, grad))
+    scores, same = surface.read(theta, grad, scale=Scale.of(theta, grad))
     assert torch.equal(same, outside)
     torch.testing.assert_close(scores, plain, rtol=0, atol=1e-5)
     full = everything(300_001)
     expected = keep_top(autos.score(theta, grad), 3000, full)
-    assert torch.equal(surface.keep_top(theta, grad, 3000, full, refine=autos).kept, expected.kept)
+    assert torch.equal(surface.keep_top(theta, grad, k=3000, alive=full, refine=autos).kept, expected.kept)
     monkeypatch.setenv("CXX", "no such compiler")
     assert lookup.make_lookup(theta.device, 1 << 30)[0] is lookup.lookup
 
@@ -207,7 +207,8 @@ def test_a_fit_leaves_a_surface_and_prunes_as_its_network_does(
     assert (tabulated.kept & own.kept).sum() > 0.99 * own.count
     criterion = AutoSCriterion.load(alone)
     assert torch.equal(
-        keep_top(criterion(model, own, data.scoring(100)), own.count, everything_of(own)).kept, tabulated.kept
+        keep_top(criterion(model, everything_of(own), data.scoring(100)), own.count, everything_of(own)).kept,
+        tabulated.kept,
     )
 
 
