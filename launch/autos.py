@@ -29,7 +29,7 @@ class Arguments:
     features: str = "scaled"
     """scaled: by the root mean square over the network, compressed; raw: as they are."""
     epochs: int = 10
-    """Passes over the triples."""
+    """Passes over the triples, or as many draws as --condense says."""
     max_steps: int = 0
     """Stop earlier, after so many steps; 0 for no such limit."""
     batch_size: int = 1024
@@ -42,6 +42,9 @@ class Arguments:
     """share: of the iterations survived; min-max: over those of the run; log-density: at death, the same at any N."""
     resolution: int = 512
     """Nodes an axis, at most, of the table that prunes in place of the network; the network is asked at each."""
+    condense: int = 0
+    """Cells, at most, that one pass condenses the triples into, to be fitted to in their place: 65536, say, where the
+    triples are many more; 0 to fit to the triples."""
     weights: tuple[float, ...] = ()
     """How often each run comes in an epoch, one number a run; once each if not given."""
     memory: str = "512MB"
@@ -76,6 +79,7 @@ def plan(a: Arguments) -> list[FitRun]:
                 a.weights,
                 a.label,
                 a.resolution,
+                a.condense,
             ),
             a.leave_one_out,
             a.name,

@@ -44,6 +44,11 @@ from tests.conftest import ROOT
             "--parameters 100000 --resolution 64 --sample 1000 --resnet-sample 2 --repeats 1 --folder FOLDER",
             ["| 99.5% | 164 |", "| mlp, one loop | 1,000 |", "- all of them, refined: met"],
         ),
+        (
+            "condense",
+            "--dataset digits --iterations 2 --epochs 1 --batch-size 8192 --condense 1024 --folder FOLDER",
+            ["| all, another seed | 5 |", "| 1,024 cells | 1 |", "- 1,024: sets as alike as of two seeds"],
+        ),
         ("select", "--scores 100000 --repeats 1", ["| 50% | torch.kthvalue |", "- at 1%, 3 times faster"]),
         (
             "scale",

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from autosparse.autos.condense import condense
+from autosparse.autos.draws import CellDraws, steps_an_epoch
 from autosparse.autos.features import Features, Scale
 from autosparse.autos.labels import LABELS, label_table
 from autosparse.autos.network import BACKBONES, AutoS, make_network
@@ -35,7 +37,7 @@ class FitConfig:
 
     Attributes:
         backbone, features: the network and its input.
-        epochs: passes over the triples.
+        epochs: passes over the triples, or as many draws of cells as `condense` says.
         max_steps: to stop earlier, after so many steps; 0 for no such limit.
         batch_size: triples in a step, over all processes.
         learning_rate: of Adam.
@@ -43,6 +45,8 @@ class FitConfig:
         memory, weights: see `TripleBatches`; no weights for each run once.
         label: of survival, see `labels.label_table`.
         resolution: of the surface, nodes an axis, at most.
+        condense: the cells, at most, that the triples are condensed into first (`condense.condense`): what the steps
+            cost then does not depend on the number of triples; 0 to fit to the triples themselves.
     """
 
     backbone: str = "mlp"
@@ -56,6 +60,7 @@ class FitConfig:
     weights: tuple[float, ...] = ()
     label: str = "share"
     resolution: int = 512
+    condense: int = 0
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -64,6 +69,8 @@ class FitConfig:
             raise unknown("label", self.label, LABELS)
         if self.resolution < 2:
             raise UserError(f"--resolution must be at least 2, got {self.resolution}")
+        if 0 != self.condense < 16:
+            raise UserError(f"--condense must be 0 or at least 16, got {self.condense}")
         if self.epochs < 1:
             raise UserError(f"--epochs must be at least 1, got {self.epochs}")
         if self.max_steps < 0:
@@ -117,16 +124,16 @@ def fit(
         progress: told the number of steps done since it was last told, and how the reading goes.
 
     Returns:
-        The criterion, its card telling what made it, without metrics: see `validate`.
+        The criterion, its card telling what made it, without metrics: see `validate`. Its losses are those of cells
+        where the triples are condensed: lower, by the variance of the labels within a cell.
 
     Raises:
         UserError: no stores, or a loss that is not a number.
     """
     model = make_network(config.backbone, config.features, config.seed).to(accelerator.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    batches = make_batches(stores, config, accelerator, threads)
-    steps = number_of_steps(batches, config)
-    encode = Encoder(stores, config.features, config.label, accelerator.device)
+    batches, encode = _source(stores, config, accelerator, threads)
+    steps = number_of_steps(stores, config, accelerator)
     position = resume.load(model, optimizer) if resume else None
     first_epoch, done, losses, total = 0, 0, list[float](), torch.zeros((), device=accelerator.device)
     if position:
@@ -141,9 +148,9 @@ def fit(
         for epoch in range(first_epoch, -(-steps // len(batches))):
             first = batches.state_dict()["batch"]
             dropout = streams("dropout of AutoS", len(batches), config.seed, epoch, accelerator.process_index)
-            for step, triples in enumerate(batches, first):
+            for step, batch in enumerate(batches, first):
                 torch.manual_seed(int(dropout[step]))
-                inputs, labels = encode(triples)
+                inputs, labels = encode(batch)
                 loss = F.mse_loss(network(inputs), labels)
                 accelerator.backward(loss)
                 optimizer.step()
@@ -193,9 +200,41 @@ def make_batches(
     )
 
 
-def number_of_steps(batches: TripleBatches, config: FitConfig) -> int:
-    """Steps of a whole fit."""
-    steps = config.epochs * len(batches)
+def _source(
+    stores: Sequence[TripleStore], config: FitConfig, accelerator: Accelerator, threads: int
+) -> tuple[TripleBatches | CellDraws, Callable[[Any], tuple[Tensor, Tensor]]]:
+    """This process's part of the batches of a fit, and what makes (input, label) of each."""
+    device = accelerator.device
+    if not config.condense:
+        batches = make_batches(stores, config, accelerator, threads)
+        return batches, Encoder(stores, config.features, config.label, device)
+    cells = condense(
+        stores,
+        Encoder(stores, config.features, config.label, torch.device("cpu")),
+        config.condense,
+        accelerator,
+        seed=config.seed,
+        memory=config.memory,
+        weights=config.weights,
+        threads=threads,
+    )
+    inputs, labels = cells.inputs.to(device), cells.labels.to(device)
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    draws = CellDraws(cells, config.condense, config.batch_size, config.seed, rank, world_size, device=device)
+    return draws, lambda drawn: (inputs[drawn], labels[drawn])
+
+
+def number_of_steps(stores: Sequence[TripleStore], config: FitConfig, accelerator: Accelerator) -> int:
+    """Steps of a whole fit; reads no triples.
+
+    Raises:
+        UserError: see `TripleBatches`.
+    """
+    if config.condense:
+        epoch = steps_an_epoch(config.condense, config.batch_size)
+    else:
+        epoch = len(make_batches(stores, config, accelerator))
+    steps = config.epochs * epoch
     return min(steps, config.max_steps) if config.max_steps else steps
 
 

@@ -117,18 +117,22 @@ class TripleStore:
         """Number of masks that keep each parameter, 0..N."""
         return self._read("survival", span)
 
-    def scan(self, *arrays: str, threads: int = 2) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+    def scan(
+        self, *arrays: str, threads: int = 2, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
         """All of the store, a piece at a time and in order, the next ones being read meanwhile.
 
         Args:
             arrays: which of theta, grad and survival.
             threads: that read, each one array of one piece.
+            share: (k, n) for the pieces k, k + n, k + 2 n, ... alone.
 
         Yields:
             The span, of 2^22 parameters at most, and the arrays by their names.
         """
         step = min(self.grid.shard, PIECE)
-        spans = [slice(start, min(start + step, len(self))) for start in range(0, len(self), step)]
+        first, every = share
+        spans = [slice(s, min(s + step, len(self))) for s in range(first * step, len(self), every * step)]
         with ThreadPoolExecutor(threads, thread_name_prefix="scan") as readers:
 
             def ask(span: slice) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         ("irp", ["--cluster", "inline", "--mem", "1GB"], "--mem does nothing with --cluster inline"),
         ("autos", [], "--runs"),
         ("autos", ["--runs", "/none"], "cannot fit to /none: no triple store"),
+        ("autos", ["--runs", "/none", "--condense", "5"], "--condense must be 0 or at least 16, got 5"),
         ("prune", ["--sparsities", "0.9", "1.5"], "sparsity must lie between 0 and 1"),
         ("prune", ["--criteria", "/none/autos"], "no saved AutoS in /none/autos"),
         ("prune", ["--criteria", "autos"], "unknown criterion 'autos'; valid: random, magnitude, snip, grasp, "),
@@ -252,6 +253,18 @@ def test_leave_one_out_reports_each_run_by_a_fit_to_the_others(script: Script, i
     assert [row["samples"] for row in card["held_out"]] == [5020, 5020]
     assert card["leave_one_out"][0]["mse"] == card["leave_one_out"][1]["mse"]  # the runs are alike here
     assert script("autos", "--runs", irp_run, *fit) == 2  # one run leaves no others
+
+
+def test_a_condensed_fit_is_a_run_of_its_own(script: Script, irp_run: Path, tmp_path: Path) -> None:
+    fit = ["--runs", irp_run, "--epochs", "1", "--batch-size", "8192", "--resolution", "8", "--output", tmp_path]
+    assert script("autos", *fit) == 0
+    assert script("autos", *fit, "--condense", "16384") == 0
+    full, condensed = (tmp_path / "autos" / f"{RUN}_mlp_both_scaled{how}_s0" for how in ("", "_c16384"))
+    cards = [json.loads((folder / "autos.json").read_text())["card"] for folder in (full, condensed)]
+    assert [card["fit"]["condense"] for card in cards] == [0, 16384]
+    assert json.loads((condensed / "progress.json").read_text())["total"] == 2
+    assert "condense: 16384" in (condensed / "config.yaml").read_text()
+    assert "condense" not in (full / "config.yaml").read_text()  # as fits from before there was such a setting
 
 
 def test_a_damaged_run_does_not_keep_the_others_from_running(

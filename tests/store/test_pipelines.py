@@ -93,6 +93,13 @@ def test_a_scan_is_all_of_it_in_order(run: Drawn, store: TripleStore, threads: i
     assert np.array_equal(np.concatenate([columns["survival"] for _, columns in pieces]), run.survival)
 
 
+def test_shares_of_a_scan_are_all_of_it(store: TripleStore) -> None:
+    whole = [span for span, _ in store.scan("survival")]
+    assert len(whole) == 3
+    for number in range(2):
+        assert [span for span, _ in store.scan("survival", share=(number, 2))] == whole[number::2]
+
+
 def test_many_threads_read_one_store(run: Drawn, store: TripleStore) -> None:
     starts = np.random.default_rng(0).integers(0, SIZE - 5000, 64).tolist()
     with ThreadPoolExecutor(8) as readers:

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from autosparse.autos import FitConfig, fit, tabulate_held_out, validate
-from autosparse.autos.fit import make_batches, number_of_steps
+from autosparse.autos.fit import number_of_steps
 from autosparse.autos.network import CARD, WEIGHTS, gradient_mode
 from autosparse.cluster import Job, record
 from autosparse.cluster.progress import progress
@@ -59,7 +59,8 @@ class FitRun(Job):
         more = f"-and-{len(self.runs) - 1}-more" if len(self.runs) > 1 else ""
         how, features = self.how, self.how.features
         label = f"_{how.label}" if how.label != "share" else ""
-        details = f"{how.backbone}_{features.inputs}_{features.transform}{label}_s{how.seed}"
+        condensed = f"_c{how.condense}" if how.condense else ""
+        details = f"{how.backbone}_{features.inputs}_{features.transform}{label}{condensed}_s{how.seed}"
         return self.output / "autos" / (self.name or f"{labels}{more}_{details}")
 
     def missing(self) -> str | None:
@@ -75,9 +76,9 @@ class FitRun(Job):
             "kind": "autos",
             "stores": [TripleStore.open(run).fingerprint for run in self.runs],
             "leave_one_out": self.leave_one_out,
-            **asdict(self.how),
+            **{key: value for key, value in asdict(self.how).items() if key != "condense" or value},
             "weights": [*self.how.weights],
-        }
+        }  # without "condense" where it is off, as fits were recorded before there was such a setting
 
     def is_complete(self) -> bool:
         return is_json(self.folder / CARD) and (self.folder / WEIGHTS).is_file()
@@ -86,7 +87,7 @@ class FitRun(Job):
         stores = [TripleStore.open(run) for run in self.runs]
         gradient_mode([store.run for store in stores])  # all must be the same
         start = time.perf_counter()
-        steps = number_of_steps(make_batches(stores, self.how, accelerator), self.how)
+        steps = number_of_steps(stores, self.how, accelerator)
         reading = Counters()
         with progress(self.folder, steps, "fit", accelerator.is_main_process) as bar:
 
