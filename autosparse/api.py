@@ -21,6 +21,7 @@ def prune(
     criterion: str | Path | Criterion | Targeted = "snip",
     sparsity: float = 0.95,
     seed: int = 0,
+    rounds: int | None = None,
 ) -> Mask:
     """Choose which weights of a network to keep, before training it.
 
@@ -30,10 +31,11 @@ def prune(
     Args:
         model: any module with convolutions or linear layers that maps inputs to class scores.
         batches: (inputs, targets), iterated over once by criteria that look at data, several times (so not a generator)
-            by those that work in rounds: `iterative-snip`, `force`, `synflow`.
+            by those that work in rounds: `iterative-snip`, `force`, `synflow`, `dataflow`, many a saved AutoS.
         criterion: a name in `autosparse.criteria.CRITERIA`, the folder of a saved AutoS, or a criterion of your own.
         sparsity: share of the weights to remove, between 0 and 1.
         seed: for criteria that draw numbers.
+        rounds: for a saved AutoS, in how many it prunes; those that it was fitted for, if not given.
 
     Returns:
         The mask, on the model's device; exactly round((1 - sparsity) P) of the P weights are kept.
@@ -46,7 +48,7 @@ def prune(
         UserWarning: a layer of which nothing is kept.
     """
     check_sparsity(sparsity)
-    criterion = find_criterion(criterion, seed) if isinstance(criterion, str | Path) else criterion
+    criterion = find_criterion(criterion, seed, rounds) if isinstance(criterion, str | Path) else criterion
     layout = Layout.of(model)
     full = Mask.full(layout, next(iter(layout.weights(model).values())).device)
     with torch.no_grad():
@@ -56,22 +58,33 @@ def prune(
     return mask
 
 
-def find_criterion(name: str | Path, seed: int = 0) -> Criterion | Targeted:
+def find_criterion(name: str | Path, seed: int = 0, rounds: int | None = None) -> Criterion | Targeted:
     """A criterion by name, or by the folder of a saved AutoS.
 
     Raises:
-        UserError: neither.
+        UserError: neither, or rounds for another than an AutoS.
     """
     if name in CRITERIA:
+        check_rounds(str(name), rounds)
         return make_criterion(str(name), seed)
     if is_path(name):
-        return AutoSCriterion.load(name)
+        return AutoSCriterion.load(name, rounds)
     raise unknown("criterion", str(name), [*CRITERIA, "or the folder of a saved AutoS"])
 
 
 def is_path(name: str | Path) -> bool:
     """Whether a criterion is given as a folder rather than by name."""
     return isinstance(name, Path) or os.sep in name or Path(name).is_dir()
+
+
+def check_rounds(name: str, rounds: int | None) -> None:
+    """Refuse a number of rounds for a criterion that has none, or its own.
+
+    Raises:
+        UserError: it has.
+    """
+    if rounds is not None and name in CRITERIA:
+        raise UserError(f"rounds are for a saved AutoS, not for {name}; snip in rounds is iterative-snip")
 
 
 def check_sparsity(sparsity: float) -> None:

@@ -8,7 +8,8 @@ import torch
 from accelerate import Accelerator
 
 from autosparse.autos import AutoS, FitConfig, fit, validate
-from autosparse.autos.fit import SPARSITIES, number_of_steps
+from autosparse.autos.fit import number_of_steps
+from autosparse.autos.held_out import SPARSITIES
 from autosparse.command import run
 from autosparse.pruning import Mask, keep_top
 from autosparse.store import TripleStore

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from autosparse.autos.fit import FitConfig, fit, validate
+from autosparse.autos import FitConfig, fit, validate
 from autosparse.command import run
 from autosparse.pruning import Mask
 from autosparse.sizes import format_size, parse_size

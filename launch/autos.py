@@ -25,7 +25,7 @@ class Arguments:
     backbone: str = "mlp"
     """mlp, resnet18 or vgg19 (paper, Table 7); the latter two want a GPU."""
     inputs: str = "both"
-    """both, param or grad (paper, Table 2)."""
+    """both, param or grad (paper, Table 2); both+flow for how much flows through a parameter, too."""
     features: str = "scaled"
     """scaled: by the root mean square over the network, compressed; raw: as they are."""
     epochs: int = 10
@@ -45,6 +45,9 @@ class Arguments:
     condense: int = 0
     """Cells, at most, that one pass condenses the triples into, to be fitted to in their place: 65536, say, where the
     triples are many more; 0 to fit to the triples."""
+    rounds: int = 1
+    """In how many the criterion prunes; above 1 it is fitted to what each iteration of the runs has left, measured
+    anew, for which the runs' data must be there."""
     weights: tuple[float, ...] = ()
     """How often each run comes in an epoch, one number a run; once each if not given."""
     memory: str = "512MB"
@@ -53,6 +56,8 @@ class Arguments:
     """That read ahead, in each process."""
     leave_one_out: bool = False
     """Also fit without each run in turn, and report how well that predicts it."""
+    data_root: Path | None = None
+    """Folder of the data sets' .npz files, for --rounds and both+flow; $AUTOSPARSE_DATA, or data, if not given."""
     name: str | None = None
     """Of the folder; made from the arguments if not given."""
     output: Path = Path("runs")
@@ -80,10 +85,12 @@ def plan(a: Arguments) -> list[FitRun]:
                 a.label,
                 a.resolution,
                 a.condense,
+                a.rounds,
             ),
             a.leave_one_out,
             a.name,
             a.threads,
+            a.data_root,
         )
         for seed in a.seeds
     ]

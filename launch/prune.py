@@ -21,13 +21,15 @@ class Arguments:
 
     setting: Setting = field(default_factory=Setting)
     criteria: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
-    """random, random-erk, magnitude, snip, iterative-snip, force, grasp, synflow, npb, or the folder of a fit of
-    launch/autos.py, there or made by the jobs of --after; several make a grid."""
+    """random, random-erk, magnitude, snip, iterative-snip, force, grasp, synflow, dataflow, npb, or the folder of a
+    fit of launch/autos.py, there or made by the jobs of --after; several make a grid."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = (0.9, 0.95, 0.98, 0.99)
     """Shares of the weights to remove, 0 for the dense network; several make a grid."""
     sanity: tuple[str, ...] = ("none",)
     """Sanity checks, beside none: shuffled (the mask within its layers), reinitialized (the weights under it), inverted
     (the scores); several make a grid."""
+    rounds: int | None = None
+    """Of an AutoS, instead of those that it was fitted for: 1 for one shot, 30 for AutoS in rounds."""
     seeds: tuple[int, ...] = (100, 101)
     """Of initial weights and order of samples; take others than those that labels came from."""
     output: Path = Path("runs")
@@ -38,7 +40,7 @@ class Arguments:
 def plan(a: Arguments) -> list[PruneRun]:
     """The runs of the grid."""
     runs = [
-        PruneRun(a.output, a.setting, criterion, sparsity, seed, sanity)
+        PruneRun(a.output, a.setting, criterion, sparsity, seed, sanity, a.rounds)
         for criterion in a.criteria
         for sparsity in a.sparsities
         for seed in a.seeds

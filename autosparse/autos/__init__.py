@@ -2,8 +2,10 @@
 
 from autosparse.autos.criterion import AutoSCriterion
 from autosparse.autos.features import Features, Scale
-from autosparse.autos.fit import FitConfig, fit, tabulate_held_out, validate
+from autosparse.autos.fit import FitConfig, fit
+from autosparse.autos.held_out import tabulate_held_out, tabulate_states, validate, validate_states
 from autosparse.autos.network import BACKBONES, AutoS
+from autosparse.autos.states import States, states_of
 from autosparse.autos.surface import Surface
 
 __all__ = [
@@ -13,8 +15,12 @@ __all__ = [
     "Features",
     "FitConfig",
     "Scale",
+    "States",
     "Surface",
     "fit",
+    "states_of",
     "tabulate_held_out",
+    "tabulate_states",
     "validate",
+    "validate_states",
 ]

@@ -5,30 +5,23 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from autosparse.autos.condense import condense
 from autosparse.autos.draws import CellDraws, steps_an_epoch
-from autosparse.autos.features import Features, Scale
+from autosparse.autos.features import STORED, Features, Scale
 from autosparse.autos.labels import LABELS, label_table
 from autosparse.autos.network import BACKBONES, AutoS, make_network
-from autosparse.autos.surface import Surface
+from autosparse.autos.states import States, cells_of
 from autosparse.errors import UserError, unknown
 from autosparse.seeds import streams
 from autosparse.sizes import parse_size
-from autosparse.store import Counters, TripleBatches, Triples, TripleStore, sample
-from autosparse.store.order import Part
+from autosparse.store import Counters, TripleBatches, Triples, TripleStore
 from autosparse.training import Checkpoint
-
-SPARSITIES = (0.90, 0.95, 0.98, 0.99)
-_VALIDATION_SAMPLES = 1 << 20  # held-out triples looked at in each run, at most
-_SURFACE_SAMPLES = 1 << 17  # held-out triples of all runs that a surface is made and measured by
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,8 @@ class FitConfig:
         resolution: of the surface, nodes an axis, at most.
         condense: the cells, at most, that the triples are condensed into first (`condense.condense`): what the steps
             cost then does not depend on the number of triples; 0 to fit to the triples themselves.
+        rounds: in how many the criterion is meant to prune. Above 1 it is fitted to the networks that each iteration of
+            the runs has left, see `states`.
     """
 
     backbone: str = "mlp"
@@ -61,6 +56,7 @@ class FitConfig:
     label: str = "share"
     resolution: int = 512
     condense: int = 0
+    rounds: int = 1
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -71,6 +67,10 @@ class FitConfig:
             raise UserError(f"--resolution must be at least 2, got {self.resolution}")
         if 0 != self.condense < 16:
             raise UserError(f"--condense must be 0 or at least 16, got {self.condense}")
+        if self.rounds < 1:
+            raise UserError(f"--rounds must be at least 1, got {self.rounds}")
+        if self.condense and self.by_states:
+            raise UserError("--condense is for fits to stored triples, not with --rounds or --inputs both+flow")
         if self.epochs < 1:
             raise UserError(f"--epochs must be at least 1, got {self.epochs}")
         if self.max_steps < 0:
@@ -80,6 +80,11 @@ class FitConfig:
             raise UserError(f"--batch-size must be at least 2, got {self.batch_size}")
         if not 0 < self.learning_rate < np.inf:
             raise UserError(f"--learning-rate must be a positive number, got {self.learning_rate}")
+
+    @property
+    def by_states(self) -> bool:
+        """Whether it is fitted to measured states rather than to the triples of the stores."""
+        return self.rounds > 1 or self.features.columns != STORED
 
 
 class Encoder:
@@ -108,6 +113,7 @@ def fit(
     config: FitConfig,
     accelerator: Accelerator,
     *,
+    states: Sequence[States] = (),
     resume: Checkpoint | None = None,
     threads: int = 2,
     progress: Callable[[int, Counters], object] = lambda steps, counters: None,
@@ -118,13 +124,14 @@ def fit(
         stores: complete ones.
         config: backbone, features and the optimizer's settings.
         accelerator: of this process; batches are cut over all.
+        states: of the runs in the stores, where `config.by_states`.
         resume: where to keep and look for the state. Going on with another number of processes takes the same samples
             in the same order; with the same number it ends with the same bits.
         threads: that read ahead, in each process.
         progress: told the number of steps done since it was last told, and how the reading goes.
 
     Returns:
-        The criterion, its card telling what made it, without metrics: see `validate`. Its losses are those of cells
+        The criterion, its card telling what made it, without metrics: see `held_out`. Its losses are those of cells
         where the triples are condensed: lower, by the variance of the labels within a cell.
 
     Raises:
@@ -132,8 +139,8 @@ def fit(
     """
     model = make_network(config.backbone, config.features, config.seed).to(accelerator.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    batches, encode = _source(stores, config, accelerator, threads)
-    steps = number_of_steps(stores, config, accelerator)
+    batches, encode = _source(stores, config, accelerator, states, threads)
+    steps = number_of_steps(stores, config, accelerator, states)
     position = resume.load(model, optimizer) if resume else None
     first_epoch, done, losses, total = 0, 0, list[float](), torch.zeros((), device=accelerator.device)
     if position:
@@ -201,102 +208,51 @@ def make_batches(
 
 
 def _source(
-    stores: Sequence[TripleStore], config: FitConfig, accelerator: Accelerator, threads: int
+    stores: Sequence[TripleStore],
+    config: FitConfig,
+    accelerator: Accelerator,
+    states: Sequence[States],
+    threads: int,
 ) -> tuple[TripleBatches | CellDraws, Callable[[Any], tuple[Tensor, Tensor]]]:
     """This process's part of the batches of a fit, and what makes (input, label) of each."""
     device = accelerator.device
-    if not config.condense:
+    if states:
+        cells = cells_of(states, config.features, config.weights)
+    elif config.condense:
+        cells = condense(
+            stores,
+            Encoder(stores, config.features, config.label, torch.device("cpu")),
+            config.condense,
+            accelerator,
+            seed=config.seed,
+            memory=config.memory,
+            weights=config.weights,
+            threads=threads,
+        )
+    else:
         batches = make_batches(stores, config, accelerator, threads)
         return batches, Encoder(stores, config.features, config.label, device)
-    cells = condense(
-        stores,
-        Encoder(stores, config.features, config.label, torch.device("cpu")),
-        config.condense,
-        accelerator,
-        seed=config.seed,
-        memory=config.memory,
-        weights=config.weights,
-        threads=threads,
-    )
     inputs, labels = cells.inputs.to(device), cells.labels.to(device)
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    draws = CellDraws(cells, config.condense, config.batch_size, config.seed, rank, world_size, device=device)
+    draws = CellDraws(
+        cells, config.condense or len(cells), config.batch_size, config.seed, rank, world_size, device=device
+    )
     return draws, lambda drawn: (inputs[drawn], labels[drawn])
 
 
-def number_of_steps(stores: Sequence[TripleStore], config: FitConfig, accelerator: Accelerator) -> int:
+def number_of_steps(
+    stores: Sequence[TripleStore], config: FitConfig, accelerator: Accelerator, states: Sequence[States] = ()
+) -> int:
     """Steps of a whole fit; reads no triples.
 
     Raises:
         UserError: see `TripleBatches`.
     """
-    if config.condense:
+    if states:
+        epoch = steps_an_epoch(sum(int((~run.held_out).sum()) for run in states), config.batch_size)
+    elif config.condense:
         epoch = steps_an_epoch(config.condense, config.batch_size)
     else:
         epoch = len(make_batches(stores, config, accelerator))
     steps = config.epochs * epoch
     return min(steps, config.max_steps) if config.max_steps else steps
-
-
-def validate(autos: AutoS, store: TripleStore, seed: int = 0, part: Part = "held-out") -> dict[str, Any]:
-    """How well the predictions fit triples that were not fitted to.
-
-    Looks at a million of them at most, drawn from all over the store.
-
-    Args:
-        autos: the criterion.
-        store: the run.
-        seed: of the split, the fit's own for `part="held-out"`.
-        part: `held-out`, or `all` for a run that the fit has not seen.
-
-    Returns:
-        `mse` and `variance` of the labels (a constant's mean squared error); `spearman`, the rank correlation;
-        `overlap`, for each sparsity the share of the parameters kept by prediction that survival keeps too, and
-        `overlap_by_chance` (equal survivals count as drawn at random: the expected share).
-    """
-    triples = sample(store, _VALIDATION_SAMPLES, seed, part)
-    label = autos.label_table(store.densities)[triples.survival.numpy()]
-    device = next(autos.network.parameters()).device
-    scores = autos.score(triples.theta.to(device), triples.grad.to(device), scale=Scale.of_store(store)).cpu().numpy()
-    return {
-        "samples": len(label),
-        "mse": float(np.square(scores - label).mean()),
-        "variance": float(label.var()),
-        "spearman": spearman(scores, label),
-        "overlap": {str(s): overlap(scores, label, 1 - s) for s in SPARSITIES},
-        "overlap_by_chance": {str(s): 1 - s for s in SPARSITIES},
-    }
-
-
-def tabulate_held_out(autos: AutoS, stores: Sequence[TripleStore], seed: int = 0, resolution: int = 512) -> Surface:
-    """The surface of a fit, made and measured by triples that were not fitted to.
-
-    Args:
-        autos: the criterion.
-        stores: the runs that it was fitted to.
-        seed: of the split, the fit's own.
-        resolution: nodes an axis, at most.
-    """
-    device = next(autos.network.parameters()).device
-    samples = [sample(store, _SURFACE_SAMPLES // len(stores), seed, "held-out") for store in stores]
-    theta, grad = (torch.cat([getattr(each, name) for each in samples]).to(device) for name in ("theta", "grad"))
-    sizes = torch.tensor([len(each) for each in samples])
-    rms = torch.tensor([scale.rms for scale in map(Scale.of_store, stores)])
-    each = rms.repeat_interleave(sizes, dim=0).to(device).unbind(1)
-    return autos.surface(theta, grad, scale=each, resolution=resolution)
-
-
-def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Rank correlation; ties share their mean rank."""
-    ranks = [pd.Series(values).rank().to_numpy() for values in (a, b)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def overlap(scores: NDArray[Any], labels: NDArray[Any], density: float) -> float:
-    """Expected share of the top `density` by score that the top by label holds too, its ties broken at random."""
-    k = max(1, round(density * len(scores)))
-    kept = np.argsort(-scores, kind="stable")[:k]
-    threshold = np.sort(labels)[len(labels) - k]
-    above, tied = labels > threshold, labels == threshold
-    chance = (k - above.sum()) / tied.sum()
-    return float((above[kept].sum() + chance * tied[kept].sum()) / k)

@@ -9,7 +9,7 @@ from torch import nn
 
 import autosparse
 from autosparse.autos import BACKBONES, AutoS, AutoSCriterion, Features, FitConfig, Scale, fit, validate
-from autosparse.autos.fit import overlap, spearman
+from autosparse.autos.held_out import overlap, spearman
 from autosparse.autos.network import make_network
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.data import ImageData

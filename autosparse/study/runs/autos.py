@@ -8,13 +8,22 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from autosparse.autos import FitConfig, fit, tabulate_held_out, validate
+from autosparse.autos import (
+    FitConfig,
+    States,
+    fit,
+    tabulate_held_out,
+    tabulate_states,
+    validate,
+    validate_states,
+)
 from autosparse.autos.fit import number_of_steps
 from autosparse.autos.network import CARD, WEIGHTS, gradient_mode
 from autosparse.cluster import Job, record
 from autosparse.cluster.progress import progress
 from autosparse.errors import StoreError, UserError
 from autosparse.store import Counters, TripleStore
+from autosparse.study.remeasure import remeasure
 from autosparse.study.runs.common import check_seed, is_json
 from autosparse.training import Checkpoint
 
@@ -32,6 +41,7 @@ class FitRun(Job):
     leave_one_out: bool = False
     name: str | None = None
     threads: int = 2
+    data_root: Path | None = None
 
     def check(self) -> None:
         """Refuse what cannot run."""
@@ -60,7 +70,8 @@ class FitRun(Job):
         how, features = self.how, self.how.features
         label = f"_{how.label}" if how.label != "share" else ""
         condensed = f"_c{how.condense}" if how.condense else ""
-        details = f"{how.backbone}_{features.inputs}_{features.transform}{label}{condensed}_s{how.seed}"
+        rounds = f"_r{how.rounds}" if how.rounds > 1 else ""
+        details = f"{how.backbone}_{features.inputs}_{features.transform}{label}{condensed}{rounds}_s{how.seed}"
         return self.output / "autos" / (self.name or f"{labels}{more}_{details}")
 
     def missing(self) -> str | None:
@@ -76,9 +87,9 @@ class FitRun(Job):
             "kind": "autos",
             "stores": [TripleStore.open(run).fingerprint for run in self.runs],
             "leave_one_out": self.leave_one_out,
-            **{key: value for key, value in asdict(self.how).items() if key != "condense" or value},
+            **asdict(self.how),
             "weights": [*self.how.weights],
-        }  # without "condense" where it is off, as fits were recorded before there was such a setting
+        }
 
     def is_complete(self) -> bool:
         return is_json(self.folder / CARD) and (self.folder / WEIGHTS).is_file()
@@ -87,7 +98,8 @@ class FitRun(Job):
         stores = [TripleStore.open(run) for run in self.runs]
         gradient_mode([store.run for store in stores])  # all must be the same
         start = time.perf_counter()
-        steps = number_of_steps(stores, self.how, accelerator)
+        states = [remeasure(store, self.how, self.data_root, accelerator) for store in stores if self.how.by_states]
+        steps = number_of_steps(stores, self.how, accelerator, states)
         reading = Counters()
         with progress(self.folder, steps, "fit", accelerator.is_main_process) as bar:
 
@@ -97,37 +109,60 @@ class FitRun(Job):
                 bar.update(steps, str(counters))
 
             checkpoint = Checkpoint(self.folder / "checkpoint.pt", "fit", write=accelerator.is_main_process)
-            autos = fit(stores, self.how, accelerator, resume=checkpoint, threads=self.threads, progress=follow)
+            autos = fit(
+                stores,
+                self.how,
+                accelerator,
+                states=states,
+                resume=checkpoint,
+                threads=self.threads,
+                progress=follow,
+            )
         log.info("%s", reading)
         seconds = time.perf_counter() - start
-        metrics = [{"run": run, **validate(autos, store, self.how.seed)} for run, store in self._pairs(stores)]
+        told = [validate_states(autos, run) for run in states] or [
+            validate(autos, store, self.how.seed) for store in stores
+        ]
+        metrics = [{"run": run, **of} for run, of in zip(self.runs, told, strict=True)]
         autos.card |= {"held_out": metrics, "seconds": {"fit": seconds}, "versions": record.versions()}
         if self.leave_one_out:
             autos.card["leave_one_out"] = [
-                {"run": run, **self._without(k, stores, accelerator)} for k, run in enumerate(self.runs)
+                {"run": run, **self._without(k, stores, states, accelerator)} for k, run in enumerate(self.runs)
             ]
         for of in metrics:
             log.info("held out of %s: MSE %.5f of %.5f, Spearman %.3f", *(of[k] for k in _SHOWN))
         if accelerator.is_main_process:
-            surface = tabulate_held_out(autos, stores, self.how.seed, self.how.resolution)
+            if states:
+                surface = tabulate_states(autos, states, self.how.seed, self.how.resolution)
+            else:
+                surface = tabulate_held_out(autos, stores, self.how.seed, self.how.resolution)
             log.info("surface: %s nodes, off by %.1e at most", tuple(surface.table.shape), surface.error["max"])
             surface.save(self.folder)  # before the network, which says that the run is complete
             autos.save(self.folder)
         accelerator.wait_for_everyone()
         checkpoint.remove()
 
-    def _pairs(self, stores: list[TripleStore]) -> list[tuple[str, TripleStore]]:
-        return list(zip(self.runs, stores, strict=True))
-
-    def _without(self, left_out: int, stores: list[TripleStore], accelerator: Accelerator) -> dict[str, Any]:
+    def _without(
+        self, left_out: int, stores: list[TripleStore], states: list[States], accelerator: Accelerator
+    ) -> dict[str, Any]:
         """Metrics on one run of a fit to the others."""
         kept = [k for k in range(len(stores)) if k != left_out]
         how = replace(self.how, weights=tuple(self.how.weights[k] for k in kept if self.how.weights))
         checkpoint = Checkpoint(
             self.folder / f"checkpoint-without-{left_out}.pt", "fit", write=accelerator.is_main_process
         )
-        autos = fit([stores[k] for k in kept], how, accelerator, resume=checkpoint, threads=self.threads)
-        metrics = validate(autos, stores[left_out], part="all")
+        autos = fit(
+            [stores[k] for k in kept],
+            how,
+            accelerator,
+            states=[states[k] for k in kept if states],
+            resume=checkpoint,
+            threads=self.threads,
+        )
+        if states:
+            metrics = validate_states(autos, states[left_out], part="all")
+        else:
+            metrics = validate(autos, stores[left_out], part="all")
         accelerator.wait_for_everyone()
         checkpoint.remove()
         return metrics

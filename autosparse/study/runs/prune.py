@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from autosparse.api import check_sparsity, find_criterion, is_path
+from autosparse.api import check_rounds, check_sparsity, find_criterion, is_path
 from autosparse.autos import AutoS
 from autosparse.autos.network import CARD
 from autosparse.cluster import Job, record
@@ -41,6 +41,7 @@ class PruneRun(Job):
     sparsity: float = 0.95
     seed: int = 0
     sanity: str = "none"
+    rounds: int | None = None
 
     def check(self) -> None:
         """Refuse what cannot run."""
@@ -52,6 +53,9 @@ class PruneRun(Job):
             raise unknown("sanity check", self.sanity, SANITY)
         if self.sanity == "inverted" and self.criterion in NOT_INVERTED:
             raise UserError(f"--sanity inverted: {self.criterion} chooses layer by layer, or lets weights come back")
+        check_rounds(self.criterion, self.rounds)
+        if self.rounds is not None and self.rounds < 1:
+            raise UserError(f"--rounds must be at least 1, got {self.rounds}")
         if not self.learned:
             return
         if not is_path(self.criterion):
@@ -67,7 +71,8 @@ class PruneRun(Job):
     @property
     def label(self) -> str:
         """The criterion's name in folders and tables."""
-        return f"autos-{Path(self.criterion).resolve().name}" if self.learned else self.criterion
+        rounds = f"-r{self.rounds}" if self.rounds else ""
+        return f"autos-{Path(self.criterion).resolve().name}{rounds}" if self.learned else self.criterion
 
     @property
     def folder(self) -> Path:
@@ -85,6 +90,7 @@ class PruneRun(Job):
             "kind": "prune",
             "criterion": self.label,
             "autos": AutoS.fingerprint(self.criterion) if self.learned else None,
+            "rounds": self.rounds,
             "sparsity": self.sparsity,
             "seed": self.seed,
             "sanity": self.sanity,
@@ -137,7 +143,7 @@ class PruneRun(Job):
         # one looks, for all: on a network file system another process may not see yet what is there
         if not broadcast_object_list([accelerator.is_main_process and path.is_file()])[0]:
             full = Mask.full(Layout.of(model), accelerator.device)
-            criterion = find_criterion(self.criterion, self.seed)
+            criterion = find_criterion(self.criterion, self.seed, self.rounds)
             k = keep_count(1.0 - self.sparsity, full.layout.size)
             batches = data.scoring(SCORING_BATCH, self.setting.grad_batches)
             mask = select(inverted(criterion, k) if self.sanity == "inverted" else criterion, model, full, batches, k)

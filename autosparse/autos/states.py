@@ -1,0 +1,141 @@
+"""What is known of a run's parameters as they stand after each of its iterations, before any training.
+
+A store holds what was known of them at initialization. A criterion that prunes in rounds, or looks at more than weight
+and gradient, learns from the network itself, masked as it was after iteration i at its initial weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autosparse.autos.condense import Cells
+from autosparse.autos.features import Features, Scale
+from autosparse.autos.labels import label_table
+from autosparse.criteria.contract import Batches
+from autosparse.errors import UserError
+from autosparse.pruning import Layout
+from autosparse.seeds import stream
+from autosparse.store import TripleStore
+from autosparse.store.order import select
+
+_SAMPLES = 1 << 16  # parameters of each iteration, at most: what a fit costs does not grow with their number
+
+
+@dataclass(frozen=True)
+class States:
+    """A sample of a run's parameters, for each iteration of those that it had left.
+
+    Attributes:
+        columns: float32 (S,) each, see `Features.columns`, over their root mean square among what was alive.
+        labels: of survival from there on, float32 (S,): the label of a run that starts where iteration i left it.
+        iteration: i, int64 (S,).
+        held_out: bool (S,), the tenth of the parameters that is not fitted to; the same at every iteration.
+    """
+
+    columns: tuple[Tensor, ...]
+    labels: Tensor
+    iteration: Tensor
+    held_out: Tensor
+
+    def __getitem__(self, index: Any) -> "States":
+        columns = tuple(values[index] for values in self.columns)
+        return States(columns, self.labels[index], self.iteration[index], self.held_out[index])
+
+    @property
+    def scale(self) -> Scale:
+        """Of columns that have been divided by theirs."""
+        return Scale((1.0,) * len(self.columns))
+
+
+@torch.no_grad()
+def states_of(
+    store: TripleStore,
+    model: nn.Module,
+    batches: Batches,
+    features: Features,
+    label: str,
+    *,
+    batch_norm: str = "batch",
+    iterations: int | None = None,
+    seed: int = 0,
+) -> States:
+    """Measure a run's parameters after each of its iterations; costs a pass over the batches for each.
+
+    Args:
+        store: of the run.
+        model: its network at its initial weights; left as it was.
+        batches: (inputs, targets); under `torch.distributed` this process's own.
+        features: what to measure.
+        label: see `labels.label_table`.
+        batch_norm: mode of the gradient.
+        iterations: how many of the run to look at, from the initial state on; all if None.
+        seed: of the sample and the held-out tenth.
+
+    Raises:
+        UserError: the model is not the run's.
+    """
+    layout = Layout.of(model)
+    theta = layout.flatten(layout.weights(model)).clone()
+    if layout != store.layout or not np.array_equal(theta.cpu().numpy(), store.theta()):
+        raise UserError(f"the network of {store.place} cannot be built again with its initial weights")
+    held_out = torch.zeros(layout.size, dtype=torch.bool)
+    held_out[torch.from_numpy(select(0, layout.size, seed, "held-out"))] = True
+    survival = torch.from_numpy(store.survival().astype(np.int64))
+    parts = []
+    for i in range(store.iterations if iterations is None else iterations):
+        mask = store.mask(i).to(theta.device)
+        mask.apply_(model)
+        columns = features.measure(model, mask, batches, batch_norm)
+        rms = Scale.of(*columns, alive=mask).rms
+        chosen = _some(mask.kept.nonzero().squeeze(1).cpu(), seed, i)
+        values = tuple((column / size).cpu()[chosen] for column, size in zip(columns, rms, strict=True))
+        table = label_table(label, [density / store.densities[i] for density in store.densities[i:]])
+        labels = torch.from_numpy(table).float()[survival[chosen] - i]
+        parts.append(States(values, labels, torch.full_like(chosen, i), held_out[chosen]))
+        for name, weight in layout.weights(model).items():
+            weight.copy_(layout.unflatten(theta)[name])
+    return _joined(parts)
+
+
+def cells_of(states: Sequence[States], features: Features, weights: Sequence[float] = ()) -> Cells:
+    """What is not held out, as cells of one parameter each; all iterations of a run count the same together.
+
+    Args:
+        states: of the runs.
+        features: that were measured.
+        weights: of each run; 1 if not given.
+    """
+    counts = []
+    for run, weight in zip(states, weights or [1.0] * len(states), strict=True):
+        sizes = torch.bincount(run.iteration[~run.held_out])
+        counts.append(weight / sizes.double()[run.iteration[~run.held_out]])
+    fitted = _joined([run[~run.held_out] for run in states])
+    inputs = features.encode(*fitted.columns, scale=fitted.scale)
+    return Cells(inputs, fitted.labels, torch.cat(counts))
+
+
+def held_out_of(states: Sequence[States], limit: int, seed: int = 0) -> States:
+    """At most `limit` of the held-out parameters of all runs, in no particular order."""
+    found = _joined([run[run.held_out] for run in states])
+    generator = torch.Generator().manual_seed(stream("sample of states", seed))
+    return found[torch.randperm(len(found.labels), generator=generator)[:limit]]
+
+
+def _some(alive: Tensor, seed: int, i: int) -> Tensor:
+    """So many of the indices that a fit takes, ascending."""
+    if len(alive) <= _SAMPLES:
+        return alive
+    generator = torch.Generator().manual_seed(stream("sample of states", seed, i))
+    return alive[torch.randperm(len(alive), generator=generator)[:_SAMPLES]].sort().values
+
+
+def _joined(parts: Sequence[States]) -> States:
+    columns = tuple(torch.cat(values) for values in zip(*(part.columns for part in parts), strict=True))
+    labels, iteration, held_out = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("labels", "iteration", "held_out")
+    )
+    return States(columns, labels, iteration, held_out)
