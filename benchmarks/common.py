@@ -86,10 +86,20 @@ def peak_memory() -> float:
 
 def extra_memory(action: Callable[[], object], output: int = 0) -> float:
     """Peak resident memory of an action beyond what was resident before and its output of so many bytes, MiB."""
+    before = resident_memory()
+    return peak_during(action) - before - output / 2**20
+
+
+def resident_memory() -> float:
+    """Resident memory of this process, MiB."""
+    return _status("VmRSS") / 1024
+
+
+def peak_during(action: Callable[[], object]) -> float:
+    """The largest resident memory of this process while an action runs, MiB."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _status("VmRSS")
     action()
-    return (_status("VmHWM") - before) / 1024 - output / 2**20
+    return _status("VmHWM") / 1024
 
 
 def _status(name: str) -> int:

@@ -24,6 +24,21 @@ from tests.conftest import ROOT
         ),
         ("large", "--network resnet18 --steps 1 --batch-size 4", ["GB, whole |"]),
         (
+            "irp_gpu",
+            "--device cpu --network lenet-300-100 --dataset digits --images 256 --batch-size 64 --workers 1 "
+            "--repeats 1",
+            ["| this package, bf16, channels-last |", "| DataLoader, 1 workers, float32 |", "- 5 times a DataLoader"],
+        ),
+        (
+            "prune_large",
+            "--network lenet-300-100 --batches 1 --batch-size 8 --folder FOLDER",
+            [
+                "lenet-300-100, 952,600 prunable weights to 99%",
+                "| the network's own mask | scores, refined |",
+                "- the surface alone: within 3 GiB beside the model",
+            ],
+        ),
+        (
             "store",
             "--triples 100000 --repeats 1 --folder FOLDER",
             ["| this package, whole arrays, zarrs |", "| h5py, fletcher32", "- writing at 0.8"],
@@ -68,3 +83,10 @@ def test_tiny(name: str, arguments: str, expected: list[str], tmp_path: Path) ->
     assert done.stdout.startswith(f"command   python -m benchmarks.{name} --")
     assert all(text in done.stdout for text in expected)
     assert not list(tmp_path.iterdir())
+
+
+def test_without_a_gpu_there_is_one_line() -> None:
+    command = [sys.executable, "-m", "benchmarks.irp_gpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("no GPU here, so nothing to measure: skipped")
+    assert done.stdout.count("\n") == 1

@@ -64,3 +64,26 @@ for k in (0, 1, 777, 50_000, 100_000):
     assert gpu.is_cuda and torch.equal(gpu.cpu(), cpu), k
 """
     python("-c", script)
+
+
+def test_an_epoch_does_not_wait_for_the_gpu() -> None:
+    script = """
+import torch
+from accelerate import Accelerator
+from autosparse import networks
+from autosparse.data import ImageData, load
+from autosparse.pruning import Layout, Mask
+from autosparse.training import Recipe, train
+images, accelerator, done = load("digits"), Accelerator(), 0
+model = networks.build("resnet18", images.shape, images.classes).cuda()
+layout = Layout.of(model)
+mask = Mask(layout, torch.rand(layout.size, device="cuda") < 0.1)
+recipe = Recipe(1, "nesterov", 0.01, augment=True, precision="bf16", channels_last=True)
+def look(steps):
+    global done
+    done += steps
+    torch.cuda.set_sync_debug_mode("error" if 0 < done < 11 else "default")  # of 11 steps
+train(model, mask, ImageData(images, accelerator.device), recipe, accelerator, progress=look)
+assert done == 11
+"""
+    python("-c", script)

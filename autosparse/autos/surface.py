@@ -86,12 +86,18 @@ class Surface:
             UserError: weights or gradients are not finite or all zero, or not the columns that the features want.
         """
         self.features.check(columns)
+        return self._score(columns, scale or Scale.of(*columns))
+
+    def _score(self, columns: Sequence[Tensor], scale: Scale, clamped: Tensor | None = None) -> Tensor:
+        """`score`, which tells in bool (P,), too, whether a parameter lies outside."""
         scores = torch.empty_like(columns[0])
-        clamped = torch.zeros((), dtype=torch.int64, device=scores.device)
-        for span, found, outside in self._pieces(columns, scale or Scale.of(*columns)):
+        count = torch.zeros((), dtype=torch.int64, device=scores.device)
+        for span, found, outside in self._pieces(columns, scale):
             scores[span] = found
-            clamped += outside.count_nonzero()
-        share = int(clamped) / len(scores)
+            count += outside.count_nonzero()
+            if clamped is not None:
+                clamped[span] = outside
+        share = int(count) / len(scores)
         log.log(
             logging.WARNING if share > _MANY else logging.DEBUG,
             "%.2f%% of the parameters lie outside what the surface was tabulated on and are scored as its edge",
@@ -136,35 +142,30 @@ class Surface:
         self.check(autos)
         self.features.check(columns)
         scale = scale or Scale.of(*columns)
-        scores = self.score(*columns, scale=scale)
+        clamped = torch.empty_like(columns[0], dtype=torch.bool)
+        scores = self._score(columns, scale, clamped)
         if k in (0, alive.count):
             return scores
         mask = keep_top(scores, k, alive)
         pieces = zip(scores.split(1 << 22), mask.kept.split(1 << 22), strict=True)
         threshold = min(float(piece.where(kept, torch.inf).min()) for piece, kept in pieces)
-        error = self.error["max"]
+        error, near = self.error["max"], -1.0
+        chosen, own = list[Tensor](), list[Tensor]()
         while True:
-            index, inside = self._in_doubt(columns, scale, scores, threshold, 2 * error + _ROUNDING, alive)
-            own = autos.score(*(values[index] for values in columns), scale=scale)
-            worst = float((own - scores[index])[inside].abs().max()) if inside.any() else 0.0
+            far = 2 * error + _ROUNDING
+            index = _in_doubt(scores, clamped, alive, threshold, near, far)
+            chosen.append(index)
+            own.append(autos.score(*(values[index] for values in columns), scale=scale))
+            off = (own[-1] - scores[index])[~clamped[index]].abs()
+            worst = float(off.max()) if len(off) else 0.0
             if worst <= error:
                 break
-            error = worst  # these parameters lie where the sample had none: look further
-        log.debug("%.2f%% of the parameters scored by the network itself", 100 * len(index) / len(scores))
-        scores[index] = own
+            error, near = worst, far  # these parameters lie where the sample had none: look further
+        count = sum(map(len, chosen))
+        log.debug("%.2f%% of the parameters scored by the network itself", 100 * count / len(scores))
+        for index, values in zip(chosen, own, strict=True):
+            scores[index] = values
         return scores
-
-    def _in_doubt(
-        self, columns: Sequence[Tensor], scale: Scale, scores: Tensor, threshold: float, doubt: float, alive: Mask
-    ) -> tuple[Tensor, Tensor]:
-        """Indices of the parameters near the threshold or outside the table, and which of them lie inside."""
-        chosen, inside = list[Tensor](), list[Tensor]()
-        for span, _, outside in self._pieces(columns, scale):
-            near = ((scores[span] - threshold).abs() <= doubt) | outside
-            found = (near & alive.kept[span]).nonzero().squeeze(1)
-            chosen.append(found + span.start)
-            inside.append(~outside[found])
-        return torch.cat(chosen), torch.cat(inside)
 
     def check(self, autos: "AutoS") -> None:
         """Refuse another network than the one tabulated.
@@ -241,3 +242,19 @@ class Surface:
             return cls(features, axes, tensors["table"], **made)
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"the surface in {folder} is damaged ({error}); fit the AutoS again") from error
+
+
+def _in_doubt(scores: Tensor, clamped: Tensor, alive: Mask, threshold: float, near: float, far: float) -> Tensor:
+    """Indices of the parameters alive whose distance from the threshold is above `near`, and `far` at most.
+
+    Those that are clamped are in doubt at any distance, and come with the first, whose `near` is below 0.
+    """
+    found, start = list[Tensor](), 0
+    columns = (column.split(1 << 22) for column in (scores, clamped, alive.kept))
+    for score, outside, kept in zip(*columns, strict=True):
+        distance = (score - threshold).abs()
+        doubted = (distance > near) & (distance <= far)
+        doubted = doubted | outside if near < 0 else doubted & ~outside
+        found.append((doubted & kept).nonzero().squeeze(1) + start)
+        start += len(score)
+    return torch.cat(found)

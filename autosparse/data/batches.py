@@ -136,20 +136,26 @@ class TrainingBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's part of the batches of an epoch, from step `start` on."""
-        device = self.data.device
-        generator = torch.Generator()
-        order = self.order(epoch).to(device)
-        size = order.shape[1]
-        part = size // self.data.world_size
+        order = self.order(epoch)
+        part = order.shape[1] // self.data.world_size
         mine = slice(self.data.rank * part, (self.data.rank + 1) * part)
-        for step in range(start, len(self)):
-            index = order[step, mine]
-            images = self.images[index]
-            if self.augment:
-                generator.manual_seed(stream("augmentation", self.seed, epoch, step))
-                draws = torch.rand(3, size, generator=generator)[:, mine]
-                images = crop_and_flip(images, draws.to(device))
-            yield self.data.normalize(images), self.labels[index]
+        # all that comes from the host comes before the first step: a copy in between would wait for the GPU
+        index = order[start:, mine].to(self.data.device)
+        draws = self._draws(epoch, start)[..., mine].to(self.data.device) if self.augment else None
+        for k in range(len(index)):
+            images = self.images[index[k]]
+            if draws is not None:
+                images = crop_and_flip(images, draws[k])
+            yield self.data.normalize(images), self.labels[index[k]]
+
+    def _draws(self, epoch: int, start: int) -> Tensor:
+        """What `crop_and_flip` takes for the global batches from step `start` on, float32 (steps, 3, batch)."""
+        generator = torch.Generator()
+        draws = torch.empty(len(self) - start, 3, min(self.batch_size, len(self.labels)))
+        for step, row in enumerate(draws, start):
+            generator.manual_seed(stream("augmentation", self.seed, epoch, step))
+            torch.rand(row.shape, generator=generator, out=row)
+        return draws
 
 
 def crop_and_flip(images: Tensor, draws: Tensor) -> Tensor:

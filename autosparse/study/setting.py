@@ -41,6 +41,8 @@ class Setting:
     """bf16: forward passes of training under autocast."""
     compile: bool = False
     """Train through torch.compile."""
+    channels_last: bool = False
+    """Train with images and convolutions channels-last in memory; for a GPU, best with bf16."""
 
     def check(self) -> None:
         """Refuse what cannot run, before anything is submitted.
@@ -70,6 +72,7 @@ class Setting:
             learning_rate=recipe.learning_rate if self.learning_rate is None else self.learning_rate,
             precision=self.precision,
             compile=self.compile,
+            channels_last=self.channels_last,
         )
 
     def make(self, seed: int, accelerator: Accelerator) -> tuple[nn.Module, ImageData]:
@@ -94,6 +97,8 @@ class Setting:
     def config(self) -> dict[str, Any]:
         """What decides the result, resolved: the recipe by its values."""
         recipe = asdict(self.make_recipe())
+        if not recipe["channels_last"]:  # unsaid, as in runs from before there was a choice: they are the same runs
+            del recipe["channels_last"]
         return {
             "network": self.network,
             "dataset": self.dataset,

@@ -64,6 +64,10 @@ def train(
     Raises:
         UserError: the loss is no longer a number (names the epoch and the first layer that is not finite).
     """
+    if recipe.channels_last:
+        model.to(
+            memory_format=torch.channels_last
+        )  # before anything takes the strides of its weights: optimizer, gradients, wrapper
     mask.apply_(model)
     removed = _removed(model, mask)
     optimizer = recipe.make_optimizer(model)
@@ -78,8 +82,9 @@ def train(
         total += position["total"]
     batches = data.training(recipe.batch_size, seed, recipe.augment)
     progress(first_epoch * len(batches) + first_step)
-    distributed = accelerator.prepare_model(model)
-    network = torch.compile(distributed) if recipe.compile else distributed
+    # inside the wrapper: torch.compile gives up on the forward pass of DistributedDataParallel without a word
+    compiled = torch.compile(model) if recipe.compile else model
+    network = accelerator.prepare_model(compiled)
 
     with _private_generators(accelerator.device):
         for epoch in range(first_epoch, recipe.epochs):
@@ -90,7 +95,7 @@ def train(
             for step, (inputs, targets) in enumerate(batches.epoch(epoch, first_step), first_step):
                 torch.manual_seed(int(dropout[step]))
                 with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                    loss = F.cross_entropy(network(inputs), targets)
+                    loss = F.cross_entropy(network(_as_trained(inputs, recipe)), targets)
                 accelerator.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -113,7 +118,9 @@ def train(
             after_epoch(epoch + 1)
             if resume and resume.due():
                 resume.save(model, optimizer, {"epoch": epoch + 1, "step": 0, "history": history, "total": 0.0})
-    if distributed is not model:
+    if recipe.channels_last:
+        model.to(memory_format=torch.contiguous_format)
+    if network is not compiled:
         accelerator.free_memory()  # the wrapper of this training, which holds a copy of the gradients
     return history
 
@@ -123,23 +130,37 @@ def evaluate(model: nn.Module, data: ImageData, split: str, accelerator: Acceler
     """Share of the images of `test` or `validation` that the model classifies rightly, over all processes."""
     training = model.training
     model.eval()
-    counts = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    counts = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # right, seen
     for inputs, targets in data.evaluation(split):
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            predicted = model(inputs).argmax(1)
-        counts += torch.stack([(predicted == targets).sum(), torch.tensor(len(targets), device=predicted.device)])
+            predicted = model(_as_trained(inputs, recipe)).argmax(1)
+        counts[0] += (predicted == targets).sum()
+        counts[1] += len(targets)  # a number for the kernel: a tensor of it would wait for the GPU
     right, seen = accelerator.reduce(counts, "sum").tolist()
     model.train(training)
     return right / seen
 
 
+def _as_trained(inputs: Tensor, recipe: Recipe) -> Tensor:
+    """Inputs (B, C, H, W) with the strides that the recipe trains with."""
+    return inputs.contiguous(memory_format=torch.channels_last) if recipe.channels_last else inputs
+
+
 def _removed(model: nn.Module, mask: Mask) -> list[tuple[nn.Parameter, Tensor]]:
     """Weights and which of their elements are removed; layers that lose nothing left out.
 
-    The parameters themselves, not views of them: DistributedDataParallel gives a parameter new memory.
+    The parameters themselves, not views of them: DistributedDataParallel gives a parameter new memory. Both have the
+    same strides, which makes the filling of one by the other a pass over memory in order.
     """
     removed = mask.layout.unflatten(~mask.kept)
-    return [(weight, removed[name]) for name, weight in mask.layout.weights(model).items() if removed[name].any()]
+    return [
+        (
+            weight,
+            where if where.stride() == weight.stride() else torch.empty_like(weight, dtype=torch.bool).copy_(where),
+        )
+        for name, weight in mask.layout.weights(model).items()
+        if (where := removed[name]).any()
+    ]
 
 
 @torch.no_grad()

@@ -31,6 +31,8 @@ class Recipe:
     """bf16: forward pass under autocast; weights stay float32."""
     compile: bool = False
     """Run the network through `torch.compile`."""
+    channels_last: bool = False
+    """Train with images and convolutions in the order of memory (N, H, W, C), which GPUs prefer with bf16."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):

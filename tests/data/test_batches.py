@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from autosparse.data import ImageData, Images
 from autosparse.data.batches import crop_and_flip
@@ -36,6 +37,24 @@ def test_an_epoch_goes_on_from_any_step(data: ImageData) -> None:
     batches = data.training(128, seed=1, augment=True)
     whole, rest = list(batches.epoch(2)), list(batches.epoch(2, start=6))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[6:], rest, strict=True))
+
+
+def test_nothing_crosses_over_to_the_device_after_the_first_step(images: Images) -> None:
+    class Crossings(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            copied = func is torch.ops.aten._to_copy.default and args[0].device.type == "cpu"
+            self.count += copied and torch.device((kwargs or {}).get("device") or "cpu").type == "meta"
+            return func(*args, **kwargs or {})
+
+    with Crossings() as crossings:
+        batches = ImageData(images, "meta").training(128, augment=True).epoch(0)
+        next(batches)
+        before = crossings.count
+        assert before
+        assert len(list(batches)) == 10
+        assert crossings.count == before
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -94,3 +94,9 @@ def test_the_configuration_holds_the_recipe_by_its_values() -> None:
     assert long.config()["recipe"]["precision"] == "bf16"
     assert Setting("resnet18", "cifar10", recipe="paper").validation_share == 0.0
     assert short.config()["validation"] == 0.1
+
+
+def test_a_setting_without_channels_last_is_that_of_runs_from_before_there_was_a_choice() -> None:
+    assert "channels_last" not in Setting().config()["recipe"]
+    assert Setting(channels_last=True).config()["recipe"]["channels_last"]
+    assert Setting(channels_last=True).make_recipe().channels_last

@@ -5,8 +5,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch._dynamo.utils import counters
 
 from autosparse import networks
+from autosparse.autos.lookup import has_compiler
+from autosparse.criteria.gradient import mean_gradient
 from autosparse.data import ImageData, Images
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
@@ -28,9 +31,10 @@ def fresh(kind: str, images: Images) -> nn.Module:
     if kind == "lenet":
         return networks.build("lenet-300-100", images.shape, images.classes, seed=0)
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(512, 10)
-    )
+    stem = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    if kind == "deep":
+        stem += [nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*stem, nn.Flatten(), nn.Dropout(), nn.Linear(512, 10))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam"])
@@ -74,12 +78,12 @@ def test_the_global_generator_is_left_alone(model: nn.Module, data: ImageData, a
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("kind", ["lenet", "convolutional"])
+@pytest.mark.parametrize("kind", ["lenet", "convolutional", "deep"])
 @pytest.mark.parametrize("stop", [1, 7, 10, 11, 20])
 def test_a_stopped_training_ends_with_the_same_bits(
     kind: str, stop: int, images: Images, data: ImageData, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    recipe = replace(RECIPE, optimizer="adam", learning_rate=1e-3, augment=True)
+    recipe = replace(RECIPE, optimizer="adam", learning_rate=1e-3, augment=True, channels_last=kind == "deep")
     whole = fresh(kind, images)
     expected = train(whole, sparse(whole), data, recipe, accelerator, seed=3)
     told = 0
@@ -131,15 +135,59 @@ def test_a_loss_that_is_no_number_names_epoch_and_layer(
         train(model, Mask.full(Layout.of(model)), data, recipe, accelerator)
 
 
-def test_bf16_and_compile_come_near_float32(images: Images, data: ImageData, accelerator: Accelerator) -> None:
-    histories = {}
-    for name, options in {"float32": {}, "bf16": {"precision": "bf16"}, "compile": {"compile": True}}.items():
+def test_bf16_comes_near_float32(images: Images, data: ImageData, accelerator: Accelerator) -> None:
+    histories = []
+    for precision in ("float32", "bf16"):
         model = fresh("lenet", images)
-        recipe = replace(RECIPE, learning_rate=0.02, **options)
-        histories[name] = train(model, sparse(model), data, recipe, accelerator)
-    assert histories["bf16"][-1]["loss"] == pytest.approx(histories["float32"][-1]["loss"], rel=0.05)
-    assert histories["bf16"] != histories["float32"]
-    assert histories["compile"][-1]["loss"] == pytest.approx(histories["float32"][-1]["loss"], rel=1e-3)
+        recipe = replace(RECIPE, learning_rate=0.02, precision=precision)
+        histories.append(train(model, sparse(model), data, recipe, accelerator))
+    assert histories[1][-1]["loss"] == pytest.approx(histories[0][-1]["loss"], rel=0.05)
+    assert histories[1] != histories[0]
+
+
+@pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
+def test_channels_last_changes_the_memory_and_nothing_else(
+    optimizer: str, images: Images, data: ImageData, accelerator: Accelerator
+) -> None:
+    recipe = replace(RECIPE, optimizer=optimizer, learning_rate=1e-3)
+    plain, model = fresh("deep", images), fresh("deep", images)
+    mask = sparse(model)
+    flat, during = mask.layout.flatten(mask.layout.weights(model)), []
+
+    def look(steps: int) -> None:
+        weights = mask.layout.weights(model)
+        during.append(model[3].weight.is_contiguous(memory_format=torch.channels_last))
+        found = mask.layout.flatten(weights)
+        assert not found[~mask.kept].any()
+        if not steps:  # before the first one
+            assert torch.equal(found, flat.where(mask.kept, 0.0))
+
+    expected = train(plain, mask, data, recipe, accelerator)
+    history = train(model, mask, data, replace(recipe, channels_last=True), accelerator, progress=look)
+    assert during == [True] * 21
+    assert all(tensor.is_contiguous() for tensor in model.state_dict().values())
+    assert [epoch["loss"] for epoch in history] == pytest.approx([epoch["loss"] for epoch in expected], rel=1e-3)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+def test_a_network_is_compiled_once_for_all_its_trainings(
+    images: Images, data: ImageData, accelerator: Accelerator
+) -> None:
+    recipe = replace(RECIPE, learning_rate=0.02, channels_last=True)
+    plain, model = fresh("deep", images), fresh("deep", images)
+    plain[-2], model[-2] = nn.Identity(), nn.Identity()  # dropout draws other numbers where it is compiled
+    mask, compiled = sparse(model), replace(recipe, compile=True)
+    expected = train(plain, mask, data, recipe, accelerator)
+    history = train(model, mask, data, compiled, accelerator)
+    assert history[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=1e-3)
+    before = counters["stats"]["unique_graphs"]
+    assert before
+    with torch.compiler.set_stance("fail_on_recompile"):  # evaluation, its last batch and the other mask: none of them
+        mean_gradient(model, mask.layout, data.scoring(256, 1))
+        train(model, sparse(model, 0.1), data, compiled, accelerator)
+    assert counters["stats"]["unique_graphs"] == before
 
 
 def test_evaluate_counts_the_images(

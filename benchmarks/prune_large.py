@@ -1,0 +1,148 @@
+"""From a network of 139 million prunable weights to its applied mask by AutoS: in how much time and memory?"""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+
+from autosparse import networks
+from autosparse.api import check_sparsity
+from autosparse.autos import AutoS, AutoSCriterion, FitConfig, Surface, fit, tabulate_held_out
+from autosparse.command import run
+from autosparse.criteria.gradient import mean_gradient
+from autosparse.criteria.snip import snip
+from autosparse.data import ImageData, load
+from autosparse.errors import UserError
+from autosparse.irp import rewind_pruning
+from autosparse.pruning import Geometric, Layout, Mask, keep_top
+from autosparse.pruning.schedule import keep_count
+from autosparse.store import TripleStore
+from autosparse.training import Recipe
+from benchmarks.common import goal, heading, peak_during, resident_memory, row, scratch, seconds, table
+
+T = TypeVar("T")
+_GRADIENT = "gradient"
+_SECONDS, _GIB = 10.0, 3.0
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Time each part of pruning a network by AutoS on the CPU, by its surface alone and with the network's own masks.
+
+    Each of the two in a process of its own, compiling included, on random images of 32 x 32.
+    """
+
+    network: str = "vgg19-4096"
+    """The network."""
+    autos: Path | None = None
+    """Folder of a fit with its surface; without one an mlp is fitted to a short run of IRP on digits."""
+    sparsity: float = 0.99
+    """Share of the weights to remove."""
+    batches: int = 2
+    """Batches of the gradient."""
+    batch_size: int = 64
+    """Images in a batch."""
+    folder: Path | None = None
+    """Where a folder for the run and its fit is made, and deleted again."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of the pruning took; `peak` is of resident memory beside the model, GiB."""
+
+    name: str
+    seconds: float
+    peak: float
+
+
+def main(a: Arguments) -> None:
+    """Time and print."""
+    check_sparsity(a.sparsity)
+    if a.autos and not (AutoS.is_in(a.autos) and Surface.is_in(a.autos)):
+        raise UserError(f"no AutoS with its surface in {a.autos}; fit one with: python launch/autos.py --runs RUN...")
+    heading()
+    with scratch(a.folder) as folder:
+        autos = a.autos or _fitted(folder)
+        ways = {
+            "the surface alone": _apart(a, autos, False),
+            "the network's own mask": _apart(a, autos, True),
+        }
+    size = next(iter(ways.values()))[0]
+    images = f"the gradient over {a.batches} x {a.batch_size} images"
+    print(f"\n{a.network}, {size:,} prunable weights to {100 * a.sparsity:g}%, {images}\n")
+    table("chosen by", "part", "seconds", "peak beside the model, GiB", right=2)
+    goals = []
+    for way, (_, parts) in ways.items():
+        rest = [part for part in parts if part.name != _GRADIENT]
+        total = Part("all but the gradient", sum(part.seconds for part in rest), max(part.peak for part in rest))
+        for part in [*parts, total]:
+            row(way, part.name, f"{part.seconds:.2f}", f"{part.peak:.2f}")
+        goals += [
+            (f"{way}: all but the gradient within {_SECONDS:g} s: {total.seconds:.1f}", total.seconds <= _SECONDS),
+            (f"{way}: within {_GIB:g} GiB beside the model: {total.peak:.2f}", total.peak <= _GIB),
+        ]
+    print()
+    for text, met in goals:
+        goal(text, met)
+
+
+def _fitted(folder: Path) -> Path:
+    """The folder of an AutoS and its surface, fitted in seconds to a run of IRP on digits."""
+    images, accelerator = load("digits"), Accelerator(cpu=True)
+    model = networks.build("lenet-300-100", images.shape, images.classes)
+    recipe = Recipe(2, "adam", 1.2e-3)
+    rewind_pruning(model, ImageData(images), snip, Geometric(4, 0.01), recipe, folder / "run", accelerator)
+    stores = [TripleStore.open(folder / "run")]
+    autos = fit(stores, FitConfig(max_steps=200), accelerator)
+    tabulate_held_out(autos, stores).save(folder / "autos")
+    autos.save(folder / "autos")
+    return folder / "autos"
+
+
+def _apart(a: Arguments, autos: Path, refine: bool) -> tuple[int, list[Part]]:
+    """The number of prunable weights, and the parts, measured in a process that does nothing else."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, a, autos, refine).result()
+
+
+def _measure(a: Arguments, folder: Path, refine: bool) -> tuple[int, list[Part]]:
+    criterion = AutoSCriterion.load(folder)
+    autos, surface = criterion.autos, criterion.surface
+    assert autos is not None
+    assert surface is not None
+    model = networks.build(a.network, (3, 32, 32), 10)
+    layout = Layout.of(model)
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.randn(a.batch_size, 3, 32, 32, generator=generator), torch.arange(a.batch_size) % 10)
+        for _ in range(a.batches)
+    ]
+    k, before, parts = keep_count(1 - a.sparsity, layout.size), resident_memory(), list[Part]()
+
+    def timed(name: str, action: Callable[[], T]) -> T:
+        found: list[T] = []
+        taken: list[float] = []
+        peak = peak_during(lambda: taken.append(seconds(lambda: found.append(action()))))
+        parts.append(Part(name, taken[0], (peak - before) / 1024))
+        return found[0]
+
+    grad = timed(_GRADIENT, lambda: mean_gradient(model, layout, batches, autos.batch_norm))
+    theta = timed("weights", lambda: layout.flatten(layout.weights(model)))
+    full = Mask.full(layout)
+    if refine:
+        scores = timed("scores, refined", lambda: surface.refined(theta, grad, k=k, alive=full, autos=autos))
+    else:
+        scores = timed("scores", lambda: surface.score(theta, grad))
+    mask = timed("mask", lambda: keep_top(scores, k, full))
+    timed("applied", lambda: mask.apply_(model))
+    assert mask.count == k
+    return layout.size, parts
+
+
+if __name__ == "__main__":
+    run(Arguments, main)
