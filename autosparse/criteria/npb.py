@@ -82,6 +82,11 @@ class NPB:
             channels = Channels.of(module, tuple(state[name].shape))
             paths = entering(module, inputs)
             count = waiting.pop(name)
+            if len(paths) != channels.groups * channels.inputs:
+                wanted = channels.groups * channels.inputs
+                raise UserError(
+                    f"npb cannot prune this network: layer {name} has {wanted} input channels and is given {len(paths)}"
+                )
             if not paths.any() and all(counts):
                 raise UserError(f"npb cannot prune this network: no path leads from the input to layer {name}")
             units = balance(channels, paths, count, self.alpha, self.beta)
@@ -89,7 +94,10 @@ class NPB:
 
         hooks = [
             model.get_submodule(layer.name.rpartition(".")[0]).register_forward_pre_hook(
-                lambda module, inputs, name=layer.name: choose(name, module, inputs[0])
+                lambda module, inputs, named, name=layer.name: choose(
+                    name, module, next(iter((*inputs, *named.values())))
+                ),
+                with_kwargs=True,
             )
             for layer in layout.layers
         ]

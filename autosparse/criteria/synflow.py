@@ -8,6 +8,8 @@ from autosparse.criteria.flow import first_shape, flow, in_double
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
 
+_HINT = "an activation that saturates, such as a sigmoid, lets nothing pass"
+
 
 def synflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
     """|θ| ⊙ ∂R/∂|θ|, R the sum of the outputs for an input of ones; in units of the largest.
@@ -31,5 +33,7 @@ def synflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
     if mask.count == layout.size:  # later rounds may cut a layer off
         for name, part in parts.items():
             if not part.any():
-                raise UserError(f"synflow cannot prune this network: nothing flows through layer {name} to the outputs")
+                raise UserError(
+                    f"synflow cannot prune this network: nothing flows through layer {name} to the outputs; {_HINT}"
+                )
     return scores
