@@ -80,6 +80,9 @@ def test_results_of_different_recipes_are_not_compared() -> None:
     other = irp().assign(recipe=json.dumps({"epochs": 3, "learning_rate": 0.2}))
     with pytest.raises(UserError, match=r"learning_rate is 0\.1 in runs/a and 0\.2 in runs/irp"):
         tables.accuracy_table(rows(), other)
+    newer = irp().assign(recipe=json.dumps({**json.loads(RECIPE), "compile": True}))
+    with pytest.raises(UserError, match=r"compile is None in runs/a and True in runs/irp"):
+        tables.accuracy_table(rows(), newer)
 
 
 def test_a_report_of_nothing_names_the_commands(tmp_path: Path) -> None:
