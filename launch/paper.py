@@ -9,8 +9,9 @@ import tyro
 from autosparse.cluster import Resources, launch_graph, site_resources
 from autosparse.command import run
 from autosparse.errors import UserError, unknown
+from autosparse.study import cost
 from autosparse.study.demo import demo
-from autosparse.study.paper import check, cost, stages
+from autosparse.study.paper import absent, check, stages
 from autosparse.study.plans import PLANS
 from autosparse.study.scale import SCALES
 
@@ -46,8 +47,10 @@ def main(a: Arguments) -> None:
     names = tuple(PLANS) if a.name == "all" else (a.name,)
     graph = demo().stages(output) if a.name == "demo" else stages(names, scale, output)
     if a.resources.dry_run:
-        for stage in graph:
-            print(cost(stage))
+        print(*cost.describe(graph), sep="\n")
+        if lacking := absent(graph):  # a cost is wanted before the data is there
+            print(*lacking, "the jobs are listed once that is there", sep="\n")
+            return
     check(graph)
     launch_graph(graph, a.resources, output)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from autosparse.criteria.contract import Batches
+from autosparse.criteria.loss import checked
 from autosparse.criteria.world import gathered, place
 from autosparse.errors import UserError
 
@@ -20,11 +21,13 @@ def class_balanced(batches: Batches, per_class: int) -> list[tuple[Tensor, Tenso
     dealt to the processes in turn, as `ImageData.scoring` does; this process's part of them.
 
     Raises:
-        UserError: no samples.
+        UserError: no samples, or targets that are no class indices.
     """
     rank, world = place()
     found: dict[int, list[tuple[int, Tensor]]] = {}
-    for step, (inputs, targets) in enumerate(batches):
+    for step, (inputs, targets) in enumerate(checked(batches)):
+        if targets.ndim != 1 or targets.is_floating_point():
+            raise UserError("as many samples of each class need targets that are class indices, (B,)")
         for index, label in enumerate(targets.tolist()):
             samples = found.setdefault(label, [])
             if len(samples) < per_class:

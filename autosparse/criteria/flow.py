@@ -1,7 +1,5 @@
 """How much flows from an input to the outputs: the ground of SynFlow and NPB."""
 
-import contextlib
-from collections.abc import Iterator
 from itertools import chain
 
 import torch
@@ -9,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autosparse.criteria.contract import Batches
+from autosparse.criteria.failures import naming_layers
 from autosparse.criteria.gradient import scoring_mode
 from autosparse.criteria.world import gathered
 from autosparse.errors import UserError
@@ -34,11 +33,14 @@ def ones(shape: torch.Size, device: torch.device) -> Tensor:
 
 
 def in_double(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of all that a model computes with, in float64, by name."""
-    tensors = chain(model.named_parameters(), model.named_buffers())
-    return {
-        name: tensor.detach().to(torch.float64, copy=True) for name, tensor in tensors if tensor.is_floating_point()
-    }
+    """A copy of all that a model computes with, in float64, by name; what has several names is one tensor."""
+    copies = dict[Tensor, Tensor]()
+    named = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    found = [(name, tensor) for name, tensor in named if tensor.is_floating_point()]
+    for _, tensor in found:
+        if tensor not in copies:
+            copies[tensor] = tensor.detach().to(torch.float64, copy=True)
+    return {name: copies[tensor] for name, tensor in found}
 
 
 def run(criterion: str, model: nn.Module, state: dict[str, Tensor], inputs: Tensor) -> Tensor:
@@ -51,47 +53,32 @@ def run(criterion: str, model: nn.Module, state: dict[str, Tensor], inputs: Tens
         inputs: float64 (1, ...), on the model's device.
 
     Raises:
-        UserError: a layer cannot take what it is given, or gives what is not finite.
+        UserError: a layer cannot take what it is given, or gives what is not finite; outputs that are no tensor.
     """
-    with scoring_mode(model, "running"), _naming_layers(criterion, model):
-        outputs: Tensor = functional_call(model, state, (inputs,))
+    problem = f"{criterion} cannot prune this network"
+    with scoring_mode(model, "running"), naming_layers(problem, model, finite=True):
+        outputs = functional_call(model, state, (inputs,))
+    if not isinstance(outputs, Tensor):
+        raise UserError(f"{problem}: it must return a tensor of class scores, and returns a {type(outputs).__name__}")
     return outputs.sum()
 
 
 def flow(
     criterion: str, model: nn.Module, layout: Layout, state: dict[str, Tensor], inputs: Tensor
 ) -> dict[str, Tensor]:
-    """The derivative of `run` by the weights of each layer; zero where no path leads to the outputs."""
+    """The derivative of `run` by the weights of each layer.
+
+    Raises:
+        UserError: see `run`; a layer that does not lead to the outputs.
+    """
     weights = {layer.name: state[layer.name].requires_grad_() for layer in layout.layers}
     with torch.enable_grad():
         total = run(criterion, model, state, inputs)
         if not total.requires_grad:
             raise UserError(f"{criterion} cannot prune this network: its outputs depend on no prunable layer")
-        gradients = torch.autograd.grad(total, list(weights.values()), materialize_grads=True)
-    return dict(zip(weights, gradients, strict=True))
-
-
-@contextlib.contextmanager
-def _naming_layers(criterion: str, model: nn.Module) -> Iterator[None]:
-    """Say which layer it was that failed."""
-    running = "the input"
-
-    def before(name: str) -> None:
-        nonlocal running
-        running = f"layer {name}"
-
-    def after(name: str, output: object) -> None:
-        if isinstance(output, Tensor) and not output.isfinite().all():
-            raise UserError(f"{criterion} cannot prune this network: what layer {name} gives is not finite")
-
-    leaves = [(name, module) for name, module in model.named_modules() if not next(module.children(), None)]
-    hooks = [module.register_forward_pre_hook(lambda m, x, name=name: before(name)) for name, module in leaves]
-    hooks += [module.register_forward_hook(lambda m, x, y, name=name: after(name, y)) for name, module in leaves]
-    try:
-        yield
-    except (RuntimeError, TypeError, IndexError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{criterion} cannot prune this network: it fails at {running}: {reason}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+        gradients = dict(
+            zip(weights, torch.autograd.grad(total, list(weights.values()), allow_unused=True), strict=True)
+        )
+    if loose := [name for name, gradient in gradients.items() if gradient is None]:
+        raise UserError(f"{criterion} cannot prune this network: no path leads from layer {loose[0]} to the outputs")
+    return gradients

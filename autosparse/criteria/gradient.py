@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from autosparse.criteria.contract import Batches
+from autosparse.criteria.failures import in_one_line, naming_layers
+from autosparse.criteria.loss import checked, summed_cross_entropy
 from autosparse.criteria.world import total
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout
@@ -80,17 +81,21 @@ def mean_derivative(
         float32 (P,) in layout order, on the model's device.
 
     Raises:
-        UserError: no samples, or a derivative that is not finite (names the layer).
+        UserError: no samples, a batch or outputs that have no cross-entropy, a network that fails (names the layer), or
+            a derivative that is not finite (names the layer).
     """
     weights = list(layout.weights(model).values())
     flat = torch.zeros(layout.size, device=weights[0].device)
     parts = [flat[layer.offset : layer.offset + layer.size].view(layer.shape) for layer in layout.layers]
     samples = torch.zeros((), dtype=torch.float64, device=flat.device)
     with scoring_mode(model, batch_norm), _differentiable(weights):
-        for inputs, targets in batches:
-            logits = model(inputs.to(flat.device)) / temperature
-            loss = F.cross_entropy(logits, targets.to(flat.device), reduction="sum")
-            for part, value in zip(parts, derivative(loss, weights), strict=True):
+        for inputs, targets in checked(batches):
+            with naming_layers(f"the {name} of this network cannot be taken", model):
+                outputs = model(inputs.to(flat.device))
+            loss = summed_cross_entropy(outputs, targets.to(flat.device), temperature)
+            with in_one_line(f"the {name} of this network cannot be taken"):
+                values = derivative(loss, weights)
+            for part, value in zip(parts, values, strict=True):
                 part += value
             samples += len(targets)
     total(flat, samples)

@@ -22,10 +22,9 @@ class NPB:
 
     f_n is the share of the layer's input and output channels that have a weight, f_p the number of paths from the input
     through the layer over the most that its weights could carry, f_k the number of kernels in use over that of its
-    weights. α and β are the defaults of the authors' code, whose scripts for residual networks take α = 0.01 and β = 1
-    or 2; β = 0 is the formula of their paper alone. A layer keeps as many weights as `erk_counts` says. Which of the
-    equally good weights they are is drawn from the seed. After the last layer, weights on no path to the outputs move
-    to where the most paths of their layer are.
+    weights. A layer keeps as many weights as `erk_counts` says. Which of the equally good weights they are is drawn
+    from the seed. After the last layer, weights on no path to the outputs move to where the most paths of their layer
+    are.
 
     Ours: the authors solve for a whole matrix of kernels, large layers in pieces; see `nodes.balance` for the small
     problem with the same optimum that makes any width and any groups tractable. They name layers of their networks;
@@ -33,6 +32,14 @@ class NPB:
 
     Looks at no batch but for the shape of an input; costs a small linear program a layer, time linear in the number
     of weights, and two passes of one sample in float64.
+
+    Attributes:
+        seed: of the choice among equally good weights.
+        alpha: α, the share of nodes against paths. 0.99 is the default of the authors' code for any network; its two
+            published commands, ResNet-20 on CIFAR-10 and ResNet-18 on Tiny-ImageNet, take 0.01.
+        beta: β, the worth of kernels in use; 0 is the formula of their paper alone. 0.001 is the default of their code;
+            those commands take 1 and 2, each with a `--max_p` of its own, which has no counterpart here. So no default
+            by kind of network is drawn from them: give `NPB(seed, 0.01, 1.0)` to compare.
     """
 
     seed: int
@@ -83,6 +90,11 @@ class NPB:
             channels = Channels.of(module, tuple(state[name].shape))
             paths = entering(module, inputs)
             count = waiting.pop(name)
+            if len(paths) != channels.groups * channels.inputs:
+                wanted = channels.groups * channels.inputs
+                raise UserError(
+                    f"npb cannot prune this network: layer {name} has {wanted} input channels and is given {len(paths)}"
+                )
             if not paths.any() and all(counts):
                 raise UserError(f"npb cannot prune this network: no path leads from the input to layer {name}")
             units = balance(channels, paths, count, self.alpha, self.beta)
@@ -90,7 +102,10 @@ class NPB:
 
         hooks = [
             model.get_submodule(layer.name.rpartition(".")[0]).register_forward_pre_hook(
-                lambda module, inputs, name=layer.name: choose(name, module, inputs[0])
+                lambda module, inputs, named, name=layer.name: choose(
+                    name, module, next(iter((*inputs, *named.values())))
+                ),
+                with_kwargs=True,
             )
             for layer in layout.layers
         ]

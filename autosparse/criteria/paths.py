@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -57,4 +58,4 @@ def _as_it_came(inputs: Tensor) -> Tensor:
 def entering(module: nn.Module, inputs: Tensor) -> NDArray[np.float64]:
     """The number of paths into each input channel of a layer, summed over positions."""
     channel = -1 if isinstance(module, nn.Linear) else 1
-    return inputs.movedim(channel, 0).flatten(1).sum(1).cpu().numpy()
+    return inputs.movedim(channel, 0).flatten(1).sum(1, dtype=torch.float64).cpu().numpy()

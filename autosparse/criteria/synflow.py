@@ -9,6 +9,8 @@ from autosparse.criteria.world import total
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
 
+_HINT = "an activation that saturates, such as a sigmoid, lets nothing pass"
+
 
 def synflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
     """|θ| ⊙ ∂R/∂|θ|, R the sum of the outputs for an input of ones; in units of the largest.
@@ -53,7 +55,7 @@ def _flow(criterion: str, model: nn.Module, mask: Mask, inputs: Tensor) -> Tenso
         for name, part in parts.items():
             if not part.any():
                 raise UserError(
-                    f"{criterion} cannot prune this network: nothing flows through layer {name} to the outputs"
+                    f"{criterion} cannot prune this network: nothing flows through layer {name} to the outputs; {_HINT}"
                 )
     return scores
 

@@ -56,7 +56,8 @@ class Layout:
         """Read the layout off a model.
 
         Raises:
-            UserError: the model has no convolution and no linear layer, or one whose weight is no parameter.
+            UserError: the model has no convolution and no linear layer, or one whose weight is no parameter, has no
+                shape yet, or is not of real floating-point numbers.
         """
         if not isinstance(model, nn.Module):
             raise UserError(f"a layout is that of a torch module, got {type(model).__name__}")
@@ -71,6 +72,7 @@ class Layout:
                     f"the weight of {module_name} is computed from another (torch.nn.utils.prune or parametrize); "
                     "remove that first"
                 )
+            _check(module_name or type(module).__name__, module.weight)
             seen.add(id(module.weight))
             weight = module.weight
             kernel = math.prod(weight.shape[2:])
@@ -129,3 +131,11 @@ class Layout:
     def from_json(cls, rows: list[dict[str, Any]]) -> "Layout":
         """The inverse of `to_json`."""
         return cls(tuple(Layer(**{**row, "shape": tuple(row["shape"])}) for row in rows))
+
+
+def _check(name: str, weight: nn.Parameter) -> None:
+    if isinstance(weight, nn.UninitializedParameter):
+        raise UserError(f"layer {name} has no shape yet (a lazy layer); run a batch through the model first")
+    if not weight.is_floating_point():
+        dtype = str(weight.dtype).removeprefix("torch.")
+        raise UserError(f"the weight of {name} is {dtype}; only real floating-point weights can be pruned")

@@ -10,13 +10,16 @@ import pandas as pd
 from accelerate import Accelerator
 
 from autosparse.cluster import Job, Stage
+from autosparse.data import sources
+from autosparse.errors import UserError
 from autosparse.study.document import Document
 from autosparse.study.experiment import Part, graph
 from autosparse.study.plans import PLANS
 from autosparse.study.results import load, load_irp
-from autosparse.study.runs import FitRun, IRPRun, PruneRun
+from autosparse.study.runs import IRPRun, PruneRun
 from autosparse.study.runs.report import is_newer
 from autosparse.study.scale import SCALES
+from autosparse.study.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -90,18 +93,20 @@ def check(stages: Sequence[Stage]) -> None:
     Raises:
         UserError: data that is not there.
     """
-    for setting in {job.setting for stage in stages for job in stage.jobs if isinstance(job, IRPRun | PruneRun)}:
+    for setting in _settings(stages):
         setting.check()
 
 
-def cost(stage: Stage) -> str:
-    """How much a stage computes, in words."""
-    trainings = epochs = fits = 0
-    for job in stage.jobs:
-        if isinstance(job, IRPRun | PruneRun):
-            here = job.iterations + 1 if isinstance(job, IRPRun) else 1
-            trainings += here
-            epochs += here * job.setting.make_recipe().epochs
-        fits += isinstance(job, FitRun)
-    what = f"{trainings:,} trainings, {epochs:,} epochs in all" if trainings else f"{fits:,} fits"
-    return f"{stage.name}: {len(stage.jobs)} runs{f', {what}' if trainings or fits else ''}"
+def absent(stages: Sequence[Stage]) -> list[str]:
+    """A line for each data set that is needed and not there: how to get it."""
+    lines = list[str]()
+    for setting in _settings(stages):
+        try:
+            sources.check(setting.dataset, setting.data_root)
+        except UserError as error:
+            lines.append(str(error))
+    return sorted(set(lines))
+
+
+def _settings(stages: Sequence[Stage]) -> set[Setting]:
+    return {job.setting for stage in stages for job in stage.jobs if isinstance(job, IRPRun | PruneRun)}

@@ -1,8 +1,9 @@
 """The paper's tables and figures, each a small declared grid whose docstring says what it costs and what to expect.
 
 `launch/paper.py NAME --scale full|small|smoke` runs one; `scale.py` says what stands for the paper's networks and data.
-Trainings at full scale are of 160 epochs but for LeNet-300-100 (100) and Tiny-ImageNet (300); one of ResNet-18 on
-CIFAR-10 looks at 7.2 million images. `--dry-run` counts the runs and trainings of each.
+Trainings at full scale are of 160 epochs but for LeNet-300-100 (100) and Tiny-ImageNet (300). Jobs and GPU hours are
+those that `--dry-run` prints for the full scale, see `cost.py`; `all` shares what plans have in common and is 1,313
+jobs, about 181 GPU hours. LeNet-300-100 takes longer than they say, as it does not fill a GPU.
 """
 
 from collections.abc import Callable
@@ -22,18 +23,19 @@ _AUTOS = {0.7: 93.09, 0.9: 92.63, 0.95: 92.00, 0.99: 88.78}  # the paper's defau
 
 
 def figure1(scale: Scale) -> list[Part]:
-    """Survival beside theta, SNIP and GraSP at initialization: `launch/paper.py figure1`.
+    """Survival beside theta, SNIP and GraSP at initialization: `python launch/paper.py figure1 --scale full`.
 
-    One run of IRP (SNIP) of LeNet-300-100 on MNIST, 21 trainings. To expect: no line in any of the three panels.
+    2 jobs, less than 0.1 GPU hours. One run of IRP (SNIP) of LeNet-300-100 on MNIST, 21 trainings.
+    To expect: no line in any of the three panels.
     """
     return [Scores("Figure 1: survival and what is known at initialization", "figure1", (scale.irp("lenet/mnist"),))]
 
 
 def figure3(scale: Scale) -> list[Part]:
-    """Criteria against sparsity on four networks: `launch/paper.py figure3`.
+    """Criteria against sparsity on four networks: `python launch/paper.py figure3 --scale full`.
 
-    The default AutoS (IRP with SNIP of ResNet-18 on CIFAR-10, 21 trainings, and one fit), the dense networks, each
-    criterion at six sparsities and three seeds, sanity checks of SNIP and AutoS at 98%.
+    807 jobs, about 34 GPU hours. The default AutoS (IRP with SNIP of ResNet-18 on CIFAR-10, 21 trainings, and one fit),
+    the dense networks, each criterion at six sparsities and three seeds, sanity checks of SNIP and AutoS at 98%.
     The paper: AutoS 2 points above SNIP on VGG-16 and VGG-19, 0.8 at 95% and 0.5 at 99% on ResNet-18; GraSP weak at low
     sparsity.
     """
@@ -62,27 +64,30 @@ def figure3(scale: Scale) -> list[Part]:
 
 
 def figure4(scale: Scale) -> list[Part]:
-    """Survival and its prediction before and after the fit: `launch/paper.py figure4`.
+    """Survival and its prediction before and after the fit: `python launch/paper.py figure4 --scale full`.
 
-    The default AutoS alone. To expect: scores that rise with |theta|, and less with |grad|.
+    3 jobs, about 2.2 GPU hours. The default AutoS alone.
+    To expect: scores that rise with |theta|, and less with |grad|.
     """
     return [Predictions("Figure 4: survival and prediction", "figure4", (_autos("AutoS", scale),), before=True)]
 
 
 def figure5(scale: Scale) -> list[Part]:
-    """Predictions from theta alone and from grad alone: `launch/paper.py figure5`.
+    """Predictions from theta alone and from grad alone: `python launch/paper.py figure5 --scale full`.
 
-    Two more fits to the labels of Figure 4. To expect: curves without noise, rising with |grad| and |theta|.
+    4 jobs, about 3.0 GPU hours. Two more fits to the labels of Figure 4.
+    To expect: curves without noise, rising with |grad| and |theta|.
     """
     fits = (_inputs("Only Grad", "grad", scale), _inputs("Only Param", "param", scale))
     return [Predictions("Figure 5: one input alone", "figure5", fits)]
 
 
 def figure6(scale: Scale) -> list[Part]:
-    """AutoS by labels and backbone, beside iterative pruning itself: `launch/paper.py figure6`.
+    """AutoS by labels and backbone, beside iterative pruning itself: `python launch/paper.py figure6 --scale full`.
 
-    Three fits, two runs of IRP (magnitude, which is LTH, and SNIP) on each of four networks, three seeds of each fit at
-    six sparsities. The paper: the three fits are alike but on LeNet and VGG; a gap to iterative pruning remains.
+    240 jobs, about 18 GPU hours. Three fits, two runs of IRP (magnitude, which is LTH, and SNIP) on each of four
+    networks, three seeds of each fit at six sparsities.
+    The paper: the three fits are alike but on LeNet and VGG; a gap to iterative pruning remains.
     """
     panels = scale.distinct("lenet/mnist", _CIFAR, "vgg16/cifar10", "vgg19/cifar100")
     fits = [
@@ -111,10 +116,11 @@ def figure6(scale: Scale) -> list[Part]:
 
 
 def table1(scale: Scale) -> list[Part]:
-    """Criteria on ResNet-18 and Tiny-ImageNet: `launch/paper.py table1`.
+    """Criteria on ResNet-18 and Tiny-ImageNet: `python launch/paper.py table1 --scale full`.
 
-    Four criteria at 30, 50, 70 and 90% and three seeds, sanity checks, the dense network, and the default AutoS, whose
-    labels come from ResNet-18 on CIFAR-10. The paper: NPB best, AutoS second.
+    63 jobs, about 60 GPU hours. Four criteria at 30, 50, 70 and 90% and three seeds, sanity checks, the dense network,
+    and the default AutoS, whose labels come from ResNet-18 on CIFAR-10.
+    The paper: NPB best, AutoS second.
     """
     sparsities = (0.3, 0.5, 0.7, 0.9)
     methods = (
@@ -129,9 +135,10 @@ def table1(scale: Scale) -> list[Part]:
 
 
 def table2(scale: Scale) -> list[Part]:
-    """Inputs of AutoS: `launch/paper.py table2`.
+    """Inputs of AutoS: `python launch/paper.py table2 --scale full`.
 
-    Three fits to one run of IRP. The paper: both inputs together gain a point at 99%.
+    53 jobs, about 6.8 GPU hours. Three fits to one run of IRP.
+    The paper: both inputs together gain a point at 99%.
     """
     methods = (
         _inputs("Only Param", "param", scale, _at(_NINETIES, 93.07, 92.40, 91.78, 87.6)),
@@ -142,9 +149,10 @@ def table2(scale: Scale) -> list[Part]:
 
 
 def table3(scale: Scale) -> list[Part]:
-    """Criterion of the IRP that labels come from: `launch/paper.py table3`.
+    """Criterion of the IRP that labels come from: `python launch/paper.py table3 --scale full`.
 
-    Two runs of IRP, a fit to each. The paper: SNIP's labels win from 95% on.
+    41 jobs, about 6.6 GPU hours. Two runs of IRP, a fit to each.
+    The paper: SNIP's labels win from 95% on.
     """
     methods = (
         _autos(
@@ -159,10 +167,10 @@ def table3(scale: Scale) -> list[Part]:
 
 
 def table4(scale: Scale) -> list[Part]:
-    """Data and network that labels come from, and backbone: `launch/paper.py table4`.
+    """Data and network that labels come from, and backbone: `python launch/paper.py table4 --scale full`.
 
-    Four runs of IRP, two fits to each, three seeds at three sparsities. The paper: labels of VGG-19 and Tiny-ImageNet
-    collapse at 99%, the backbone matters little.
+    97 jobs, about 40 GPU hours. Four runs of IRP, two fits to each, three seeds at three sparsities.
+    The paper: labels of VGG-19 and Tiny-ImageNet collapse at 99%, the backbone matters little.
     """
     sparsities = (0.9, 0.95, 0.99)
     reported = {
@@ -186,9 +194,10 @@ def table4(scale: Scale) -> list[Part]:
 
 
 def table5(scale: Scale) -> list[Part]:
-    """Iterations of the IRP: `launch/paper.py table5`.
+    """Iterations of the IRP: `python launch/paper.py table5 --scale full`.
 
-    163 trainings for the labels. The paper: 20 iterations do as well as 100.
+    55 jobs, about 16 GPU hours. 163 trainings for the labels.
+    The paper: 20 iterations do as well as 100.
     """
     methods = (
         _autos("20-iter", scale, paper=_AUTOS),
@@ -201,8 +210,9 @@ def table5(scale: Scale) -> list[Part]:
 
 
 def table6(scale: Scale) -> list[Part]:
-    """Merged labels, and what cures the merge of 20, 40 and 100 iterations: `launch/paper.py table6`.
+    """Merged labels, and what cures that of 20, 40 and 100 iterations: `python launch/paper.py table6 --scale full`.
 
+    84 jobs, about 30 GPU hours.
     The paper: that merge falls to 47.56 and 10.00 at 95 and 99%. Two more rows, not in the paper: its labels as minima
     and maxima of each run bring them to one scale, and as the logarithm of the density at death.
     """
@@ -222,9 +232,10 @@ def table6(scale: Scale) -> list[Part]:
 
 
 def table8(scale: Scale) -> list[Part]:
-    """Batch size and learning rate of the fit: `launch/paper.py table8`.
+    """Batch size and learning rate of the fit: `python launch/paper.py table8 --scale full`.
 
-    Nine fits to one run of IRP. The paper: 95% is robust but at the ends, 99% is not.
+    77 jobs, about 13 GPU hours. Nine fits to one run of IRP.
+    The paper: 95% is robust but at the ends, 99% is not.
     """
     reported = [
         *((128, 0.01, 91.65, 54.21), (256, 0.01, 91.72, 79.59), (512, 0.01, 91.70, 55.70), (1024, 0.01, 91.90, 79.20)),
@@ -245,10 +256,11 @@ def table8(scale: Scale) -> list[Part]:
 
 
 def table9(scale: Scale) -> list[Part]:
-    """Concordance of survival between runs of IRP: `launch/paper.py table9`.
+    """Concordance of survival between runs of IRP: `python launch/paper.py table9 --scale full`.
 
-    LeNet-300-100 on MNIST by four criteria, from the same initial weights and from others, three repetitions: 36 runs
-    of IRP. The paper: near 0 but for SNIP with SNIP (0.24), magnitude with magnitude (0.16), both (0.12).
+    37 jobs, less than 0.1 GPU hours. LeNet-300-100 on MNIST by four criteria, from the same initial weights and from
+    others, three repetitions: 36 runs of IRP.
+    The paper: near 0 but for SNIP with SNIP (0.24), magnitude with magnitude (0.16), both (0.12).
     """
     irp = partial(scale.irp, "lenet/mnist")
     names = {"Random": "random", "SNIP": "snip", "Mag": "magnitude", "GraSP": "grasp"}

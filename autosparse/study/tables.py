@@ -94,9 +94,9 @@ def one_recipe(*frames: pd.DataFrame) -> None:
     for row in rows[1:]:
         if row.recipe != rows[0].recipe:
             a, b = json.loads(rows[0].recipe), json.loads(row.recipe)
-            key = next(key for key in a if a[key] != b.get(key))
+            key = next(key for key in {**a, **b} if a.get(key) != b.get(key))  # one may be of an older version
             raise UserError(
-                f"results of different recipes cannot share a table: {key} is {a[key]} in {rows[0].folder} "
+                f"results of different recipes cannot share a table: {key} is {a.get(key)} in {rows[0].folder} "
                 f"and {b.get(key)} in {row.folder}; report them apart"
             )
 

@@ -7,7 +7,7 @@ import pytest
 
 from autosparse.cluster import Resources, launch_graph
 from autosparse.study.accuracies import Accuracies
-from autosparse.study.paper import cost, stages
+from autosparse.study.paper import stages
 from autosparse.study.plans import PLANS
 from autosparse.study.runs import FitRun, IRPRun, PruneRun
 from autosparse.study.scale import FULL, PAPERS, SCALES, SMALL
@@ -81,9 +81,3 @@ def test_the_sanity_checks_are_those_of_the_default() -> None:
         "table6": ("LTH+SNIP",),
         "table8": ("batch 1024, learning rate 0.01",),
     }
-
-
-def test_the_cost_of_a_stage(tmp_path: Path) -> None:
-    irp, autos, *_ = stages(("table3",), "smoke", tmp_path)
-    assert cost(irp) == "irp: 2 runs, 6 trainings, 6 epochs in all"
-    assert cost(autos) == "autos: 2 runs, 2 fits"

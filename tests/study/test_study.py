@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from autosparse.errors import UserError
-from autosparse.study import figures, tables
+from autosparse.study import figures, page, tables
 from autosparse.study.runs import PruneRun
 from autosparse.study.setting import Setting
 
@@ -80,6 +80,15 @@ def test_results_of_different_recipes_are_not_compared() -> None:
     other = irp().assign(recipe=json.dumps({"epochs": 3, "learning_rate": 0.2}))
     with pytest.raises(UserError, match=r"learning_rate is 0\.1 in runs/a and 0\.2 in runs/irp"):
         tables.accuracy_table(rows(), other)
+    newer = irp().assign(recipe=json.dumps({**json.loads(RECIPE), "compile": True}))
+    with pytest.raises(UserError, match=r"compile is None in runs/a and True in runs/irp"):
+        tables.accuracy_table(rows(), newer)
+
+
+def test_a_report_of_nothing_names_the_commands(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing to report in .*; run launch/irp\.py and launch/prune\.py first"):
+        page.write([tmp_path], tmp_path / "report")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_are_named_to_be_read(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""Which layer it was that a network failed at, in one line."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from autosparse.errors import UserError
+
+
+@contextlib.contextmanager
+def naming_layers(problem: str, model: nn.Module, *, finite: bool = False) -> Iterator[None]:
+    """Say which layer a forward pass failed at.
+
+    Args:
+        problem: what cannot be done, the start of the error.
+        model: that is called inside; its hooks are taken off again.
+        finite: whether a layer fails whose output is not finite; looking costs a pass over each.
+
+    Raises:
+        UserError: a layer cannot take what it is given, or gives what is not finite.
+    """
+    running = "the input"
+
+    def before(name: str) -> None:
+        nonlocal running
+        running = f"layer {name}" if name else "the first layer"
+
+    def after(name: str, output: object) -> None:
+        if isinstance(output, Tensor) and not output.isfinite().all():
+            raise UserError(f"{problem}: what layer {name} gives is not finite")
+
+    leaves = [(name, module) for name, module in model.named_modules() if not next(module.children(), None)]
+    hooks = [module.register_forward_pre_hook(lambda m, x, name=name: before(name)) for name, module in leaves]
+    if finite:
+        hooks += [module.register_forward_hook(lambda m, x, y, name=name: after(name, y)) for name, module in leaves]
+    try:
+        with in_one_line(problem, lambda: f"it fails at {running}: "):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def in_one_line(problem: str, where: Callable[[], str] = str) -> Iterator[None]:
+    """Torch's errors as the user's, by their first line; a lack of memory stays what it is."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{problem}: {where()}{reason}") from error
