@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.autos import AutoSCriterion
+from autosparse.autos.shipped import FOLDER as SHIPPED_FOLDER
+from autosparse.autos.shipped import NAME as SHIPPED
 from autosparse.criteria import CRITERIA, Criterion, Targeted, make_criterion, select
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout, Mask
@@ -18,7 +20,7 @@ from autosparse.pruning.schedule import keep_count
 def prune(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
-    criterion: str | Path | Criterion | Targeted = "snip",
+    criterion: str | Path | Criterion | Targeted = SHIPPED,
     sparsity: float = 0.95,
     seed: int = 0,
     rounds: int | None = None,
@@ -31,8 +33,10 @@ def prune(
     Args:
         model: any module with convolutions or linear layers that maps inputs to class scores.
         batches: (inputs, targets), iterated over once by criteria that look at data, several times (so not a generator)
-            by those that work in rounds: `iterative-snip`, `force`, `synflow`, `dataflow`, many a saved AutoS.
-        criterion: a name in `autosparse.criteria.CRITERIA`, the folder of a saved AutoS, or a criterion of your own.
+            by those that work in rounds: `shipped`, many a saved AutoS, `iterative-snip`, `force`, `synflow`,
+            `dataflow`.
+        criterion: `shipped`, the AutoS that comes with the package; a name in `autosparse.criteria.CRITERIA`, the
+            folder of a saved AutoS, or a criterion of your own.
         sparsity: share of the weights to remove, between 0 and 1.
         seed: for criteria that draw numbers.
         rounds: for a saved AutoS, in how many it prunes; those that it was fitted for, if not given.
@@ -67,9 +71,14 @@ def find_criterion(name: str | Path, seed: int = 0, rounds: int | None = None) -
     if name in CRITERIA:
         check_rounds(str(name), rounds)
         return make_criterion(str(name), seed)
-    if is_path(name):
-        return AutoSCriterion.load(name, rounds)
-    raise unknown("criterion", str(name), [*CRITERIA, "or the folder of a saved AutoS"])
+    if name == SHIPPED or is_path(name):
+        return AutoSCriterion.load(folder_of(name), rounds)
+    raise unknown("criterion", str(name), [SHIPPED, *CRITERIA, "or the folder of a saved AutoS"])
+
+
+def folder_of(name: str | Path) -> Path:
+    """Where an AutoS is saved."""
+    return SHIPPED_FOLDER if name == SHIPPED else Path(name)
 
 
 def is_path(name: str | Path) -> bool:

@@ -43,11 +43,12 @@ class Scale:
             alive: the parameters that are left of it; all, if it is not given.
 
         Raises:
-            UserError: values are not finite, or all zero.
+            UserError: values are not finite; all zero, in a network of which nothing was pruned.
         """
-        if alive is not None and alive.count < alive.layout.size:
-            columns = tuple(values[alive.kept] for values in columns)
-        return cls._checked([_mean_square(values) for values in columns])
+        if alive is None or alive.count == alive.layout.size:
+            return cls._checked([_mean_square(values) for values in columns])
+        # nothing flows through a network that rounds have cut in two: its zeros are then on any scale
+        return cls._checked([_mean_square(values[alive.kept]) or 1.0 for values in columns])
 
     @classmethod
     def of_store(cls, store: TripleStore) -> "Scale":

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from autosparse.autos.features import Features, Scale
 from autosparse.autos.labels import label_table
-from autosparse.autos.surface import Surface
+from autosparse.autos.surface import TABLE, Surface
 from autosparse.autos.tabulate import tabulate
 from autosparse.errors import UserError, unknown
 from autosparse.files import read_json, replacing, write_json
@@ -186,13 +186,14 @@ class AutoS:
 
     @staticmethod
     def fingerprint(folder: str | Path) -> str:
-        """Digest of a saved criterion, in hex: another fit has another.
+        """Digest of a saved criterion, by its network or else its surface, in hex: another fit has another.
 
         Raises:
             UserError: it is missing.
         """
         digest = hashlib.blake2b(digest_size=8)
-        for name in (WEIGHTS, CARD):
+        scored_by = WEIGHTS if (Path(folder) / WEIGHTS).is_file() or not Surface.is_in(folder) else TABLE
+        for name in (scored_by, CARD):
             path = Path(folder) / name
             if not path.is_file():
                 raise UserError(f"no saved AutoS in {folder}; fit one with: python launch/autos.py --runs RUN...")

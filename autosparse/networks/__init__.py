@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autosparse.errors import UserError, unknown
-from autosparse.networks.lenet import lenet_300_100
+from autosparse.networks.lenet import lenet_300_100, lenet_500_300
 from autosparse.networks.resnet import resnet18
 from autosparse.networks.vgg import vgg16, vgg19, vgg19_4096
 from autosparse.seeds import stream
@@ -19,6 +19,7 @@ Fan = Literal["fan_in", "fan_out"]
 # name -> (image shape (C, H, W), number of classes) -> network, its weights not yet drawn
 NETWORKS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
     "lenet-300-100": lenet_300_100,
+    "lenet-500-300": lenet_500_300,
     "resnet18": resnet18,
     "vgg16": vgg16,
     "vgg19": vgg19,

@@ -7,13 +7,22 @@ from torch import nn
 
 def lenet_300_100(shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The fully connected network, for images of any size."""
+    return _lenet(shape, classes, 300, 100)
+
+
+def lenet_500_300(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A wider one, to see whether what was learned from one network holds for another."""
+    return _lenet(shape, classes, 500, 300)
+
+
+def _lenet(shape: tuple[int, int, int], classes: int, first: int, second: int) -> nn.Module:
     return nn.Sequential(
         OrderedDict(
             flatten=nn.Flatten(),
-            fc1=nn.Linear(shape[0] * shape[1] * shape[2], 300),
+            fc1=nn.Linear(shape[0] * shape[1] * shape[2], first),
             relu1=nn.ReLU(),
-            fc2=nn.Linear(300, 100),
+            fc2=nn.Linear(first, second),
             relu2=nn.ReLU(),
-            fc3=nn.Linear(100, classes),
+            fc3=nn.Linear(second, classes),
         )
     )

@@ -20,6 +20,10 @@ from autosparse.study.runs import IRPRun, PruneRun
 from autosparse.study.runs.report import is_newer
 from autosparse.study.scale import SCALES
 from autosparse.study.setting import Setting
+from autosparse.study.shipping import shipped
+
+EXPERIMENTS = {**PLANS, shipped.__name__: shipped}
+"""The paper's and those beside: name -> scale -> parts."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,17 @@ class PaperReport(Job):
 
     def run(self, accelerator: Accelerator) -> None:
         if accelerator.is_main_process:
-            document = Document(f"The paper's tables and figures, {self.scale} scale", self.folder)
-            self._stand_ins(document)
+            papers = PLANS.keys() >= set(self.names)
+            what = "The paper's tables and figures" if papers else "The criterion that comes with the package"
+            document = Document(f"{what}, {self.scale} scale", self.folder)
+            if papers and self.scale != "full":
+                self._stand_ins(document)
             jobs = {job.folder: job for name in self.names for job in self._jobs(name)}
             pruned = load(*(folder for folder, job in jobs.items() if isinstance(job, PruneRun)))
             irp = load_irp(*(folder for folder, job in jobs.items() if isinstance(job, IRPRun)))
             document.rows(pd.concat([frame for frame in (pruned, irp) if len(frame)]))
             for name in self.names:
-                about, *_ = (inspect.getdoc(PLANS[name]) or "").split("\n\n")
+                about, *_ = (inspect.getdoc(EXPERIMENTS[name]) or "").split("\n\n")
                 document.heading(about.split(": `")[0])
                 document.code(f"python launch/paper.py {name} --scale {self.scale}")
                 for part in self.parts(name):
@@ -58,9 +65,7 @@ class PaperReport(Job):
         accelerator.wait_for_everyone()
 
     def _stand_ins(self, document: Document) -> None:
-        """Say what is not the paper's own, if anything is."""
-        if self.scale == "full":
-            return
+        """Say what is not the paper's own."""
         rows = {
             pair.replace("/", " on "): f"{setting.network} on {setting.dataset}, {setting.make_recipe().epochs} epochs"
             for pair, setting in SCALES[self.scale].settings.items()
@@ -77,7 +82,7 @@ class PaperReport(Job):
 
     def parts(self, name: str) -> list[Part]:
         """What an experiment consists of."""
-        return PLANS[name](replace(SCALES[self.scale], output=self.output))
+        return EXPERIMENTS[name](replace(SCALES[self.scale], output=self.output))
 
 
 def stages(names: tuple[str, ...], scale: str, output: Path) -> list[Stage]:

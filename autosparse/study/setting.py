@@ -18,7 +18,7 @@ class Setting:
     """Network, data and training."""
 
     network: str = "lenet-300-100"
-    """lenet-300-100, resnet18, vgg16, vgg19 or vgg19-4096."""
+    """lenet-300-100, lenet-500-300, resnet18, vgg16, vgg19 or vgg19-4096."""
     dataset: str = "mnist5k"
     """digits, mnist5k, mnist, fashion-mnist, cifar10, cifar100 or tiny-imagenet."""
     data_root: Path | None = None

@@ -10,9 +10,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from autosparse.api import check_rounds, check_sparsity, find_criterion, is_path
-from autosparse.autos import AutoS
+from autosparse.api import check_rounds, check_sparsity, find_criterion, folder_of, is_path
+from autosparse.autos import AutoS, AutoSCriterion
 from autosparse.autos.network import CARD
+from autosparse.autos.shipped import NAME as SHIPPED
 from autosparse.cluster import Job, record
 from autosparse.cluster.progress import progress
 from autosparse.criteria import CRITERIA, select
@@ -58,10 +59,10 @@ class PruneRun(Job):
             raise UserError(f"--rounds must be at least 1, got {self.rounds}")
         if not self.learned:
             return
-        if not is_path(self.criterion):
-            raise unknown("criterion", self.criterion, [*CRITERIA, "or the folder of a saved AutoS"])
+        if self.criterion != SHIPPED and not is_path(self.criterion):
+            raise unknown("criterion", self.criterion, [SHIPPED, *CRITERIA, "or the folder of a saved AutoS"])
         if not self.missing():
-            AutoS.load(self.criterion)
+            AutoSCriterion.load(self._saved)
 
     @property
     def learned(self) -> bool:
@@ -72,7 +73,12 @@ class PruneRun(Job):
     def label(self) -> str:
         """The criterion's name in folders and tables."""
         rounds = f"-r{self.rounds}" if self.rounds else ""
-        return f"autos-{Path(self.criterion).resolve().name}{rounds}" if self.learned else self.criterion
+        return f"autos-{self._saved.resolve().name}{rounds}" if self.learned else self.criterion
+
+    @property
+    def _saved(self) -> Path:
+        """Where the AutoS is."""
+        return folder_of(self.criterion)
 
     @property
     def folder(self) -> Path:
@@ -81,7 +87,7 @@ class PruneRun(Job):
         return self.output / "prune" / name
 
     def missing(self) -> str | None:
-        if not self.learned or (Path(self.criterion) / CARD).is_file():
+        if not self.learned or (self._saved / CARD).is_file():
             return None
         return f"no saved AutoS in {self.criterion}; fit one with launch/autos.py"
 
@@ -89,7 +95,7 @@ class PruneRun(Job):
         return {
             "kind": "prune",
             "criterion": self.label,
-            "autos": AutoS.fingerprint(self.criterion) if self.learned else None,
+            "autos": AutoS.fingerprint(self._saved) if self.learned else None,
             "rounds": self.rounds,
             "sparsity": self.sparsity,
             "seed": self.seed,
@@ -158,7 +164,7 @@ class PruneRun(Job):
         """The runs whose labels the criterion was fitted to; none for one that is not learned."""
         if not self.learned:
             return []
-        runs = read_json(Path(self.criterion) / CARD)["card"]["runs"]
+        runs = read_json(self._saved / CARD)["card"]["runs"]
         return [
             {key: run.get(key) for key in ("network", "dataset", "criterion", "iterations", "seed")} for run in runs
         ]
