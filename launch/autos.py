@@ -36,6 +36,8 @@ class Arguments:
     """Triples in a batch, over all processes."""
     learning_rate: float = 0.01
     """Of Adam."""
+    anneal: bool = False
+    """Let the learning rate fall to 0 along a cosine."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """Of the initial weights, the order and the held-out tenth; several make a grid."""
     label: str = "share"
@@ -86,6 +88,7 @@ def plan(a: Arguments) -> list[FitRun]:
                 a.resolution,
                 a.condense,
                 a.rounds,
+                a.anneal,
             ),
             a.leave_one_out,
             a.name,

@@ -1,5 +1,6 @@
 """Fitting AutoS to the triples of one or several runs (paper, section 4.2 and appendix B)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ class FitConfig:
         resolution: of the surface, nodes an axis, at most.
         condense: the cells, at most, that the triples are condensed into first (`condense.condense`): what the steps
             cost then does not depend on the number of triples; 0 to fit to the triples themselves.
+        anneal: whether the learning rate falls to 0 along a cosine, rather than staying what it is.
         rounds: in how many the criterion is meant to prune. Above 1 it is fitted to the networks that each iteration of
             the runs has left, see `states`.
     """
@@ -57,6 +59,7 @@ class FitConfig:
     resolution: int = 512
     condense: int = 0
     rounds: int = 1
+    anneal: bool = False
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -156,6 +159,9 @@ def fit(
             first = batches.state_dict()["batch"]
             dropout = streams("dropout of AutoS", len(batches), config.seed, epoch, accelerator.process_index)
             for step, batch in enumerate(batches, first):
+                if config.anneal:
+                    for group in optimizer.param_groups:
+                        group["lr"] = config.learning_rate * (1 + math.cos(math.pi * done / steps)) / 2
                 torch.manual_seed(int(dropout[step]))
                 inputs, labels = encode(batch)
                 loss = F.mse_loss(network(inputs), labels)

@@ -11,10 +11,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from autosparse.autos import AutoS, Scale
+from autosparse.autos import AutoS, Scale, Surface
 from autosparse.store import TripleStore, sample
 
 _SAMPLE = 20_000  # points of a scatter plot
+_BESIDE = (1e-4, 1e-2, 1.0)  # root mean squares of what a map cannot show on its axes
 _LABELS = {
     "share": "survival / N",
     "min-max": "survival, 0 to 1",
@@ -119,18 +120,35 @@ def truth_and_prediction(autos: AutoS, store: TripleStore, seed: int = 0) -> Fig
     return figure
 
 
-def learned_map(autos: AutoS, reach: float = 4.0, resolution: int = 241) -> Figure:
-    """The learned score over theta and grad, in root mean squares of a network (paper, section 6.1)."""
+def learned_map(autos: AutoS, surface: Surface | None = None, reach: float = 4.0, resolution: int = 241) -> Figure:
+    """The learned score over theta and grad, in root mean squares of a network (paper, section 6.1).
+
+    Drawn from the surface, if it is given. What is seen beside theta and grad has a panel for each of some values.
+    """
     line = torch.linspace(-reach, reach, resolution)
-    grad, theta = torch.meshgrid(line, line, indexing="ij")
-    at = theta.reshape(-1).to(_device()), grad.reshape(-1).to(_device())
-    scores = autos.score(*at, scale=Scale((1.0, 1.0))).view(resolution, resolution).cpu()
-    figure, axes = _figure(5.6, 4.6)
-    image = axes.imshow(
-        scores.numpy(), origin="lower", extent=(-reach, reach, -reach, reach), cmap="viridis", aspect="auto"
-    )
-    axes.set(xlabel="theta / rms", ylabel="grad / rms", title="score learned by AutoS")
-    figure.colorbar(image, ax=axes, label=f"predicted {_LABELS[autos.label]}")
+    grad, theta = (values.reshape(-1).to(_device()) for values in torch.meshgrid(line, line, indexing="ij"))
+    others = autos.features.columns[2:]
+    panels = [dict.fromkeys(others, value) for value in _BESIDE] if others else [{}]
+    scorer = surface or autos
+    maps = []
+    for panel in panels:
+        at = (theta, grad, *(torch.full_like(theta, value) for value in panel.values()))
+        maps.append(scorer.score(*at, scale=Scale((1.0,) * len(at))).view(resolution, resolution).cpu().numpy())
+    figure = Figure(figsize=(1.6 + 4 * len(panels), 4.6), layout="constrained")
+    low, high = min(values.min() for values in maps), max(values.max() for values in maps)
+    for axes, panel, values in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, maps, strict=True):
+        image = axes.imshow(
+            values,
+            origin="lower",
+            extent=(-reach, reach, -reach, reach),
+            cmap="viridis",
+            aspect="auto",
+            vmin=low,
+            vmax=high,
+        )
+        beside = ", ".join(f"{name} {value:g} rms" for name, value in panel.items())
+        axes.set(xlabel="theta / rms", ylabel="grad / rms", title=beside or "score learned by AutoS")
+    figure.colorbar(image, ax=figure.axes, label=f"predicted {_LABELS[autos.label]}")
     return figure
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from autosparse.autos import AutoS
+from autosparse.autos import AutoS, Surface
+from autosparse.autos.features import STORED
 from autosparse.autos.network import CARD
 from autosparse.errors import UserError
 from autosparse.files import read_json
@@ -92,7 +93,10 @@ def _autos(document: Document, folder: Path, irp_runs: list[Path]) -> None:
         "parameters that survival keeps too; by chance it would be the density."
     )
     document.table(pd.DataFrame(rows).set_index("labels from"))
-    document.figure(figures.learned_map(autos), f"autos_{folder.name}_map", _MAP)
+    surface = Surface.load(folder) if Surface.is_in(folder) else None
+    document.figure(figures.learned_map(autos, surface), f"autos_{folder.name}_map", _MAP)
+    if autos.features.columns != STORED:
+        return
     fitted_to = {run["fingerprint"] for run in config["card"]["runs"]}
     store = next((s for s in map(TripleStore.open, irp_runs) if s.fingerprint in fitted_to), None)
     if store is None:

@@ -14,6 +14,7 @@ from autosparse.autos import AutoS, Features, FitConfig, Surface
 from autosparse.autos.network import CARD
 from autosparse.autos.shipped import NAME
 from autosparse.cluster import Job
+from autosparse.study import figures
 from autosparse.study.accuracies import Accuracies
 from autosparse.study.document import Document
 from autosparse.study.experiment import Method, Part
@@ -43,7 +44,8 @@ class _Scope:
     fit: FitConfig
 
 
-_HOW = FitConfig(features=Features(inputs="both+flow"), rounds=30, resolution=280)
+_MAP = "The shipped surface over weight and gradient, for three flows, in root mean squares of a network."
+_HOW = FitConfig(features=Features(inputs="both+flow"), rounds=30, resolution=280, anneal=True)
 _RESNET, _VGG = (Setting(network, "cifar10", recipe="strong") for network in ("resnet18", "vgg16"))
 _SCOPES: Mapping[str, _Scope] = {
     "full": _Scope(
@@ -143,3 +145,4 @@ class Shipped:
         nodes, size = " x ".join(map(str, surface.table.shape)), surface.table.nbytes // 1000
         off = "{mean:.1e} in the mean, {p999:.1e} at 99.9%, {max:.1e} at most".format(**surface.error)
         document.text(f"Shipped is a surface of {nodes} nodes ({size} kB), off its network by {off}; in `{NAME}/`.")
+        document.figure(figures.learned_map(autos, surface), f"{NAME}_map", _MAP)

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from autosparse.autos import AutoS
+from autosparse.autos import AutoS, Surface
 from autosparse.autos.network import make_network
 from autosparse.cluster import Job
 from autosparse.criteria import ONE_SHOT
@@ -46,7 +46,8 @@ class Predictions:
                 document.figure(figure, f"{stem}_before", f"{fit.label}, before its fit.")
             figure = figures.truth_and_prediction(autos, store)
             document.figure(figure, f"{stem}_after", f"{fit.label}: as it was, and as predicted after the fit.")
-            document.figure(figures.learned_map(autos), f"{stem}_map", f"{fit.label}: the learned map.")
+            surface = Surface.load(fit.by.folder)
+            document.figure(figures.learned_map(autos, surface), f"{stem}_map", f"{fit.label}: the learned map.")
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ class Bent(nn.Module):
         self.scale = nn.Parameter(torch.tensor(scale))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        x, y = (inputs * self.scale).unbind(1) if inputs.shape[1] == 2 else (inputs[:, 0] * self.scale, inputs[:, 0])
-        return torch.sigmoid(x.abs() - 1) + 0.1 * torch.tanh(y - x)
+        x, y = inputs[:, 0] * self.scale, inputs[:, 1] * self.scale if inputs.shape[1] > 1 else inputs[:, 0]
+        bent = torch.sigmoid(x.abs() - 1) + 0.1 * torch.tanh(y - x)
+        return bent + 0.1 * torch.tanh(inputs[:, 2]) if inputs.shape[1] == 3 else bent
 
 
 def parameters(size: int = 20_000) -> tuple[Tensor, Tensor]:
@@ -214,3 +215,18 @@ def test_a_fit_leaves_a_surface_and_prunes_as_its_network_does(
 
 def everything_of(mask: Mask) -> Mask:
     return Mask.full(mask.layout)
+
+
+def test_a_table_of_three_inputs() -> None:
+    autos, (theta, grad) = bent(Features(inputs="both+flow")), parameters()
+    flow = (theta * grad).abs()
+    surface = autos.surface(theta, grad, flow, resolution=256, tolerance=0)
+    assert surface.table.shape == (40, 40, 40)  # as many nodes as 256 x 256, nearly
+    other = parameters(30_000)
+    columns = (*other, (other[0] * other[1]).abs())
+    expected, full = autos.score(*columns), everything(30_000)
+    assert (surface.score(*columns) - expected).abs().mean() < 0.02
+    for sparsity in SPARSITIES:
+        k = round((1 - sparsity) * 30_000)
+        mask = keep_top(expected, k, full)
+        assert torch.equal(surface.keep_top(*columns, k=k, alive=full, refine=autos).kept, mask.kept)

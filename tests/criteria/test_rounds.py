@@ -6,13 +6,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autosparse.criteria import make_criterion, select
-from autosparse.criteria.contract import Batches
+from autosparse.criteria.contract import Batches, Criterion
 from autosparse.criteria.force import Force
-from autosparse.criteria.rounds import Rounds
+from autosparse.criteria.rounds import Rounds, spare
 from autosparse.criteria.snip import snip
 from autosparse.data import ImageData
 from autosparse.errors import UserError
-from autosparse.pruning import Layout, Mask, keep_top
+from autosparse.pruning import Layer, Layout, Mask, keep_top
 
 K, ROUNDS = 3_000, 4
 
@@ -85,3 +85,28 @@ def test_weights_are_put_back_after_an_error(model: nn.Module, data: ImageData) 
     with pytest.raises(UserError, match="enough"):
         select(Rounds(failing, 5), model, Mask.full(layout), data.scoring(100, limit=1), K)
     assert torch.equal(layout.flatten(layout.weights(model)), before)
+
+
+def test_a_targeted_criterion_is_told_what_each_round_keeps(model: nn.Module, data: ImageData) -> None:
+    asked = []
+
+    class Counting:
+        def at(self, k: int) -> Criterion:
+            asked.append(k)
+            return snip
+
+    mask = select(Rounds(Counting(), ROUNDS), model, Mask.full(Layout.of(model)), data.scoring(100, limit=1), K)
+    assert asked == [round(50_200 ** (1 - i / ROUNDS) * K ** (i / ROUNDS)) for i in range(1, ROUNDS + 1)]
+    assert mask.count == K
+
+
+def test_spared_layers_keep_their_best() -> None:
+    layout = Layout((Layer("a.weight", (10,), 0, 1, 1), Layer("b.weight", (90,), 10, 1, 1)))
+    scores = torch.arange(100.0)
+    assert spare(scores.clone(), 20, Mask.full(layout), 0.5) == ["a.weight"]
+    spare(scores, 20, Mask.full(layout), 0.5)
+    assert scores[:10].isinf().tolist() == [False] * 9 + [True]  # half of 20% of 10
+    assert keep_top(scores, 20, Mask.full(layout)).layer_densities() == {"a.weight": 0.1, "b.weight": 19 / 90}
+    assert spare(torch.arange(100.0), 1, Mask.full(layout), 0.5) == []  # fewer weights than layers
+    alive = Mask(layout, torch.arange(100) >= 10)
+    assert spare(torch.arange(100.0), 20, alive, 0.5) == []  # it had lost them before

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import autosparse
 from autosparse.criteria.rounds import Rounds
-from autosparse.criteria.synflow import synflow
+from autosparse.criteria.synflow import dataflow, synflow
 from autosparse.data import ImageData
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
@@ -111,3 +111,25 @@ def test_no_batches_and_generators_are_refused(model: nn.Module) -> None:
         autosparse.prune(model, [], "synflow", 0.5)
     with pytest.raises(UserError, match="give a list or a DataLoader, not a generator"):
         autosparse.prune(model, iter(ONE), Rounds(synflow, 2), 0.5)
+
+
+def test_dataflow_starts_from_the_deviation_of_the_data(model: nn.Module, data: ImageData) -> None:
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    a, b, c = (weight.detach().double().abs() for weight in Layout.of(model).weights(model).values())
+    images = torch.cat([inputs for inputs, _ in data.scoring(100)]).flatten(1).double()
+    forward = [images.std(0, correction=0)]
+    forward += [a @ forward[0], b @ (a @ forward[0])]
+    backward = [c.sum(0) @ b, c.sum(0), torch.ones(10, dtype=torch.float64)]
+    products = zip((a, b, c), backward, forward, strict=True)
+    expected = torch.cat([(w * torch.outer(u, v)).view(-1) for w, u, v in products])
+    close(dataflow(model, Mask.full(Layout.of(model)), data.scoring(100)), expected)
+    constant = (images.std(0) == 0).nonzero()
+    assert len(constant)
+    assert not expected[: a.numel()].view_as(a)[:, constant].any()
+
+
+def test_inputs_that_are_all_the_same_are_refused(model: nn.Module) -> None:
+    with pytest.raises(UserError, match="those that were given are all the same"):
+        autosparse.prune(model, ONE, "dataflow", 0.5)

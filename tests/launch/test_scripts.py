@@ -264,7 +264,6 @@ def test_a_condensed_fit_is_a_run_of_its_own(script: Script, irp_run: Path, tmp_
     assert [card["fit"]["condense"] for card in cards] == [0, 16384]
     assert json.loads((condensed / "progress.json").read_text())["total"] == 2
     assert "condense: 16384" in (condensed / "config.yaml").read_text()
-    assert "condense" not in (full / "config.yaml").read_text()  # as fits from before there was such a setting
 
 
 def test_a_damaged_run_does_not_keep_the_others_from_running(

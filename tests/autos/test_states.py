@@ -1,0 +1,231 @@
+"""Fits to the states of pruning, and AutoS in rounds."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from autosparse import networks
+from autosparse.autos import AutoS, AutoSCriterion, Features, FitConfig, Scale, States, fit, states_of, validate_states
+from autosparse.autos.states import cells_of, held_out_of
+from autosparse.criteria import select
+from autosparse.criteria.gradient import mean_gradient
+from autosparse.criteria.synflow import dataflow
+from autosparse.data import ImageData
+from autosparse.errors import UserError
+from autosparse.pruning import Layout, Mask, keep_top
+from autosparse.store import TripleStore
+
+Script = Callable[..., int]
+FEATURES = Features(inputs="both+flow")
+
+
+@pytest.fixture(scope="module")
+def store(irp_run: Path) -> TripleStore:
+    return TripleStore.open(irp_run)
+
+
+@pytest.fixture
+def states(store: TripleStore, model: nn.Module, data: ImageData) -> States:
+    return states_of(store, model, data.scoring(256, 2), FEATURES, "share")
+
+
+@pytest.fixture(scope="module")
+def fitted(store: TripleStore, accelerator: Accelerator) -> AutoS:
+    from autosparse.data import load
+
+    images = load("digits")
+    model = networks.build("lenet-300-100", images.shape, images.classes, seed=0)
+    batches = ImageData(images, validation=0.1).scoring(256, 2)
+    config = FitConfig(features=FEATURES, rounds=3, max_steps=40, epochs=9, anneal=True)
+    return fit([store], config, accelerator, states=[states_of(store, model, batches, FEATURES, "share")])
+
+
+def test_states_are_those_of_the_masked_network(
+    states: States, store: TripleStore, model: nn.Module, data: ImageData
+) -> None:
+    layout = Layout.of(model)
+    before = layout.flatten(layout.weights(model))
+    assert torch.equal(torch.unique(states.iteration), torch.arange(4))
+    for i in (0, 2):
+        mask = store.mask(i)
+        mask.apply_(model)
+        columns = (
+            layout.flatten(layout.weights(model)),
+            mean_gradient(model, layout, data.scoring(256, 2)),
+            dataflow(model, mask, data.scoring(256, 2)),
+        )
+        here = states[states.iteration == i]
+        assert len(here.labels) == mask.count  # few enough for all of them
+        for found, column in zip(here.columns, columns, strict=True):
+            alive = column[mask.kept]
+            torch.testing.assert_close(found, alive / alive.double().square().mean().sqrt().float())
+        survival = torch.from_numpy(store.survival().astype("int64"))[mask.kept]
+        torch.testing.assert_close(here.labels, (survival - i).float() / (4 - i))
+        model.load_state_dict(networks.build("lenet-300-100", (1, 8, 8), 10, seed=0).state_dict())
+    assert torch.equal(layout.flatten(layout.weights(model)), before)
+
+
+def test_the_label_of_log_density_starts_where_the_iteration_left(
+    store: TripleStore, model: nn.Module, data: ImageData
+) -> None:
+    states = states_of(store, model, data.scoring(256, 1), Features(), "log-density", iterations=3)
+    last = states.labels[states.iteration == 2].unique()
+    assert last.tolist() == pytest.approx([0, 0.5, 1.0], abs=0.01)  # of 4 iterations to 1%, two are left
+
+
+def test_the_same_tenth_is_held_out_of_every_state(states: States) -> None:
+    first = states[states.iteration == 0]
+    assert first.held_out.float().mean() == pytest.approx(0.1, abs=0.01)
+    weights = {value.item() for value in first.columns[0][first.held_out]}
+    later = states[states.iteration == 3]
+    # theta over another root mean square: compare by its order
+    scale = first.columns[0].abs().max() / later.columns[0].abs().max()
+    again = {round(value.item() * scale.item(), 4) for value in later.columns[0][later.held_out]}
+    assert len(again & {round(value, 4) for value in weights}) > 0.8 * len(again)
+    seen = held_out_of([states], 50)
+    assert seen.held_out.all()
+    assert len(seen.labels) == 50
+
+
+def test_all_iterations_count_the_same(states: States) -> None:
+    cells = cells_of([states, states], FEATURES, weights=(1.0, 3.0))
+    fitted = states.iteration[~states.held_out]
+    iteration = torch.cat([fitted, fitted])
+    run = torch.arange(2).repeat_interleave(len(fitted))
+    for i in range(4):
+        assert cells.counts[(iteration == i) & (run == 0)].sum() == pytest.approx(1.0)
+        assert cells.counts[(iteration == i) & (run == 1)].sum() == pytest.approx(3.0)
+    assert cells.inputs.shape == (len(iteration), 3)
+
+
+def test_another_network_is_refused(store: TripleStore, data: ImageData) -> None:
+    other = networks.build("lenet-300-100", (1, 8, 8), 10, seed=5)
+    with pytest.raises(UserError, match="cannot be built again with its initial weights"):
+        states_of(store, other, data.scoring(256, 1), FEATURES, "share")
+
+
+def test_a_fit_to_states_predicts_what_was_held_out(fitted: AutoS, states: States) -> None:
+    metrics = validate_states(fitted, states)
+    assert metrics["mse"] < metrics["variance"]
+    assert metrics["spearman"] > 0.3
+    assert fitted.rounds == 3
+
+
+def test_rounds_look_anew_and_are_those_of_the_algorithm(fitted: AutoS, model: nn.Module, data: ImageData) -> None:
+    layout, k, batches = Layout.of(model), 2000, data.scoring(256, 2)
+    found = select(AutoSCriterion(fitted), model, Mask.full(layout), batches, k)
+    theta, mask = layout.flatten(layout.weights(model)).clone(), Mask.full(layout)
+    for i in range(1, 4):
+        masked = networks.build("lenet-300-100", (1, 8, 8), 10, seed=0)
+        mask.apply_(masked)
+        columns = (theta * mask.kept, mean_gradient(masked, layout, batches), dataflow(masked, mask, batches))
+        scores = fitted.score(*columns, scale=Scale.of(*(values[mask.kept] for values in columns)))
+        mask = keep_top(scores, round(layout.size ** (1 - i / 3) * k ** (i / 3)), mask)
+    assert (found.kept & mask.kept).sum() > 0.999 * k
+    assert torch.equal(layout.flatten(layout.weights(model)), theta)
+    one_shot = select(AutoSCriterion(fitted, rounds=1), model, Mask.full(layout), batches, k)
+    assert not torch.equal(one_shot.kept, found.kept)
+
+
+class Fond(nn.Module):
+    """Scores the smallest weights highest, so that it empties the last layers."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return -inputs[:, 0].abs()
+
+
+def test_no_layer_collapses_and_it_is_said(model: nn.Module, data: ImageData, caplog: pytest.LogCaptureFixture) -> None:
+    layout, k = Layout.of(model), 500
+    criterion = AutoSCriterion(AutoS(Fond(), "mlp", Features()), rounds=5)
+    with caplog.at_level(logging.WARNING):
+        mask = select(criterion, model, Mask.full(layout), data.scoring(256, 1), k)
+    assert mask.count == k
+    for density in mask.layer_densities().values():
+        assert density >= 0.1 * k / layout.size
+    assert "kept from collapse, by weights that score lower than others: fc" in caplog.text
+    bare = select(
+        AutoSCriterion(AutoS(Fond(), "mlp", Features()), rounds=1), model, Mask.full(layout), data.scoring(256, 1), k
+    )
+    assert min(bare.layer_densities().values()) < 0.1 * k / layout.size
+
+
+def test_a_network_that_rounds_cut_in_two_is_pruned_to_the_end(model: nn.Module, data: ImageData) -> None:
+    layout = Layout.of(model)
+    mask = Mask(layout, torch.arange(layout.size) < layout.size - 900)  # most of the last layer is gone
+    mask.kept[layout.layers[-1].offset :] = False
+    mask.apply_(model)
+    criterion = AutoSCriterion(AutoS(Fond(), "mlp", Features()), rounds=2)
+    assert select(criterion, model, mask, data.scoring(256, 1), 100).count == 100
+
+
+def test_columns_that_are_not_the_features_are_refused(fitted: AutoS) -> None:
+    values = torch.randn(9)
+    with pytest.raises(UserError, match="this AutoS reads weights and gradients and flows, float32 vectors of one"):
+        fitted.score(values, values)
+    with pytest.raises(UserError, match="rounds must be at least 1, got 0"):
+        AutoSCriterion(fitted, rounds=0)
+
+
+def test_from_the_command_line(
+    script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = ["--runs", irp_run, "--epochs", "1", "--max-steps", "4", "--resolution", "8", "--output", tmp_path]
+    assert script("autos", *fit, "--inputs", "both+flow", "--rounds", "2") == 0
+    (folder,) = capsys.readouterr().out.splitlines()
+    assert folder.endswith("_both+flow_scaled_r2_s0")
+    card = json.loads((Path(folder) / "autos.json").read_text())["card"]
+    assert card["fit"]["rounds"] == 2
+    assert card["held_out"][0]["mse_all"] > 0
+    prune = ["--criteria", folder, "--dataset", "digits", "--epochs", "1", "--sparsities", "0.9", "--seeds", "7"]
+    assert script("prune", *prune, "--output", tmp_path) == 0
+    assert script("prune", *prune, "--rounds", "1", "--output", tmp_path) == 0
+    both = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert both[1].name == both[0].name.replace("_90_", "-r1_90_")
+    masks = [Mask.load(run / "mask.safetensors") for run in both]
+    assert not torch.equal(masks[0].kept, masks[1].kept)
+    assert script("report", irp_run, folder, *both, "--output", tmp_path / "report") == 0
+    assert (tmp_path / "report" / "figures" / f"autos_{Path(folder).name}_map.svg").is_file()
+    capsys.readouterr()
+    assert script("prune", *prune[2:], "--criteria", "snip", "--rounds", "3", "--output", tmp_path) == 2
+    assert "rounds are for a saved AutoS, not for snip; snip in rounds is iterative-snip" in capsys.readouterr().err
+    assert script("autos", *fit, "--rounds", "2", "--condense", "64") == 2
+    assert "--condense is for fits to stored triples" in capsys.readouterr().err
+
+
+def test_a_store_of_other_data_is_refused(
+    script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autosparse.data.sources.fingerprint", lambda name, root=None: "0000")
+    assert script("autos", "--runs", irp_run, "--rounds", "2", "--output", tmp_path) == 2
+    assert "is of other digits data than are here" in capsys.readouterr().err
+
+
+def test_a_stopped_fit_to_states_ends_with_the_same_bits(
+    states: States, store: TripleStore, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    from autosparse.training import Checkpoint
+
+    config = FitConfig(features=FEATURES, rounds=2, max_steps=12, epochs=2, anneal=True)
+    whole = fit([store], config, accelerator, states=[states])
+    steps = 0
+
+    def stop(done: int, counters: object) -> None:
+        nonlocal steps
+        steps += done
+        if steps == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            [store], config, accelerator, states=[states], resume=Checkpoint(tmp_path / "c.pt", "x", 0.0), progress=stop
+        )
+    resumed = fit([store], config, accelerator, states=[states], resume=Checkpoint(tmp_path / "c.pt", "x"))
+    assert resumed.digest == whole.digest
+    assert fit([store], replace(config, anneal=False), accelerator, states=[states]).digest != whole.digest
