@@ -22,7 +22,7 @@ from autosparse.seeds import stream
 from autosparse.store import TripleStore
 from autosparse.store.order import select
 
-_SAMPLES = 1 << 16  # parameters of each iteration, at most: what a fit costs does not grow with their number
+SAMPLES = 1 << 16  # parameters of each iteration, at most: what a fit costs does not grow with their number
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ def held_out_of(states: Sequence[States], limit: int, seed: int = 0) -> States:
 
 def _some(alive: Tensor, seed: int, i: int) -> Tensor:
     """So many of the indices that a fit takes, ascending."""
-    if len(alive) <= _SAMPLES:
+    if len(alive) <= SAMPLES:
         return alive
     generator = torch.Generator().manual_seed(stream("sample of states", seed, i))
-    return alive[torch.randperm(len(alive), generator=generator)[:_SAMPLES]].sort().values
+    return alive[torch.randperm(len(alive), generator=generator)[:SAMPLES]].sort().values
 
 
 def _joined(parts: Sequence[States]) -> States:

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autosparse import networks
 from autosparse.autos.network import BACKBONES
+from autosparse.autos.states import SAMPLES
 from autosparse.cluster import Job, Stage
 from autosparse.criteria import make_criterion
 from autosparse.criteria.force import Force
@@ -23,6 +24,7 @@ from autosparse.criteria.snip import snip
 from autosparse.data.extent import extent
 from autosparse.irp import SCORING_BATCH
 from autosparse.pruning import Layout
+from autosparse.pruning.schedule import keep_count
 from autosparse.store.order import count
 from autosparse.study.runs import FitRun, IRPRun, PruneRun
 from autosparse.study.setting import Setting
@@ -55,16 +57,19 @@ def flops(jobs: Sequence[Job], graph: Sequence[Stage]) -> float:
         graph: with the runs of IRP that fits among the jobs take their triples from.
     """
     labels = {job.folder: job for stage in graph for job in stage.jobs if isinstance(job, IRPRun)}
+    fits = [job for stage in graph for job in stage.jobs if isinstance(job, FitRun)]
+    in_rounds = {str(fit.folder): fit.how.rounds for fit in fits if fit.how.rounds > 1}
     total = 0.0
     for job in jobs:
         if isinstance(job, IRPRun | PruneRun):
             epochs = _trainings(job) * job.setting.make_recipe().epochs
-            rounds = _rounds(job.criterion) if isinstance(job, PruneRun) and not job.learned else 0
+            rounds = 0
+            if isinstance(job, PruneRun):
+                rounds = in_rounds.get(job.criterion, 0) if job.learned else _rounds(job.criterion)
             each = _PASSES * _network(job.setting)[0]
             total += each * (epochs * _images(job.setting) + rounds * _scored(job.setting))
         elif isinstance(job, FitRun):
-            sizes = [_network(run.setting)[1] for run in labels.values() if str(run.folder) in job.runs]
-            triples = job.how.epochs * sum(count(0, size, job.how.seed, "train") for size in sizes)
+            triples = job.how.epochs * _an_epoch(job, [run for run in labels.values() if str(run.folder) in job.runs])
             if job.how.max_steps:
                 triples = min(triples, job.how.max_steps * job.how.batch_size)
             total += _PASSES * _backbone(job.how.backbone, job.how.features.width) * triples
@@ -112,6 +117,21 @@ def _rounds(name: str) -> int:
         case Force(rounds=rounds):
             return rounds
     return 0
+
+
+def _an_epoch(fit: FitRun, runs: Sequence[IRPRun]) -> int:
+    """Triples, cells or samples of states that a fit sees in an epoch."""
+    if fit.how.condense:
+        return fit.how.condense
+    sizes = [_network(run.setting)[1] for run in runs]
+    if not fit.how.by_states:
+        return sum(count(0, size, fit.how.seed, "train") for size in sizes)
+    alive = [
+        min(SAMPLES, keep_count(run.make_schedule().density(i), size))
+        for run, size in zip(runs, sizes, strict=True)
+        for i in range(run.iterations if fit.how.rounds > 1 else 1)
+    ]
+    return round(0.9 * sum(alive))  # a tenth is held out
 
 
 def _images(setting: Setting) -> int:

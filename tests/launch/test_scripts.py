@@ -85,7 +85,7 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("irp", ["--network", "alexnet"], "unknown network 'alexnet'; valid: lenet-300-100, resnet18"),
+        ("irp", ["--network", "alexnet"], "unknown network 'alexnet'; valid: lenet-300-100, lenet-500-300, resnet18"),
         ("irp", ["--dataset", "svhn"], "unknown data set 'svhn'; valid: digits, mnist5k"),
         ("irp", ["--criteria", "snap"], "unknown criterion 'snap'; valid: random, magnitude, snip"),
         (
@@ -114,7 +114,11 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         ("autos", ["--runs", "/none", "--condense", "5"], "--condense must be 0 or at least 16, got 5"),
         ("prune", ["--sparsities", "0.9", "1.5"], "sparsity must lie between 0 and 1"),
         ("prune", ["--criteria", "/none/autos"], "no saved AutoS in /none/autos"),
-        ("prune", ["--criteria", "autos"], "unknown criterion 'autos'; valid: random, magnitude, snip, grasp, "),
+        (
+            "prune",
+            ["--criteria", "autos"],
+            "unknown criterion 'autos'; valid: shipped, random, magnitude, snip, grasp, ",
+        ),
         ("report", ["/none"], "no runs at /none"),
         ("report", [], "which runs?"),
         ("paper", ["figure99"], "unknown experiment 'figure99'; valid: demo"),

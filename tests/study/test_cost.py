@@ -58,6 +58,13 @@ def test_fits_by_hand() -> None:
     assert of(FitRun(OUT, folders[:1], FitConfig(epochs=4)), labels=runs) == 3 * MLP * 4 * learned
     assert of(FitRun(OUT, folders, FitConfig(epochs=4)), labels=runs) == 2 * 3 * MLP * 4 * learned
     assert of(FitRun(OUT, folders, FitConfig(max_steps=7)), labels=runs) == 3 * MLP * 7 * 1024
+    assert of(FitRun(OUT, folders, FitConfig(epochs=4, condense=500)), labels=runs) == 3 * MLP * 4 * 500
+    short = IRPRun(OUT, MNIST, iterations=4)  # 266,200 and 84,180 weights are more than are sampled of each
+    states = FitRun(OUT, (str(short.folder),), FitConfig(epochs=1, rounds=30))
+    assert of(states, labels=(short,)) == 3 * MLP * round(0.9 * (65_536 + 65_536 + 26_620 + 8418))
+    pruned = PruneRun(OUT, MNIST, criterion=str(states.folder))
+    found = cost.flops([pruned], [Stage("autos", (states,))])
+    assert found == (3 + 30) * 3 * LENET * 54_000
     resnet = of(FitRun(OUT, folders[:1], FitConfig(epochs=1, backbone="resnet18")), labels=runs)
     assert resnet / (3 * learned) == pytest.approx(2 * 0.556e9, rel=0.01)
 
