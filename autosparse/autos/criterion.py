@@ -27,7 +27,8 @@ class AutoSCriterion:
 
     Attributes:
         autos: the fitted network; None for a surface alone.
-        surface: the same tabulated. Where both are there the surface scores, and choices are the network's own.
+        surface: the same tabulated. Where both are there the surface scores; choices in one shot are the network's own,
+            those in rounds the surface's, which would else be held up by the network in every round.
         rounds: in how many it prunes; those that it was fitted for, if None.
     """
 
@@ -57,10 +58,14 @@ class AutoSCriterion:
         return self._source.score(*columns, scale=scale)
 
     def at(self, k: int) -> Criterion:
-        """The criterion that chooses the network's own `k`: the surface leaves it what is near the threshold."""
+        """The criterion that chooses `k`, in rounds or, in one shot, the network's own.
+
+        The surface leaves the network what is near the threshold.
+        """
         rounds = self._source.rounds if self.rounds is None else self.rounds
         if rounds > 1:
-            return Rounds(replace(self, rounds=1), rounds, _FLOOR).at(k)
+            each = replace(self, autos=None if self.surface else self.autos, rounds=1)
+            return Rounds(each, rounds, _FLOOR).at(k)
         if self.surface is None or self.autos is None:
             return self
         surface, autos = self.surface, self.autos
