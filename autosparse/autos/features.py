@@ -30,9 +30,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Scale:
-    """Root mean squares over a network: of theta, of grad, and of what features have beside them, in that order."""
+    """The size of each column over a network: root mean squares of theta and grad, the mean of flow.
 
-    rms: tuple[float, ...]
+    Few flows are thousands of times the others, and would make a root mean square of their own.
+    """
+
+    sizes: tuple[float, ...]
 
     @classmethod
     def of(cls, *columns: Tensor, alive: Mask | None = None) -> "Scale":
@@ -45,10 +48,11 @@ class Scale:
         Raises:
             UserError: values are not finite; all zero, in a network of which nothing was pruned.
         """
+        named = list(zip(_NAMES, columns, strict=False))
         if alive is None or alive.count == alive.layout.size:
-            return cls._checked([_mean_square(values) for values in columns])
+            return cls._checked([_square(name, values) for name, values in named])
         # nothing flows through a network that rounds have cut in two: its zeros are then on any scale
-        return cls._checked([_mean_square(values[alive.kept]) or 1.0 for values in columns])
+        return cls._checked([_square(name, values[alive.kept]) or 1.0 for name, values in named])
 
     @classmethod
     def of_store(cls, store: TripleStore) -> "Scale":
@@ -64,13 +68,13 @@ class Scale:
         return cls._checked([total / len(store) for total in sums])
 
     @classmethod
-    def _checked(cls, mean_squares: Sequence[float]) -> "Scale":
-        for name, value in zip(_NAMES.values(), mean_squares, strict=False):
+    def _checked(cls, squares: Sequence[float]) -> "Scale":
+        for name, value in zip(_NAMES.values(), squares, strict=False):
             if not np.isfinite(value):
                 raise UserError(f"the {name} are not finite, so they cannot be scored")
             if value == 0.0:
                 raise UserError(f"the {name} are zero everywhere, so they cannot be scored")
-        return cls(tuple(value**0.5 for value in mean_squares))
+        return cls(tuple(value**0.5 for value in squares))
 
 
 @dataclass(frozen=True)
@@ -78,20 +82,19 @@ class Features:
     """How what is known of a parameter becomes the network's input.
 
     Attributes:
-        transform: `scaled` divides each by its root mean square over the network and compresses by asinh, since the
+        transform: `scaled` divides each by its size over the network and compresses by asinh, since the
             scale of a gradient depends on loss, data and depth and a criterion for other networks must not;
             `raw` passes them on as they are (the paper's code).
         inputs: a name in `INPUTS`: `both`, or `param` or `grad` alone (paper, Table 2); `both+flow` for the parameter's
             share in what flows through the network, too, see `criteria.synflow.dataflow`.
-        theta_gain, grad_gain, flow_gain: of the asinh: it is linear below 1/gain root mean squares and logarithmic
-            above.
+        theta_gain, grad_gain, flow_gain: of the asinh: it is linear below 1/gain sizes and logarithmic above.
     """
 
     transform: str = "scaled"
     inputs: str = "both"
     theta_gain: float = 3.0
     grad_gain: float = 30.0
-    flow_gain: float = 1e5
+    flow_gain: float = 1e6
 
     def __post_init__(self) -> None:
         if self.transform not in TRANSFORMS:
@@ -117,11 +120,11 @@ class Features:
     def encode(self, *columns: Tensor, scale: Scale | Sequence[Tensor]) -> Tensor:
         """The network's input, float32 (B, width), of columns (B,).
 
-        `scale` is that of the whole network the parameters belong to, or the root mean squares for each parameter.
+        `scale` is that of the whole network the parameters belong to, or the sizes for each parameter.
         """
         if self.transform == "scaled":
-            rms = scale.rms if isinstance(scale, Scale) else scale
-            values: Iterable[tuple[float, Tensor, Any]] = zip(self.gains, columns, rms, strict=True)
+            sizes = scale.sizes if isinstance(scale, Scale) else scale
+            values: Iterable[tuple[float, Tensor, Any]] = zip(self.gains, columns, sizes, strict=True)
             columns = tuple(torch.asinh(gain * column / size) for gain, column, size in values)
         return torch.stack(self.pick(columns), dim=1)
 
@@ -172,6 +175,11 @@ _MEASURES: dict[str, Callable[[nn.Module, Mask, Batches, str], Tensor]] = {
     "grad": _grad,
     "flow": _flow,
 }
+
+
+def _square(name: str, values: Tensor) -> float:
+    """Of the size of a column."""
+    return float(values.double().mean()) ** 2 if name == "flow" else _mean_square(values)
 
 
 def _mean_square(values: Tensor) -> float:

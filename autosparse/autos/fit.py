@@ -96,7 +96,7 @@ class Encoder:
     def __init__(self, stores: Sequence[TripleStore], features: Features, label: str, device: torch.device) -> None:
         self._features, self._device = features, device
         scales = [Scale.of_store(store) for store in stores]
-        self._rms = torch.tensor([scale.rms for scale in scales], device=device)
+        self._rms = torch.tensor([scale.sizes for scale in scales], device=device)
         self._labels = torch.zeros(len(stores), max(store.iterations for store in stores) + 1, device=device)
         for row, store in zip(self._labels, stores, strict=True):
             row[: store.iterations + 1] = torch.from_numpy(label_table(label, store.densities))

@@ -66,7 +66,7 @@ def tabulate_held_out(autos: AutoS, stores: Sequence[TripleStore], seed: int = 0
     samples = [sample(store, _SURFACE_SAMPLES // len(stores), seed, "held-out") for store in stores]
     theta, grad = (torch.cat([getattr(each, name) for each in samples]).to(device) for name in ("theta", "grad"))
     sizes = torch.tensor([len(each) for each in samples])
-    rms = torch.tensor([scale.rms for scale in map(Scale.of_store, stores)])
+    rms = torch.tensor([scale.sizes for scale in map(Scale.of_store, stores)])
     each = rms.repeat_interleave(sizes, dim=0).to(device).unbind(1)
     return autos.surface(theta, grad, scale=each, resolution=resolution)
 

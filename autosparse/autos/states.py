@@ -30,7 +30,7 @@ class States:
     """A sample of a run's parameters, for each iteration of those that it had left.
 
     Attributes:
-        columns: float32 (S,) each, see `Features.columns`, over their root mean square among what was alive.
+        columns: float32 (S,) each, see `Features.columns`, over their size among what was alive, see `Scale`.
         labels: of survival from there on, float32 (S,): the label of a run that starts where iteration i left it.
         iteration: i, int64 (S,).
         held_out: bool (S,), the tenth of the parameters that is not fitted to; the same at every iteration.
@@ -90,7 +90,7 @@ def states_of(
         mask = store.mask(i).to(theta.device)
         mask.apply_(model)
         columns = features.measure(model, mask, batches, batch_norm)
-        rms = Scale.of(*columns, alive=mask).rms
+        rms = Scale.of(*columns, alive=mask).sizes
         chosen = _some(mask.kept.nonzero().squeeze(1).cpu(), seed, i)
         values = tuple((column / size).cpu()[chosen] for column, size in zip(columns, rms, strict=True))
         table = label_table(label, [density / store.densities[i] for density in store.densities[i:]])

@@ -32,8 +32,8 @@ class Axis:
     """One input of the network, and how the nodes of the table lie along it.
 
     Attributes:
-        gain: the coordinate of a value is asinh(gain * value), the value being divided by the root mean square over
-            its network if the features are `scaled`.
+        gain: the coordinate of a value is asinh(gain * value), the value being divided by its size over its network
+            if the features are `scaled`.
         low, high: the coordinates tabulated.
         warp: float32, rises from 0 to 1: the place among the nodes, first to last, of evenly spaced coordinates.
     """
@@ -194,7 +194,7 @@ class Surface:
     def _axes(self, device: torch.device, scale: Scale) -> list[tuple[Tensor, Tensor]]:
         """The axes as `lookup` takes them, for parameters of a network of this scale."""
         found = []
-        for axis, rms in zip(self.axes, self.features.pick(scale.rms), strict=True):
+        for axis, rms in zip(self.axes, self.features.pick(scale.sizes), strict=True):
             gain = axis.gain / rms if self.features.transform == "scaled" else axis.gain
             constants = torch.tensor([gain, axis.low, (len(axis.warp) - 1) / (axis.high - axis.low)])
             found.append((constants.to(device), axis.warp.to(device)))

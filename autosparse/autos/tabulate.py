@@ -45,7 +45,7 @@ def tabulate(
         resolution = max(2, round(resolution ** (2 / features.width)))
     gains = features.pick(features.gains)
     if features.transform == "scaled":
-        rms: Sequence[float | Tensor] = scale.rms if isinstance(scale, Scale) else scale
+        rms: Sequence[float | Tensor] = scale.sizes if isinstance(scale, Scale) else scale
         columns = [values / size for values, size in zip(columns, rms, strict=True)]
     else:  # gains are for values of the size that they have in the sample
         sizes = features.pick([float(values.double().square().mean().sqrt()) for values in columns])

@@ -64,21 +64,26 @@ def run(criterion: str, model: nn.Module, state: dict[str, Tensor], inputs: Tens
 
 
 def flow(
-    criterion: str, model: nn.Module, layout: Layout, state: dict[str, Tensor], inputs: Tensor
+    criterion: str,
+    model: nn.Module,
+    layout: Layout,
+    state: dict[str, Tensor],
+    inputs: Tensor,
+    *,
+    complete: bool = True,
 ) -> dict[str, Tensor]:
     """The derivative of `run` by the weights of each layer.
 
     Raises:
-        UserError: see `run`; a layer that does not lead to the outputs.
+        UserError: see `run`; a layer that does not lead to the outputs, if it is to be `complete`, else its are zero.
     """
     weights = {layer.name: state[layer.name].requires_grad_() for layer in layout.layers}
     with torch.enable_grad():
         total = run(criterion, model, state, inputs)
         if not total.requires_grad:
             raise UserError(f"{criterion} cannot prune this network: its outputs depend on no prunable layer")
-        gradients = dict(
-            zip(weights, torch.autograd.grad(total, list(weights.values()), allow_unused=True), strict=True)
-        )
-    if loose := [name for name, gradient in gradients.items() if gradient is None]:
+        found = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+    gradients = dict(zip(weights, found, strict=True))
+    if complete and (loose := [name for name, gradient in gradients.items() if gradient is None]):
         raise UserError(f"{criterion} cannot prune this network: no path leads from layer {loose[0]} to the outputs")
-    return gradients
+    return {name: torch.zeros_like(weights[name]) if each is None else each for name, each in gradients.items()}

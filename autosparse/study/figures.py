@@ -102,7 +102,7 @@ def truth_and_prediction(autos: AutoS, store: TripleStore, seed: int = 0) -> Fig
     predicted = autos.score(triples.theta.to(_device()), triples.grad.to(_device()), scale=scale).cpu().numpy()
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     axes = figure.subplots(2, 3)
-    x, y = (values / rms for values, rms in zip((theta, grad), scale.rms, strict=True))
+    x, y = (values / rms for values, rms in zip((theta, grad), scale.sizes, strict=True))
     limit = float(np.quantile(np.abs(y), 0.999))
     for row, (name, values) in zip(axes, (("truth", truth), ("prediction", predicted)), strict=True):
         points = row[0].scatter(x, y, c=values, s=2, vmin=low, vmax=high, cmap="viridis", linewidths=0, rasterized=True)

@@ -65,7 +65,7 @@ _SCOPES: Mapping[str, _Scope] = {
             (_CIFAR, _STRONG),
         ),
         iterations=10,
-        fit=replace(_HOW, max_steps=3000),
+        fit=replace(_HOW, max_steps=2000),
     ),
     "smoke": _Scope(
         labels=((_DIGITS, 0),),

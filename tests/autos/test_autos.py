@@ -92,7 +92,7 @@ def test_raw_features_pass_values_on() -> None:
 def test_the_scale_of_a_store_is_that_of_its_network(store: TripleStore) -> None:
     one = Scale.of(torch.from_numpy(store.theta()), torch.from_numpy(store.grad()))
     other = Scale.of_store(store)
-    assert one.rms == pytest.approx(other.rms, rel=1e-6)
+    assert one.sizes == pytest.approx(other.sizes, rel=1e-6)
 
 
 def test_inputs_that_cannot_be_scored_are_refused(fitted: AutoS) -> None:

@@ -116,7 +116,7 @@ def test_no_batches_and_generators_are_refused(model: nn.Module) -> None:
 def test_dataflow_starts_from_the_deviation_of_the_data(model: nn.Module, data: ImageData) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
-            nn.init.zeros_(parameter)
+            nn.init.ones_(parameter)  # left out
     a, b, c = (weight.detach().double().abs() for weight in Layout.of(model).weights(model).values())
     images = torch.cat([inputs for inputs, _ in data.scoring(100)]).flatten(1).double()
     forward = [images.std(0, correction=0)]

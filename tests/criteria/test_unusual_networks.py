@@ -25,7 +25,8 @@ FEW_ROUNDS = {
     "dataflow": Rounds(dataflow, 3),
 }
 GRADIENT = ("snip", "iterative-snip", "force", "grasp", "autos")
-BY_PATHS = ("synflow", "dataflow", "npb")
+BY_PATHS = ("synflow", "npb")
+FLOWING = (*BY_PATHS, "dataflow")
 
 Batch = tuple[Tensor, Tensor]
 Network = Callable[[], nn.Module]
@@ -133,7 +134,7 @@ TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria n
         lambda: Wired(lambda m, x: m.b(m.a(input=x.flatten(1)).relu()), a=nn.Linear(64, 32), b=nn.Linear(32, 10)),
         (),
     ),
-    "saturated": (saturated, ("synflow", "dataflow")),
+    "saturated": (saturated, ("synflow",)),
     "a layer never called": (lambda: unused(called=False), BY_PATHS),
     "a layer that leads nowhere": (lambda: unused(called=True), BY_PATHS),
 }
@@ -160,17 +161,17 @@ REFUSED: list[tuple[str, Network, list[tuple[object, object]], tuple[str, ...], 
     ("lazy", lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), BATCH, (*CRITERIA,), "layer 1 has no shape yet"),
     ("no values", lambda: dense().to("meta"), BATCH, (*CRITERIA,), r"layer 1\.weight is on the meta device"),
     ("recurrent alone", lambda: nn.LSTM(8, 10), BATCH, (*CRITERIA,), "no prunable weights; a convolution or linear"),
-    ("tuple", lambda: Wired(lambda m, x: (m.net(x), x), net=dense()), BATCH, (*GRADIENT, *BY_PATHS), "returns a tuple"),
+    ("tuple", lambda: Wired(lambda m, x: (m.net(x), x), net=dense()), BATCH, (*GRADIENT, *FLOWING), "returns a tuple"),
     ("one number", lambda: Wired(lambda m, x: m.net(x).sum(), net=dense()), BATCH, GRADIENT, r"returns float32 \(\)"),
     ("dtypes", lambda: dense().half(), BATCH, GRADIENT, "fails at layer 1: .*same dtype"),
-    ("mixed", lambda: Wired(lambda m, x: m.net(x.half()), net=dense()), BATCH, BY_PATHS, "fails at layer net.1: "),
+    ("mixed", lambda: Wired(lambda m, x: m.net(x.half()), net=dense()), BATCH, FLOWING, "fails at layer net.1: "),
     ("input", lambda: dense(81), BATCH, (*GRADIENT, "synflow", "dataflow"), "fails at layer 1: .*shapes"),
     ("channels", lambda: dense(81), BATCH, ("npb",), r"layer 1\.weight has 81 input channels and is given 64"),
     ("one sample", lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)),
      [(IMAGES[:1], LABELS[:1])], GRADIENT, "fails at layer 2: Expected more than 1 value"),
     ("embedding", lambda: nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(256, 10)), BATCH,
-     (*GRADIENT, *BY_PATHS), "fails at layer 0: "),
-    ("saturated", saturated, BATCH, ("synflow", "dataflow"), r"through layer 1\.weight .* a sigmoid"),
+     (*GRADIENT, *FLOWING), "fails at layer 0: "),
+    ("saturated", saturated, BATCH, ("synflow",), r"through layer 1\.weight .* a sigmoid"),
     ("unused", lambda: unused(called=True), BATCH, BY_PATHS, r"no path leads from layer loose\.weight"),
     ("unlearnable", lambda: Wired(lambda m, x: m.net(x).detach(), net=dense()), BATCH, GRADIENT, "cannot be taken: "),
     ("too high", dense, [(IMAGES, LABELS + 1)], GRADIENT, r"lie in 0\.\.9 for 10 class scores, got 1\.\.10"),
