@@ -32,9 +32,8 @@ def prune(
 
     Args:
         model: any module with convolutions or linear layers that maps inputs to class scores.
-        batches: (inputs, targets), iterated over once by criteria that look at data, several times (so not a generator)
-            by those that work in rounds: `shipped`, many a saved AutoS, `iterative-snip`, `force`, `synflow`,
-            `dataflow`.
+        batches: (inputs, targets), a list or a DataLoader; a generator only for criteria that look at them once, which
+            `shipped` and those that work in rounds do not.
         criterion: `shipped`, the AutoS that comes with the package; a name in `autosparse.criteria.CRITERIA`, the
             folder of a saved AutoS, or a criterion of your own.
         sparsity: share of the weights to remove, between 0 and 1.
@@ -52,7 +51,10 @@ def prune(
         UserWarning: a layer of which nothing is kept.
     """
     check_sparsity(sparsity)
-    criterion = find_criterion(criterion, seed, rounds) if isinstance(criterion, str | Path) else criterion
+    if isinstance(criterion, str | Path):
+        criterion = find_criterion(criterion, seed, rounds)
+    elif rounds is not None:
+        raise UserError("rounds are for a criterion given by name or folder; one of your own brings its own")
     layout = Layout.of(model)
     full = Mask.full(layout, next(iter(layout.weights(model).values())).device)
     with torch.no_grad():

@@ -27,7 +27,7 @@ class Arguments:
     inputs: str = "both"
     """both, param or grad (paper, Table 2); both+flow for how much flows through a parameter, too."""
     features: str = "scaled"
-    """scaled: by the root mean square over the network, compressed; raw: as they are."""
+    """scaled: by their size over the network, compressed; raw: as they are."""
     epochs: int = 10
     """Passes over the triples, or as many draws as --condense says."""
     max_steps: int = 0
@@ -43,7 +43,8 @@ class Arguments:
     label: str = "share"
     """share: of the iterations survived; min-max: over those of the run; log-density: at death, the same at any N."""
     resolution: int = 512
-    """Nodes an axis, at most, of the table that prunes in place of the network; the network is asked at each."""
+    """Nodes an axis, at most, of the table that prunes in place of the network; the network is asked at each. For three
+    inputs, as many nodes in all as for two."""
     condense: int = 0
     """Cells, at most, that one pass condenses the triples into, to be fitted to in their place: 65536, say, where the
     triples are many more; 0 to fit to the triples."""

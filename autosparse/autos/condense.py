@@ -16,7 +16,7 @@ from torch import Tensor
 from autosparse.store import TripleBatches, Triples, TripleStore
 from autosparse.store.order import select
 
-_SAMPLE = 3 << 16  # triples that the grid is laid by; many numbers of processes divide it
+_SAMPLE = 3 << 16  # triples that the grid is laid by
 _SLAB = 1 << 18  # triples that are encoded at once
 
 
@@ -67,7 +67,14 @@ def condense(
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
     sample = TripleBatches(
-        stores, _SAMPLE, seed, rank, world_size, memory=memory, weights=weights or None, threads=threads
+        stores,
+        _SAMPLE // world_size * world_size,
+        seed,
+        rank,
+        world_size,
+        memory=memory,
+        weights=weights or None,
+        threads=threads,
     )
     seen = accelerator.gather(encode(next(iter(sample)))[0].to(accelerator.device)).cpu()
     axes = _axes(seen, int(limit ** (1 / seen.shape[1]) + 1e-9))

@@ -86,4 +86,7 @@ class AutoSCriterion:
         """What the features want of the parameters, and its scale over those that are alive."""
         features: Features = self._source.features
         columns = features.measure(model, mask, batches, self._source.batch_norm)
-        return columns, Scale.of(*columns, alive=mask)
+        scale = features.scale(*columns, alive=mask)
+        if mask.count < mask.layout.size:  # the gradients of what is gone may lie anywhere
+            columns = tuple(values.mul_(mask.kept) for values in columns)
+        return columns, scale

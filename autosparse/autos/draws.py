@@ -53,12 +53,12 @@ class CellDraws:
         self.counters, self._device = Counters(), torch.device(device)
         self._rank, self._world_size = rank, world_size
         self._ends = cells.counts.cumsum(0).cpu().numpy()
-        self._of = {"condense": epoch, "batch_size": batch_size, "seed": seed}
+        self._of = {"number of cells": epoch, "batch_size": batch_size, "seed": seed}
         self._epoch, self._batch = 0, 0
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return steps_an_epoch(self._of["condense"], self._of["batch_size"])
+        return steps_an_epoch(self._of["number of cells"], self._of["batch_size"])
 
     def __iter__(self) -> Iterator[Tensor]:
         start = time.perf_counter()

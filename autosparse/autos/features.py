@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autosparse.criteria.contract import Batches
 from autosparse.criteria.gradient import mean_gradient
+from autosparse.criteria.rounds import check_repeatable
 from autosparse.criteria.synflow import dataflow
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Mask
@@ -38,21 +39,21 @@ class Scale:
     sizes: tuple[float, ...]
 
     @classmethod
-    def of(cls, *columns: Tensor, alive: Mask | None = None) -> "Scale":
+    def of(cls, *columns: Tensor, names: Sequence[str] = STORED, alive: Mask | None = None) -> "Scale":
         """Of the weights, gradients and so on of a whole network, float32 (P,) each.
 
         Args:
-            columns: see `Features.columns`.
+            columns, names: see `Features.columns`.
             alive: the parameters that are left of it; all, if it is not given.
 
         Raises:
             UserError: values are not finite; all zero, in a network of which nothing was pruned.
         """
-        named = list(zip(_NAMES, columns, strict=False))
+        named = list(zip(names, columns, strict=True))
         if alive is None or alive.count == alive.layout.size:
-            return cls._checked([_square(name, values) for name, values in named])
+            return cls._checked(names, [_square(name, values) for name, values in named])
         # nothing flows through a network that rounds have cut in two: its zeros are then on any scale
-        return cls._checked([_square(name, values[alive.kept]) or 1.0 for name, values in named])
+        return cls._checked(names, [_square(name, values[alive.kept]) or 1.0 for name, values in named])
 
     @classmethod
     def of_store(cls, store: TripleStore) -> "Scale":
@@ -65,15 +66,15 @@ class Scale:
         for _, columns in store.scan(*STORED):
             for k, name in enumerate(STORED):
                 sums[k] += float(np.square(columns[name], dtype=np.float64).sum())
-        return cls._checked([total / len(store) for total in sums])
+        return cls._checked(STORED, [total / len(store) for total in sums])
 
     @classmethod
-    def _checked(cls, squares: Sequence[float]) -> "Scale":
-        for name, value in zip(_NAMES.values(), squares, strict=False):
+    def _checked(cls, names: Sequence[str], squares: Sequence[float]) -> "Scale":
+        for name, value in zip(names, squares, strict=True):
             if not np.isfinite(value):
-                raise UserError(f"the {name} are not finite, so they cannot be scored")
+                raise UserError(f"the {_NAMES[name]} are not finite, so they cannot be scored")
             if value == 0.0:
-                raise UserError(f"the {name} are zero everywhere, so they cannot be scored")
+                raise UserError(f"the {_NAMES[name]} are zero everywhere, so they cannot be scored")
         return cls(tuple(value**0.5 for value in squares))
 
 
@@ -154,7 +155,13 @@ class Features:
             batches: (inputs, targets); under `torch.distributed` this process's own.
             batch_norm: mode of the gradient, see `criteria.gradient.scoring_mode`.
         """
+        if self.columns != STORED:
+            check_repeatable(batches)
         return tuple(_MEASURES[name](model, mask, batches, batch_norm) for name in self.columns)
+
+    def scale(self, *columns: Tensor, alive: Mask | None = None) -> Scale:
+        """Of these columns, see `Scale.of`."""
+        return Scale.of(*columns, names=self.columns, alive=alive)
 
 
 def _theta(model: nn.Module, mask: Mask, batches: Batches, batch_norm: str) -> Tensor:
@@ -179,7 +186,7 @@ _MEASURES: dict[str, Callable[[nn.Module, Mask, Batches, str], Tensor]] = {
 
 def _square(name: str, values: Tensor) -> float:
     """Of the size of a column."""
-    return float(values.double().mean()) ** 2 if name == "flow" else _mean_square(values)
+    return float(values.mean(dtype=torch.float64)) ** 2 if name == "flow" else _mean_square(values)
 
 
 def _mean_square(values: Tensor) -> float:

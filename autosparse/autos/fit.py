@@ -72,6 +72,8 @@ class FitConfig:
             raise UserError(f"--condense must be 0 or at least 16, got {self.condense}")
         if self.rounds < 1:
             raise UserError(f"--rounds must be at least 1, got {self.rounds}")
+        if self.by_states and self.features.transform == "raw":
+            raise UserError("--features raw is for fits to stored triples, not with --rounds or --inputs both+flow")
         if self.condense and self.by_states:
             raise UserError("--condense is for fits to stored triples, not with --rounds or --inputs both+flow")
         if self.epochs < 1:
@@ -140,6 +142,10 @@ def fit(
     Raises:
         UserError: no stores, or a loss that is not a number.
     """
+    if len(states) != (len(stores) if config.by_states else 0):
+        raise UserError(
+            "a fit in rounds or with flow is made from the states of its runs (autos.states_of), others are not"
+        )
     model = make_network(config.backbone, config.features, config.seed).to(accelerator.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     batches, encode = _source(stores, config, accelerator, states, threads)

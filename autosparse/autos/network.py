@@ -135,7 +135,7 @@ class AutoS:
             UserError: weights or gradients are not finite or all zero, or not the columns that the features want.
         """
         self.features.check(columns)
-        scale = scale or Scale.of(*columns)
+        scale = scale or self.features.scale(*columns)
         theta = columns[0]
         network = self.network.to(theta.device).eval()
         chunk = _CHUNKS.get(self.backbone, _CHUNK)[theta.is_cuda]
@@ -164,7 +164,7 @@ class AutoS:
         Raises:
             UserError: a sample of fewer than two, a resolution below 2, a tolerance below 0; see `Scale.of`.
         """
-        return tabulate(self, columns, scale or Scale.of(*columns), resolution, tolerance)
+        return tabulate(self, columns, scale or self.features.scale(*columns), resolution, tolerance)
 
     @property
     def digest(self) -> str:

@@ -90,9 +90,11 @@ def states_of(
         mask = store.mask(i).to(theta.device)
         mask.apply_(model)
         columns = features.measure(model, mask, batches, batch_norm)
-        rms = Scale.of(*columns, alive=mask).sizes
+        sizes = features.scale(*columns, alive=mask).sizes
         chosen = _some(mask.kept.nonzero().squeeze(1).cpu(), seed, i)
-        values = tuple((column / size).cpu()[chosen] for column, size in zip(columns, rms, strict=True))
+        values = tuple(
+            column[chosen.to(column.device)].cpu() / size for column, size in zip(columns, sizes, strict=True)
+        )
         table = label_table(label, [density / store.densities[i] for density in store.densities[i:]])
         labels = torch.from_numpy(table).float()[survival[chosen] - i]
         parts.append(States(values, labels, torch.full_like(chosen, i), held_out[chosen]))

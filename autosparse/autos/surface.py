@@ -86,7 +86,7 @@ class Surface:
             UserError: weights or gradients are not finite or all zero, or not the columns that the features want.
         """
         self.features.check(columns)
-        return self._score(columns, scale or Scale.of(*columns))
+        return self._score(columns, scale or self.features.scale(*columns))
 
     def _score(self, columns: Sequence[Tensor], scale: Scale, clamped: Tensor | None = None) -> Tensor:
         """`score`, which tells in bool (P,), too, whether a parameter lies outside."""
@@ -141,7 +141,7 @@ class Surface:
         """
         self.check(autos)
         self.features.check(columns)
-        scale = scale or Scale.of(*columns)
+        scale = scale or self.features.scale(*columns)
         clamped = torch.empty_like(columns[0], dtype=torch.bool)
         scores = self._score(columns, scale, clamped)
         if k in (0, alive.count):

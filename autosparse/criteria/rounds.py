@@ -80,11 +80,13 @@ def spare(scores: Tensor, k: int, alive: Mask, floor: float) -> list[str]:
     if sum(least) > k:  # fewer weights than layers: nothing can be spared
         return []
     best = keep_top_each(scores, least, alive).kept
-    found = []
-    for layer, span, count in zip(layout.layers, spans, least, strict=True):
-        if int(kept.kept[span].count_nonzero()) < count:
-            scores[span].masked_fill_(best[span], torch.inf)
-            found.append(layer.name)
+    found = [
+        layer.name
+        for layer, span, count in zip(layout.layers, spans, least, strict=True)
+        if int(kept.kept[span].count_nonzero()) < count
+    ]
+    if found:  # of all layers, or what one is given would be taken from another's last
+        scores.masked_fill_(best, torch.inf)
     return found
 
 
@@ -139,5 +141,5 @@ def check_repeatable(batches: Batches) -> None:
     """
     if isinstance(batches, Iterator):
         raise UserError(
-            "a criterion in rounds looks at the batches several times; give a list or a DataLoader, not a generator"
+            "this criterion looks at the batches several times; give a list or a DataLoader, not a generator"
         )

@@ -15,7 +15,7 @@ from autosparse.autos import AutoS, Scale, Surface
 from autosparse.store import TripleStore, sample
 
 _SAMPLE = 20_000  # points of a scatter plot
-_BESIDE = (1e-4, 1e-2, 1.0)  # root mean squares of what a map cannot show on its axes
+_BESIDE = (1e-4, 1e-2, 1.0)  # of its mean: flow, which a map cannot show on its axes
 _LABELS = {
     "share": "survival / N",
     "min-max": "survival, 0 to 1",
@@ -146,7 +146,7 @@ def learned_map(autos: AutoS, surface: Surface | None = None, reach: float = 4.0
             vmin=low,
             vmax=high,
         )
-        beside = ", ".join(f"{name} {value:g} rms" for name, value in panel.items())
+        beside = ", ".join(f"{name} {value:g} of its mean" for name, value in panel.items())
         axes.set(xlabel="theta / rms", ylabel="grad / rms", title=beside or "score learned by AutoS")
     figure.colorbar(image, ax=figure.axes, label=f"predicted {_LABELS[autos.label]}")
     return figure

@@ -3,17 +3,22 @@
 It learns from iterative pruning by magnitude, whose masks train best, in rounds, from weight, gradient and flow.
 """
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+import torch
+from accelerate import Accelerator
 
 from autosparse.autos import AutoS, Features, FitConfig, Surface
 from autosparse.autos.network import CARD
 from autosparse.autos.shipped import NAME
 from autosparse.cluster import Job
+from autosparse.files import read_json, write_json
+from autosparse.irp import SCORING_BATCH
+from autosparse.pruning import Layout, Mask, keep_top
+from autosparse.pruning.schedule import keep_count
 from autosparse.study import figures
 from autosparse.study.accuracies import Accuracies
 from autosparse.study.document import Document
@@ -44,7 +49,7 @@ class _Scope:
     fit: FitConfig
 
 
-_MAP = "The shipped surface over weight and gradient, for three flows, in root mean squares of a network."
+_MAP = "The shipped surface over weight and gradient, in root mean squares of a network, for three flows."
 _HOW = FitConfig(features=Features(inputs="both+flow"), rounds=30, resolution=280, anneal=True)
 _RESNET, _VGG = (Setting(network, "cifar10", recipe="strong") for network in ("resnet18", "vgg16"))
 _SCOPES: Mapping[str, _Scope] = {
@@ -130,7 +135,10 @@ class Shipped:
     def write(self, document: Document) -> None:
         autos, surface = AutoS.load(self.fit.folder), Surface.load(self.fit.folder)
         surface.save(document.folder / NAME)
-        shutil.copyfile(self.fit.folder / CARD, document.folder / NAME / CARD)
+        saved = read_json(self.fit.folder / CARD)
+        for of in saved["card"]["held_out"]:
+            of["run"] = Path(of["run"]).name  # where it lay is nobody's concern
+        write_json(document.folder / NAME / CARD, saved)
         document.heading("The fit", 3)
         rows = [
             {
@@ -145,4 +153,21 @@ class Shipped:
         nodes, size = " x ".join(map(str, surface.table.shape)), surface.table.nbytes // 1000
         off = "{mean:.1e} in the mean, {p999:.1e} at 99.9%, {max:.1e} at most".format(**surface.error)
         document.text(f"Shipped is a surface of {nodes} nodes ({size} kB), off its network by {off}; in `{NAME}/`.")
+        document.table(self._agreement(autos, surface))
         document.figure(figures.learned_map(autos, surface), f"{NAME}_map", _MAP)
+
+    def _agreement(self, autos: AutoS, surface: Surface) -> pd.DataFrame:
+        """How much of the network's one-shot mask the surface keeps, for initial weights that neither has seen."""
+        setting, seed = self.labels[0].setting, max(run.seed for run in self.labels) + 1
+        model, data = setting.make(seed, accelerator := Accelerator())
+        full = Mask.full(Layout.of(model), accelerator.device)
+        batches = data.scoring(SCORING_BATCH, setting.grad_batches)
+        with torch.no_grad():
+            columns = autos.features.measure(model, full, batches, autos.batch_norm)
+        own, tabulated = autos.score(*columns), surface.score(*columns)
+        row = {}
+        for sparsity in (0.5, 0.9, *_SPARSITIES):
+            k = keep_count(1 - sparsity, full.layout.size)
+            same = keep_top(own, k, full).kept & keep_top(tabulated, k, full).kept
+            row[f"{100 * sparsity:g}%"] = f"{100 * int(same.sum()) / k:.2f}"
+        return pd.DataFrame({"kept by network and surface alike, %": row}).T.rename_axis(f"{setting.name}, seed {seed}")

@@ -167,7 +167,7 @@ def test_a_stopped_fit_ends_with_the_same_bits(store: TripleStore, accelerator: 
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(StoppedError):
         fit([store], CONFIG, accelerator, resume=Checkpoint(path, "fit", 0), progress=die)
-    with pytest.raises(UserError, match="the saved position is of another condense: 4096 there, 1024 here"):
+    with pytest.raises(UserError, match="the saved position is of another number of cells: 4096 there, 1024 here"):
         fit([store], replace(CONFIG, condense=1024), accelerator, resume=Checkpoint(path, "fit", 0))
     done = list[int]()
     resumed = fit([store], CONFIG, accelerator, resume=Checkpoint(path, "fit", 60), progress=counting(done))

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from autosparse import networks
-from autosparse.autos import AutoS, AutoSCriterion, Features, FitConfig, Scale, States, fit, states_of, validate_states
+from autosparse.autos import AutoS, AutoSCriterion, Features, FitConfig, States, fit, states_of, validate_states
 from autosparse.autos.states import cells_of, held_out_of
 from autosparse.criteria import select
 from autosparse.criteria.gradient import mean_gradient
@@ -64,7 +64,8 @@ def test_states_are_those_of_the_masked_network(
         assert len(here.labels) == mask.count  # few enough for all of them
         for found, column in zip(here.columns, columns, strict=True):
             alive = column[mask.kept]
-            torch.testing.assert_close(found, alive / alive.double().square().mean().sqrt().float())
+            size = alive.double().mean() if column is columns[2] else alive.double().square().mean().sqrt()
+            torch.testing.assert_close(found, alive / size.float())
         survival = torch.from_numpy(store.survival().astype("int64"))[mask.kept]
         torch.testing.assert_close(here.labels, (survival - i).float() / (4 - i))
         model.load_state_dict(networks.build("lenet-300-100", (1, 8, 8), 10, seed=0).state_dict())
@@ -108,8 +109,11 @@ def test_another_network_is_refused(store: TripleStore, data: ImageData) -> None
 
 def test_a_fit_to_states_predicts_what_was_held_out(fitted: AutoS, states: States) -> None:
     metrics = validate_states(fitted, states)
-    assert metrics["mse"] < metrics["variance"]
-    assert metrics["spearman"] > 0.3
+    assert metrics["spearman"] > 0.1  # of forty steps
+    seen = states[states.held_out]
+    errors = fitted.score(*seen.columns, scale=seen.scale) - seen.labels
+    assert metrics["mse_all"] == pytest.approx(errors.square().mean().item(), rel=1e-4)
+    assert metrics["samples"] == int((seen.iteration == 0).sum())
     assert fitted.rounds == 3
 
 
@@ -121,7 +125,7 @@ def test_rounds_look_anew_and_are_those_of_the_algorithm(fitted: AutoS, model: n
         masked = networks.build("lenet-300-100", (1, 8, 8), 10, seed=0)
         mask.apply_(masked)
         columns = (theta * mask.kept, mean_gradient(masked, layout, batches), dataflow(masked, mask, batches))
-        scores = fitted.score(*columns, scale=Scale.of(*(values[mask.kept] for values in columns)))
+        scores = fitted.score(*columns, scale=FEATURES.scale(*(values[mask.kept] for values in columns)))
         mask = keep_top(scores, round(layout.size ** (1 - i / 3) * k ** (i / 3)), mask)
     assert (found.kept & mask.kept).sum() > 0.999 * k
     assert torch.equal(layout.flatten(layout.weights(model)), theta)
@@ -224,3 +228,12 @@ def test_a_stopped_fit_to_states_ends_with_the_same_bits(
     resumed = fit([store], config, accelerator, states=[states], resume=Checkpoint(tmp_path / "c.pt", "x"))
     assert resumed.digest == whole.digest
     assert fit([store], replace(config, anneal=False), accelerator, states=[states]).digest != whole.digest
+
+
+def test_what_does_not_go_together_is_refused(store: TripleStore, states: States, accelerator: Accelerator) -> None:
+    with pytest.raises(UserError, match=r"made from the states of its runs \(autos\.states_of\), others are not"):
+        fit([store], FitConfig(rounds=3), accelerator)
+    with pytest.raises(UserError, match="made from the states of its runs"):
+        fit([store], FitConfig(), accelerator, states=[states])
+    with pytest.raises(UserError, match="--features raw is for fits to stored triples"):
+        FitConfig(features=Features("raw"), rounds=3)

@@ -107,6 +107,11 @@ def test_spared_layers_keep_their_best() -> None:
     spare(scores, 20, Mask.full(layout), 0.5)
     assert scores[:10].isinf().tolist() == [False] * 9 + [True]  # half of 20% of 10
     assert keep_top(scores, 20, Mask.full(layout)).layer_densities() == {"a.weight": 0.1, "b.weight": 19 / 90}
+    three = Layout((Layer("a", (100,), 0, 1, 1), Layer("b", (100,), 100, 1, 1), Layer("c", (800,), 200, 1, 1)))
+    scores = torch.cat([torch.zeros(100), torch.where(torch.arange(100) < 5, 1.0, 0.0), torch.full((800,), 2.0)])
+    scores[295:] = 0.5  # 95 of c come first, then the five of b
+    assert spare(scores, 100, Mask.full(three), 0.5) == ["a"]
+    assert keep_top(scores, 100, Mask.full(three)).layer_densities() == {"a": 0.05, "b": 0.05, "c": 90 / 800}
     assert spare(torch.arange(100.0), 1, Mask.full(layout), 0.5) == []  # fewer weights than layers
     alive = Mask(layout, torch.arange(100) >= 10)
     assert spare(torch.arange(100.0), 20, alive, 0.5) == []  # it had lost them before

@@ -131,5 +131,43 @@ def test_dataflow_starts_from_the_deviation_of_the_data(model: nn.Module, data: 
 
 
 def test_inputs_that_are_all_the_same_are_refused(model: nn.Module) -> None:
-    with pytest.raises(UserError, match="those that were given are all the same"):
+    with pytest.raises(UserError, match="those that were given are all the same, or only one"):
         autosparse.prune(model, ONE, "dataflow", 0.5)
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation: a sigmoid gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate, self.last = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x.flatten(1)).relu()
+        out: Tensor = self.last(h * self.gate(h).sigmoid())
+        return out
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Gated(),
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Sigmoid(), nn.Linear(16, 10)),
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 10)),
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU6(), nn.Linear(16, 16), nn.ReLU6(), nn.Linear(16, 10)),
+    ],
+    ids=["gate", "sigmoid", "layer norm", "relu6"],
+)
+def test_flow_reaches_every_layer_whatever_its_activation(network: nn.Module, data: ImageData) -> None:
+    layout = Layout.of(network)
+    scores = dataflow(network, Mask.full(layout), data.scoring(100))
+    assert scores.isfinite().all()
+    assert scores.min() >= 0
+    for part in layout.unflatten(scores).values():
+        assert part.max() > 1e-3
+
+
+def test_inputs_of_several_shapes_are_refused(model: nn.Module) -> None:
+    batches = [(torch.randn(2, 1, 8, 8), torch.zeros(2)), (torch.randn(2, 1, 9, 9), torch.zeros(2))]
+    with pytest.raises(UserError, match=r"element by element; they are of shapes \(1, 8, 8\) and \(1, 9, 9\)"):
+        dataflow(model, Mask.full(Layout.of(model)), batches)
