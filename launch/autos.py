@@ -41,7 +41,8 @@ class Arguments:
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """Of the initial weights, the order and the held-out tenth; several make a grid."""
     label: str = "share"
-    """share: of the iterations survived; min-max: over those of the run; log-density: at death, the same at any N."""
+    """share: of the iterations survived; min-max: over those of the run; log-density: at death, the same at any N;
+    rank: the share of all parameters outlived."""
     resolution: int = 512
     """Nodes an axis, at most, of the table that prunes in place of the network; the network is asked at each. For three
     inputs, as many nodes in all as for two."""

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from autosparse.errors import UserError, unknown
 
-LABELS = ("share", "min-max", "log-density")
+LABELS = ("share", "min-max", "log-density", "rank")
 
 
 def label_table(label: str, densities: list[float]) -> NDArray[np.float64]:
@@ -13,7 +13,8 @@ def label_table(label: str, densities: list[float]) -> NDArray[np.float64]:
 
     `share`: s / N, the share of the iterations that a parameter outlived. `min-max`: brought to 0..1 over the survivals
     that the run has (the paper's code). `log-density`: -log10 of the density of the last mask that keeps the parameter,
-    which means the same whatever N and schedule are; at 1% density it is 2.
+    which means the same whatever N and schedule are; at 1% density it is 2. `rank`: the share of the run's parameters
+    that a parameter outlived, those of its own survival by half.
 
     Args:
         label: one of `LABELS`.
@@ -34,6 +35,8 @@ def label_table(label: str, densities: list[float]) -> NDArray[np.float64]:
         if lowest == highest:
             raise UserError("all parameters of a run have the same survival; there is nothing to learn from it")
         return (survival - lowest) / (highest - lowest)
+    if label == "rank":
+        return 1 - (np.asarray(densities) + np.append(densities[1:], 0.0)) / 2
     if densities[-1] == 0.0:
         raise UserError("--label log-density: a run's last mask keeps nothing, which has no logarithm")
     return -np.log10(densities)

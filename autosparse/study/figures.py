@@ -20,6 +20,7 @@ _LABELS = {
     "share": "survival / N",
     "min-max": "survival, 0 to 1",
     "log-density": "-log10 density at death",
+    "rank": "share of the parameters outlived",
 }
 
 

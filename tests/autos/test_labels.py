@@ -36,6 +36,16 @@ def test_log_density_means_the_same_whatever_the_iterations_are() -> None:
         label_table("log-density", [1.0, 0.0])
 
 
+def test_rank_is_the_mean_rank_of_a_survival() -> None:
+    table = label_table("rank", [1.0, 0.6, 0.1])
+    survival = np.repeat([0, 1, 2], [40, 50, 10])  # of a hundred parameters
+    ranks = [(survival < s).mean() + (survival == s).mean() / 2 for s in range(3)]
+    assert table.tolist() == pytest.approx(ranks)
+    assert table[survival].mean() == pytest.approx(0.5)
+    few, many = (label_table("rank", densities("geometric", n)) for n in (20, 100))
+    assert few[-1] == pytest.approx(many[-1])  # those of the last mask
+
+
 def test_an_unknown_label() -> None:
-    with pytest.raises(UserError, match=f"unknown label 'rank'; valid: {', '.join(LABELS)}"):
-        label_table("rank", GEOMETRIC)
+    with pytest.raises(UserError, match=f"unknown label 'order'; valid: {', '.join(LABELS)}"):
+        label_table("order", GEOMETRIC)
