@@ -54,7 +54,7 @@ def test_batch_norm_starts_as_identity() -> None:
 
 
 def test_errors_list_what_is_valid() -> None:
-    with pytest.raises(UserError, match="unknown network 'alexnet'; valid: lenet-300-100, resnet18, vgg16"):
+    with pytest.raises(UserError, match="unknown network 'alexnet'; valid: lenet-300-100, lenet-500-300, resnet18"):
         networks.build("alexnet")
     with pytest.raises(UserError, match="needs 32 x 32 or larger, got 28 x 28"):
         networks.build("vgg16", (1, 28, 28))
