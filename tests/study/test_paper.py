@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from autosparse.autos import AutoSCriterion, Surface
 from autosparse.cluster import Resources, launch_graph
 from autosparse.study.accuracies import Accuracies
 from autosparse.study.paper import stages
@@ -81,3 +83,20 @@ def test_the_sanity_checks_are_those_of_the_default() -> None:
         "table6": ("LTH+SNIP",),
         "table8": ("batch 1024, learning rate 0.01",),
     }
+
+
+def test_the_shipped_criterion_is_made_at_the_scale_of_a_trial(tmp_path: Path) -> None:
+    launch_graph(stages(("shipped",), "smoke", tmp_path), Resources(cluster="inline"), tmp_path)
+    report = tmp_path / "paper" / "shipped"
+    text = (report / "report.md").read_text()
+    for row in ("dataflow", "AutoS, the paper's", "AutoS, shipped", "iterative, magnitude"):
+        assert f"| {row} |" in text
+    assert "python launch/paper.py shipped --scale smoke" in text
+    assert re.search(r"kept by network and surface alike, % \| \d+\.\d\d \|", text)
+    surface = Surface.load(report / "shipped")
+    assert (surface.rounds, surface.features.inputs) == (2, "both+flow")
+    fitted = Surface.load(tmp_path / "shipped" / "autos" / "shipped")
+    assert torch.equal(surface.table, fitted.table)
+    card = (report / "shipped" / "autos.json").read_text()
+    assert str(tmp_path) not in card
+    assert AutoSCriterion.load(report / "shipped").autos is None  # the surface alone
