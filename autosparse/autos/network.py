@@ -186,18 +186,17 @@ class AutoS:
 
     @staticmethod
     def fingerprint(folder: str | Path) -> str:
-        """Digest of a saved criterion, by its network or else its surface, in hex: another fit has another.
+        """Digest of a saved criterion, its network, surface and card, in hex: another fit or table has another.
 
         Raises:
             UserError: it is missing.
         """
         digest = hashlib.blake2b(digest_size=8)
-        scored_by = WEIGHTS if (Path(folder) / WEIGHTS).is_file() or not Surface.is_in(folder) else TABLE
-        for name in (scored_by, CARD):
-            path = Path(folder) / name
-            if not path.is_file():
-                raise UserError(f"no saved AutoS in {folder}; fit one with: python launch/autos.py --runs RUN...")
-            digest.update(path.read_bytes())
+        there = [name for name in (WEIGHTS, TABLE, CARD) if (Path(folder) / name).is_file()]
+        if CARD not in there or len(there) == 1:
+            raise UserError(f"no saved AutoS in {folder}; fit one with: python launch/autos.py --runs RUN...")
+        for name in there:
+            digest.update((Path(folder) / name).read_bytes())
         return digest.hexdigest()
 
     @staticmethod

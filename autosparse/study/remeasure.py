@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
 
 from autosparse.autos import FitConfig, States, states_of
 from autosparse.autos.network import gradient_mode
-from autosparse.data import ImageData, sources
+from autosparse.data import sources
 from autosparse.errors import UserError
 from autosparse.irp import SCORING_BATCH
 from autosparse.store import TripleStore
@@ -27,7 +26,7 @@ def remeasure(store: TripleStore, how: FitConfig, data_root: Path | None, accele
     Raises:
         UserError: the run does not say what it was, or its data are not there or others.
     """
-    model, data = _rebuild(store, data_root, accelerator)
+    model, data = setting_of(store, data_root).make(store.run["seed"], accelerator)
     return states_of(
         store,
         model,
@@ -40,7 +39,12 @@ def remeasure(store: TripleStore, how: FitConfig, data_root: Path | None, accele
     )
 
 
-def _rebuild(store: TripleStore, data_root: Path | None, accelerator: Accelerator) -> tuple[nn.Module, ImageData]:
+def setting_of(store: TripleStore, data_root: Path | None) -> Setting:
+    """The network and data of a run.
+
+    Raises:
+        UserError: see `remeasure`.
+    """
     run: dict[str, Any] = store.run
     if absent := [key for key in ("network", "dataset", "data", "fan", "seed", "validation") if key not in run]:
         raise UserError(
@@ -56,4 +60,4 @@ def _rebuild(store: TripleStore, data_root: Path | None, accelerator: Accelerato
     setting.check()
     if (found := sources.fingerprint(setting.dataset, data_root)) != run["data"]:
         raise UserError(f"{store.place} is of other {setting.dataset} data than are here ({run['data']}, not {found})")
-    return setting.make(run["seed"], accelerator)
+    return setting

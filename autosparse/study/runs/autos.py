@@ -23,7 +23,7 @@ from autosparse.cluster import Job, record
 from autosparse.cluster.progress import progress
 from autosparse.errors import StoreError, UserError
 from autosparse.store import Counters, TripleStore
-from autosparse.study.remeasure import remeasure
+from autosparse.study.remeasure import remeasure, setting_of
 from autosparse.study.runs.common import check_seed, is_json
 from autosparse.training import Checkpoint
 
@@ -61,6 +61,9 @@ class FitRun(Job):
         if self.leave_one_out and len(self.runs) < 2:
             raise UserError("--leave-one-out needs at least two runs")
         check_seed(self.how.seed)
+        if self.how.by_states and not self.missing():
+            for run in self.runs:
+                setting_of(TripleStore.open(run), self.data_root)
 
     @property
     def folder(self) -> Path:
