@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.autos import AutoSCriterion
-from autosparse.autos.shipped import FOLDER as SHIPPED_FOLDER
-from autosparse.autos.shipped import NAME as SHIPPED
+from autosparse.autos.pretrained import FOLDER as PRETRAINED_FOLDER
+from autosparse.autos.pretrained import NAME as PRETRAINED
 from autosparse.criteria import CRITERIA, Criterion, Targeted, make_criterion, select
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout, Mask
@@ -20,7 +20,7 @@ from autosparse.pruning.schedule import keep_count
 def prune(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
-    criterion: str | Path | Criterion | Targeted = SHIPPED,
+    criterion: str | Path | Criterion | Targeted = PRETRAINED,
     sparsity: float = 0.95,
     seed: int = 0,
     rounds: int | None = None,
@@ -33,8 +33,8 @@ def prune(
     Args:
         model: any module with convolutions or linear layers that maps inputs to class scores.
         batches: (inputs, targets), a list or a DataLoader; a generator only for criteria that look at them once, which
-            `shipped` and those that work in rounds do not.
-        criterion: `shipped`, the AutoS that comes with the package; a name in `autosparse.criteria.CRITERIA`, the
+            `pretrained` and those that work in rounds do not.
+        criterion: `pretrained`, the AutoS that comes with the package; a name in `autosparse.criteria.CRITERIA`, the
             folder of a saved AutoS, or a criterion of your own.
         sparsity: share of the weights to remove, between 0 and 1.
         seed: for criteria that draw numbers.
@@ -73,14 +73,14 @@ def find_criterion(name: str | Path, seed: int = 0, rounds: int | None = None) -
     if name in CRITERIA:
         check_rounds(str(name), rounds)
         return make_criterion(str(name), seed)
-    if name == SHIPPED or is_path(name):
+    if name == PRETRAINED or is_path(name):
         return AutoSCriterion.load(folder_of(name), rounds)
-    raise unknown("criterion", str(name), [SHIPPED, *CRITERIA, "or the folder of a saved AutoS"])
+    raise unknown("criterion", str(name), [PRETRAINED, *CRITERIA, "or the folder of a saved AutoS"])
 
 
 def folder_of(name: str | Path) -> Path:
     """Where an AutoS is saved."""
-    return SHIPPED_FOLDER if name == SHIPPED else Path(name)
+    return PRETRAINED_FOLDER if name == PRETRAINED else Path(name)
 
 
 def is_path(name: str | Path) -> bool:

@@ -25,9 +25,9 @@ from autosparse.cluster import Job, Resources, launch, slurm
 from autosparse.command import run
 from autosparse.errors import UserError
 from autosparse.files import write_json
+from autosparse.jobs import IRPRun
+from autosparse.jobs.setting import Setting
 from autosparse.pruning import Layout, Mask
-from autosparse.study.runs import IRPRun
-from autosparse.study.setting import Setting
 from autosparse.training import Checkpoint, train
 from benchmarks.common import goal, heading, median_seconds, row, scratch, seconds, table
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autosparse.cluster.record import versions
+from autosparse.cluster.provenance import versions
 from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleWriter
 

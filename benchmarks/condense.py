@@ -8,13 +8,13 @@ import torch
 from accelerate import Accelerator
 
 from autosparse.autos import AutoS, FitConfig, fit, validate
+from autosparse.autos.evaluate import SPARSITIES
 from autosparse.autos.fit import number_of_steps
-from autosparse.autos.held_out import SPARSITIES
 from autosparse.command import run
+from autosparse.jobs import IRPRun
+from autosparse.jobs.setting import Setting
 from autosparse.pruning import Mask, keep_top
 from autosparse.store import TripleStore
-from autosparse.study.runs import IRPRun
-from autosparse.study.setting import Setting
 from benchmarks.common import goal, heading, layout_of, row, scratch, seconds, table
 
 

@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autosparse.command import run
 from autosparse.errors import UserError
-from autosparse.store import TripleBatches, TripleStore
+from autosparse.store import TripleLoader, TripleStore
 from benchmarks.common import forget, goal, heading, installed, random_triples, row, scratch, table, write_store
 
 KINDS: dict[str, Any] = {"theta": np.float32, "grad": np.float32, "survival": np.uint8}
@@ -95,10 +95,10 @@ class Peer:
 def ours(a: Arguments) -> Iterator[Peer]:
     """The training part of a store; what the threads read ahead is read within the time."""
 
-    def batches(threads: int, cold: bool, folder: Path, size: int) -> TripleBatches:
+    def batches(threads: int, cold: bool, folder: Path, size: int) -> TripleLoader:
         if cold:
             forget(folder)
-        return TripleBatches([TripleStore.open(folder)], size, memory=a.memory, threads=threads)
+        return TripleLoader([TripleStore.open(folder)], size, memory=a.memory, threads=threads)
 
     def prepare(folder: Path) -> None:
         write_store(folder, read(folder.parent / "raw"))

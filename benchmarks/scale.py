@@ -26,7 +26,7 @@ from autosparse.autos import FitConfig, fit, validate
 from autosparse.command import run
 from autosparse.pruning import Mask
 from autosparse.sizes import format_size, parse_size
-from autosparse.store import Counters, TripleBatches, TripleStore, TripleWriter
+from autosparse.store import Counters, TripleLoader, TripleStore, TripleWriter
 from benchmarks.common import goal, heading, layout_of, peak_memory, ratio, row, scratch, table
 
 P = ParamSpec("P")
@@ -102,7 +102,7 @@ def measure(folder: Path, a: Arguments) -> Cost:
 
     def epoch() -> int:
         nonlocal share
-        count, batches = 0, TripleBatches([store], a.batch_size, memory=a.memory, threads=a.threads)
+        count, batches = 0, TripleLoader([store], a.batch_size, memory=a.memory, threads=a.threads)
         for triples in batches:
             count += len(triples)
             if count >= a.limit:

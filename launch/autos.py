@@ -9,7 +9,7 @@ import tyro
 from autosparse.autos import Features, FitConfig
 from autosparse.cluster import Resources, launch, site_resources
 from autosparse.command import run
-from autosparse.study.runs import FitRun
+from autosparse.jobs import FitRun
 
 
 @dataclass(frozen=True)

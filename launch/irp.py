@@ -11,8 +11,8 @@ import tyro
 
 from autosparse.cluster import Resources, launch, site_resources
 from autosparse.command import run
-from autosparse.study.runs import IRPRun
-from autosparse.study.setting import Setting
+from autosparse.jobs import IRPRun
+from autosparse.jobs.setting import Setting
 
 
 @dataclass(frozen=True)

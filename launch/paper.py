@@ -25,7 +25,7 @@ class Arguments:
     """
 
     name: Annotated[str, tyro.conf.Positional]
-    """demo; figure1, figure3 to figure6, table1 to table6, table8, table9, or all of these; shipped, which makes the
+    """demo; figure1, figure3 to figure6, table1 to table6, table8, table9, or all of these; pretrained, which makes the
     criterion that comes with the package."""
     scale: str | None = None
     """full: the paper's networks, data and recipes, for GPUs; small: LeNet-300-100 on MNIST and Fashion-MNIST, on two

@@ -8,8 +8,8 @@ import tyro
 
 from autosparse.cluster import Resources, launch, site_resources
 from autosparse.command import run
-from autosparse.study.runs import PruneRun
-from autosparse.study.setting import Setting
+from autosparse.jobs import PruneRun
+from autosparse.jobs.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Arguments:
 
     setting: Setting = field(default_factory=Setting)
     criteria: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
-    """shipped (the AutoS of the package), random, random-erk, magnitude, snip, iterative-snip, force, grasp, synflow,
-    dataflow, npb, or the folder of a fit of launch/autos.py, there or made by the jobs of --after; several make a
-    grid."""
+    """pretrained (the AutoS of the package), random, random-erk, magnitude, snip, iterative-snip, force, grasp,
+    synflow, dataflow, npb, or the folder of a fit of launch/autos.py, there or made by the jobs of --after; several
+    make a grid."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = (0.9, 0.95, 0.98, 0.99)
     """Shares of the weights to remove, 0 for the dense network; several make a grid."""
     sanity: tuple[str, ...] = ("none",)

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import tyro
 
+from autosparse.cluster import status
 from autosparse.command import run
 from autosparse.errors import UserError
 from autosparse.files import read_json
-from autosparse.study import watch
 
 Runs = Annotated[tuple[Path, ...], tyro.conf.Positional]
 
@@ -67,14 +67,14 @@ class Arguments:
 
 def main(a: Arguments) -> None:
     """Do what was asked for."""
-    folders = watch.find(a.action.runs)
+    folders = status.find(a.action.runs)
     match a.action:
         case Status(live=live):
             _status(folders, live)
         case Logs(rank=rank, lines=lines):
             _logs(folders, rank, lines)
         case Cancel():
-            for folder in watch.stop(folders):
+            for folder in status.stop(folders):
                 print(folder)
         case Resume():
             _resume(folders)
@@ -82,13 +82,13 @@ def main(a: Arguments) -> None:
 
 def _status(folders: list[Path], live: bool) -> None:
     while True:
-        rows = watch.status(folders)
+        rows = status.rows(folders)
         shown = _table(rows)
         print(f"\033[H\033[J{shown}" if live else shown, flush=True)
         states = {row["state"] for row in rows}
         if "unknown" in states:
-            print(f"{watch.SILENT}: what waits or runs there is not known", file=sys.stderr)
-        ended = states <= set(watch.ENDED)
+            print(f"{status.SILENT}: what waits or runs there is not known", file=sys.stderr)
+        ended = states <= set(status.ENDED)
         if ended or not live:
             break
         time.sleep(2)
@@ -98,9 +98,9 @@ def _status(folders: list[Path], live: bool) -> None:
         sys.exit(4)
 
 
-def _table(rows: list[watch.Row]) -> str:
+def _table(rows: list[status.Row]) -> str:
     """The columns in which anything stands."""
-    columns = [[name, *(row[name] for row in rows)] for name in watch.COLUMNS if any(row[name] for row in rows)]
+    columns = [[name, *(row[name] for row in rows)] for name in status.COLUMNS if any(row[name] for row in rows)]
     widths = [max(map(len, column)) for column in columns]
     lines = zip(*columns, strict=True)
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
@@ -122,10 +122,10 @@ def _logs(folders: list[Path], rank: int, lines: int) -> None:
 
 
 def _resume(folders: list[Path]) -> None:
-    states = [row["state"] for row in watch.status(folders)]
+    states = [row["state"] for row in status.rows(folders)]
     if "unknown" in states:
-        raise UserError(f"{watch.SILENT}: what waits or runs there is not known; try again")
-    stopped = [folder for folder, state in zip(folders, states, strict=True) if state in watch.ENDED[1:]]
+        raise UserError(f"{status.SILENT}: what waits or runs there is not known; try again")
+    stopped = [folder for folder, state in zip(folders, states, strict=True) if state in status.ENDED[1:]]
     asked = filter(Path.is_file, (folder / "job.json" for folder in stopped))
     commands = {(tuple(_without_after(job["command"])), job["folder"]) for job in map(read_json, asked)}
     if not commands:

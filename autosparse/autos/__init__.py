@@ -1,12 +1,12 @@
 """The learned criterion: a network that predicts survival from a parameter's initial value and gradient."""
 
+from autosparse.autos.autos import BACKBONES, AutoS
 from autosparse.autos.criterion import AutoSCriterion
+from autosparse.autos.evaluate import tabulate_held_out, tabulate_states, validate, validate_states
 from autosparse.autos.features import Features, Scale
 from autosparse.autos.fit import FitConfig, fit
-from autosparse.autos.held_out import tabulate_held_out, tabulate_states, validate, validate_states
-from autosparse.autos.network import BACKBONES, AutoS
-from autosparse.autos.states import States, states_of
-from autosparse.autos.surface import Surface
+from autosparse.autos.table import Surface
+from autosparse.autos.trajectory import States, states_of
 
 __all__ = [
     "BACKBONES",

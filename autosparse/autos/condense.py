@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from autosparse.store import TripleBatches, Triples, TripleStore
+from autosparse.store import TripleLoader, Triples, TripleStore
 from autosparse.store.order import select
 
 _SAMPLE = 3 << 16  # triples that the grid is laid by
@@ -60,13 +60,13 @@ def condense(
         limit: cells at most, the empty ones among them.
         accelerator: of this process; all end with the same cells.
         seed: of the held-out tenth and the sample.
-        memory, weights, threads: see `TripleBatches`, which gives the sample.
+        memory, weights, threads: see `TripleLoader`, which gives the sample.
 
     Raises:
-        UserError: see `TripleBatches`.
+        UserError: see `TripleLoader`.
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    sample = TripleBatches(
+    sample = TripleLoader(
         stores,
         _SAMPLE // world_size * world_size,
         seed,

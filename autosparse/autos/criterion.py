@@ -5,11 +5,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from autosparse.autos.autos import AutoS
 from autosparse.autos.features import Features, Scale
-from autosparse.autos.network import AutoS
-from autosparse.autos.surface import Surface
+from autosparse.autos.table import Surface
 from autosparse.criteria import Criterion
-from autosparse.criteria.contract import Batches
+from autosparse.criteria.base import Batches
 from autosparse.criteria.rounds import Rounds
 from autosparse.errors import UserError
 from autosparse.pruning import Mask

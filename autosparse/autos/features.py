@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autosparse.criteria.contract import Batches
+from autosparse.criteria.base import Batches
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.rounds import check_repeatable
 from autosparse.criteria.synflow import dataflow

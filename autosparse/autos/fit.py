@@ -12,16 +12,16 @@ from accelerate.utils import broadcast
 from torch import Tensor
 from torch.nn import functional as F
 
+from autosparse.autos.autos import BACKBONES, AutoS, make_network
 from autosparse.autos.condense import condense
-from autosparse.autos.draws import CellDraws, steps_an_epoch
 from autosparse.autos.features import STORED, Features, Scale
 from autosparse.autos.labels import LABELS, label_table
-from autosparse.autos.network import BACKBONES, AutoS, make_network
-from autosparse.autos.states import States, cells_of
+from autosparse.autos.sampler import CellDraws, steps_an_epoch
+from autosparse.autos.trajectory import States, cells_of
 from autosparse.errors import UserError, unknown
 from autosparse.seeds import streams
 from autosparse.sizes import parse_size
-from autosparse.store import Counters, TripleBatches, Triples, TripleStore
+from autosparse.store import Counters, TripleLoader, Triples, TripleStore
 from autosparse.training import Checkpoint
 
 
@@ -36,7 +36,7 @@ class FitConfig:
         batch_size: triples in a step, over all processes.
         learning_rate: of Adam.
         seed: of the initial weights, the order and the held-out tenth.
-        memory, weights: see `TripleBatches`; no weights for each run once.
+        memory, weights: see `TripleLoader`; no weights for each run once.
         label: of survival, see `labels.label_table`.
         resolution: of the surface, nodes an axis, at most.
         condense: the cells, at most, that the triples are condensed into first (`condense.condense`): what the steps
@@ -200,13 +200,13 @@ def fit(
 
 def make_batches(
     stores: Sequence[TripleStore], config: FitConfig, accelerator: Accelerator, threads: int = 2
-) -> TripleBatches:
+) -> TripleLoader:
     """The batches of a fit, this process's part of them.
 
     Raises:
-        UserError: see `TripleBatches`.
+        UserError: see `TripleLoader`.
     """
-    return TripleBatches(
+    return TripleLoader(
         stores,
         config.batch_size,
         config.seed,
@@ -225,7 +225,7 @@ def _source(
     accelerator: Accelerator,
     states: Sequence[States],
     threads: int,
-) -> tuple[TripleBatches | CellDraws, Callable[[Any], tuple[Tensor, Tensor]]]:
+) -> tuple[TripleLoader | CellDraws, Callable[[Any], tuple[Tensor, Tensor]]]:
     """This process's part of the batches of a fit, and what makes (input, label) of each."""
     device = accelerator.device
     if states:
@@ -258,7 +258,7 @@ def number_of_steps(
     """Steps of a whole fit; reads no triples.
 
     Raises:
-        UserError: see `TripleBatches`.
+        UserError: see `TripleLoader`.
     """
     if states:
         epoch = steps_an_epoch(sum(int((~run.held_out).sum()) for run in states), config.batch_size)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from autosparse.autos.features import INPUTS, Scale
 from autosparse.autos.lookup import asinh
-from autosparse.autos.surface import Axis, Surface
+from autosparse.autos.table import Axis, Surface
 from autosparse.errors import UserError
 
 if TYPE_CHECKING:
-    from autosparse.autos.network import AutoS
+    from autosparse.autos.autos import AutoS
 
 _FIRST = 64  # nodes an axis that the search for the tolerance starts from
 _PIECES = 1024  # of the warp of an axis

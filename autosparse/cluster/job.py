@@ -15,7 +15,7 @@ import submitit
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from autosparse.cluster import interruption, process, record
+from autosparse.cluster import interruption, process, provenance
 from autosparse.cluster.lease import lease
 from autosparse.cluster.requeue import requeue, requeues
 from autosparse.errors import UserError
@@ -91,8 +91,8 @@ class Task:
                     if job_id and requeues() > self.max_requeues:  # by Slurm itself: lost nodes, preemptions
                         raise UserError(f"was queued again more than --max-requeues {self.max_requeues} times")
                     if main:
-                        record.write_config(folder, self.job.config())
-                        record.write_environment(folder, job_id)
+                        provenance.write_config(folder, self.job.config())
+                        provenance.write_environment(folder, job_id)
                         self._say("running", job_id)
                     accelerator.wait_for_everyone()
                     self.job.run(accelerator)
@@ -113,7 +113,7 @@ class Task:
 
     def _is_complete(self) -> bool:
         """Whether there is nothing to do; of a job that was submitted before its input was there, only now."""
-        if difference := record.config_difference(self.job.folder, self.job.config()):
+        if difference := provenance.config_difference(self.job.folder, self.job.config()):
             raise UserError(difference)
         return self.job.is_complete()
 

@@ -10,7 +10,7 @@ import submitit
 import torch
 from tqdm import tqdm
 
-from autosparse.cluster import logs, outcome, record
+from autosparse.cluster import logs, outcome, provenance
 from autosparse.cluster.job import Job, Task
 from autosparse.cluster.outcome import Failure
 from autosparse.cluster.resources import Resources
@@ -85,7 +85,7 @@ class _Submission:
         handle = self._executor.submit(Task(job, cpus))
         self._runs[handle.job_id] = job.folder
         logs.record(self._folder, "local", self._runs)
-        record.write_submission(job.folder, None, str(handle.task(0).paths.stderr))
+        provenance.write_submission(job.folder, None, str(handle.task(0).paths.stderr))
         outcome.say(f"started {job.folder}")
         return handle
 

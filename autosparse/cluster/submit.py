@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from autosparse.cluster import batch, local, logs, record, slurm, waiting
+from autosparse.cluster import batch, local, logs, provenance, slurm, waiting
 from autosparse.cluster.job import Job, Task, describe
 from autosparse.cluster.outcome import Failure, say
-from autosparse.cluster.record import config_difference
+from autosparse.cluster.provenance import config_difference
 from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_REQUEUES, Resources
 from autosparse.cluster.stage import Stage, blocked, left
 from autosparse.errors import UserError
@@ -101,7 +101,7 @@ def _inline(stages: list[Stage], resources: Resources, root: Path) -> list[Failu
         for job in stage.jobs if not found else ():
             number += 1
             say(f"[{number}/{total}] {job.folder}")
-            record.write_submission(job.folder, None, None)
+            provenance.write_submission(job.folder, None, None)
             try:
                 Task(job, resources.cpus_per_task)()
             except Exception as error:  # the other jobs go on; the traceback is in the run's log
@@ -184,7 +184,7 @@ def _submit(stages: list[Stage], queued: Placed, resources: Resources, root: Pat
     for folder, new, found in submitted:
         logs.record(folder, "slurm", {each.job_id: job.folder for job, each in zip(new, found, strict=True)})
         for job, each in zip(new, found, strict=True):
-            record.write_submission(job.folder, each.job_id, str(each.log))
+            provenance.write_submission(job.folder, each.job_id, str(each.log))
             shutil.copyfile(each.script, job.folder / "batch.sh")
             placed[job.folder] = each.job_id, each.log
     if placed:

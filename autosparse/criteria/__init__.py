@@ -11,7 +11,7 @@ takes either and returns the mask.
 
 from collections.abc import Callable
 
-from autosparse.criteria.contract import Criterion, Targeted, select
+from autosparse.criteria.base import Criterion, Targeted, select
 from autosparse.criteria.erk import RandomERK
 from autosparse.criteria.force import Force
 from autosparse.criteria.grasp import GraSP

@@ -5,9 +5,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from autosparse.criteria.contract import Batches
+from autosparse.criteria.base import Batches
+from autosparse.criteria.distributed import gather, rank_and_size
 from autosparse.criteria.loss import checked
-from autosparse.criteria.world import gathered, place
 from autosparse.errors import UserError
 
 _BATCH = 64  # the most samples taken together: what bounds the memory of a backward pass through a backward pass
@@ -23,7 +23,7 @@ def class_balanced(batches: Batches, per_class: int) -> list[tuple[Tensor, Tenso
     Raises:
         UserError: no samples, or targets that are no class indices.
     """
-    rank, world = place()
+    rank, world = rank_and_size()
     found: dict[int, list[tuple[int, Tensor]]] = {}
     for step, (inputs, targets) in enumerate(checked(batches)):
         if targets.ndim != 1 or targets.is_floating_point():
@@ -32,7 +32,7 @@ def class_balanced(batches: Batches, per_class: int) -> list[tuple[Tensor, Tenso
             samples = found.setdefault(label, [])
             if len(samples) < per_class:
                 samples.append((step * world + rank, inputs[index].to("cpu", copy=True)))  # not a view of the batch
-    everyone = [(label, *sample) for part in gathered(found) for label, samples in part.items() for sample in samples]
+    everyone = [(label, *sample) for part in gather(found) for label, samples in part.items() for sample in samples]
     everyone.sort(key=lambda entry: entry[:2])  # stable: within a batch they are in order
     classes = {label: [x for _, _, x in group] for label, group in groupby(everyone, key=lambda entry: entry[0])}
     if not classes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autosparse.criteria.contract import Batches, Criterion
+from autosparse.criteria.base import Batches, Criterion
 from autosparse.criteria.random import UniformRandom
 from autosparse.pruning import Layout, Mask, keep_top_each
 

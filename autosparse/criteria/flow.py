@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from autosparse.criteria.contract import Batches
+from autosparse.criteria.base import Batches
+from autosparse.criteria.distributed import gather
 from autosparse.criteria.failures import naming_layers
 from autosparse.criteria.gradient import scoring_mode
-from autosparse.criteria.world import gathered
 from autosparse.errors import UserError
 from autosparse.pruning import Layout
 
@@ -21,7 +21,7 @@ def first_shape(batches: Batches) -> torch.Size:
         UserError: no batch.
     """
     mine = next((inputs.shape[1:] for inputs, _ in batches), None)
-    shape = next((shape for shape in gathered(mine) if shape is not None), None)
+    shape = next((shape for shape in gather(mine) if shape is not None), None)
     if shape is None:
         raise UserError("the shape of an input is that of a batch; at least one batch is needed, none was given")
     return shape

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from autosparse.criteria.contract import Batches, Criterion
+from autosparse.criteria.base import Batches, Criterion
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.rounds import check_repeatable, in_rounds
 from autosparse.pruning import Mask

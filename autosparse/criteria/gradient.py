@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from autosparse.criteria.contract import Batches
+from autosparse.criteria.base import Batches
+from autosparse.criteria.distributed import all_reduce
 from autosparse.criteria.failures import in_one_line, naming_layers
 from autosparse.criteria.loss import checked, summed_cross_entropy
-from autosparse.criteria.world import total
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout
 
@@ -98,7 +98,7 @@ def mean_derivative(
             for part, value in zip(parts, values, strict=True):
                 part += value
             samples += len(targets)
-    total(flat, samples)
+    all_reduce(flat, samples)
     if not samples:
         raise UserError("the gradient needs at least one batch; none was given")
     flat.div_(samples)

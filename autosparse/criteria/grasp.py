@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.balanced import class_balanced
-from autosparse.criteria.contract import Batches
+from autosparse.criteria.base import Batches
 from autosparse.criteria.gradient import mean_derivative, mean_gradient
 from autosparse.pruning import Mask
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from autosparse.criteria.contract import Batches
+from autosparse.criteria.base import Batches
 from autosparse.errors import UserError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autosparse.criteria.contract import Batches, Criterion
+from autosparse.criteria.base import Batches, Criterion
 from autosparse.criteria.erk import erk_counts
 from autosparse.criteria.flow import first_shape, flow, in_double, ones, run
 from autosparse.criteria.nodes import Channels, balance, deal

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autosparse.criteria.contract import Batches, Criterion, Targeted
-from autosparse.criteria.world import agreed
+from autosparse.criteria.base import Batches, Criterion, Targeted
+from autosparse.criteria.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top, keep_top_each
 
@@ -115,7 +115,7 @@ def in_rounds(
     try:
         for i in range(1, rounds):
             left = round(alive * (k / alive) ** (i / rounds))
-            scores = agreed(score(current, theta, left))
+            scores = broadcast(score(current, theta, left))
             current = keep_top(scores, left, choices)
             del scores
             choices = mask if revive else current

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from autosparse.criteria.contract import Batches
+from autosparse.criteria.base import Batches
+from autosparse.criteria.distributed import all_reduce
 from autosparse.criteria.flow import first_shape, flow, in_double, ones
-from autosparse.criteria.world import total
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
 
@@ -97,7 +97,7 @@ def _deviation(batches: Batches, device: torch.device) -> Tensor:
         sums += values.sum(0)
         squares += values.square().sum(0)
         samples += len(values)
-    total(sums, squares, samples)
+    all_reduce(sums, squares, samples)
     variance = squares / samples - (sums / samples).square()
     # of a constant, rounding leaves a little
     return torch.where(variance > 1e-12 * squares / samples, variance, 0.0).sqrt()[None]

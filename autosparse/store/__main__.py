@@ -23,7 +23,7 @@ class Arguments:
 
     action: Annotated[Literal["info", "verify", "export", "copy"], tyro.conf.Positional]
     """info: what is in it. verify: reads every byte and checks that the arrays agree; exit code 2 if not.
-    export: theta, grad and survival into one file. copy: the whole store to another place or with other shards."""
+    export: theta, grad and survival into one file. copy: the whole store to another storage or with other shards."""
     path: Annotated[str, tyro.conf.Positional]
     """The store, or the folder of the run that made it; a path or an s3:// URL."""
     to: Annotated[str, tyro.conf.Positional] = ""
@@ -47,7 +47,7 @@ def main(a: Arguments) -> None:
 
 def _info(a: Arguments) -> None:
     store = TripleStore.open(a.path, unfinished=True)
-    print(f"path         {store.place}")
+    print(f"path         {store.storage}")
     print(f"complete     {'yes' if store.complete else 'no'}")
     print(f"parameters   {len(store):,} in {len(store.layout.layers)} layers")
     print(f"iterations   {len(store.densities) - 1} of {store.iterations}")
@@ -64,9 +64,9 @@ def _verify(a: Arguments) -> None:
     for line in found:
         print(line, file=sys.stderr)
     if found:
-        raise UserError(f"{store.place}: {len(found)} problem{'s' * (len(found) > 1)}")
+        raise UserError(f"{store.storage}: {len(found)} problem{'s' * (len(found) > 1)}")
     done = f"{max(len(store.densities) - 1, 0)} of {store.iterations} iterations"
-    print(f"{store.place}: {'whole' if store.complete else f'unfinished ({done}), what is there is whole'}")
+    print(f"{store.storage}: {'whole' if store.complete else f'unfinished ({done}), what is there is whole'}")
 
 
 def _export(a: Arguments) -> None:
@@ -77,7 +77,7 @@ def _export(a: Arguments) -> None:
 
 def _copy(a: Arguments) -> None:
     made = copy(TripleStore.open(a.path), a.to, a.shard or None)
-    print(f"{made.place}: {len(made):,} triples, {format_size(made.nbytes)} in {len(made.files)} files")
+    print(f"{made.storage}: {len(made):,} triples, {format_size(made.nbytes)} in {len(made.files)} files")
 
 
 if __name__ == "__main__":

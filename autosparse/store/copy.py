@@ -1,9 +1,9 @@
-"""A store at another place, or with other shards."""
+"""A store at another storage, or with other shards."""
 
 from autosparse.errors import StoreError
-from autosparse.store.place import place_of
 from autosparse.store.reader import TripleStore
 from autosparse.store.schema import LEDGER
+from autosparse.store.storage import storage_of
 from autosparse.store.writer import Committed, TripleWriter
 
 
@@ -18,10 +18,10 @@ def copy(store: TripleStore, to: str, shard: int | None = None) -> TripleStore:
         shard: elements a shard, as in the store if not given.
 
     Raises:
-        StoreError: there is something else at the other place, or a complete store.
+        StoreError: there is something else at the other storage, or a complete store.
     """
     shard = shard or store.grid.shard
-    if place_of(to).size(LEDGER) is None:
+    if storage_of(to).size(LEDGER) is None:
         TripleWriter.create(to, store.layout, store.iterations, store.run, shard)
     writer = TripleWriter.resume(to)
     there = writer.store

@@ -185,7 +185,7 @@ class Order:
         return torch.randperm(window.size, generator=torch.Generator().manual_seed(seed)).numpy()
 
     def indices(self, batch: int) -> NDArray[np.int64]:
-        """Store and flat index of every sample of a batch, (2, B): for those who check what `TripleBatches` reads."""
+        """Store and flat index of every sample of a batch, (2, B): for those who check what `TripleLoader` reads."""
         parts = []
         for lane in range(self.number_of_lanes):
             columns = self.columns(lane)

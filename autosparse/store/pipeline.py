@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import zarr
 
 from autosparse.errors import UserError, unknown
-from autosparse.store.place import Folder, Place
+from autosparse.store.storage import Folder, Storage
 
 PIPELINES = ("auto", "zarr", "zarrs")
 
@@ -17,7 +17,7 @@ _configuring = threading.Lock()  # zarr's configuration is the same for all thre
 _started_by: int | None = None  # the process whose threads zarrs has started; a forked child does not have them
 
 
-def choose(wanted: str, place: Place) -> str:
+def choose(wanted: str, storage: Storage) -> str:
     """`zarr` or `zarrs`.
 
     Raises:
@@ -25,11 +25,11 @@ def choose(wanted: str, place: Place) -> str:
     """
     if wanted not in PIPELINES:
         raise unknown("pipeline", wanted, PIPELINES)
-    possible = isinstance(place, Folder) and importlib.util.find_spec("zarrs") is not None
+    possible = isinstance(storage, Folder) and importlib.util.find_spec("zarrs") is not None
     if wanted == "auto":
         return "zarrs" if possible and not _is_forked() else "zarr"
     if wanted == "zarrs" and not possible:
-        raise UserError(f"zarrs reads folders, where it is installed (pip install 'autosparse[fast]'); {place}: zarr")
+        raise UserError(f"zarrs reads folders, where it is installed (pip install 'autosparse[fast]'); {storage}: zarr")
     check(wanted)
     return wanted
 

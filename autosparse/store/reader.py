@@ -16,7 +16,6 @@ from zarr.buffer.cpu import NDBuffer
 from autosparse.errors import StoreError
 from autosparse.pruning import Layout, Mask
 from autosparse.store import pipeline
-from autosparse.store.place import Place, place_of
 from autosparse.store.schema import (
     ARRAYS,
     MARKER,
@@ -29,6 +28,7 @@ from autosparse.store.schema import (
     entry,
     shard_path,
 )
+from autosparse.store.storage import Storage, storage_of
 
 PIECE = 1 << 22  # elements read at a time: a fraction of a large shard, which zarr then need not hold whole
 _ERRORS = (ValueError, RuntimeError, OSError)  # a checksum, a torn shard index, zstd, the disk
@@ -40,7 +40,7 @@ class TripleStore:
     May be pickled (the other process opens it anew), and read by several threads at once.
 
     Attributes:
-        place: where it lies.
+        storage: where it lies.
         layout: the index space.
         grid: how it is cut into shards and chunks.
         iterations: N.
@@ -51,30 +51,30 @@ class TripleStore:
         pipeline: what decodes, `zarr` or `zarrs`.
     """
 
-    def __init__(self, place: Place, unfinished: bool, wanted: str) -> None:
-        self.place, self._opened_as = place, (str(place), unfinished, wanted)
-        attributes = read_attributes(place)
-        marker = _marker(place)  # before the ledger: a writer may finish meanwhile
-        self._ledger, self.fingerprint = Ledger.read(place)
+    def __init__(self, storage: Storage, unfinished: bool, wanted: str) -> None:
+        self.storage, self._opened_as = storage, (str(storage), unfinished, wanted)
+        attributes = read_attributes(storage)
+        marker = _marker(storage)  # before the ledger: a writer may finish meanwhile
+        self._ledger, self.fingerprint = Ledger.read(storage)
         if marker not in (None, self.fingerprint.encode()):
-            raise StoreError(f"{place}: {MARKER} is damaged or of another ledger; {RECOVERY}")
+            raise StoreError(f"{storage}: {MARKER} is damaged or of another ledger; {RECOVERY}")
         self.complete = marker is not None
         for name in METADATA:
             self.check(name)
         if not self.complete and not unfinished:
             raise StoreError(
-                f"{place} is not finished ({max(self._ledger.iterations, 0)} of {attributes['iterations']} iterations);"
-                " run the same IRP again to finish it"
+                f"{storage} is not finished ({max(self._ledger.iterations, 0)} of {attributes['iterations']} "
+                "iterations); run the same IRP again to finish it"
             )
-        self.pipeline = pipeline.choose(wanted, place)
-        self._arrays = _open_arrays(place, self.pipeline)
+        self.pipeline = pipeline.choose(wanted, storage)
+        self._arrays = _open_arrays(storage, self.pipeline)
         self.layout = Layout.from_json(attributes["layout"])
         self.iterations: int = attributes["iterations"]
         self.run: dict[str, Any] = attributes["run"]
         self.densities: list[float] = self._ledger.densities
         theta = self._arrays["theta"]
         self.grid = Grid(self.layout.size, theta.shards[0], theta.chunks[0])
-        sizes = place.sizes()  # at once: a request for each would take long in a bucket
+        sizes = storage.sizes()  # at once: a request for each would take long in a bucket
         for name in self._ledger.files:
             self._compare(name, sizes.get(name))
 
@@ -94,9 +94,9 @@ class TripleStore:
             StoreError: no store, an unfinished or damaged one (names array and shard), or one of a newer schema.
             UserError: a pipeline that is not there, or would deadlock in a forked process.
         """
-        place = place_of(path)
-        nested = place.child("triples.zarr")
-        return cls(nested if nested.size("zarr.json") is not None else place, unfinished, pipeline)
+        storage = storage_of(path)
+        nested = storage.child("triples.zarr")
+        return cls(nested if nested.size("zarr.json") is not None else storage, unfinished, pipeline)
 
     def __reduce__(self) -> Any:
         return TripleStore.open, self._opened_as
@@ -151,7 +151,9 @@ class TripleStore:
         """Whether m_i keeps each parameter; i = 0..N, as far as committed. The span starts on a multiple of 8."""
         start, stop, step = span.indices(len(self))
         if not 0 <= i < len(self.densities):
-            raise StoreError(f"{self.place}: mask {i} is not there; {len(self.densities) - 1} iterations are committed")
+            raise StoreError(
+                f"{self.storage}: mask {i} is not there; {len(self.densities) - 1} iterations are committed"
+            )
         if start % 8 or step != 1:
             raise ValueError(f"a span of alive starts on a multiple of 8 and has no step, got {span}")
         stop = max(start, stop)
@@ -180,22 +182,22 @@ class TripleStore:
         Raises:
             StoreError: it is missing, not committed, or damaged (names the chunks).
         """
-        self._compare(name, self.place.size(name))
+        self._compare(name, self.storage.size(name))
         if name in METADATA:
-            if entry(self.place.read(name)) != self._ledger.files[name]:
-                raise StoreError(f"{self.place}: {name} is damaged (checksum); {RECOVERY}")
+            if entry(self.storage.read(name)) != self._ledger.files[name]:
+                raise StoreError(f"{self.storage}: {name} is damaged (checksum); {RECOVERY}")
         elif damaged := self._damaged_chunks(name):
-            raise StoreError(f"{self.place}: {name} is damaged (checksum), chunk {', '.join(damaged)}; {RECOVERY}")
+            raise StoreError(f"{self.storage}: {name} is damaged (checksum), chunk {', '.join(damaged)}; {RECOVERY}")
 
     def _compare(self, name: str, size: int | None) -> None:
         """That a file was committed, and is there with the size it had then."""
         expected = self._ledger.files.get(name)
         if expected is None:
-            raise StoreError(f"{self.place}: {name} was never committed; {RECOVERY}")
+            raise StoreError(f"{self.storage}: {name} was never committed; {RECOVERY}")
         if size is None:
-            raise StoreError(f"{self.place}: {name} is missing; {RECOVERY}")
+            raise StoreError(f"{self.storage}: {name} is missing; {RECOVERY}")
         if size != expected["size"]:
-            raise StoreError(f"{self.place}: {name} has {size} bytes, {expected['size']} were committed; {RECOVERY}")
+            raise StoreError(f"{self.storage}: {name} has {size} bytes, {expected['size']} were committed; {RECOVERY}")
 
     def _damaged_chunks(self, name: str) -> list[str]:
         """The chunks of a shard that cannot be read or are not what was committed."""
@@ -217,7 +219,7 @@ class TripleStore:
     @cached_property
     def _strict(self) -> dict[str, Any]:
         """The arrays by zarr-python, which looks at each byte of a chunk; zarrs passes over some that are no value."""
-        return self._arrays if self.pipeline == "zarr" else _open_arrays(self.place, "zarr")
+        return self._arrays if self.pipeline == "zarr" else _open_arrays(self.storage, "zarr")
 
     def _read(self, array: str, span: slice, row: int | None = None) -> Any:
         target = self._arrays[array]
@@ -229,9 +231,9 @@ class TripleStore:
         pipeline.check(self.pipeline)
         names = [shard_path(array, k, row) for k in range(start // width, -(-stop // width))]
         for name in names:
-            self._compare(name, self.place.size(name))
+            self._compare(name, self.storage.size(name))
         try:
-            with self.place.errors():
+            with self.storage.errors():
                 return self._decode(target, array, slice(start, stop), row)
         except StoreError:
             raise
@@ -240,7 +242,7 @@ class TripleStore:
                 raise
             for name in names:
                 self.check(name)
-            raise StoreError(f"{self.place}: {array} cannot be read ({error}), but is whole; try again") from error
+            raise StoreError(f"{self.storage}: {array} cannot be read ({error}), but is whole; try again") from error
 
     def _decode(self, target: Any, array: str, span: slice, row: int | None) -> Any:
         """The values of a span, by way of whole chunks, each compared with the ledger."""
@@ -270,42 +272,42 @@ def _is_damage(error: Exception) -> bool:
     return "start new thread" not in str(error)
 
 
-def read_attributes(place: Place) -> dict[str, Any]:
+def read_attributes(storage: Storage) -> dict[str, Any]:
     """The group attributes.
 
     Raises:
         StoreError: no triple store, or one of another schema.
     """
-    if place.size("zarr.json") is None:
-        raise StoreError(f"no triple store at {place}: zarr.json is missing")
+    if storage.size("zarr.json") is None:
+        raise StoreError(f"no triple store at {storage}: zarr.json is missing")
     try:
-        found: dict[str, Any] = dict(zarr.open_group(place.readable(), mode="r", zarr_format=3).attrs)
+        found: dict[str, Any] = dict(zarr.open_group(storage.readable(), mode="r", zarr_format=3).attrs)
         schema = int(found["schema"])
     except (KeyError, ValueError, TypeError, OSError) as error:
         if not _is_damage(error):
             raise
-        raise StoreError(f"{place} is no triple store: its zarr.json is damaged") from error
+        raise StoreError(f"{storage} is no triple store: its zarr.json is damaged") from error
     if schema != SCHEMA_VERSION:
         what = "update autosparse" if schema > SCHEMA_VERSION else RECOVERY
-        raise StoreError(f"{place} has schema {schema}, this version reads {SCHEMA_VERSION}; {what}")
+        raise StoreError(f"{storage} has schema {schema}, this version reads {SCHEMA_VERSION}; {what}")
     return found
 
 
-def _open_arrays(place: Place, name: str) -> dict[str, Any]:
+def _open_arrays(storage: Storage, name: str) -> dict[str, Any]:
     arrays = {}
     with pipeline.configured(name):
         for array in ARRAYS:
             try:
-                arrays[array] = zarr.open_array(place.readable(), path=array, mode="r", zarr_format=3)
+                arrays[array] = zarr.open_array(storage.readable(), path=array, mode="r", zarr_format=3)
             except (KeyError, ValueError, TypeError, OSError) as error:
                 if not _is_damage(error):
                     raise
-                raise StoreError(f"{place}: {array}/zarr.json is missing or damaged ({error}); {RECOVERY}") from error
+                raise StoreError(f"{storage}: {array}/zarr.json is missing or damaged ({error}); {RECOVERY}") from error
     return arrays
 
 
-def _marker(place: Place) -> bytes | None:
+def _marker(storage: Storage) -> bytes | None:
     try:
-        return place.read(MARKER)
+        return storage.read(MARKER)
     except FileNotFoundError:
         return None

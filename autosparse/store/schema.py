@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from autosparse.errors import StoreError
 from autosparse.pruning import Layout
-from autosparse.store.place import Place
+from autosparse.store.storage import Storage
 
 SCHEMA_VERSION = 2
 ARRAYS = ("theta", "grad", "survival", "alive")
@@ -107,25 +107,25 @@ class Ledger:
         """Number of committed masks beyond m_0, or -1 where theta and grad are not committed."""
         return len(self.densities) - 1
 
-    def write(self, place: Place) -> str:
+    def write(self, storage: Storage) -> str:
         """Replace the ledger, durably; returns the checksum that a marker holds."""
         body = json.dumps(asdict(self), sort_keys=True)
         checksum = _digest(body)
         text = json.dumps({"digest": checksum, "ledger": body}) + "\n"
-        place.write(LEDGER, memoryview(text.encode()), replace=True)
+        storage.write(LEDGER, memoryview(text.encode()), replace=True)
         return checksum
 
     @classmethod
-    def read(cls, place: Place) -> tuple["Ledger", str]:
+    def read(cls, storage: Storage) -> tuple["Ledger", str]:
         """The ledger and its checksum.
 
         Raises:
             StoreError: missing or damaged.
         """
         try:
-            content = place.read(LEDGER)
+            content = storage.read(LEDGER)
         except FileNotFoundError:
-            raise StoreError(f"{place}: {LEDGER} is missing; {RECOVERY}") from None
+            raise StoreError(f"{storage}: {LEDGER} is missing; {RECOVERY}") from None
         try:
             outer = json.loads(content)
             body, checksum = outer["ledger"], outer["digest"]
@@ -133,7 +133,7 @@ class Ledger:
                 raise ValueError("checksum mismatch")
             return cls(**json.loads(body)), checksum
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{place}: {LEDGER} is damaged ({error}); {RECOVERY}") from error
+            raise StoreError(f"{storage}: {LEDGER} is damaged ({error}); {RECOVERY}") from error
 
 
 def _digest(text: str) -> str:

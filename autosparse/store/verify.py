@@ -29,18 +29,18 @@ def problems(store: TripleStore) -> list[str]:
         for i in range(store.iterations + 1):
             alive = store.alive(i, span)
             if (alive & ~before).any():
-                found.append(f"{store.place}: mask {i} revives parameters in {span.start}:{span.stop}")
+                found.append(f"{store.storage}: mask {i} revives parameters in {span.start}:{span.stop}")
             counts[i] += alive.sum()
             survival += alive if i else 0
             before = alive
         if not np.array_equal(survival, store.survival(span)):
-            found.append(f"{store.place}: survival is not the sum of the masks in {span.start}:{span.stop}")
+            found.append(f"{store.storage}: survival is not the sum of the masks in {span.start}:{span.stop}")
         for name, values in (("theta", store.theta(span)), ("grad", store.grad(span))):
             if not np.isfinite(values).all():
-                found.append(f"{store.place}: {name} is not finite in {span.start}:{span.stop}")
+                found.append(f"{store.storage}: {name} is not finite in {span.start}:{span.stop}")
     for i, density in enumerate(store.densities):
         if counts[i] != keep_count(density, len(store)):
             found.append(
-                f"{store.place}: mask {i} keeps {counts[i]}, the ledger says {keep_count(density, len(store))}"
+                f"{store.storage}: mask {i} keeps {counts[i]}, the ledger says {keep_count(density, len(store))}"
             )
     return found

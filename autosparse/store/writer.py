@@ -17,7 +17,6 @@ from zarr.storage import MemoryStore
 from autosparse.errors import StoreError
 from autosparse.pruning import Layout, Mask
 from autosparse.store import pipeline
-from autosparse.store.place import Place, is_temporary, place_of
 from autosparse.store.reader import TripleStore, read_attributes
 from autosparse.store.schema import (
     ARRAYS,
@@ -34,6 +33,7 @@ from autosparse.store.schema import (
     shard_path,
     survival_dtype,
 )
+from autosparse.store.storage import Storage, is_temporary, storage_of
 
 Committed = dict[str, Entry]
 _AT_A_TIME = 2  # shards being encoded or made durable; one can be on its way to the disk while the other is encoded
@@ -42,7 +42,7 @@ _AT_A_TIME = 2  # shards being encoded or made durable; one can be on its way to
 class TripleWriter:
     """Writes one run's store, on one process or several; every file is written once.
 
-    zarr encodes a shard in memory, whole; then the bytes go to their place, durably, and into what `write...` returns
+    zarr encodes a shard in memory, whole; then the bytes go to their storage, durably, and into what `write...` returns
     for `commit`: nothing is committed that was not on the disk before.
 
     Order of a run: `create`; `write_features` by each process and one `commit` of them all; for i = 1..N `write_alive`
@@ -50,15 +50,15 @@ class TripleWriter:
     again, with the same bytes.
     """
 
-    def __init__(self, place: Place, rank: int = 0, world_size: int = 1) -> None:
-        self.place, self._rank, self._world_size = place, rank, world_size
-        found = read_attributes(place)
-        self._ledger, self._checksum = Ledger.read(place)
+    def __init__(self, storage: Storage, rank: int = 0, world_size: int = 1) -> None:
+        self.storage, self._rank, self._world_size = storage, rank, world_size
+        found = read_attributes(storage)
+        self._ledger, self._checksum = Ledger.read(storage)
         self._encoded: dict[str, Buffer] = {}
         for name in METADATA:
-            content = b"" if place.size(name) is None else place.read(name)
+            content = b"" if storage.size(name) is None else storage.read(name)
             if entry(content) != self._ledger.files.get(name):
-                raise StoreError(f"{place}: {name} is damaged or missing; {RECOVERY}")
+                raise StoreError(f"{storage}: {name} is damaged or missing; {RECOVERY}")
             self._encoded[name] = cpu.Buffer.from_bytes(content)
         self.layout = Layout.from_json(found["layout"])
         self.iterations: int = found["iterations"]
@@ -90,12 +90,12 @@ class TripleWriter:
         Raises:
             StoreError: there is a store already, or something that is none.
         """
-        place = place_of(path)
-        there = place.sizes()
+        storage = storage_of(path)
+        there = storage.sizes()
         if LEDGER in there:
-            raise StoreError(f"{place} holds a triple store already; resume it or choose another path")
+            raise StoreError(f"{storage} holds a triple store already; resume it or choose another path")
         if not all(name in METADATA or is_temporary(name) for name in there):
-            raise StoreError(f"{place} is not empty and no triple store; choose another path")
+            raise StoreError(f"{storage} is not empty and no triple store; choose another path")
         grid = Grid.of(layout.size, shard)
         encoded: dict[str, Buffer] = {}
         group = zarr.create_group(MemoryStore(encoded), zarr_format=3, attributes=attributes(layout, iterations, run))
@@ -117,8 +117,8 @@ class TripleWriter:
             group.create_array(name, dtype=kind, fill_value=fill, compressors=codecs, **shape)
         metadata = {name: encoded[name].to_bytes() for name in METADATA}
         for name, content in metadata.items():
-            place.write(name, memoryview(content), replace=True)
-        Ledger({name: entry(content) for name, content in metadata.items()}).write(place)
+            storage.write(name, memoryview(content), replace=True)
+        Ledger({name: entry(content) for name, content in metadata.items()}).write(storage)
 
     @staticmethod
     def clean(path: str | Path) -> None:
@@ -127,12 +127,12 @@ class TripleWriter:
         Raises:
             StoreError: no store, or a damaged one.
         """
-        place = place_of(path)
-        there = place.sizes()  # before the ledger: what is committed meanwhile stays
-        committed = Ledger.read(place)[0].files
+        storage = storage_of(path)
+        there = storage.sizes()  # before the ledger: what is committed meanwhile stays
+        committed = Ledger.read(storage)[0].files
         for name in there:
             if is_temporary(name) or ("/c/" in name and name not in committed):
-                place.remove(name)
+                storage.remove(name)
 
     @classmethod
     def resume(cls, path: str | Path, rank: int = 0, world_size: int = 1) -> "TripleWriter":
@@ -141,10 +141,10 @@ class TripleWriter:
         Raises:
             StoreError: no store, a damaged one, or one that is complete.
         """
-        place = place_of(path)
-        if place.size(MARKER) is not None:
-            raise StoreError(f"{place} is complete; nothing may be written to it")
-        return cls(place, rank, world_size)
+        storage = storage_of(path)
+        if storage.size(MARKER) is not None:
+            raise StoreError(f"{storage} is complete; nothing may be written to it")
+        return cls(storage, rank, world_size)
 
     @property
     def committed(self) -> int:
@@ -159,13 +159,13 @@ class TripleWriter:
     @property
     def store(self) -> TripleStore:
         """A reader of what has been committed so far."""
-        return TripleStore.open(str(self.place), unfinished=True)
+        return TripleStore.open(str(self.storage), unfinished=True)
 
     def write_features(self, theta: Tensor, grad: Tensor) -> Committed:
         """Write this process's shards of theta and grad, float32 (P,); returns what to commit."""
         for values in (theta, grad):
             if values.shape != (self.layout.size,):
-                raise StoreError(f"{self.place} holds {self.layout.size} parameters, got {tuple(values.shape)}")
+                raise StoreError(f"{self.storage} holds {self.layout.size} parameters, got {tuple(values.shape)}")
         return self._write_owned("theta", lambda span: theta[span].cpu().numpy()) | self._write_owned(
             "grad", lambda span: grad[span].cpu().numpy()
         )
@@ -173,9 +173,9 @@ class TripleWriter:
     def write_alive(self, i: int, mask: Mask) -> Committed:
         """Write this process's shards of m_i, i = 1..N; returns what to commit."""
         if i != self.committed + 1 or not 1 <= i <= self.iterations:
-            raise StoreError(f"{self.place}: mask {i} does not follow mask {self.committed} of {self.iterations}")
+            raise StoreError(f"{self.storage}: mask {i} does not follow mask {self.committed} of {self.iterations}")
         if mask.layout != self.layout:
-            raise StoreError(f"{self.place}: the mask is of another layout")
+            raise StoreError(f"{self.storage}: the mask is of another layout")
         bits = np.packbits(mask.kept.cpu().numpy(), bitorder="little")
         row = i - 1
         return self._write_owned("alive", lambda span: bits[_bytes_of(span)], row)
@@ -183,7 +183,7 @@ class TripleWriter:
     def write_survival(self) -> Committed:
         """Write this process's shards of survival, the sum of the masks committed; returns what to commit."""
         if self.committed != self.iterations:
-            raise StoreError(f"{self.place}: {self.committed} of {self.iterations} masks are committed")
+            raise StoreError(f"{self.storage}: {self.committed} of {self.iterations} masks are committed")
         store = self.store
 
         def survival(span: slice) -> NDArray[Any]:
@@ -212,27 +212,27 @@ class TripleWriter:
         Raises:
             StoreError: a shard of the iteration is missing, or another process works on the store.
         """
-        if Ledger.read(self.place)[1] != self._checksum:
-            raise StoreError(f"{self.place}: another process has committed meanwhile; one run at a time")
+        if Ledger.read(self.storage)[1] != self._checksum:
+            raise StoreError(f"{self.storage}: another process has committed meanwhile; one run at a time")
         if density is not None:
             arrays = ("alive",) if self.committed >= 0 else ("theta", "grad")
             row = self.committed if self.committed >= 0 else None
             for name in (shard_path(array, k, row) for array in arrays for k in range(self.grid.shards)):
                 if name not in files and name not in self._ledger.files:
-                    raise StoreError(f"{self.place}: {name} was not written; the iteration is not finished")
-        there = self.place.sizes()
+                    raise StoreError(f"{self.storage}: {name} was not written; the iteration is not finished")
+        there = self.storage.sizes()
         for name, expected in files.items():
             if there.get(name) != expected["size"]:
-                raise StoreError(f"{self.place}: {name} was removed before its commit; one run at a time")
+                raise StoreError(f"{self.storage}: {name} was removed before its commit; one run at a time")
         ledger = Ledger(self._ledger.files | files, [*self._ledger.densities])
         if density is not None:
             ledger.densities.append(density)
-        self._checksum = ledger.write(self.place)
+        self._checksum = ledger.write(self.storage)
         self._ledger = ledger
 
     def refresh(self) -> None:
         """Take over what another process has committed."""
-        self._ledger, self._checksum = Ledger.read(self.place)
+        self._ledger, self._checksum = Ledger.read(self.storage)
 
     def finish(self) -> None:
         """Mark the store complete; done by one process, after everything is committed.
@@ -240,14 +240,14 @@ class TripleWriter:
         Raises:
             StoreError: a shard or a mask is missing from the ledger (names the first).
         """
-        ledger, checksum = Ledger.read(self.place)
+        ledger, checksum = Ledger.read(self.storage)
         shards = range(self.grid.shards)
         expected = [shard_path(array, k) for array in ("theta", "grad", "survival") for k in shards]
         expected += [shard_path("alive", k, row) for row in range(self.iterations) for k in shards]
         for name in expected:
             if name not in ledger.files:
-                raise StoreError(f"{self.place}: {name} was never committed; the run is not finished")
-        self.place.write(MARKER, memoryview(checksum.encode()), replace=True)
+                raise StoreError(f"{self.storage}: {name} was never committed; the run is not finished")
+        self.storage.write(MARKER, memoryview(checksum.encode()), replace=True)
 
     def _write_owned(self, array: str, values: Callable[[slice], NDArray[Any]], row: int | None = None) -> Committed:
         def one(span: slice) -> Committed:
@@ -263,24 +263,24 @@ class TripleWriter:
         shard = self.grid.shard_at(span)
         owner = shard % self._world_size
         if owner != self._rank:
-            raise StoreError(f"{self.place}: shard {shard} belongs to process {owner}, not {self._rank}")
+            raise StoreError(f"{self.storage}: shard {shard} belongs to process {owner}, not {self._rank}")
         name = shard_path(array, shard, row)
         if name in self._ledger.files:
-            raise StoreError(f"{self.place}: {name} was committed before and is never written twice")
+            raise StoreError(f"{self.storage}: {name} was committed before and is never written twice")
         target = self._arrays[array]
         if values.dtype != target.dtype:
-            raise StoreError(f"{self.place}: {array} holds {target.dtype}, got {values.dtype}")
+            raise StoreError(f"{self.storage}: {array} holds {target.dtype}, got {values.dtype}")
         index = span if row is None else _bytes_of(span)
         if values.shape != (index.stop - index.start,):  # zarr would repeat a single one
-            raise StoreError(f"{self.place}: {name} holds {index.stop - index.start} values, got {values.shape}")
+            raise StoreError(f"{self.storage}: {name} holds {index.stop - index.start} values, got {values.shape}")
         target[index if row is None else (row, index)] = values
         encoded: Any = self._encoded.pop(name).as_numpy_array()
         content = memoryview(encoded)
         try:
-            self.place.write(name, content, replace=False)
+            self.storage.write(name, content, replace=False)
         except FileExistsError:
             raise StoreError(
-                f"{self.place}: another process has written {name}; one run at a time, or, if that one was killed, "
+                f"{self.storage}: another process has written {name}; one run at a time, or, if that one was killed, "
                 "run the same again to clean up"
             ) from None
         return {name: shard_entry(len(content), np.ascontiguousarray(values), target.chunks[-1])}

@@ -6,13 +6,13 @@ from pathlib import Path
 import pandas as pd
 
 from autosparse.cluster import Job
+from autosparse.jobs import FitRun, PruneRun
+from autosparse.jobs.sanity import SANITY
+from autosparse.jobs.setting import Setting
 from autosparse.study import figures, tables
 from autosparse.study.document import LAYERS, Document
 from autosparse.study.experiment import Method
 from autosparse.study.results import MEASURES, load, load_irp
-from autosparse.study.runs import FitRun, PruneRun
-from autosparse.study.sanity import SANITY
-from autosparse.study.setting import Setting
 
 _PAPERS_MEASURE = "accuracy_best_test"
 

@@ -16,7 +16,7 @@ def concordance(a: TripleStore, b: TripleStore) -> float:
         UserError: the runs are of different networks, or every parameter has one and the same survival in both.
     """
     if a.layout != b.layout:
-        raise UserError(f"{a.place} and {b.place} are runs of different networks; there is nothing to compare")
+        raise UserError(f"{a.storage} and {b.storage} are runs of different networks; there is nothing to compare")
     sums = np.zeros(5, dtype=object)  # of x, y, x², y², xy; Python's integers do not overflow
     for span, columns in a.scan("survival"):
         x, y = columns["survival"].astype(np.int64), b.survival(span).astype(np.int64)
@@ -26,5 +26,5 @@ def concordance(a: TripleStore, b: TripleStore) -> float:
     covariance = (n * xy - x1 * y1) / (p * q)
     spread = (n * x2 - x1 * x1) / p**2 + (n * y2 - y1 * y1) / q**2 + (x1 / p - y1 / q) ** 2
     if not spread:
-        raise UserError(f"every parameter has the same survival in {a.place} and {b.place}")
+        raise UserError(f"every parameter has the same survival in {a.storage} and {b.storage}")
     return float(2 * covariance / spread)

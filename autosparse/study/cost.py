@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autosparse import networks
-from autosparse.autos.network import BACKBONES
-from autosparse.autos.states import SAMPLES
+from autosparse.autos.autos import BACKBONES
+from autosparse.autos.trajectory import SAMPLES
 from autosparse.cluster import Job, Stage
 from autosparse.criteria import make_criterion
 from autosparse.criteria.force import Force
@@ -23,11 +23,11 @@ from autosparse.criteria.rounds import Rounds
 from autosparse.criteria.snip import snip
 from autosparse.data.extent import extent
 from autosparse.irp import SCORING_BATCH
+from autosparse.jobs import FitRun, IRPRun, PruneRun
+from autosparse.jobs.setting import Setting
 from autosparse.pruning import Layout
 from autosparse.pruning.schedule import keep_count
 from autosparse.store.order import count
-from autosparse.study.runs import FitRun, IRPRun, PruneRun
-from autosparse.study.setting import Setting
 
 # benchmarks/RESULTS.md, "The road on one H200": IRP of ResNet-18 on CIFAR-10 in bf16 and batches of 512, all that it
 # does beside training included: 11 trainings of 10 epochs of 45,000 images, of 1.11 GFLOP forward, in 142.9 s

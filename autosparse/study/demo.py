@@ -5,8 +5,9 @@ from pathlib import Path
 
 from autosparse.autos import FitConfig
 from autosparse.cluster import Stage
-from autosparse.study.runs import FitRun, IRPRun, PruneRun, ReportRun
-from autosparse.study.setting import Setting
+from autosparse.jobs import FitRun, IRPRun, PruneRun
+from autosparse.jobs.setting import Setting
+from autosparse.study.reporting import ReportRun
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from autosparse.cluster import Job, Stage
+from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.study.document import Document
-from autosparse.study.runs import FitRun, IRPRun, PruneRun
 
 
 class Part(Protocol):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from autosparse.autos import AutoS, Surface
+from autosparse.autos.autos import CARD
 from autosparse.autos.features import STORED
-from autosparse.autos.network import CARD
 from autosparse.errors import UserError
 from autosparse.files import read_json
 from autosparse.store import TripleStore

@@ -12,17 +12,17 @@ from accelerate import Accelerator
 from autosparse.cluster import Job, Stage
 from autosparse.data import sources
 from autosparse.errors import UserError
+from autosparse.jobs import IRPRun, PruneRun
+from autosparse.jobs.setting import Setting
 from autosparse.study.document import Document
 from autosparse.study.experiment import Part, graph
 from autosparse.study.plans import PLANS
+from autosparse.study.pretrained import pretrained
+from autosparse.study.reporting import is_newer
 from autosparse.study.results import load, load_irp
-from autosparse.study.runs import IRPRun, PruneRun
-from autosparse.study.runs.report import is_newer
 from autosparse.study.scale import SCALES
-from autosparse.study.setting import Setting
-from autosparse.study.shipping import shipped
 
-EXPERIMENTS = {**PLANS, shipped.__name__: shipped}
+EXPERIMENTS = {**PLANS, pretrained.__name__: pretrained}
 """The paper's and those beside: name -> scale -> parts."""
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from functools import partial
 
 from autosparse.autos.features import Features
+from autosparse.jobs import IRPRun
 from autosparse.study.accuracies import Accuracies
 from autosparse.study.experiment import Method, Part
-from autosparse.study.runs import IRPRun
 from autosparse.study.scale import Scale
 from autosparse.study.views import Agreement, Predictions, Scores
 

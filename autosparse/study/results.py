@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from autosparse.autos.network import CARD
-from autosparse.cluster.record import read_config
+from autosparse.autos.autos import CARD
+from autosparse.cluster.provenance import read_config
 from autosparse.errors import UserError
 from autosparse.files import read_json
 from autosparse.store.schema import MARKER

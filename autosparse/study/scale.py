@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from autosparse.autos import FitConfig
-from autosparse.study.runs import FitRun, IRPRun
-from autosparse.study.setting import Setting
+from autosparse.jobs import FitRun, IRPRun
+from autosparse.jobs.setting import Setting
 
 PAPERS = ("lenet/mnist", "resnet18/cifar10", "vgg16/cifar10", "vgg19/cifar100", "resnet18/tiny-imagenet")
 

@@ -8,17 +8,17 @@ import torch
 from accelerate import Accelerator
 
 from autosparse.autos import AutoS, Surface
-from autosparse.autos.network import make_network
+from autosparse.autos.autos import make_network
 from autosparse.cluster import Job
 from autosparse.criteria import ONE_SHOT
 from autosparse.irp import SCORING_BATCH
+from autosparse.jobs import FitRun, IRPRun
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
 from autosparse.study import figures
 from autosparse.study.consistency import concordance
 from autosparse.study.document import Document
 from autosparse.study.experiment import Method
-from autosparse.study.runs import FitRun, IRPRun
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import nn
 
 import autosparse
 from autosparse.autos import BACKBONES, AutoS, AutoSCriterion, Features, FitConfig, Scale, fit, validate
-from autosparse.autos.held_out import overlap, spearman
-from autosparse.autos.network import make_network
+from autosparse.autos.autos import make_network
+from autosparse.autos.evaluate import overlap, spearman
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.data import ImageData
 from autosparse.errors import UserError

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from autosparse.autos import Features, FitConfig, fit, validate
 from autosparse.autos.condense import Cells, condense
-from autosparse.autos.draws import CellDraws
 from autosparse.autos.fit import Encoder, number_of_steps
+from autosparse.autos.sampler import CellDraws
 from autosparse.errors import UserError
 from autosparse.store import Counters, Triples, TripleStore, sample
 from autosparse.training import Checkpoint

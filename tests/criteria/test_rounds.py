@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autosparse.criteria import make_criterion, select
-from autosparse.criteria.contract import Batches, Criterion
+from autosparse.criteria.base import Batches, Criterion
 from autosparse.criteria.force import Force
 from autosparse.criteria.rounds import Rounds, spare
 from autosparse.criteria.snip import snip

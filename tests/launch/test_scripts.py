@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from autosparse.cluster import Resources, launch_graph
+from autosparse.jobs.setting import Setting
 from autosparse.pruning import Mask
 from autosparse.store.__main__ import Arguments, main
 from autosparse.study import load
 from autosparse.study.demo import Plan
-from autosparse.study.setting import Setting
 from tests.conftest import RUN, SMALL_IRP, tree
 
 Script = Callable[..., int]
@@ -117,7 +117,7 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         (
             "prune",
             ["--criteria", "autos"],
-            "unknown criterion 'autos'; valid: shipped, random, magnitude, snip, grasp, ",
+            "unknown criterion 'autos'; valid: pretrained, random, magnitude, snip, grasp, ",
         ),
         ("report", ["/none"], "no runs at /none"),
         ("report", [], "which runs?"),

@@ -14,9 +14,9 @@ import pytest
 
 from autosparse.cluster import Resources, batch, launch, slurm
 from autosparse.errors import UserError
+from autosparse.jobs.setting import Setting
 from autosparse.store import TripleStore
 from autosparse.store.verify import problems
-from autosparse.study.setting import Setting
 from tests.cluster.jobs import Note
 from tests.conftest import ROOT, RUN, SMALL_IRP, tree
 from tests.slurm.conftest import MAX_ARRAY, Sandbox, until

@@ -13,8 +13,8 @@ import pytest
 
 from autosparse.cluster import Resources, launch, slurm
 from autosparse.errors import UserError
-from autosparse.study.runs import IRPRun
-from autosparse.study.setting import Setting
+from autosparse.jobs import IRPRun
+from autosparse.jobs.setting import Setting
 from tests.conftest import tree
 from tests.slurm.conftest import Sandbox, until
 from tests.slurm.work import PatientRun

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from autosparse.cluster import interruption
 from autosparse.cluster.progress import Progress
 from autosparse.cluster.requeue import requeues
-from autosparse.study.runs import IRPRun
+from autosparse.jobs import IRPRun
 
 
 @dataclass(frozen=True)

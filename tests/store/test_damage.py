@@ -1,4 +1,4 @@
-"""Damage of any kind, at any place of any file: one line that names the file, and never another number."""
+"""Damage of any kind, at any storage of any file: one line that names the file, and never another number."""
 
 import importlib.util
 import random
@@ -190,8 +190,8 @@ def check_flips(wide: Path, name: str, pipeline: str, places: list[int]) -> None
     spans = [slice(span.start // 8 * 8, span.stop) for span in spans]
     expected = [written(WIDE, name, span) for span in spans]
     try:
-        for place in places:
-            (wide / name).write_bytes(flip(content, place * 8 + place % 8))
+        for storage in places:
+            (wide / name).write_bytes(flip(content, storage * 8 + storage % 8))
             opened = TripleStore.open(wide, pipeline=pipeline)
             line = attempt(lambda: opened.check(name))  # noqa: B023
             assert isinstance(line, str)

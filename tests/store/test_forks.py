@@ -39,13 +39,17 @@ def read(store: TripleStore) -> None:
 def refused(store: TripleStore) -> None:
     """In a forked child of a process that has used zarrs."""
     assert store.pipeline == "zarrs"
-    for attempt in (store.theta, lambda: store.alive(1), lambda: TripleStore.open(str(store.place), pipeline="zarrs")):
+    for attempt in (
+        store.theta,
+        lambda: store.alive(1),
+        lambda: TripleStore.open(str(store.storage), pipeline="zarrs"),
+    ):
         with pytest.raises(
             UserError, match="zarrs would deadlock in a forked process; start it by spawn or forkserver"
         ):
             attempt()
     for pipeline in ("auto", "zarr"):
-        anew = TripleStore.open(str(store.place), pipeline=pipeline)
+        anew = TripleStore.open(str(store.storage), pipeline=pipeline)
         assert anew.pipeline == "zarr"
         read(anew)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from autosparse.pruning import Layer, Layout, Mask
-from autosparse.store import TripleBatches, TripleStore, TripleWriter
+from autosparse.store import TripleLoader, TripleStore, TripleWriter
 from tests.store.drawn import draw, write
 from tests.store.test_kill import start
 
@@ -45,8 +45,8 @@ def limit(beyond: int) -> None:
 
 def iterate(large: Path, small: Path, pipeline: str, memory: str, beyond: int) -> None:
     """All batches of a store; a small one first, so that all threads are there."""
-    list(TripleBatches([TripleStore.open(small, pipeline=pipeline)], 4096, part="all"))
-    source = TripleBatches([TripleStore.open(large, pipeline=pipeline)], 4096, part="all", memory=memory)
+    list(TripleLoader([TripleStore.open(small, pipeline=pipeline)], 4096, part="all"))
+    source = TripleLoader([TripleStore.open(large, pipeline=pipeline)], 4096, part="all", memory=memory)
     limit(beyond)
     total = sum(int(batch.survival.sum()) for batch in source)
     assert total == pytest.approx(len(source) * 4096 / 2, rel=0.01)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from autosparse.errors import UserError
-from autosparse.store import TripleBatches, Triples, TripleStore
+from autosparse.store import TripleLoader, Triples, TripleStore
 from tests.conftest import ROOT
 from tests.store.drawn import draw, write
 from tests.store.test_batches import batches, same, take
@@ -31,7 +31,7 @@ def stores(folders: list[Path]) -> list[TripleStore]:
     return [TripleStore.open(folder) for folder in folders]
 
 
-def world(stores: list[TripleStore], size: int, state: dict[str, Any] | None = None) -> list[TripleBatches]:
+def world(stores: list[TripleStore], size: int, state: dict[str, Any] | None = None) -> list[TripleLoader]:
     """One of each process, from a position."""
     ranks = [batches(stores, BATCH, rank=rank, world_size=size) for rank in range(size)]
     for rank in ranks:
@@ -40,7 +40,7 @@ def world(stores: list[TripleStore], size: int, state: dict[str, Any] | None = N
     return ranks
 
 
-def advance(ranks: list[TripleBatches], n: int) -> list[Triples]:
+def advance(ranks: list[TripleLoader], n: int) -> list[Triples]:
     """The next global batches of a world."""
     return [Triples.cat(parts) for parts in zip(*(take(rank, n) for rank in ranks), strict=True)]
 

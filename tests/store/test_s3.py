@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from autosparse.errors import StoreError, UserError
-from autosparse.store import TripleBatches, TripleStore, TripleWriter
+from autosparse.store import TripleLoader, TripleStore, TripleWriter
 from autosparse.store.copy import copy
-from autosparse.store.place import place_of
+from autosparse.store.storage import storage_of
 from autosparse.store.verify import problems
 from tests.conftest import tree
 from tests.store.test_store import GRAD, LAYOUT, MASKS, SHARD, THETA, N, write
@@ -48,8 +48,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def objects(url: str) -> dict[str, bytes]:
-    place = place_of(url)
-    return {name: place.read(name) for name in sorted(place.sizes())}
+    storage = storage_of(url)
+    return {name: storage.read(name) for name in sorted(storage.sizes())}
 
 
 def read_all(url: str) -> None:
@@ -60,7 +60,7 @@ def read_all(url: str) -> None:
 
 def write_remote(url: str, until: int = 99) -> None:
     """Write the store of `write` to a bucket, going on where it stands; stop after `until` commits."""
-    if place_of(url).size("ledger.json") is None:
+    if storage_of(url).size("ledger.json") is None:
         TripleWriter.create(url, LAYOUT, N, {"seed": 0}, shard=SHARD)
     TripleWriter.clean(url)
     for _ in range(until):
@@ -93,7 +93,7 @@ def test_an_unfinished_store_is_refused_and_goes_on(bucket: str, until: int, loc
     write_remote(url, until)
     with pytest.raises(StoreError, match=f"{url} is not finished"):
         TripleStore.open(url)
-    place_of(url).write("survival/c/0", memoryview(b"of a killed writer"), replace=False)
+    storage_of(url).write("survival/c/0", memoryview(b"of a killed writer"), replace=False)
     write_remote(url)
     assert objects(url) == tree(local)
 
@@ -111,14 +111,14 @@ def test_an_object_is_written_once(bucket: str) -> None:
 @pytest.mark.parametrize("name", ["theta/c/1", "alive/c/1/2", "grad/zarr.json", "ledger.json", "complete"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
 def test_damage_is_never_read_as_numbers(bucket: str, name: str, damage: str, local: Path) -> None:
-    place = place_of(f"{bucket}/s")
-    copy(TripleStore.open(local), str(place))
-    content = bytearray(place.read(name))
+    storage = storage_of(f"{bucket}/s")
+    copy(TripleStore.open(local), str(storage))
+    content = bytearray(storage.read(name))
     content[len(content) // 2] ^= 1
     if damage == "delete":
-        place.remove(name)
+        storage.remove(name)
     else:
-        place.write(name, memoryview(content if damage == "flip" else content[:-3]), replace=True)
+        storage.write(name, memoryview(content if damage == "flip" else content[:-3]), replace=True)
     expected = "is not finished" if (name, damage) == ("complete", "delete") else name
     with pytest.raises(StoreError, match=expected):
         read_all(f"{bucket}/s")
@@ -126,7 +126,7 @@ def test_damage_is_never_read_as_numbers(bucket: str, name: str, damage: str, lo
 
 def test_the_loader_reads_from_a_bucket(bucket: str, local: Path) -> None:
     copy(TripleStore.open(local), f"{bucket}/s")
-    remote, here = (TripleBatches([TripleStore.open(path)], 512, seed=5) for path in (f"{bucket}/s", local))
+    remote, here = (TripleLoader([TripleStore.open(path)], 512, seed=5) for path in (f"{bucket}/s", local))
     for a, b in zip(remote, here, strict=True):
         assert torch.equal(a.theta, b.theta)
         assert torch.equal(a.survival, b.survival)
@@ -145,4 +145,4 @@ def test_mistakes_name_the_url(bucket: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_run_is_in_the_attributes(bucket: str) -> None:
     write_remote(f"{bucket}/s", 0)
-    assert json.loads(place_of(f"{bucket}/s").read("zarr.json"))["attributes"]["run"] == {"seed": 0}
+    assert json.loads(storage_of(f"{bucket}/s").read("zarr.json"))["attributes"]["run"] == {"seed": 0}

@@ -11,8 +11,8 @@ from autosparse.errors import StoreError
 from autosparse.pruning import Geometric, Layer, Layout, Mask, keep_top
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore, TripleWriter
-from autosparse.store.place import place_of
 from autosparse.store.schema import LEDGER, METADATA, Grid, Ledger, survival_dtype
+from autosparse.store.storage import storage_of
 from autosparse.store.verify import problems
 from tests.conftest import tree
 from tests.store import drawn
@@ -130,7 +130,7 @@ def test_writes_are_whole_shards_of_their_owner_once(tmp_path: Path) -> None:
             first.write("theta", slice(0, SHARD), wrong)
     with pytest.raises(StoreError, match=r"holds 20011 parameters, got \(20012,\)"):
         first.write_features(THETA, torch.zeros(SIZE + 1))
-    assert place_of(path).sizes().keys() == {*METADATA, LEDGER}
+    assert storage_of(path).sizes().keys() == {*METADATA, LEDGER}
     with pytest.raises(StoreError, match="mask 1 does not follow mask -1"):
         first.write_alive(1, MASKS[1])
     files = first.write_features(THETA, GRAD) | second.write_features(THETA, GRAD)
@@ -183,10 +183,10 @@ def test_survival_leaves_room_for_an_impossible_value() -> None:
 
 
 def test_the_ledger_has_a_checksum_of_its_own(tmp_path: Path) -> None:
-    place = place_of(tmp_path)
-    checksum = Ledger({"a": {"size": 1, "crc32": 2}}, [1.0]).write(place)
-    assert Ledger.read(place) == (Ledger({"a": {"size": 1, "crc32": 2}}, [1.0]), checksum)
+    storage = storage_of(tmp_path)
+    checksum = Ledger({"a": {"size": 1, "crc32": 2}}, [1.0]).write(storage)
+    assert Ledger.read(storage) == (Ledger({"a": {"size": 1, "crc32": 2}}, [1.0]), checksum)
     path = tmp_path / "ledger.json"
     path.write_text(path.read_text().replace("1.0", "0.5"))
     with pytest.raises(StoreError, match="checksum mismatch"):
-        Ledger.read(place)
+        Ledger.read(storage)

@@ -7,8 +7,8 @@ import pytest
 
 from autosparse.errors import StoreError
 from autosparse.store import TripleStore, TripleWriter
-from autosparse.store.place import Folder
 from autosparse.store.schema import LEDGER, MARKER
+from autosparse.store.storage import Folder
 from autosparse.store.verify import problems
 from tests.conftest import tree
 from tests.store.drawn import draw, write

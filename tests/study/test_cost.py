@@ -12,12 +12,12 @@ from autosparse.autos import FitConfig
 from autosparse.cluster import Stage
 from autosparse.data import load, sources
 from autosparse.data.extent import Extent, extent
+from autosparse.jobs import FitRun, IRPRun, PruneRun
+from autosparse.jobs.setting import Setting
 from autosparse.networks import NETWORKS
 from autosparse.study import cost, plans
 from autosparse.study.paper import stages
 from autosparse.study.plans import PLANS
-from autosparse.study.runs import FitRun, IRPRun, PruneRun
-from autosparse.study.setting import Setting
 
 OUT = Path("runs")
 LENET = 2 * (784 * 300 + 300 * 100 + 100 * 10)  # FLOPs of a forward pass

@@ -8,10 +8,10 @@ import torch
 
 from autosparse.autos import AutoSCriterion, Surface
 from autosparse.cluster import Resources, launch_graph
+from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.study.accuracies import Accuracies
 from autosparse.study.paper import stages
 from autosparse.study.plans import PLANS
-from autosparse.study.runs import FitRun, IRPRun, PruneRun
 from autosparse.study.scale import FULL, PAPERS, SCALES, SMALL
 
 
@@ -85,18 +85,18 @@ def test_the_sanity_checks_are_those_of_the_default() -> None:
     }
 
 
-def test_the_shipped_criterion_is_made_at_the_scale_of_a_trial(tmp_path: Path) -> None:
-    launch_graph(stages(("shipped",), "smoke", tmp_path), Resources(cluster="inline"), tmp_path)
-    report = tmp_path / "paper" / "shipped"
+def test_the_pretrained_criterion_is_made_at_the_scale_of_a_trial(tmp_path: Path) -> None:
+    launch_graph(stages(("pretrained",), "smoke", tmp_path), Resources(cluster="inline"), tmp_path)
+    report = tmp_path / "paper" / "pretrained"
     text = (report / "report.md").read_text()
-    for row in ("dataflow", "AutoS, the paper's", "AutoS, shipped", "iterative, magnitude"):
+    for row in ("dataflow", "AutoS, the paper's", "AutoS, pretrained", "iterative, magnitude"):
         assert f"| {row} |" in text
-    assert "python launch/paper.py shipped --scale smoke" in text
+    assert "python launch/paper.py pretrained --scale smoke" in text
     assert re.search(r"kept by network and surface alike, % \| \d+\.\d\d \|", text)
-    surface = Surface.load(report / "shipped")
+    surface = Surface.load(report / "pretrained")
     assert (surface.rounds, surface.features.inputs) == (2, "both+flow")
-    fitted = Surface.load(tmp_path / "shipped" / "autos" / "shipped")
+    fitted = Surface.load(tmp_path / "pretrained" / "autos" / "pretrained")
     assert torch.equal(surface.table, fitted.table)
-    card = (report / "shipped" / "autos.json").read_text()
+    card = (report / "pretrained" / "autos.json").read_text()
     assert str(tmp_path) not in card
-    assert AutoSCriterion.load(report / "shipped").autos is None  # the surface alone
+    assert AutoSCriterion.load(report / "pretrained").autos is None  # the surface alone

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from autosparse.criteria import select
 from autosparse.criteria.magnitude import magnitude
 from autosparse.criteria.rounds import Rounds
+from autosparse.jobs.sanity import inverted, reinitialized, shuffled
 from autosparse.pruning import Layout, Mask, keep_top
-from autosparse.study.sanity import inverted, reinitialized, shuffled
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 

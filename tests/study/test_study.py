@@ -6,9 +6,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from autosparse.errors import UserError
+from autosparse.jobs import PruneRun
+from autosparse.jobs.setting import Setting
 from autosparse.study import figures, page, tables
-from autosparse.study.runs import PruneRun
-from autosparse.study.setting import Setting
 
 RECIPE = json.dumps({"epochs": 3, "learning_rate": 0.1})
 

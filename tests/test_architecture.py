@@ -20,6 +20,7 @@ LAYERS = [
     {"criteria", "training", "store"},
     {"irp", "autos"},
     {"api"},
+    {"jobs"},
     {"study"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -79,7 +80,7 @@ def test_prune_refuses_sparsities_outside_0_1(sparsity: float, model: nn.Module)
 
 
 def test_prune_refuses_an_unknown_criterion(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"unknown criterion 'wanda'; valid: shipped, random, .*or the folder"):
+    with pytest.raises(ValueError, match=r"unknown criterion 'wanda'; valid: pretrained, random, .*or the folder"):
         autosparse.prune(model, [], criterion="wanda")
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from autosparse.errors import StoreError, UserError
-from autosparse.store import TripleBatches, Triples, TripleStore, sample
-from autosparse.store import batches as loader
+from autosparse.store import TripleLoader, Triples, TripleStore, sample
+from autosparse.store import loader as loader
 from autosparse.store.order import Part, count, select
 from tests.store.drawn import bits, draw, write
 
@@ -34,12 +34,12 @@ def _many_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "_SLAB", 2000)
 
 
-def batches(stores: list[TripleStore], size: int = BATCH, **options: Any) -> TripleBatches:
+def batches(stores: list[TripleStore], size: int = BATCH, **options: Any) -> TripleLoader:
     """Of 24 lanes, a block a window."""
-    return TripleBatches(stores, size, **{"seed": 5, "memory": "4MB", **options})
+    return TripleLoader(stores, size, **{"seed": 5, "memory": "4MB", **options})
 
 
-def take(source: TripleBatches, n: int) -> list[Triples]:
+def take(source: TripleLoader, n: int) -> list[Triples]:
     """The next batches, over the ends of epochs."""
     found = list[Triples]()
     while len(found) < n:
@@ -78,8 +78,8 @@ def test_what_is_read_is_what_the_order_says(
         assert len(found) == len(source) == order.batches
         for number in {0, 1, len(found) // 2, len(found) - 1}:
             store, index = order.indices(number)
-            place = torch.from_numpy(starts[store] + index)
-            expected = Triples(theta[place], grad[place], survival[place], torch.from_numpy(store))
+            storage = torch.from_numpy(starts[store] + index)
+            expected = Triples(theta[storage], grad[storage], survival[storage], torch.from_numpy(store))
             assert same(found[number], expected)
 
 

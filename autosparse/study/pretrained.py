@@ -12,20 +12,20 @@ import torch
 from accelerate import Accelerator
 
 from autosparse.autos import AutoS, Features, FitConfig, Surface
-from autosparse.autos.network import CARD
-from autosparse.autos.shipped import NAME
+from autosparse.autos.autos import CARD
+from autosparse.autos.pretrained import NAME
 from autosparse.cluster import Job
 from autosparse.files import read_json, write_json
 from autosparse.irp import SCORING_BATCH
+from autosparse.jobs import FitRun, IRPRun
+from autosparse.jobs.setting import Setting
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.pruning.schedule import keep_count
 from autosparse.study import figures
 from autosparse.study.accuracies import Accuracies
 from autosparse.study.document import Document
 from autosparse.study.experiment import Method, Part
-from autosparse.study.runs import FitRun, IRPRun
 from autosparse.study.scale import Scale
-from autosparse.study.setting import Setting
 
 _SPARSITIES = (0.95, 0.98, 0.99, 0.995)
 _STRONG = ("random-erk", "magnitude", "iterative-snip", "synflow", "dataflow")
@@ -49,7 +49,7 @@ class _Scope:
     fit: FitConfig
 
 
-_MAP = "The shipped surface over weight and gradient, in root mean squares of a network, for three flows."
+_MAP = "The pretrained surface over weight and gradient, in root mean squares of a network, for three flows."
 _HOW = FitConfig(features=Features(inputs="both+flow"), rounds=30, resolution=280, anneal=True)
 _RESNET, _VGG = (Setting(network, "cifar10", recipe="strong") for network in ("resnet18", "vgg16"))
 _SCOPES: Mapping[str, _Scope] = {
@@ -82,37 +82,37 @@ _SCOPES: Mapping[str, _Scope] = {
 }
 
 
-def shipped(scale: Scale) -> list[Part]:
-    """The criterion that comes with the package, made and measured: `python launch/paper.py shipped --scale small`.
+def pretrained(scale: Scale) -> list[Part]:
+    """The criterion that comes with the package, made and measured: `python launch/paper.py pretrained --scale small`.
 
-    Its runs lie in OUTPUT/shipped, since their gradients look at fewer images than the paper's. The files to put into
-    autosparse/autos/shipped are beside the report.
+    Its runs lie in OUTPUT/pretrained, since their gradients look at fewer images than the paper's. The files to
+    put into autosparse/autos/pretrained are beside the report.
     """
-    scope, output = _SCOPES[scale.name], scale.output / "shipped"
+    scope, output = _SCOPES[scale.name], scale.output / "pretrained"
     labels = tuple(_irp(output, scope, setting, seed=seed) for setting, seed in scope.labels)
     fit = FitRun(output, tuple(str(run.folder) for run in labels), scope.fit, name=NAME)
     snip = _irp(output, scope, scope.papers, "snip")
     papers = FitRun(output, (str(snip.folder),), replace(scale.fit, backbone=scope.fit.backbone), name="paper")
-    parts: list[Part] = [Shipped(fit, labels)]
+    parts: list[Part] = [Pretrained(fit, labels)]
     for setting, rules in scope.pruned:
         title = setting.name.replace("_", " on ")
         methods = (
             *(Method(name, name) for name in rules),
             Method("AutoS, the paper's", papers, (snip,)),
-            Method("AutoS, shipped", fit, labels),
+            Method("AutoS, pretrained", fit, labels),
             Method("iterative, magnitude", (_irp(output, scope, setting),)),
             *([Method("iterative, SNIP", (snip,))] if setting == scope.papers else []),
         )
         parts.append(
             Accuracies(
                 f"Pruned at initialization: {title}",
-                f"shipped_{setting.name}",
+                f"pretrained_{setting.name}",
                 output,
                 setting,
                 methods,
                 _SPARSITIES[-scale.sparsities - 1 :],
                 scale.seeds,
-                checked=("AutoS, shipped",),
+                checked=("AutoS, pretrained",),
             )
         )
     return parts
@@ -123,8 +123,8 @@ def _irp(output: Path, scope: _Scope, setting: Setting, criterion: str = "magnit
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """The surface that is shipped, and how well it stands for its network."""
+class Pretrained:
+    """The surface that is pretrained, and how well it stands for its network."""
 
     fit: FitRun
     labels: tuple[IRPRun, ...]
@@ -152,7 +152,7 @@ class Shipped:
         document.table(pd.DataFrame(rows).set_index("labels from"))
         nodes, size = " x ".join(map(str, surface.table.shape)), surface.table.nbytes // 1000
         off = "{mean:.1e} in the mean, {p999:.1e} at 99.9%, {max:.1e} at most".format(**surface.error)
-        document.text(f"Shipped is a surface of {nodes} nodes ({size} kB), off its network by {off}; in `{NAME}/`.")
+        document.text(f"Pretrained is a surface of {nodes} nodes ({size} kB), off its network by {off}; in `{NAME}/`.")
         document.table(self._agreement(autos, surface))
         document.figure(figures.learned_map(autos, surface), f"{NAME}_map", _MAP)
 

@@ -23,7 +23,7 @@ _RETRY: Any = {"max_retries": 3, "retry_timeout": datetime.timedelta(seconds=30)
 _BLOCK = 1 << 22  # bytes read at a time where a file is only looked through
 
 
-class Place(ABC):
+class Storage(ABC):
     """A flat space of named files; a name may hold slashes."""
 
     @abstractmethod
@@ -31,8 +31,8 @@ class Place(ABC):
         """The path or URL, as the user would give it."""
 
     @abstractmethod
-    def child(self, name: str) -> "Place":
-        """The place below."""
+    def child(self, name: str) -> "Storage":
+        """The storage below."""
 
     @abstractmethod
     def readable(self) -> Store:
@@ -56,7 +56,7 @@ class Place(ABC):
 
     @abstractmethod
     def write(self, name: str, data: memoryview, replace: bool) -> None:
-        """Put a file in place, whole and durable when this returns.
+        """Put a file in storage, whole and durable when this returns.
 
         Raises:
             FileExistsError: there is one, and it is not to be replaced.
@@ -67,7 +67,7 @@ class Place(ABC):
         """Delete a file, if it is there."""
 
     def errors(self) -> AbstractContextManager[None]:
-        """What goes wrong in the block with the place itself is raised in one line that names it."""
+        """What goes wrong in the block with the storage itself is raised in one line that names it."""
         return contextlib.nullcontext()
 
     def read(self, name: str) -> bytes:
@@ -79,7 +79,7 @@ class Place(ABC):
         return b"".join(self.blocks(name))
 
 
-class Folder(Place):
+class Folder(Storage):
     """A folder of a local or shared file system."""
 
     def __init__(self, path: Path) -> None:
@@ -88,7 +88,7 @@ class Folder(Place):
     def __str__(self) -> str:
         return str(self.path)
 
-    def child(self, name: str) -> Place:
+    def child(self, name: str) -> Storage:
         return Folder(self.path / name)
 
     def readable(self) -> Store:
@@ -140,7 +140,7 @@ class Folder(Place):
         (self.path / name).unlink(missing_ok=True)
 
 
-class Bucket(Place):
+class Bucket(Storage):
     """A prefix of an S3 object store, reached by obstore with the usual `AWS_` variables.
 
     An object appears whole when its upload ends, and is durable then.
@@ -155,7 +155,7 @@ class Bucket(Place):
     def __str__(self) -> str:
         return self._url
 
-    def child(self, name: str) -> Place:
+    def child(self, name: str) -> Storage:
         return Bucket(f"{self._url}/{name}")
 
     def readable(self) -> Store:
@@ -189,7 +189,7 @@ class Bucket(Place):
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn obstore's errors into Python's, or into one line that names the place."""
+        """Turn obstore's errors into Python's, or into one line that names the storage."""
         try:
             yield
         except (FileNotFoundError, FileExistsError):
@@ -203,8 +203,8 @@ class Bucket(Place):
             raise StoreError(f"{self._url}: {what} ({_VARIABLES} say where and who)") from error
 
 
-def place_of(path: str | Path) -> Place:
-    """The place that a path or an `s3://` URL names.
+def storage_of(path: str | Path) -> Storage:
+    """The storage that a path or an `s3://` URL names.
 
     Raises:
         UserError: a URL of another kind, or obstore is not installed.

@@ -12,20 +12,20 @@ from torch import nn
 
 from autosparse.api import check_rounds, check_sparsity, find_criterion, folder_of, is_path
 from autosparse.autos import AutoS, AutoSCriterion
-from autosparse.autos.network import CARD
-from autosparse.autos.shipped import NAME as SHIPPED
-from autosparse.cluster import Job, record
+from autosparse.autos.autos import CARD
+from autosparse.autos.pretrained import NAME as PRETRAINED
+from autosparse.cluster import Job, provenance
 from autosparse.cluster.progress import progress
 from autosparse.criteria import CRITERIA, select
 from autosparse.data import ImageData
 from autosparse.errors import UserError, unknown
 from autosparse.files import read_json, write_json
 from autosparse.irp import SCORING_BATCH
+from autosparse.jobs.common import check_seed, is_json
+from autosparse.jobs.sanity import NOT_INVERTED, SANITY, inverted, reinitialized, shuffled
+from autosparse.jobs.setting import Setting
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
-from autosparse.study.runs.common import check_seed, is_json
-from autosparse.study.sanity import NOT_INVERTED, SANITY, inverted, reinitialized, shuffled
-from autosparse.study.setting import Setting
 from autosparse.training import Checkpoint, summarize, train
 
 RESULT, MASK = "result.json", "mask.safetensors"
@@ -59,8 +59,8 @@ class PruneRun(Job):
             raise UserError(f"--rounds must be at least 1, got {self.rounds}")
         if not self.learned:
             return
-        if self.criterion != SHIPPED and not is_path(self.criterion):
-            raise unknown("criterion", self.criterion, [SHIPPED, *CRITERIA, "or the folder of a saved AutoS"])
+        if self.criterion != PRETRAINED and not is_path(self.criterion):
+            raise unknown("criterion", self.criterion, [PRETRAINED, *CRITERIA, "or the folder of a saved AutoS"])
         if not self.missing():
             AutoSCriterion.load(self._saved)
 
@@ -133,7 +133,7 @@ class PruneRun(Job):
             **summarize(history),
             "history": history,
             "seconds": {"mask": masked - start, "train": time.perf_counter() - masked},
-            "versions": record.versions(),
+            "versions": provenance.versions(),
         }
         log.info(
             "%s at %g%%, seed %d: accuracy %.2f%%", self.label, 100 * self.sparsity, self.seed, 100 * result["accuracy"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria import Criterion, Targeted
-from autosparse.criteria.contract import Batches
+from autosparse.criteria.base import Batches
 from autosparse.criteria.rounds import Rounds
 from autosparse.pruning import Mask
 from autosparse.seeds import stream

@@ -6,18 +6,18 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from autosparse.cluster import Job, record
+from autosparse.cluster import Job, provenance
 from autosparse.cluster.progress import progress
 from autosparse.criteria import ONE_SHOT, TARGETED
 from autosparse.criteria.gradient import BATCH_NORM_MODES
 from autosparse.errors import UserError, unknown
 from autosparse.files import read_json
 from autosparse.irp import rewind_pruning
+from autosparse.jobs.common import check_seed
+from autosparse.jobs.setting import Setting
 from autosparse.pruning import Schedule, make_schedule
 from autosparse.store import TripleStore
 from autosparse.store.schema import MARKER
-from autosparse.study.runs.common import check_seed
-from autosparse.study.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,6 @@ class IRPRun(Job):
                 grad_batches=self.setting.grad_batches,
                 batch_norm=self.batch_norm,
                 rewind_epoch=self.rewind_epoch,
-                run={**self.config(), "versions": record.versions(), "commit": record.git_commit()},
+                run={**self.config(), "versions": provenance.versions(), "commit": provenance.git_commit()},
                 progress=bar.update,
             )

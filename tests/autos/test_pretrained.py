@@ -9,7 +9,7 @@ from torch import nn
 
 import autosparse
 from autosparse.autos import AutoSCriterion, Surface
-from autosparse.autos.shipped import FOLDER
+from autosparse.autos.pretrained import FOLDER
 from autosparse.criteria import select
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
@@ -32,7 +32,7 @@ def test_a_torchvision_model_in_five_lines(name: str) -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_what_is_shipped() -> None:
+def test_what_is_pretrained() -> None:
     surface = Surface.load(FOLDER)
     assert surface.features.inputs == "both+flow"
     assert surface.rounds == 30
@@ -40,7 +40,7 @@ def test_what_is_shipped() -> None:
     card = json.loads((FOLDER / "autos.json").read_text())["card"]
     assert {run["dataset"] for run in card["runs"]} == {"mnist", "fashion-mnist", "cifar10"}
     text = (FOLDER / "README.md").read_text()
-    assert "python launch/paper.py shipped --scale small" in text
+    assert "python launch/paper.py pretrained --scale small" in text
 
 
 def test_a_generator_is_refused_and_a_network_without_a_gradient(model: nn.Module) -> None:

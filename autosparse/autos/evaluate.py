@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from autosparse.autos.autos import AutoS
 from autosparse.autos.features import Scale
-from autosparse.autos.network import AutoS
-from autosparse.autos.states import States, held_out_of
-from autosparse.autos.surface import Surface
+from autosparse.autos.table import Surface
+from autosparse.autos.trajectory import States, held_out_of
 from autosparse.store import TripleStore, sample
 from autosparse.store.order import Part
 

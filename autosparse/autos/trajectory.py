@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autosparse.autos.condense import Cells
 from autosparse.autos.features import Features, Scale
 from autosparse.autos.labels import label_table
-from autosparse.criteria.contract import Batches
+from autosparse.criteria.base import Batches
 from autosparse.errors import UserError
 from autosparse.pruning import Layout
 from autosparse.seeds import stream
@@ -81,7 +81,7 @@ def states_of(
     layout = Layout.of(model)
     theta = layout.flatten(layout.weights(model)).clone()
     if layout != store.layout or not np.array_equal(theta.cpu().numpy(), store.theta()):
-        raise UserError(f"the network of {store.place} cannot be built again with its initial weights")
+        raise UserError(f"the network of {store.storage} cannot be built again with its initial weights")
     held_out = torch.zeros(layout.size, dtype=torch.bool)
     held_out[torch.from_numpy(select(0, layout.size, seed, "held-out"))] = True
     survival = torch.from_numpy(store.survival().astype(np.int64))

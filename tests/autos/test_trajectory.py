@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autosparse import networks
 from autosparse.autos import AutoS, AutoSCriterion, Features, FitConfig, States, fit, states_of, validate_states
-from autosparse.autos.states import cells_of, held_out_of
+from autosparse.autos.trajectory import cells_of, held_out_of
 from autosparse.criteria import select
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.synflow import dataflow

@@ -17,14 +17,14 @@ from autosparse.autos import (
     validate,
     validate_states,
 )
+from autosparse.autos.autos import CARD, WEIGHTS, gradient_mode
 from autosparse.autos.fit import number_of_steps
-from autosparse.autos.network import CARD, WEIGHTS, gradient_mode
-from autosparse.cluster import Job, record
+from autosparse.cluster import Job, provenance
 from autosparse.cluster.progress import progress
 from autosparse.errors import StoreError, UserError
+from autosparse.jobs.common import check_seed, is_json
+from autosparse.jobs.remeasure import remeasure, setting_of
 from autosparse.store import Counters, TripleStore
-from autosparse.study.remeasure import remeasure, setting_of
-from autosparse.study.runs.common import check_seed, is_json
 from autosparse.training import Checkpoint
 
 _SHOWN = ("run", "mse", "variance", "spearman")
@@ -127,7 +127,7 @@ class FitRun(Job):
             validate(autos, store, self.how.seed) for store in stores
         ]
         metrics = [{"run": run, **of} for run, of in zip(self.runs, told, strict=True)]
-        autos.card |= {"held_out": metrics, "seconds": {"fit": seconds}, "versions": record.versions()}
+        autos.card |= {"held_out": metrics, "seconds": {"fit": seconds}, "versions": provenance.versions()}
         if self.leave_one_out:
             autos.card["leave_one_out"] = [
                 {"run": run, **self._without(k, stores, states, accelerator)} for k, run in enumerate(self.runs)

@@ -2,5 +2,5 @@
 
 from pathlib import Path
 
-NAME = "shipped"
+NAME = "pretrained"
 FOLDER = Path(__file__).parent

@@ -64,7 +64,7 @@ class CellDraws:
         start = time.perf_counter()
         for batch in range(self._batch, len(self)):
             drawn = self._draw(batch)
-            self._batch += 1  # before the yield, as in `TripleBatches`
+            self._batch += 1  # before the yield, as in `TripleLoader`
             self.counters.samples += len(drawn)
             self.counters.seconds += time.perf_counter() - start
             start = time.perf_counter()

@@ -19,7 +19,7 @@ from autosparse.files import read_json, replacing, write_json
 from autosparse.pruning import Mask, keep_top
 
 if TYPE_CHECKING:  # a network makes surfaces; a surface lives without it
-    from autosparse.autos.network import AutoS
+    from autosparse.autos.autos import AutoS
 
 TABLE, SURFACE_CARD = "surface.safetensors", "surface.json"
 _MANY = 0.01  # share of parameters outside the table that is worth a warning

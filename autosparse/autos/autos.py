@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from autosparse.autos.features import Features, Scale
 from autosparse.autos.labels import label_table
-from autosparse.autos.surface import TABLE, Surface
+from autosparse.autos.table import TABLE, Surface
 from autosparse.autos.tabulate import tabulate
 from autosparse.errors import UserError, unknown
 from autosparse.files import read_json, replacing, write_json

@@ -25,7 +25,7 @@ _SLAB = 1 << 18  # samples that are laid out as batches at once
 
 @dataclass
 class Counters:
-    """What a `TripleBatches` has done since it was made, in this process.
+    """What a `TripleLoader` has done since it was made, in this process.
 
     Attributes:
         samples: given out.
@@ -47,7 +47,7 @@ class Counters:
         )
 
 
-class TripleBatches:
+class TripleLoader:
     """Shuffled batches of triples, epoch after epoch, the same for any number of processes and threads.
 
     Iterating gives the rest of the current epoch and then moves on to the next. See `order` for the policy, that of the

@@ -6,12 +6,12 @@ from typing import Any
 from accelerate import Accelerator
 
 from autosparse.autos import FitConfig, States, states_of
-from autosparse.autos.network import gradient_mode
+from autosparse.autos.autos import gradient_mode
 from autosparse.data import sources
 from autosparse.errors import UserError
 from autosparse.irp import SCORING_BATCH
+from autosparse.jobs.setting import Setting
 from autosparse.store import TripleStore
-from autosparse.study.setting import Setting
 
 
 def remeasure(store: TripleStore, how: FitConfig, data_root: Path | None, accelerator: Accelerator) -> States:
@@ -48,7 +48,7 @@ def setting_of(store: TripleStore, data_root: Path | None) -> Setting:
     run: dict[str, Any] = store.run
     if absent := [key for key in ("network", "dataset", "data", "fan", "seed", "validation") if key not in run]:
         raise UserError(
-            f"{store.place} does not say the {absent[0]} of its run, which a fit in rounds or with flow needs"
+            f"{store.storage} does not say the {absent[0]} of its run, which a fit in rounds or with flow needs"
         )
     setting = Setting(
         network=run["network"],
@@ -59,5 +59,7 @@ def setting_of(store: TripleStore, data_root: Path | None) -> Setting:
     )
     setting.check()
     if (found := sources.fingerprint(setting.dataset, data_root)) != run["data"]:
-        raise UserError(f"{store.place} is of other {setting.dataset} data than are here ({run['data']}, not {found})")
+        raise UserError(
+            f"{store.storage} is of other {setting.dataset} data than are here ({run['data']}, not {found})"
+        )
     return setting

@@ -13,7 +13,7 @@ from typing import Any
 
 from autosparse.cluster import lease, logs, slurm
 from autosparse.cluster.progress import PROGRESS
-from autosparse.cluster.record import read_config
+from autosparse.cluster.provenance import read_config
 from autosparse.errors import UserError
 from autosparse.files import read_json
 
@@ -39,15 +39,15 @@ def find(paths: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
-def status(folders: Iterable[Path]) -> list[Row]:
+def rows(folders: Iterable[Path]) -> list[Row]:
     """A row a run, each with all `COLUMNS`.
 
     `state`: complete, running, pending (with Slurm's reason), requeued, failed, interrupted (stopped at a step),
     killed, or not started; what Slurm calls it while a job starts or ends; unknown where Slurm is silent.
     """
     queue = slurm.queue()
-    rows = [_row(folder, queue) for folder in folders]
-    return [{name: str(row.get(name) or "") for name in COLUMNS} for row in rows]
+    found = [_row(folder, queue) for folder in folders]
+    return [{name: str(row.get(name) or "") for name in COLUMNS} for row in found]
 
 
 def stop(folders: Iterable[Path]) -> list[Path]:

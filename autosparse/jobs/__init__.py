@@ -1,0 +1,7 @@
+"""The kinds of run: IRP makes triples, a fit makes a criterion, pruning makes results."""
+
+from autosparse.jobs.fit import FitRun
+from autosparse.jobs.irp import IRPRun
+from autosparse.jobs.prune import PruneRun
+
+__all__ = ["FitRun", "IRPRun", "PruneRun"]
