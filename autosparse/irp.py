@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from accelerate.utils import broadcast, broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autosparse.criteria import Criterion
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.data import ImageData
+from autosparse.distributed import group
 from autosparse.errors import UserError
 from autosparse.files import read_json, replacing, write_json
 from autosparse.pruning import Layout, Schedule, keep_top
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleWriter
-from autosparse.store.schema import LEDGER, MARKER
-from autosparse.store.writer import Committed
+from autosparse.store.schema import MARKER
 from autosparse.training import Checkpoint, Recipe, summarize, train
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,8 @@ def rewind_pruning(
         "samples": min(len(data), SCORING_BATCH * grad_batches) if grad_batches else len(data),
         "batch_norm": batch_norm,
     }
-    writer = _open(store_path, Layout.of(model), schedule, {**(run or {}), "gradient": gradient}, accelerator)
+    run = {**(run or {}), "gradient": gradient}
+    writer = TripleWriter.open(store_path, Layout.of(model), schedule.iterations, run, group())
     layout = writer.layout
     batches = data.scoring(SCORING_BATCH, grad_batches)
     steps = recipe.epochs * len(data.training(recipe.batch_size))
@@ -103,7 +104,7 @@ def rewind_pruning(
     if writer.committed < 0:  # line 9: g0(D) of θ0
         theta = layout.flatten(layout.weights(model))
         grad = mean_gradient(model, layout, batches, batch_norm)
-        _commit(writer, writer.write_features(theta, grad), accelerator, density=1.0)
+        writer.commit_features(theta, grad)
         del theta, grad
     first = writer.committed
     history = history[: first + 1]
@@ -145,16 +146,12 @@ def rewind_pruning(
                 scores = broadcast(criterion(model, mask, batches))  # the main process's: one mask for all
                 mask = keep_top(scores, k, mask)  # line 13: m_{i+1}
                 del scores
-                _commit(writer, writer.write_alive(i + 1, mask), accelerator, density=mask.density)
+                writer.commit_alive(i + 1, mask)
                 _rewind(model, rewound)  # line 15
             checkpoint.remove()
             accelerator.wait_for_everyone()  # nobody looks for a checkpoint while it is removed
 
-    if not writer.survival_committed:
-        _commit(writer, writer.write_survival(), accelerator)  # line 14: s = Σ m_i
-    if main:
-        writer.finish()
-    accelerator.wait_for_everyone()
+    writer.finish()  # line 14: s = Σ m_i
     return history
 
 
@@ -172,36 +169,6 @@ def _keep(model: nn.Module, path: Path, wanted: int, epochs: int) -> None:
     """Keep the state to rewind to, when so many epochs are done as wanted."""
     if epochs == wanted:
         _save(model, path)
-
-
-def _open(
-    path: Path, layout: Layout, schedule: Schedule, run: dict[str, Any], accelerator: Accelerator
-) -> TripleWriter:
-    if accelerator.is_main_process:
-        if (path / LEDGER).exists():
-            TripleWriter.clean(path)
-        else:
-            TripleWriter.create(path, layout, schedule.iterations, run)
-    accelerator.wait_for_everyone()
-    writer = TripleWriter.resume(path, accelerator.process_index, accelerator.num_processes)
-    if writer.layout != layout or writer.iterations != schedule.iterations:
-        raise UserError(f"{path} is the store of another network or number of iterations; choose another folder")
-    there = writer.store.run
-    for key in sorted(run.keys() - {"versions", "commit"}):  # going on with newer code is the user's choice
-        if there.get(key) != run[key]:
-            raise UserError(
-                f"{path} is the store of a run with {key} = {there.get(key)}, not {run[key]}; choose another folder"
-            )
-    return writer
-
-
-def _commit(writer: TripleWriter, files: Committed, accelerator: Accelerator, density: float | None = None) -> None:
-    """Enter what all processes have written into the ledger, and let all know."""
-    everyone = gather_object([files])
-    if accelerator.is_main_process:
-        writer.commit({name: entry for part in everyone for name, entry in part.items()}, density)
-    accelerator.wait_for_everyone()
-    writer.refresh()
 
 
 @contextlib.contextmanager

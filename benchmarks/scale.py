@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 
 from autosparse.autos import FitConfig, fit, validate
 from autosparse.command import run
@@ -79,18 +81,17 @@ def alone(action: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 def make(folder: Path, size: int) -> None:
     """A store of random triples and one iteration; a shard of the values, but a whole mask, is in memory at a time."""
     layout = layout_of(size)
-    TripleWriter.create(folder, layout, 1, {})
-    writer = TripleWriter.resume(folder)
-    kept, files = torch.empty(size, dtype=torch.bool), dict[str, Any]()
-    for k in range(writer.grid.shards):
-        span, generator = writer.grid.span(k), np.random.Generator(np.random.PCG64(k))
-        theta, grad = (generator.standard_normal(span.stop - span.start, np.float32) for _ in range(2))
-        files |= writer.write("theta", span, theta) | writer.write("grad", span, grad)
-        kept[span] = torch.from_numpy(theta > grad)
-    writer.commit(files, 1.0)
-    mask = Mask(layout, kept)
-    writer.commit(writer.write_alive(1, mask), mask.density)
-    writer.commit(writer.write_survival())
+    writer = TripleWriter.open(folder, layout, 1, {})
+
+    def normal(seed: int, shard: slice) -> NDArray[np.float32]:
+        generator = np.random.Generator(np.random.PCG64([seed, shard.start]))
+        return generator.standard_normal(shard.stop - shard.start, np.float32)
+
+    writer.commit_features(partial(normal, 0), partial(normal, 1))
+    kept = torch.empty(size, dtype=torch.bool)
+    for shard in map(writer.grid.span, range(writer.grid.shards)):
+        kept[shard] = torch.from_numpy(normal(0, shard) > normal(1, shard))
+    writer.commit_alive(1, Mask(layout, kept))
     writer.finish()
 
 

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 # ground first; a room imports from itself and from lower layers only
 LAYERS = [
     {"errors", "lazy"},
-    {"files", "command", "seeds", "sizes"},
+    {"files", "command", "distributed", "seeds", "sizes"},
     {"networks", "data", "pruning", "cluster"},
     {"criteria", "training", "store"},
     {"irp", "autos"},

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Batches
-from autosparse.criteria.distributed import all_reduce
 from autosparse.criteria.flow import first_shape, flow, in_double, ones
+from autosparse.distributed import all_reduce
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
 

@@ -45,7 +45,7 @@ class TripleStore:
         grid: how it is cut into shards and chunks.
         iterations: N.
         densities: share kept by m_0, m_1, ... as far as committed.
-        run: what made the store, as it was given to `TripleWriter.create`.
+        run: what made the store, as it was given to `TripleWriter.open`.
         complete: whether the run was finished.
         fingerprint: hex digits that change with any byte committed.
         pipeline: what decodes, `zarr` or `zarrs`.
@@ -55,7 +55,8 @@ class TripleStore:
         self.storage, self._opened_as = storage, (str(storage), unfinished, wanted)
         attributes = read_attributes(storage)
         marker = _marker(storage)  # before the ledger: a writer may finish meanwhile
-        self._ledger, self.fingerprint = Ledger.read(storage)
+        self._ledger = Ledger.read(storage)
+        self.fingerprint = self._ledger.checksum
         if marker not in (None, self.fingerprint.encode()):
             raise StoreError(f"{storage}: {MARKER} is damaged or of another ledger; {RECOVERY}")
         self.complete = marker is not None

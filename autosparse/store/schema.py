@@ -71,24 +71,6 @@ class Grid:
         """The flat indices of shard k."""
         return slice(k * self.shard, min((k + 1) * self.shard, self.size))
 
-    def shard_at(self, span: slice) -> int:
-        """The number of the shard that `span` is.
-
-        Raises:
-            StoreError: the slice does not start and end where a shard does.
-        """
-        k = span.start // self.shard
-        if span != self.span(k):
-            raise StoreError(
-                f"a write must be a whole shard: {span.start}:{span.stop} does not start and end on multiples of "
-                f"{self.shard} (or the end, {self.size})"
-            )
-        return k
-
-    def owned(self, rank: int, world_size: int) -> list[slice]:
-        """The shards of one of several writers, disjoint from the others' and together all of them."""
-        return [self.span(k) for k in range(rank, self.shards, world_size)]
-
 
 def survival_dtype(iterations: int) -> np.dtype[Any]:
     """The narrowest unsigned type that holds 0..N and one impossible value, the fill value."""
@@ -107,17 +89,23 @@ class Ledger:
         """Number of committed masks beyond m_0, or -1 where theta and grad are not committed."""
         return len(self.densities) - 1
 
-    def write(self, storage: Storage) -> str:
-        """Replace the ledger, durably; returns the checksum that a marker holds."""
-        body = json.dumps(asdict(self), sort_keys=True)
-        checksum = _digest(body)
-        text = json.dumps({"digest": checksum, "ledger": body}) + "\n"
+    @property
+    def checksum(self) -> str:
+        """What a marker holds."""
+        return _digest(self._body)
+
+    def write(self, storage: Storage) -> None:
+        """Replace the ledger, durably."""
+        text = json.dumps({"digest": self.checksum, "ledger": self._body}) + "\n"
         storage.write(LEDGER, memoryview(text.encode()), replace=True)
-        return checksum
+
+    @property
+    def _body(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def read(cls, storage: Storage) -> tuple["Ledger", str]:
-        """The ledger and its checksum.
+    def read(cls, storage: Storage) -> "Ledger":
+        """The ledger of a store.
 
         Raises:
             StoreError: missing or damaged.
@@ -128,10 +116,9 @@ class Ledger:
             raise StoreError(f"{storage}: {LEDGER} is missing; {RECOVERY}") from None
         try:
             outer = json.loads(content)
-            body, checksum = outer["ledger"], outer["digest"]
-            if _digest(body) != checksum:
+            if _digest(outer["ledger"]) != outer["digest"]:
                 raise ValueError("checksum mismatch")
-            return cls(**json.loads(body)), checksum
+            return cls(**json.loads(outer["ledger"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{storage}: {LEDGER} is damaged ({error}); {RECOVERY}") from error
 

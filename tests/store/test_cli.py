@@ -122,7 +122,7 @@ def test_a_copy_that_was_interrupted_goes_on(store: Path, until: int, tmp_path: 
 
 def test_a_copy_does_not_go_on_with_another_store(store: Path, tmp_path: Path, command: Command) -> None:
     write(tmp_path / "copy", until=1)
-    assert "with shards of 4096; go on with that" in command("copy", store, tmp_path / "copy", "--shard", 8192)[2]
+    assert "with shards of 4096, not 8192" in command("copy", store, tmp_path / "copy", "--shard", 8192)[2]
     copy(TripleStore.open(store), str(tmp_path / "copy"))
     code, _, err = command("copy", store, tmp_path / "copy")
     assert code == 2

@@ -123,9 +123,10 @@ def test_damaged_metadata_are_refused_by_readers_and_writers(store: Path, name: 
     (store / MARKER).unlink()
     before = TripleStore.open(store, unfinished=True)
     apply(store / name, damage)
-    for start in (lambda: TripleStore.open(store, unfinished=True), lambda: TripleWriter.resume(store)):
-        with pytest.raises(StoreError, match=rf"{name}( is damaged| is missing| has \d+ bytes)"):
-            start()
+    with pytest.raises(StoreError, match=rf"{name}( is damaged| is missing| has \d+ bytes)"):
+        TripleStore.open(store, unfinished=True)
+    with pytest.raises(StoreError, match=rf"{name} is damaged|not empty and no triple store"):
+        TripleWriter.open(store, RUN.layout, 3, {"seed": 0})
     if name != LEDGER:
         assert any(name in line for line in problems(before))
 

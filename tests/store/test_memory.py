@@ -24,15 +24,9 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 def write_large(path: Path, size: int, shard: int | None) -> None:
     """A shard at a time."""
     layout = Layout((Layer("a.weight", (size,), 0, 1, 1),))
-    TripleWriter.create(path, layout, 1, {}, shard)
-    writer = TripleWriter.resume(path)
-    for span in writer.grid.owned(0, 1):
-        values = np.arange(span.start, span.stop, dtype=np.float32)
-        writer.commit(writer.write("theta", span, values) | writer.write("grad", span, -values))
-    writer.commit({}, 1.0)
-    mask = Mask(layout, torch.arange(size, dtype=torch.int32) % 2 == 0)
-    writer.commit(writer.write_alive(1, mask), mask.density)
-    writer.commit(writer.write_survival())
+    writer = TripleWriter.open(path, layout, 1, {}, shard=shard)
+    writer.commit_features(*[lambda shard: np.arange(shard.start, shard.stop, dtype=np.float32)] * 2)
+    writer.commit_alive(1, Mask(layout, torch.arange(size, dtype=torch.int32) % 2 == 0))
     writer.finish()
 
 

@@ -109,13 +109,15 @@ def test_many_threads_read_one_store(run: Drawn, store: TripleStore) -> None:
 
 def test_what_decodes_an_array_is_its_own_whatever_other_threads_open(path: Path, tmp_path: Path) -> None:
     pytest.importorskip("zarrs")
-    write(tmp_path, draw(100), until=1)
+    layout = draw(100).layout
+    TripleWriter.open(tmp_path, layout, 3, {"seed": 0})
     before = zarr.config.get("codec_pipeline.path")
 
     def decoder(number: int) -> tuple[str, str]:
         """The pipeline asked for, and the one that the arrays have; every third is a writer's."""
         if number % 3 == 2:
-            return "zarr", type(TripleWriter.resume(tmp_path)._arrays["theta"].async_array.codec_pipeline).__name__
+            writer = TripleWriter.open(tmp_path, layout, 3, {"seed": 0})
+            return "zarr", type(writer._arrays["theta"].async_array.codec_pipeline).__name__
         store = TripleStore.open(path, pipeline=("zarr", "zarrs")[number % 3])
         return store.pipeline, type(store._arrays["theta"].async_array.codec_pipeline).__name__
 

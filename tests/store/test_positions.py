@@ -13,7 +13,7 @@ from autosparse.errors import UserError
 from autosparse.store import TripleLoader, Triples, TripleStore
 from tests.conftest import ROOT
 from tests.store.drawn import draw, write
-from tests.store.test_batches import batches, same, take
+from tests.store.test_loader import batches, same, take
 
 BATCH, AN_EPOCH = 768, 33
 
@@ -79,7 +79,7 @@ SCRIPT = """
 import json, sys
 import torch
 from autosparse.store import TripleStore
-from tests.store.test_batches import batches, take
+from tests.store.test_loader import batches, take
 
 source = batches([TripleStore.open(path) for path in sys.argv[2:]], 768)
 source.load_state_dict(json.load(sys.stdin))

@@ -14,14 +14,10 @@ from autosparse.study.consistency import concordance
 def store(path: Path, survival: list[int], iterations: int, model: nn.Module | None = None) -> TripleStore:
     """A complete run whose parameters have these survivals."""
     layout = Layout.of(model or nn.Linear(len(survival), 1))
-    TripleWriter.create(path, layout, iterations, {"seed": 0})
-    writer = TripleWriter.resume(path)
-    writer.commit(writer.write_features(torch.ones(layout.size), torch.ones(layout.size)), 1.0)
+    writer = TripleWriter.open(path, layout, iterations, {"seed": 0})
+    writer.commit_features(torch.ones(layout.size), torch.ones(layout.size))
     for i in range(1, iterations + 1):
-        mask = Mask(layout, torch.tensor([s >= i for s in survival]))
-        writer.commit(writer.write_alive(i, mask), mask.density)
-        writer.refresh()
-    writer.commit(writer.write_survival())
+        writer.commit_alive(i, Mask(layout, torch.tensor([s >= i for s in survival])))
     writer.finish()
     return TripleStore.open(path)
 

@@ -1,11 +1,38 @@
-"""What processes of one world tell each other; alone, a process tells itself."""
+"""What the processes of one job tell each other; alone, a process tells itself."""
 
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from torch import Tensor
 from torch import distributed as dist
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of one job, as one of them sees them; by default there is no other.
+
+    Attributes:
+        rank: the number of this process; 0 is the main one.
+        size: how many processes there are.
+        gather: waits for all of them and returns what each has given, in the order of their ranks.
+    """
+
+    rank: int = 0
+    size: int = 1
+    gather: Callable[[Any], list[Any]] = lambda part: [part]
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process acts for all."""
+        return self.rank == 0
+
+
+def group() -> Group:
+    """The processes of this job, by `torch.distributed`."""
+    return Group(*rank_and_size(), gather)
 
 
 def broadcast(scores: Tensor) -> Tensor:
