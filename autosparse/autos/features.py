@@ -57,16 +57,12 @@ class Scale:
 
     @classmethod
     def of_store(cls, store: TripleStore) -> "Scale":
-        """Of the network that a store's triples come from, read piece by piece.
+        """Of the network that a store's triples come from, as its ledger has them.
 
         Raises:
             UserError: a weight or gradient is not finite, or all are zero.
         """
-        sums = [0.0, 0.0]
-        for _, columns in store.scan(*STORED):
-            for k, name in enumerate(STORED):
-                sums[k] += float(np.square(columns[name], dtype=np.float64).sum())
-        return cls._checked(STORED, [total / len(store) for total in sums])
+        return cls._checked(STORED, [store.mean_squares[name] for name in STORED])
 
     @classmethod
     def _checked(cls, names: Sequence[str], squares: Sequence[float]) -> "Scale":

@@ -22,6 +22,7 @@ from autosparse.store.schema import (
     METADATA,
     RECOVERY,
     SCHEMA_VERSION,
+    WINDOW,
     Grid,
     Ledger,
     chunk_checksums,
@@ -30,7 +31,6 @@ from autosparse.store.schema import (
 )
 from autosparse.store.storage import Storage, storage_of
 
-PIECE = 1 << 22  # elements read at a time: a fraction of a large shard, which zarr then need not hold whole
 _ERRORS = (ValueError, RuntimeError, OSError)  # a checksum, a torn shard index, zstd, the disk
 
 
@@ -131,7 +131,7 @@ class TripleStore:
         Yields:
             The span, of 2^22 parameters at most, and the arrays by their names.
         """
-        step = min(self.grid.shard, PIECE)
+        step = min(self.grid.shard, WINDOW)
         first, every = share
         spans = [slice(s, min(s + step, len(self))) for s in range(first * step, len(self), every * step)]
         with ThreadPoolExecutor(threads, thread_name_prefix="scan") as readers:
@@ -166,6 +166,11 @@ class TripleStore:
     def mask(self, i: int) -> Mask:
         """m_i as a mask; i = 0..N, as far as committed."""
         return Mask(self.layout, torch.from_numpy(self.alive(i)))
+
+    @property
+    def mean_squares(self) -> dict[str, float]:
+        """The mean squares of theta and of grad over the whole network, as the ledger has them; reads nothing."""
+        return {array: self._ledger.mean_square(array, self.grid) for array in ("theta", "grad")}
 
     @property
     def files(self) -> list[str]:
@@ -250,8 +255,8 @@ class TripleStore:
         chunk, size = target.chunks[-1], target.shape[-1]
         first, last = span.start // chunk * chunk, min(-(-span.stop // chunk) * chunk, size)
         out = np.empty(last - first, target.dtype)
-        for start in range(first, last, PIECE):
-            stop = min(start + PIECE, last)
+        for start in range(first, last, WINDOW):
+            stop = min(start + WINDOW, last)
             part = out[start - first : stop - first]
             # a slice for the row: zarrs takes no plain number
             index = slice(start, stop) if row is None else (slice(row, row + 1), slice(start, stop))

@@ -6,7 +6,8 @@
       grad/          float32 (P,)        gradient of the mean loss at the initial weights
       survival/      uint (P,)           number of masks m_1..m_N that keep the parameter
       alive/         uint8 (N, ⌈P/8⌉)    row i - 1: the bits of m_i, lowest bit first
-      ledger.json    which files were committed, with their size and checksums, and the densities of the iterations
+      ledger.json    which files were committed, with their size and checksums; sums of squares of theta and grad;
+                     the densities of the iterations
       complete       the checksum of the final ledger; there only when the store is whole
 
 The chain marker → ledger → files → chunks is what makes damage visible: nothing is read that the ledger does not name;
@@ -28,12 +29,14 @@ from autosparse.errors import StoreError
 from autosparse.pruning import Layout
 from autosparse.store.storage import Storage
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ARRAYS = ("theta", "grad", "survival", "alive")
 METADATA = ("zarr.json", *(f"{array}/zarr.json" for array in ARRAYS))
 LEDGER, MARKER = "ledger.json", "complete"
 
-Entry = dict[str, Any]  # of a file: its size, and its CRC-32 or, for a shard, those of its chunks
+Entry = dict[str, Any]  # of a file: its size, and its CRC-32 or, for a shard, see `shard_entry`
+
+WINDOW = 1 << 22  # elements read or summed at a time: a fraction of a large shard, which need not be held whole
 
 _CHUNK = 1 << 18  # elements; one checksum, the unit of reading: small enough for many to be mixed in memory
 _SHARD = 1 << 24  # elements; one file, the unit of writing
@@ -94,6 +97,14 @@ class Ledger:
         """What a marker holds."""
         return _digest(self._body)
 
+    def mean_square(self, array: str, grid: Grid) -> float:
+        """The mean square of theta or grad, summed in the order of the index: the same for any number of writers."""
+        total = 0.0  # not by `sum`, which from Python 3.12 on compensates for rounding
+        for k in range(grid.shards):
+            for square in self.files[shard_path(array, k)]["squares"]:
+                total += square
+        return total / grid.size
+
     def write(self, storage: Storage) -> None:
         """Replace the ledger, durably."""
         text = json.dumps({"digest": self.checksum, "ledger": self._body}) + "\n"
@@ -136,8 +147,13 @@ def entry(content: bytes) -> Entry:
 
 
 def shard_entry(size: int, values: NDArray[Any], chunk: int) -> Entry:
-    """Size of a shard's file and checksums of its chunks."""
-    return {"size": size, "chunks": chunk_checksums(values, chunk)}
+    """Size of a shard's file, checksums of its chunks and, of floats, the sums of squares of its windows."""
+    found: Entry = {"size": size, "chunks": chunk_checksums(values, chunk)}
+    if values.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):  # what is no number is for the reader to refuse
+            windows = (values[k : k + WINDOW] for k in range(0, len(values), WINDOW))
+            found["squares"] = [float(np.square(window, dtype=np.float64).sum()) for window in windows]
+    return found
 
 
 def chunk_checksums(values: NDArray[Any], chunk: int) -> str:

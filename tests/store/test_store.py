@@ -11,7 +11,7 @@ from autosparse.distributed import Group
 from autosparse.errors import StoreError, UserError
 from autosparse.pruning import Geometric, Layer, Layout, Mask, keep_top
 from autosparse.pruning.schedule import keep_count
-from autosparse.store import TripleStore, TripleWriter
+from autosparse.store import TripleStore, TripleWriter, reader, schema
 from autosparse.store.schema import LEDGER, METADATA, Grid, Ledger, survival_dtype
 from autosparse.store.storage import storage_of
 from autosparse.store.verify import problems
@@ -103,11 +103,38 @@ def test_uncommitted_shards_are_written_again(store: Path, tmp_path: Path) -> No
     assert tree(path) == tree(store)
 
 
-def test_a_newer_schema_is_refused(store: Path) -> None:
+@pytest.mark.parametrize(("version", "advice"), [(2, "delete the store and run the IRP"), (4, "update autosparse")])
+def test_another_schema_is_refused(store: Path, version: int, advice: str) -> None:
     path = store / "zarr.json"
-    path.write_text(path.read_text().replace('"schema": 2', '"schema": 3'))
-    with pytest.raises(StoreError, match="schema 3, this version reads 2; update autosparse"):
+    path.write_text(path.read_text().replace('"schema": 3', f'"schema": {version}'))
+    with pytest.raises(StoreError, match=f"has schema {version}, this version reads 3; {advice}"):
         TripleStore.open(store)
+
+
+def scanned(store: TripleStore) -> dict[str, float]:
+    """Mean squares by reading everything, window after window."""
+    totals = {"theta": 0.0, "grad": 0.0}
+    for _, columns in store.scan(*totals):
+        for name, values in columns.items():
+            totals[name] += float(np.square(values, dtype=np.float64).sum())
+    return {name: total / len(store) for name, total in totals.items()}
+
+
+@pytest.mark.parametrize("window", [1 << 22, 1 << 11])  # a shard of one, and of two, the last one cut short
+def test_the_ledger_has_the_mean_squares(window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (schema, reader):
+        monkeypatch.setattr(module, "WINDOW", window)
+    write(tmp_path, 2, until=1)
+    store = TripleStore.open(tmp_path, unfinished=True)
+    assert store.mean_squares == scanned(store)  # to the last bit
+    assert store.mean_squares["grad"] == pytest.approx(GRAD.square().mean().item(), rel=1e-5)
+
+
+def test_mean_squares_of_what_is_no_number(tmp_path: Path) -> None:
+    writer = TripleWriter.open(tmp_path, LAYOUT, N, {})
+    writer.commit_features(torch.where(THETA > 2, torch.nan, THETA), torch.full((SIZE,), torch.inf))
+    assert np.isnan(writer.store.mean_squares["theta"])
+    assert writer.store.mean_squares["grad"] == np.inf
 
 
 def test_what_is_no_store(tmp_path: Path) -> None:
