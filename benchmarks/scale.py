@@ -89,7 +89,7 @@ def make(folder: Path, size: int) -> None:
 
     writer.commit_features(partial(normal, 0), partial(normal, 1))
     kept = torch.empty(size, dtype=torch.bool)
-    for shard in map(writer.grid.span, range(writer.grid.shards)):
+    for shard in map(writer.grid.indices, range(writer.grid.shards)):
         kept[shard] = torch.from_numpy(normal(0, shard) > normal(1, shard))
     writer.commit_alive(1, Mask(layout, kept))
     writer.finish()

@@ -10,6 +10,9 @@
                      the densities of the iterations
       complete       the checksum of the final ledger; there only when the store is whole
 
+Shards are files with one owner each, the unit of writing; chunks lie within them and have a checksum each, the unit of
+reading. A window is what is read or mixed at once; what a lane is says `order`.
+
 The chain marker → ledger → files → chunks is what makes damage visible: nothing is read that the ledger does not name;
 metadata are compared with their entry at opening, shards by their size then and at every reading. The values of every
 chunk have a checksum in the ledger, which reading compares. Each chunk carries a crc32c of its own as well, for other
@@ -45,7 +48,7 @@ _SMALLEST_SHARD = 1 << 12
 
 @dataclass(frozen=True)
 class Grid:
-    """How the flat index space is cut: shards are files with one owner each, chunks lie within them.
+    """How the flat index space is cut into shards and chunks.
 
     The rows of `alive` are cut at the same places, so shard k of every array is about the same parameters.
     """
@@ -70,7 +73,7 @@ class Grid:
         """Number of shards of a one-dimensional array."""
         return -(-self.size // self.shard)
 
-    def span(self, k: int) -> slice:
+    def indices(self, k: int) -> slice:
         """The flat indices of shard k."""
         return slice(k * self.shard, min((k + 1) * self.shard, self.size))
 

@@ -223,7 +223,7 @@ class TripleWriter:
 
     def _write(self, array: str, k: int, values: Values, row: int | None) -> tuple[str, Entry]:
         """Encode shard k and make it durable; returns its path and its entry in the ledger."""
-        name, shard, target = shard_path(array, k, row), self.grid.span(k), self._arrays[array]
+        name, shard, target = shard_path(array, k, row), self.grid.indices(k), self._arrays[array]
         content, index = values(shard), shard if row is None else _bytes_of(shard)
         if content.dtype != target.dtype:
             raise StoreError(f"{self.storage}: {array} holds {target.dtype}, got {content.dtype}")

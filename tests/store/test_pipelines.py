@@ -74,7 +74,7 @@ def test_slices_as_python_has_them(run: Drawn, store: TripleStore) -> None:
     for span in (slice(None), slice(-9, None), slice(5, -5), slice(None, 10**12), slice(10**9, None), slice(9, 3)):
         assert np.array_equal(store.theta(span), theta[span])
     assert len(store.alive(1, slice(16, 3))) == len(store.alive(0, slice(16, 3))) == 0
-    with pytest.raises(ValueError, match="a span has no step"):
+    with pytest.raises(ValueError, match="a slice has no step"):
         store.theta(slice(0, 100, 2))
     with pytest.raises(ValueError, match="starts on a multiple of 8 and has no step"):
         store.alive(1, slice(4, 100))
@@ -87,10 +87,10 @@ def test_masks_of_all_iterations(run: Drawn, store: TripleStore) -> None:
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_a_scan_is_all_of_it_in_order(run: Drawn, store: TripleStore, threads: int) -> None:
-    pieces = list(store.scan("theta", "survival", threads=threads))
-    assert [span.start for span, _ in pieces] == [0, *(span.stop for span, _ in pieces[:-1])]
-    assert np.array_equal(np.concatenate([columns["theta"] for _, columns in pieces]), run.theta)
-    assert np.array_equal(np.concatenate([columns["survival"] for _, columns in pieces]), run.survival)
+    windows = list(store.scan("theta", "survival", threads=threads))
+    assert [span.start for span, _ in windows] == [0, *(span.stop for span, _ in windows[:-1])]
+    assert np.array_equal(np.concatenate([columns["theta"] for _, columns in windows]), run.theta)
+    assert np.array_equal(np.concatenate([columns["survival"] for _, columns in windows]), run.survival)
 
 
 def test_shares_of_a_scan_are_all_of_it(store: TripleStore) -> None:

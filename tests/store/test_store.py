@@ -206,7 +206,7 @@ def test_grids() -> None:
     assert (large.shard, large.chunk, large.shards) == (1 << 24, 1 << 18, 9)
     for size in (1, 4096, 50_200, 11_164_352, 10**9):
         grid = Grid.of(size)
-        shards = [grid.span(k) for k in range(grid.shards)]
+        shards = [grid.indices(k) for k in range(grid.shards)]
         assert shards[0].start == 0
         assert shards[-1].stop == size
         assert all(a.stop == b.start for a, b in itertools.pairwise(shards))
