@@ -201,7 +201,7 @@ def _fit(folder: Path, size: int, a: Arguments) -> None:
         f"\na fit of the mlp to {size:,} triples, {a.fit_steps} steps of {a.fit_batch_size:,}, {a.memory} for mixing\n"
     )
     table("", "")
-    row("scan for the scale of the inputs, and first step", f"{first:.1f} s")
+    row("the first step", f"{first:.1f} s")
     row("steps", f"{rate:.1f} a second")
     row("validation", f"{validation:.1f} s")
     row("peak memory of the process", f"{peak:.2f} GiB")

@@ -71,9 +71,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """432 MB of triples."""
+    """216 MB of triples."""
     path = tmp_path_factory.mktemp("large")
-    write_large(path, 48_000_000, 1 << 20)
+    write_large(path, 24_000_000, 1 << 20)
     yield path
     shutil.rmtree(path)
 
@@ -86,9 +86,9 @@ def survives(target: Callable[..., None], *arguments: object) -> bool:
 
 @pytest.mark.parametrize("pipeline", ["zarr", "auto"])
 def test_a_store_larger_than_memory(large: Path, small: Path, pipeline: str) -> None:
-    assert not survives(read_all, large, small, pipeline, 200 * MB)
-    assert survives(iterate, large, small, pipeline, "16MB", 200 * MB)
-    assert survives(scan, large, small, pipeline, 200 * MB)
+    assert not survives(read_all, large, small, pipeline, 120 * MB)
+    assert survives(iterate, large, small, pipeline, "16MB", 120 * MB)
+    assert survives(scan, large, small, pipeline, 120 * MB)
 
 
 @pytest.mark.long

@@ -79,7 +79,7 @@ def test_the_same_bytes_as_in_a_folder(bucket: str, local: Path, tmp_path: Path)
     assert tree(tmp_path / "back") == tree(local)
 
 
-@pytest.mark.parametrize("until", range(5))
+@pytest.mark.parametrize("until", [0, 1, 4])
 def test_an_unfinished_store_is_refused_and_goes_on(bucket: str, until: int, local: Path) -> None:
     url = f"{bucket}/s"
     write_remote(url, until)
@@ -98,8 +98,16 @@ def test_an_object_is_written_once(bucket: str) -> None:
     assert np.array_equal(one.store.theta(), THETA.numpy())
 
 
-@pytest.mark.parametrize("name", ["theta/c/1", "alive/c/1/2", "grad/zarr.json", "ledger.json", "complete"])
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("theta/c/1", "flip"),
+        ("alive/c/1/2", "truncate"),
+        ("grad/zarr.json", "flip"),
+        ("ledger.json", "delete"),
+        ("complete", "delete"),
+    ],
+)
 def test_damage_is_never_read_as_numbers(bucket: str, name: str, damage: str, local: Path) -> None:
     storage = storage_of(f"{bucket}/s")
     copy(TripleStore.open(local), str(storage))
