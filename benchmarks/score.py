@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from autosparse.autos import AutoS, Features, FitConfig, Scale, Surface, fit
-from autosparse.autos.autos import make_network
+from autosparse.autos.backbones import make_network
 from autosparse.command import run
 from autosparse.errors import UserError
 from autosparse.pruning import Mask, keep_top

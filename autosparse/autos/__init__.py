@@ -1,6 +1,7 @@
 """The learned criterion: a network that predicts survival from a parameter's initial value and gradient."""
 
-from autosparse.autos.autos import BACKBONES, AutoS
+from autosparse.autos.autos import AutoS
+from autosparse.autos.backbones import BACKBONES
 from autosparse.autos.criterion import AutoSCriterion
 from autosparse.autos.evaluate import tabulate_held_out, tabulate_states, validate, validate_states
 from autosparse.autos.features import Features, Scale

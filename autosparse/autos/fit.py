@@ -12,7 +12,8 @@ from accelerate.utils import broadcast
 from torch import Tensor
 from torch.nn import functional as F
 
-from autosparse.autos.autos import BACKBONES, AutoS, make_network
+from autosparse.autos.autos import AutoS
+from autosparse.autos.backbones import BACKBONES, make_network
 from autosparse.autos.condense import condense
 from autosparse.autos.features import STORED, Features, Scale
 from autosparse.autos.labels import LABELS, label_table

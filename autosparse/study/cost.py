@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autosparse import networks
-from autosparse.autos.autos import BACKBONES
+from autosparse.autos.backbones import BACKBONES
 from autosparse.autos.trajectory import SAMPLES
 from autosparse.cluster import Job, Stage
 from autosparse.criteria import make_criterion

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from autosparse.autos import AutoS, Surface
-from autosparse.autos.autos import make_network
+from autosparse.autos.backbones import make_network
 from autosparse.cluster import Job
 from autosparse.criteria import ONE_SHOT
 from autosparse.irp import SCORING_BATCH

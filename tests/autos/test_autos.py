@@ -9,7 +9,7 @@ from torch import nn
 
 import autosparse
 from autosparse.autos import BACKBONES, AutoS, AutoSCriterion, Features, FitConfig, Scale, fit, validate
-from autosparse.autos.autos import make_network
+from autosparse.autos.backbones import make_network
 from autosparse.autos.evaluate import overlap, spearman
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.data import ImageData

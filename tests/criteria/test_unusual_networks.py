@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import autosparse
 from autosparse.autos import AutoS, AutoSCriterion, Features
-from autosparse.autos.autos import make_network
+from autosparse.autos.backbones import make_network
 from autosparse.criteria import CRITERIA
 from autosparse.criteria.force import Force
 from autosparse.criteria.rounds import Rounds
