@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from autosparse import networks
 from autosparse.api import check_sparsity
-from autosparse.autos import AutoS, AutoSCriterion, FitConfig, Surface, fit, tabulate_held_out
+from autosparse.autos import AutoS, AutoSCriterion, FitConfig, StoredSamples, Surface, fit, tabulate_held_out
 from autosparse.command import run
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.snip import snip
@@ -97,9 +97,9 @@ def _fitted(folder: Path) -> Path:
     model = networks.build("lenet-300-100", images.shape, images.classes)
     recipe = Recipe(2, "adam", 1.2e-3)
     rewind_pruning(model, ImageData(images), snip, Geometric(4, 0.01), recipe, folder / "run", accelerator)
-    stores = [TripleStore.open(folder / "run")]
-    autos = fit(stores, FitConfig(max_steps=200), accelerator)
-    tabulate_held_out(autos, stores).save(folder / "autos")
+    samples = StoredSamples([TripleStore.open(folder / "run")], FitConfig(max_steps=200))
+    autos = fit(samples, accelerator)
+    tabulate_held_out(autos, samples).save(folder / "autos")
     autos.save(folder / "autos")
     return folder / "autos"
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from autosparse.autos import FitConfig, fit, validate
+from autosparse.autos import FitConfig, StoredSamples, fit, validate
 from autosparse.command import run
 from autosparse.pruning import Mask
 from autosparse.sizes import format_size, parse_size
@@ -134,9 +134,10 @@ def fit_to(folder: Path, a: Arguments) -> tuple[float, float, float, float]:
 
     config = FitConfig(max_steps=a.fit_steps, batch_size=a.fit_batch_size, memory=a.memory)
     start = time.perf_counter()
-    autos = fit([store], config, Accelerator(), threads=a.threads, progress=progress)
+    samples = StoredSamples([store], config, a.threads)
+    autos = fit(samples, Accelerator(), progress=progress)
     fitted = time.perf_counter()
-    validate(autos, store)
+    validate(autos, samples)
     rate = (len(steps) - 1) / max(steps[-1] - steps[0], 1e-9)
     return steps[0] - start, rate, time.perf_counter() - fitted, peak_memory()
 

@@ -29,7 +29,7 @@ class Arguments:
     features: str = "scaled"
     """scaled: by their size over the network, compressed; raw: as they are."""
     epochs: int = 10
-    """Passes over the triples, or as many draws as --condense says."""
+    """Passes over the triples."""
     max_steps: int = 0
     """Stop earlier, after so many steps; 0 for no such limit."""
     batch_size: int = 1024
@@ -46,9 +46,9 @@ class Arguments:
     resolution: int = 512
     """Nodes an axis, at most, of the table that prunes in place of the network; the network is asked at each. For three
     inputs, as many nodes in all as for two."""
-    condense: int = 0
-    """Cells, at most, that one pass condenses the triples into, to be fitted to in their place: 65536, say, where the
-    triples are many more; 0 to fit to the triples."""
+    samples: int = 0
+    """Triples, drawn evenly from everywhere, to fit to in place of all of them: 65536, say, where they are many more;
+    0 to fit to all."""
     rounds: int = 1
     """In how many the criterion prunes; above 1 it is fitted to what each iteration of the runs has left, measured
     anew, for which the runs' data must be there."""
@@ -88,7 +88,7 @@ def plan(a: Arguments) -> list[FitRun]:
                 a.weights,
                 a.label,
                 a.resolution,
-                a.condense,
+                a.samples,
                 a.rounds,
                 a.anneal,
             ),

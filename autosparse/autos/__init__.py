@@ -2,12 +2,15 @@
 
 from autosparse.autos.autos import AutoS
 from autosparse.autos.backbones import BACKBONES
+from autosparse.autos.config import FitConfig
 from autosparse.autos.criterion import AutoSCriterion
-from autosparse.autos.evaluate import tabulate_held_out, tabulate_states, validate, validate_states
+from autosparse.autos.evaluate import tabulate_held_out, validate
 from autosparse.autos.features import Features, Scale
-from autosparse.autos.fit import FitConfig, fit
+from autosparse.autos.fit import fit
+from autosparse.autos.samples import Samples
+from autosparse.autos.stored import StoredSamples
 from autosparse.autos.table import Surface
-from autosparse.autos.trajectory import States, states_of
+from autosparse.autos.trajectory import States, TrajectorySamples, states_of
 
 __all__ = [
     "BACKBONES",
@@ -15,13 +18,14 @@ __all__ = [
     "AutoSCriterion",
     "Features",
     "FitConfig",
+    "Samples",
     "Scale",
     "States",
+    "StoredSamples",
     "Surface",
+    "TrajectorySamples",
     "fit",
     "states_of",
     "tabulate_held_out",
-    "tabulate_states",
     "validate",
-    "validate_states",
 ]

@@ -55,6 +55,11 @@ class AutoS:
     card: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @property
     def label(self) -> str:
         """What it learned of survival: one of `labels.LABELS`."""
         return str(self.card.get("fit", {}).get("label", "share"))

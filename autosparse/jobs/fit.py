@@ -2,21 +2,13 @@
 
 import logging
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from autosparse.autos import (
-    FitConfig,
-    States,
-    fit,
-    tabulate_held_out,
-    tabulate_states,
-    validate,
-    validate_states,
-)
+from autosparse.autos import FitConfig, Samples, StoredSamples, TrajectorySamples, fit, tabulate_held_out, validate
 from autosparse.autos.autos import CARD, WEIGHTS, gradient_mode
 from autosparse.autos.fit import number_of_steps
 from autosparse.cluster import Job, provenance
@@ -72,9 +64,9 @@ class FitRun(Job):
         more = f"-and-{len(self.runs) - 1}-more" if len(self.runs) > 1 else ""
         how, features = self.how, self.how.features
         label = f"_{how.label}" if how.label != "share" else ""
-        condensed = f"_c{how.condense}" if how.condense else ""
+        samples = f"_n{how.samples}" if how.samples else ""
         rounds = f"_r{how.rounds}" if how.rounds > 1 else ""
-        details = f"{how.backbone}_{features.inputs}_{features.transform}{label}{condensed}{rounds}_s{how.seed}"
+        details = f"{how.backbone}_{features.inputs}_{features.transform}{label}{samples}{rounds}_s{how.seed}"
         return self.output / "autos" / (self.name or f"{labels}{more}_{details}")
 
     def missing(self) -> str | None:
@@ -98,11 +90,9 @@ class FitRun(Job):
         return is_json(self.folder / CARD) and (self.folder / WEIGHTS).is_file()
 
     def run(self, accelerator: Accelerator) -> None:
-        stores = [TripleStore.open(run) for run in self.runs]
-        gradient_mode([store.run for store in stores])  # all must be the same
         start = time.perf_counter()
-        states = [remeasure(store, self.how, self.data_root, accelerator) for store in stores if self.how.by_states]
-        steps = number_of_steps(stores, self.how, accelerator, states)
+        samples = self._samples(accelerator)
+        steps = number_of_steps(self.how, len(samples.batches(accelerator)))
         reading = Counters()
         with progress(self.folder, steps, "fit", accelerator.is_main_process) as bar:
 
@@ -112,60 +102,41 @@ class FitRun(Job):
                 bar.update(steps, str(counters))
 
             checkpoint = Checkpoint(self.folder / "checkpoint.pt", "fit", write=accelerator.is_main_process)
-            autos = fit(
-                stores,
-                self.how,
-                accelerator,
-                states=states,
-                resume=checkpoint,
-                threads=self.threads,
-                progress=follow,
-            )
+            autos = fit(samples, accelerator, resume=checkpoint, progress=follow)
         log.info("%s", reading)
         seconds = time.perf_counter() - start
-        told = [validate_states(autos, run) for run in states] or [
-            validate(autos, store, self.how.seed) for store in stores
-        ]
-        metrics = [{"run": run, **of} for run, of in zip(self.runs, told, strict=True)]
+        metrics = [{"run": run, **validate(autos, samples, k)} for k, run in enumerate(self.runs)]
         autos.card |= {"held_out": metrics, "seconds": {"fit": seconds}, "versions": provenance.versions()}
         if self.leave_one_out:
             autos.card["leave_one_out"] = [
-                {"run": run, **self._without(k, stores, states, accelerator)} for k, run in enumerate(self.runs)
+                {"run": run, **self._without(k, samples, accelerator)} for k, run in enumerate(self.runs)
             ]
         for of in metrics:
             log.info("held out of %s: MSE %.5f of %.5f, Spearman %.3f", *(of[k] for k in _SHOWN))
         if accelerator.is_main_process:
-            if states:
-                surface = tabulate_states(autos, states, self.how.seed, self.how.resolution)
-            else:
-                surface = tabulate_held_out(autos, stores, self.how.seed, self.how.resolution)
+            surface = tabulate_held_out(autos, samples)
             log.info("surface: %s nodes, off by %.1e at most", tuple(surface.table.shape), surface.error["max"])
             surface.save(self.folder)  # before the network, which says that the run is complete
             autos.save(self.folder)
         accelerator.wait_for_everyone()
         checkpoint.remove()
 
-    def _without(
-        self, left_out: int, stores: list[TripleStore], states: list[States], accelerator: Accelerator
-    ) -> dict[str, Any]:
+    def _samples(self, accelerator: Accelerator) -> Samples:
+        """What is fitted to."""
+        stores = [TripleStore.open(run) for run in self.runs]
+        gradient_mode([store.run for store in stores])  # all must be the same
+        if not self.how.by_states:
+            return StoredSamples(stores, self.how, self.threads)
+        states = [remeasure(store, self.how, self.data_root, accelerator) for store in stores]
+        return TrajectorySamples(stores, self.how, states)
+
+    def _without(self, left_out: int, samples: Samples, accelerator: Accelerator) -> dict[str, Any]:
         """Metrics on one run of a fit to the others."""
-        kept = [k for k in range(len(stores)) if k != left_out]
-        how = replace(self.how, weights=tuple(self.how.weights[k] for k in kept if self.how.weights))
-        checkpoint = Checkpoint(
-            self.folder / f"checkpoint-without-{left_out}.pt", "fit", write=accelerator.is_main_process
-        )
-        autos = fit(
-            [stores[k] for k in kept],
-            how,
-            accelerator,
-            states=[states[k] for k in kept if states],
-            resume=checkpoint,
-            threads=self.threads,
-        )
-        if states:
-            metrics = validate_states(autos, states[left_out], part="all")
-        else:
-            metrics = validate(autos, stores[left_out], part="all")
+        others = [run for run in range(len(self.runs)) if run != left_out]
+        path = self.folder / f"checkpoint-without-{left_out}.pt"
+        checkpoint = Checkpoint(path, "fit", write=accelerator.is_main_process)
+        autos = fit(samples.only(others), accelerator, resume=checkpoint)
+        metrics = validate(autos, samples, left_out, part="all")
         accelerator.wait_for_everyone()
         checkpoint.remove()
         return metrics

@@ -120,12 +120,11 @@ def _rounds(name: str) -> int:
 
 
 def _an_epoch(fit: FitRun, runs: Sequence[IRPRun]) -> int:
-    """Triples, cells or samples of states that a fit sees in an epoch."""
-    if fit.how.condense:
-        return fit.how.condense
+    """Triples or samples of states that a fit sees in an epoch."""
     sizes = [_network(run.setting)[1] for run in runs]
     if not fit.how.by_states:
-        return sum(count(0, size, fit.how.seed, "train") for size in sizes)
+        triples = sum(count(0, size, fit.how.seed, "train") for size in sizes)
+        return min(fit.how.samples or triples, triples)
     alive = [
         min(SAMPLES, keep_count(run.make_schedule().density(i), size))
         for run, size in zip(runs, sizes, strict=True)

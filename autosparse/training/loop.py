@@ -1,13 +1,11 @@
 """Training a masked network: one loop for every network, recipe and number of processes."""
 
-import contextlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +14,7 @@ from autosparse.errors import UserError
 from autosparse.pruning import Mask
 from autosparse.seeds import streams
 from autosparse.training.checkpoint import Checkpoint
+from autosparse.training.epoch import end_epoch, private_generators
 from autosparse.training.recipe import Recipe
 
 
@@ -86,7 +85,7 @@ def train(
     compiled = torch.compile(model) if recipe.compile else model
     network = accelerator.prepare_model(compiled)
 
-    with _private_generators(accelerator.device):
+    with private_generators(accelerator.device):
         for epoch in range(first_epoch, recipe.epochs):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(epoch)
@@ -106,12 +105,7 @@ def train(
                     here = {"epoch": epoch, "step": step + 1, "history": history, "total": total.item()}
                     resume.save(model, optimizer, here)
             first_step = 0
-            everywhere = accelerator.reduce(total, "sum").item()
-            if not math.isfinite(everywhere):
-                raise UserError(f"the loss is {everywhere} in epoch {epoch + 1} ({_first_not_finite(model)})")
-            mean_loss = broadcast(total).item() / len(batches)
-            total.zero_()
-            broadcast(list(model.buffers()))  # each process has seen its own part through batch norm
+            mean_loss = end_epoch(model, total, len(batches), epoch, accelerator)
             validation = evaluate(model, data, "validation", accelerator, recipe) if data.has_validation else None
             test = evaluate(model, data, "test", accelerator, recipe)
             history.append(Epoch(epoch=epoch + 1, loss=mean_loss, test=test, validation=validation))
@@ -167,20 +161,6 @@ def _removed(model: nn.Module, mask: Mask) -> list[tuple[nn.Parameter, Tensor]]:
 def _hold(removed: list[tuple[nn.Parameter, Tensor]]) -> None:
     for weight, where in removed:
         weight.masked_fill_(where, 0.0)
-
-
-@contextlib.contextmanager
-def _private_generators(device: torch.device) -> Iterator[None]:
-    """Leave the global generators as they were found."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-
-
-def _first_not_finite(model: nn.Module) -> str:
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            return f"first layer that is not finite: {name}"
-    return "all weights are finite: the inputs or the learning rate are at fault"
 
 
 def summarize(history: list[Epoch]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 import autosparse
-from autosparse.autos import BACKBONES, AutoS, AutoSCriterion, Features, FitConfig, Scale, fit, validate
+from autosparse.autos import BACKBONES, AutoS, AutoSCriterion, Features, FitConfig, Scale, StoredSamples, fit, validate
 from autosparse.autos.backbones import make_network
 from autosparse.autos.evaluate import overlap, spearman
 from autosparse.criteria.gradient import mean_gradient
@@ -28,11 +28,11 @@ def store(irp_run: Path) -> TripleStore:
 
 @pytest.fixture(scope="module")
 def fitted(store: TripleStore, accelerator: Accelerator) -> AutoS:
-    return fit([store], replace(CONFIG, epochs=2), accelerator)
+    return fit(StoredSamples([store], replace(CONFIG, epochs=2)), accelerator)
 
 
 def test_the_fit_predicts_what_was_held_out(fitted: AutoS, store: TripleStore) -> None:
-    metrics = validate(fitted, store)
+    metrics = validate(fitted, StoredSamples([store], CONFIG))
     assert metrics["samples"] == pytest.approx(len(store) / 10, abs=1)
     assert metrics["mse"] < 0.9 * metrics["variance"]
     assert metrics["spearman"] > 0.3
@@ -74,7 +74,7 @@ def test_scores_do_not_depend_on_the_scale_of_the_loss(fitted: AutoS, store: Tri
 
 @pytest.mark.parametrize("inputs", ["param", "grad"])
 def test_one_input_ignores_the_other(inputs: str, store: TripleStore, accelerator: Accelerator) -> None:
-    autos = fit([store], replace(CONFIG, features=Features(inputs=inputs)), accelerator)
+    autos = fit(StoredSamples([store], replace(CONFIG, features=Features(inputs=inputs), max_steps=30)), accelerator)
     theta, grad = torch.from_numpy(store.theta()), torch.from_numpy(store.grad())
     changed = (theta, grad.flip(0)) if inputs == "param" else (theta.flip(0), grad)
     assert torch.equal(autos.score(*changed), autos.score(theta, grad))
@@ -140,14 +140,14 @@ def test_a_stopped_fit_ends_with_the_same_bits(
         if calls > 100:
             raise StoppedError
 
-    config = replace(CONFIG, backbone="dropout", epochs=2)
-    whole = fit([store], config, accelerator)
+    samples = StoredSamples([store], replace(CONFIG, backbone="dropout", epochs=2))
+    whole = fit(samples, accelerator)
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(StoppedError):
-        fit([store], config, accelerator, resume=Checkpoint(path, "fit", 0), progress=die)
+        fit(samples, accelerator, resume=Checkpoint(path, "fit", 0), progress=die)
     done: list[int] = []
     resumed = fit(
-        [store], config, accelerator, resume=Checkpoint(path, "fit", 60), progress=lambda steps, _: done.append(steps)
+        samples, accelerator, resume=Checkpoint(path, "fit", 60), progress=lambda steps, _: done.append(steps)
     )
     assert done[0] == 100
     expected = whole.network.state_dict()
@@ -159,18 +159,17 @@ def test_a_stopped_fit_ends_with_the_same_bits(
 def test_several_stores_each_by_its_own_scale_and_iterations(
     store: TripleStore, accelerator: Accelerator, fitted: AutoS
 ) -> None:
-    both = fit([store, store], CONFIG, accelerator)
+    samples = StoredSamples([store, store], CONFIG)
+    both = fit(samples, accelerator)
     assert len(both.card["runs"]) == 2
-    assert validate(both, store)["mse"] == pytest.approx(validate(fitted, store)["mse"], rel=0.1)
+    assert validate(both, samples, 1)["mse"] == pytest.approx(validate(fitted, samples, 1)["mse"], rel=0.1)
 
 
 def test_a_fit_can_be_bounded_in_steps(store: TripleStore, accelerator: Accelerator) -> None:
     steps = list[int]()
     half = fit(
-        [store],
-        replace(CONFIG, epochs=3, max_steps=130, memory="64MB", weights=(0.5,)),
+        StoredSamples([store], replace(CONFIG, epochs=3, max_steps=130, memory="64MB", weights=(0.5,)), threads=0),
         accelerator,
-        threads=0,
         progress=lambda done, counters: steps.append(counters.samples),
     )
     per_epoch = len(store) * 9 // 10 // 2 // CONFIG.batch_size

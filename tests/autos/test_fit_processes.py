@@ -12,7 +12,7 @@ from autosparse.autos import AutoS
 SCRIPT = """
 import sys
 from pathlib import Path
-from autosparse.autos import FitConfig, fit
+from autosparse.autos import FitConfig, StoredSamples, fit
 from autosparse.cluster import process
 from autosparse.store import TripleStore
 from autosparse.training import Checkpoint
@@ -29,7 +29,7 @@ def die(done, counters):
 
 config = FitConfig(epochs=2, batch_size=1536, memory="64MB")
 checkpoint = Checkpoint(folder / "checkpoint.pt", "fit", 0, write=accelerator.is_main_process)
-autos = fit([TripleStore.open(run)], config, accelerator, resume=checkpoint, progress=die)
+autos = fit(StoredSamples([TripleStore.open(run)], config), accelerator, resume=checkpoint, progress=die)
 if accelerator.is_main_process:
     autos.save(folder)
 print("done", steps[0], sum(steps), flush=True)

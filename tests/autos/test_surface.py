@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, nn
 
 import autosparse
-from autosparse.autos import AutoS, AutoSCriterion, Features, Scale, Surface, lookup, tabulate_held_out
+from autosparse.autos import (
+    AutoS,
+    AutoSCriterion,
+    Features,
+    FitConfig,
+    Scale,
+    StoredSamples,
+    Surface,
+    lookup,
+    tabulate_held_out,
+)
 from autosparse.data import ImageData
 from autosparse.errors import UserError
 from autosparse.pruning import Layer, Layout, Mask, keep_top
@@ -197,7 +207,9 @@ def test_a_fit_leaves_a_surface_and_prunes_as_its_network_does(
     autos, surface = AutoS.load(folder), Surface.load(folder)
     assert RUN in folder.name
     assert surface.error["samples"] > 500
-    assert tabulate_held_out(autos, [TripleStore.open(irp_run)]).error == pytest.approx(surface.error, rel=1e-3)
+    assert tabulate_held_out(autos, StoredSamples([TripleStore.open(irp_run)], FitConfig())).error == pytest.approx(
+        surface.error, rel=1e-3
+    )
     alone, both = tmp_path / "alone", folder
     alone.mkdir()
     for name in ("surface.json", "surface.safetensors"):

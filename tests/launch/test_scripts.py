@@ -111,7 +111,7 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         ("irp", ["--cluster", "inline", "--mem", "1GB"], "--mem does nothing with --cluster inline"),
         ("autos", [], "--runs"),
         ("autos", ["--runs", "/none"], "cannot fit to /none: no triple store"),
-        ("autos", ["--runs", "/none", "--condense", "5"], "--condense must be 0 or at least 16, got 5"),
+        ("autos", ["--runs", "/none", "--samples", "5"], "samples must be 0 or at least 1,024, got 5"),
         ("prune", ["--sparsities", "0.9", "1.5"], "sparsity must lie between 0 and 1"),
         ("prune", ["--criteria", "/none/autos"], "no saved AutoS in /none/autos"),
         (
@@ -259,15 +259,15 @@ def test_leave_one_out_reports_each_run_by_a_fit_to_the_others(script: Script, i
     assert script("autos", "--runs", irp_run, *fit) == 2  # one run leaves no others
 
 
-def test_a_condensed_fit_is_a_run_of_its_own(script: Script, irp_run: Path, tmp_path: Path) -> None:
+def test_a_fit_to_some_triples_is_a_run_of_its_own(script: Script, irp_run: Path, tmp_path: Path) -> None:
     fit = ["--runs", irp_run, "--epochs", "1", "--batch-size", "8192", "--resolution", "8", "--output", tmp_path]
     assert script("autos", *fit) == 0
-    assert script("autos", *fit, "--condense", "16384") == 0
-    full, condensed = (tmp_path / "autos" / f"{RUN}_mlp_both_scaled{how}_s0" for how in ("", "_c16384"))
-    cards = [json.loads((folder / "autos.json").read_text())["card"] for folder in (full, condensed)]
-    assert [card["fit"]["condense"] for card in cards] == [0, 16384]
-    assert json.loads((condensed / "progress.json").read_text())["total"] == 2
-    assert "condense: 16384" in (condensed / "config.yaml").read_text()
+    assert script("autos", *fit, "--samples", "16384") == 0
+    full, some = (tmp_path / "autos" / f"{RUN}_mlp_both_scaled{how}_s0" for how in ("", "_n16384"))
+    cards = [json.loads((folder / "autos.json").read_text())["card"] for folder in (full, some)]
+    assert [card["fit"]["samples"] for card in cards] == [0, 16384]
+    assert json.loads((some / "progress.json").read_text())["total"] == 1
+    assert "samples: 16384" in (some / "config.yaml").read_text()
 
 
 def test_a_damaged_run_does_not_keep_the_others_from_running(

@@ -58,7 +58,7 @@ def test_fits_by_hand() -> None:
     assert of(FitRun(OUT, folders[:1], FitConfig(epochs=4)), labels=runs) == 3 * MLP * 4 * learned
     assert of(FitRun(OUT, folders, FitConfig(epochs=4)), labels=runs) == 2 * 3 * MLP * 4 * learned
     assert of(FitRun(OUT, folders, FitConfig(max_steps=7)), labels=runs) == 3 * MLP * 7 * 1024
-    assert of(FitRun(OUT, folders, FitConfig(epochs=4, condense=500)), labels=runs) == 3 * MLP * 4 * 500
+    assert of(FitRun(OUT, folders, FitConfig(epochs=4, samples=5000)), labels=runs) == 3 * MLP * 4 * 5000
     short = IRPRun(OUT, MNIST, iterations=4)  # 266,200 and 84,180 weights are more than are sampled of each
     states = FitRun(OUT, (str(short.folder),), FitConfig(epochs=1, rounds=30))
     assert of(states, labels=(short,)) == 3 * MLP * round(0.9 * (65_536 + 65_536 + 26_620 + 8418))
