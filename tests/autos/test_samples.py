@@ -13,6 +13,7 @@ from autosparse.autos.sampler import WeightedSampler
 from autosparse.errors import UserError
 from autosparse.store import TripleStore, order
 
+pytestmark = pytest.mark.usefixtures("small_mlp")
 CONFIG = FitConfig(samples=4096, batch_size=512, epochs=3)
 
 

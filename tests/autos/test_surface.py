@@ -182,9 +182,8 @@ def test_nan_reads_as_nan() -> None:
 
 
 @pytest.mark.skipif(not lookup.has_compiler(), reason="no C++ compiler")
-@pytest.mark.parametrize("inputs", ["both", "grad"])
-def test_compiled_or_not_the_scores_agree(inputs: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    autos, (theta, grad) = bent(Features(inputs=inputs)), parameters(300_001)
+def test_compiled_or_not_the_scores_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    autos, (theta, grad) = bent(Features()), parameters(300_001)
     theta[0] *= 1e6
     surface = autos.surface(theta, grad, resolution=64)
     plain, outside = surface.read(theta, grad, scale=Scale.of(theta, grad))

@@ -33,6 +33,7 @@ from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.store import TripleStore, order
 from autosparse.training import Checkpoint
 
+pytestmark = pytest.mark.usefixtures("small_mlp")
 Script = Callable[..., int]
 FEATURES = Features(inputs="both+flow")
 CONFIG = FitConfig(features=FEATURES, rounds=3, max_steps=40, epochs=9, anneal=True)
@@ -49,7 +50,7 @@ def states(store: TripleStore, model: nn.Module, data: ImageData) -> States:
 
 
 @pytest.fixture(scope="module")
-def fitted(store: TripleStore, accelerator: Accelerator) -> AutoS:
+def fitted(store: TripleStore, accelerator: Accelerator, small_mlp: None) -> AutoS:
     images = load("digits")
     model = networks.build("lenet-300-100", images.shape, images.classes, seed=0)
     batches = ImageData(images, validation=0.1).scoring(256, 2)
