@@ -75,10 +75,9 @@ def test_two_processes_stopped_in_an_epoch_end_with_the_same_bits(folder: Path) 
 
 def test_a_fit_goes_on_with_another_number_of_processes(folder: Path, irp_run: Path, accelerator: Accelerator) -> None:
     samples, steps = StoredSamples([TripleStore.open(irp_run)], CONFIG), list[int]()
-    alone = fit(samples, accelerator)
     resume = Checkpoint(folder / "cut.pt", "fit")
     cut = fit(samples, accelerator, resume=resume, progress=lambda done, counters: steps.append(done))
     assert steps == [39] + [1] * 19
-    # the same batches, but batch norm saw half of them at a time
-    assert cut.card["losses"] == pytest.approx(alone.card["losses"], rel=0.1)
-    assert cut.card["losses"][0] == AutoS.load(folder / "whole").card["losses"][0]
+    losses = AutoS.load(folder / "whole").card["losses"]
+    assert cut.card["losses"][0] == losses[0]
+    assert cut.card["losses"][1] == pytest.approx(losses[1], rel=0.1)  # batch norm saw twice as many at a time

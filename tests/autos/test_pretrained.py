@@ -17,6 +17,7 @@ from autosparse.pruning import Layout, Mask
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1"])
 def test_a_torchvision_model_in_five_lines(name: str) -> None:
+    torch.set_num_threads(1)  # on a busy machine, two would wait for each other in every small convolution
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, num_classes=10)
     batches = [(torch.randn(8, 3, 32, 32), torch.arange(8))]

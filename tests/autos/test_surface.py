@@ -198,6 +198,7 @@ def test_compiled_or_not_the_scores_agree(monkeypatch: pytest.MonkeyPatch) -> No
     assert lookup.make_lookup(theta.device, 1 << 30)[0] is lookup.lookup
 
 
+@pytest.mark.usefixtures("small_mlp")
 def test_a_fit_leaves_a_surface_and_prunes_as_its_network_does(
     script: Callable[..., int], irp_run: Path, model: nn.Module, data: ImageData, tmp_path: Path
 ) -> None:
