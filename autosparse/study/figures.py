@@ -1,6 +1,6 @@
 """Results as figures, each written as SVG and PNG."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,10 @@ def accuracy_curves(pruned: pd.DataFrame, irp: pd.DataFrame, title: str, measure
         axes.errorbar(
             density, 100 * by.mean(), 100 * by.std().fillna(0), marker="o", ms=4, capsize=2, label=_short(name)
         )
-    axes.set_xscale("log")
-    axes.invert_xaxis()
     sparsities = pruned["sparsity"] if len(pruned) else irp["sparsity"][:: max(1, len(irp) // 6)]
-    ticks = sorted({round(100 * (1 - s), 3) for s in sparsities} | {100.0})
-    axes.set_xticks(ticks, [f"{100 - t:g}%" for t in ticks])
-    axes.minorticks_off()
-    _limit(axes, pd.concat([frame[measure] for frame in (pruned, irp) if len(frame)]))
-    axes.set(
-        xlabel="sparsity (share of weights removed, logarithmic in density)", ylabel="test accuracy, %", title=title
-    )
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.25)
+    accuracies = pd.concat([frame[measure] for frame in (pruned, irp) if len(frame)])
+    label = "sparsity (share of weights removed, logarithmic in density)"
+    _accuracy_against_sparsity(axes, {*sparsities, 0.0}, accuracies, xlabel=label, title=title)
     return figure
 
 
@@ -58,22 +50,16 @@ def lines(curves: Mapping[str, pd.DataFrame], title: str) -> Figure:
     """Accuracy against sparsity, a line a method.
 
     Args:
-        curves: by label, rows of `sparsity`, `mean` and `std`, shares.
-        title: of the figure.
+        curves: rows of `sparsity`, `mean` and `std`, shares, by label.
+        title: stands above it.
     """
     figure, axes = _figure(6.8, 4.4)
     for label, rows in curves.items():
         density = 100 * (1 - rows["sparsity"])
         axes.errorbar(density, 100 * rows["mean"], 100 * rows["std"], marker="o", ms=4, capsize=2, label=_short(label))
-    axes.set_xscale("log")
-    axes.invert_xaxis()
-    ticks = sorted({round(100 * (1 - s), 3) for rows in curves.values() for s in rows["sparsity"]})
-    axes.set_xticks(ticks, [f"{100 - t:g}%" for t in ticks])
-    axes.minorticks_off()
-    _limit(axes, pd.concat([rows["mean"] for rows in curves.values()]))
-    axes.set(xlabel="sparsity (logarithmic in density)", ylabel="test accuracy, %", title=title)
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.25)
+    sparsities = {sparsity for rows in curves.values() for sparsity in rows["sparsity"]}
+    means = pd.concat([rows["mean"] for rows in curves.values()])
+    _accuracy_against_sparsity(axes, sparsities, means, xlabel="sparsity (logarithmic in density)", title=title)
     return figure
 
 
@@ -195,9 +181,20 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _limit(axes: Any, accuracies: pd.Series) -> None:
-    """Limits of the accuracies, shares: a criterion at chance must not flatten the differences among the others."""
+def _accuracy_against_sparsity(axes: Any, sparsities: Collection[float], accuracies: pd.Series, **labels: str) -> None:
+    """Finish a plot of accuracies, shares, over densities in per cent, with a tick for each sparsity.
+
+    A criterion at chance must not flatten the differences among the others, and falls below the axis.
+    """
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    ticks = sorted({round(100 * (1 - sparsity), 3) for sparsity in sparsities})
+    axes.set_xticks(ticks, [f"{100 - tick:g}%" for tick in ticks])
+    axes.minorticks_off()
     axes.set_ylim(max(0.0, 100 * accuracies.quantile(0.12) - 6), min(100.0, 100 * accuracies.max() + 1.5))
+    axes.set(ylabel="test accuracy, %", **labels)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.25)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:

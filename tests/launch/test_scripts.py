@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from autosparse.cluster import Resources, launch_graph
-from autosparse.jobs.setting import Setting
 from autosparse.pruning import Mask
 from autosparse.store.__main__ import Arguments, main
 from autosparse.study import load
-from autosparse.study.demo import Plan
+from autosparse.study.experiments import find_scale, stages
 from tests.conftest import RUN, SMALL_IRP, tree
 
 Script = Callable[..., int]
@@ -68,17 +67,17 @@ def test_the_whole_road(script: Script, finished: Path, tmp_path: Path, capsys: 
 def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = Plan(Setting(dataset="digits", epochs=1), "magnitude", 0, 2, 0.9, "tiny", 1, ("random",), (0.9,), (5,))
-    launch_graph(plan.stages(tmp_path), Resources(cluster="inline"), tmp_path)
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    graph = stages(("demo",), find_scale("demo", "smoke", tmp_path))
+    launch_graph(graph, Resources(cluster="inline"), tmp_path)
+    assert len(capsys.readouterr().out.splitlines()) == 7
     page = tmp_path / "report" / "index.html"
     before = page.stat().st_mtime_ns
-    launch_graph(plan.stages(tmp_path), Resources(cluster="inline"), tmp_path)
+    launch_graph(graph, Resources(cluster="inline"), tmp_path)
     assert page.stat().st_mtime_ns == before
     assert capsys.readouterr().err.count(", 0 to run") == 5
-    status = tmp_path / "irp" / "lenet-300-100_digits_magnitude_n2_s0" / "status.json"
+    status = tmp_path / "irp" / "lenet-300-100_digits_snip_n2_s0" / "status.json"
     os.utime(status)  # a run that was made anew
-    launch_graph(plan.stages(tmp_path), Resources(cluster="local"), tmp_path)
+    launch_graph(graph, Resources(cluster="local"), tmp_path)
     assert page.stat().st_mtime_ns > before
 
 
