@@ -133,7 +133,7 @@ class Sections:
         return [job for parts in self.parts.values() for part in parts for job in part.jobs()]
 
     def write(self, document: Document) -> None:
-        if self.scale.name != "full" and self.parts.keys() <= PLANS.keys():
+        if self.scale.name != "full" and "pretrained" not in self.parts:
             self._stand_ins(document)
         folders = dict.fromkeys(job.folder for job in self.jobs())
         document.rows(results.load(*folders), results.load_irp(*folders))
@@ -162,7 +162,9 @@ class ReportRun(Job):
     output: Path
     """The folder of the report itself."""
     title: str
+    """What its page is called."""
     content: Part
+    """What it shows, and whose runs it waits for."""
     identity: Mapping[str, Any] = field(default_factory=dict)
     """What tells it from another report in the same folder."""
 
@@ -193,11 +195,7 @@ def _report(names: Sequence[str], scale: Scale) -> ReportRun:
     if "demo" in parts:
         (overview,) = parts["demo"]
         return ReportRun(scale.output / "report", "AutoSparse report", overview)
-    what = (
-        "The paper's tables and figures"
-        if parts.keys() <= PLANS.keys()
-        else "The criterion that comes with the package"
-    )
+    what = "The criterion that comes with the package" if "pretrained" in parts else "The paper's tables and figures"
     folder = scale.output / "paper" / ("all" if parts.keys() == PLANS.keys() else "-".join(parts))
     sections = Sections(scale, parts)
     return ReportRun(folder, f"{what}, {scale.name} scale", sections, {"names": [*parts], "scale": scale.name})

@@ -15,6 +15,7 @@ from autosparse.autos import AutoS, Scale, Surface
 from autosparse.store import TripleStore, sample
 
 _SAMPLE = 20_000  # points of a scatter plot
+_REACH, _PIXELS = 4.0, 241  # of a map, from its middle in root mean squares, and along an axis
 _BESIDE = (1e-4, 1e-2, 1.0)  # of its mean: flow, which a map cannot show on its axes
 _LABELS = {
     "share": "survival / N",
@@ -24,23 +25,23 @@ _LABELS = {
 }
 
 
-def accuracy_curves(pruned: pd.DataFrame, irp: pd.DataFrame, title: str, measure: str = "accuracy") -> Figure:
+def accuracy_curves(pruned: pd.DataFrame, irp: pd.DataFrame, title: str) -> Figure:
     """Accuracy against sparsity, mean and deviation over seeds; IRP and the dense network for comparison."""
     figure, axes = _figure(6.4, 4.2)
     if len(irp):
         for name, group in irp.groupby("criterion"):
-            mean = group.groupby("iteration")[["density", measure]].mean()
-            axes.plot(100 * mean["density"], 100 * mean[measure], "k--", lw=1.2, label=f"{name} (iterative)")
-        dense = irp[irp["iteration"] == 0][measure].mean()
+            mean = group.groupby("iteration")[["density", "accuracy"]].mean()
+            axes.plot(100 * mean["density"], 100 * mean["accuracy"], "k--", lw=1.2, label=f"{name} (iterative)")
+        dense = irp[irp["iteration"] == 0]["accuracy"].mean()
         axes.axhline(100 * dense, color="0.6", lw=0.8, ls=":", label="dense")
     for name, group in pruned.groupby("criterion") if len(pruned) else ():
-        by = group.groupby("sparsity")[measure]
+        by = group.groupby("sparsity")["accuracy"]
         density = 100 * (1 - by.mean().index.to_numpy())
         axes.errorbar(
             density, 100 * by.mean(), 100 * by.std().fillna(0), marker="o", ms=4, capsize=2, label=_short(name)
         )
     sparsities = pruned["sparsity"] if len(pruned) else irp["sparsity"][:: max(1, len(irp) // 6)]
-    accuracies = pd.concat([frame[measure] for frame in (pruned, irp) if len(frame)])
+    accuracies = pd.concat([frame["accuracy"] for frame in (pruned, irp) if len(frame)])
     label = "sparsity (share of weights removed, logarithmic in density)"
     _accuracy_against_sparsity(axes, {*sparsities, 0.0}, accuracies, xlabel=label, title=title)
     return figure
@@ -79,9 +80,9 @@ def survival_beside(columns: Mapping[str, NDArray[Any]], survival: NDArray[Any])
     return figure
 
 
-def truth_and_prediction(autos: AutoS, store: TripleStore, seed: int = 0) -> Figure:
+def truth_and_prediction(autos: AutoS, store: TripleStore) -> Figure:
     """Survival over theta and grad, and from both sides: as it was, and as predicted (paper, Figures 1 and 4)."""
-    triples = sample(store, _SAMPLE, seed)
+    triples = sample(store, _SAMPLE, seed=0)
     theta, grad = triples.theta.numpy(), triples.grad.numpy()
     scale = Scale.of_store(store)
     labels = autos.label_table(store.densities)
@@ -107,12 +108,12 @@ def truth_and_prediction(autos: AutoS, store: TripleStore, seed: int = 0) -> Fig
     return figure
 
 
-def learned_map(autos: AutoS, surface: Surface | None = None, reach: float = 4.0, resolution: int = 241) -> Figure:
+def learned_map(autos: AutoS, surface: Surface | None = None) -> Figure:
     """The learned score over theta and grad, in root mean squares of a network (paper, section 6.1).
 
     Drawn from the surface, if it is given. What is seen beside theta and grad has a panel for each of some values.
     """
-    line = torch.linspace(-reach, reach, resolution)
+    line = torch.linspace(-_REACH, _REACH, _PIXELS)
     grad, theta = (values.reshape(-1).to(_device()) for values in torch.meshgrid(line, line, indexing="ij"))
     others = autos.features.columns[2:]
     panels = [dict.fromkeys(others, value) for value in _BESIDE] if others else [{}]
@@ -120,14 +121,14 @@ def learned_map(autos: AutoS, surface: Surface | None = None, reach: float = 4.0
     maps = []
     for panel in panels:
         at = (theta, grad, *(torch.full_like(theta, value) for value in panel.values()))
-        maps.append(scorer.score(*at, scale=Scale((1.0,) * len(at))).view(resolution, resolution).cpu().numpy())
+        maps.append(scorer.score(*at, scale=Scale((1.0,) * len(at))).view(_PIXELS, _PIXELS).cpu().numpy())
     figure = Figure(figsize=(1.6 + 4 * len(panels), 4.6), layout="constrained")
     low, high = min(values.min() for values in maps), max(values.max() for values in maps)
     for axes, panel, values in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, maps, strict=True):
         image = axes.imshow(
             values,
             origin="lower",
-            extent=(-reach, reach, -reach, reach),
+            extent=(-_REACH, _REACH, -_REACH, _REACH),
             cmap="viridis",
             aspect="auto",
             vmin=low,

@@ -123,7 +123,7 @@ def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "accu
     return table.rename_axis(index="criterion")
 
 
-def iterations_table(irp: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
+def iterations_table(irp: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of every mask of IRP in per cent, over seeds: a row a sparsity, a column a criterion.
 
     Raises:
@@ -131,7 +131,7 @@ def iterations_table(irp: pd.DataFrame, measure: str = "accuracy") -> pd.DataFra
     """
     one_recipe(irp)
     sparsity = irp["sparsity"].map(lambda value: f"{100 * value:.2f}%")
-    cells = irp.groupby([sparsity, "criterion"], sort=False)[measure].agg(cell)
+    cells = irp.groupby([sparsity, "criterion"], sort=False)["accuracy"].agg(cell)
     return cells.unstack(fill_value="–")
 
 
@@ -141,7 +141,7 @@ def dense_accuracy(irp: pd.DataFrame, measure: str = "accuracy") -> str:
 
 
 def nearest(irp: pd.DataFrame, sparsity: float) -> pd.DataFrame:
-    """Of each run, the mask whose density is nearest to a sparsity's, where it is within 5%."""
+    """The mask of each run whose density is nearest to a sparsity's, where it is within 5%."""
     distance = (irp["density"] / (1.0 - sparsity) - 1.0).abs()
     best = distance.groupby(irp["folder"]).idxmin()
     return irp.loc[best[distance.loc[best].to_numpy() <= _NEAR]]
