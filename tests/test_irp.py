@@ -2,11 +2,7 @@
 
 import itertools
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +25,8 @@ from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.verify import problems
 from autosparse.training import Recipe, train
-from tests.conftest import ROOT, RUN, SMALL_IRP, tree
+from tests.conftest import RUN, SMALL_IRP, tree
+from tests.waiting import waiting_irp
 
 N = 3
 RECIPE = Recipe(1, "nesterov", 0.05, batch_size=128)
@@ -61,6 +58,14 @@ def run(
         accelerator,
         **more,
     )
+
+
+@pytest.fixture(scope="module")
+def whole(images: Images, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a run leaves that nothing stops."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder, images, accelerator)
+    return tree(folder)
 
 
 def test_the_triples_are_those_of_the_algorithm(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
@@ -114,9 +119,8 @@ def test_a_second_call_does_nothing(images: Images, accelerator: Accelerator, tm
 
 @pytest.mark.parametrize("stop", [*range(0, 44, 4), 9, 10, 11, 43])
 def test_killed_at_any_step_it_ends_with_the_same_bytes(
-    stop: int, images: Images, accelerator: Accelerator, tmp_path: Path
+    stop: int, whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    run(tmp_path / "whole", images, accelerator)
     calls = 0
 
     def die(steps: int) -> None:
@@ -126,9 +130,9 @@ def test_killed_at_any_step_it_ends_with_the_same_bytes(
             raise KilledError
 
     with pytest.raises(KilledError):
-        run(tmp_path / "cut", images, accelerator, progress=die, checkpoint_interval=0)
-    run(tmp_path / "cut", images, accelerator)
-    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+        run(tmp_path, images, accelerator, progress=die, checkpoint_interval=0)
+    run(tmp_path, images, accelerator)
+    assert tree(tmp_path) == whole
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -137,12 +141,12 @@ def test_killed_around_any_commit_it_ends_with_the_same_bytes(
     what: str,
     number: int,
     when: str,
+    whole: dict[str, bytes],
     images: Images,
     accelerator: Accelerator,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run(tmp_path / "whole", images, accelerator)
     original, calls = getattr(TripleWriter, what), 0
 
     def dying(self: TripleWriter, *arguments: Any) -> None:
@@ -156,11 +160,11 @@ def test_killed_around_any_commit_it_ends_with_the_same_bytes(
 
     monkeypatch.setattr(TripleWriter, what, dying)
     with pytest.raises(KilledError):
-        run(tmp_path / "cut", images, accelerator)
+        run(tmp_path, images, accelerator)
     monkeypatch.undo()
     trained: list[int] = []
-    run(tmp_path / "cut", images, accelerator, progress=trained.append)
-    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+    run(tmp_path, images, accelerator, progress=trained.append)
+    assert tree(tmp_path) == whole
     if what == "finish":
         assert sum(trained) == (4 * 10 if when == "before" else 0)  # told as done, none of it trained again
         assert len(trained) == (when == "before")
@@ -231,20 +235,16 @@ def test_a_folder_of_another_run_is_refused(images: Images, accelerator: Acceler
         run(tmp_path, images, accelerator, run={"seed": 5})
 
 
-@pytest.mark.parametrize("after", [0, 2])
-def test_sigkill_and_the_same_command_again(irp_run: Path, after: int, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "launch" / "irp.py"), *SMALL_IRP, "--output", str(tmp_path)]
+@pytest.mark.parametrize("step", [5, 50])
+def test_sigkill_and_the_same_command_again(
+    step: int, irp_run: Path, script: Callable[..., int], tmp_path: Path
+) -> None:
+    process = waiting_irp(step, tmp_path)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert script("irp", *SMALL_IRP, "--output", tmp_path) == 0
     folder = tmp_path / "irp" / RUN
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    end = time.monotonic() + 60
-    while time.monotonic() < end and process.poll() is None:
-        ledger = folder / "triples.zarr" / "ledger.json"
-        if ledger.exists() and len(json.loads(json.loads(ledger.read_text())["ledger"])["densities"]) > after:
-            break
-        time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert tree(folder / "triples.zarr") == tree(irp_run / "triples.zarr")
     assert tree(folder)["history.json"] == tree(irp_run)["history.json"]
 

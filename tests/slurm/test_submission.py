@@ -59,7 +59,7 @@ def test_quotes_in_every_path_and_a_job_that_fails_beside_one_that_does_not(
     assert re.search(rf"failed: {re.escape(str(bad.folder))}: no such word; log: .*; Slurm: FAILED", said)
     job_id = json.loads((good.folder / "job.json").read_text())["job"]
     command = ["scontrol", "write", "batch_script", job_id, "-"]
-    held = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    held = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
     assert held.strip() == (good.folder / "batch.sh").read_text().strip() == shown.strip()
     assert json.loads((good.folder / "environment.json").read_text())["jobs"] == [job_id]
     assert json.loads((good.folder / "status.json").read_text())["state"] == "complete"
@@ -93,7 +93,7 @@ def test_the_command_of_a_user_from_submission_to_complete_stores(
 ) -> None:
     arguments = ["--partition", "gpu", *SMALL_IRP, "--seeds", "0", "1", "--cpus-per-task", "2", "--output", tmp_path]
     command = [sys.executable, ROOT / "launch" / "irp.py", *arguments, "--wait"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     runs = [tmp_path / "irp" / RUN, tmp_path / "irp" / RUN.replace("_s0", "_s1")]
     assert done.stdout.splitlines() == [str(run) for run in runs]
@@ -233,12 +233,12 @@ def test_a_job_that_loses_its_node_never_leaves_the_queue(sandbox: Sandbox, tmp_
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     where = ["squeue", "--noheader", "--format=%N", "--jobs", job.job_id]
-    node = subprocess.run(where, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    node = subprocess.run(where, check=True, capture_output=True, text=True, timeout=600).stdout.strip()
     sandbox("crash", node)
-    subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=crash"], check=True, timeout=60)
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=crash"], check=True, timeout=600)
     until(lambda: [state for state in seen if state and state.state == "PENDING"])
     watching.set()
     thread.join()
     assert None not in seen
     sandbox("boot", node)
-    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=True, timeout=60)
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=True, timeout=600)

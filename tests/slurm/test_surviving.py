@@ -57,7 +57,7 @@ def ends_as(run: IRPRun, undisturbed: Path) -> None:
 
 
 def call(*command: str) -> None:
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=600)
 
 
 @dataclass
@@ -118,7 +118,7 @@ def test_time_limit_preemption_requeue_and_a_lost_node_each_end_as_if_nothing_ha
     sandbox("boot", "cpu2")
     call("scontrol", "update", "nodename=cpu2", "state=resume")
     for thread in waiting.values():
-        thread.join(timeout=150)
+        thread.join(timeout=600)
     assert {how: each.said for how, each in runs.items()} == dict.fromkeys(runs, "complete")
     told = capsys.readouterr().err
     for how, each in runs.items():

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from autosparse.cluster import interruption
-from autosparse.cluster.progress import Progress
 from autosparse.cluster.requeue import requeues
 from autosparse.jobs import IRPRun
+from tests.waiting import waiting
 
 
 @dataclass(frozen=True)
@@ -86,17 +85,5 @@ class PatientRun(IRPRun):
     step: int = 0
 
     def run(self, accelerator: Accelerator) -> None:
-        go_on = Progress.update
-
-        def update(progress: Progress, steps: int, note: str = "") -> None:
-            go_on(progress, steps, note)
-            if progress._done == self.step and not requeues():
-                (self.folder / "logs" / "waiting").touch()
-                while not interruption.received():
-                    time.sleep(0.05)
-
-        Progress.update = update  # type: ignore[method-assign]
-        try:
+        with waiting(0 if requeues() else self.step, self.folder / "logs" / "waiting"):
             super().run(accelerator)
-        finally:
-            Progress.update = go_on  # type: ignore[method-assign]
