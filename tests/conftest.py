@@ -15,7 +15,8 @@ from autosparse import networks
 from autosparse.data import ImageData, Images, load
 
 # Tests are about the CPU, on any machine with the same threads; tests/test_gpu.py gives its processes the GPU back.
-GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+# The variable passes on to the processes of pytest-xdist what their parent has hidden already.
+GPUS = os.environ.setdefault("AUTOSPARSE_TEST_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["AUTOSPARSE_SLURM"] = ""  # nor about the site's profile

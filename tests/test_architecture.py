@@ -30,7 +30,7 @@ def room_of(path: Path) -> str:
     return path.relative_to(ROOT / "autosparse").parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("room", LEVEL)
+@pytest.mark.parametrize("room", sorted(LEVEL))
 def test_a_room_imports_only_from_lower_layers(room: str) -> None:
     files = [path for path in (ROOT / "autosparse").rglob("*.py") if room_of(path) == room]
     assert files

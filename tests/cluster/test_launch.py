@@ -44,13 +44,6 @@ def test_what_is_complete_is_not_run_again(tmp_path: Path, capsys: pytest.Captur
     assert "1 runs, 1 complete, 0 to run" in capsys.readouterr().err
 
 
-def test_local_jobs_keep_to_the_array_parallelism(tmp_path: Path) -> None:
-    jobs = [Note(tmp_path, word, seconds=1.0) for word in "abcd"]
-    launch(jobs, Resources(cluster="local", array_parallelism=2), tmp_path, "notes")
-    spans = [json.loads((job.folder / "span0").read_text())[:2] for job in jobs]
-    assert max(sum(a <= t < b for a, b in spans) for t, _ in spans) <= 2
-
-
 def test_the_process_that_failed_by_itself_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="1 of 1 runs failed"):
         launch([Note(tmp_path, "a", fail="rank 1")], Resources(cluster="local", tasks_per_node=2), tmp_path, "notes")
