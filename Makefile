@@ -16,10 +16,10 @@ demo: setup  ## a fresh clone to a report: runs/report/index.html
 	$(PY) launch/paper.py demo
 
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadgroup
 
 test-long: setup  ## with the tests that take minutes: kills at every step, damage everywhere
-	$(PY) -m pytest -m "long or not long" --timeout 3600
+	$(PY) -m pytest -n 2 --dist loadgroup -m "long or not long" --timeout 3600
 
 lint: setup
 	$(PY) -m ruff check .

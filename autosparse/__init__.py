@@ -11,12 +11,4 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Mask", "StoreError", "UserError", "prune"]
-__getattr__ = lazily(
-    __name__,
-    {
-        "Mask": "autosparse.pruning",
-        "StoreError": "autosparse.errors",
-        "UserError": "autosparse.errors",
-        "prune": "autosparse.api",
-    },
-)
+__getattr__ = lazily(__name__)

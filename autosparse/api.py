@@ -1,6 +1,5 @@
 """What a newcomer meets first: prune a network in one line."""
 
-import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.autos import AutoSCriterion
-from autosparse.autos.pretrained import FOLDER as PRETRAINED_FOLDER
-from autosparse.autos.pretrained import NAME as PRETRAINED
-from autosparse.criteria import CRITERIA, Criterion, Targeted, make_criterion, select
+from autosparse.config import CRITERIA, PRETRAINED, folder_of, is_folder
+from autosparse.criteria import Criterion, Targeted, make_criterion, select
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
@@ -34,7 +32,7 @@ def prune(
         model: any module with convolutions or linear layers that maps inputs to class scores.
         batches: (inputs, targets), a list or a DataLoader; a generator only for criteria that look at them once, which
             `pretrained` and those that work in rounds do not.
-        criterion: `pretrained`, the AutoS that comes with the package; a name in `autosparse.criteria.CRITERIA`, the
+        criterion: `pretrained`, the AutoS that comes with the package; a name in `autosparse.config.CRITERIA`, the
             folder of a saved AutoS, or a criterion of your own.
         sparsity: share of the weights to remove, between 0 and 1.
         seed: for criteria that draw numbers.
@@ -73,19 +71,9 @@ def find_criterion(name: str | Path, seed: int = 0, rounds: int | None = None) -
     if name in CRITERIA:
         check_rounds(str(name), rounds)
         return make_criterion(str(name), seed)
-    if name == PRETRAINED or is_path(name):
+    if name == PRETRAINED or is_folder(name):
         return AutoSCriterion.load(folder_of(name), rounds)
     raise unknown("criterion", str(name), [PRETRAINED, *CRITERIA, "or the folder of a saved AutoS"])
-
-
-def folder_of(name: str | Path) -> Path:
-    """Where an AutoS is saved."""
-    return PRETRAINED_FOLDER if name == PRETRAINED else Path(name)
-
-
-def is_path(name: str | Path) -> bool:
-    """Whether a criterion is given as a folder rather than by name."""
-    return isinstance(name, Path) or os.sep in name or Path(name).is_dir()
 
 
 def check_rounds(name: str, rounds: int | None) -> None:

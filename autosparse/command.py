@@ -1,12 +1,9 @@
-"""What all command lines share: arguments from a dataclass, one line for a user's mistake, exit codes."""
+"""What all command lines share: arguments from a dataclass, one line for what is refused, exit codes."""
 
-import contextlib
-import io
-import itertools
-import re
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import field, fields, make_dataclass
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -17,31 +14,40 @@ Arguments = TypeVar("Arguments")
 _CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
-def parse(kind: type[Arguments], args: list[str] | None = None) -> Arguments:
+def choices(names: Iterable[str], alias: str | None = None) -> Any:
+    """A mark of a text option whose help lists names; others may do, too."""
+    return tyro.conf.arg(metavar=f"{{{','.join(names)}}}", aliases=[alias] if alias else None)
+
+
+def parse(kind: type[Arguments], args: Sequence[str] | None = None) -> Arguments:
     """Read a dataclass from the command line.
 
+    Of the field `resources`, `--help` shows what most users need, the options of the class that its own extends;
+    `--help-cluster` shows all.
+
     Raises:
-        UserError: unknown flags (lists the valid ones), or a value that does not fit.
-        SystemExit: `--help` was printed.
+        SystemExit: help was printed, or (exit code 2) what is wrong and which option is nearest.
     """
-    message = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(message):
-            parsed: Any = tyro.cli(kind, args=args, config=_CONFIG, return_unknown_args=True)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(_one_line(message.getvalue())) from None
-    arguments, unknown = parsed
-    if unknown:
-        given = sys.argv[1:] if args is None else args
-        before = list(itertools.takewhile(lambda word: not word.startswith("-"), given))  # names a subcommand, if any
-        raise UserError(f"unknown argument {unknown[0]!r}; valid: {' '.join(_flags(kind, before)) or '--help'}")
-    return arguments
+    args = sys.argv[1:] if args is None else args
+    hints = get_type_hints(kind)
+    if "--help-cluster" in args and "resources" in hints:
+        return tyro.cli(hints["resources"], args=["--help"], config=_CONFIG)
+    if {"-h", "--help"} & {*args} and "resources" in hints:
+        kind = _folded(kind, hints["resources"].__base__)
+    return tyro.cli(kind, args=args, config=_CONFIG)
 
 
-def run(kind: type[Arguments], main: Callable[[Arguments], None], args: list[str] | None = None) -> None:
-    """Parse, run `main`, and turn the user's mistakes into one line on standard error and exit code 2."""
+def _folded(kind: type[Any], shown: type[Any]) -> Any:
+    """The same with a narrower field `resources`."""
+    (full,) = (each.default_factory() for each in fields(kind) if each.name == "resources")  # type: ignore[operator]
+    default = shown(**{each.name: getattr(full, each.name) for each in fields(shown)})
+    narrow: Any = ("resources", shown, field(default=default))
+    namespace = {"__doc__": kind.__doc__}
+    return make_dataclass(kind.__name__, [narrow], bases=(kind,), frozen=True, kw_only=True, namespace=namespace)
+
+
+def run(kind: type[Arguments], main: Callable[[Arguments], None], args: Sequence[str] | None = None) -> None:
+    """Parse, run `main`, and turn what it refuses into one line on standard error and exit code 2."""
     try:
         main(parse(kind, args))
     except UserError as error:
@@ -55,24 +61,3 @@ def run(kind: type[Arguments], main: Callable[[Arguments], None], args: list[str
 def _report(message: str, code: int) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
-
-
-def _flags(kind: type[Any], before: list[str]) -> list[str]:
-    """Every flag of a dataclass behind these words, off the help text."""
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        tyro.cli(kind, args=[*before, "--help"], config=_CONFIG)
-    return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text.getvalue())) - {"--help"})
-
-
-def _one_line(panel: str) -> str:
-    """The text of tyro's panel (title, text, help, between rules and in a frame where the terminal has one)."""
-    _title, *lines = [line.strip(" │╭╮╰╯─") for line in panel.splitlines() if line.strip(" │╭╮╰╯─")] or [""]
-    text: list[str] = []
-    for line in lines:
-        if not line.strip("-"):
-            if text:
-                break
-            continue
-        text.append(line)
-    return re.split(r" (?:For full helptext|Argument helptext:|Got errors:)", " ".join(text))[0]

@@ -76,3 +76,11 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete the run it belongs to") from error
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file holds JSON values; one that does not is as good as not there."""
+    try:
+        return path.is_file() and bool(read_json(path))
+    except UserError:
+        return False

@@ -1,164 +1,205 @@
 """Iterative rewind pruning: the algorithm that yields the labels (paper, Algorithm 2).
 
-Lines of Algorithm 2 stand beside the code. A run's folder holds `initial.safetensors` (θ0 and all other state),
-`rewind.safetensors` where it rewinds to a later state, `triples.zarr`, `history.json` (the accuracy of every mask) and,
-while it is running, `checkpoint.pt`.
+A run's folder holds `initial.safetensors` (θ0 and all other state), `rewind.safetensors` where it rewinds to a later
+state, `triples.zarr`, `history.json` (the accuracy of every mask) and, while it is running, `checkpoint.pt`.
 """
 
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from accelerate.utils import broadcast, broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from autosparse.criteria import Criterion
+from autosparse.config import IRPConfig
+from autosparse.criteria import Criterion, Targeted, make_criterion
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.data import ImageData
+from autosparse.data.batches import SCORING_BATCH
+from autosparse.distributed import group
 from autosparse.errors import UserError
 from autosparse.files import read_json, replacing, write_json
-from autosparse.pruning import Layout, Schedule, keep_top
+from autosparse.pruning import Layout, Mask, keep_top, make_schedule
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleWriter
-from autosparse.store.schema import LEDGER, MARKER
-from autosparse.store.writer import Committed
+from autosparse.store.schema import MARKER
 from autosparse.training import Checkpoint, Recipe, summarize, train
 
 log = logging.getLogger(__name__)
 
-SCORING_BATCH = 256  # images whose gradient is taken together; batch norm sees as many
 
+@dataclass(kw_only=True)
+class IRP:
+    """Prunes a network in N iterations of train, score, prune, rewind; leaves its triples in `folder/triples.zarr`.
 
-def rewind_pruning(
-    model: nn.Module,
-    data: ImageData,
-    criterion: Criterion,
-    schedule: Schedule,
-    recipe: Recipe,
-    folder: Path,
-    accelerator: Accelerator,
-    *,
-    seed: int = 0,
-    grad_batches: int | None = None,
-    batch_norm: str = "batch",
-    rewind_epoch: int = 0,
-    run: dict[str, Any] | None = None,
-    checkpoint_interval: float = 60.0,
-    progress: Callable[[int], object] = lambda steps: None,
-) -> list[dict[str, Any]]:
-    """Prune a network in N rounds of train, score, prune, rewind; leave its triples in `folder/triples.zarr`.
+    Each step returns at once where its output is there, so a run that was killed goes on from the last committed
+    iteration and, within it, from the last checkpoint; the store ends with the bytes of an uninterrupted run (on as
+    many processes).
 
-    Called again on the folder of a run that was killed, it goes on from the last committed iteration and, within it,
-    from the last checkpoint; the store ends with the bytes of an uninterrupted run (on as many processes).
-
-    Args:
+    Attributes:
         model: at its initial weights, on `accelerator.device`; trained in place.
         data: what it learns from, made for this process.
-        criterion: scores the trained weights.
-        schedule: N and the density after each iteration.
-        recipe: of every training, each with a fresh optimizer and learning rate.
+        recipe: how it is trained, each time with a fresh optimizer and learning rate.
+        config: criterion, schedule, what it rewinds to, seeds.
         folder: the run's folder.
-        seed: of the order of samples; the same in every iteration.
+        accelerator: of this process.
+        criterion: scores the trained weights; the one that `config` names if not given.
         grad_batches: how many batches of 256 the gradient and the criterion look at; all if None.
-        batch_norm: mode of the gradient feature, see `criteria.gradient.scoring_mode`.
-        rewind_epoch: rewind to the state after so many epochs of the first training (Frankle et al. 2019) rather than
-            to the initial one; the learning rate starts anew all the same.
-        run: what to say of this run in the store's attributes.
+        attributes: what the store says of this run, JSON values.
         checkpoint_interval: seconds.
         progress: told the number of training steps done since it was last told.
-
-    Returns:
-        One row a mask m_0..m_N: iteration, density, loss and accuracies of the network trained with it.
-
-    Raises:
-        UserError: a loss, gradient or score that is no number (names iteration and layer), or a folder of another run.
+        history: one row a mask m_0..m_N: iteration, density, loss and accuracies of the network trained with it.
     """
-    main, device = accelerator.is_main_process, accelerator.device
-    initial, history_path = folder / "initial.safetensors", folder / "history.json"
-    rewound = folder / "rewind.safetensors" if rewind_epoch else initial
-    if main and not initial.is_file():
-        _save(model, initial)
-    store_path = folder / "triples.zarr"
-    # one looks, for all: on a network file system another process may not see yet what is there
-    seen = [(store_path / MARKER).exists(), read_json(history_path) if history_path.is_file() else []] if main else []
-    complete, history = broadcast_object_list([seen])[0]
-    if complete:
-        return history
-    gradient = {
-        "batch_size": SCORING_BATCH,
-        "samples": min(len(data), SCORING_BATCH * grad_batches) if grad_batches else len(data),
-        "batch_norm": batch_norm,
-    }
-    writer = _open(store_path, Layout.of(model), schedule, {**(run or {}), "gradient": gradient}, accelerator)
-    layout = writer.layout
-    batches = data.scoring(SCORING_BATCH, grad_batches)
-    steps = recipe.epochs * len(data.training(recipe.batch_size))
-    _rewind(model, initial)
 
-    if writer.committed < 0:  # line 9: g0(D) of θ0
-        theta = layout.flatten(layout.weights(model))
-        grad = mean_gradient(model, layout, batches, batch_norm)
-        _commit(writer, writer.write_features(theta, grad), accelerator, density=1.0)
-        del theta, grad
-    first = writer.committed
-    history = history[: first + 1]
-    if len(history) < first:
-        raise UserError(f"{history_path} lacks the accuracies of the {first} iterations in the store; delete the run")
-    if len(history) <= schedule.iterations:  # else all that is left is to finish the store
-        history = history[:first]
-    mask = writer.store.mask(first).to(device)
-    if history:
-        _rewind(model, rewound)
-    progress(len(history) * steps)
+    model: nn.Module
+    data: ImageData
+    recipe: Recipe
+    config: IRPConfig
+    folder: Path
+    accelerator: Accelerator
+    criterion: Criterion | None = None
+    grad_batches: int | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    checkpoint_interval: float = 60.0
+    progress: Callable[[int], object] = lambda steps: None
+    history: list[dict[str, Any]] = field(default_factory=list, init=False)
 
-    for i in range(len(history), schedule.iterations + 1):  # line 10, and once more for the accuracy of m_N
-        with _naming(i):
-            checkpoint = Checkpoint(folder / "checkpoint.pt", f"iteration {i}", checkpoint_interval, write=main)
-            epochs = train(  # line 11: θ_{i+1} of (θ0, m_i)
-                model,
-                mask,
-                data,
-                recipe,
-                accelerator,
-                seed=seed,
-                resume=checkpoint,
-                progress=progress,
-                after_epoch=partial(_keep, model, rewound, rewind_epoch if main and i == 0 else 0),
+    def __post_init__(self) -> None:
+        c = self.config
+        self.schedule = make_schedule(c.schedule, c.iterations, c.final_sparsity, c.rate)
+        found = self.criterion or make_criterion(c.criterion, c.order)
+        if isinstance(found, Targeted):
+            raise UserError("this criterion scores for one final sparsity, and IRP has one an iteration")
+        self._score = found
+        self._batches = self.data.scoring(limit=self.grad_batches)
+        self._initial = self.folder / "initial.safetensors"
+        self._rewound = self.folder / "rewind.safetensors" if c.rewind_epoch else self._initial
+        self._mask: Mask | None = None
+
+    def run(self) -> list[dict[str, Any]]:
+        """Run Algorithm 2, or what is left of it; returns the history.
+
+        Raises:
+            UserError: a loss, gradient or score that is no number (names iteration and layer), or a folder of another
+                run.
+        """
+        if self._is_complete():
+            return self.history
+        self._open()
+        self.features()
+        for i in range(self.schedule.iterations + 1):  # line 10, and once more for the accuracy of m_N
+            with _naming(i):
+                self.train(i)
+                self.prune(i)
+        self.finish()
+        return self.history
+
+    def features(self) -> None:
+        """Measure and store θ0 and its gradient g0 over the data (line 9)."""
+        if self._writer.committed >= 0:
+            return
+        _load(self.model, self._initial)
+        theta = self._layout.flatten(self._layout.weights(self.model))
+        grad = mean_gradient(self.model, self._layout, self._batches, self.config.batch_norm)
+        self._writer.commit_features(theta, grad)
+
+    def train(self, i: int) -> None:
+        """Train θ0 under m_i (line 11); the first training leaves the state to rewind to."""
+        if i < len(self.history):
+            return
+        _load(self.model, self._rewound if i else self._initial)  # line 15
+        if self._mask is None:
+            self._mask = self._writer.store.mask(i).to(self.accelerator.device)
+        epochs = train(
+            self.model,
+            self._mask,
+            self.data,
+            self.recipe,
+            self.accelerator,
+            seed=self.config.order,
+            resume=self._checkpoint(i),
+            progress=self.progress,
+            after_epoch=self._keep if i == 0 else lambda epochs: None,
+        )
+        row = {"iteration": i, "density": self._mask.density, "loss": epochs[-1]["loss"], **summarize(epochs)}
+        self.history.append(row)
+        log.info(
+            "iteration %d of %d: sparsity %.2f%%, accuracy %.2f%%",
+            i,
+            self.schedule.iterations,
+            100 * self._mask.sparsity,
+            100 * row["accuracy"],
+        )
+        if self.accelerator.is_main_process:
+            write_json(self.folder / "history.json", self.history)
+
+    def prune(self, i: int) -> None:
+        """Score the trained weights and keep the highest: m_{i+1} (lines 12 and 13)."""
+        if i < self._writer.committed or i == self.schedule.iterations:
+            return
+        assert self._mask is not None  # the training that the scores are of has just ended
+        k = keep_count(self.schedule.density(i + 1), self._layout.size)
+        scores = broadcast(self._score(self.model, self._mask, self._batches))  # the main process's: one mask for all
+        self._mask = keep_top(scores, k, self._mask)
+        del scores  # as large as the model
+        self._writer.commit_alive(i + 1, self._mask)
+        self._forget(i)
+
+    def finish(self) -> None:
+        """Store survival, the sum of the masks (line 14), and mark the store complete."""
+        self._forget(self.schedule.iterations)
+        self._writer.finish()
+
+    def _is_complete(self) -> bool:
+        """Whether all is done; the history so far is read."""
+        path, marker = self.folder / "history.json", self.folder / "triples.zarr" / MARKER
+        main = self.accelerator.is_main_process
+        # one looks, for all: on a network file system another process may not see yet what is there
+        seen = (marker.exists(), read_json(path) if path.is_file() else []) if main else None
+        complete, self.history = broadcast_object_list([seen])[0]
+        return complete
+
+    def _open(self) -> None:
+        """Keep the initial state, open the store, and bring the history to what it has."""
+        if self.accelerator.is_main_process and not self._initial.is_file():
+            _save(self.model, self._initial)
+        samples = min(len(self.data), SCORING_BATCH * self.grad_batches) if self.grad_batches else len(self.data)
+        gradient = {"batch_size": SCORING_BATCH, "samples": samples, "batch_norm": self.config.batch_norm}
+        self._layout, iterations = Layout.of(self.model), self.schedule.iterations
+        self._writer = TripleWriter.open(
+            self.folder / "triples.zarr", self._layout, iterations, {**self.attributes, "gradient": gradient}, group()
+        )
+        masks = max(self._writer.committed, 0)
+        if len(self.history) < masks:
+            raise UserError(
+                f"{self.folder / 'history.json'} lacks the accuracies of the {masks} iterations in the store; "
+                "delete the run"
             )
-            history.append({"iteration": i, "density": mask.density, "loss": epochs[-1]["loss"], **summarize(epochs)})
-            log.info(
-                "iteration %d of %d: sparsity %.2f%%, accuracy %.2f%%",
-                i,
-                schedule.iterations,
-                100 * mask.sparsity,
-                100 * history[-1]["accuracy"],
-            )
-            if main:
-                write_json(history_path, history)
-            if i < schedule.iterations:
-                k = keep_count(schedule.density(i + 1), layout.size)  # line 12
-                scores = broadcast(criterion(model, mask, batches))  # the main process's: one mask for all
-                mask = keep_top(scores, k, mask)  # line 13: m_{i+1}
-                del scores
-                _commit(writer, writer.write_alive(i + 1, mask), accelerator, density=mask.density)
-                _rewind(model, rewound)  # line 15
-            checkpoint.remove()
-            accelerator.wait_for_everyone()  # nobody looks for a checkpoint while it is removed
+        if masks < iterations or len(self.history) <= iterations:
+            self.history = self.history[:masks]  # what has no mask after it is trained again, from its checkpoint
+        self.progress(len(self.history) * self.recipe.epochs * len(self.data.training(self.recipe.batch_size)))
 
-    if not writer.survival_committed:
-        _commit(writer, writer.write_survival(), accelerator)  # line 14: s = Σ m_i
-    if main:
-        writer.finish()
-    accelerator.wait_for_everyone()
-    return history
+    def _keep(self, epochs: int) -> None:
+        """Keep the state to rewind to, when so many epochs are done."""
+        if self.accelerator.is_main_process and epochs == self.config.rewind_epoch:
+            _save(self.model, self._rewound)
+
+    def _checkpoint(self, i: int) -> Checkpoint:
+        main = self.accelerator.is_main_process
+        return Checkpoint(self.folder / "checkpoint.pt", f"iteration {i}", self.checkpoint_interval, write=main)
+
+    def _forget(self, i: int) -> None:
+        """Remove the checkpoint of a training that nothing will go on from."""
+        self._checkpoint(i).remove()
+        self.accelerator.wait_for_everyone()  # nobody looks for a checkpoint while it is removed
 
 
-def _rewind(model: nn.Module, state: Path) -> None:
+def _load(model: nn.Module, state: Path) -> None:
     """Restore a whole state: weights, biases, batch-norm weights and running statistics."""
     model.load_state_dict(load_file(state))
 
@@ -166,42 +207,6 @@ def _rewind(model: nn.Module, state: Path) -> None:
 def _save(model: nn.Module, path: Path) -> None:
     with replacing(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
-
-
-def _keep(model: nn.Module, path: Path, wanted: int, epochs: int) -> None:
-    """Keep the state to rewind to, when so many epochs are done as wanted."""
-    if epochs == wanted:
-        _save(model, path)
-
-
-def _open(
-    path: Path, layout: Layout, schedule: Schedule, run: dict[str, Any], accelerator: Accelerator
-) -> TripleWriter:
-    if accelerator.is_main_process:
-        if (path / LEDGER).exists():
-            TripleWriter.clean(path)
-        else:
-            TripleWriter.create(path, layout, schedule.iterations, run)
-    accelerator.wait_for_everyone()
-    writer = TripleWriter.resume(path, accelerator.process_index, accelerator.num_processes)
-    if writer.layout != layout or writer.iterations != schedule.iterations:
-        raise UserError(f"{path} is the store of another network or number of iterations; choose another folder")
-    there = writer.store.run
-    for key in sorted(run.keys() - {"versions", "commit"}):  # going on with newer code is the user's choice
-        if there.get(key) != run[key]:
-            raise UserError(
-                f"{path} is the store of a run with {key} = {there.get(key)}, not {run[key]}; choose another folder"
-            )
-    return writer
-
-
-def _commit(writer: TripleWriter, files: Committed, accelerator: Accelerator, density: float | None = None) -> None:
-    """Enter what all processes have written into the ledger, and let all know."""
-    everyone = gather_object([files])
-    if accelerator.is_main_process:
-        writer.commit({name: entry for part in everyone for name, entry in part.items()}, density)
-    accelerator.wait_for_everyone()
-    writer.refresh()
 
 
 @contextlib.contextmanager

@@ -1,12 +1,19 @@
 """Names of a package that are imported when they are asked for: who only looks at runs does not wait for PyTorch."""
 
+import ast
+import inspect
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 
-def lazily(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package whose names live in these modules."""
+def lazily(package: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a package, for the names that it imports `if TYPE_CHECKING`."""
+    tree = ast.parse(inspect.getsource(sys.modules[package]))
+    blocks = [node.body for node in tree.body if isinstance(node, ast.If)]
+    imports = [node for block in blocks for node in block if isinstance(node, ast.ImportFrom)]
+    homes = {alias.name: str(node.module) for node in imports for alias in node.names}
 
     def find(name: str) -> Any:
         if name in homes:

@@ -21,12 +21,13 @@ import torch
 from accelerate import Accelerator
 
 from autosparse import networks
-from autosparse.cluster import Job, Resources, launch, slurm
+from autosparse.cluster import Resources, launch, slurm
 from autosparse.command import run
+from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.files import write_json
 from autosparse.jobs import IRPRun
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.setting import Setting, TrainingRun
 from autosparse.pruning import Layout, Mask
 from autosparse.training import Checkpoint, train
 from benchmarks.common import goal, heading, median_seconds, row, scratch, seconds, table
@@ -55,20 +56,17 @@ class Arguments:
     """Where to write (a folder of its own is made in it, and deleted); where temporary files go, if not given."""
 
 
-@dataclass(frozen=True)
-class Training(Job):
+@dataclass(frozen=True, kw_only=True)
+class Training(TrainingRun):
     """Epochs of training, timed from inside a job."""
 
-    output: Path
-    setting: Setting
+    kind = "training"
+
     epochs: int
 
     @property
     def folder(self) -> Path:
         return self.output / "training"
-
-    def config(self) -> dict[str, Any]:
-        return {"kind": "training", **self.setting.config()}
 
     def is_complete(self) -> bool:
         return (self.folder / "timed.json").is_file()
@@ -112,7 +110,7 @@ def _scaling(a: Arguments, folder: Path) -> float:
     table("processes", "ms a step", "images/s", "to one process")
     found: list[float] = []
     for processes in (1, 2):
-        job = Training(folder / str(processes), setting, a.epochs)
+        job = Training(output=folder / str(processes), setting=setting, epochs=a.epochs)
         with contextlib.redirect_stdout(None), open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
             launch([job], Resources(**_local(processes)), job.output, "training")
         timed = json.loads((job.folder / "timed.json").read_text())
@@ -178,7 +176,9 @@ def _starting_again(a: Arguments, folder: Path) -> None:
     """From the start of a job that was queued again to the end of its first iteration, of 13 steps."""
     print("\nlenet-300-100 on digits, queued again in the middle of its run, on the sandbox\n")
     table("requeue", "seconds from its start to the end of its first 13 steps")
-    job = IRPRun(folder / "again", Setting(dataset="digits", epochs=1), iterations=10_000)
+    job = IRPRun(
+        output=folder / "again", setting=Setting(dataset="digits", epochs=1), config=IRPConfig(iterations=10_000)
+    )
     resources = Resources(cluster="slurm", partition="gpu", cpus_per_task=1)
     with contextlib.redirect_stdout(None), open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
         launch([job], resources, job.output, "irp")

@@ -158,12 +158,10 @@ def random_triples(size: int) -> dict[str, NDArray[Any]]:
 def write_store(folder: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """A complete store of such triples."""
     layout = layout_of(len(arrays["theta"]))
-    TripleWriter.create(folder, layout, 1, {})
-    writer = TripleWriter.resume(folder)
+    writer = TripleWriter.open(folder, layout, 1, {})
     mask = Mask(layout, torch.from_numpy(arrays["survival"].view(np.bool_)))
-    writer.commit(writer.write_features(*(torch.from_numpy(arrays[name]) for name in ("theta", "grad"))), 1.0)
-    writer.commit(writer.write_alive(1, mask), mask.density)
-    writer.commit(writer.write_survival())
+    writer.commit_features(*(torch.from_numpy(arrays[name]) for name in ("theta", "grad")))
+    writer.commit_alive(1, mask)
     writer.finish()
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from autosparse import networks
 from autosparse.command import run
-from autosparse.criteria import CRITERIA, make_criterion, select
+from autosparse.config import CRITERIA
+from autosparse.criteria import make_criterion, select
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
@@ -27,7 +28,7 @@ class Arguments:
 
     networks: tuple[str, ...] = ("resnet18", "vgg19-4096")
     """The networks."""
-    criteria: tuple[str, ...] = tuple(CRITERIA)
+    criteria: tuple[str, ...] = CRITERIA
     """The criteria."""
     batches: int = 2
     """Batches to look at."""

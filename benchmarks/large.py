@@ -11,10 +11,10 @@ from accelerate import Accelerator
 
 from autosparse import networks
 from autosparse.command import run
-from autosparse.criteria.snip import snip
+from autosparse.config import IRPConfig
 from autosparse.data import ImageData, Images
-from autosparse.irp import rewind_pruning
-from autosparse.pruning import Geometric, Layout
+from autosparse.irp import IRP
+from autosparse.pruning import Layout
 from autosparse.store import TripleStore
 from autosparse.store.verify import problems
 from autosparse.training import Recipe
@@ -51,16 +51,15 @@ def main(a: Arguments) -> None:
         recipe = Recipe(1, "nesterov", 1e-3, batch_size=a.batch_size)
         built = peak_memory()
         start = time.perf_counter()
-        rewind_pruning(
-            model,
-            ImageData(images, accelerator.device),
-            snip,
-            Geometric(1, 0.1),
-            recipe,
-            folder,
-            accelerator,
+        IRP(
+            model=model,
+            data=ImageData(images, accelerator.device),
+            recipe=recipe,
+            config=IRPConfig(iterations=1, final_sparsity=0.9),
+            folder=folder,
+            accelerator=accelerator,
             grad_batches=1,
-        )
+        ).run()
         pruned, peak = time.perf_counter(), peak_memory()
         found = problems(TripleStore.open(folder))
         verified = time.perf_counter()

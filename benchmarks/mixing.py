@@ -1,16 +1,16 @@
 """How well do the batches mix, beside those of a full shuffle?
 
 A batch of a full shuffle has its share of every label, every layer and every region of the network, but for chance.
-The numbers are `autosparse.store.mixing.dispersion`: how far the batches' composition is from those shares, in units
-of that chance. A full shuffle has 1, by definition; the last row draws one, to show what so few batches make of it.
-Chance shrinks as a batch grows: the same departure from the shares counts 64 times as much in batches of 65,536 as in
-batches of 1,024.
+The numbers are those of `dispersion`: how far the batches' composition is from those shares, in units of that chance.
+A full shuffle has 1, by definition; the last row draws one, to show what so few batches make of it. Chance shrinks as a
+batch grows: the same departure from the shares counts 64 times as much in batches of 65,536 as in batches of 1,024.
 
 What is measured is the policy (`autosparse.store.order`) alone; nothing is read but the labels. Without a store, the
 layout is that of vgg19-4096 and the labels are made up: normal noise, whose mean depends on the layer and drifts from
 one row of 4,096 weights to the next, cut into 12 classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,16 +26,15 @@ from autosparse.pruning import Layout
 from autosparse.sizes import parse_size
 from autosparse.store import TripleStore
 from autosparse.store.lanes import plan
-from autosparse.store.mixing import dispersion
 from autosparse.store.order import Order
 from benchmarks.common import heading, row, table
 
 MEMORIES = ("64MB", "512MB", "2GB")
-BLOCK = 1 << 18  # parameters, as in a store
+CHUNK = 1 << 18  # parameters, as in a store
 _BYTES = 9  # of a sample
 _BINS = 100  # of the position
-# lanes, blocks in a window, block
-SETTINGS = ((1, 1, BLOCK), (1, 80, BLOCK), (16, 5, BLOCK), (48, 1, BLOCK), (48, 4, BLOCK // 4))
+# lanes, chunks in a window, chunk
+SETTINGS = ((1, 1, CHUNK), (1, 80, CHUNK), (16, 5, CHUNK), (48, 1, CHUNK), (48, 4, CHUNK // 4))
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,28 @@ class FullShuffle(Order):
         return np.stack([np.zeros_like(flat), flat])
 
 
+def dispersion(order: Order, kind: Callable[[NDArray[np.int64]], NDArray[np.int64]], batches: int = 16) -> float:
+    """How much more the batches of an epoch differ in composition than those of a full shuffle.
+
+    Pearson's chi-square of a batch's counts against those expected, over its degrees of freedom, mean over some batches
+    evenly spread: 1 for a full shuffle; more where batches are clumped, less where they are stratified.
+
+    Args:
+        order: of one store.
+        kind: flat indices (B,) to numbers of classes (B,), such as layer, label or a bin of the position.
+        batches: how many are looked at.
+    """
+    every = np.linspace(0, order.batches - 1, min(batches, order.batches)).astype(int)
+    whole = np.bincount(kind(np.arange(order.sizes[0])))
+    there = whole > 0
+    expected = whole[there] / order.sizes[0] * order.size
+    squares = []
+    for batch in every:
+        counts = np.bincount(kind(order.indices(int(batch))[1]), minlength=len(whole))[there]
+        squares.append(((counts - expected) ** 2 / expected).sum() / (there.sum() - 1))
+    return float(np.mean(squares))
+
+
 def made_up(layout: Layout) -> NDArray[np.uint8]:
     """Labels 0..11 that depend on the layer and drift along the rows."""
     generator = np.random.Generator(np.random.PCG64(0))
@@ -112,18 +133,18 @@ def main(a: Arguments) -> None:
             layout = Layout.of(networks.build(a.network, (3, 32, 32), 10))
         labels = made_up(layout)
     kinds = kinds_of(layout, labels)
-    settings = [(f"--memory {text}", *plan(parse_size(text), BLOCK, _BYTES, text), BLOCK) for text in MEMORIES]
+    settings = [(f"--memory {text}", *plan(parse_size(text), CHUNK, _BYTES, text), CHUNK) for text in MEMORIES]
     settings += [("", *setting) for setting in SETTINGS]
     print(f"\n{a.store or a.network}: {layout.size:,} triples; {a.batches} batches of an epoch\n")
     columns = [f"{name}, {size:,}" for size in a.batch_sizes for name in kinds]
-    table("setting", "lanes", "blocks a window", "a block", "triples mixed", *columns)
-    for name, lanes, mix, block in settings:
+    table("setting", "lanes", "chunks a window", "a chunk", "triples mixed", *columns)
+    for name, lanes, mix, chunk in settings:
         orders: list[Order] = [
-            Remembered((layout.size,), (block,), size, lanes=lanes, mix=mix) for size in a.batch_sizes
+            Remembered((layout.size,), (chunk,), size, lanes=lanes, mix=mix) for size in a.batch_sizes
         ]
         found = _dispersions(orders, kinds, a.batches)
-        mixed = min(lanes * mix * block, layout.size)
-        row(name, str(lanes), str(mix), f"{block:,}", f"{mixed:,}", *(f"{value:.2f}" for value in found))
+        mixed = min(lanes * mix * chunk, layout.size)
+        row(name, str(lanes), str(mix), f"{chunk:,}", f"{mixed:,}", *(f"{value:.2f}" for value in found))
     whole: list[Order] = [FullShuffle((layout.size,), (layout.size,), size, part="all") for size in a.batch_sizes]
     shuffled = _dispersions(whole, kinds, a.batches)
     row("full shuffle", "", "", "", f"{layout.size:,}", *(f"{value:.2f}" for value in shuffled))

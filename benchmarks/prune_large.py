@@ -12,14 +12,14 @@ from accelerate import Accelerator
 
 from autosparse import networks
 from autosparse.api import check_sparsity
-from autosparse.autos import AutoS, AutoSCriterion, FitConfig, Surface, fit, tabulate_held_out
+from autosparse.autos import AutoS, AutoSCriterion, StoredSamples, Surface, fit, tabulate_held_out
 from autosparse.command import run
+from autosparse.config import FitConfig, IRPConfig
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.criteria.snip import snip
 from autosparse.data import ImageData, load
 from autosparse.errors import UserError
-from autosparse.irp import rewind_pruning
-from autosparse.pruning import Geometric, Layout, Mask, keep_top
+from autosparse.irp import IRP
+from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore
 from autosparse.training import Recipe
@@ -95,11 +95,17 @@ def _fitted(folder: Path) -> Path:
     """The folder of an AutoS and its surface, fitted in seconds to a run of IRP on digits."""
     images, accelerator = load("digits"), Accelerator(cpu=True)
     model = networks.build("lenet-300-100", images.shape, images.classes)
-    recipe = Recipe(2, "adam", 1.2e-3)
-    rewind_pruning(model, ImageData(images), snip, Geometric(4, 0.01), recipe, folder / "run", accelerator)
-    stores = [TripleStore.open(folder / "run")]
-    autos = fit(stores, FitConfig(max_steps=200), accelerator)
-    tabulate_held_out(autos, stores).save(folder / "autos")
+    IRP(
+        model=model,
+        data=ImageData(images),
+        recipe=Recipe(2, "adam", 1.2e-3),
+        config=IRPConfig(iterations=4),
+        folder=folder / "run",
+        accelerator=accelerator,
+    ).run()
+    samples = StoredSamples([TripleStore.open(folder / "run")], FitConfig(max_steps=200))
+    autos = fit(samples, accelerator)
+    tabulate_held_out(autos, samples).save(folder / "autos")
     autos.save(folder / "autos")
     return folder / "autos"
 

@@ -14,16 +14,19 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 
-from autosparse.autos import FitConfig, fit, validate
+from autosparse.autos import StoredSamples, fit, validate
 from autosparse.command import run
+from autosparse.config import FitConfig
 from autosparse.pruning import Mask
 from autosparse.sizes import format_size, parse_size
 from autosparse.store import Counters, TripleLoader, TripleStore, TripleWriter
@@ -79,18 +82,17 @@ def alone(action: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 def make(folder: Path, size: int) -> None:
     """A store of random triples and one iteration; a shard of the values, but a whole mask, is in memory at a time."""
     layout = layout_of(size)
-    TripleWriter.create(folder, layout, 1, {})
-    writer = TripleWriter.resume(folder)
-    kept, files = torch.empty(size, dtype=torch.bool), dict[str, Any]()
-    for k in range(writer.grid.shards):
-        span, generator = writer.grid.span(k), np.random.Generator(np.random.PCG64(k))
-        theta, grad = (generator.standard_normal(span.stop - span.start, np.float32) for _ in range(2))
-        files |= writer.write("theta", span, theta) | writer.write("grad", span, grad)
-        kept[span] = torch.from_numpy(theta > grad)
-    writer.commit(files, 1.0)
-    mask = Mask(layout, kept)
-    writer.commit(writer.write_alive(1, mask), mask.density)
-    writer.commit(writer.write_survival())
+    writer = TripleWriter.open(folder, layout, 1, {})
+
+    def normal(seed: int, shard: slice) -> NDArray[np.float32]:
+        generator = np.random.Generator(np.random.PCG64([seed, shard.start]))
+        return generator.standard_normal(shard.stop - shard.start, np.float32)
+
+    writer.commit_features(partial(normal, 0), partial(normal, 1))
+    kept = torch.empty(size, dtype=torch.bool)
+    for shard in map(writer.grid.indices, range(writer.grid.shards)):
+        kept[shard] = torch.from_numpy(normal(0, shard) > normal(1, shard))
+    writer.commit_alive(1, Mask(layout, kept))
     writer.finish()
 
 
@@ -134,9 +136,10 @@ def fit_to(folder: Path, a: Arguments) -> tuple[float, float, float, float]:
 
     config = FitConfig(max_steps=a.fit_steps, batch_size=a.fit_batch_size, memory=a.memory)
     start = time.perf_counter()
-    autos = fit([store], config, Accelerator(), threads=a.threads, progress=progress)
+    samples = StoredSamples([store], config, a.threads)
+    autos = fit(samples, Accelerator(), progress=progress)
     fitted = time.perf_counter()
-    validate(autos, store)
+    validate(autos, samples)
     rate = (len(steps) - 1) / max(steps[-1] - steps[0], 1e-9)
     return steps[0] - start, rate, time.perf_counter() - fitted, peak_memory()
 
@@ -200,7 +203,7 @@ def _fit(folder: Path, size: int, a: Arguments) -> None:
         f"\na fit of the mlp to {size:,} triples, {a.fit_steps} steps of {a.fit_batch_size:,}, {a.memory} for mixing\n"
     )
     table("", "")
-    row("scan for the scale of the inputs, and first step", f"{first:.1f} s")
+    row("the first step", f"{first:.1f} s")
     row("steps", f"{rate:.1f} a second")
     row("validation", f"{validation:.1f} s")
     row("peak memory of the process", f"{peak:.2f} GiB")

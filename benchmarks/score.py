@@ -10,9 +10,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from autosparse.autos import AutoS, Features, FitConfig, Scale, Surface, fit
-from autosparse.autos.autos import make_network
+from autosparse.autos import AutoS, Features, Scale, StoredSamples, Surface, fit
+from autosparse.autos.backbones import make_network
 from autosparse.command import run
+from autosparse.config import FitConfig
 from autosparse.errors import UserError
 from autosparse.pruning import Mask, keep_top
 from autosparse.store import TripleStore
@@ -66,7 +67,9 @@ def prepare(a: Arguments) -> tuple[AutoS, Tensor, Tensor]:
     triples = random_triples(1 << 15)
     with scratch(a.folder) as folder:
         write_store(folder / "triples.zarr", triples)
-        autos = fit([TripleStore.open(folder / "triples.zarr")], FitConfig(max_steps=100), Accelerator(cpu=True))
+        autos = fit(
+            StoredSamples([TripleStore.open(folder / "triples.zarr")], FitConfig(max_steps=100)), Accelerator(cpu=True)
+        )
     return autos, torch.from_numpy(triples["theta"]), torch.from_numpy(triples["grad"])
 
 

@@ -96,10 +96,8 @@ def features() -> Peer:
     """The most of a store: theta and grad alone, without the masks and their sum."""
 
     def write(folder: Path, arrays: Arrays) -> None:
-        TripleWriter.create(folder, layout_of(len(arrays["theta"])), 1, {})
-        writer = TripleWriter.resume(folder)
-        theta, grad = (torch.from_numpy(arrays[name]) for name in ("theta", "grad"))
-        writer.commit(writer.write_features(theta, grad), 1.0)
+        writer = TripleWriter.open(folder, layout_of(len(arrays["theta"])), 1, {})
+        writer.commit_features(*(torch.from_numpy(arrays[name]) for name in ("theta", "grad")))
 
     return Peer("this package, theta and grad alone", write, {}, ours().guarantees, width=8)
 
@@ -135,7 +133,7 @@ def tensorstore() -> Peer:
         return installed("tensorstore").open(spec, open=True).result()
 
     def write(folder: Path, arrays: Arrays) -> None:
-        TripleWriter.create(folder, layout_of(len(arrays["theta"])), 1, {})
+        TripleWriter.open(folder, layout_of(len(arrays["theta"])), 1, {})
         futures = [
             open_array(folder, name).write(values, can_reference_source_data_indefinitely=True)
             for name, values in arrays.items()

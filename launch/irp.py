@@ -3,19 +3,20 @@
 Without arguments: lenet-300-100 on the embedded MNIST digits, here, in this process.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Annotated
 
 import tyro
 
-from autosparse.cluster import Resources, launch, site_resources
+from autosparse import cluster
+from autosparse.cluster import Resources, site_resources
 from autosparse.command import run
+from autosparse.config import OneShot
 from autosparse.jobs import IRPRun
-from autosparse.jobs.setting import Setting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Prune networks iteratively, rewinding them to their initial state, and store (theta, grad, survival).
 
@@ -23,58 +24,21 @@ class Arguments:
     again; one that was interrupted goes on.
     """
 
-    setting: Setting = field(default_factory=Setting)
-    criteria: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
-    """What decides in each iteration: random, magnitude, snip or grasp; several make a grid."""
-    iterations: int = 20
-    """N, how often the network is pruned."""
-    schedule: str = "geometric"
-    """How density falls: geometric, linear or constant."""
-    final_sparsity: float = 0.99
-    """Share removed after the last iteration (geometric and linear)."""
-    rate: float = 0.85
-    """Share of the survivors kept in each iteration (constant)."""
-    rewind_epoch: int = 0
-    """Rewind to the state after so many epochs of the first training instead of the initial one."""
-    batch_norm: Literal["batch", "running"] = "batch"
-    """Batch norm in the stored gradient: on each batch, or by its fresh running statistics (the paper's code)."""
+    criteria: Annotated[tuple[OneShot, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
+    """What decides in each iteration; several make a grid."""
     seeds: tuple[int, ...] = (0,)
-    """Of initial weights and order of samples; several make a grid."""
+    """Seeds of initial weights and order of samples; several make a grid."""
     order_seeds: tuple[int, ...] = ()
-    """Of order, augmentation and random criterion instead, each with each of --seeds: runs from the same weights."""
-    output: Path = Path("runs")
-    """Folder of all runs."""
+    """Seeds of order, augmentation and random criterion instead, each with each seed: runs from the same weights."""
+    job: IRPRun = field(default_factory=IRPRun)
     resources: Resources = field(default_factory=site_resources)
-
-
-def plan(a: Arguments) -> list[IRPRun]:
-    """The runs of the grid."""
-    runs = [
-        IRPRun(
-            a.output,
-            a.setting,
-            criterion,
-            a.iterations,
-            a.schedule,
-            a.final_sparsity,
-            a.rate,
-            seed,
-            order_seed,
-            a.rewind_epoch,
-            a.batch_norm,
-        )
-        for criterion in a.criteria
-        for seed in a.seeds
-        for order_seed in (a.order_seeds or (None,))
-    ]
-    for each in runs:
-        each.check()
-    return runs
 
 
 def main(a: Arguments) -> None:
     """Run the grid."""
-    launch(plan(a), a.resources, a.output, "irp")
+    grid = product(a.criteria, a.seeds, a.order_seeds or (None,))
+    configs = [replace(a.job.config, criterion=name, seed=seed, order_seed=order) for name, seed, order in grid]
+    cluster.launch([replace(a.job, config=config) for config in configs], a.resources, a.job.output, "irp")
 
 
 if __name__ == "__main__":

@@ -6,22 +6,16 @@ from typing import Annotated
 
 import tyro
 
-from autosparse.cluster import Resources, launch_graph, site_resources
+from autosparse import cluster, study
 from autosparse.command import run
-from autosparse.errors import UserError, unknown
-from autosparse.study import cost
-from autosparse.study.demo import demo
-from autosparse.study.paper import EXPERIMENTS, absent, check, stages
-from autosparse.study.plans import PLANS
-from autosparse.study.scale import SCALES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Run an experiment from its first job to its report, OUTPUT/paper/NAME/index.html. Prints the folders of its runs.
 
     On Slurm all its jobs are submitted at once, each array with a dependency on those whose output it needs. What is
-    there already is not run again; after a failure, the same command goes on from there. --dry-run says what it costs.
+    there already is not run again; after a failure, the same command goes on from there. --dry-run counts trainings.
     """
 
     name: Annotated[str, tyro.conf.Positional]
@@ -29,31 +23,19 @@ class Arguments:
     criterion that comes with the package."""
     scale: str | None = None
     """full: the paper's networks, data and recipes, for GPUs; small: LeNet-300-100 on MNIST and Fashion-MNIST, on two
-    cores; smoke: a trial on digits. full if not given; the demo has one size."""
+    cores; smoke: a trial on digits. full if not given, but for the demo, which has a size of its own."""
     output: Path | None = None
-    """Folder of all runs; runs, or runs/SCALE for other than full and the demo, if not given."""
-    resources: Resources = field(default_factory=site_resources)
+    """The folder of all runs; runs, or runs/SCALE for small and smoke, if not given."""
+    resources: cluster.Resources = field(default_factory=cluster.site_resources)
 
 
 def main(a: Arguments) -> None:
     """Run it."""
-    if a.name not in ("demo", "all", *EXPERIMENTS):
-        raise unknown("experiment", a.name, ("demo", *EXPERIMENTS, "all"))
-    if a.name == "demo" and a.scale:
-        raise UserError("the demo has one size; leave --scale out")
-    scale = a.scale or "full"
-    if scale not in SCALES:
-        raise unknown("scale", scale, SCALES)
-    output = a.output or Path("runs", *([scale] if scale != "full" else []))
-    names = tuple(PLANS) if a.name == "all" else (a.name,)
-    graph = demo().stages(output) if a.name == "demo" else stages(names, scale, output)
+    names, scale = study.find_experiments(a.name), study.find_scale(a.name, a.scale, a.output)
+    graph = study.stages(names, scale)
     if a.resources.dry_run:
-        print(*cost.describe(graph), sep="\n")
-        if lacking := absent(graph):  # a cost is wanted before the data is there
-            print(*lacking, "the jobs are listed once that is there", sep="\n")
-            return
-    check(graph)
-    launch_graph(graph, a.resources, output)
+        print(*study.describe(graph), sep="\n")
+    cluster.launch_graph(graph, a.resources, scale.output)
 
 
 if __name__ == "__main__":

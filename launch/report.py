@@ -6,9 +6,9 @@ from typing import Annotated
 
 import tyro
 
+from autosparse import study
 from autosparse.command import run
 from autosparse.errors import UserError
-from autosparse.study import page
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ def main(a: Arguments) -> None:
     """Write the report."""
     if not a.runs:
         raise UserError("which runs? give their folders: python launch/report.py runs --output report")
-    print(page.write(list(a.runs), a.output))
+    document = study.Document(a.output)
+    study.overview(document, a.runs)
+    print(document.write())
 
 
 if __name__ == "__main__":

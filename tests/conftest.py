@@ -15,11 +15,12 @@ from autosparse import networks
 from autosparse.data import ImageData, Images, load
 
 # Tests are about the CPU, on any machine with the same threads; tests/test_gpu.py gives its processes the GPU back.
-GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+# The variable passes on to the processes of pytest-xdist what their parent has hidden already.
+GPUS = os.environ.setdefault("AUTOSPARSE_TEST_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["AUTOSPARSE_SLURM"] = ""  # nor about the site's profile
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 SMALL_IRP = ("--dataset", "digits", "--iterations", "4", "--epochs", "2")
@@ -28,6 +29,13 @@ RUN = "lenet-300-100_digits_snip_n4_s0"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate", action="store_true", help="write golden files anew instead of comparing")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give a file, whose fixtures are made once, to one process of pytest-xdist; likewise all that share a Slurm."""
+    for item in items:
+        group = "slurm" if item.path.parent.name == "slurm" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

@@ -60,9 +60,9 @@ from tests.conftest import ROOT
             ["| 99.5% | 164 |", "| mlp, one loop | 1,000 |", "- all of them, refined: met"],
         ),
         (
-            "condense",
-            "--dataset digits --iterations 2 --epochs 1 --batch-size 8192 --condense 1024 --folder FOLDER",
-            ["| all, another seed | 5 |", "| 1,024 cells | 1 |", "- 1,024: sets as alike as of two seeds"],
+            "samples",
+            "--samples 4096 --steps 4 --seeds 0 --folder FOLDER",
+            ["| all triples |", "| 4,096 triples |", "- 4,096: MSE higher by less than the deviation"],
         ),
         ("select", "--scores 100000 --repeats 1", ["| 50% | torch.kthvalue |", "- at 1%, 3 times faster"]),
         (

@@ -2,12 +2,10 @@
 
 import itertools
 import json
-import os
+import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +17,25 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autosparse import networks
+from autosparse.config import IRPConfig
 from autosparse.criteria import make_criterion
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.data import ImageData, Images
 from autosparse.errors import UserError
-from autosparse.irp import rewind_pruning
-from autosparse.pruning import Geometric, Linear, Mask, Schedule
+from autosparse.irp import IRP
+from autosparse.pruning import Geometric, Mask
 from autosparse.pruning.schedule import keep_count
-from autosparse.store import TripleStore, TripleWriter
+from autosparse.store import TripleStore
+from autosparse.store.schema import LEDGER, MARKER
+from autosparse.store.storage import Folder
 from autosparse.store.verify import problems
 from autosparse.training import Recipe, train
-from tests.conftest import ROOT, RUN, SMALL_IRP, tree
+from tests.conftest import RUN, SMALL_IRP, tree
+from tests.waiting import waiting_irp
 
 N = 3
 RECIPE = Recipe(1, "nesterov", 0.05, batch_size=128)
+CONFIG = IRPConfig(iterations=N, final_sparsity=0.95)
 
 
 class KilledError(Exception):
@@ -44,23 +47,31 @@ def run(
     images: Images,
     accelerator: Accelerator,
     criterion: Any = None,
-    schedule: Schedule | None = None,
+    config: IRPConfig = CONFIG,
     **more: Any,
 ) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(256, 10)
     )
-    return rewind_pruning(
-        model,
-        ImageData(images, validation=0.1),
-        criterion or make_criterion("snip"),
-        schedule or Geometric(N, 0.05),
-        RECIPE,
-        folder,
-        accelerator,
+    return IRP(
+        model=model,
+        data=ImageData(images, validation=0.1),
+        recipe=RECIPE,
+        config=config,
+        folder=folder,
+        accelerator=accelerator,
+        criterion=criterion,
         **more,
-    )
+    ).run()
+
+
+@pytest.fixture(scope="module")
+def whole(images: Images, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a run leaves that nothing stops."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder, images, accelerator)
+    return tree(folder)
 
 
 def test_the_triples_are_those_of_the_algorithm(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
@@ -114,9 +125,8 @@ def test_a_second_call_does_nothing(images: Images, accelerator: Accelerator, tm
 
 @pytest.mark.parametrize("stop", [*range(0, 44, 4), 9, 10, 11, 43])
 def test_killed_at_any_step_it_ends_with_the_same_bytes(
-    stop: int, images: Images, accelerator: Accelerator, tmp_path: Path
+    stop: int, whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    run(tmp_path / "whole", images, accelerator)
     calls = 0
 
     def die(steps: int) -> None:
@@ -126,42 +136,42 @@ def test_killed_at_any_step_it_ends_with_the_same_bytes(
             raise KilledError
 
     with pytest.raises(KilledError):
-        run(tmp_path / "cut", images, accelerator, progress=die, checkpoint_interval=0)
-    run(tmp_path / "cut", images, accelerator)
-    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+        run(tmp_path, images, accelerator, progress=die, checkpoint_interval=0)
+    run(tmp_path, images, accelerator)
+    assert tree(tmp_path) == whole
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(("what", "number"), [("commit", k) for k in range(5)] + [("finish", 0)])
+@pytest.mark.parametrize("number", range(1, 7))  # theta and grad, three masks, survival, and the marker
 def test_killed_around_any_commit_it_ends_with_the_same_bytes(
-    what: str,
     number: int,
     when: str,
+    whole: dict[str, bytes],
     images: Images,
     accelerator: Accelerator,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run(tmp_path / "whole", images, accelerator)
-    original, calls = getattr(TripleWriter, what), 0
+    original, calls = Folder.write, 0
 
-    def dying(self: TripleWriter, *arguments: Any) -> None:
+    def dying(folder: Folder, name: str, data: memoryview, replace: bool) -> None:
         nonlocal calls
-        calls += 1
-        if calls == number + 1 and when == "before":
+        committing = name in (LEDGER, MARKER)
+        if committing and calls == number and when == "before":
             raise KilledError
-        original(self, *arguments)
-        if calls == number + 1:
+        original(folder, name, data, replace)
+        if committing and calls == number:
             raise KilledError
+        calls += committing
 
-    monkeypatch.setattr(TripleWriter, what, dying)
+    monkeypatch.setattr(Folder, "write", dying)
     with pytest.raises(KilledError):
-        run(tmp_path / "cut", images, accelerator)
+        run(tmp_path, images, accelerator)
     monkeypatch.undo()
     trained: list[int] = []
-    run(tmp_path / "cut", images, accelerator, progress=trained.append)
-    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
-    if what == "finish":
+    run(tmp_path, images, accelerator, progress=trained.append)
+    assert tree(tmp_path) == whole
+    if number == 6:
         assert sum(trained) == (4 * 10 if when == "before" else 0)  # told as done, none of it trained again
         assert len(trained) == (when == "before")
 
@@ -173,7 +183,7 @@ def test_it_rewinds_to_the_state_after_some_epochs(images: Images, accelerator: 
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return make_criterion("snip")(model, mask, batches)
 
-    run(tmp_path / "a", images, accelerator, spying, rewind_epoch=1)
+    run(tmp_path / "a", images, accelerator, spying, replace(CONFIG, rewind_epoch=1))
     rewound = load_file(tmp_path / "a" / "rewind.safetensors")
     assert all(torch.equal(rewound[name], value) for name, value in seen[0].items())  # the recipe has one epoch
     initial, store = load_file(tmp_path / "a" / "initial.safetensors"), TripleStore.open(tmp_path / "a")
@@ -191,17 +201,26 @@ def test_it_rewinds_to_the_state_after_some_epochs(images: Images, accelerator: 
         if left < 0:
             raise KilledError
 
+    late = replace(CONFIG, rewind_epoch=1)
     for left in (5, 14, 30):  # in the first training, and after it
         with pytest.raises(KilledError):
-            run(tmp_path / f"b{left}", images, accelerator, rewind_epoch=1, progress=die, checkpoint_interval=0.0)
+            run(
+                tmp_path / f"b{left}",
+                images,
+                accelerator,
+                config=replace(CONFIG, rewind_epoch=1),
+                progress=die,
+                checkpoint_interval=0,
+            )
     for folder in tmp_path.glob("b*"):
-        run(folder, images, accelerator, rewind_epoch=1)
+        run(folder, images, accelerator, config=late)
         assert tree(folder / "triples.zarr") == tree(tmp_path / "a" / "triples.zarr")
 
 
 @pytest.mark.parametrize("name", ["random", "magnitude", "grasp"])
 def test_other_criteria_and_schedules(name: str, images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
-    run(tmp_path, images, accelerator, make_criterion(name, 1), Linear(2, 0.1))
+    config = IRPConfig(criterion=name, iterations=2, schedule="linear", final_sparsity=0.9, order_seed=1)
+    run(tmp_path, images, accelerator, config=config)
     store = TripleStore.open(tmp_path)
     assert problems(store) == []
     assert store.densities == pytest.approx([1.0, 0.55, 0.1], abs=1e-3)
@@ -224,27 +243,37 @@ def test_a_folder_of_another_run_is_refused(images: Images, accelerator: Acceler
         raise KilledError
 
     with pytest.raises(KilledError):
-        run(tmp_path, images, accelerator, stop)
+        run(tmp_path, images, accelerator, stop, attributes={"seed": 4})
     with pytest.raises(UserError, match="another network or number of iterations"):
-        run(tmp_path, images, accelerator, schedule=Geometric(N + 1, 0.05))
-    with pytest.raises(UserError, match=r"is the store of a run with seed = None, not 5"):
-        run(tmp_path, images, accelerator, run={"seed": 5})
+        run(tmp_path, images, accelerator, config=replace(CONFIG, iterations=N + 1))
+    with pytest.raises(UserError, match=r"is the store of a run with seed = 4, not 5"):
+        run(tmp_path, images, accelerator, attributes={"seed": 5})
 
 
-@pytest.mark.parametrize("after", [0, 2])
-def test_sigkill_and_the_same_command_again(irp_run: Path, after: int, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "launch" / "irp.py"), *SMALL_IRP, "--output", str(tmp_path)]
+def test_a_run_whose_store_was_deleted_is_run_again(
+    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    run(tmp_path, images, accelerator)
+    shutil.rmtree(tmp_path / "triples.zarr")
+    run(tmp_path, images, accelerator)
+    assert tree(tmp_path) == whole
+
+
+def test_a_criterion_for_one_sparsity_is_refused(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="scores for one final sparsity, and IRP has one an iteration"):
+        run(tmp_path, images, accelerator, make_criterion("synflow"))
+
+
+@pytest.mark.parametrize("step", [5, 50])
+def test_sigkill_and_the_same_command_again(
+    step: int, irp_run: Path, script: Callable[..., int], tmp_path: Path
+) -> None:
+    process = waiting_irp(step, tmp_path)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert script("irp", *SMALL_IRP, "--output", tmp_path) == 0
     folder = tmp_path / "irp" / RUN
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    end = time.monotonic() + 60
-    while time.monotonic() < end and process.poll() is None:
-        ledger = folder / "triples.zarr" / "ledger.json"
-        if ledger.exists() and len(json.loads(json.loads(ledger.read_text())["ledger"])["densities"]) > after:
-            break
-        time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert tree(folder / "triples.zarr") == tree(irp_run / "triples.zarr")
     assert tree(folder)["history.json"] == tree(irp_run)["history.json"]
 

@@ -1,62 +1,26 @@
-"""The networks of AutoS (paper, Table 7 as its code has it), and a fitted one: saved, loaded, scoring."""
+"""A fitted AutoS: what it scores, and how it is saved and loaded."""
 
 import hashlib
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from autosparse.autos.backbones import make_network
 from autosparse.autos.features import Features, Scale
 from autosparse.autos.labels import label_table
 from autosparse.autos.table import TABLE, Surface
 from autosparse.autos.tabulate import tabulate
-from autosparse.errors import UserError, unknown
+from autosparse.errors import UserError
 from autosparse.files import read_json, replacing, write_json
 
 WEIGHTS, CARD = "autos.safetensors", "autos.json"
-
-
-def mlp(width: int) -> nn.Module:
-    """The small fully connected one: width-16-64-1024-1024-64-1, batch norm and ReLU between."""
-    return nn.Sequential(*_encoder(width, 16, 64, 1024, 1024, 64), nn.Linear(64, 1), nn.Flatten(0))
-
-
-def resnet18(width: int) -> nn.Module:
-    """Linear encoder to 3 x 32 x 32, ResNet-18 with a 3 x 3 stem and no max-pool, one output. 1.1 GFLOP a parameter."""
-    backbone = torchvision.models.resnet18(num_classes=1)
-    backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
-    backbone.maxpool = nn.Identity()
-    encoder = _encoder(width, 64, 3 * 32 * 32)
-    return nn.Sequential(*encoder, nn.Unflatten(1, (3, 32, 32)), backbone, nn.Flatten(0))
-
-
-def vgg19(width: int) -> nn.Module:
-    """Linear encoder to 3 x 64 x 64, VGG-19 with batch norm, head 2048-1024-1024-1 with dropout."""
-    features = torchvision.models.vgg19_bn(init_weights=False).features
-    head: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in ((512 * 2 * 2, 1024), (1024, 1024)):
-        head += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True), nn.Dropout()]
-    encoder = _encoder(width, 64, 4096, 3 * 64 * 64)
-    return nn.Sequential(*encoder, nn.Unflatten(1, (3, 64, 64)), features, *head, nn.Linear(1024, 1), nn.Flatten(0))
-
-
-def _encoder(*widths: int) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
-    return layers
-
-
-# name -> number of inputs -> network from (B, inputs) to (B,)
-BACKBONES: dict[str, Callable[[int], nn.Module]] = {"mlp": mlp, "resnet18": resnet18, "vgg19": vgg19}
 # parameters scored together, on CPU and GPU: the activations of a convolutional backbone are large, of an MLP small
 _CHUNKS = {"mlp": (1024, 65536)}
 _CHUNK = (64, 2048)
@@ -70,21 +34,8 @@ def gradient_mode(runs: Sequence[Mapping[str, Any]]) -> str:
     """
     modes = sorted({run.get("gradient", {}).get("batch_norm", "batch") for run in runs})
     if len(modes) > 1:
-        raise UserError(f"runs with gradients of different --batch-norm ({' and '.join(modes)}) cannot be mixed")
+        raise UserError(f"runs with gradients of different modes of batch norm ({' and '.join(modes)}) cannot be mixed")
     return modes[0] if modes else "batch"
-
-
-def make_network(backbone: str, features: Features, seed: int) -> nn.Module:
-    """A network with PyTorch's initial weights, a function of the seed; the global generator is left as it was.
-
-    Raises:
-        UserError: an unknown backbone.
-    """
-    if backbone not in BACKBONES:
-        raise unknown("backbone", backbone, BACKBONES)
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
-        return BACKBONES[backbone](features.width)
 
 
 @dataclass
@@ -104,13 +55,18 @@ class AutoS:
     card: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @property
     def label(self) -> str:
         """What it learned of survival: one of `labels.LABELS`."""
         return str(self.card.get("fit", {}).get("label", "share"))
 
     @property
     def rounds(self) -> int:
-        """In how many rounds it is meant to prune: it was fitted to networks in all states of pruning if above 1."""
+        """The rounds in which it is meant to prune: it was fitted to networks in all states of pruning if above 1."""
         return int(self.card.get("fit", {}).get("rounds", 1))
 
     def label_table(self, densities: list[float]) -> NDArray[np.float64]:
@@ -168,7 +124,7 @@ class AutoS:
 
     @property
     def digest(self) -> str:
-        """Of what is scored by, in hex: weights and buffers, by name."""
+        """The digest of what is scored by, in hex: weights and buffers, by name."""
         digest = hashlib.blake2b(digest_size=8)
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode())

@@ -21,7 +21,7 @@ _FLOOR = 0.1  # in rounds, no layer falls below a tenth of the network's density
 class AutoSCriterion:
     """AutoS(θ0, g0): one pass over the batches for the gradient, one over the weights for the scores.
 
-    In rounds (`rounds` above 1), the gradient and all else it looks at are taken anew of the network that the round
+    In rounds (`rounds` above 1), the gradient and all else it looks at are recomputed for the network that the round
     before has left, at its initial weights: no training. Costs so many times as much; no layer falls below a tenth of
     the network's density.
 

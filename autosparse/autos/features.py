@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autosparse.config import FitConfig, Transform
 from autosparse.criteria.base import Batches
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.rounds import check_repeatable
@@ -16,7 +17,6 @@ from autosparse.errors import UserError, unknown
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
 
-TRANSFORMS = ("scaled", "raw")
 # name -> what the network is given of a parameter
 INPUTS: dict[str, tuple[str, ...]] = {
     "both": ("theta", "grad"),
@@ -40,7 +40,7 @@ class Scale:
 
     @classmethod
     def of(cls, *columns: Tensor, names: Sequence[str] = STORED, alive: Mask | None = None) -> "Scale":
-        """Of the weights, gradients and so on of a whole network, float32 (P,) each.
+        """The scale of the weights, gradients and so on of a whole network, float32 (P,) each.
 
         Args:
             columns, names: see `Features.columns`.
@@ -57,16 +57,12 @@ class Scale:
 
     @classmethod
     def of_store(cls, store: TripleStore) -> "Scale":
-        """Of the network that a store's triples come from, read piece by piece.
+        """The scale of the network that a store's triples come from, as its ledger has them.
 
         Raises:
             UserError: a weight or gradient is not finite, or all are zero.
         """
-        sums = [0.0, 0.0]
-        for _, columns in store.scan(*STORED):
-            for k, name in enumerate(STORED):
-                sums[k] += float(np.square(columns[name], dtype=np.float64).sum())
-        return cls._checked(STORED, [total / len(store) for total in sums])
+        return cls._checked(STORED, [store.mean_squares[name] for name in STORED])
 
     @classmethod
     def _checked(cls, names: Sequence[str], squares: Sequence[float]) -> "Scale":
@@ -98,10 +94,15 @@ class Features:
     flow_gain: float = 1e6
 
     def __post_init__(self) -> None:
-        if self.transform not in TRANSFORMS:
-            raise unknown("features", self.transform, TRANSFORMS)
+        if self.transform not in get_args(Transform):
+            raise unknown("features", self.transform, get_args(Transform))
         if self.inputs not in INPUTS:
             raise unknown("inputs", self.inputs, INPUTS)
+
+    @classmethod
+    def of(cls, config: FitConfig) -> "Features":
+        """Those that a fit is asked for."""
+        return cls(config.transform, config.inputs)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -115,7 +116,7 @@ class Features:
 
     @property
     def gains(self) -> tuple[float, ...]:
-        """Of each column."""
+        """The gain of each column."""
         return tuple(float(getattr(self, f"{name}_gain")) for name in self.columns)
 
     def encode(self, *columns: Tensor, scale: Scale | Sequence[Tensor]) -> Tensor:
@@ -160,7 +161,7 @@ class Features:
         return tuple(_MEASURES[name](model, mask, batches, batch_norm) for name in self.columns)
 
     def scale(self, *columns: Tensor, alive: Mask | None = None) -> Scale:
-        """Of these columns, see `Scale.of`."""
+        """The scale of these columns, see `Scale.of`."""
         return Scale.of(*columns, names=self.columns, alive=alive)
 
 
@@ -185,12 +186,12 @@ _MEASURES: dict[str, Callable[[nn.Module, Mask, Batches, str], Tensor]] = {
 
 
 def _square(name: str, values: Tensor) -> float:
-    """Of the size of a column."""
+    """The square of the size of a column."""
     return float(values.mean(dtype=torch.float64)) ** 2 if name == "flow" else _mean_square(values)
 
 
 def _mean_square(values: Tensor) -> float:
-    """In double precision, without a copy of it all."""
+    """The mean of the squares, in double precision and without a copy of it all."""
     if values.is_cuda:
         return sum(float(chunk.double().square().sum()) for chunk in values.split(1 << 20)) / len(values)
     array = values.detach().numpy()  # four times as fast as PyTorch's sum of squares in double precision

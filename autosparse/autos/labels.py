@@ -1,11 +1,14 @@
 """What AutoS learns of a parameter: its survival, on a scale that runs share."""
 
+from typing import get_args
+
 import numpy as np
 from numpy.typing import NDArray
 
+from autosparse.config import Label
 from autosparse.errors import UserError, unknown
 
-LABELS = ("share", "min-max", "log-density", "rank")
+LABELS: tuple[str, ...] = get_args(Label)
 
 
 def label_table(label: str, densities: list[float]) -> NDArray[np.float64]:
@@ -38,5 +41,5 @@ def label_table(label: str, densities: list[float]) -> NDArray[np.float64]:
     if label == "rank":
         return 1 - (np.asarray(densities) + np.append(densities[1:], 0.0)) / 2
     if densities[-1] == 0.0:
-        raise UserError("--label log-density: a run's last mask keeps nothing, which has no logarithm")
+        raise UserError("the last mask of a run keeps nothing, which has no log-density")
     return -np.log10(densities)

@@ -1,4 +1,4 @@
-"""Which cells of condensed triples a fit sees when. What a cell is: `condense`."""
+"""Which samples in memory a fit sees when, each as often as it weighs."""
 
 import time
 from collections.abc import Iterator
@@ -8,30 +8,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autosparse.autos.condense import Cells
 from autosparse.errors import UserError
 from autosparse.seeds import stream
 from autosparse.store import Counters
 
 
-class CellDraws:
-    """Batches of cells, each drawn as often as it has triples: so a fit sees the inputs that it would see of those.
+class WeightedSampler:
+    """Batches of the numbers of samples, each drawn in proportion to its weight.
 
-    An epoch is as many draws as the grid may have cells. A batch is spread evenly over the triples as they lie, cell
-    after cell, and shifted at random within; it is a function of (seed, epoch, batch), and each process takes its part
-    of it. Iterating gives the rest of the current epoch, as tensors of cells' numbers int64 (B,), and then moves on to
-    the next.
+    An epoch is as many draws as there are samples. A batch is spread evenly over the weight as it lies, sample after
+    sample, and shifted at random within; it is a function of (seed, epoch, batch), and each process takes its part of
+    it. Iterating gives the rest of the current epoch, int64 (B,), and then moves on to the next.
 
     Args:
-        cells: to draw from.
-        epoch: draws in an epoch.
+        weights: of the samples, float64 (S,).
         batch_size: draws in a batch, over all processes.
         seed: of the draws.
         rank, world_size: this process takes its part of every batch.
         device: where the batches go.
 
     Attributes:
-        counters: of draws, for samples.
+        counters: how many samples were drawn, and how fast.
 
     Raises:
         UserError: a batch that cannot be cut over the processes.
@@ -39,8 +36,7 @@ class CellDraws:
 
     def __init__(
         self,
-        cells: Cells,
-        epoch: int,
+        weights: Tensor,
         batch_size: int,
         seed: int = 0,
         rank: int = 0,
@@ -52,13 +48,13 @@ class CellDraws:
             raise UserError(f"a batch of {batch_size} cannot be cut over {world_size} processes")
         self.counters, self._device = Counters(), torch.device(device)
         self._rank, self._world_size = rank, world_size
-        self._ends = cells.counts.cumsum(0).cpu().numpy()
-        self._of = {"number of cells": epoch, "batch_size": batch_size, "seed": seed}
+        self._ends = weights.cumsum(0).cpu().numpy()
+        self._of = {"number of samples": len(weights), "batch_size": batch_size, "seed": seed}
         self._epoch, self._batch = 0, 0
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
-        return steps_an_epoch(self._of["number of cells"], self._of["batch_size"])
+        """Batches in an epoch: as many as are whole, one at least."""
+        return max(1, self._of["number of samples"] // self._of["batch_size"])
 
     def __iter__(self) -> Iterator[Tensor]:
         start = time.perf_counter()
@@ -79,7 +75,7 @@ class CellDraws:
         """Go on from a state, on any number of processes.
 
         Raises:
-            UserError: it is of another grid, batch size or seed (names what differs).
+            UserError: it is of other samples, another batch size or seed (names what differs).
         """
         for key, value in self._of.items():
             if state.get(key) != value:
@@ -87,16 +83,12 @@ class CellDraws:
         self._epoch, self._batch = state["epoch"], state["batch"]
 
     def _draw(self, batch: int) -> Tensor:
-        """This process's part of a batch: every so many of the draws, for they are in the order of the grid."""
+        """This process's part of a batch: every so many of the draws, for they are in the order of the samples."""
         size = self._of["batch_size"]
+        # the purpose keeps its name, for another would draw other numbers
         shifts = np.random.Generator(np.random.PCG64(stream("cells", self._of["seed"], self._epoch, batch))).random(
             size
         )
         places = (np.arange(size) + shifts) / size * self._ends[-1]
         drawn = np.searchsorted(self._ends, places, side="right").clip(max=len(self._ends) - 1)
         return torch.from_numpy(drawn[self._rank :: self._world_size])
-
-
-def steps_an_epoch(epoch: int, batch_size: int) -> int:
-    """Batches of so many draws that make an epoch; one at least."""
-    return max(1, epoch // batch_size)

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,12 +13,10 @@ from torch import Tensor
 
 from autosparse.autos.features import Features, Scale
 from autosparse.autos.lookup import make_lookup
+from autosparse.autos.scorer import Scorer
 from autosparse.errors import UserError
 from autosparse.files import read_json, replacing, write_json
 from autosparse.pruning import Mask, keep_top
-
-if TYPE_CHECKING:  # a network makes surfaces; a surface lives without it
-    from autosparse.autos.autos import AutoS
 
 TABLE, SURFACE_CARD = "surface.safetensors", "surface.json"
 _MANY = 0.01  # share of parameters outside the table that is worth a warning
@@ -111,7 +108,7 @@ class Surface:
         *columns: Tensor,
         k: int,
         alive: Mask,
-        refine: "AutoS | None" = None,
+        refine: Scorer | None = None,
         scale: Scale | None = None,
     ) -> Mask:
         """The mask of the k parameters that score highest; with `refine`, the network's own.
@@ -129,7 +126,7 @@ class Surface:
         return keep_top(self.refined(*columns, k=k, alive=alive, autos=refine, scale=scale), k, alive)
 
     @torch.no_grad()
-    def refined(self, *columns: Tensor, k: int, alive: Mask, autos: "AutoS", scale: Scale | None = None) -> Tensor:
+    def refined(self, *columns: Tensor, k: int, alive: Mask, autos: Scorer, scale: Scale | None = None) -> Tensor:
         """Scores float32 (P,) of which the k highest alive are those of the network.
 
         It scores the parameters near the threshold itself. Where the surface errs by e at most, the network's threshold
@@ -167,14 +164,14 @@ class Surface:
             scores[index] = values
         return scores
 
-    def check(self, autos: "AutoS") -> None:
+    def check(self, autos: Scorer) -> None:
         """Refuse another network than the one tabulated.
 
         Raises:
             UserError: it is another.
         """
         if autos.digest != self.network or autos.features != self.features:
-            raise UserError("the surface is that of another network; tabulate this one anew with autos.surface")
+            raise UserError("the surface is that of another network; tabulate this one with AutoS.surface")
 
     def read(self, *columns: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
         """Scores float32 (P,) as `score` gives them, and bool (P,), whether they are clamped."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,11 +10,9 @@ from torch import Tensor
 
 from autosparse.autos.features import INPUTS, Scale
 from autosparse.autos.lookup import asinh
+from autosparse.autos.scorer import Scorer
 from autosparse.autos.table import Axis, Surface
 from autosparse.errors import UserError
-
-if TYPE_CHECKING:
-    from autosparse.autos.autos import AutoS
 
 _FIRST = 64  # nodes an axis that the search for the tolerance starts from
 _PIECES = 1024  # of the warp of an axis
@@ -25,7 +22,7 @@ _EVEN = 0.5  # share of the nodes that is spread evenly, whatever the sample say
 
 
 def tabulate(
-    autos: "AutoS",
+    autos: Scorer,
     columns: Sequence[Tensor],
     scale: Scale | Sequence[Tensor],
     resolution: int,

@@ -10,19 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
-from autosparse.autos.condense import Cells
 from autosparse.autos.features import Features, Scale
 from autosparse.autos.labels import label_table
+from autosparse.autos.samples import Sample, SampleLoader
+from autosparse.config import FitConfig
 from autosparse.criteria.base import Batches
 from autosparse.errors import UserError
 from autosparse.pruning import Layout
 from autosparse.seeds import stream
 from autosparse.store import TripleStore
-from autosparse.store.order import select
+from autosparse.store.order import Part, select
 
 SAMPLES = 1 << 16  # parameters of each iteration, at most: what a fit costs does not grow with their number
+_TABULATION = 1 << 17  # held-out parameters that a surface is made and measured by, at most
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,53 @@ class States:
         return States(columns, self.labels[index], self.iteration[index], self.held_out[index])
 
     @property
-    def scale(self) -> Scale:
-        """Of columns that have been divided by theirs."""
-        return Scale((1.0,) * len(self.columns))
+    def sample(self) -> Sample:
+        """The same, as a fit takes them."""
+        scale = Scale((1.0,) * len(self.columns))  # the columns have been divided by theirs
+        return Sample(self.columns, scale, self.labels.double(), self.iteration)
+
+
+@dataclass(frozen=True)
+class TrajectorySamples:
+    """What runs have left after each of their iterations; see `Samples`. All iterations of a run count the same.
+
+    Attributes:
+        stores: of the runs.
+        config: how AutoS is fitted to them.
+        states: of each run.
+
+    Raises:
+        UserError: the fit is to what stores hold.
+    """
+
+    stores: Sequence[TripleStore]
+    config: FitConfig
+    states: Sequence[States]
+
+    def __post_init__(self) -> None:
+        if not self.config.by_states:
+            raise UserError("a fit in one round to weights and gradients is made from the stores (StoredSamples)")
+
+    def batches(self, accelerator: Accelerator) -> SampleLoader:
+        fitted = [run[~run.held_out] for run in self.states]
+        weights = [
+            weight / torch.bincount(run.iteration).double()[run.iteration]
+            for run, weight in zip(fitted, self.config.weights or [1.0] * len(fitted), strict=True)
+        ]
+        return SampleLoader.in_memory([run.sample for run in fitted], torch.cat(weights), self.config, accelerator)
+
+    def validation(self, run: int, part: Part = "held-out") -> Sample:
+        states = self.states[run]
+        return (states if part == "all" else states[states.held_out]).sample
+
+    def tabulation(self) -> list[Sample]:
+        found = _joined([run[run.held_out] for run in self.states])
+        generator = torch.Generator().manual_seed(stream("sample of states", self.config.seed))
+        return [found[torch.randperm(len(found.labels), generator=generator)[:_TABULATION]].sample]
+
+    def only(self, runs: Sequence[int]) -> "TrajectorySamples":
+        states = [self.states[run] for run in runs]
+        return TrajectorySamples([self.stores[run] for run in runs], self.config.only(runs), states)
 
 
 @torch.no_grad()
@@ -101,30 +148,6 @@ def states_of(
         for name, weight in layout.weights(model).items():
             weight.copy_(layout.unflatten(theta)[name])
     return _joined(parts)
-
-
-def cells_of(states: Sequence[States], features: Features, weights: Sequence[float] = ()) -> Cells:
-    """What is not held out, as cells of one parameter each; all iterations of a run count the same together.
-
-    Args:
-        states: of the runs.
-        features: that were measured.
-        weights: of each run; 1 if not given.
-    """
-    counts = []
-    for run, weight in zip(states, weights or [1.0] * len(states), strict=True):
-        sizes = torch.bincount(run.iteration[~run.held_out])
-        counts.append(weight / sizes.double()[run.iteration[~run.held_out]])
-    fitted = _joined([run[~run.held_out] for run in states])
-    inputs = features.encode(*fitted.columns, scale=fitted.scale)
-    return Cells(inputs, fitted.labels, torch.cat(counts))
-
-
-def held_out_of(states: Sequence[States], limit: int, seed: int = 0) -> States:
-    """At most `limit` of the held-out parameters of all runs, in no particular order."""
-    found = _joined([run[run.held_out] for run in states])
-    generator = torch.Generator().manual_seed(stream("sample of states", seed))
-    return found[torch.randperm(len(found.labels), generator=generator)[:limit]]
 
 
 def _some(alive: Tensor, seed: int, i: int) -> Tensor:

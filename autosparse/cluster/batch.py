@@ -16,7 +16,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 from submitit.helpers import clean_env, environment_variables
 
 from autosparse.cluster import interruption, slurm
-from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_PARALLELISM, DEFAULT_REQUEUES, Resources, flag
+from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_PARALLELISM, DEFAULT_REQUEUES, Resources, spelled
 from autosparse.errors import UserError
 
 # submitit guesses by its own idea of the time limit whether a signal means that time is up, always so below 10 minutes,
@@ -181,7 +181,7 @@ def _checked_setup(commands: Sequence[str]) -> list[str]:
     """Lines of the batch script before the processes are started; each that fails ends the job, saying so."""
     lines: list[str] = []
     for command in commands:
-        failed = shlex.quote(f"--setup failed: {command}")
+        failed = shlex.quote(f"setup failed: {command}")
         lines += [command, f"[ $? -eq 0 ] || {{ echo {failed} >&2; exit 1; }}"]
     return lines
 
@@ -201,7 +201,7 @@ def _flags(reason: str, resources: Resources) -> str:
     used = {"nodes": 1, "gpus_per_node": resources.gpus(1), "cpus_per_task": DEFAULT_CPUS, "time": resources.minutes}
     values = {name: getattr(resources, name) or used.get(name) for name in names}
     said = ", ".join(
-        f"{flag(name)} {' '.join(value) if isinstance(value, tuple) else value}"
+        f"{spelled(name)} {' '.join(value) if isinstance(value, tuple) else value}"
         for name, value in values.items()
         if value
     )

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-import torch
 from tqdm import tqdm
 
 from autosparse.cluster import logs, outcome, provenance
-from autosparse.cluster.job import Job, Task
+from autosparse.cluster.attempt import Attempt
+from autosparse.cluster.job import Job
 from autosparse.cluster.outcome import Failure
-from autosparse.cluster.resources import Resources
+from autosparse.cluster.resources import Resources, count_gpus
 from autosparse.cluster.stage import Stage, blocked
 from autosparse.errors import UserError
 
@@ -82,7 +82,7 @@ class _Submission:
         self._executor.update_parameters(
             timeout_min=resources.minutes, tasks_per_node=resources.tasks, gpus_per_node=len(gpus), visible_gpus=gpus
         )
-        handle = self._executor.submit(Task(job, cpus))
+        handle = self._executor.submit(Attempt(job, cpus))
         self._runs[handle.job_id] = job.folder
         logs.record(self._folder, "local", self._runs)
         provenance.write_submission(job.folder, None, str(handle.task(0).paths.stderr))
@@ -105,7 +105,7 @@ def _visible_gpus() -> list[int]:
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if not visible:
-        return list(range(torch.cuda.device_count()))
+        return list(range(count_gpus()))
     if not all(part.strip().isdecimal() for part in visible.split(",")):
-        raise UserError(f"--cluster local takes CUDA_VISIBLE_DEVICES as numbers, such as 0,1, got {visible}")
+        raise UserError(f"the cluster local takes CUDA_VISIBLE_DEVICES as numbers, such as 0,1, got {visible}")
     return [int(part) for part in visible.split(",")]

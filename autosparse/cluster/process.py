@@ -9,7 +9,6 @@ import torch.distributed
 import torch.utils.deterministic
 from accelerate import Accelerator
 
-from autosparse.cluster import rendezvous
 from autosparse.cluster.requeue import requeues
 from autosparse.errors import UserError
 
@@ -55,6 +54,8 @@ def start(cpus: int | None = None) -> Accelerator:
 
 def _join(job: submitit.JobEnvironment) -> None:
     """Make the process group, which Accelerate then finds."""
+    from autosparse.cluster import rendezvous  # not for jobs of one process
+
     host = "127.0.0.1" if job.num_nodes == 1 else job.hostnames[0]
     store = rendezvous.meet(host, job.job_id, requeues(), job.global_rank == 0)
     os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(store.port))  # which Accelerate wants to see

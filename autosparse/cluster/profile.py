@@ -1,13 +1,13 @@
-"""What a site's users need not type: a YAML file of flags and values, such as `partition: gpu`."""
+"""What a site's users need not type: a YAML file of options and values, such as `partition: gpu`."""
 
 import os
+from dataclasses import fields, replace
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from autosparse.cluster.resources import Resources, flag
+from autosparse.cluster.resources import Resources, spelled
+from autosparse.command import parse
 from autosparse.errors import UserError
 
 VARIABLE = "AUTOSPARSE_SLURM"
@@ -27,11 +27,9 @@ def site_resources() -> Resources:
     path = _find()
     if path is None:
         return Resources()
-    values = _read(path)
-    try:
-        return Resources(**values, site=values)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    found = _read(path)
+    site = {each.name: value for each in fields(found) if (value := getattr(found, each.name)) != each.default}
+    return replace(found, site=site)
 
 
 def _find() -> Path | None:
@@ -48,49 +46,28 @@ def _find() -> Path | None:
     raise UserError(f"${VARIABLE}: no profile {name}; valid: a path, or an example: {examples or 'none here'}")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The values of a profile, by the names of fields."""
+def _read(path: Path) -> Resources:
+    """A profile, read as the command line would be."""
     try:
         # text as it would be typed: YAML's own types would make 720 minutes of 12:00:00, and False of a partition "no"
         entries = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         raise UserError(f"{path} is no YAML{f', see line {mark.line + 1}' if mark else ''}") from None
-    if entries in (None, ""):
-        return {}
-    hints = {name: hint for name, hint in get_type_hints(Resources).items() if name not in _PER_COMMAND}
-    keys = {flag(name).removeprefix("--"): name for name in hints}
-    valid = f"valid keys: {', '.join(keys)}"
-    if not isinstance(entries, dict):
-        raise UserError(f"{path} is no list of KEY: VALUE; {valid}")
-    values: dict[str, Any] = {}
-    for key, entry in entries.items():
-        if key not in keys:
-            raise UserError(f"{path}: unknown key {key!r}; {valid}")
-        if entry != "":
-            try:
-                values[keys[key]] = _value(hints[keys[key]], entry)
-            except ValueError as error:
-                raise UserError(f"{path}: {key} must be {error}, got {entry!r}; {valid}") from None
-    return values
-
-
-def _value(hint: Any, entry: Any) -> Any:
-    """An entry as a field's type; the ValueError says what is wanted."""
-    if hint == tuple[str, ...]:
-        texts = entry if isinstance(entry, list) else [entry]
+    if not isinstance(entries or {}, dict):
+        raise UserError(f"{path} is no list of KEY: VALUE")
+    valid = [spelled(each.name) for each in fields(Resources) if each.name not in _PER_COMMAND]
+    words: list[str] = []
+    for name, value in (entries or {}).items():
+        if name not in valid:
+            raise UserError(f"{path}: unknown key {name!r}; valid: {', '.join(valid)}")
+        texts = value if isinstance(value, list) else [value] * (value != "")
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError("a list of texts")
-        return tuple(texts)
-    if isinstance(entry, str):
-        choices = [kind for kind in get_args(hint) if kind is not NoneType]
-        if choices == [int]:
-            if entry.lstrip("-").isdecimal():
-                return int(entry)
-            raise ValueError("a whole number")
-        if choices == [Path]:
-            return Path(entry).expanduser()
-        if choices == [str] or entry in choices:
-            return entry
-        raise ValueError(f"one of {', '.join(choices)}")
-    raise ValueError("a single value")
+            raise UserError(f"{path}: {name} must be a text or a list of texts, got {value!r}")
+        if name == "log-dir":
+            texts = [os.path.expanduser(text) for text in texts]
+        words += [f"--{name}", *(text.lstrip("-") if name == "slurm" else text for text in texts)] if texts else []
+    try:
+        return parse(Resources, words)
+    except SystemExit:  # the value that is wrong has been named, with what is valid
+        raise UserError(f"{path} has a value that does not fit, see above") from None

@@ -5,11 +5,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from autosparse.cluster.job import Job
 from autosparse.errors import UserError
 from autosparse.files import read_json, write_json, write_text
 
@@ -48,34 +50,45 @@ def git_commit() -> str | None:
     return commit and commit.strip() + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
 
 
-def write_config(folder: Path, config: dict[str, Any]) -> None:
+def write_config(job: Job) -> None:
     """Write `config.yaml`, or check that the one there is the same.
 
     Raises:
         UserError: the folder is of a run with another configuration (names the first difference).
     """
-    difference = config_difference(folder, config)
-    if difference:
+    if difference := config_difference(job):
         raise UserError(difference)
-    if not _has_output(folder) or not (folder / "config.yaml").is_file():
-        write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    path = job.folder / "config.yaml"
+    if not _has_output(job.folder) or not path.is_file():
+        write_text(path, yaml.safe_dump(job.identity(), sort_keys=False))
 
 
-def config_difference(folder: Path, config: dict[str, Any]) -> str | None:
-    """How the configuration of the run in a folder differs from the one asked for.
+def config_difference(job: Job) -> str | None:
+    """How the configuration of the run in the job's folder differs from the job's; what is not said is the default.
 
     None if it does not, or if the run in the folder failed before it had any output.
     """
+    folder = job.folder
     if not (folder / "config.yaml").is_file() or not _has_output(folder):
         return None
-    there = read_config(folder)
-    for key in [*config, *there]:
-        if there.get(key) != config.get(key):
+    there, asked = (_filled(config, job.defaults()) for config in (read_config(folder), job.identity()))
+    for key in [*asked, *there]:
+        if there.get(key) != asked.get(key):
             return (
-                f"{folder} is a run with {key} = {there.get(key)}, asked for is {config.get(key)}; "
-                "choose another --output or delete it"
+                f"{folder} is a run with {key} = {there.get(key)}, asked for is {asked.get(key)}; "
+                "choose another output folder or delete it"
             )
     return None
+
+
+def _filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of what it does not say, also inside of it."""
+    inner = {
+        key: {**defaults[key], **value}
+        for key, value in config.items()
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+    }
+    return {**defaults, **config, **inner}
 
 
 def _has_output(folder: Path) -> bool:
@@ -97,7 +110,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError):
         config = None
     if not isinstance(config, dict):
-        raise UserError(f"{path} is damaged; delete the run, or choose another --output")
+        raise UserError(f"{path} is damaged; delete the run, or choose another output folder")
     return config
 
 

@@ -29,7 +29,7 @@ def requeue(most: int, main: bool) -> None:
     job = os.environ["SLURM_JOB_ID"]
     if main:
         if requeues() >= most:
-            raise UserError(f"stopped by Slurm after {requeues()} requeues (--max-requeues); the same command goes on")
+            raise UserError(f"stopped by Slurm after {requeues()} requeues (max-requeues); the same command goes on")
         if _ask("squeue", "--noheader", "--jobs", job, "--format", "%T") == "RUNNING":
             _ask("scontrol", "requeue", job)
     time.sleep(_UNTIL_KILLED)  # a process that ends by itself would have the job count as ended

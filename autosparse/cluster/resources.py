@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 
 from autosparse.cluster.slurm import slurm_answers
+from autosparse.config import Bounds, Config
 from autosparse.errors import UserError
 
 Cluster = Literal["slurm", "local", "inline"]
@@ -40,38 +40,46 @@ _OTHER_NAME = {
 _TAKEN = ("open-mode", "signal", "kill-on-invalid-dep", "wckey")
 
 
-@dataclass(frozen=True)
-class Resources:
-    """Where the jobs run, and with what. A site's profile sets the defaults: see slurm/README.md."""
+@dataclass(frozen=True, kw_only=True)
+class Where(Config):
+    """Where the jobs run; --help-cluster lists everything that a job can be given."""
 
     cluster: Literal["auto", "slurm", "local", "inline"] = "auto"
     """slurm: a job array; local: processes of this machine; inline: in this process, one after the other;
     auto: slurm where sinfo answers, else inline."""
     partition: str | None = None
-    """Slurm partition; the site's default if not given."""
-    account: str | None = None
-    """Slurm account to charge."""
-    qos: str | None = None
-    """Slurm quality of service."""
-    nodes: int | None = None
-    """Nodes of each job; 1 if not given."""
-    gpus_per_node: int | None = None
+    """The Slurm partition; the site's default if not given."""
+    dry_run: bool = False
+    """Print the jobs, and the batch script for Slurm; run nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources(Where):
+    """Where the jobs run, and with what. A site's profile sets the defaults: see slurm/README.md."""
+
+    gpus_per_node: Annotated[int | None, Bounds(0)] = None
     """GPUs of each job on each node, and one process for each; 1 if not given, 0 for CPU nodes."""
-    tasks_per_node: int | None = None
+    tasks_per_node: Annotated[int | None, Bounds(1)] = None
     """Processes of each job on each node, for jobs without GPUs; 1 if not given."""
-    cpus_per_task: int | None = None
+    cpus_per_task: Annotated[int | None, Bounds(1)] = None
     """CPU cores of each process; on Slurm 4 if not given, here the machine's, shared out."""
+    nodes: Annotated[int | None, Bounds(1)] = None
+    """Nodes of each job; 1 if not given."""
     mem: str | None = None
     """Memory of each node, such as 32GB; the site's default if not given."""
     time: str | None = None
     """Time limit of each job: minutes, H:MM:SS or D-HH:MM:SS; 4:00:00 if not given."""
+    account: str | None = None
+    """The Slurm account to charge."""
+    qos: str | None = None
+    """The Slurm quality of service."""
     constraint: str | None = None
     """Features that the nodes must have, such as a100."""
     exclude: str | None = None
     """Nodes not to use, such as gpu[3-4]."""
-    array_parallelism: int | None = None
-    """How many jobs run at once; on Slurm 256 if not given, with --cluster local what its GPUs, or cores, allow."""
-    max_requeues: int | None = None
+    array_parallelism: Annotated[int | None, Bounds(1)] = None
+    """How many jobs run at once; on Slurm 256 if not given, with the cluster local what its GPUs, or cores, allow."""
+    max_requeues: Annotated[int | None, Bounds(0)] = None
     """How often a job that was stopped (time limit, preemption, lost node) is queued again; 10 if not given."""
     after: Annotated[tuple[str, ...], tyro.conf.arg(metavar="JOBID...")] = ()
     """Start only when these jobs have ended well."""
@@ -80,26 +88,19 @@ class Resources:
     slurm: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE...")] = ()
     """Further options of sbatch, such as mail-type=END or exclusive."""
     log_dir: Path | None = None
-    """Folder for what Slurm and submitit write, seen by all nodes; OUTPUT/submitted if not given."""
+    """The folder for what Slurm and submitit write, seen by all nodes; OUTPUT/submitted if not given."""
     wait: bool = False
-    """On Slurm too, return only when all jobs have ended; the exit code says whether all are complete."""
-    dry_run: bool = False
-    """Print the jobs, and the batch script for Slurm; run nothing."""
+    """Return only when all jobs have ended; the exit code says whether all are complete."""
     site: Annotated[Mapping[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
-    """Those of the values above that a site's profile set; not a flag."""
+    """Those of the values above that a site's profile set; not an option."""
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "tasks_per_node", "cpus_per_task", "array_parallelism"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"{flag(name)} must be at least 1, got {value}")
-        for name in ("gpus_per_node", "max_requeues"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise UserError(f"{flag(name)} must not be negative, got {value}")
+        super().__post_init__()
         if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
-            raise UserError("one process runs on each GPU: --tasks-per-node is for jobs with --gpus-per-node 0")
+            raise UserError("one process runs on each GPU: tasks per node are for jobs with 0 GPUs per node")
         for job in self.after:
             if not re.fullmatch(r"\d+(_\d+)?", job):
-                raise UserError(f"--after takes job ids of Slurm, such as 4242 or 4242_3, got {job!r}")
+                raise UserError(f"after takes job ids of Slurm, such as 4242 or 4242_3, got {job!r}")
         _ = self.minutes, self.slurm_options
 
     @property
@@ -118,12 +119,12 @@ class Resources:
         for text in self.slurm:
             key, equals, value = text.lstrip("-").partition("=")
             if not re.fullmatch(r"[a-z][a-z-]*", key) or "\n" in text:
-                raise UserError(f"--slurm takes options of sbatch as KEY=VALUE, got {text!r}")
+                raise UserError(f"slurm takes options of sbatch as KEY=VALUE, got {text!r}")
             own = _OTHER_NAME.get(key, key.replace("-", "_"))
             if own in {each.name for each in fields(self)}:
-                raise UserError(f"--slurm {text}: there is a flag for it, {flag(own)}")
+                raise UserError(f"slurm {text}: there is an option for it, {spelled(own)}")
             if key in _TAKEN:
-                raise UserError(f"--slurm {text}: {key} is set by the submission itself")
+                raise UserError(f"slurm {text}: {key} is set by the submission itself")
             options[key] = value if equals else True
         return options
 
@@ -157,7 +158,7 @@ class Resources:
         for name in self._given():
             if name in ignored:
                 needed = "slurm" if name in _SLURM_ONLY else "local or slurm"
-                raise UserError(f"{flag(name)} does nothing with --cluster {cluster}; it needs --cluster {needed}")
+                raise UserError(f"{spelled(name)} does nothing with the cluster {cluster}; it needs {needed}")
         defaults = {each.name: each.default for each in fields(Resources) if each.name in self.site}
         kept = {name: getattr(self, name) for name in self._given()}
         return replace(self, **{**defaults, **kept, "cluster": cluster, "site": {}})
@@ -166,15 +167,15 @@ class Resources:
         """The cluster that is asked for, or the one that is there."""
         if self.cluster in ("local", "inline"):
             return self.cluster
-        asked = [flag(name) for name in _SLURM_ONLY if getattr(self, name) not in (None, ())]
+        asked = [spelled(name) for name in _SLURM_ONLY if getattr(self, name) not in (None, ())]
         if self.cluster == "slurm":
-            asked.append("--cluster slurm")
+            asked.append("the cluster slurm")
         if (asked and self.dry_run) or slurm_answers():
             return "slurm"
         if asked:
             raise UserError(
                 f"no Slurm here (sinfo does not answer), which {' '.join(asked)} needs; "
-                "run this on a login node, or with --cluster local or inline and without Slurm's flags"
+                "run this on a login node, or with the cluster local or inline and without Slurm's options"
             )
         return "inline"
 
@@ -192,7 +193,7 @@ class Resources:
         if self.array_parallelism:
             return self.array_parallelism
         if gpus := self.local_gpus():
-            return max(1, torch.cuda.device_count() // gpus)
+            return max(1, count_gpus() // gpus)
         return max(1, _cores() // ((self.cpus_per_task or 1) * self.tasks))
 
     def local_cpus(self, jobs: int) -> int:
@@ -205,20 +206,27 @@ class Resources:
         Raises:
             UserError: it has fewer.
         """
-        there = torch.cuda.device_count()
+        there = count_gpus()
         gpus = self.gpus(min(1, there))
         if gpus > there:
-            raise UserError(f"--gpus-per-node {gpus}: this machine has {there}")
+            raise UserError(f"gpus-per-node {gpus}: this machine has {there}")
         return gpus
+
+
+def count_gpus() -> int:
+    """GPUs that this process may use."""
+    import torch  # not for those who only look or submit
+
+    return torch.cuda.device_count()
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def flag(name: str) -> str:
-    """The flag of a field."""
-    return f"--{name.replace('_', '-')}"
+def spelled(name: str) -> str:
+    """A field as profiles and the command line spell it."""
+    return name.replace("_", "-")
 
 
 def minutes(time: str) -> int:
@@ -229,9 +237,9 @@ def minutes(time: str) -> int:
     """
     match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):(\d\d):(\d\d))|(\d+)", time)
     if not match:
-        raise UserError(f"--time {time!r} is neither minutes nor H:MM:SS nor D-HH:MM:SS")
+        raise UserError(f"time {time!r} is neither minutes nor H:MM:SS nor D-HH:MM:SS")
     days, hours, mins, seconds, plain = (int(group or 0) for group in match.groups())
     total = plain or (days * 24 + hours) * 60 + mins + (seconds > 0)
     if total < 1:
-        raise UserError(f"--time {time} is less than a minute")
+        raise UserError(f"time {time} is less than a minute")
     return total

@@ -46,7 +46,7 @@ def queue() -> dict[str, State] | None:
 
 
 def last_states() -> dict[str, State]:
-    """As `queue`, with those that ended in the last minutes (the site's MinJobAge)."""
+    """The same as `queue`, with those that ended in the last minutes (the site's MinJobAge)."""
     return _jobs("--states=all") or {}
 
 

@@ -1,127 +1,35 @@
-"""Running a list of jobs, or a graph of them, wherever that is."""
+"""Submitting a graph of jobs to Slurm: each stage as one array that depends on those before."""
 
 import contextlib
-import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from autosparse.cluster import batch, local, logs, provenance, slurm, waiting
-from autosparse.cluster.job import Job, Task, describe
+from autosparse.cluster import batch, logs, provenance, slurm, waiting
+from autosparse.cluster.attempt import Attempt
+from autosparse.cluster.job import Job
 from autosparse.cluster.outcome import Failure, say
-from autosparse.cluster.provenance import config_difference
 from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_REQUEUES, Resources
-from autosparse.cluster.stage import Stage, blocked, left
+from autosparse.cluster.stage import Stage, blocked
 from autosparse.errors import UserError
 from autosparse.files import read_json
-
-
-def launch(jobs: Sequence[Job], resources: Resources, output: Path, name: str) -> None:
-    """Run the jobs that are not complete: a graph of one stage, see `launch_graph`."""
-    launch_graph([Stage(name, tuple(jobs))], resources, output)
-
-
-def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) -> None:
-    """Run the jobs that are not complete, then print every job's folder, one a line, on standard output.
-
-    On Slurm they are submitted, each stage as one array with a dependency on those before, but for jobs that are in the
-    queue already; with `resources.wait` it returns when all have ended. Elsewhere they are run to their end. A job that
-    fails keeps only the stages after its own from running. Progress goes to standard error.
-
-    Args:
-        stages: the graph, heads first.
-        resources: where and with what.
-        output: the folder of all runs; Slurm's and submitit's files go to `output/submitted`, if not elsewhere.
-
-    Raises:
-        UserError: two jobs share a folder, a folder holds another run, a job's input is missing and no stage before
-            makes it, Slurm refuses, or jobs failed.
-    """
-    _check(stages, resources, output)
-    resources = resources.resolve()
-    todo, failures = _incomplete(stages)
-    root = (resources.log_dir or output / "submitted").absolute()
-    if resources.cluster != "inline" and re.search(r"[%\\]", str(root)):
-        raise UserError(f"{root}: Slurm gives % and backslashes in file names a meaning; choose another --log-dir")
-    damaged = {failed.job.folder for failed in failures}
-    for stage in stages:
-        to_run = sum(job in todo for job in stage.jobs)
-        done = len(stage.jobs) - to_run - sum(job.folder in damaged for job in stage.jobs)
-        name = f"{stage.name}: " if len(stages) > 1 else ""
-        after = f", after {' and '.join(stage.after)}" if stage.after else ""
-        say(f"{name}{len(stage.jobs)} runs, {done} complete, {to_run} to run ({resources.cluster}{after})")
-    runnable, failures = _without_blocked(stages, todo, failures)
-    jobs = [job for stage in stages for job in stage.jobs]
-    if resources.dry_run:
-        _show(runnable, resources, root)
-    elif runnable:
-        run = {"slurm": _slurm, "local": local.run, "inline": _inline}[resources.cluster]
-        failures += run(runnable, resources, root)
-    for failed in failures:
-        say(f"failed: {failed.job.folder}: {failed.error}")
-    for job in jobs if not resources.dry_run else ():
-        print(job.folder)
-    if failures:
-        raise UserError(f"{len(failures)} of {len(jobs)} runs failed; the same command runs them again")
-
-
-def _incomplete(stages: Sequence[Stage]) -> tuple[list[Job], list[Failure]]:
-    """The jobs to run, and those whose output is damaged, which must not keep the others from running."""
-    todo, damaged = list[Job](), list[Failure]()
-    for job in (job for stage in stages for job in stage.jobs):
-        try:
-            if job.missing() or not job.is_complete():
-                todo.append(job)
-        except UserError as error:
-            damaged.append(Failure(job, describe(error)))
-    return todo, damaged
-
-
-def _without_blocked(
-    stages: Sequence[Stage], todo: list[Job], failures: list[Failure]
-) -> tuple[list[Stage], list[Failure]]:
-    """What can run in spite of damaged outputs, and the failures with those of the jobs that cannot."""
-    damaged = {failure.job.folder for failure in failures}
-    failed = {stage.name for stage in stages if any(job.folder in damaged for job in stage.jobs)}
-    cannot = list[Failure]()
-    for stage in stages:
-        if found := [failure for failure in blocked(stage, failed) if failure.job in todo]:
-            failed.add(stage.name)
-            cannot += found
-    stopped = {failure.job.folder for failure in cannot}
-    return left(stages, [job for job in todo if job.folder not in stopped]), failures + cannot
-
-
-def _inline(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
-    failures, failed, number = list[Failure](), set[str](), 0
-    total = sum(len(stage.jobs) for stage in stages)
-    for stage in stages:
-        found = blocked(stage, failed)
-        for job in stage.jobs if not found else ():
-            number += 1
-            say(f"[{number}/{total}] {job.folder}")
-            provenance.write_submission(job.folder, None, None)
-            try:
-                Task(job, resources.cpus_per_task)()
-            except Exception as error:  # the other jobs go on; the traceback is in the run's log
-                found.append(Failure(job, describe(error)))
-        if found:
-            failed.add(stage.name)
-            failures += found
-    return failures
-
 
 Placed = dict[Path, tuple[str, Path]]  # a run's folder -> the id and the log of its job
 
 
-def _slurm(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
+def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
+    """Submit what is not in the queue already and, if asked to, wait; returns the jobs that failed.
+
+    Raises:
+        UserError: Slurm refuses, or does not answer; nothing is submitted then.
+    """
     queue = slurm.queue()
     if queue is None:
         raise UserError("Slurm does not say what is in its queue (squeue); try again")
     for job_id in resources.after:
         if not slurm.knows(job_id):
-            raise UserError(f"--after {job_id}: Slurm does not know this job (any more); leave it out if it ended well")
+            raise UserError(f"after {job_id}: Slurm does not know this job (any more); leave it out if it ended well")
     jobs = [job for stage in stages for job in stage.jobs]
     queued: Placed = {job.folder: place for job in jobs if (place := _queued(job, queue))}
     if queued:
@@ -175,7 +83,7 @@ def _submit(stages: list[Stage], queued: Placed, resources: Resources, root: Pat
                 if not new:
                     continue
                 folder = folders.enter_context(logs.claimed(root, stage.name))
-                found = batch.submit(_tasks(new, resources), _of(stage, resources, ids), stage.name, folder)
+                found = batch.submit(_attempts(new, resources), _of(stage, resources, ids), stage.name, folder)
                 submitted.append((folder, new, found))
                 ids[stage.name] += _arrays(each.job_id for each in found).split()
     except BaseException:
@@ -204,10 +112,10 @@ def _arrays(job_ids: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(job_id.split("_")[0] for job_id in job_ids))
 
 
-def _tasks(jobs: list[Job], resources: Resources) -> list[Task]:
+def _attempts(jobs: list[Job], resources: Resources) -> list[Attempt]:
     cpus = resources.cpus_per_task or DEFAULT_CPUS
     requeues = DEFAULT_REQUEUES if resources.max_requeues is None else resources.max_requeues
-    return [Task(job, cpus, requeues) for job in jobs]
+    return [Attempt(job, cpus, requeues) for job in jobs]
 
 
 def _queued(job: Job, queue: dict[str, slurm.State]) -> tuple[str, Path] | None:
@@ -219,29 +127,7 @@ def _queued(job: Job, queue: dict[str, slurm.State]) -> tuple[str, Path] | None:
     return (said["job"], Path(said["log"])) if said["job"] in queue else None
 
 
-def _check(stages: Sequence[Stage], resources: Resources, output: Path) -> None:
-    if not any(stage.jobs for stage in stages):
-        raise UserError("nothing to run: each of the grid's flags (--seeds, --criteria, ...) needs a value")
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file; name a folder")
-    seen = set[Path]()
-    names = list[str]()
-    for stage in stages:
-        if stage.name in names or not set(stage.after) <= set(names):
-            raise ValueError(f"stage {stage.name} must have a name of its own and come after {stage.after}")
-        names.append(stage.name)
-        for job in stage.jobs:
-            if job.folder in seen:
-                raise UserError(f"two runs of this grid have the folder {job.folder}; is a value given twice?")
-            seen.add(job.folder)
-            if missing := job.missing():
-                if not stage.after and not resources.after:
-                    raise UserError(missing)
-            elif difference := config_difference(job.folder, job.config()):
-                raise UserError(difference)
-
-
-def _show(stages: list[Stage], resources: Resources, root: Path) -> None:
+def show(stages: list[Stage], resources: Resources, root: Path) -> None:
     """The runs and, for Slurm, the batch scripts that would be submitted."""
     for stage in stages:
         for job in stage.jobs:
@@ -251,7 +137,7 @@ def _show(stages: list[Stage], resources: Resources, root: Path) -> None:
         with batch.rehearsal() as scratch:
             for stage in stages:
                 folder = logs.next_folder(root, stage.name)
-                tasks = _tasks(list(stage.jobs), resources)
+                tasks = _attempts(list(stage.jobs), resources)
                 found = batch.submit(tasks, _of(stage, resources, ids), stage.name, Path(f"{scratch}{folder}"))
                 ids[stage.name] = _arrays(each.job_id for each in found).split()
                 for script in dict.fromkeys(each.script for each in found):

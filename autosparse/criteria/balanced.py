@@ -1,4 +1,4 @@
-"""As many samples of each class."""
+"""Draws as many samples of each class."""
 
 from itertools import groupby
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from autosparse.criteria.base import Batches
-from autosparse.criteria.distributed import gather, rank_and_size
 from autosparse.criteria.loss import checked
+from autosparse.distributed import gather, rank_and_size
 from autosparse.errors import UserError
 
 _BATCH = 64  # the most samples taken together: what bounds the memory of a backward pass through a backward pass

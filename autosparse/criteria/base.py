@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from autosparse.criteria.distributed import broadcast
+from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Mask, keep_top
 

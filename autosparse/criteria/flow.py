@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autosparse.criteria.base import Batches
-from autosparse.criteria.distributed import gather
 from autosparse.criteria.failures import naming_layers
 from autosparse.criteria.gradient import scoring_mode
+from autosparse.distributed import gather
 from autosparse.errors import UserError
 from autosparse.pruning import Layout
 

@@ -15,7 +15,7 @@ class Force:
     """|θ ⊙ g(θ ⊙ m)|, g the gradient of the mean loss of the network that the round before has left.
 
     θ are the unpruned weights, so that a weight which one round removed can come back in a later one. The number kept
-    falls as in `Rounds`. Looks at all batches in every round (the authors' code: at one or a few drawn anew); costs
+    falls as in `Rounds`. Looks at all batches in every round (the authors' code: at one or a few redrawn); costs
     `rounds` forward and backward passes over each.
     """
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Batches
-from autosparse.criteria.distributed import all_reduce
 from autosparse.criteria.failures import in_one_line, naming_layers
 from autosparse.criteria.loss import checked, summed_cross_entropy
+from autosparse.distributed import all_reduce
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout
 

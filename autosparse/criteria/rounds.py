@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Batches, Criterion, Targeted
-from autosparse.criteria.distributed import broadcast
+from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top, keep_top_each
 

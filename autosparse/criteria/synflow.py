@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Batches
-from autosparse.criteria.distributed import all_reduce
 from autosparse.criteria.flow import first_shape, flow, in_double, ones
+from autosparse.distributed import all_reduce
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
 
@@ -85,7 +85,7 @@ def _flat(products: dict[str, Tensor], mask: Mask, units: dict[str, Tensor]) -> 
 
 
 def _deviation(batches: Batches, device: torch.device) -> Tensor:
-    """Of each element of the inputs of all processes, float64 (1, ...)."""
+    """The deviation of each element of the inputs of all processes, float64 (1, ...)."""
     shape = first_shape(batches)
     sums, squares = (torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(2))
     samples = torch.zeros((), dtype=torch.float64, device=device)

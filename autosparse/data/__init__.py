@@ -1,6 +1,12 @@
 """What networks learn from: image data sets by name, as uint8 arrays, and batches cut from a device's memory."""
 
-from autosparse.data.batches import Batch, ImageData, TrainingBatches
-from autosparse.data.sources import DATASETS, Images, load
+from typing import TYPE_CHECKING
+
+from autosparse.lazy import lazily
+
+if TYPE_CHECKING:
+    from autosparse.data.batches import Batch, ImageData, TrainingBatches
+    from autosparse.data.sources import DATASETS, Images, load
 
 __all__ = ["DATASETS", "Batch", "ImageData", "Images", "TrainingBatches", "load"]
+__getattr__ = lazily(__name__)

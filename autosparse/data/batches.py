@@ -13,6 +13,7 @@ from autosparse.errors import UserError
 from autosparse.seeds import stream
 
 Batch = tuple[Tensor, Tensor]
+SCORING_BATCH = 256  # images whose gradient is taken together; batch norm sees as many
 _PAD = 4  # of the random crop
 
 
@@ -72,7 +73,7 @@ class ImageData:
         """Shuffled batches of the training images."""
         return TrainingBatches(self, *self._splits["train"], batch_size, seed, augment)
 
-    def scoring(self, batch_size: int = 256, limit: int | None = None) -> "FixedBatches":
+    def scoring(self, batch_size: int = SCORING_BATCH, limit: int | None = None) -> "FixedBatches":
         """The training images unaugmented, in fixed order; at most `limit` batches.
 
         Whole batches are dealt to the processes in turn, so that what batch normalization sees in a batch does not
@@ -121,7 +122,7 @@ class TrainingBatches:
         if min(self.batch_size, len(self.labels)) % self.data.world_size:
             raise UserError(
                 f"a batch of {min(self.batch_size, len(self.labels))} cannot be cut evenly "
-                f"over {self.data.world_size} processes; choose another --batch-size"
+                f"over {self.data.world_size} processes; choose another batch size"
             )
 
     def __len__(self) -> int:

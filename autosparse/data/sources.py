@@ -154,6 +154,12 @@ def load(name: str, root: Path | None = None) -> Images:
     return Images(name, x_train, arrays["y_train"].astype(np.int64), x_test, arrays["y_test"].astype(np.int64))
 
 
+@functools.cache  # a graph of many runs asks for each
+def shape(name: str, root: Path | None = None) -> tuple[int, int, int]:
+    """(C, H, W) of the images of a data set; see `load`."""
+    return load(name, root).shape
+
+
 def check(name: str, root: Path | None = None) -> Path | None:
     """The file that holds a data set, None for one that comes with a library.
 

@@ -1,67 +1,57 @@
 """A fit of AutoS to the triples of runs of IRP."""
 
-import logging
-import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from accelerate import Accelerator
-
-from autosparse.autos import (
-    FitConfig,
-    States,
-    fit,
-    tabulate_held_out,
-    tabulate_states,
-    validate,
-    validate_states,
-)
-from autosparse.autos.autos import CARD, WEIGHTS, gradient_mode
-from autosparse.autos.fit import number_of_steps
-from autosparse.cluster import Job, provenance
-from autosparse.cluster.progress import progress
+from autosparse.cluster import Job
+from autosparse.config import NO_IDENTITY, Bounds, Config, FitConfig
 from autosparse.errors import StoreError, UserError
-from autosparse.jobs.common import check_seed, is_json
-from autosparse.jobs.remeasure import remeasure, setting_of
-from autosparse.store import Counters, TripleStore
-from autosparse.training import Checkpoint
+from autosparse.files import is_json
 
-_SHOWN = ("run", "mse", "variance", "spearman")
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
-@dataclass(frozen=True)
-class FitRun(Job):
+@dataclass(frozen=True, kw_only=True)
+class FitRun(Job, Config):
     """AutoS fitted to the triples of one or several runs of IRP."""
 
-    output: Path
-    runs: tuple[str, ...]
-    how: FitConfig = field(default_factory=FitConfig)
+    kind = "autos"
+
+    runs: tuple[str, ...] = field(metadata=NO_IDENTITY)
+    """Runs of launch/irp.py: their folders, or s3:// URLs of their stores; complete, or made by the jobs that this
+    waits for."""
+    config: FitConfig = field(default_factory=FitConfig)
     leave_one_out: bool = False
-    name: str | None = None
-    threads: int = 2
-    data_root: Path | None = None
+    """Also fit without each run in turn, and report how well that predicts it."""
+    threads: Annotated[int, Bounds(0)] = field(default=2, metadata=NO_IDENTITY)
+    """Threads that read ahead, in each process."""
+    data_root: Path | None = field(default=None, metadata=NO_IDENTITY)
+    """The folder of the data sets' .npz files, for rounds and flow; $AUTOSPARSE_DATA, or data, if not given."""
+    name: str | None = field(default=None, metadata=NO_IDENTITY)
+    """The folder's name; made from the options if not given."""
+    output: Path = field(default=Path("runs"), metadata=NO_IDENTITY)
+    """The folder of all runs."""
 
     def check(self) -> None:
-        """Refuse what cannot run."""
         if not self.runs:
             raise UserError("no runs to fit to; give the folders of complete runs of launch/irp.py")
         for run in self.runs:
             if "://" not in run and (inside := sorted(path.parent for path in Path(run).glob("*/triples.zarr"))):
-                raise UserError(f"{run} holds runs and is none; name them: --runs {' '.join(map(str, inside[:3]))} ...")
+                raise UserError(f"{run} holds runs and is none; name them: {' '.join(map(str, inside[:3]))} ...")
         if len({_parts(run) for run in self.runs}) < len(self.runs):
-            raise UserError("a run is named twice in --runs; to have it come more often use --weights")
-        if self.how.weights and len(self.how.weights) != len(self.runs):
-            raise UserError(f"--weights: {len(self.how.weights)} for {len(self.runs)} runs; give one for each")
-        if self.threads < 0:
-            raise UserError(f"--threads must be 0 or more, got {self.threads}")
+            raise UserError("a run is named twice; to have it come more often give it a weight")
+        if (weights := len(self.config.weights)) not in (0, len(self.runs)):
+            raise UserError(f"there are {weights} weights for {len(self.runs)} runs; give one for each")
         if self.name is not None and self.name != Path(self.name).name:
-            raise UserError(f"--name is the name of one folder, got {self.name!r}")
+            raise UserError(f"the name is that of one folder, got {self.name!r}")
         if self.leave_one_out and len(self.runs) < 2:
-            raise UserError("--leave-one-out needs at least two runs")
-        check_seed(self.how.seed)
-        if self.how.by_states and not self.missing():
+            raise UserError("leaving one out needs at least two runs")
+        if self.config.by_states and not self.missing():
+            from autosparse.jobs.work.remeasure import setting_of
+            from autosparse.store import TripleStore
+
             for run in self.runs:
                 setting_of(TripleStore.open(run), self.data_root)
 
@@ -70,14 +60,16 @@ class FitRun(Job):
         *_, above, last = _parts(self.runs[0])
         labels = above if last == "triples.zarr" else last
         more = f"-and-{len(self.runs) - 1}-more" if len(self.runs) > 1 else ""
-        how, features = self.how, self.how.features
+        how = self.config
         label = f"_{how.label}" if how.label != "share" else ""
-        condensed = f"_c{how.condense}" if how.condense else ""
+        samples = f"_n{how.samples}" if how.samples else ""
         rounds = f"_r{how.rounds}" if how.rounds > 1 else ""
-        details = f"{how.backbone}_{features.inputs}_{features.transform}{label}{condensed}{rounds}_s{how.seed}"
+        details = f"{how.backbone}_{how.inputs}_{how.transform}{label}{samples}{rounds}_s{how.seed}"
         return self.output / "autos" / (self.name or f"{labels}{more}_{details}")
 
     def missing(self) -> str | None:
+        from autosparse.store import TripleStore
+
         for run in self.runs:
             try:
                 TripleStore.open(run)
@@ -85,90 +77,20 @@ class FitRun(Job):
                 return f"cannot fit to {run}: {error}"
         return None
 
-    def config(self) -> dict[str, Any]:
-        return {
-            "kind": "autos",
-            "stores": [TripleStore.open(run).fingerprint for run in self.runs],
-            "leave_one_out": self.leave_one_out,
-            **asdict(self.how),
-            "weights": [*self.how.weights],
-        }
+    def derived(self) -> dict[str, Any]:
+        from autosparse.store import TripleStore
+
+        return {"stores": [TripleStore.open(run).fingerprint for run in self.runs]}
 
     def is_complete(self) -> bool:
+        from autosparse.autos.autos import CARD, WEIGHTS
+
         return is_json(self.folder / CARD) and (self.folder / WEIGHTS).is_file()
 
-    def run(self, accelerator: Accelerator) -> None:
-        stores = [TripleStore.open(run) for run in self.runs]
-        gradient_mode([store.run for store in stores])  # all must be the same
-        start = time.perf_counter()
-        states = [remeasure(store, self.how, self.data_root, accelerator) for store in stores if self.how.by_states]
-        steps = number_of_steps(stores, self.how, accelerator, states)
-        reading = Counters()
-        with progress(self.folder, steps, "fit", accelerator.is_main_process) as bar:
+    def run(self, accelerator: "Accelerator") -> None:
+        from autosparse.jobs.work import fit
 
-            def follow(steps: int, counters: Counters) -> None:
-                nonlocal reading
-                reading = counters
-                bar.update(steps, str(counters))
-
-            checkpoint = Checkpoint(self.folder / "checkpoint.pt", "fit", write=accelerator.is_main_process)
-            autos = fit(
-                stores,
-                self.how,
-                accelerator,
-                states=states,
-                resume=checkpoint,
-                threads=self.threads,
-                progress=follow,
-            )
-        log.info("%s", reading)
-        seconds = time.perf_counter() - start
-        told = [validate_states(autos, run) for run in states] or [
-            validate(autos, store, self.how.seed) for store in stores
-        ]
-        metrics = [{"run": run, **of} for run, of in zip(self.runs, told, strict=True)]
-        autos.card |= {"held_out": metrics, "seconds": {"fit": seconds}, "versions": provenance.versions()}
-        if self.leave_one_out:
-            autos.card["leave_one_out"] = [
-                {"run": run, **self._without(k, stores, states, accelerator)} for k, run in enumerate(self.runs)
-            ]
-        for of in metrics:
-            log.info("held out of %s: MSE %.5f of %.5f, Spearman %.3f", *(of[k] for k in _SHOWN))
-        if accelerator.is_main_process:
-            if states:
-                surface = tabulate_states(autos, states, self.how.seed, self.how.resolution)
-            else:
-                surface = tabulate_held_out(autos, stores, self.how.seed, self.how.resolution)
-            log.info("surface: %s nodes, off by %.1e at most", tuple(surface.table.shape), surface.error["max"])
-            surface.save(self.folder)  # before the network, which says that the run is complete
-            autos.save(self.folder)
-        accelerator.wait_for_everyone()
-        checkpoint.remove()
-
-    def _without(
-        self, left_out: int, stores: list[TripleStore], states: list[States], accelerator: Accelerator
-    ) -> dict[str, Any]:
-        """Metrics on one run of a fit to the others."""
-        kept = [k for k in range(len(stores)) if k != left_out]
-        how = replace(self.how, weights=tuple(self.how.weights[k] for k in kept if self.how.weights))
-        checkpoint = Checkpoint(
-            self.folder / f"checkpoint-without-{left_out}.pt", "fit", write=accelerator.is_main_process
-        )
-        autos = fit(
-            [stores[k] for k in kept],
-            how,
-            accelerator,
-            states=[states[k] for k in kept if states],
-            resume=checkpoint,
-            threads=self.threads,
-        )
-        if states:
-            metrics = validate_states(autos, states[left_out], part="all")
-        else:
-            metrics = validate(autos, stores[left_out], part="all")
-        accelerator.wait_for_everyone()
-        checkpoint.remove()
-        return metrics
+        fit.run(self, accelerator)
 
 
 def _parts(run: str) -> tuple[str, ...]:

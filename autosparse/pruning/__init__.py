@@ -1,9 +1,14 @@
 """What is kept: the flat index space of prunable weights, masks over it, exact selection, schedules."""
 
-from autosparse.pruning.layout import Layer, Layout
-from autosparse.pruning.mask import Mask
-from autosparse.pruning.schedule import Constant, Geometric, Linear, Schedule, make_schedule
-from autosparse.pruning.selection import keep_top, keep_top_each, keep_top_of_parts
+from typing import TYPE_CHECKING
+
+from autosparse.lazy import lazily
+
+if TYPE_CHECKING:
+    from autosparse.pruning.layout import Layer, Layout
+    from autosparse.pruning.mask import Mask
+    from autosparse.pruning.schedule import Constant, Geometric, Linear, Schedule, make_schedule
+    from autosparse.pruning.selection import keep_top, keep_top_each, keep_top_of_parts
 
 __all__ = [
     "Constant",
@@ -18,3 +23,4 @@ __all__ = [
     "keep_top_of_parts",
     "make_schedule",
 ]
+__getattr__ = lazily(__name__)

@@ -1,8 +1,14 @@
 """Triples on disk: (theta, grad, survival) of every prunable parameter of a run, chunked, checked, resumable."""
 
-from autosparse.store.loader import Counters, TripleLoader
-from autosparse.store.reader import TripleStore
-from autosparse.store.triples import Triples, sample
-from autosparse.store.writer import TripleWriter
+from typing import TYPE_CHECKING
+
+from autosparse.lazy import lazily
+
+if TYPE_CHECKING:
+    from autosparse.store.loader import Counters, TripleLoader
+    from autosparse.store.reader import TripleStore
+    from autosparse.store.triples import Triples, sample
+    from autosparse.store.writer import TripleWriter
 
 __all__ = ["Counters", "TripleLoader", "TripleStore", "TripleWriter", "Triples", "sample"]
+__getattr__ = lazily(__name__)

@@ -41,7 +41,7 @@ def main(a: Arguments) -> None:
     if a.to and not goes_elsewhere:
         raise UserError(f"{a.action} takes one path, got {a.to!r} as well")
     if a.shard and a.action != "copy":
-        raise UserError("--shard is for copy")
+        raise UserError("a shard is for copy")
     {"info": _info, "verify": _verify, "export": _export, "copy": _copy}[a.action](a)
 
 

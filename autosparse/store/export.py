@@ -1,4 +1,4 @@
-"""A store as one file for other tools: NumPy's .npz or Parquet, written a piece at a time."""
+"""A store as one file for other tools: NumPy's .npz or Parquet, written a window at a time."""
 
 import json
 import zipfile
@@ -66,8 +66,8 @@ def _write_parquet(store: TripleStore, path: Path) -> None:
     about = json.dumps({"densities": store.densities, "iterations": store.iterations, "run": store.run})
     writer = None
     try:
-        for span, columns in store.scan(*_ARRAYS):
-            number = np.searchsorted(ends, np.arange(span.start, span.stop), side="right").astype(np.int32)
+        for window, columns in store.scan(*_ARRAYS):
+            number = np.searchsorted(ends, np.arange(window.start, window.stop), side="right").astype(np.int32)
             layer = pyarrow.DictionaryArray.from_arrays(number, names)
             table = pyarrow.table({"layer": layer, **columns})
             if writer is None:

@@ -18,22 +18,22 @@ LANES = (192, 96, 48, 24, 12, 6, 3, 1)
 Columns = dict[str, NDArray[Any]]  # theta, grad, survival and store of some samples
 
 
-def plan(memory: int, block: int, bytes_per_sample: int, written: str) -> tuple[int, int]:
-    """How many lanes, and how many blocks a window, fit into so many bytes.
+def plan(memory: int, chunk: int, bytes_per_sample: int, written: str) -> tuple[int, int]:
+    """How many lanes, and how many chunks a window, fit into so many bytes.
 
     Raises:
         UserError: not even one.
     """
-    lanes = next((n for n in LANES if needed(n, block, bytes_per_sample) <= memory), 0)
+    lanes = next((n for n in LANES if needed(n, chunk, bytes_per_sample) <= memory), 0)
     if not lanes:
-        least = format_size(needed(1, block, bytes_per_sample))
-        raise UserError(f"--memory {written} is less than one block of triples takes; give at least {least}")
-    return lanes, memory // needed(lanes, block, bytes_per_sample)
+        least = format_size(needed(1, chunk, bytes_per_sample))
+        raise UserError(f"memory of {written} is less than one chunk of triples takes; give at least {least}")
+    return lanes, memory // needed(lanes, chunk, bytes_per_sample)
 
 
-def needed(lanes: int, block: int, bytes_per_sample: int) -> int:
-    """Bytes for windows of one block: a current and a next one a lane, and those just being permuted."""
-    return (2 * lanes + 4) * block * bytes_per_sample
+def needed(lanes: int, chunk: int, bytes_per_sample: int) -> int:
+    """Bytes for windows of one chunk: a current and a next one a lane, and those just being permuted."""
+    return (2 * lanes + 4) * chunk * bytes_per_sample
 
 
 class Lane:

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from autosparse.errors import UserError
 from autosparse.sizes import format_size, parse_size
 from autosparse.store.lanes import LANES, Columns, Lane, needed, plan
-from autosparse.store.order import Block, Order, Part, Window
+from autosparse.store.order import Chunk, Order, Part, Window
 from autosparse.store.reader import TripleStore
 from autosparse.store.schema import survival_dtype
 from autosparse.store.triples import Triples
 
-_BLOCK = 1 << 18  # parameters, at most
-_SLAB = 1 << 18  # samples that are laid out as batches at once
+_LAID_OUT = 1 << 18  # samples that are laid out as batches at once
 
 
 @dataclass
@@ -99,11 +98,11 @@ class TripleLoader:
         self._number = np.min_scalar_type(len(stores) - 1)  # type of a store's number
         self._bytes_per_sample = 8 + max(survival_dtype(store.iterations).itemsize for store in stores)
         self._bytes_per_sample += self._number.itemsize if len(stores) > 1 else 0
-        blocks = tuple(min(_BLOCK, store.grid.chunk) for store in stores)
-        lanes, mix = plan(parse_size(memory), max(blocks), self._bytes_per_sample, memory)
+        chunks = tuple(store.grid.chunk for store in stores)
+        lanes, mix = plan(parse_size(memory), max(chunks), self._bytes_per_sample, memory)
         self._order = Order(
             tuple(len(store) for store in stores),
-            blocks,
+            chunks,
             batch_size,
             seed,
             0,
@@ -113,11 +112,11 @@ class TripleLoader:
             tuple(weights) if weights else None,
         )
         if world_size > len(self._order.line):
-            raise UserError(f"{world_size} processes for {len(self._order.line)} blocks of triples; use fewer")
+            raise UserError(f"{world_size} processes for {len(self._order.line)} chunks of triples; use fewer")
         if self._order.number_of_lanes % world_size:
             raise UserError(
                 f"{self._order.number_of_lanes} lanes cannot be cut over {world_size} processes; {LANES[0]}, which "
-                f"{format_size(needed(LANES[0], max(blocks), self._bytes_per_sample))} of --memory allow, "
+                f"{format_size(needed(LANES[0], max(chunks), self._bytes_per_sample))} of memory allow, "
                 f"{'can' if LANES[0] % world_size == 0 else 'cannot either: use another number of processes'}"
             )
         # stores that fit are read once; the rest is read again in every epoch
@@ -137,15 +136,15 @@ class TripleLoader:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="triples") if self._threads else None
         try:
             lanes = [Lane(order, number, self._read, pool) for number in self._lanes(order)]
-            rows = max(1, _SLAB // order.size)
+            rows = max(1, _LAID_OUT // order.size)
             for first in range(self._batch, len(self), rows):
-                slab = self._slab(order, lanes, first, min(first + rows, len(self)))
-                for row in range(len(slab.theta)):
+                batches = self._lay_out(order, lanes, first, min(first + rows, len(self)))
+                for row in range(len(batches.theta)):
                     self._batch += 1  # before the yield: a state taken by the consumer counts this batch as done
-                    self.counters.samples += slab.theta.shape[1]
+                    self.counters.samples += batches.theta.shape[1]
                     self.counters.seconds += time.perf_counter() - start
                     start = time.perf_counter()
-                    yield slab[row]
+                    yield batches[row]
         finally:
             if pool:
                 pool.shutdown(cancel_futures=True)
@@ -186,7 +185,7 @@ class TripleLoader:
         mine = order.number_of_lanes // self._world_size
         return range(self._rank * mine, (self._rank + 1) * mine)
 
-    def _slab(self, order: Order, lanes: list["Lane"], first: int, last: int) -> Triples:
+    def _lay_out(self, order: Order, lanes: list[Lane], first: int, last: int) -> Triples:
         """The batches first..last laid out one below the other, tensors (last - first, B)."""
         base = order.columns(lanes[0].number).start
         shape = (last - first, order.columns(lanes[-1].number).stop - base)
@@ -194,7 +193,7 @@ class TripleLoader:
         kinds = {"theta": torch.float32, "grad": torch.float32, "survival": torch.int64, "store": torch.int64}
         if len(self.stores) == 1:
             del kinds["store"]
-        slab = {name: torch.empty(shape, dtype=kind, pin_memory=pinned) for name, kind in kinds.items()}
+        batches = {name: torch.empty(shape, dtype=kind, pin_memory=pinned) for name, kind in kinds.items()}
         for lane in lanes:  # all that is needed now before what is needed next
             lane.ask(first * _width(order.columns(lane.number)))
         for lane in lanes:
@@ -203,10 +202,10 @@ class TripleLoader:
             waiting = time.perf_counter()
             parts = lane.take(first * width, last * width)
             self.counters.waited += time.perf_counter() - waiting
-            for name, target in slab.items():
+            for name, target in batches.items():
                 values = parts[0][name] if len(parts) == 1 else np.concatenate([part[name] for part in parts])
                 target[:, columns.start - base : columns.stop - base] = torch.from_numpy(values).view(-1, width)
-        on_device = {name: values.to(self._device, non_blocking=True) for name, values in slab.items()}
+        on_device = {name: values.to(self._device, non_blocking=True) for name, values in batches.items()}
         if len(self.stores) == 1:
             on_device["store"] = torch.zeros((), dtype=torch.int64, device=self._device).expand(shape)
         return Triples(**on_device)
@@ -214,32 +213,32 @@ class TripleLoader:
     def _read(self, order: Order, window: Window) -> Columns:
         """The samples of a window in their order."""
         raw, chosen, start = list[Columns](), list[NDArray[np.int64]](), 0
-        for block in window.blocks:
-            samples = order.samples(block)
-            columns, first = self._block(block, samples)
+        for chunk in window.chunks:
+            samples = order.samples(chunk)
+            columns, first = self._chunk(chunk, samples)
             raw.append(columns)
             chosen.append(samples + (start - first))
             start += len(columns["theta"])
         index = np.concatenate(chosen)[order.permutation(window)]
         return {name: np.concatenate([columns[name] for columns in raw]).take(index) for name in raw[0]}
 
-    def _block(self, block: Block, samples: NDArray[np.int64]) -> tuple[Columns, int]:
-        """What of a block has to be read for some of its samples, and where in the block that starts."""
+    def _chunk(self, chunk: Chunk, samples: NDArray[np.int64]) -> tuple[Columns, int]:
+        """What of a chunk has to be read for some of its samples, and where in the chunk that starts."""
         if self._kept is None:
             first, last = int(samples[0]), int(samples[-1]) + 1
-            return self._fetch(block.store, slice(block.start + first, block.start + last)), first
-        key = block.store, block.start
+            return self._fetch(chunk.store, slice(chunk.start + first, chunk.start + last)), first
+        key = chunk.store, chunk.start
         if key not in self._kept:
-            self._kept[key] = self._fetch(block.store, slice(block.start, block.stop))
+            self._kept[key] = self._fetch(chunk.store, slice(chunk.start, chunk.stop))
         return self._kept[key], 0
 
-    def _fetch(self, number: int, span: slice) -> Columns:
+    def _fetch(self, number: int, index: slice) -> Columns:
         store = self.stores[number]
-        columns: Columns = {"theta": store.theta(span), "grad": store.grad(span), "survival": store.survival(span)}
+        columns: Columns = {"theta": store.theta(index), "grad": store.grad(index), "survival": store.survival(index)}
         with self._lock:
             self.counters.bytes += sum(values.nbytes for values in columns.values())
         if len(self.stores) > 1:
-            columns["store"] = np.full(span.stop - span.start, number, self._number)
+            columns["store"] = np.full(index.stop - index.start, number, self._number)
         return columns
 
 

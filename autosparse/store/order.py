@@ -1,8 +1,8 @@
 """Which samples come when: policy alone, no reading.
 
-All stores' parameters lie on one line, cut into blocks. An epoch turns the line by a random offset and cuts it into
+All stores' parameters lie on one line, cut into chunks. An epoch turns the line by a random offset and cuts it into
 *lanes* of equal shares, each of which gives its columns of every batch: so every batch holds something of everywhere.
-Within a lane the blocks are permuted and cut into windows of a few blocks, and the samples of a window are permuted.
+Within a lane the chunks are permuted and cut into windows of a few chunks, and the samples of a window are permuted.
 All of it is a function of (seed, epoch), so any batch can be found without going through those before it; each of
 several processes reads its own lanes; and memory is bounded by a window a lane.
 
@@ -56,13 +56,13 @@ def count(start: int, stop: int, seed: int, part: Part) -> int:
 
 
 @dataclass(frozen=True)
-class Block:
-    """A range of one store's flat indices, and which of its samples: all of the part, or the first of a random share.
+class Chunk:
+    """A chunk of a store, or what a lane has of it: which of the part's samples, where not all of them.
 
     Attributes:
         store: number of the store.
         start, stop: flat indices.
-        copy: how many times the block came before, in a store with a weight above 1.
+        copy: how many times the chunk came before, in a store with a weight above 1.
         samples: how many there are, of which `skip` are passed over and `take` taken.
     """
 
@@ -83,7 +83,7 @@ class Window:
     number: int
     start: int
     size: int
-    blocks: tuple[Block, ...]
+    chunks: tuple[Chunk, ...]
 
 
 @dataclass(frozen=True)
@@ -92,19 +92,19 @@ class Order:
 
     Attributes:
         sizes: parameters in each store.
-        blocks: parameters in a block of each store.
+        chunks: parameters in a chunk of each store.
         batch_size: of the global batch.
         seed: of the permutations and the split.
         epoch: counted from 0; every epoch has an order of its own.
         part: of the split.
         lanes: into how many the line is cut, at most; fewer if a batch is smaller.
-        mix: blocks in a window.
-        weights: how often each store's samples come in an epoch, 1 once; with a fraction, a share of them drawn anew
+        mix: chunks in a window.
+        weights: how often each store's samples come in an epoch, 1 once; with a fraction, a share of them redrawn
             in every epoch. None for once each.
     """
 
     sizes: tuple[int, ...]
-    blocks: tuple[int, ...]
+    chunks: tuple[int, ...]
     batch_size: int
     seed: int = 0
     epoch: int = 0
@@ -114,17 +114,17 @@ class Order:
     weights: tuple[float, ...] | None = None
 
     @cached_property
-    def line(self) -> list[Block]:
-        """All blocks, store after store."""
+    def line(self) -> list[Chunk]:
+        """All chunks, store after store."""
         found = []
-        for k, (size, width) in enumerate(zip(self.sizes, self.blocks, strict=True)):
+        for k, (size, width) in enumerate(zip(self.sizes, self.chunks, strict=True)):
             weight = self.weights[k] if self.weights else 1.0
             for copy in range(int(np.ceil(weight))):
                 share = min(1.0, weight - copy)
                 for start in range(0, size, width):
                     stop = min(start + width, size)
                     n = int(count(start, stop, self.seed, self.part) * share)
-                    found.append(Block(k, start, stop, copy, n, 0, n))
+                    found.append(Chunk(k, start, stop, copy, n, 0, n))
         return found
 
     def __len__(self) -> int:
@@ -160,26 +160,26 @@ class Order:
         columns, total = self.columns(lane), len(self)
         offset = int(self._generator(0).integers(total))
         first, last = (offset + total * column // self.size for column in (columns.start, columns.stop))
-        pieces = self._cut(first, min(last, total)) + self._cut(max(first, total) - total, max(last, total) - total)
-        order = self._generator(1, lane).permutation(len(pieces))
+        chunks = self._cut(first, min(last, total)) + self._cut(max(first, total) - total, max(last, total) - total)
+        order = self._generator(1, lane).permutation(len(chunks))
         found, start = list[Window](), 0
-        for number, k in enumerate(range(0, len(pieces), self.mix)):
-            chosen = tuple(pieces[j] for j in order[k : k + self.mix])
-            size = sum(block.take for block in chosen)
+        for number, k in enumerate(range(0, len(chunks), self.mix)):
+            chosen = tuple(chunks[j] for j in order[k : k + self.mix])
+            size = sum(chunk.take for chunk in chosen)
             found.append(Window(lane, number, start, size, chosen))
             start += size
         return found
 
-    def samples(self, block: Block) -> NDArray[np.int64]:
-        """The samples of a block, ascending, counted from its start."""
-        chosen = select(block.start, block.stop, self.seed, self.part)
-        if block.samples < len(chosen):
-            generator = self._generator(2, block.store, block.start, block.copy)
-            chosen = np.sort(generator.choice(chosen, block.samples, replace=False, shuffle=False))
-        return chosen[block.skip : block.skip + block.take]
+    def samples(self, chunk: Chunk) -> NDArray[np.int64]:
+        """The samples of a chunk, ascending, counted from its start."""
+        chosen = select(chunk.start, chunk.stop, self.seed, self.part)
+        if chunk.samples < len(chosen):
+            generator = self._generator(2, chunk.store, chunk.start, chunk.copy)
+            chosen = np.sort(generator.choice(chosen, chunk.samples, replace=False, shuffle=False))
+        return chosen[chunk.skip : chunk.skip + chunk.take]
 
     def permutation(self, window: Window) -> NDArray[np.int64]:
-        """The order of the samples within a window, which lie block after block, index after index, before it."""
+        """The order of the samples within a window, which lie chunk after chunk, index after index, before it."""
         seed = stream("order of triples", self.seed, self.epoch, 3, window.lane, window.number)
         # not NumPy's, which holds the interpreter's lock while it works
         return torch.randperm(window.size, generator=torch.Generator().manual_seed(seed)).numpy()
@@ -193,26 +193,26 @@ class Order:
             start, stop = batch * width, (batch + 1) * width
             for window in self.windows(lane):
                 if window.start < stop and start < window.start + window.size:
-                    blocks = [(np.full(b.take, b.store), b.start + self.samples(b)) for b in window.blocks]
-                    both = np.concatenate(blocks, axis=1)[:, self.permutation(window)]
+                    chunks = [(np.full(b.take, b.store), b.start + self.samples(b)) for b in window.chunks]
+                    both = np.concatenate(chunks, axis=1)[:, self.permutation(window)]
                     parts.append(both[:, max(start - window.start, 0) : stop - window.start])
         return np.concatenate(parts, axis=1)
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
-        return np.cumsum([block.take for block in self.line])
+        return np.cumsum([chunk.take for chunk in self.line])
 
-    def _cut(self, start: int, stop: int) -> list[Block]:
-        """The blocks of a part of the line, the first and the last cut where it starts and stops."""
+    def _cut(self, start: int, stop: int) -> list[Chunk]:
+        """The chunks of a part of the line, the first and the last cut where it starts and stops."""
         found = []
         for k in range(int(np.searchsorted(self._ends, start, side="right")), len(self.line)):
-            block, end = self.line[k], int(self._ends[k])
-            begin = end - block.take
+            chunk, end = self.line[k], int(self._ends[k])
+            begin = end - chunk.take
             if begin >= stop:
                 break
             skip = max(start - begin, 0)
             if take := min(stop, end) - begin - skip:
-                found.append(replace(block, skip=skip, take=take))
+                found.append(replace(chunk, skip=skip, take=take))
         return found
 
     def _generator(self, *purpose: int) -> np.random.Generator:

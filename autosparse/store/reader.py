@@ -22,6 +22,7 @@ from autosparse.store.schema import (
     METADATA,
     RECOVERY,
     SCHEMA_VERSION,
+    WINDOW,
     Grid,
     Ledger,
     chunk_checksums,
@@ -30,14 +31,13 @@ from autosparse.store.schema import (
 )
 from autosparse.store.storage import Storage, storage_of
 
-PIECE = 1 << 22  # elements read at a time: a fraction of a large shard, which zarr then need not hold whole
 _ERRORS = (ValueError, RuntimeError, OSError)  # a checksum, a torn shard index, zstd, the disk
 
 
 class TripleStore:
     """The triples of one run, read in slices of the flat index space.
 
-    May be pickled (the other process opens it anew), and read by several threads at once.
+    May be pickled (the other process reopens it), and read by several threads at once.
 
     Attributes:
         storage: where it lies.
@@ -45,7 +45,7 @@ class TripleStore:
         grid: how it is cut into shards and chunks.
         iterations: N.
         densities: share kept by m_0, m_1, ... as far as committed.
-        run: what made the store, as it was given to `TripleWriter.create`.
+        run: what made the store, as it was given to `TripleWriter.open`.
         complete: whether the run was finished.
         fingerprint: hex digits that change with any byte committed.
         pipeline: what decodes, `zarr` or `zarrs`.
@@ -55,7 +55,8 @@ class TripleStore:
         self.storage, self._opened_as = storage, (str(storage), unfinished, wanted)
         attributes = read_attributes(storage)
         marker = _marker(storage)  # before the ledger: a writer may finish meanwhile
-        self._ledger, self.fingerprint = Ledger.read(storage)
+        self._ledger = Ledger.read(storage)
+        self.fingerprint = self._ledger.checksum
         if marker not in (None, self.fingerprint.encode()):
             raise StoreError(f"{storage}: {MARKER} is damaged or of another ledger; {RECOVERY}")
         self.complete = marker is not None
@@ -91,7 +92,7 @@ class TripleStore:
             pipeline: `zarr` (zarr-python), `zarrs` (in Rust, faster, for folders), or `auto`: zarrs where it can.
 
         Raises:
-            StoreError: no store, an unfinished or damaged one (names array and shard), or one of a newer schema.
+            StoreError: no store, an unfinished or damaged one (names array and shard), or one of another schema.
             UserError: a pipeline that is not there, or would deadlock in a forked process.
         """
         storage = storage_of(path)
@@ -105,57 +106,57 @@ class TripleStore:
         """P, the number of triples."""
         return self.layout.size
 
-    def theta(self, span: slice = slice(None)) -> NDArray[np.float32]:
+    def theta(self, index: slice = slice(None)) -> NDArray[np.float32]:
         """Initial weights, float32."""
-        return self._read("theta", span)
+        return self._read("theta", index)
 
-    def grad(self, span: slice = slice(None)) -> NDArray[np.float32]:
+    def grad(self, index: slice = slice(None)) -> NDArray[np.float32]:
         """Gradients at the initial weights, float32."""
-        return self._read("grad", span)
+        return self._read("grad", index)
 
-    def survival(self, span: slice = slice(None)) -> NDArray[np.unsignedinteger[Any]]:
+    def survival(self, index: slice = slice(None)) -> NDArray[np.unsignedinteger[Any]]:
         """Number of masks that keep each parameter, 0..N."""
-        return self._read("survival", span)
+        return self._read("survival", index)
 
     def scan(
         self, *arrays: str, threads: int = 2, share: tuple[int, int] = (0, 1)
     ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
-        """All of the store, a piece at a time and in order, the next ones being read meanwhile.
+        """All of the store, a window at a time and in order, the next ones being read meanwhile.
 
         Args:
             arrays: which of theta, grad and survival.
-            threads: that read, each one array of one piece.
-            share: (k, n) for the pieces k, k + n, k + 2 n, ... alone.
+            threads: that read, each one array of one window.
+            share: (k, n) for the windows k, k + n, k + 2 n, ... alone.
 
         Yields:
-            The span, of 2^22 parameters at most, and the arrays by their names.
+            The window, of 2^22 parameters at most, and the arrays by their names.
         """
-        step = min(self.grid.shard, PIECE)
+        step = min(self.grid.shard, WINDOW)
         first, every = share
-        spans = [slice(s, min(s + step, len(self))) for s in range(first * step, len(self), every * step)]
+        windows = [slice(s, min(s + step, len(self))) for s in range(first * step, len(self), every * step)]
         with ThreadPoolExecutor(threads, thread_name_prefix="scan") as readers:
 
-            def ask(span: slice) -> dict[str, Any]:
-                return {name: readers.submit(self._read, name, span) for name in arrays}
+            def ask(window: slice) -> dict[str, Any]:
+                return {name: readers.submit(self._read, name, window) for name in arrays}
 
-            ahead = [ask(span) for span in spans[:2]]
+            ahead = [ask(window) for window in windows[:2]]
             try:
-                for number, span in enumerate(spans):
-                    if number + 2 < len(spans):
-                        ahead.append(ask(spans[number + 2]))
-                    yield span, {name: future.result() for name, future in ahead.pop(0).items()}
+                for number, window in enumerate(windows):
+                    if number + 2 < len(windows):
+                        ahead.append(ask(windows[number + 2]))
+                    yield window, {name: future.result() for name, future in ahead.pop(0).items()}
             finally:
                 readers.shutdown(cancel_futures=True)
 
-    def alive(self, i: int, span: slice = slice(None)) -> NDArray[np.bool_]:
-        """Whether m_i keeps each parameter; i = 0..N, as far as committed. The span starts on a multiple of 8."""
-        start, stop, step = span.indices(len(self))
+    def alive(self, i: int, index: slice = slice(None)) -> NDArray[np.bool_]:
+        """Whether m_i keeps each parameter; i = 0..N, as far as committed. The slice starts on a multiple of 8."""
+        start, stop, step = index.indices(len(self))
         if not 0 <= i < len(self.densities):
             raise StoreError(
                 f"{self.storage}: mask {i} is not there; {len(self.densities) - 1} iterations are committed"
             )
         if start % 8 or step != 1:
-            raise ValueError(f"a span of alive starts on a multiple of 8 and has no step, got {span}")
+            raise ValueError(f"a slice of alive starts on a multiple of 8 and has no step, got {index}")
         stop = max(start, stop)
         if i == 0:
             return np.ones(stop - start, np.bool_)
@@ -165,6 +166,11 @@ class TripleStore:
     def mask(self, i: int) -> Mask:
         """m_i as a mask; i = 0..N, as far as committed."""
         return Mask(self.layout, torch.from_numpy(self.alive(i)))
+
+    @property
+    def mean_squares(self) -> dict[str, float]:
+        """The mean squares of theta and of grad over the whole network, as the ledger has them; reads nothing."""
+        return {array: self._ledger.mean_square(array, self.grid) for array in ("theta", "grad")}
 
     @property
     def files(self) -> list[str]:
@@ -190,7 +196,7 @@ class TripleStore:
             raise StoreError(f"{self.storage}: {name} is damaged (checksum), chunk {', '.join(damaged)}; {RECOVERY}")
 
     def _compare(self, name: str, size: int | None) -> None:
-        """That a file was committed, and is there with the size it had then."""
+        """Checks that a file was committed, and is there with the size it had then."""
         expected = self._ledger.files.get(name)
         if expected is None:
             raise StoreError(f"{self.storage}: {name} was never committed; {RECOVERY}")
@@ -221,11 +227,11 @@ class TripleStore:
         """The arrays by zarr-python, which looks at each byte of a chunk; zarrs passes over some that are no value."""
         return self._arrays if self.pipeline == "zarr" else _open_arrays(self.storage, "zarr")
 
-    def _read(self, array: str, span: slice, row: int | None = None) -> Any:
+    def _read(self, array: str, index: slice, row: int | None = None) -> Any:
         target = self._arrays[array]
-        start, stop, step = span.indices(target.shape[-1])
+        start, stop, step = index.indices(target.shape[-1])
         if step != 1:
-            raise ValueError(f"a span has no step, got {span}")
+            raise ValueError(f"a slice has no step, got {index}")
         stop = max(start, stop)
         width = target.shards[-1]
         pipeline.check(self.pipeline)
@@ -244,25 +250,25 @@ class TripleStore:
                 self.check(name)
             raise StoreError(f"{self.storage}: {array} cannot be read ({error}), but is whole; try again") from error
 
-    def _decode(self, target: Any, array: str, span: slice, row: int | None) -> Any:
-        """The values of a span, by way of whole chunks, each compared with the ledger."""
+    def _decode(self, target: Any, array: str, index: slice, row: int | None) -> Any:
+        """The values of a slice, by way of whole chunks, each compared with the ledger."""
         chunk, size = target.chunks[-1], target.shape[-1]
-        first, last = span.start // chunk * chunk, min(-(-span.stop // chunk) * chunk, size)
+        first, last = index.start // chunk * chunk, min(-(-index.stop // chunk) * chunk, size)
         out = np.empty(last - first, target.dtype)
-        for start in range(first, last, PIECE):
-            stop = min(start + PIECE, last)
+        for start in range(first, last, WINDOW):
+            stop = min(start + WINDOW, last)
             part = out[start - first : stop - first]
             # a slice for the row: zarrs takes no plain number
-            index = slice(start, stop) if row is None else (slice(row, row + 1), slice(start, stop))
+            selection = slice(start, stop) if row is None else (slice(row, row + 1), slice(start, stop))
             buffer = NDBuffer.from_numpy_array(part if row is None else part[None])
-            target.get_basic_selection(index, out=buffer)
+            target.get_basic_selection(selection, out=buffer)
         for start in range(first, last, chunk):
             shard, number = divmod(start, target.shards[-1])
             number = number // chunk * 8
             expected = self._ledger.files[shard_path(array, shard, row)]["chunks"][number : number + 8]
             if chunk_checksums(out[start - first : start - first + chunk], chunk) != expected:
                 raise ValueError("checksum of a chunk")
-        return out[span.start - first : span.stop - first]
+        return out[index.start - first : index.stop - first]
 
 
 def _is_damage(error: Exception) -> bool:

@@ -6,8 +6,12 @@
       grad/          float32 (P,)        gradient of the mean loss at the initial weights
       survival/      uint (P,)           number of masks m_1..m_N that keep the parameter
       alive/         uint8 (N, ⌈P/8⌉)    row i - 1: the bits of m_i, lowest bit first
-      ledger.json    which files were committed, with their size and checksums, and the densities of the iterations
+      ledger.json    which files were committed, with their size and checksums; sums of squares of theta and grad;
+                     the densities of the iterations
       complete       the checksum of the final ledger; there only when the store is whole
+
+Shards are files with one owner each, the unit of writing; chunks lie within them and have a checksum each, the unit of
+reading. A window is what is read or mixed at once; what a lane is says `order`.
 
 The chain marker → ledger → files → chunks is what makes damage visible: nothing is read that the ledger does not name;
 metadata are compared with their entry at opening, shards by their size then and at every reading. The values of every
@@ -28,12 +32,14 @@ from autosparse.errors import StoreError
 from autosparse.pruning import Layout
 from autosparse.store.storage import Storage
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ARRAYS = ("theta", "grad", "survival", "alive")
 METADATA = ("zarr.json", *(f"{array}/zarr.json" for array in ARRAYS))
 LEDGER, MARKER = "ledger.json", "complete"
 
-Entry = dict[str, Any]  # of a file: its size, and its CRC-32 or, for a shard, those of its chunks
+Entry = dict[str, Any]  # of a file: its size, and its CRC-32 or, for a shard, see `shard_entry`
+
+WINDOW = 1 << 22  # elements read or summed at a time: a fraction of a large shard, which need not be held whole
 
 _CHUNK = 1 << 18  # elements; one checksum, the unit of reading: small enough for many to be mixed in memory
 _SHARD = 1 << 24  # elements; one file, the unit of writing
@@ -42,7 +48,7 @@ _SMALLEST_SHARD = 1 << 12
 
 @dataclass(frozen=True)
 class Grid:
-    """How the flat index space is cut: shards are files with one owner each, chunks lie within them.
+    """How the flat index space is cut into shards and chunks.
 
     The rows of `alive` are cut at the same places, so shard k of every array is about the same parameters.
     """
@@ -67,27 +73,9 @@ class Grid:
         """Number of shards of a one-dimensional array."""
         return -(-self.size // self.shard)
 
-    def span(self, k: int) -> slice:
+    def indices(self, k: int) -> slice:
         """The flat indices of shard k."""
         return slice(k * self.shard, min((k + 1) * self.shard, self.size))
-
-    def shard_at(self, span: slice) -> int:
-        """The number of the shard that `span` is.
-
-        Raises:
-            StoreError: the slice does not start and end where a shard does.
-        """
-        k = span.start // self.shard
-        if span != self.span(k):
-            raise StoreError(
-                f"a write must be a whole shard: {span.start}:{span.stop} does not start and end on multiples of "
-                f"{self.shard} (or the end, {self.size})"
-            )
-        return k
-
-    def owned(self, rank: int, world_size: int) -> list[slice]:
-        """The shards of one of several writers, disjoint from the others' and together all of them."""
-        return [self.span(k) for k in range(rank, self.shards, world_size)]
 
 
 def survival_dtype(iterations: int) -> np.dtype[Any]:
@@ -107,17 +95,31 @@ class Ledger:
         """Number of committed masks beyond m_0, or -1 where theta and grad are not committed."""
         return len(self.densities) - 1
 
-    def write(self, storage: Storage) -> str:
-        """Replace the ledger, durably; returns the checksum that a marker holds."""
-        body = json.dumps(asdict(self), sort_keys=True)
-        checksum = _digest(body)
-        text = json.dumps({"digest": checksum, "ledger": body}) + "\n"
+    @property
+    def checksum(self) -> str:
+        """What a marker holds."""
+        return _digest(self._body)
+
+    def mean_square(self, array: str, grid: Grid) -> float:
+        """The mean square of theta or grad, summed in the order of the index: the same for any number of writers."""
+        total = 0.0  # not by `sum`, which from Python 3.12 on compensates for rounding
+        for k in range(grid.shards):
+            for square in self.files[shard_path(array, k)]["squares"]:
+                total += square
+        return total / grid.size
+
+    def write(self, storage: Storage) -> None:
+        """Replace the ledger, durably."""
+        text = json.dumps({"digest": self.checksum, "ledger": self._body}) + "\n"
         storage.write(LEDGER, memoryview(text.encode()), replace=True)
-        return checksum
+
+    @property
+    def _body(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def read(cls, storage: Storage) -> tuple["Ledger", str]:
-        """The ledger and its checksum.
+    def read(cls, storage: Storage) -> "Ledger":
+        """The ledger of a store.
 
         Raises:
             StoreError: missing or damaged.
@@ -128,10 +130,9 @@ class Ledger:
             raise StoreError(f"{storage}: {LEDGER} is missing; {RECOVERY}") from None
         try:
             outer = json.loads(content)
-            body, checksum = outer["ledger"], outer["digest"]
-            if _digest(body) != checksum:
+            if _digest(outer["ledger"]) != outer["digest"]:
                 raise ValueError("checksum mismatch")
-            return cls(**json.loads(body)), checksum
+            return cls(**json.loads(outer["ledger"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{storage}: {LEDGER} is damaged ({error}); {RECOVERY}") from error
 
@@ -149,8 +150,13 @@ def entry(content: bytes) -> Entry:
 
 
 def shard_entry(size: int, values: NDArray[Any], chunk: int) -> Entry:
-    """Size of a shard's file and checksums of its chunks."""
-    return {"size": size, "chunks": chunk_checksums(values, chunk)}
+    """Size of a shard's file, checksums of its chunks and, of floats, the sums of squares of its windows."""
+    found: Entry = {"size": size, "chunks": chunk_checksums(values, chunk)}
+    if values.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):  # what is no number is for the reader to refuse
+            windows = (values[k : k + WINDOW] for k in range(0, len(values), WINDOW))
+            found["squares"] = [float(np.square(window, dtype=np.float64).sum()) for window in windows]
+    return found
 
 
 def chunk_checksums(values: NDArray[Any], chunk: int) -> str:

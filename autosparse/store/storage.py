@@ -36,7 +36,7 @@ class Storage(ABC):
 
     @abstractmethod
     def readable(self) -> Store:
-        """For zarr to read from."""
+        """The store that zarr reads from."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:

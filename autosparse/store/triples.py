@@ -44,13 +44,13 @@ class Triples:
 def sample(store: TripleStore, limit: int, seed: int, part: Part = "all") -> Triples:
     """At most `limit` triples of a part of the split, drawn evenly from everywhere; in the order of their index.
 
-    Reads the store piece by piece.
+    Reads the store window by window.
     """
     total = count(0, len(store), seed, part)
     generator = np.random.Generator(np.random.PCG64(stream("sample of triples", seed)))
     parts = []
-    for span, columns in store.scan("theta", "grad", "survival"):
-        wanted = select(span.start, span.stop, seed, part)
+    for window, columns in store.scan("theta", "grad", "survival"):
+        wanted = select(window.start, window.stop, seed, part)
         if total > limit:
             n = len(wanted) * limit // total
             wanted = np.sort(generator.choice(wanted, n, replace=False, shuffle=False))

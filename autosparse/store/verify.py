@@ -23,21 +23,21 @@ def problems(store: TripleStore) -> list[str]:
         return found
 
     counts = np.zeros(store.iterations + 1, np.int64)
-    for span in (store.grid.span(k) for k in range(store.grid.shards)):
-        survival = np.zeros(span.stop - span.start, np.int64)
-        before = store.alive(0, span)
+    for shard in (store.grid.indices(k) for k in range(store.grid.shards)):
+        survival = np.zeros(shard.stop - shard.start, np.int64)
+        before = store.alive(0, shard)
         for i in range(store.iterations + 1):
-            alive = store.alive(i, span)
+            alive = store.alive(i, shard)
             if (alive & ~before).any():
-                found.append(f"{store.storage}: mask {i} revives parameters in {span.start}:{span.stop}")
+                found.append(f"{store.storage}: mask {i} revives parameters in {shard.start}:{shard.stop}")
             counts[i] += alive.sum()
             survival += alive if i else 0
             before = alive
-        if not np.array_equal(survival, store.survival(span)):
-            found.append(f"{store.storage}: survival is not the sum of the masks in {span.start}:{span.stop}")
-        for name, values in (("theta", store.theta(span)), ("grad", store.grad(span))):
+        if not np.array_equal(survival, store.survival(shard)):
+            found.append(f"{store.storage}: survival is not the sum of the masks in {shard.start}:{shard.stop}")
+        for name, values in (("theta", store.theta(shard)), ("grad", store.grad(shard))):
             if not np.isfinite(values).all():
-                found.append(f"{store.storage}: {name} is not finite in {span.start}:{span.stop}")
+                found.append(f"{store.storage}: {name} is not finite in {shard.start}:{shard.stop}")
     for i, density in enumerate(store.densities):
         if counts[i] != keep_count(density, len(store)):
             found.append(

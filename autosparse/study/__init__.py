@@ -1,11 +1,13 @@
-"""The paper's experiments: kinds of run, plans of them, their results as tables and figures."""
+"""Experiments: plans of runs, their results, and reports of these with tables and figures."""
 
 from typing import TYPE_CHECKING
 
 from autosparse.lazy import lazily
 
 if TYPE_CHECKING:
+    from autosparse.study.experiments import describe, find_experiments, find_scale, stages
+    from autosparse.study.report import Document, overview
     from autosparse.study.results import load
 
-__all__ = ["load"]
-__getattr__ = lazily(__name__, {"load": "autosparse.study.results"})
+__all__ = ["Document", "describe", "find_experiments", "find_scale", "load", "overview", "stages"]
+__getattr__ = lazily(__name__)

@@ -1,6 +1,6 @@
 """Results as figures, each written as SVG and PNG."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from autosparse.autos import AutoS, Scale, Surface
 from autosparse.store import TripleStore, sample
 
 _SAMPLE = 20_000  # points of a scatter plot
+_REACH, _PIXELS = 4.0, 241  # of a map, from its middle in root mean squares, and along an axis
 _BESIDE = (1e-4, 1e-2, 1.0)  # of its mean: flow, which a map cannot show on its axes
 _LABELS = {
     "share": "survival / N",
@@ -24,33 +25,25 @@ _LABELS = {
 }
 
 
-def accuracy_curves(pruned: pd.DataFrame, irp: pd.DataFrame, title: str, measure: str = "accuracy") -> Figure:
+def accuracy_curves(pruned: pd.DataFrame, irp: pd.DataFrame, title: str) -> Figure:
     """Accuracy against sparsity, mean and deviation over seeds; IRP and the dense network for comparison."""
     figure, axes = _figure(6.4, 4.2)
     if len(irp):
         for name, group in irp.groupby("criterion"):
-            mean = group.groupby("iteration")[["density", measure]].mean()
-            axes.plot(100 * mean["density"], 100 * mean[measure], "k--", lw=1.2, label=f"{name} (iterative)")
-        dense = irp[irp["iteration"] == 0][measure].mean()
+            mean = group.groupby("iteration")[["density", "accuracy"]].mean()
+            axes.plot(100 * mean["density"], 100 * mean["accuracy"], "k--", lw=1.2, label=f"{name} (iterative)")
+        dense = irp[irp["iteration"] == 0]["accuracy"].mean()
         axes.axhline(100 * dense, color="0.6", lw=0.8, ls=":", label="dense")
     for name, group in pruned.groupby("criterion") if len(pruned) else ():
-        by = group.groupby("sparsity")[measure]
+        by = group.groupby("sparsity")["accuracy"]
         density = 100 * (1 - by.mean().index.to_numpy())
         axes.errorbar(
             density, 100 * by.mean(), 100 * by.std().fillna(0), marker="o", ms=4, capsize=2, label=_short(name)
         )
-    axes.set_xscale("log")
-    axes.invert_xaxis()
     sparsities = pruned["sparsity"] if len(pruned) else irp["sparsity"][:: max(1, len(irp) // 6)]
-    ticks = sorted({round(100 * (1 - s), 3) for s in sparsities} | {100.0})
-    axes.set_xticks(ticks, [f"{100 - t:g}%" for t in ticks])
-    axes.minorticks_off()
-    _limit(axes, pd.concat([frame[measure] for frame in (pruned, irp) if len(frame)]))
-    axes.set(
-        xlabel="sparsity (share of weights removed, logarithmic in density)", ylabel="test accuracy, %", title=title
-    )
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.25)
+    accuracies = pd.concat([frame["accuracy"] for frame in (pruned, irp) if len(frame)])
+    label = "sparsity (share of weights removed, logarithmic in density)"
+    _accuracy_against_sparsity(axes, {*sparsities, 0.0}, accuracies, xlabel=label, title=title)
     return figure
 
 
@@ -58,22 +51,16 @@ def lines(curves: Mapping[str, pd.DataFrame], title: str) -> Figure:
     """Accuracy against sparsity, a line a method.
 
     Args:
-        curves: by label, rows of `sparsity`, `mean` and `std`, shares.
-        title: of the figure.
+        curves: rows of `sparsity`, `mean` and `std`, shares, by label.
+        title: stands above it.
     """
     figure, axes = _figure(6.8, 4.4)
     for label, rows in curves.items():
         density = 100 * (1 - rows["sparsity"])
         axes.errorbar(density, 100 * rows["mean"], 100 * rows["std"], marker="o", ms=4, capsize=2, label=_short(label))
-    axes.set_xscale("log")
-    axes.invert_xaxis()
-    ticks = sorted({round(100 * (1 - s), 3) for rows in curves.values() for s in rows["sparsity"]})
-    axes.set_xticks(ticks, [f"{100 - t:g}%" for t in ticks])
-    axes.minorticks_off()
-    _limit(axes, pd.concat([rows["mean"] for rows in curves.values()]))
-    axes.set(xlabel="sparsity (logarithmic in density)", ylabel="test accuracy, %", title=title)
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.25)
+    sparsities = {sparsity for rows in curves.values() for sparsity in rows["sparsity"]}
+    means = pd.concat([rows["mean"] for rows in curves.values()])
+    _accuracy_against_sparsity(axes, sparsities, means, xlabel="sparsity (logarithmic in density)", title=title)
     return figure
 
 
@@ -93,9 +80,9 @@ def survival_beside(columns: Mapping[str, NDArray[Any]], survival: NDArray[Any])
     return figure
 
 
-def truth_and_prediction(autos: AutoS, store: TripleStore, seed: int = 0) -> Figure:
+def truth_and_prediction(autos: AutoS, store: TripleStore) -> Figure:
     """Survival over theta and grad, and from both sides: as it was, and as predicted (paper, Figures 1 and 4)."""
-    triples = sample(store, _SAMPLE, seed)
+    triples = sample(store, _SAMPLE, seed=0)
     theta, grad = triples.theta.numpy(), triples.grad.numpy()
     scale = Scale.of_store(store)
     labels = autos.label_table(store.densities)
@@ -121,12 +108,12 @@ def truth_and_prediction(autos: AutoS, store: TripleStore, seed: int = 0) -> Fig
     return figure
 
 
-def learned_map(autos: AutoS, surface: Surface | None = None, reach: float = 4.0, resolution: int = 241) -> Figure:
+def learned_map(autos: AutoS, surface: Surface | None = None) -> Figure:
     """The learned score over theta and grad, in root mean squares of a network (paper, section 6.1).
 
     Drawn from the surface, if it is given. What is seen beside theta and grad has a panel for each of some values.
     """
-    line = torch.linspace(-reach, reach, resolution)
+    line = torch.linspace(-_REACH, _REACH, _PIXELS)
     grad, theta = (values.reshape(-1).to(_device()) for values in torch.meshgrid(line, line, indexing="ij"))
     others = autos.features.columns[2:]
     panels = [dict.fromkeys(others, value) for value in _BESIDE] if others else [{}]
@@ -134,14 +121,14 @@ def learned_map(autos: AutoS, surface: Surface | None = None, reach: float = 4.0
     maps = []
     for panel in panels:
         at = (theta, grad, *(torch.full_like(theta, value) for value in panel.values()))
-        maps.append(scorer.score(*at, scale=Scale((1.0,) * len(at))).view(resolution, resolution).cpu().numpy())
+        maps.append(scorer.score(*at, scale=Scale((1.0,) * len(at))).view(_PIXELS, _PIXELS).cpu().numpy())
     figure = Figure(figsize=(1.6 + 4 * len(panels), 4.6), layout="constrained")
     low, high = min(values.min() for values in maps), max(values.max() for values in maps)
     for axes, panel, values in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, maps, strict=True):
         image = axes.imshow(
             values,
             origin="lower",
-            extent=(-reach, reach, -reach, reach),
+            extent=(-_REACH, _REACH, -_REACH, _REACH),
             cmap="viridis",
             aspect="auto",
             vmin=low,
@@ -195,9 +182,20 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _limit(axes: Any, accuracies: pd.Series) -> None:
-    """Limits of the accuracies, shares: a criterion at chance must not flatten the differences among the others."""
+def _accuracy_against_sparsity(axes: Any, sparsities: Collection[float], accuracies: pd.Series, **labels: str) -> None:
+    """Finish a plot of accuracies, shares, over densities in per cent, with a tick for each sparsity.
+
+    A criterion at chance must not flatten the differences among the others, and falls below the axis.
+    """
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    ticks = sorted({round(100 * (1 - sparsity), 3) for sparsity in sparsities})
+    axes.set_xticks(ticks, [f"{100 - tick:g}%" for tick in ticks])
+    axes.minorticks_off()
     axes.set_ylim(max(0.0, 100 * accuracies.quantile(0.12) - 6), min(100.0, 100 * accuracies.max() + 1.5))
+    axes.set(ylabel="test accuracy, %", **labels)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.25)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:

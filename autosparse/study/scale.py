@@ -1,69 +1,78 @@
-"""How large the paper's experiments are run: as they are there, on two cores within an hour, or as a trial."""
+"""How large experiments are run: as in the paper, on two cores within an hour or within minutes, or as a trial."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from autosparse.autos import FitConfig
-from autosparse.jobs import FitRun, IRPRun
+from autosparse.config import Backbone, FitConfig, IRPConfig, OneShot, PruneConfig, Sanity
+from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.jobs.setting import Setting
 
 PAPERS = ("lenet/mnist", "resnet18/cifar10", "vgg16/cifar10", "vgg19/cifar100", "resnet18/tiny-imagenet")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What stands here for what the paper names, and how often it is repeated.
-
-    Attributes:
-        name: `full`, `small` or `smoke`.
-        settings: by the paper's network/data, as in `PAPERS`; what two of them share is run once.
-        iterations: by the paper's number of IRP's iterations.
-        backbones: by the paper's network of AutoS.
-        fit: of every AutoS, but for what an experiment varies.
-        sparsities: how many of a table's sparsities are run, from the highest.
-        seeds: that are pruned and trained.
-        repetitions: of runs of IRP whose survival is compared.
-        extras: criteria beside the paper's in Figure 3.
-        output: folder of all runs.
-    """
+    """What stands here for what the paper names, how often it is repeated, and where all its runs lie."""
 
     name: str
+    """The scale's name on command lines and in reports."""
     settings: Mapping[str, Setting]
+    """Networks and data by the paper's, as in `PAPERS`; what two of them share is run once."""
     iterations: Mapping[int, int]
-    backbones: Mapping[str, str]
+    """Iterations of IRP by the paper's number of them."""
+    backbones: Mapping[str, Backbone]
+    """Networks of AutoS by the paper's."""
     fit: FitConfig
+    """How every AutoS is fitted, but for what an experiment varies."""
     sparsities: int
+    """How many of a table's sparsities are run, from the highest."""
     seeds: tuple[int, ...]
+    """The seeds that are pruned and trained."""
     repetitions: int
+    """How many runs of IRP are compared of each kind whose survival is."""
     extras: tuple[str, ...]
+    """The criteria beside the paper's in Figure 3."""
     output: Path = Path("runs")
+    """The folder of all runs."""
 
     def irp(
         self,
         pair: str,
-        criterion: str = "snip",
+        criterion: OneShot = "snip",
         iterations: int = 20,
         seed: int = 0,
         order_seed: int | None = None,
     ) -> IRPRun:
         """A run of IRP, by the paper's words for it."""
-        setting, rounds = self.settings[pair], self.iterations[iterations]
-        return IRPRun(self.output, setting, criterion, rounds, seed=seed, order_seed=order_seed)
+        rounds = self.iterations[iterations]
+        config = IRPConfig(criterion=criterion, iterations=rounds, seed=seed, order_seed=order_seed)
+        return IRPRun(output=self.output, setting=self.settings[pair], config=config)
 
-    def fit_to(self, runs: Iterable[IRPRun], backbone: str = "resnet18", **how: Any) -> FitRun:
-        """A fit of AutoS, in a folder named after its labels and after what is not the scale's default."""
-        runs = tuple(runs)
+    def fit_to(self, runs: Sequence[IRPRun], backbone: str = "resnet18", name: str | None = None, **how: Any) -> FitRun:
+        """A fit of AutoS; its folder, if not named, says its labels and what is not the scale's default."""
         config = replace(self.fit, backbone=self.backbones[backbone], **how)
         default = replace(self.fit, backbone=self.backbones["resnet18"])
         changes = [
-            f"{each.name.replace('_', '-')}-{_word(getattr(config, each.name))}"
+            f"{each.name.replace('_', '-')}-{getattr(config, each.name)}"
             for each in fields(FitConfig)
             if getattr(config, each.name) != getattr(default, each.name)
         ]
-        name = "_".join(["+".join(dict.fromkeys(run.folder.name for run in runs)), *changes])
-        return FitRun(self.output, tuple(str(run.folder) for run in runs), config, name=name)
+        name = name or "_".join(["+".join(dict.fromkeys(run.folder.name for run in runs)), *changes])
+        return FitRun(output=self.output, runs=tuple(str(run.folder) for run in runs), config=config, name=name)
+
+    def prune(self, pair: str, criterion: str | FitRun, sparsity: float, sanity: Sanity = "none") -> list[PruneRun]:
+        """The runs that prune by a criterion, of that name or fitted, one a seed."""
+        name = criterion if isinstance(criterion, str) else str(criterion.folder)
+        return [
+            PruneRun(
+                output=self.output,
+                setting=self.settings[pair],
+                config=PruneConfig(criterion=name, sparsity=sparsity, seed=seed, sanity=sanity),
+            )
+            for seed in self.seeds
+        ]
 
     def shown(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
         """Those of a table's sparsities that are run."""
@@ -77,20 +86,23 @@ class Scale:
         return list(seen.values())
 
 
-def _word(value: Any) -> str:
-    """A setting in a folder's name."""
-    return f"{value.inputs}-{value.transform}" if hasattr(value, "inputs") else str(value)
-
-
-_PAIRS = {pair: tuple(pair.replace("lenet", "lenet-300-100").split("/")) for pair in PAPERS}
-_LENET_ON_MNIST = Setting(dataset="mnist", epochs=3)
-_LENET_ON_FASHION = Setting(dataset="fashion-mnist", epochs=3)
-_LENET_ON_DIGITS = Setting(dataset="digits", epochs=1)
 _ALL_EXTRAS = ("magnitude", "random-erk", "iterative-snip", "force", "synflow")
+_MLP: Mapping[str, Backbone] = {"resnet18": "mlp", "vgg19": "mlp"}
+
+
+def _papers(pair: str) -> Setting:
+    network, dataset = pair.replace("lenet", "lenet-300-100").split("/")
+    return Setting(network=network, dataset=dataset, recipe="paper")
+
+
+def _small(pair: str) -> Setting:
+    """LeNet-300-100 for all networks; Fashion-MNIST for CIFAR-10, MNIST for the other data."""
+    return Setting(dataset="fashion-mnist" if pair == "resnet18/cifar10" else "mnist", epochs=3)
+
 
 FULL = Scale(
     name="full",
-    settings={pair: Setting(network, dataset, recipe="paper") for pair, (network, dataset) in _PAIRS.items()},
+    settings={pair: _papers(pair) for pair in PAPERS},
     iterations={20: 20, 40: 40, 100: 100},
     backbones={"resnet18": "resnet18", "vgg19": "vgg19"},
     fit=FitConfig(),
@@ -99,27 +111,39 @@ FULL = Scale(
     repetitions=3,
     extras=_ALL_EXTRAS,
 )
-# LeNet-300-100 for all networks; Fashion-MNIST for CIFAR-10, MNIST for the other data
 SMALL = Scale(
     name="small",
-    settings={pair: _LENET_ON_FASHION if pair == "resnet18/cifar10" else _LENET_ON_MNIST for pair in PAPERS},
+    settings={pair: _small(pair) for pair in PAPERS},
     iterations={20: 10, 40: 20, 100: 40},
-    backbones={"resnet18": "mlp", "vgg19": "mlp"},
+    backbones=_MLP,
     fit=FitConfig(epochs=4, max_steps=2000),
     sparsities=3,
     seeds=(100, 101, 102),
     repetitions=3,
     extras=("magnitude", "random-erk", "synflow"),
+    output=Path("runs", "small"),
 )
 SMOKE = Scale(
     name="smoke",
-    settings=dict.fromkeys(PAPERS, _LENET_ON_DIGITS),
+    settings=dict.fromkeys(PAPERS, Setting(dataset="digits", epochs=1)),
     iterations={20: 2, 40: 3, 100: 4},
-    backbones={"resnet18": "mlp", "vgg19": "mlp"},
+    backbones=_MLP,
     fit=FitConfig(epochs=1, max_steps=4, resolution=16),
     sparsities=1,
     seeds=(100,),
     repetitions=1,
     extras=_ALL_EXTRAS,
+    output=Path("runs", "smoke"),
+)
+DEMO = Scale(
+    name="demo",
+    settings={"lenet/mnist": Setting()},
+    iterations={20: 20},
+    backbones=_MLP,
+    fit=FitConfig(epochs=4),
+    sparsities=4,
+    seeds=(100, 101),
+    repetitions=1,
+    extras=(),
 )
 SCALES = {scale.name: scale for scale in (FULL, SMALL, SMOKE)}

@@ -1,7 +1,13 @@
 """How a network is trained: recipes, the loop that holds a mask, checkpoints."""
 
-from autosparse.training.checkpoint import Checkpoint
-from autosparse.training.loop import Epoch, evaluate, summarize, train
-from autosparse.training.recipe import Recipe, find_recipe
+from typing import TYPE_CHECKING
+
+from autosparse.lazy import lazily
+
+if TYPE_CHECKING:
+    from autosparse.training.checkpoint import Checkpoint
+    from autosparse.training.loop import Epoch, evaluate, summarize, train
+    from autosparse.training.recipe import Recipe, find_recipe
 
 __all__ = ["Checkpoint", "Epoch", "Recipe", "evaluate", "find_recipe", "summarize", "train"]
+__getattr__ = lazily(__name__)

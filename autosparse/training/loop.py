@@ -1,13 +1,11 @@
 """Training a masked network: one loop for every network, recipe and number of processes."""
 
-import contextlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +14,7 @@ from autosparse.errors import UserError
 from autosparse.pruning import Mask
 from autosparse.seeds import streams
 from autosparse.training.checkpoint import Checkpoint
+from autosparse.training.epoch import end_epoch, private_generators
 from autosparse.training.recipe import Recipe
 
 
@@ -70,7 +69,7 @@ def train(
         )  # before anything takes the strides of its weights: optimizer, gradients, wrapper
     mask.apply_(model)
     removed = _removed(model, mask)
-    optimizer = recipe.make_optimizer(model)
+    optimizer = make_optimizer(recipe, model)
     position = resume.load(model, optimizer) if resume else None
     _hold(removed)
     history: list[Epoch] = position["history"] if position else []
@@ -86,7 +85,7 @@ def train(
     compiled = torch.compile(model) if recipe.compile else model
     network = accelerator.prepare_model(compiled)
 
-    with _private_generators(accelerator.device):
+    with private_generators(accelerator.device):
         for epoch in range(first_epoch, recipe.epochs):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(epoch)
@@ -106,12 +105,7 @@ def train(
                     here = {"epoch": epoch, "step": step + 1, "history": history, "total": total.item()}
                     resume.save(model, optimizer, here)
             first_step = 0
-            everywhere = accelerator.reduce(total, "sum").item()
-            if not math.isfinite(everywhere):
-                raise UserError(f"the loss is {everywhere} in epoch {epoch + 1} ({_first_not_finite(model)})")
-            mean_loss = broadcast(total).item() / len(batches)
-            total.zero_()
-            broadcast(list(model.buffers()))  # each process has seen its own part through batch norm
+            mean_loss = end_epoch(model, total, len(batches), epoch, accelerator)
             validation = evaluate(model, data, "validation", accelerator, recipe) if data.has_validation else None
             test = evaluate(model, data, "test", accelerator, recipe)
             history.append(Epoch(epoch=epoch + 1, loss=mean_loss, test=test, validation=validation))
@@ -169,20 +163,6 @@ def _hold(removed: list[tuple[nn.Parameter, Tensor]]) -> None:
         weight.masked_fill_(where, 0.0)
 
 
-@contextlib.contextmanager
-def _private_generators(device: torch.device) -> Iterator[None]:
-    """Leave the global generators as they were found."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-
-
-def _first_not_finite(model: nn.Module) -> str:
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            return f"first layer that is not finite: {name}"
-    return "all weights are finite: the inputs or the learning rate are at fault"
-
-
 def summarize(history: list[Epoch]) -> dict[str, Any]:
     """The accuracies that a table needs, of the test images.
 
@@ -200,3 +180,19 @@ def summarize(history: list[Epoch]) -> dict[str, Any]:
 
 def _validation(epoch: Epoch) -> float:
     return epoch["validation"] or 0.0
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """A fresh optimizer of all the model's parameters."""
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(
+            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        )
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=0.9 if recipe.optimizer == "nesterov" else 0.0,
+        nesterov=recipe.optimizer == "nesterov",
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )

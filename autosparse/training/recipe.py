@@ -2,10 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
-
-import torch
-from torch import nn
+from typing import Literal, get_args
 
 from autosparse.errors import UserError, unknown
 
@@ -19,9 +16,9 @@ class Recipe:
     """`sgd` has no momentum; `nesterov` has 0.9."""
     learning_rate: float
     batch_size: int = 128
-    """Over all processes."""
+    """The batch over all processes."""
     weight_decay: float = 5e-4
-    """Of every parameter, added to the gradient."""
+    """The decay of every parameter, added to the gradient."""
     drops: tuple[int, ...] = ()
     """Epochs at whose start the learning rate is multiplied by `drop_rate`."""
     drop_rate: float = 0.1
@@ -37,7 +34,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
+                raise UserError(f"{name.replace('_', ' ')} must be positive, got {getattr(self, name)}")
 
     def rate(self, epoch: int) -> float:
         """The learning rate in an epoch, counted from 0."""
@@ -47,21 +44,6 @@ class Recipe:
         """The recipe stretched or shortened, its drops at the same share of the whole."""
         return replace(
             self, epochs=epochs, drops=tuple(max(1, round(drop * epochs / self.epochs)) for drop in self.drops)
-        )
-
-    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """A fresh optimizer of all the model's parameters."""
-        if self.optimizer == "adam":
-            return torch.optim.Adam(
-                model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
-            )
-        return torch.optim.SGD(
-            model.parameters(),
-            lr=self.learning_rate,
-            momentum=0.9 if self.optimizer == "nesterov" else 0.0,
-            nesterov=self.optimizer == "nesterov",
-            weight_decay=self.weight_decay,
-            fused=True,
         )
 
 
@@ -90,7 +72,7 @@ SHORT: dict[str, Recipe] = {
 # With the learning rate that these networks are usually given; the paper's dense ResNet-18 is weak.
 STRONG: dict[str, Recipe] = dict.fromkeys(("resnet18", "vgg16", "vgg19", "vgg19-4096"), _CIFAR_STRONG)
 
-RECIPES = ("short", "paper", "strong")
+RecipeName = Literal["short", "paper", "strong"]
 
 
 def find_recipe(name: str, network: str, dataset: str) -> Recipe:
@@ -106,7 +88,7 @@ def find_recipe(name: str, network: str, dataset: str) -> Recipe:
         return PAPER[network, dataset]
     table = {"short": SHORT, "strong": STRONG}.get(name)
     if table is None:
-        raise unknown("recipe", name, RECIPES)
+        raise unknown("recipe", name, get_args(RecipeName))
     if network not in table:
         raise UserError(f"there is no {name} recipe for {network}; there is for: {', '.join(table)}")
     photographs = dataset in ("cifar10", "cifar100", "tiny-imagenet")

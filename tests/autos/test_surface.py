@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, nn
 
 import autosparse
-from autosparse.autos import AutoS, AutoSCriterion, Features, Scale, Surface, lookup, tabulate_held_out
+from autosparse.autos import (
+    AutoS,
+    AutoSCriterion,
+    Features,
+    Scale,
+    StoredSamples,
+    Surface,
+    lookup,
+    tabulate_held_out,
+)
+from autosparse.config import FitConfig
 from autosparse.data import ImageData
 from autosparse.errors import UserError
 from autosparse.pruning import Layer, Layout, Mask, keep_top
@@ -172,9 +182,8 @@ def test_nan_reads_as_nan() -> None:
 
 
 @pytest.mark.skipif(not lookup.has_compiler(), reason="no C++ compiler")
-@pytest.mark.parametrize("inputs", ["both", "grad"])
-def test_compiled_or_not_the_scores_agree(inputs: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    autos, (theta, grad) = bent(Features(inputs=inputs)), parameters(300_001)
+def test_compiled_or_not_the_scores_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    autos, (theta, grad) = bent(Features()), parameters(300_001)
     theta[0] *= 1e6
     surface = autos.surface(theta, grad, resolution=64)
     plain, outside = surface.read(theta, grad, scale=Scale.of(theta, grad))
@@ -189,6 +198,7 @@ def test_compiled_or_not_the_scores_agree(inputs: str, monkeypatch: pytest.Monke
     assert lookup.make_lookup(theta.device, 1 << 30)[0] is lookup.lookup
 
 
+@pytest.mark.usefixtures("small_mlp")
 def test_a_fit_leaves_a_surface_and_prunes_as_its_network_does(
     script: Callable[..., int], irp_run: Path, model: nn.Module, data: ImageData, tmp_path: Path
 ) -> None:
@@ -197,7 +207,9 @@ def test_a_fit_leaves_a_surface_and_prunes_as_its_network_does(
     autos, surface = AutoS.load(folder), Surface.load(folder)
     assert RUN in folder.name
     assert surface.error["samples"] > 500
-    assert tabulate_held_out(autos, [TripleStore.open(irp_run)]).error == pytest.approx(surface.error, rel=1e-3)
+    assert tabulate_held_out(autos, StoredSamples([TripleStore.open(irp_run)], FitConfig())).error == pytest.approx(
+        surface.error, rel=1e-3
+    )
     alone, both = tmp_path / "alone", folder
     alone.mkdir()
     for name in ("surface.json", "surface.safetensors"):

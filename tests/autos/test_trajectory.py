@@ -12,8 +12,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from autosparse import networks
-from autosparse.autos import AutoS, AutoSCriterion, Features, FitConfig, States, fit, states_of, validate_states
-from autosparse.autos.trajectory import cells_of, held_out_of
+from autosparse.autos import (
+    AutoS,
+    AutoSCriterion,
+    Features,
+    States,
+    StoredSamples,
+    TrajectorySamples,
+    fit,
+    states_of,
+    validate,
+)
+from autosparse.config import FitConfig
 from autosparse.criteria import select
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.synflow import dataflow
@@ -23,8 +33,10 @@ from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.store import TripleStore, order
 from autosparse.training import Checkpoint
 
+pytestmark = pytest.mark.usefixtures("small_mlp")
 Script = Callable[..., int]
 FEATURES = Features(inputs="both+flow")
+CONFIG = FitConfig(inputs="both+flow", rounds=3, max_steps=40, epochs=9, anneal=True)
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +50,12 @@ def states(store: TripleStore, model: nn.Module, data: ImageData) -> States:
 
 
 @pytest.fixture(scope="module")
-def fitted(store: TripleStore, accelerator: Accelerator) -> AutoS:
+def fitted(store: TripleStore, accelerator: Accelerator, small_mlp: None) -> AutoS:
     images = load("digits")
     model = networks.build("lenet-300-100", images.shape, images.classes, seed=0)
     batches = ImageData(images, validation=0.1).scoring(256, 2)
-    config = FitConfig(features=FEATURES, rounds=3, max_steps=40, epochs=9, anneal=True)
-    return fit([store], config, accelerator, states=[states_of(store, model, batches, FEATURES, "share")])
+    states = states_of(store, model, batches, FEATURES, "share")
+    return fit(TrajectorySamples([store], CONFIG, [states]), accelerator)
 
 
 def test_states_are_those_of_the_masked_network(
@@ -85,20 +97,22 @@ def test_the_same_tenth_is_held_out_of_every_state(states: States, store: Triple
     held_out[torch.from_numpy(order.select(0, len(store), 0, "held-out"))] = True
     for i in range(4):
         assert torch.equal(states[states.iteration == i].held_out, held_out[store.mask(i).kept])
-    seen = held_out_of([states], 50)
-    assert seen.held_out.all()
-    assert len(seen.labels) == 50
+    (seen,) = TrajectorySamples([store], CONFIG, [states]).tabulation()
+    assert len(seen.labels) == int(states.held_out.sum())
+    assert torch.equal(seen.columns[0].sort().values, states[states.held_out].columns[0].sort().values)
 
 
-def test_all_iterations_count_the_same(states: States) -> None:
-    cells = cells_of([states, states], FEATURES, weights=(1.0, 3.0))
+def test_all_iterations_count_the_same(states: States, store: TripleStore, accelerator: Accelerator) -> None:
+    samples = TrajectorySamples([store, store], replace(CONFIG, weights=(1.0, 3.0)), [states, states])
+    sampler = samples.batches(accelerator).sampler
     fitted = states.iteration[~states.held_out]
-    iteration = torch.cat([fitted, fitted])
-    run = torch.arange(2).repeat_interleave(len(fitted))
-    for i in range(4):
-        assert cells.counts[(iteration == i) & (run == 0)].sum() == pytest.approx(1.0)
-        assert cells.counts[(iteration == i) & (run == 1)].sum() == pytest.approx(3.0)
-    assert cells.inputs.shape == (len(iteration), 3)
+    drawn = torch.cat([*sampler])
+    of_second = drawn >= len(fitted)
+    counts = torch.bincount(fitted[drawn % len(fitted)] + 4 * of_second).double()
+    torch.testing.assert_close(
+        counts / len(drawn), torch.tensor([1.0, 3.0]).repeat_interleave(4).double() / 16, atol=0.01, rtol=0
+    )
+    assert all(inputs.shape == (1024, 3) for inputs, _ in samples.batches(accelerator))
 
 
 def test_another_network_is_refused(store: TripleStore, data: ImageData) -> None:
@@ -107,11 +121,11 @@ def test_another_network_is_refused(store: TripleStore, data: ImageData) -> None
         states_of(store, other, data.scoring(256, 1), FEATURES, "share")
 
 
-def test_a_fit_to_states_predicts_what_was_held_out(fitted: AutoS, states: States) -> None:
-    metrics = validate_states(fitted, states)
+def test_a_fit_to_states_predicts_what_was_held_out(fitted: AutoS, states: States, store: TripleStore) -> None:
+    metrics = validate(fitted, TrajectorySamples([store], CONFIG, [states]))
     assert metrics["spearman"] > 0.1  # of forty steps
     seen = states[states.held_out]
-    errors = fitted.score(*seen.columns, scale=seen.scale) - seen.labels
+    errors = fitted.score(*seen.columns, scale=seen.sample.scale) - seen.labels
     assert metrics["mse_all"] == pytest.approx(errors.square().mean().item(), rel=1e-4)
     assert metrics["samples"] == int((seen.iteration == 0).sum())
     assert fitted.rounds == 3
@@ -196,8 +210,6 @@ def test_from_the_command_line(
     capsys.readouterr()
     assert script("prune", *prune[2:], "--criteria", "snip", "--rounds", "3", "--output", tmp_path) == 2
     assert "rounds are for a saved AutoS, not for snip; snip in rounds is iterative-snip" in capsys.readouterr().err
-    assert script("autos", *fit, "--rounds", "2", "--condense", "64") == 2
-    assert "--condense is for fits to stored triples" in capsys.readouterr().err
 
 
 def test_a_store_of_other_data_is_refused(
@@ -211,8 +223,8 @@ def test_a_store_of_other_data_is_refused(
 def test_a_stopped_fit_to_states_ends_with_the_same_bits(
     states: States, store: TripleStore, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    config = FitConfig(features=FEATURES, rounds=2, max_steps=12, epochs=2, anneal=True)
-    whole = fit([store], config, accelerator, states=[states])
+    samples = TrajectorySamples([store], replace(CONFIG, max_steps=12), [states])
+    whole = fit(samples, accelerator)
     steps = 0
 
     def stop(done: int, counters: object) -> None:
@@ -222,18 +234,17 @@ def test_a_stopped_fit_to_states_ends_with_the_same_bits(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(
-            [store], config, accelerator, states=[states], resume=Checkpoint(tmp_path / "c.pt", "x", 0.0), progress=stop
-        )
-    resumed = fit([store], config, accelerator, states=[states], resume=Checkpoint(tmp_path / "c.pt", "x"))
+        fit(samples, accelerator, resume=Checkpoint(tmp_path / "c.pt", "x", 0.0), progress=stop)
+    resumed = fit(samples, accelerator, resume=Checkpoint(tmp_path / "c.pt", "x"))
     assert resumed.digest == whole.digest
-    assert fit([store], replace(config, anneal=False), accelerator, states=[states]).digest != whole.digest
+    constant = replace(samples, config=replace(samples.config, anneal=False))
+    assert fit(constant, accelerator).digest != whole.digest
 
 
-def test_what_does_not_go_together_is_refused(store: TripleStore, states: States, accelerator: Accelerator) -> None:
-    with pytest.raises(UserError, match=r"made from the states of its runs \(autos\.states_of\), others are not"):
-        fit([store], FitConfig(rounds=3), accelerator)
-    with pytest.raises(UserError, match="made from the states of its runs"):
-        fit([store], FitConfig(), accelerator, states=[states])
-    with pytest.raises(UserError, match="--features raw is for fits to stored triples"):
-        FitConfig(features=Features("raw"), rounds=3)
+def test_what_does_not_go_together_is_refused(store: TripleStore, states: States) -> None:
+    with pytest.raises(UserError, match=r"needs the states of its runs \(TrajectorySamples\)"):
+        StoredSamples([store], FitConfig(rounds=3))
+    with pytest.raises(UserError, match=r"is made from the stores \(StoredSamples\)"):
+        TrajectorySamples([store], FitConfig(), [states])
+    with pytest.raises(UserError, match="the transform raw is for fits to stored triples"):
+        FitConfig(transform="raw", rounds=3)

@@ -3,13 +3,14 @@
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from autosparse.cluster import Job
+from autosparse.config import NO_IDENTITY
 from autosparse.errors import UserError
 
 
@@ -17,11 +18,13 @@ from autosparse.errors import UserError
 class Note(Job):
     """Writes a word, once those it reads are there; fails if asked to."""
 
-    output: Path
+    kind = "note"
+
+    output: Path = field(metadata=NO_IDENTITY)
     word: str
     fail: str = ""
-    seconds: float = 0.0
-    reads: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, metadata=NO_IDENTITY)
+    reads: tuple[str, ...] = field(default=(), metadata=NO_IDENTITY)
 
     @property
     def folder(self) -> Path:
@@ -31,10 +34,9 @@ class Note(Job):
         absent = [word for word in self.reads if not Note(self.output, word).is_complete()]
         return f"there is no {absent[0]}" if absent else None
 
-    def config(self) -> dict[str, Any]:
+    def derived(self) -> dict[str, Any]:
         assert not self.missing()
-        read = [(Note(self.output, word).folder / "word").read_text() for word in self.reads]
-        return {"kind": "note", "word": self.word, "fail": self.fail, "read": read}
+        return {"read": [(Note(self.output, word).folder / "word").read_text() for word in self.reads]}
 
     def is_complete(self) -> bool:
         return (self.folder / "word").is_file()

@@ -136,27 +136,27 @@ def test_500_jobs_take_few_calls_of_slurm(commands: Commands, tmp_path: Path) ->
             "sbatch: error: invalid partition specified: nope\n"
             "sbatch: error: Batch job submission failed: Invalid partition name specified",
             "Slurm refuses: invalid partition specified: nope; Invalid partition name specified "
-            "(--partition gpu; partitions: cpu, gpu)",
+            "(partition gpu; partitions: cpu, gpu)",
         ),
         (
             "sbatch: error: Batch job submission failed: Requested node configuration is not available",
             "Slurm refuses: Requested node configuration is not available "
-            "(--nodes 2, --gpus-per-node 4, --cpus-per-task 6, --mem 64GB, --constraint a100|h100, --partition gpu)",
+            "(nodes 2, gpus-per-node 4, cpus-per-task 6, mem 64GB, constraint a100|h100, partition gpu)",
         ),
-        ("sbatch: error: Invalid --mem specification", "--mem 64GB"),
+        ("sbatch: error: Invalid --mem specification", "mem 64GB"),
         (
             "sbatch: error: Batch job submission failed: Requested time limit is invalid (exceeds some limit)",
-            "(--time 1-12:00:00, --partition gpu)",
+            "(time 1-12:00:00, partition gpu)",
         ),
-        ("sbatch: error: Batch job submission failed: Invalid qos specification", "(--qos normal"),
+        ("sbatch: error: Batch job submission failed: Invalid qos specification", "(qos normal"),
         (
             "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
-            "(--partition gpu, --account project-1234",
+            "(partition gpu, account project-1234",
         ),
-        ("sbatch: error: Batch job submission failed: Invalid feature specification", "(--constraint a100|h100"),
-        ("sbatch: error: Batch job submission failed: Invalid node name specified", "(--exclude gpu[3-4]"),
-        ("sbatch: error: Batch job submission failed: Job dependency problem", "(--after 4242 4243_1)"),
-        ("sbatch: unrecognized option '--foo'", "unrecognized option '--foo' (--slurm mail-type=FAIL,END exclusive)"),
+        ("sbatch: error: Batch job submission failed: Invalid feature specification", "(constraint a100|h100"),
+        ("sbatch: error: Batch job submission failed: Invalid node name specified", "(exclude gpu[3-4]"),
+        ("sbatch: error: Batch job submission failed: Job dependency problem", "(after 4242 4243_1)"),
+        ("sbatch: unrecognized option '--foo'", "unrecognized option '--foo' (slurm mail-type=FAIL,END exclusive)"),
         ("something else\nin two lines", "Slurm refuses: something else in two lines"),
     ],
 )

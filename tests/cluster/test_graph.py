@@ -53,10 +53,6 @@ def test_a_failed_stage_stops_those_after_it_alone_and_the_same_command_goes_on(
     assert f"a: 2 runs, 1 complete, 1 to run ({cluster})" in capsys.readouterr().err
     assert words(tmp_path) == {"a", "b", "c", "d", "e", "end"}
     assert before.items() <= tree(tmp_path).items()
-
-
-def test_local_jobs_start_as_soon_as_those_before_have_ended(tmp_path: Path) -> None:
-    launch_graph(graph(tmp_path), Resources(cluster="local", array_parallelism=3), tmp_path)
     spans = {path.parent.name[5:]: json.loads(path.read_text()) for path in tmp_path.glob("*/span0")}
     assert spans["d"][0] >= max(spans["a"][1], spans["b"][1])
     assert spans["end"][0] >= max(spans["d"][1], spans["e"][1])

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from autosparse.cluster import interruption
 from tests.conftest import ROOT, RUN, SMALL_IRP, tree
+from tests.waiting import waiting_irp
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
@@ -20,7 +22,7 @@ def test_a_signal_only_sets_a_flag(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with interruption.listening():
         assert not interruption.agreed()
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert interruption.agreed()
         assert interruption.received() == number.name
     assert signal.getsignal(number) == before
@@ -28,30 +30,29 @@ def test_a_signal_only_sets_a_flag(number: signal.Signals) -> None:
 
 def test_the_second_signal_does_what_it_did_before() -> None:
     with interruption.listening():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_was_asked_to_stop_goes_on_from_that_step(
-    number: signal.Signals, irp_run: Path, tmp_path: Path
+def test_a_run_is_one_jobs_and_goes_on_from_the_step_where_it_was_stopped(
+    irp_run: Path, script: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [sys.executable, str(ROOT / "launch" / "irp.py"), *SMALL_IRP, "--output", str(tmp_path)]
+    process = waiting_irp(30, tmp_path)
+    assert script("irp", *SMALL_IRP, "--output", tmp_path) == 2
+    refused = capsys.readouterr().err
+    assert f"process {process.pid} on " in refused
+    assert "works on this run; wait for it, or stop it and run this again" in refused
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 130
+    assert (tmp_path / "said").read_text().endswith("error: interrupted; the same command goes on from here\n")
     folder = tmp_path / "irp" / RUN
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 120
-    while not (folder / "history.json").exists() and time.monotonic() < end:
-        time.sleep(0.001)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert said.endswith("error: interrupted; the same command goes on from here\n")
     status = json.loads((folder / "status.json").read_text())
-    assert (status["state"], status["why"]) == ("interrupted", number.name)
+    assert (status["state"], status["why"]) == ("interrupted", "SIGINT")
     assert (folder / "checkpoint.pt").is_file()
     assert not list(folder.glob("logs/*.error.json"))
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert script("irp", *SMALL_IRP, "--output", tmp_path) == 0
     assert tree(folder / "triples.zarr") == tree(irp_run / "triples.zarr")
     assert tree(folder)["history.json"] == tree(irp_run)["history.json"]
 
@@ -61,7 +62,8 @@ def test_a_signal_during_the_imports_is_kept(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 Path(sys.argv[1], "started").touch()
-time.sleep(1)  # as if for imports
+while not Path(sys.argv[1], "asked").exists():  # as if for imports
+    time.sleep(0.01)
 from autosparse.cluster import interruption
 with interruption.listening():
     print(interruption.received())
@@ -72,7 +74,8 @@ with interruption.listening():
     while not (tmp_path / "started").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGUSR2)
-    assert process.communicate(timeout=60)[0] == "SIGUSR2\n"
+    (tmp_path / "asked").touch()
+    assert process.communicate()[0] == "SIGUSR2\n"
 
 
 @pytest.mark.parametrize("step", [0.001, 0.2, 9.0])
@@ -97,20 +100,3 @@ def test_processes_ask_each_other_by_the_clock(step: float, monkeypatch: pytest.
             now += step
             answers.append(interruption.agreed())
         assert len(answers) * step < max(3.1, step + 0.1)
-
-
-def test_a_second_job_on_the_same_run_is_refused(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "launch" / "irp.py"), *SMALL_IRP, "--output", str(tmp_path)]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while not list((tmp_path / "irp" / RUN).glob(".lease-?")) and time.monotonic() < end:
-        time.sleep(0.001)
-    os.kill(first.pid, signal.SIGSTOP)
-    try:
-        second = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    finally:
-        os.kill(first.pid, signal.SIGCONT)
-    assert second.returncode == 2
-    assert f"process {first.pid} on " in second.stderr
-    assert "works on this run; wait for it, or stop it and run this again" in second.stderr
-    assert first.wait(timeout=120) == 0

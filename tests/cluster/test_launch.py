@@ -23,7 +23,7 @@ def test_every_job_runs_and_leaves_its_record(cluster: str, tmp_path: Path, caps
     assert f"failed: {jobs[1].folder}: no such word" in printed.err
     assert f"failed: {jobs[2].folder}: ZeroDivisionError: a bug in two lines" in printed.err
     assert (jobs[3].folder / "word").read_text() == "d"
-    assert yaml.safe_load((jobs[0].folder / "config.yaml").read_text()) == jobs[0].config()
+    assert yaml.safe_load((jobs[0].folder / "config.yaml").read_text()) == jobs[0].identity()
     environment = json.loads((jobs[0].folder / "environment.json").read_text())
     assert environment["versions"]["zarr"]
     assert environment["jobs"] == []  # ids of Slurm: a process number is none
@@ -42,13 +42,6 @@ def test_what_is_complete_is_not_run_again(tmp_path: Path, capsys: pytest.Captur
     launch([job], Resources(cluster="inline"), tmp_path, "notes")
     assert (job.folder / "span0").read_text() == span
     assert "1 runs, 1 complete, 0 to run" in capsys.readouterr().err
-
-
-def test_local_jobs_keep_to_the_array_parallelism(tmp_path: Path) -> None:
-    jobs = [Note(tmp_path, word, seconds=1.0) for word in "abcd"]
-    launch(jobs, Resources(cluster="local", array_parallelism=2), tmp_path, "notes")
-    spans = [json.loads((job.folder / "span0").read_text())[:2] for job in jobs]
-    assert max(sum(a <= t < b for a, b in spans) for t, _ in spans) <= 2
 
 
 def test_the_process_that_failed_by_itself_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +130,7 @@ def test_what_is_in_the_queue_is_not_submitted_again(
     [
         ("sbatch", "echo 'sbatch: error: no' >&2; exit 1", Resources(partition="p"), "Slurm refuses: no$"),
         ("squeue", "exit 1", Resources(cluster="slurm"), "Slurm does not say what is in its queue"),
-        ("scontrol", "exit 1", Resources(after=("7",)), "--after 7: Slurm does not know this job"),
+        ("scontrol", "exit 1", Resources(after=("7",)), "after 7: Slurm does not know this job"),
         ("squeue", "echo '4242|PENDING|PartitionTimeLimit'", Resources(partition="p", time="9"), "never start it"),
     ],
 )
@@ -175,7 +168,7 @@ def test_who_stops_waiting_is_told_that_the_jobs_go_on(
 
 def test_names_that_slurm_would_expand_are_refused(tmp_path: Path) -> None:
     for resources in (Resources(cluster="slurm", dry_run=True), Resources(cluster="local")):
-        with pytest.raises(UserError, match="choose another --log-dir"):
+        with pytest.raises(UserError, match="choose another log-dir"):
             launch([Note(tmp_path, "a")], resources, tmp_path / "100%", "notes")
 
 

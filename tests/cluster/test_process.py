@@ -36,7 +36,7 @@ def world(folder: Path, size: int = 2) -> list[str]:
         processes.append(
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
-    said = [process.communicate(timeout=120) for process in processes]
+    said = [process.communicate() for process in processes]
     return [output.strip() or errors[-800:] for output, errors in said]
 
 

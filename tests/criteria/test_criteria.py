@@ -3,15 +3,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from autosparse.criteria import CRITERIA, Targeted, make_criterion, select
+from autosparse.config import CRITERIA
+from autosparse.criteria import Targeted, make_criterion, select
 from autosparse.criteria.gradient import mean_gradient, scoring_mode
 from autosparse.data import ImageData
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
+from tests.criteria.quick import quick
 
 
 def scores(name: str, model: nn.Module, data: ImageData, seed: int = 0) -> torch.Tensor:
-    criterion, full = make_criterion(name, seed), Mask.full(Layout.of(model))
+    criterion, full = quick(name, seed), Mask.full(Layout.of(model))
     score = criterion.at(full.count // 20) if isinstance(criterion, Targeted) else criterion
     return score(model, full, data.scoring(100, limit=3))
 
@@ -46,7 +48,7 @@ def test_scores_are_flat_float32_and_the_model_is_left_as_it_was(
 def test_exactly_as_many_are_kept(name: str, sparsity: float, convolutional: nn.Module, data: ImageData) -> None:
     full = Mask.full(Layout.of(convolutional))
     k = round((1 - sparsity) * full.count)
-    assert select(make_criterion(name), convolutional, full, data.scoring(100, limit=1), k).count == k
+    assert select(quick(name), convolutional, full, data.scoring(100, limit=1), k).count == k
 
 
 def test_magnitude(model: nn.Module, data: ImageData) -> None:

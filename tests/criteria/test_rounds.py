@@ -13,6 +13,7 @@ from autosparse.criteria.snip import snip
 from autosparse.data import ImageData
 from autosparse.errors import UserError
 from autosparse.pruning import Layer, Layout, Mask, keep_top
+from tests.criteria.quick import quick
 
 K, ROUNDS = 3_000, 4
 
@@ -59,7 +60,7 @@ def test_what_was_removed_before_stays_removed(name: str, model: nn.Module, data
     alive = Mask(layout, torch.arange(layout.size) % 7 > 0)
     alive.apply_(model)
     before = layout.flatten(layout.weights(model))
-    mask = select(make_criterion(name), model, alive, data.scoring(100, limit=1), K)
+    mask = select(quick(name), model, alive, data.scoring(100, limit=1), K)
     assert mask.count == K
     assert not (mask.kept & ~alive.kept).any()
     assert torch.equal(layout.flatten(layout.weights(model)), before)

@@ -8,22 +8,14 @@ from torch import Tensor, nn
 
 import autosparse
 from autosparse.autos import AutoS, AutoSCriterion, Features
-from autosparse.autos.autos import make_network
-from autosparse.criteria import CRITERIA
-from autosparse.criteria.force import Force
-from autosparse.criteria.rounds import Rounds
-from autosparse.criteria.snip import snip
-from autosparse.criteria.synflow import dataflow, synflow
+from autosparse.autos.backbones import make_network
+from autosparse.config import CRITERIA
 from autosparse.errors import UserError
 from autosparse.pruning import Layout
+from tests.criteria.quick import quick
 
 IMAGES, LABELS = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
-FEW_ROUNDS = {
-    "iterative-snip": Rounds(snip, 3),
-    "force": Force(3),
-    "synflow": Rounds(synflow, 3),
-    "dataflow": Rounds(dataflow, 3),
-}
+LEARNED = AutoSCriterion(AutoS(make_network("mlp", Features(), 0), "mlp", Features()))
 GRADIENT = ("snip", "iterative-snip", "force", "grasp", "autos")
 BY_PATHS = ("synflow", "npb")
 FLOWING = (*BY_PATHS, "dataflow")
@@ -66,7 +58,7 @@ def tied_to_what_is_not_pruned() -> nn.Module:
 
 
 def saturated() -> nn.Module:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 900), nn.Sigmoid(), nn.Linear(900, 10), nn.Sigmoid())
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 90), nn.Sigmoid(), nn.Linear(90, 10), nn.Sigmoid())
     nn.init.constant_(model[1].weight, 5.0)
     return nn.Sequential(*model, nn.Linear(10, 10))
 
@@ -87,11 +79,7 @@ def unused(*, called: bool) -> nn.Module:
 
 def prune(criterion: str, model: nn.Module, batches: Iterable[Batch], sparsity: float = 0.8) -> autosparse.Mask:
     torch.manual_seed(0)
-    features = Features()
-    learned = AutoSCriterion(AutoS(make_network("mlp", features, 0), "mlp", features))
-    return autosparse.prune(
-        model, batches, learned if criterion == "autos" else FEW_ROUNDS.get(criterion, criterion), sparsity
-    )
+    return autosparse.prune(model, batches, LEARNED if criterion == "autos" else quick(criterion), sparsity)
 
 
 TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria not

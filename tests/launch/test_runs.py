@@ -76,4 +76,4 @@ def test_mistakes(script: Script, capsys: pytest.CaptureFixture[str], tmp_path: 
     assert script("runs", "status", tmp_path) == 2
     assert capsys.readouterr().err == f"error: no runs at {tmp_path}\n"
     assert script("runs", "restart") == 2
-    assert "Expected one of {status, logs, cancel, resume}" in capsys.readouterr().err
+    assert "Available subcommands: status, logs, cancel, resume" in capsys.readouterr().err

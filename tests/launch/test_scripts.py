@@ -3,19 +3,21 @@
 import csv
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from autosparse.cluster import Resources, launch_graph
-from autosparse.jobs.setting import Setting
 from autosparse.pruning import Mask
 from autosparse.store.__main__ import Arguments, main
 from autosparse.study import load
-from autosparse.study.demo import Plan
-from tests.conftest import RUN, SMALL_IRP, tree
+from autosparse.study.experiments import find_scale, stages
+from tests.conftest import ROOT, RUN, SMALL_IRP, tree
 
 Script = Callable[..., int]
 
@@ -68,17 +70,17 @@ def test_the_whole_road(script: Script, finished: Path, tmp_path: Path, capsys: 
 def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = Plan(Setting(dataset="digits", epochs=1), "magnitude", 0, 2, 0.9, "tiny", 1, ("random",), (0.9,), (5,))
-    launch_graph(plan.stages(tmp_path), Resources(cluster="inline"), tmp_path)
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    graph = stages(("demo",), find_scale("demo", "smoke", tmp_path))
+    launch_graph(graph, Resources(cluster="inline"), tmp_path)
+    assert len(capsys.readouterr().out.splitlines()) == 7
     page = tmp_path / "report" / "index.html"
     before = page.stat().st_mtime_ns
-    launch_graph(plan.stages(tmp_path), Resources(cluster="inline"), tmp_path)
+    launch_graph(graph, Resources(cluster="inline"), tmp_path)
     assert page.stat().st_mtime_ns == before
     assert capsys.readouterr().err.count(", 0 to run") == 5
-    status = tmp_path / "irp" / "lenet-300-100_digits_magnitude_n2_s0" / "status.json"
+    status = tmp_path / "irp" / "lenet-300-100_digits_snip_n2_s0" / "status.json"
     os.utime(status)  # a run that was made anew
-    launch_graph(plan.stages(tmp_path), Resources(cluster="local"), tmp_path)
+    launch_graph(graph, Resources(cluster="local"), tmp_path)
     assert page.stat().st_mtime_ns > before
 
 
@@ -87,33 +89,20 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
     [
         ("irp", ["--network", "alexnet"], "unknown network 'alexnet'; valid: lenet-300-100, lenet-500-300, resnet18"),
         ("irp", ["--dataset", "svhn"], "unknown data set 'svhn'; valid: digits, mnist5k"),
-        ("irp", ["--criteria", "snap"], "unknown criterion 'snap'; valid: random, magnitude, snip"),
-        (
-            "irp",
-            ["--criteria", "synflow"],
-            "synflow scores for one final sparsity, and IRP has one an iteration; it takes",
-        ),
-        ("irp", ["--schedule", "cosine"], "unknown schedule 'cosine'; valid: geometric, linear, constant"),
-        ("irp", ["--recipe", "long"], "unknown recipe 'long'; valid: short, paper, strong"),
-        ("irp", ["--colour", "red"], "unknown argument '--colour'; valid: --account"),
-        ("irp", ["--epochs", "many"], "Error parsing --epochs"),
-        ("irp", ["--epochs", "0"], "must be positive"),
-        ("irp", ["--final-sparsity", "99"], "sparsity must lie between 0 and 1"),
         ("irp", ["--dataset", "cifar10", "--data-root", "/none"], "get it with: python launch/data.py"),
-        ("irp", ["--cluster", "cloud"], "Expected one of ('auto', 'slurm', 'local', 'inline')"),
-        ("irp", ["--time", "later"], "--time 'later' is neither"),
         ("irp", ["--seeds", "1", "1"], "two runs of this grid have the folder"),
-        ("irp", ["--seeds", "-1"], "--seeds must lie in 0.."),
-        ("irp", ["--learning-rate", "nan"], "--learning-rate must be positive, got nan"),
-        ("irp", ["--validation", "1"], "--validation must lie in [0, 1), got 1.0"),
+        ("irp", ["--seeds", "-1"], "seed must be in 0..4294967295, got -1"),
+        ("irp", ["--learning-rate", "nan"], "learning rate must be positive, got nan"),
+        ("irp", ["--validation", "1"], "the validation share must lie in [0, 1), got 1.0"),
         ("irp", ["--network", "vgg16"], "vgg16 halves its images five times and needs 32 x 32"),
         ("irp", ["--seeds"], "nothing to run"),
-        ("irp", ["--cluster", "inline", "--mem", "1GB"], "--mem does nothing with --cluster inline"),
-        ("autos", [], "--runs"),
+        ("irp", ["--rewind-epoch", "31"], "rewind epoch must lie in 0..30, the epochs of a training, got 31"),
+        ("irp", ["--cluster", "inline", "--mem", "1GB"], "mem does nothing with the cluster inline"),
         ("autos", ["--runs", "/none"], "cannot fit to /none: no triple store"),
-        ("autos", ["--runs", "/none", "--condense", "5"], "--condense must be 0 or at least 16, got 5"),
+        ("autos", ["--runs"], "no runs to fit to"),
         ("prune", ["--sparsities", "0.9", "1.5"], "sparsity must lie between 0 and 1"),
         ("prune", ["--criteria", "/none/autos"], "no saved AutoS in /none/autos"),
+        ("prune", ["--rounds", "3"], "rounds are for a saved AutoS, not for snip"),
         (
             "prune",
             ["--criteria", "autos"],
@@ -142,12 +131,56 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("irp", ["--criteria", "synflow"], "Expected one of ('random', 'magnitude', 'snip', 'grasp')"),
+        ("irp", ["--schedule", "cosine"], "Expected one of ('geometric', 'linear', 'constant')"),
+        ("irp", ["--recipe", "long"], "Expected one of ('short', 'paper', 'strong')"),
+        ("irp", ["--iteration", "3"], "Perhaps you meant: --iterations"),
+        ("irp", ["--epochs", "many"], "Error parsing --epochs"),
+        ("irp", ["--iterations", "0"], "iterations must be at least 1, got 0"),
+        ("irp", ["--final-sparsity", "99"], "final sparsity must be above 0 and below 1, got 99"),
+        ("irp", ["--cluster", "cloud"], "Expected one of ('auto', 'slurm', 'local', 'inline')"),
+        ("irp", ["--time", "later"], "time 'later' is neither"),
+        ("autos", ["--runs", "/none", "--samples", "5"], "samples must be 0 or at least 1,024, got 5"),
+        ("autos", [], "--runs"),
+    ],
+)
+def test_what_is_no_option_or_no_value_is_told_with_what_is(
+    name: str, arguments: list[str], message: str, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script(name, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in " ".join(word.strip("│╭╮╰╯─") for word in error.split() if word.strip("│╭╮╰╯─"))
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--epochs", "many"], ["--network", "alexnet"]])
+def test_arguments_are_checked_before_anything_slow_is_imported(arguments: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", ROOT / "launch" / "irp.py", *arguments]
+    imported = subprocess.run(command, capture_output=True, text=True).stderr
+    assert "| tyro" in imported
+    slow = ("torch", "zarr", "matplotlib", "pandas", "accelerate")
+    assert not [name for name in slow if re.search(rf"\| +{name}$", imported, re.MULTILINE)]
+
+
+def test_help_folds_what_only_a_cluster_needs(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("irp", "--help") == 0
+    folded = set(re.findall(r"--[a-z-]+ ", capsys.readouterr().out))
+    assert len(folded) < 32
+    assert script("irp", "--help-cluster") == 0
+    cluster = set(re.findall(r"--[a-z-]+ ", capsys.readouterr().out))
+    assert {"--partition ", "--cluster "} <= folded & cluster
+    assert {"--mem ", "--qos ", "--array-parallelism "} <= cluster - folded
+
+
 def test_partition_without_slurm_says_so(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("autosparse.cluster.resources.slurm_answers", lambda: False)
     assert script("irp", "--partition", "gpu", "--output", tmp_path) == 2
-    assert "no Slurm here (sinfo does not answer), which --partition needs" in capsys.readouterr().err
+    assert "no Slurm here (sinfo does not answer), which partition needs" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_fails_with_its_iteration(
@@ -238,7 +271,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
 
 def test_runs_inside_a_folder_are_named(script: Script, irp_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("autos", "--runs", irp_run.parent) == 2
-    assert f"holds runs and is none; name them: --runs {irp_run}" in capsys.readouterr().err
+    assert f"holds runs and is none; name them: {irp_run}" in capsys.readouterr().err
 
 
 def test_a_report_of_irp_alone(script: Script, irp_run: Path, tmp_path: Path) -> None:
@@ -259,15 +292,15 @@ def test_leave_one_out_reports_each_run_by_a_fit_to_the_others(script: Script, i
     assert script("autos", "--runs", irp_run, *fit) == 2  # one run leaves no others
 
 
-def test_a_condensed_fit_is_a_run_of_its_own(script: Script, irp_run: Path, tmp_path: Path) -> None:
+def test_a_fit_to_some_triples_is_a_run_of_its_own(script: Script, irp_run: Path, tmp_path: Path) -> None:
     fit = ["--runs", irp_run, "--epochs", "1", "--batch-size", "8192", "--resolution", "8", "--output", tmp_path]
     assert script("autos", *fit) == 0
-    assert script("autos", *fit, "--condense", "16384") == 0
-    full, condensed = (tmp_path / "autos" / f"{RUN}_mlp_both_scaled{how}_s0" for how in ("", "_c16384"))
-    cards = [json.loads((folder / "autos.json").read_text())["card"] for folder in (full, condensed)]
-    assert [card["fit"]["condense"] for card in cards] == [0, 16384]
-    assert json.loads((condensed / "progress.json").read_text())["total"] == 2
-    assert "condense: 16384" in (condensed / "config.yaml").read_text()
+    assert script("autos", *fit, "--samples", "16384") == 0
+    full, some = (tmp_path / "autos" / f"{RUN}_mlp_both_scaled{how}_s0" for how in ("", "_n16384"))
+    cards = [json.loads((folder / "autos.json").read_text())["card"] for folder in (full, some)]
+    assert [card["fit"]["samples"] for card in cards] == [0, 16384]
+    assert json.loads((some / "progress.json").read_text())["total"] == 1
+    assert "samples: 16384" in (some / "config.yaml").read_text()
 
 
 def test_a_damaged_run_does_not_keep_the_others_from_running(

@@ -1,3 +1,5 @@
+from pkgutil import resolve_name
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ from autosparse.pruning import Layout
 )
 def test_prunable_counts(name: str, shape: tuple[int, int, int], classes: int, prunable: int) -> None:
     with torch.device("meta"):
-        model = networks.NETWORKS[name](shape, classes)
+        model = resolve_name(networks.NETWORKS[name])(shape, classes)
     assert Layout.of(model).size == prunable
 
 

@@ -1,4 +1,3 @@
-import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from autosparse.errors import UserError
 from autosparse.pruning import Layer, Layout, Mask, keep_top, keep_top_of_parts, selection
 from autosparse.pruning.selection import Part
+from tests.world import world
 
 
 def full(size: int) -> Mask:
@@ -105,9 +105,10 @@ def test_scores_in_files(tmp_path: Path) -> None:
         assert torch.equal(torch.cat(masks), keep_top(scores, k, full(1000)).kept)
 
 
-def slices(rank: int, world: int, folder: Path) -> None:
+def slices(folder: Path) -> None:
     """What one rank of a world does: keep the top of all kinds of scores, of which it holds an uneven slice."""
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
     bounds = [0, 90, 90, 1000]  # the second holds nothing
     own = slice(bounds[rank], bounds[rank + 1])
     found = {}
@@ -127,12 +128,7 @@ def slices(rank: int, world: int, folder: Path) -> None:
 
 
 def test_ranks_that_hold_a_slice_each(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=slices, args=(rank, 3, tmp_path)) for rank in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
+    assert world(3, slices, tmp_path) == [None] * 3
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
     assert all(each.pop(("nan", 1)) == "2 scores are NaN, the first in layer a.weight" for each in found)
     for kind, k in found[0]:

@@ -12,11 +12,13 @@ import cloudpickle
 import pytest
 
 from autosparse.cluster import slurm
+from tests import waiting
 from tests.cluster import jobs
 from tests.conftest import ROOT
 from tests.slurm import work
 
 MAX_ARRAY = 8
+BY_VALUE = (jobs, work, waiting)  # jobs cannot import tests by name: they start in pytest's folder, whichever it is
 Found = TypeVar("Found")
 
 
@@ -34,7 +36,7 @@ class Sandbox:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=6000,
         )
         assert done.returncode == 0, done.stdout
 
@@ -42,7 +44,7 @@ class Sandbox:
     def environment(self) -> dict[str, str]:
         """What `. DIR/env` sets."""
         command = f'. "{self.folder}/env"; echo "$SLURM_CONF"; echo "$PATH"'
-        shown = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True, timeout=60).stdout
+        shown = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True, timeout=600).stdout
         return dict(zip(("SLURM_CONF", "PATH"), shown.splitlines(), strict=True))
 
 
@@ -57,15 +59,14 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
             pytest.fail(reason)
         pytest.skip(reason)
     cluster = Sandbox(tmp_path_factory.mktemp("slurm"))
-    # jobs cannot import tests by name: they start in whatever folder pytest was started in
-    for module in (jobs, work):
+    for module in BY_VALUE:
         cloudpickle.register_pickle_by_value(module)
     try:
         cluster("start", SANDBOX_MAX_ARRAY=str(MAX_ARRAY))
         yield cluster
     finally:
         cluster("stop")
-        for module in (jobs, work):
+        for module in BY_VALUE:
             cloudpickle.unregister_pickle_by_value(module)
 
 
@@ -75,11 +76,11 @@ def on_the_cluster(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterato
     for name, value in sandbox.environment.items():
         monkeypatch.setenv(name, value)
     yield
-    subprocess.run(["scancel", f"--user={os.getuid()}"], check=True, timeout=60)
+    subprocess.run(["scancel", f"--user={os.getuid()}"], check=True, timeout=600)
     until(lambda: slurm.queue() == {})
 
 
-def until(what: Callable[[], Found], timeout: float = 120.0) -> Found:
+def until(what: Callable[[], Found], timeout: float = 600.0) -> Found:
     """Ask until the answer is true; returns it."""
     end = time.monotonic() + timeout
     while not (found := what()):

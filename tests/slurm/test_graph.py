@@ -41,9 +41,9 @@ def test_a_tail_waits_for_a_head_that_is_queued_again(tmp_path: Path) -> None:
     waiting.start()
     until((head.folder / "status.json").is_file)
     job_id = json.loads((head.folder / "job.json").read_text())["job"]
-    subprocess.run(["scontrol", "requeue", job_id], check=True, timeout=60)
+    subprocess.run(["scontrol", "requeue", job_id], check=True, timeout=600)
     until(lambda: (slurm.queue() or {}).get(job_id, slurm.State("", "")).state == "PENDING")
-    waiting.join(120)
+    waiting.join(600)
     assert words(tmp_path) == {"a", "d"}
     status = json.loads((head.folder / "status.json").read_text())
     assert (status["state"], status["requeues"]) == ("complete", 1)

@@ -28,7 +28,7 @@ def test_it_starts_runs_a_job_and_leaves_nothing_running(namespaces: str, tmp_pa
 
     def shown(*command: str) -> list[str]:
         environment = os.environ | second.environment
-        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=600)
         return done.stdout.splitlines()
 
     try:
@@ -57,7 +57,7 @@ def test_it_starts_runs_a_job_and_leaves_nothing_running(namespaces: str, tmp_pa
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
     program = Path(__file__).parents[2] / "slurm" / "sandbox"
-    done = subprocess.run([program, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -66,5 +66,5 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Pat
 def test_a_node_that_does_not_exist_is_refused(sandbox: Sandbox) -> None:
     program = Path(__file__).parents[2] / "slurm" / "sandbox"
     command = [program, "crash", sandbox.folder, "gpu9"]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (1, "slurm/sandbox: which node? gpu1 gpu2 cpu1 cpu2\n")

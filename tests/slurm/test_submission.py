@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from autosparse.cluster import Resources, batch, launch, slurm
+from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.jobs.setting import Setting
 from autosparse.store import TripleStore
@@ -59,7 +60,7 @@ def test_quotes_in_every_path_and_a_job_that_fails_beside_one_that_does_not(
     assert re.search(rf"failed: {re.escape(str(bad.folder))}: no such word; log: .*; Slurm: FAILED", said)
     job_id = json.loads((good.folder / "job.json").read_text())["job"]
     command = ["scontrol", "write", "batch_script", job_id, "-"]
-    held = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    held = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
     assert held.strip() == (good.folder / "batch.sh").read_text().strip() == shown.strip()
     assert json.loads((good.folder / "environment.json").read_text())["jobs"] == [job_id]
     assert json.loads((good.folder / "status.json").read_text())["state"] == "complete"
@@ -76,7 +77,7 @@ def test_a_process_that_fails_does_not_leave_the_others_waiting(tmp_path: Path) 
 
 
 def test_two_nodes_of_two_processes_are_one_world_and_write_one_store(irp_run: Path, tmp_path: Path) -> None:
-    run = WorldRun(tmp_path, Setting(dataset="digits", epochs=1), iterations=2)
+    run = WorldRun(output=tmp_path, setting=Setting(dataset="digits", epochs=1), config=IRPConfig(iterations=2))
     launch([run], Resources(partition="gpu", nodes=2, gpus_per_node=2, cpus_per_task=1, wait=True), tmp_path, "irp")
     told = [json.loads((run.folder / "logs" / f"told{rank}.json").read_text()) for rank in range(4)]
     # rank, of how many, rank on the node, number and name of the node, and all of its GPUs
@@ -93,7 +94,7 @@ def test_the_command_of_a_user_from_submission_to_complete_stores(
 ) -> None:
     arguments = ["--partition", "gpu", *SMALL_IRP, "--seeds", "0", "1", "--cpus-per-task", "2", "--output", tmp_path]
     command = [sys.executable, ROOT / "launch" / "irp.py", *arguments, "--wait"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     runs = [tmp_path / "irp" / RUN, tmp_path / "irp" / RUN.replace("_s0", "_s1")]
     assert done.stdout.splitlines() == [str(run) for run in runs]
@@ -169,22 +170,22 @@ def test_submitted_twice_at_once_it_is_one_run_and_both_commands_say_so(
 def test_a_job_whose_set_up_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="1 of 1 runs failed"):
         launch([Note(tmp_path, "a")], Resources(**CPU, setup=("test 1 = 2",), wait=True), tmp_path, "notes")
-    assert "it was not started (--setup failed: test 1 = 2); log: " in capsys.readouterr().err
+    assert "it was not started (setup failed: test 1 = 2); log: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--partition", "nope"], "invalid partition specified: nope"),
-        (["--partition", "nope"], "(--partition nope; partitions: cpu, gpu, low)"),
+        (["--partition", "nope"], "(partition nope; partitions: cpu, gpu, low)"),
         (["--partition", "gpu", "--time", "8-00:00:00"], "Slurm would never start it: Partition"),
-        (["--partition", "gpu", "--gpus-per-node", "3", "--cpus-per-task", "1"], "--gpus-per-node 3"),
-        (["--partition", "cpu"], "Requested node configuration is not available (--nodes 1, --gpus-per-node 1"),
-        (["--partition", "cpu", "--mem", "1PB"], "--mem 1PB"),
-        (["--constraint", "h100"], "Invalid feature specification (--constraint h100)"),
-        (["--exclude", "gpu9"], "Invalid node name specified (--exclude gpu9)"),
-        (["--after", "1"], "--after 1: Slurm does not know this job"),
-        (["--slurm", "colour=red"], "unrecognized option '--colour=red' (--slurm colour=red)"),
+        (["--partition", "gpu", "--gpus-per-node", "3", "--cpus-per-task", "1"], "gpus-per-node 3"),
+        (["--partition", "cpu"], "Requested node configuration is not available (nodes 1, gpus-per-node 1"),
+        (["--partition", "cpu", "--mem", "1PB"], "mem 1PB"),
+        (["--constraint", "h100"], "Invalid feature specification (constraint h100)"),
+        (["--exclude", "gpu9"], "Invalid node name specified (exclude gpu9)"),
+        (["--after", "1"], "after 1: Slurm does not know this job"),
+        (["--slurm", "colour=red"], "unrecognized option '--colour=red' (slurm colour=red)"),
     ],
 )
 def test_what_slurm_refuses_is_one_line_and_leaves_nothing(
@@ -233,12 +234,12 @@ def test_a_job_that_loses_its_node_never_leaves_the_queue(sandbox: Sandbox, tmp_
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     where = ["squeue", "--noheader", "--format=%N", "--jobs", job.job_id]
-    node = subprocess.run(where, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    node = subprocess.run(where, check=True, capture_output=True, text=True, timeout=600).stdout.strip()
     sandbox("crash", node)
-    subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=crash"], check=True, timeout=60)
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=crash"], check=True, timeout=600)
     until(lambda: [state for state in seen if state and state.state == "PENDING"])
     watching.set()
     thread.join()
     assert None not in seen
     sandbox("boot", node)
-    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=True, timeout=60)
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=True, timeout=600)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from autosparse.cluster import Resources, launch, slurm
+from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun
 from autosparse.jobs.setting import Setting
@@ -22,11 +23,11 @@ from tests.slurm.work import PatientRun
 GPU = {"partition": "gpu", "cpus_per_task": 1}
 
 
-SETTING, ITERATIONS = Setting(dataset="digits", epochs=6), 8
+SETTING, CONFIG = Setting(dataset="digits", epochs=6), IRPConfig(iterations=8)
 
 
 def a_run(output: Path) -> IRPRun:
-    return IRPRun(output, SETTING, iterations=ITERATIONS)
+    return IRPRun(output=output, setting=SETTING, config=CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def ends_as(run: IRPRun, undisturbed: Path) -> None:
 
 
 def call(*command: str) -> None:
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=600)
 
 
 @dataclass
@@ -103,7 +104,7 @@ def test_time_limit_preemption_requeue_and_a_lost_node_each_end_as_if_nothing_ha
         "lost node": (Resources(**low, slurm=("nodelist=cpu2",), wait=True), 300, lose),
     }
     runs = {
-        how: Stopped(PatientRun(tmp_path / how, SETTING, iterations=ITERATIONS, step=step), resources, stop)
+        how: Stopped(PatientRun(output=tmp_path / how, setting=SETTING, config=CONFIG, step=step), resources, stop)
         for how, (resources, step, stop) in stopped.items()
     }
     waiting = {how: threading.Thread(target=each.wait, daemon=True) for how, each in runs.items()}
@@ -118,7 +119,7 @@ def test_time_limit_preemption_requeue_and_a_lost_node_each_end_as_if_nothing_ha
     sandbox("boot", "cpu2")
     call("scontrol", "update", "nodename=cpu2", "state=resume")
     for thread in waiting.values():
-        thread.join(timeout=150)
+        thread.join(timeout=600)
     assert {how: each.said for how, each in runs.items()} == dict.fromkeys(runs, "complete")
     told = capsys.readouterr().err
     for how, each in runs.items():

@@ -3,15 +3,15 @@
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from autosparse.cluster import interruption
-from autosparse.cluster.progress import Progress
 from autosparse.cluster.requeue import requeues
+from autosparse.config import NO_IDENTITY
 from autosparse.jobs import IRPRun
+from tests.waiting import waiting
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Nested:
         Stamp(self.folder / "outer")()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorldRun(IRPRun):
     """A run of IRP that also notes what each of its processes is told."""
 
@@ -79,24 +79,12 @@ class WorldRun(IRPRun):
         super().run(accelerator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PatientRun(IRPRun):
     """A run of IRP whose first attempt waits, in the middle of an iteration, until it is stopped."""
 
-    step: int = 0
+    step: int = field(default=0, metadata=NO_IDENTITY)
 
     def run(self, accelerator: Accelerator) -> None:
-        go_on = Progress.update
-
-        def update(progress: Progress, steps: int, note: str = "") -> None:
-            go_on(progress, steps, note)
-            if progress._done == self.step and not requeues():
-                (self.folder / "logs" / "waiting").touch()
-                while not interruption.received():
-                    time.sleep(0.05)
-
-        Progress.update = update  # type: ignore[method-assign]
-        try:
+        with waiting(0 if requeues() else self.step, self.folder / "logs" / "waiting"):
             super().run(accelerator)
-        finally:
-            Progress.update = go_on  # type: ignore[method-assign]

@@ -1,5 +1,10 @@
 """Random numbers as a run would leave them, and the store that a run makes of them."""
 
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autosparse.distributed import Group
 from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleWriter
-from autosparse.store.schema import LEDGER
 
 
 @dataclass(frozen=True)
@@ -49,27 +54,62 @@ def draw(size: int, iterations: int = 3, seed: int = 0) -> Drawn:
     return Drawn(theta, grad, [Mask(layout, survival >= i) for i in range(iterations + 1)])
 
 
-def write(path: Path, run: Drawn, shard: int | None = None, world_size: int = 1, until: int = 1 << 20) -> None:
-    """Write a store as `world_size` processes would, going on where it stands; stop after `until` commits."""
-    if not (path / LEDGER).exists():
-        TripleWriter.create(path, run.layout, run.iterations, {"seed": 0}, shard)
-    TripleWriter.clean(path)
-    ranks = [TripleWriter.resume(path, rank, world_size) for rank in range(world_size)]
-    for _ in range(until):
-        done, density = ranks[0].committed, None
-        if done < 0:
-            parts, density = [rank.write_features(run.theta, run.grad) for rank in ranks], 1.0
-        elif done < run.iterations:
-            mask = run.masks[done + 1]
-            parts, density = [rank.write_alive(done + 1, mask) for rank in ranks], mask.density
-        elif not ranks[0].survival_committed:
-            parts = [rank.write_survival() for rank in ranks]
-        else:
-            ranks[0].finish()
-            return
-        ranks[0].commit({name: entry for part in parts for name, entry in part.items()}, density)
-        for rank in ranks[1:]:
-            rank.refresh()
+class StoppedError(Exception):
+    """The processes of a group end here."""
+
+
+def write(path: Path, run: Drawn, shard: int | None = None, size: int = 1, until: int = 1 << 20) -> None:
+    """Write a store as a group of some size would, going on where it stands; all are gone after `until` commits."""
+
+    def one(group: Group) -> None:
+        writer = TripleWriter.open(path, run.layout, run.iterations, {"seed": 0}, group, shard)
+        while writer.committed < run.iterations:
+            advance(writer, run)
+        writer.finish()
+
+    with contextlib.suppress(StoppedError):
+        together(size, one, stop=2 * until + 2)  # all wait for each other twice when they open and when they commit
+
+
+def advance(writer: TripleWriter, run: Drawn) -> None:
+    """What comes next in a run."""
+    if writer.committed < 0:
+        writer.commit_features(run.theta, run.grad)
+    elif writer.committed < run.iterations:
+        writer.commit_alive(writer.committed + 1, run.masks[writer.committed + 1])
+    else:
+        writer.finish()
+
+
+def together(size: int, one: Callable[[Group], None], stop: int = 1 << 20) -> None:
+    """Call a function in a thread for each process of a group; all are stopped when they wait for the n-th time."""
+    barrier, given = threading.Barrier(size), [None] * size
+
+    def process(rank: int) -> None:
+        waits = itertools.count(1)
+
+        def gather(part: Any) -> list[Any]:
+            given[rank] = part
+            barrier.wait()
+            everything = list(given)
+            barrier.wait()
+            if next(waits) == stop:
+                raise StoppedError
+            return everything
+
+        try:
+            one(Group(rank, size, gather))
+        except StoppedError:
+            raise
+        except Exception:
+            barrier.abort()  # nobody waits for what will not come
+            raise
+
+    if size == 1:
+        return process(0)
+    with ThreadPoolExecutor(size) as threads:
+        for done in [threads.submit(process, rank) for rank in range(size)]:
+            done.result()
 
 
 def bits(values: NDArray[Any]) -> NDArray[Any]:

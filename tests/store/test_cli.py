@@ -122,7 +122,7 @@ def test_a_copy_that_was_interrupted_goes_on(store: Path, until: int, tmp_path: 
 
 def test_a_copy_does_not_go_on_with_another_store(store: Path, tmp_path: Path, command: Command) -> None:
     write(tmp_path / "copy", until=1)
-    assert "with shards of 4096; go on with that" in command("copy", store, tmp_path / "copy", "--shard", 8192)[2]
+    assert "with shards of 4096, not 8192" in command("copy", store, tmp_path / "copy", "--shard", 8192)[2]
     copy(TripleStore.open(store), str(tmp_path / "copy"))
     code, _, err = command("copy", store, tmp_path / "copy")
     assert code == 2
@@ -132,13 +132,11 @@ def test_a_copy_does_not_go_on_with_another_store(store: Path, tmp_path: Path, c
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["info"], "required"),
-        (["look", "PATH"], "invalid choice"),
         (["info", "nowhere"], "no triple store at nowhere"),
         (["info", "PATH", "more"], "info takes one path, got 'more' as well"),
         (["export", "PATH"], "export needs a target: python -m autosparse.store export"),
         (["export", "PATH", "out.csv"], "unknown kind of file '.csv'; valid: .npz, .parquet"),
-        (["verify", "PATH", "--shard", "8"], "--shard is for copy"),
+        (["verify", "PATH", "--shard", "8"], "a shard is for copy"),
         (["copy", "PATH", "new", "--shard", "12"], "a shard must be a multiple of 8 elements"),
         (["copy", "PATH", "gs://bucket/x"], "stores lie in folders or at s3://BUCKET/PREFIX"),
     ],
@@ -148,3 +146,15 @@ def test_mistakes_are_one_line(store: Path, arguments: list[str], expected: str,
     assert (code, out) == (2, "")
     assert expected in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [(["info"], "required"), (["look", "PATH"], "invalid choice 'look' for argument 'action'")],
+)
+def test_what_is_no_action_is_told_with_those_that_are(
+    store: Path, arguments: list[str], expected: str, command: Command
+) -> None:
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert expected in " ".join(err.split())

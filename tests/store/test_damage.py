@@ -22,7 +22,7 @@ INSTALLED = ["zarr"] + ["zarrs"] * (importlib.util.find_spec("zarrs") is not Non
 RUN = draw(20_011, iterations=3)  # a chunk a shard, the last one cut short
 WIDE = draw(1_100_000, iterations=2)  # two chunks a shard, of which the last shard has one
 CHUNK, SHARD = 1 << 18, 1 << 19
-SHARDS = ["theta/c/0", "theta/c/2", "grad/c/1", "survival/c/0", "survival/c/2", "alive/c/0/1", "alive/c/1/2"]
+SHARDS = ["theta/c/0", "grad/c/2", "survival/c/0", "alive/c/1/2"]  # of two chunks and of one
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def equal(found: NDArray[np.generic], expected: NDArray[np.generic]) -> bool:
 
 @pytest.mark.parametrize("pipeline", INSTALLED)
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", ["theta/c/1", "theta/c/4", "grad/c/0", "survival/c/4", "alive/c/0/0", "alive/c/2/4"])
+@pytest.mark.parametrize("name", ["theta/c/4", "grad/c/0", "survival/c/4", "alive/c/2/4"])
 def test_a_damaged_shard_is_named_by_reading_and_by_verify(store: Path, name: str, damage: str, pipeline: str) -> None:
     apply(store / name, damage)
     opened = attempt(lambda: TripleStore.open(store, pipeline=pipeline))
@@ -123,9 +123,10 @@ def test_damaged_metadata_are_refused_by_readers_and_writers(store: Path, name: 
     (store / MARKER).unlink()
     before = TripleStore.open(store, unfinished=True)
     apply(store / name, damage)
-    for start in (lambda: TripleStore.open(store, unfinished=True), lambda: TripleWriter.resume(store)):
-        with pytest.raises(StoreError, match=rf"{name}( is damaged| is missing| has \d+ bytes)"):
-            start()
+    with pytest.raises(StoreError, match=rf"{name}( is damaged| is missing| has \d+ bytes)"):
+        TripleStore.open(store, unfinished=True)
+    with pytest.raises(StoreError, match=rf"{name} is (damaged|missing)|not empty and no triple store"):
+        TripleWriter.open(store, RUN.layout, 3, {"seed": 0})
     if name != LEDGER:
         assert any(name in line for line in problems(before))
 

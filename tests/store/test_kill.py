@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from autosparse.errors import StoreError
-from autosparse.store import TripleStore, TripleWriter, writer
+from autosparse.store import TripleStore, writer
 from tests.conftest import tree
 from tests.store.drawn import Drawn, draw, write
 
@@ -80,9 +80,7 @@ def look(path: Path, run: Drawn) -> bool:
 
 def run_again(path: Path, run: Drawn, shard: int) -> dict[str, bytes]:
     """Do what a user does; returns the files."""
-    if look(path, run):
-        TripleWriter.clean(path)
-    else:
+    if not look(path, run):
         with pytest.raises(StoreError, match=r"not finished|no triple store at|ledger.json is missing"):
             TripleStore.open(path)
         write(path, run, shard)

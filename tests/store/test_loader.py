@@ -29,13 +29,13 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[TripleStore]:
 
 
 @pytest.fixture(autouse=True)
-def _many_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+def _many_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is laid out at once ends within windows, as it does where stores are large."""
-    monkeypatch.setattr(loader, "_SLAB", 2000)
+    monkeypatch.setattr(loader, "_LAID_OUT", 2000)
 
 
 def batches(stores: list[TripleStore], size: int = BATCH, **options: Any) -> TripleLoader:
-    """Of 24 lanes, a block a window."""
+    """Of 24 lanes, a chunk a window."""
     return TripleLoader(stores, size, **{"seed": 5, "memory": "4MB", **options})
 
 
@@ -178,8 +178,8 @@ def test_damage_raises_in_the_iteration(tmp_path: Path) -> None:
         ({"size": 0}, "a batch of 0 cannot be cut over 1 processes"),
         ({"world_size": 7}, "a batch of 480 cannot be cut over 7 processes"),
         ({"world_size": 5}, r"24 lanes cannot be cut over 5 processes; 192, .* cannot either: use another number"),
-        ({"world_size": 40}, "40 processes for 15 blocks of triples; use fewer"),
-        ({"memory": "100kB"}, r"--memory 100kB is less than one block .*; give at least 270.3 kB"),
+        ({"world_size": 40}, "40 processes for 15 chunks of triples; use fewer"),
+        ({"memory": "100kB"}, r"memory of 100kB is less than one chunk .*; give at least 270.3 kB"),
         ({"memory": "plenty"}, "'plenty' is no size of memory; write it like 512MB"),
         ({"weights": (1,)}, "1 weights for 3 stores"),
         ({"weights": (1, -1, 1)}, "weights must be positive numbers, got 1 -1 1"),

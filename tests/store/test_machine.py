@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +19,12 @@ from hypothesis.stateful import (
 )
 from torch import Tensor
 
+from autosparse.distributed import Group
 from autosparse.errors import StoreError
 from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.verify import problems
-from autosparse.store.writer import Committed
 from tests.conftest import tree
-from tests.store.drawn import Drawn, bits, draw, write
+from tests.store.drawn import Drawn, StoppedError, advance, bits, draw, write
 
 SHARD = 64
 WHOLE = [0x7FC00000, 0xFFC12345, 0x7F800001, 0x7F800000, 0x80000000, 0]  # NaNs of three kinds, infinity, -0 and 0
@@ -41,17 +42,24 @@ def filled(values: Tensor, fillings: Blocks) -> Tensor:
 
 
 class Machine(RuleBasedStateMachine):
-    """The model: how far the run is, and what is written but not committed."""
+    """The model: how far the run is."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scratch = tempfile.TemporaryDirectory()  # deleted also where an assertion fails
         self.folder = Path(self.scratch.name)
         self.path = self.folder / "s"
-        self.ranks: list[TripleWriter] = []
-        self.pending: Committed = {}
-        self.written: set[int] = set()  # the ranks that have
-        self.masks, self.has_survival, self.finished = -1, False, False
+        self.commits, self.finished = 0, False
+
+    @property
+    def masks(self) -> int:
+        """How many are committed beyond m_0, or -1."""
+        return min(self.commits - 1, self.run.iterations)
+
+    def opened(self, rank: int = 0, size: int = 1) -> TripleWriter:
+        """The writer of one process, when another of its group has cleaned up."""
+        group = Group(rank, size, lambda part: [part])
+        return TripleWriter.open(self.path, self.run.layout, self.run.iterations, {"seed": 0}, group)
 
     def teardown(self) -> None:
         """Whatever happened, the run can be ended, with the bytes of one that nothing happened to."""
@@ -80,74 +88,45 @@ class Machine(RuleBasedStateMachine):
         for mask in run.masks[1:]:
             mask.kept[max(gone * SHARD, 1) : (gone + 1) * SHARD] = False  # a shard of zeros in alive and survival
         self.run = Drawn(filled(run.theta, theta), filled(run.grad, grad), run.masks)
-        TripleWriter.create(self.path, self.run.layout, iterations, {"seed": 0}, SHARD)
+        write(self.path, self.run, SHARD, until=0)
 
-    @precondition(lambda self: not self.ranks and not self.finished)
-    @rule(world_size=st.integers(1, 3))
-    def resume(self, world_size: int) -> None:
-        TripleWriter.clean(self.path)
-        self.ranks = [TripleWriter.resume(self.path, rank, world_size) for rank in range(world_size)]
-        assert {rank.committed for rank in self.ranks} == {self.masks}
-        assert {rank.survival_committed for rank in self.ranks} == {self.has_survival}
+    @precondition(lambda self: not self.finished)
+    @rule(size=st.integers(1, 3), commits=st.integers(0, 5))
+    def go_on(self, size: int, commits: int) -> None:
+        """The processes of a group, killed when so many commits are done."""
+        write(self.path, self.run, SHARD, size, commits)
+        self.commits += commits
+        self.finished = self.commits > self.run.iterations + 2
 
-    @precondition(lambda self: self.ranks and not self.has_survival)
-    @rule(data=st.data())
-    def write_by_one(self, data: st.DataObject) -> None:
-        left = sorted(set(range(len(self.ranks))) - self.written)
-        if not left:
-            return
-        number = data.draw(st.sampled_from(left))
-        self.pending |= self.written_by(self.ranks[number])
-        self.written.add(number)
+    @precondition(lambda self: self.commits < self.run.iterations + 2)
+    @rule(size=st.integers(1, 3), ranks=st.sets(st.integers(0, 2)))
+    def die_before_the_commit(self, size: int, ranks: set[int]) -> None:
+        """Some processes have written their shards of what comes next."""
+        self.opened()
 
-    def written_by(self, rank: TripleWriter) -> Committed:
-        """What comes next in a run."""
-        if self.masks < 0:
-            return rank.write_features(self.run.theta, self.run.grad)
-        if self.masks < self.run.iterations:
-            return rank.write_alive(self.masks + 1, self.run.masks[self.masks + 1])
-        return rank.write_survival()
+        def killed(part: Any) -> list[Any]:
+            raise StoppedError
 
-    @precondition(lambda self: self.ranks and len(self.written) == len(self.ranks))
-    @rule(data=st.data())
-    def commit(self, data: st.DataObject) -> None:
-        density = None
-        if self.masks < self.run.iterations:
-            self.masks += 1
-            density = self.run.masks[self.masks].density
-        else:
-            self.has_survival = True
-        by = data.draw(st.sampled_from(self.ranks))
-        by.commit(self.pending, density)
-        for rank in self.ranks:
-            rank.refresh()
-        self.pending, self.written = {}, set()
+        for rank in ranks & set(range(size)):
+            writer = self.opened(max(rank, 1), size)  # which does not clean up again
+            writer._group = Group(rank, size, killed)
+            with pytest.raises(StoppedError):
+                advance(writer, self.run)
 
-    @precondition(lambda self: 0 in self.written)
-    @rule()
-    def write_again(self) -> None:
-        with pytest.raises(StoreError, match="another process has written"):
-            self.written_by(self.ranks[0])
-
-    @precondition(lambda self: self.ranks and not self.has_survival)
+    @precondition(lambda self: not self.finished)
     @rule()
     def finish_too_early(self) -> None:
-        with pytest.raises(StoreError, match=r"was never committed; the run is not finished"):
-            self.ranks[0].finish()
+        if self.masks < self.run.iterations:
+            with pytest.raises(StoreError, match=rf"{max(self.masks, 0)} of {self.run.iterations} masks are committed"):
+                self.opened().finish()
 
-    @precondition(lambda self: self.ranks and self.has_survival)
-    @rule()
-    def finish(self) -> None:
-        self.ranks[0].finish()
-        self.ranks, self.finished = [], True
-
-    @precondition(lambda self: self.ranks)
+    @precondition(lambda self: not self.finished)
     @rule(left=st.lists(st.sampled_from(["theta/c/.0.ab.tmp", "alive/c/0/.1.cd.tmp", ".complete.ef.tmp"]), max_size=2))
-    def crash(self, left: list[str]) -> None:
+    def leave(self, left: list[str]) -> None:
+        """Half of a file."""
         for name in left:
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             (self.path / name).write_bytes(b"half of wh")
-        self.ranks, self.pending, self.written = [], {}, set()
 
     @precondition(lambda self: self.masks >= 0)
     @rule(data=st.data())
@@ -160,7 +139,7 @@ class Machine(RuleBasedStateMachine):
         span = slice(start // 8 * 8, stop)
         for i in range(self.masks + 1):
             assert np.array_equal(store.alive(i, span), self.run.masks[i].kept[span].numpy())
-        if self.has_survival:
+        if self.commits >= self.run.iterations + 2:
             assert np.array_equal(store.survival(span), self.run.survival[span])
 
     @precondition(lambda self: self.masks < self.run.iterations)

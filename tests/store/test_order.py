@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from autosparse.errors import UserError
-from autosparse.store.mixing import dispersion
 from autosparse.store.order import Order, Part, count, select
+from benchmarks.mixing import dispersion
 
 few = settings(max_examples=50, deadline=None)
 PARTS: tuple[Part, ...] = ("train", "held-out", "all")
@@ -20,7 +20,7 @@ orders = st.integers(1, 3).flatmap(
     lambda stores: st.builds(
         Order,
         sizes=st.tuples(*[st.integers(1, 500)] * stores),
-        blocks=st.tuples(*[st.integers(8, 300)] * stores),
+        chunks=st.tuples(*[st.integers(8, 300)] * stores),
         batch_size=st.integers(10, 200),
         seed=st.integers(0, 2**31),
         epoch=st.integers(0, 1000),
@@ -44,8 +44,8 @@ def names(samples: NDArray[np.int64]) -> set[tuple[int, int]]:
 
 def samples_of(order: Order, lane: int) -> NDArray[np.int64]:
     """All that lies in a lane's windows, whether or not a batch has it."""
-    blocks = [block for window in order.windows(lane) for block in window.blocks]
-    return np.concatenate([(np.full(b.take, b.store), b.start + order.samples(b)) for b in blocks], axis=1)
+    chunks = [chunk for window in order.windows(lane) for chunk in window.chunks]
+    return np.concatenate([(np.full(b.take, b.store), b.start + order.samples(b)) for b in chunks], axis=1)
 
 
 def enough(order: Order) -> Order:
@@ -86,11 +86,11 @@ def test_many_epochs_are_disjoint_batches_of_nearly_everything(order: Order) -> 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("batch_size", [1, 12, 100, 500])
 @pytest.mark.parametrize(("lanes", "mix"), [(1, 1), (1, 8), (12, 1), (24, 3)])
-@pytest.mark.parametrize(("sizes", "blocks"), [((400,), (16,)), ((7, 250, 133), (8, 128, 40)), ((399,), (1000,))])
+@pytest.mark.parametrize(("sizes", "chunks"), [((400,), (16,)), ((7, 250, 133), (8, 128, 40)), ((399,), (1000,))])
 def test_an_epoch_of_many_shapes(
-    sizes: tuple[int, ...], blocks: tuple[int, ...], lanes: int, mix: int, batch_size: int, part: Part
+    sizes: tuple[int, ...], chunks: tuple[int, ...], lanes: int, mix: int, batch_size: int, part: Part
 ) -> None:
-    check_epoch(Order(sizes, blocks, batch_size, 3, 1, part, lanes, mix))
+    check_epoch(Order(sizes, chunks, batch_size, 3, 1, part, lanes, mix))
 
 
 @few
@@ -108,9 +108,9 @@ def test_lanes_cut_batch_and_line_and_windows_cut_lanes(order: Order) -> None:
         windows = order.windows(lane)
         assert [w.number for w in windows] == list(range(len(windows)))
         assert [w.start for w in windows] == np.cumsum([0] + [w.size for w in windows])[:-1].tolist()
-        assert all(len(w.blocks) == order.mix for w in windows[:-1])
-        assert 1 <= len(windows[-1].blocks) <= order.mix
-        assert all(w.size == sum(b.take for b in w.blocks) for w in windows)
+        assert all(len(w.chunks) == order.mix for w in windows[:-1])
+        assert 1 <= len(windows[-1].chunks) <= order.mix
+        assert all(w.size == sum(b.take for b in w.chunks) for w in windows)
         assert sum(w.size for w in windows) >= order.batches * width
         for w in windows:
             assert sorted(order.permutation(w)) == list(range(w.size))
@@ -140,15 +140,15 @@ def test_a_weight_is_how_often_a_sample_comes(order: Order) -> None:
         assert times.sum() == times[chosen].sum()
         if len(chosen):
             assert int(weight) <= times[chosen].min() <= times[chosen].max() <= np.ceil(weight)
-        blocks = -(-order.sizes[k] // order.blocks[k])
-        assert weight * len(chosen) - blocks - 1e-6 <= times.sum() <= weight * len(chosen) + 1e-6
+        chunks = -(-order.sizes[k] // order.chunks[k])
+        assert weight * len(chosen) - chunks - 1e-6 <= times.sum() <= weight * len(chosen) + 1e-6
 
 
 def test_a_half_is_drawn_anew_in_every_epoch() -> None:
     halves = []
     for epoch in range(4):
         order = Order((4000,), (400,), 10, 0, epoch, "all", weights=(0.5,))
-        halves.append(np.concatenate([order.samples(block) for block in order.line]) + np.repeat(range(10), 200) * 400)
+        halves.append(np.concatenate([order.samples(chunk) for chunk in order.line]) + np.repeat(range(10), 200) * 400)
     for a, b in itertools.combinations(halves, 2):
         assert len(np.intersect1d(a, b)) == pytest.approx(1000, rel=0.15)
 
@@ -183,9 +183,9 @@ def test_seeds_and_epochs_have_orders_of_their_own() -> None:
 def test_the_split_is_the_same_for_any_cut(a: int, b: int, c: int, seed: int) -> None:
     start, middle, stop = sorted((a, b, c))
     for part in PARTS:
-        pieces = select(start, middle, seed, part), select(middle, stop, seed, part) + middle - start
+        halves = select(start, middle, seed, part), select(middle, stop, seed, part) + middle - start
         whole = select(start, stop, seed, part)
-        assert np.array_equal(whole, np.concatenate(pieces))
+        assert np.array_equal(whole, np.concatenate(halves))
         assert count(start, stop, seed, part) == len(whole)
     train, held = (select(start, stop, seed, part) for part in ("train", "held-out"))
     assert np.array_equal(np.sort(np.concatenate([train, held])), np.arange(stop - start))

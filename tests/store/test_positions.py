@@ -1,8 +1,6 @@
 """A position is a few integers: saved anywhere, it goes on exactly, in another process and in another world."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,9 @@ import torch
 
 from autosparse.errors import UserError
 from autosparse.store import TripleLoader, Triples, TripleStore
-from tests.conftest import ROOT
 from tests.store.drawn import draw, write
-from tests.store.test_batches import batches, same, take
+from tests.store.test_kill import start
+from tests.store.test_loader import batches, same, take
 
 BATCH, AN_EPOCH = 768, 33
 
@@ -75,25 +73,19 @@ def test_a_batch_given_counts_as_done(stores: list[TripleStore]) -> None:
     assert (source.state_dict()["epoch"], source.state_dict()["batch"]) == (1, 0)
 
 
-SCRIPT = """
-import json, sys
-import torch
-from autosparse.store import TripleStore
-from tests.store.test_batches import batches, take
-
-source = batches([TripleStore.open(path) for path in sys.argv[2:]], 768)
-source.load_state_dict(json.load(sys.stdin))
-torch.save([vars(batch) for batch in take(source, 8)], sys.argv[1])
-"""
+def save_the_next(state: str, folders: list[Path], file: Path) -> None:
+    source = batches([TripleStore.open(folder) for folder in folders], BATCH)
+    source.load_state_dict(json.loads(state))
+    torch.save([vars(batch) for batch in take(source, 8)], file)
 
 
 def test_a_new_process_goes_on_bit_for_bit(stores: list[TripleStore], folders: list[Path], tmp_path: Path) -> None:
     source = batches(stores, BATCH)
     take(source, 40)
     assert source.state_dict()["epoch"] == 1
-    state, file = json.dumps(source.state_dict()), tmp_path / "batches.pt"
-    subprocess.run([sys.executable, "-c", SCRIPT, file, *folders], input=state, text=True, check=True, cwd=ROOT)
-    found = [Triples(**batch) for batch in torch.load(file)]
+    process = start(save_the_next, json.dumps(source.state_dict()), folders, tmp_path / "batches.pt")
+    process.join()
+    found = [Triples(**batch) for batch in torch.load(tmp_path / "batches.pt")]
     assert all(same(a, b) for a, b in zip(found, take(source, 8), strict=True))
 
 

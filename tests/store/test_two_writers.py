@@ -1,17 +1,22 @@
 """Two processes that each take themselves for the only one: the second is refused, and nothing of the first is lost."""
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from autosparse.distributed import Group
 from autosparse.errors import StoreError
 from autosparse.store import TripleStore, TripleWriter
-from autosparse.store.schema import LEDGER, MARKER
+from autosparse.store.schema import LEDGER, MARKER, Ledger
 from autosparse.store.storage import Folder
 from autosparse.store.verify import problems
 from tests.conftest import tree
-from tests.store.drawn import draw, write
+from tests.store.drawn import advance, draw, write
 
 RUN, SHARD = draw(20_011), 4096
 
@@ -23,77 +28,107 @@ def expected(tmp_path: Path) -> dict[str, bytes]:
     return tree(tmp_path / "whole")
 
 
-def two(path: Path, until: int = 0) -> list[TripleWriter]:
-    """Two processes, each of which takes itself for the only one."""
-    write(path, RUN, SHARD, until=until)
-    return [TripleWriter.resume(path) for _ in range(2)]
+class Meanwhile:
+    """A group of one process; during its next commit, when the shards are written, something else happens."""
+
+    def __init__(self) -> None:
+        self.do: Callable[[], object] = lambda: None
+
+    def gather(self, part: Any) -> list[Any]:
+        do, self.do = self.do, lambda: None
+        do()
+        return [part]
+
+
+def resume(path: Path, meanwhile: Meanwhile | None = None) -> TripleWriter:
+    """A process that takes itself for the only one."""
+    group = Group(gather=meanwhile.gather) if meanwhile else Group()
+    return TripleWriter.open(path, RUN.layout, RUN.iterations, {"seed": 0}, group)
 
 
 def test_the_second_of_two_writers_of_a_shard_is_refused(tmp_path: Path, expected: dict[str, bytes]) -> None:
-    first, second = two(tmp_path / "s")
-    files = first.write_features(RUN.theta, RUN.grad)
-    with pytest.raises(StoreError, match=r"another process has written theta/c/\d; one run at a time, or, if that one"):
-        second.write_features(RUN.theta, RUN.grad)
-    first.commit(files, 1.0)
+    path, meanwhile = tmp_path / "s", Meanwhile()
+    write(path, RUN, SHARD, until=0)
+    first, second = resume(path, meanwhile), resume(path)
+
+    def late() -> None:
+        with pytest.raises(StoreError, match=r"another process has written theta/c/\d; one run at a time, or, if that"):
+            advance(second, RUN)
+
+    meanwhile.do = late
+    advance(first, RUN)
     assert np.array_equal(first.store.theta(), RUN.theta)
-    write(tmp_path / "s", RUN, SHARD)
-    assert tree(tmp_path / "s") == expected
+    write(path, RUN, SHARD)
+    assert tree(path) == expected
 
 
 @pytest.mark.parametrize("until", [1, 2])
 def test_a_commit_after_that_of_another_process_is_refused(tmp_path: Path, until: int) -> None:
-    first, second = two(tmp_path / "s", until)
-    first.commit(first.write_alive(until, RUN.masks[until]), RUN.masks[until].density)
+    path, meanwhile = tmp_path / "s", Meanwhile()
+    write(path, RUN, SHARD, until=until)
+    first, second = resume(path), resume(path, meanwhile)
+    ledger = Ledger.read(first.storage)
+    meanwhile.do = lambda: Ledger(ledger.files, [*ledger.densities, 0.5]).write(first.storage)
     with pytest.raises(StoreError, match="another process has committed meanwhile; one run at a time"):
-        second.commit({}, RUN.masks[until].density)
+        advance(second, RUN)
+    ledger.write(first.storage)
     with pytest.raises(StoreError, match=rf"another process has written alive/c/{until - 1}/\d"):
-        second.write_alive(until, RUN.masks[until])
-    assert len(first.store.densities) == until + 1
+        advance(first, RUN)
+    assert len(first.store.densities) == until
 
 
 def test_a_commit_of_what_another_process_has_cleaned_away_is_refused(
     tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    path = tmp_path / "s"
-    first, _ = two(path, 1)
-    files = first.write_alive(1, RUN.masks[1])
-    TripleWriter.clean(path)
+    path, meanwhile = tmp_path / "s", Meanwhile()
+    write(path, RUN, SHARD, until=1)
+    first = resume(path, meanwhile)
+    meanwhile.do = lambda: resume(path)
     with pytest.raises(StoreError, match=r"alive/c/0/\d was removed before its commit; one run at a time"):
-        first.commit(files, RUN.masks[1].density)
+        advance(first, RUN)
     assert TripleStore.open(path, unfinished=True).densities == [1.0]
     write(path, RUN, SHARD)
     assert tree(path) == expected
 
 
-@pytest.mark.parametrize(("until", "missing"), [(0, "grad/c/1"), (1, "alive/c/0/1"), (2, "alive/c/1/1")])
-def test_a_commit_without_the_shards_of_another_process_is_refused(tmp_path: Path, until: int, missing: str) -> None:
+@pytest.mark.parametrize(("until", "missing"), [(0, "theta/c/1"), (1, "alive/c/0/1"), (4, "survival/c/1")])
+def test_a_commit_without_the_shards_of_another_process_is_refused(
+    tmp_path: Path, expected: dict[str, bytes], until: int, missing: str
+) -> None:
     path = tmp_path / "s"
     write(path, RUN, SHARD, until=until)
-    first, second = (TripleWriter.resume(path, rank, 2) for rank in (0, 1))
-    files = [
-        rank.write_alive(until, RUN.masks[until]) if until else rank.write_features(RUN.theta, RUN.grad)
-        for rank in (first, second)
-    ]
-    everything = files[0] | files[1]
+    alone = Group(0, 2, lambda part: [part])
+    first = TripleWriter.open(path, RUN.layout, RUN.iterations, {"seed": 0}, alone)
     with pytest.raises(StoreError, match=f"{missing} was not written; the iteration is not finished"):
-        first.commit({name: entry for name, entry in everything.items() if name != missing}, RUN.masks[until].density)
-    first.commit(everything, RUN.masks[until].density)
-    assert len(first.store.densities) == until + 1
+        advance(first, RUN)
+    assert len(first.store.densities) == until
+    write(path, RUN, SHARD, 2)
+    assert tree(path) == expected
 
 
 def test_what_is_committed_while_another_process_cleans_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, sizes = tmp_path / "s", Folder.sizes
-    first, _ = two(path, 1)
-    files = first.write_alive(1, RUN.masks[1])
+    path, sizes, meanwhile = tmp_path / "s", Folder.sizes, Meanwhile()
+    write(path, RUN, SHARD, until=1)
+    first, listed, committed = resume(path, meanwhile), threading.Event(), threading.Event()
 
-    def then_commit(folder: Folder) -> dict[str, int]:
+    def then_wait(folder: Folder) -> dict[str, int]:
         monkeypatch.setattr(Folder, "sizes", sizes)
         found = sizes(folder)
-        first.commit(files, RUN.masks[1].density)
+        listed.set()
+        assert committed.wait(60)
         return found
 
-    monkeypatch.setattr(Folder, "sizes", then_commit)
-    TripleWriter.clean(path)
+    with ThreadPoolExecutor(1) as other:
+
+        def clean() -> None:
+            monkeypatch.setattr(Folder, "sizes", then_wait)
+            cleaning.append(other.submit(resume, path))
+            assert listed.wait(60)
+
+        cleaning, meanwhile.do = list[Future[TripleWriter]](), clean
+        advance(first, RUN)
+        committed.set()
+        cleaning[0].result()
     assert problems(TripleStore.open(path, unfinished=True)) == []
     assert np.array_equal(first.store.alive(1), RUN.masks[1].kept)
 

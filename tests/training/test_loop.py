@@ -14,6 +14,7 @@ from autosparse.data import ImageData, Images
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.training import Checkpoint, Recipe, evaluate, summarize, train
+from autosparse.training.loop import make_optimizer
 
 RECIPE = Recipe(2, "nesterov", 0.05, batch_size=128, weight_decay=1e-2, drops=(1,))
 
@@ -119,7 +120,7 @@ def test_the_state_of_another_training_is_not_loaded(
 ) -> None:
     path = tmp_path / "checkpoint.pt"
     train(model, sparse(model), data, RECIPE, accelerator, resume=Checkpoint(path, "iteration 1", 0))
-    optimizer = RECIPE.make_optimizer(model)
+    optimizer = make_optimizer(RECIPE, model)
     assert Checkpoint(path, "iteration 2").load(model, optimizer) is None
     assert Checkpoint(path, "iteration 1").load(model, optimizer)["epoch"] == 2
     path.write_bytes(path.read_bytes()[:1000])

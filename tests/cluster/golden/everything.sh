@@ -26,9 +26,9 @@
 
 # setup
 module load cuda/12.4
-[ $? -eq 0 ] || { echo '--setup failed: module load cuda/12.4' >&2; exit 1; }
+[ $? -eq 0 ] || { echo 'setup failed: module load cuda/12.4' >&2; exit 1; }
 export GREETING='it is "here"'
-[ $? -eq 0 ] || { echo '--setup failed: export GREETING='"'"'it is "here"'"'"'' >&2; exit 1; }
+[ $? -eq 0 ] || { echo 'setup failed: export GREETING='"'"'it is "here"'"'"'' >&2; exit 1; }
 
 # command
 export SUBMITIT_EXECUTOR=slurm

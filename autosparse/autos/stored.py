@@ -1,0 +1,116 @@
+"""The triples of runs as samples: what was known of each parameter at initialization, out of the runs' stores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from autosparse.autos.features import Features, Scale
+from autosparse.autos.labels import label_table
+from autosparse.autos.samples import Sample, SampleLoader
+from autosparse.config import FitConfig
+from autosparse.errors import UserError
+from autosparse.store import TripleLoader, Triples, TripleStore, sample
+from autosparse.store.order import Part, count
+
+_VALIDATION = 1 << 20  # triples of a run that a fit is measured by, at most
+_TABULATION = 1 << 17  # triples of all runs that a surface is made and measured by, at most
+
+
+@dataclass(frozen=True)
+class StoredSamples:
+    """The triples of complete runs; see `Samples`.
+
+    Attributes:
+        stores: of the runs.
+        config: how AutoS is fitted to them.
+        threads: that read ahead.
+
+    Raises:
+        UserError: the fit wants more than stores hold.
+    """
+
+    stores: Sequence[TripleStore]
+    config: FitConfig
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        if self.config.by_states:
+            raise UserError("a fit in rounds or with flow needs the states of its runs (TrajectorySamples)")
+
+    def batches(self, accelerator: Accelerator) -> SampleLoader:
+        config, stores = self.config, self.stores
+        if config.samples:
+            return SampleLoader.in_memory(*self._drawn, config, accelerator)
+        loader = TripleLoader(
+            stores,
+            config.batch_size,
+            config.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+            memory=config.memory,
+            weights=config.weights or None,
+            threads=self.threads,
+            device=accelerator.device,
+        )
+        return SampleLoader(loader, Encoder(stores, self.scales, config, accelerator.device))
+
+    def validation(self, run: int, part: Part = "held-out") -> Sample:
+        return self._sample(run, _VALIDATION, part)
+
+    def tabulation(self) -> list[Sample]:
+        runs = range(len(self.stores))
+        return [self._sample(run, _TABULATION // len(runs), "held-out") for run in runs]
+
+    def only(self, runs: Sequence[int]) -> "StoredSamples":
+        return StoredSamples([self.stores[run] for run in runs], self.config.only(runs), self.threads)
+
+    @cached_property
+    def scales(self) -> list[Scale]:
+        """The scale of each run's network."""
+        return [Scale.of_store(store) for store in self.stores]
+
+    @cached_property
+    def _drawn(self) -> tuple[list[Sample], Tensor]:
+        """The triples that are fitted to in place of all, and weights by which a run comes as often as if all were."""
+        runs = range(len(self.stores))
+        sizes = [count(0, len(store), self.config.seed, "train") for store in self.stores]
+        each = [self._sample(run, max(1, self.config.samples * sizes[run] // sum(sizes)), "train") for run in runs]
+        times = self.config.weights or [1.0] * len(runs)
+        weights = [
+            torch.full_like(drawn.labels, weight * size / len(drawn.labels))
+            for drawn, weight, size in zip(each, times, sizes, strict=True)
+        ]
+        return each, torch.cat(weights)
+
+    def _sample(self, run: int, limit: int, part: Part) -> Sample:
+        """At most `limit` triples of a part of a run."""
+        store = self.stores[run]
+        triples = sample(store, limit, self.config.seed, part)
+        labels = torch.from_numpy(label_table(self.config.label, store.densities))[triples.survival]
+        return Sample((triples.theta, triples.grad), self.scales[run], labels, torch.zeros_like(triples.survival))
+
+
+class Encoder:
+    """Triples of several stores to (input, label); each store by its own scale and its own densities."""
+
+    def __init__(
+        self, stores: Sequence[TripleStore], scales: Sequence[Scale], config: FitConfig, device: torch.device
+    ) -> None:
+        self._features, self._device = Features.of(config), device
+        self._rms = torch.tensor([scale.sizes for scale in scales], device=device)
+        self._labels = torch.zeros(len(stores), max(store.iterations for store in stores) + 1, device=device)
+        for row, store in zip(self._labels, stores, strict=True):
+            row[: store.iterations + 1] = torch.from_numpy(label_table(config.label, store.densities))
+
+    def __call__(self, triples: Triples) -> tuple[Tensor, Tensor]:
+        """Input float32 (B, width) and label float32 (B,), on the device."""
+        store = triples.store.to(self._device)
+        theta = triples.theta.to(self._device)
+        grad = triples.grad.to(self._device)
+        rms = self._rms[store]
+        label = self._labels[store, triples.survival.to(self._device)]
+        return self._features.encode(theta, grad, scale=rms.unbind(1)), label

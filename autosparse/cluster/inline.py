@@ -1,0 +1,30 @@
+"""Jobs run in this process, one after the other."""
+
+from pathlib import Path
+
+from autosparse.cluster import provenance
+from autosparse.cluster.attempt import Attempt
+from autosparse.cluster.job import describe
+from autosparse.cluster.outcome import Failure, say
+from autosparse.cluster.resources import Resources
+from autosparse.cluster.stage import Stage, blocked
+
+
+def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
+    """Run the jobs of the stages, heads first; returns those that failed and those that waited for them."""
+    failures, failed, number = list[Failure](), set[str](), 0
+    total = sum(len(stage.jobs) for stage in stages)
+    for stage in stages:
+        found = blocked(stage, failed)
+        for job in stage.jobs if not found else ():
+            number += 1
+            say(f"[{number}/{total}] {job.folder}")
+            provenance.write_submission(job.folder, None, None)
+            try:
+                Attempt(job, resources.cpus_per_task)()
+            except Exception as error:  # the other jobs go on; the traceback is in the run's log
+                found.append(Failure(job, describe(error)))
+        if found:
+            failed.add(stage.name)
+            failures += found
+    return failures

@@ -1,0 +1,129 @@
+"""Running a list of jobs, or a graph of them, wherever that is."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from autosparse.cluster.job import Job, describe
+from autosparse.cluster.outcome import Failure, say
+from autosparse.cluster.provenance import config_difference
+from autosparse.cluster.resources import Resources
+from autosparse.cluster.stage import Stage, blocked, left
+from autosparse.errors import UserError
+
+Runner = Callable[[list[Stage], Resources, Path], list[Failure]]
+
+
+def launch(jobs: Sequence[Job], resources: Resources, output: Path, name: str) -> None:
+    """Run the jobs that are not complete: a graph of one stage, see `launch_graph`."""
+    launch_graph([Stage(name, tuple(jobs))], resources, output)
+
+
+def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) -> None:
+    """Run the jobs that are not complete, then print every job's folder, one a line, on standard output.
+
+    On Slurm they are submitted, each stage as one array with a dependency on those before, but for jobs that are in the
+    queue already; with `resources.wait` it returns when all have ended. Elsewhere they are run to their end. A job that
+    fails keeps only the stages after its own from running. Progress goes to standard error.
+
+    Args:
+        stages: the graph, heads first.
+        resources: where and with what.
+        output: the folder of all runs; Slurm's and submitit's files go to `output/submitted`, if not elsewhere.
+
+    Raises:
+        UserError: a job that cannot run, two jobs share a folder, a folder holds another run, a job's input is missing
+            and no stage before makes it, Slurm refuses, or jobs failed.
+    """
+    _check(stages, resources, output)
+    resources = resources.resolve()
+    todo, failures = _incomplete(stages)
+    root = (resources.log_dir or output / "submitted").absolute()
+    if resources.cluster != "inline" and re.search(r"[%\\]", str(root)):
+        raise UserError(f"{root}: Slurm gives % and backslashes in file names a meaning; choose another log-dir")
+    damaged = {failed.job.folder for failed in failures}
+    for stage in stages:
+        to_run = sum(job in todo for job in stage.jobs)
+        done = len(stage.jobs) - to_run - sum(job.folder in damaged for job in stage.jobs)
+        name = f"{stage.name}: " if len(stages) > 1 else ""
+        after = f", after {' and '.join(stage.after)}" if stage.after else ""
+        say(f"{name}{len(stage.jobs)} runs, {done} complete, {to_run} to run ({resources.cluster}{after})")
+    runnable, failures = _without_blocked(stages, todo, failures)
+    jobs = [job for stage in stages for job in stage.jobs]
+    if resources.dry_run:
+        from autosparse.cluster.submit import show
+
+        show(runnable, resources, root)
+    elif runnable:
+        failures += _runner(resources.cluster)(runnable, resources, root)
+    for failed in failures:
+        say(f"failed: {failed.job.folder}: {failed.error}")
+    for job in jobs if not resources.dry_run else ():
+        print(job.folder)
+    if failures:
+        raise UserError(f"{len(failures)} of {len(jobs)} runs failed; the same command runs them again")
+
+
+def _runner(cluster: str) -> Runner:
+    """What runs stages there; imported only now, as it waits for PyTorch."""
+    if cluster == "slurm":
+        from autosparse.cluster import submit
+
+        return submit.run
+    if cluster == "local":
+        from autosparse.cluster import local
+
+        return local.run
+    from autosparse.cluster import inline
+
+    return inline.run
+
+
+def _check(stages: Sequence[Stage], resources: Resources, output: Path) -> None:
+    if not any(stage.jobs for stage in stages):
+        raise UserError("nothing to run: each list of the grid (seeds, criteria, ...) needs a value")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"the output {output} is a file; name a folder")
+    seen = set[Path]()
+    names = list[str]()
+    for stage in stages:
+        if stage.name in names or not set(stage.after) <= set(names):
+            raise ValueError(f"stage {stage.name} must have a name of its own and come after {stage.after}")
+        names.append(stage.name)
+        for job in stage.jobs:
+            job.check()
+            if job.folder in seen:
+                raise UserError(f"two runs of this grid have the folder {job.folder}; is a value given twice?")
+            seen.add(job.folder)
+            if missing := job.missing():
+                if not stage.after and not resources.after:
+                    raise UserError(missing)
+            elif difference := config_difference(job):
+                raise UserError(difference)
+
+
+def _incomplete(stages: Sequence[Stage]) -> tuple[list[Job], list[Failure]]:
+    """The jobs to run, and those whose output is damaged, which must not keep the others from running."""
+    todo, damaged = list[Job](), list[Failure]()
+    for job in (job for stage in stages for job in stage.jobs):
+        try:
+            if job.missing() or not job.is_complete():
+                todo.append(job)
+        except UserError as error:
+            damaged.append(Failure(job, describe(error)))
+    return todo, damaged
+
+
+def _without_blocked(
+    stages: Sequence[Stage], todo: list[Job], failures: list[Failure]
+) -> tuple[list[Stage], list[Failure]]:
+    """What can run in spite of damaged outputs, and the failures with those of the jobs that cannot."""
+    damaged = {failure.job.folder for failure in failures}
+    failed = {stage.name for stage in stages if any(job.folder in damaged for job in stage.jobs)}
+    cannot = list[Failure]()
+    for stage in stages:
+        if found := [failure for failure in blocked(stage, failed) if failure.job in todo]:
+            failed.add(stage.name)
+            cannot += found
+    stopped = {failure.job.folder for failure in cannot}
+    return left(stages, [job for job in todo if job.folder not in stopped]), failures + cannot

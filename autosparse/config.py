@@ -1,0 +1,234 @@
+"""The options of every kind of run: each is written once, with its default, its help and what it may be.
+
+A job holds one of these; the command line nests it, and the algorithm takes it whole. Nothing here imports PyTorch.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
+
+from autosparse.errors import UserError, unknown
+from autosparse.sizes import parse_size
+
+OneShot = Literal["random", "magnitude", "snip", "grasp"]
+"""Criteria that score once, whatever the density: those of iterative pruning."""
+Targeted = Literal["random-erk", "iterative-snip", "force", "synflow", "dataflow", "npb"]
+"""Criteria that must know how many weights are to be kept."""
+CRITERIA: tuple[str, ...] = (*get_args(OneShot), *get_args(Targeted))
+PRETRAINED = "pretrained"
+"""The AutoS that comes with the package, as a criterion."""
+_PRETRAINED_FOLDER = Path(__file__).parent / "autos" / "pretrained"
+
+BatchNorm = Literal["batch", "running"]
+Schedule = Literal["geometric", "linear", "constant"]
+Backbone = Literal["mlp", "resnet18", "vgg19"]
+Inputs = Literal["both", "param", "grad", "both+flow"]
+Transform = Literal["scaled", "raw"]
+Label = Literal["share", "min-max", "log-density", "rank"]
+Sanity = Literal["none", "shuffled", "reinitialized", "inverted"]
+
+NO_IDENTITY: Mapping[str, Any] = {"identity": False}
+"""Metadata of a field that says where or how fast, or is resolved into another: two runs that differ in it are one."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a number may be; a mark of a field's type, as in `Annotated[int, Bounds(1)]`."""
+
+    low: float
+    high: float = math.inf
+    exclusive: bool = False
+
+    def hold(self, value: float) -> bool:
+        """Whether a number is within; NaN is not."""
+        return self.low < value < self.high if self.exclusive else self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return (
+                f"above {self.low:g} and below {self.high:g}" if self.exclusive else f"in {self.low:g}..{self.high:.0f}"
+            )
+        return "positive" if self.exclusive else f"at least {self.low:g}"
+
+
+Seed = Annotated[int, Bounds(0, (1 << 32) - 1)]
+SWEPT = tyro.conf.Suppress  # marks a field that a launch script takes several values of, to make a grid
+
+
+class Config:
+    """A dataclass of options, which refuses values that its types do not allow."""
+
+    def __post_init__(self) -> None:
+        kind: Any = type(self)
+        for name, (choices, bounds) in _allowed(kind).items():
+            value, called = getattr(self, name), name.replace("_", " ")
+            if value is not None and choices and value not in choices:
+                raise unknown(called, value, choices)
+            if value is not None and bounds and not bounds.hold(value):
+                raise UserError(f"{called} must be {bounds}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IRPConfig(Config):
+    """Iterative rewind pruning (paper, Algorithm 2)."""
+
+    criterion: Annotated[OneShot, SWEPT] = "snip"
+    iterations: Annotated[int, Bounds(1)] = 20
+    """N, how often the network is pruned."""
+    schedule: Schedule = "geometric"
+    """The way density falls."""
+    final_sparsity: Annotated[float, Bounds(0, 1, exclusive=True)] = 0.99
+    """The share removed after the last iteration (geometric and linear)."""
+    rate: Annotated[float, Bounds(0, 1, exclusive=True)] = 0.85
+    """The share of the survivors that each iteration keeps (constant)."""
+    rewind_epoch: Annotated[int, Bounds(0)] = 0
+    """Rewind to the state after so many epochs of the first training (Frankle et al. 2019), not to the initial one."""
+    batch_norm: BatchNorm = "batch"
+    """Batch norm in the stored gradient works on each batch, or by its fresh running statistics (the paper's code)."""
+    seed: Annotated[Seed, SWEPT] = 0
+    order_seed: Annotated[Seed | None, SWEPT] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unused = "final_sparsity" if self.schedule == "constant" else "rate"
+        if getattr(self, unused) != getattr(IRPConfig, unused):
+            raise UserError(f"{unused.replace('_', ' ')} does nothing with the {self.schedule} schedule")
+
+    @property
+    def order(self) -> int:
+        """The seed of the order of samples, augmentation and random criterion."""
+        return self.seed if self.order_seed is None else self.order_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneConfig(Config):
+    """Pruning at initialization by one criterion to one sparsity."""
+
+    criterion: Annotated[str, SWEPT] = "snip"
+    sparsity: Annotated[float, SWEPT] = 0.95
+    sanity: Annotated[Sanity, SWEPT] = "none"
+    rounds: Annotated[int | None, Bounds(1)] = None
+    """The rounds in which an AutoS prunes, instead of those that it was fitted for: 1 for one shot."""
+    seed: Annotated[Seed, SWEPT] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(Config):
+    """A fit of AutoS; the defaults are the paper's (appendix B.3) but for the small backbone."""
+
+    backbone: Backbone = "mlp"
+    """The network (paper, Table 7); resnet18 and vgg19 want a GPU."""
+    inputs: Inputs = "both"
+    """What it sees of a parameter (paper, Table 2); both+flow adds how much flows through it."""
+    transform: Transform = "scaled"
+    """scaled: inputs are divided by their size over the network and compressed; raw: as they are."""
+    label: Label = "share"
+    """What it learns: the share of the iterations survived; that min-max over those of the run; the log-density at
+    death, which means the same at any N; the rank, the share of all parameters outlived."""
+    epochs: Annotated[int, Bounds(1)] = 10
+    """Passes over the triples."""
+    max_steps: Annotated[int, Bounds(0)] = 0
+    """Stop after so many steps; 0 for no such limit."""
+    batch_size: Annotated[int, Bounds(2)] = 1024
+    """Triples in a batch, over all processes."""
+    learning_rate: Annotated[float, Bounds(0, exclusive=True)] = 0.01
+    """The learning rate of Adam."""
+    anneal: bool = False
+    """Let the learning rate fall to 0 along a cosine."""
+    resolution: Annotated[int, Bounds(2)] = 512
+    """Nodes an axis, at most, of the table that prunes in place of the network. For three inputs, as many nodes in all
+    as for two."""
+    samples: int = 0
+    """How many triples, drawn evenly from everywhere, are fitted to, and held in memory; 0 for all of them."""
+    rounds: Annotated[int, Bounds(1)] = 1
+    """The rounds in which the criterion is meant to prune; above 1 it is fitted to what each iteration of the runs has
+    left, recomputed, for which the runs' data must be there."""
+    weights: tuple[float, ...] = ()
+    """How often each run comes in an epoch, one number a run; once each if not given."""
+    memory: str = "512MB"
+    """Memory for mixing triples, over all processes; more mixes better, and the order depends on it."""
+    seed: Annotated[Seed, SWEPT] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_size(self.memory)
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise UserError(f"weights must be positive, got {' '.join(map(str, self.weights))}")
+        if 0 != self.samples < 1024:
+            raise UserError(f"samples must be 0 or at least 1,024, got {self.samples}")
+        if self.by_states and self.transform == "raw":
+            raise UserError("the transform raw is for fits to stored triples, not for rounds or flow")
+        if self.by_states and self.samples:
+            raise UserError("samples are for fits to stored triples, not for rounds or flow")
+
+    @property
+    def by_states(self) -> bool:
+        """Whether it is fitted to recomputed states rather than to the triples of the stores."""
+        return self.rounds > 1 or self.inputs == "both+flow"
+
+    def only(self, runs: Sequence[int]) -> "FitConfig":
+        """The configuration of a fit to these of its runs alone."""
+        return replace(self, weights=tuple(self.weights[run] for run in runs if self.weights))
+
+
+def is_folder(criterion: str | Path) -> bool:
+    """Whether a criterion is given as the folder of a saved AutoS rather than by name."""
+    return isinstance(criterion, Path) or os.sep in criterion or Path(criterion).is_dir()
+
+
+def folder_of(criterion: str | Path) -> Path:
+    """Where an AutoS that is a criterion is saved."""
+    return _PRETRAINED_FOLDER if criterion == PRETRAINED else Path(criterion)
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are part of a run's identity, as values of YAML by name; nested ones flattened."""
+    found: dict[str, Any] = {}
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if each.metadata.get("identity", True):
+            found |= settings(value) if is_dataclass(value) else {each.name: _plain(value)}
+    return found
+
+
+def defaults(kind: type[Any]) -> dict[str, Any]:
+    """The settings of a dataclass that have a default, by name."""
+    found: dict[str, Any] = {}
+    for each in fields(kind):
+        # by type: a class that was pickled by its value has a MISSING of its own
+        value = each.default_factory() if callable(each.default_factory) else each.default
+        if not isinstance(value, type(MISSING)) and each.metadata.get("identity", True):
+            found |= settings(value) if is_dataclass(value) else {each.name: _plain(value)}
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+@functools.cache
+def _allowed(kind: type[Any]) -> dict[str, tuple[tuple[Any, ...], Bounds | None]]:
+    """The choices (none where any value will do, or several) and the bounds of each field."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {each.name: (_choices(hints[each.name]), _bounds(hints[each.name])) for each in fields(kind)}
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    if get_origin(hint) is tuple:
+        return ()
+    return tuple(choice for part in get_args(hint) if get_origin(part) for choice in _choices(part))
+
+
+def _bounds(hint: Any) -> Bounds | None:
+    marks = [*getattr(hint, "__metadata__", ()), *(_bounds(part) for part in get_args(hint))]
+    return next((mark for mark in marks if isinstance(mark, Bounds)), None)

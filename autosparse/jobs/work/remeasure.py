@@ -1,0 +1,65 @@
+"""A run's network and data built again as its store describes them, for what a fit wants beyond stored triples."""
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from autosparse.autos import Features, States, states_of
+from autosparse.autos.autos import gradient_mode
+from autosparse.config import FitConfig
+from autosparse.data import sources
+from autosparse.errors import UserError
+from autosparse.jobs.setting import Setting
+from autosparse.store import TripleStore
+
+
+def remeasure(store: TripleStore, how: FitConfig, data_root: Path | None, accelerator: Accelerator) -> States:
+    """The states of a run that a fit with `how.by_states` is made from; the same in every process.
+
+    Args:
+        store: of the run.
+        how: its features, label, rounds and seed.
+        data_root: see `Setting.data_root`.
+        accelerator: of this process; batches are dealt to all.
+
+    Raises:
+        UserError: the run does not say what it was, or its data are not there or others.
+    """
+    model, data = setting_of(store, data_root).make(store.run["seed"], accelerator)
+    return states_of(
+        store,
+        model,
+        data.scoring(limit=store.run["grad_batches"]),
+        Features.of(how),
+        how.label,
+        batch_norm=gradient_mode([store.run]),
+        iterations=None if how.rounds > 1 else 1,
+        seed=how.seed,
+    )
+
+
+def setting_of(store: TripleStore, data_root: Path | None) -> Setting:
+    """The network and data of a run.
+
+    Raises:
+        UserError: see `remeasure`.
+    """
+    run: dict[str, Any] = store.run
+    if absent := [key for key in ("network", "dataset", "data", "fan", "seed", "validation") if key not in run]:
+        raise UserError(
+            f"{store.storage} does not say the {absent[0]} of its run, which a fit in rounds or with flow needs"
+        )
+    setting = Setting(
+        network=run["network"],
+        dataset=run["dataset"],
+        data_root=data_root,
+        validation=run["validation"],
+        fan=run["fan"],
+    )
+    setting.check()
+    if (found := sources.fingerprint(setting.dataset, data_root)) != run["data"]:
+        raise UserError(
+            f"{store.storage} is of other {setting.dataset} data than are here ({run['data']}, not {found})"
+        )
+    return setting

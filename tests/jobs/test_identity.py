@@ -1,0 +1,80 @@
+"""What tells one run from another: the name of its folder, and its configuration."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from autosparse.autos import BACKBONES
+from autosparse.autos.features import INPUTS
+from autosparse.cluster.provenance import config_difference, write_config
+from autosparse.config import CRITERIA, Backbone, FitConfig, Inputs, IRPConfig, OneShot, PruneConfig
+from autosparse.criteria import Targeted, make_criterion
+from autosparse.errors import UserError
+from autosparse.jobs import IRPRun, PruneRun
+from autosparse.jobs.setting import Setting
+
+DIGITS = Setting(dataset="digits")
+
+
+def test_folders_are_named_to_be_read(tmp_path: Path) -> None:
+    setting, config = Setting(network="resnet18", dataset="cifar10"), PruneConfig(sparsity=0.985, seed=3)
+    run = PruneRun(output=tmp_path, setting=setting, config=config)
+    assert run.folder == tmp_path / "prune" / "resnet18_cifar10_snip_98.5_s3"
+
+
+def test_the_configuration_is_resolved() -> None:
+    one, other = (IRPRun(setting=each).identity() for each in (DIGITS, replace(DIGITS, epochs=60, precision="bf16")))
+    assert (one["recipe"]["epochs"], other["recipe"]["epochs"], other["recipe"]["precision"]) == (30, 60, "bf16")
+    assert one["validation"] == 0.1
+    assert one["order_seed"] == 0
+    assert Setting(network="resnet18", dataset="cifar10", recipe="paper").validation_share == 0.0
+    assert IRPRun(setting=replace(DIGITS, epochs=30)).identity() == one  # the same in other words
+    assert "output" not in one
+
+
+def test_an_option_at_its_default_is_no_part_of_the_identity(tmp_path: Path) -> None:
+    run = IRPRun(setting=DIGITS, output=tmp_path)
+    write_config(run)
+    (run.folder / "history.json").write_text("[]")  # there is output
+    path = run.folder / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    assert config == run.identity()
+    del config["rewind_epoch"], config["recipe"]["channels_last"]  # as if from before there was a choice
+    path.write_text(yaml.safe_dump(config))
+    assert config_difference(run) is None
+    later = replace(run, setting=replace(DIGITS, channels_last=True))
+    assert "is a run with recipe = " in (config_difference(later) or "")
+    config["rewind_epoch"] = 1
+    path.write_text(yaml.safe_dump(config))
+    assert "is a run with rewind_epoch = 1, asked for is 0" in (config_difference(run) or "")
+
+
+def test_the_choices_are_those_that_there_are() -> None:
+    assert [name for name in CRITERIA if not isinstance(make_criterion(name), Targeted)] == [*get_args(OneShot)]
+    assert tuple(BACKBONES) == get_args(Backbone)
+    assert tuple(INPUTS) == get_args(Inputs)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: IRPConfig(criterion="synflow"), "unknown criterion 'synflow'; valid: random, magnitude, snip, grasp"),
+        (lambda: IRPConfig(iterations=0), "iterations must be at least 1, got 0"),
+        (lambda: IRPConfig(rate=1.0), "rate must be above 0 and below 1, got 1.0"),
+        (lambda: IRPConfig(order_seed=-1), r"order seed must be in 0..4294967295, got -1"),
+        (lambda: FitConfig(learning_rate=float("nan")), "learning rate must be positive, got nan"),
+        (lambda: FitConfig(label="ranks"), "unknown label 'ranks'; valid: share, min-max, log-density, rank"),
+        (lambda: FitConfig(inputs="both+flow", transform="raw"), "raw is for fits to stored triples"),
+        (lambda: FitConfig(rounds=3, samples=4096), "samples are for fits to stored triples"),
+        (lambda: IRPConfig(rate=0.5), "rate does nothing with the geometric schedule"),
+        (lambda: IRPConfig(schedule="constant", final_sparsity=0.9), "final sparsity does nothing with the constant"),
+        (lambda: FitConfig(weights=(1.0, -1.0)), "weights must be positive, got 1.0 -1.0"),
+        (lambda: PruneConfig(rounds=0), "rounds must be at least 1, got 0"),
+    ],
+)
+def test_values_that_an_option_does_not_take_are_refused(wrong: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        wrong()  # type: ignore[operator]

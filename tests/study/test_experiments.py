@@ -1,0 +1,144 @@
+"""The experiments: what they are made of, what a dry run says of them, and a trial of them."""
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from autosparse.autos import AutoSCriterion, Surface
+from autosparse.cluster import Resources, launch_graph
+from autosparse.jobs import FitRun, IRPRun, PruneRun
+from autosparse.study import paper
+from autosparse.study.experiments import EXPERIMENTS, describe, find_scale, in_all, stages
+from autosparse.study.paper import PLANS
+from autosparse.study.parts import Accuracies
+from autosparse.study.scale import FULL, PAPERS, SCALES, SMALL, Scale
+
+HERE = Resources(cluster="inline")
+
+
+def test_tables_and_figures_at_the_scale_of_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("figure1", "figure4", "figure5", "figure6", "table1", "table9")  # every kind of part
+    scale = find_scale("all", "smoke", tmp_path)
+    launch_graph(stages(names, scale), HERE, tmp_path)
+    report = tmp_path / "paper" / "-".join(names)
+    text = (report / "report.md").read_text()
+    for name in names:
+        assert f"python launch/paper.py {name} --scale smoke" in text
+    for row in ("GraSP & GraSP", "LTH (iterative)", "NPB"):
+        assert f"| {row} |" in text
+    assert re.search(r"\| SNIP \| 53\.16 → \d+\.\d\d \([+-]\d+\.\d\d\) \|", text)
+    assert "nan" not in text.lower()
+    page = (report / "index.html").read_text()
+    for image in re.findall(r"\((figures/[^)]*)\)", text):
+        assert (report / image).stat().st_size > 1000
+        assert (report / image).with_suffix(".svg").is_file()
+        assert image in page
+    capsys.readouterr()
+    launch_graph(stages(("table2",), scale), Resources(cluster="inline", dry_run=True), tmp_path)
+    said = capsys.readouterr().err
+    assert "irp: 1 runs, 1 complete, 0 to run" in said  # what the tables share is there
+    assert "autos: 3 runs, 3 complete, 0 to run" in said
+    assert "report: 1 runs, 0 complete, 1 to run" in said
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+@pytest.mark.parametrize("name", [*PLANS, "pretrained"])
+def test_what_an_experiment_needs_is_in_its_graph(name: str, scale: Scale) -> None:
+    graph = stages((name,), scale)
+    found = {job.folder: job for stage in graph for job in stage.jobs}
+    for job in found.values():
+        if isinstance(job, FitRun):
+            assert all(isinstance(found[Path(run)], IRPRun) for run in job.runs)
+        if isinstance(job, PruneRun) and job.learned:
+            fit = found[job.saved]
+            assert isinstance(fit, FitRun)
+            sources = [found[Path(run)] for run in fit.runs]
+            # seeds that made labels are not pruned
+            assert all(isinstance(source, IRPRun) and source.config.seed != job.config.seed for source in sources)
+        assert len(job.folder.name) < 200
+
+
+def test_full_scale_is_the_papers() -> None:
+    for pair in PAPERS:
+        network, dataset = pair.replace("lenet", "lenet-300-100").split("/")
+        assert (FULL.settings[pair].network, FULL.settings[pair].dataset) == (network, dataset)
+        assert FULL.settings[pair].recipe == "paper"
+    fit = FULL.fit
+    assert (fit.batch_size, fit.learning_rate, fit.epochs, fit.max_steps) == (1024, 0.01, 10, 0)
+    assert FULL.backbones == {"resnet18": "resnet18", "vgg19": "vgg19"}
+    assert FULL.distinct(*PAPERS) == list(PAPERS)
+    assert len(SMALL.distinct(*PAPERS)) == 2
+
+
+def test_the_sanity_checks_are_those_of_the_default() -> None:
+    checked = {}
+    for name, plan in PLANS.items():
+        for part in plan(FULL):
+            if isinstance(part, Accuracies):
+                checked[name] = part.checked
+    assert checked == {
+        "figure3": ("SNIP", "AutoS"),
+        "figure6": (),
+        "table1": ("AutoS",),
+        "table2": ("Param + Grad",),
+        "table3": ("SNIP-iter",),
+        "table4": ("resnet18 on cifar10, resnet18",),
+        "table5": ("20-iter",),
+        "table6": ("LTH+SNIP",),
+        "table8": ("batch 1024, learning rate 0.01",),
+    }
+
+
+@pytest.mark.parametrize("name", ["demo", *PLANS])
+def test_docstrings_say_what_the_dry_run_prints(name: str) -> None:
+    command, body = (inspect.getdoc(EXPERIMENTS[name]) or "").split("\n\n", 1)
+    assert f": `python launch/paper.py {name}" in command
+    assert body.startswith(f"{in_all(stages((name,), find_scale(name)))}.")
+
+
+def test_so_does_that_of_them_all() -> None:
+    assert in_all(stages(tuple(PLANS), FULL)) in " ".join((paper.__doc__ or "").split())
+
+
+def test_a_line_for_each_stage_and_one_for_all() -> None:
+    assert describe(stages(("table4",), FULL)) == [
+        "irp: 4 jobs, 21 trainings of 100 epochs, 42 trainings of 160 epochs, 21 trainings of 300 epochs",
+        "autos: 8 jobs",
+        "prune: 3 jobs, 3 trainings of 160 epochs",
+        "prune-autos: 81 jobs, 81 trainings of 160 epochs",
+        "report: 1 jobs",
+        "in all: 97 jobs, 168 trainings",
+    ]
+
+
+def test_a_dry_run_counts_where_the_data_is_not_there(
+    script: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AUTOSPARSE_DATA", str(tmp_path / "none"))
+    assert script("paper", "table2", "--dry-run", "--cluster", "inline") == 2
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == "in all: 53 jobs, 69 trainings"
+    assert "data set cifar10 is not in" in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_pretrained_criterion_is_made_at_the_scale_of_a_trial(tmp_path: Path) -> None:
+    launch_graph(stages(("pretrained",), find_scale("pretrained", "smoke", tmp_path)), HERE, tmp_path)
+    report = tmp_path / "paper" / "pretrained"
+    text = (report / "report.md").read_text()
+    for row in ("dataflow", "AutoS, the paper's", "AutoS, pretrained", "iterative, magnitude"):
+        assert f"| {row} |" in text
+    assert "python launch/paper.py pretrained --scale smoke" in text
+    assert re.search(r"kept by network and surface alike, % \| \d+\.\d\d \|", text)
+    surface = Surface.load(report / "pretrained")
+    assert (surface.rounds, surface.features.inputs) == (2, "both+flow")
+    fitted = Surface.load(tmp_path / "pretrained" / "autos" / "pretrained")
+    assert torch.equal(surface.table, fitted.table)
+    card = (report / "pretrained" / "autos.json").read_text()
+    assert str(tmp_path) not in card
+    assert AutoSCriterion.load(report / "pretrained").autos is None  # the surface alone

@@ -1,0 +1,48 @@
+"""Runs of IRP that wait in the middle of an iteration, so that a test can do to them what it wants at its own pace."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from autosparse.cluster import interruption
+from autosparse.cluster.progress import Progress
+from tests.conftest import SMALL_IRP, run_script
+from tests.world import FORKS
+
+
+@contextmanager
+def waiting(step: int, sign: Path) -> Iterator[None]:
+    """Let progress touch a file after so many steps, and wait there until this process is asked to stop."""
+    go_on = Progress.update
+
+    def update(progress: Progress, steps: int, note: str = "") -> None:
+        go_on(progress, steps, note)
+        if progress._done == step:
+            sign.touch()
+            while not interruption.received():
+                time.sleep(0.05)
+
+    Progress.update = update
+    try:
+        yield
+    finally:
+        Progress.update = go_on
+
+
+def waiting_irp(step: int, output: Path) -> BaseProcess:
+    """A process that runs `SMALL_IRP` and waits after a step; its standard error is in the file `said`."""
+    process = FORKS.Process(target=_irp, args=(step, output), daemon=True)
+    process.start()
+    while not (output / "waiting").exists():
+        assert process.is_alive(), (output / "said").read_text()
+        time.sleep(0.01)
+    return process
+
+
+def _irp(step: int, output: Path) -> None:
+    sys.stderr = (output / "said").open("w", buffering=1)
+    with waiting(step, output / "waiting"):
+        sys.exit(run_script("irp", *SMALL_IRP, "--output", str(output)))
