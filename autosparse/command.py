@@ -31,15 +31,20 @@ def parse(kind: type[Arguments], args: Sequence[str] | None = None) -> Arguments
     args = sys.argv[1:] if args is None else args
     hints = get_type_hints(kind)
     if "--help-cluster" in args and "resources" in hints:
-        return tyro.cli(hints["resources"], args=["--help"], config=_CONFIG)
+        return tyro.cli(hints["resources"], args=["--help"], default=_resources(kind), config=_CONFIG)
     if {"-h", "--help"} & {*args} and "resources" in hints:
         kind = _folded(kind, hints["resources"].__base__)
     return tyro.cli(kind, args=args, config=_CONFIG)
 
 
+def _resources(kind: type[Any]) -> Any:
+    """The default of the field `resources`: what the site's profile says."""
+    return next(each.default_factory() for each in fields(kind) if each.name == "resources")  # type: ignore[operator]
+
+
 def _folded(kind: type[Any], shown: type[Any]) -> Any:
     """The same with a narrower field `resources`."""
-    (full,) = (each.default_factory() for each in fields(kind) if each.name == "resources")  # type: ignore[operator]
+    full = _resources(kind)
     default = shown(**{each.name: getattr(full, each.name) for each in fields(shown)})
     narrow: Any = ("resources", shown, field(default=default))
     namespace = {"__doc__": kind.__doc__}

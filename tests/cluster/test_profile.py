@@ -108,6 +108,8 @@ def test_the_command_line_wins_and_help_shows_the_sites_values(
     printed = capsys.readouterr().out
     for line in ("--partition=gpu", "--gpus-per-node=4", "--ntasks-per-node=4", "--time=10"):
         assert f"#SBATCH {line}\n" in printed
+    assert script("irp", "--help-cluster") == 0
+    assert re.search(r"--gpus-per-node.*?\(default: 4\)", capsys.readouterr().out, re.DOTALL)
     assert script("irp", "--help") == 0
     assert re.search(r"--partition.*?\(default: gpu\)", capsys.readouterr().out, re.DOTALL)
     # what the site says is about its Slurm; what is typed is refused where it does nothing
