@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -70,6 +71,8 @@ class Config:
             value, called = getattr(self, name), name.replace("_", " ")
             if value is not None and choices and value not in choices:
                 raise unknown(called, value, choices)
+            if value is not None and bounds and (isinstance(value, bool) or not isinstance(value, Real)):
+                raise UserError(f"{called} must be a number, got {value!r}")
             if value is not None and bounds and not bounds.hold(value):
                 raise UserError(f"{called} must be {bounds}, got {value}")
 

@@ -62,6 +62,8 @@ def test_the_choices_are_those_that_there_are() -> None:
     ("wrong", "message"),
     [
         (lambda: IRPConfig(criterion="synflow"), "unknown criterion 'synflow'; valid: random, magnitude, snip, grasp"),
+        (lambda: IRPConfig(iterations="3"), "iterations must be a number, got '3'"),
+        (lambda: IRPConfig(iterations=True), "iterations must be a number, got True"),
         (lambda: IRPConfig(iterations=0), "iterations must be at least 1, got 0"),
         (lambda: IRPConfig(rate=1.0), "rate must be above 0 and below 1, got 1.0"),
         (lambda: IRPConfig(order_seed=-1), r"order seed must be in 0..4294967295, got -1"),
