@@ -228,7 +228,7 @@ def test_other_criteria_and_schedules(name: str, images: Images, accelerator: Ac
 
 def test_a_nan_score_names_iteration_and_layer(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
     def broken(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
-        scores = torch.ones(mask.layout.size)
+        scores = torch.arange(mask.layout.size, dtype=torch.float32)
         if mask.sparsity:
             scores[mask.kept.nonzero()[-1]] = torch.nan
         return scores

@@ -8,11 +8,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.utils import prune as torch_prune
+from torch.optim import Optimizer
 
 from autosparse.errors import UserError
 from autosparse.files import replacing
+from autosparse.pruning.export import export
+from autosparse.pruning.hold import Hold
 from autosparse.pruning.layout import Layout
+from autosparse.pruning.sharded import clear, local_part
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,19 +71,41 @@ class Mask:
         """The layers of which nothing is kept."""
         return [name for name, density in self.layer_densities().items() if density == 0.0]
 
-    @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
-        """Set the removed weights of the model to exactly zero, in place."""
+        """Set the removed weights of the model to exactly zero, in place; wrappers are seen through."""
         removed = self.layout.unflatten(~self.kept)
         for name, weight in self.layout.weights(model).items():
-            weight.masked_fill_(removed[name].to(weight.device), 0.0)
+            clear(weight, local_part(removed[name], weight))
+
+    def hold(self, model: nn.Module, optimizer: Optimizer) -> Hold:
+        """Set the removed weights to zero, and keep them there while the optimizer trains the others.
+
+        They are zero again after every step and after every `load_state_dict` of the model; their gradients are zero
+        before they are averaged over processes, clipped or made momentum (those of FSDP2 before each step only), and
+        so is what the optimizer remembers of them. Copies of the model are not held.
+
+        Args:
+            model: the one that trains, in wrappers or not.
+            optimizer: of its parameters; Accelerate's wrapper will do.
+
+        Returns:
+            A handle: `release()`, or leaving it as a context, ends the hold.
+
+        Raises:
+            UserError: the model has other tensors than the layout, or the optimizer none of its weights.
+        """
+        return Hold(self.layout, self.kept, model, optimizer)
 
     def export(self, model: nn.Module) -> None:
-        """Hand the mask to `torch.nn.utils.prune`: each layer gets `weight_orig`, `weight_mask` and its hook."""
-        self.layout.weights(model)  # the layouts must agree
-        for name, kept in self.layout.unflatten(self.kept).items():
-            module = model.get_submodule(name.rpartition(".")[0])
-            torch_prune.custom_from_mask(module, "weight", kept.to(next(module.parameters()).device))
+        """Hand the mask to `torch.nn.utils.prune`: each layer gets `weight_orig`, `weight_mask` and its hook.
+
+        The hook runs when the layer's own module is called: a weight that is read in another way would be dense.
+
+        Raises:
+            UserError: the model has other tensors than the layout, or a layer (named) is one that the hook does not
+                reach: tied, recurrent, in attention or in a TransformerEncoderLayer. Nothing is changed then.
+        """
+        export(self.layout, self.kept, model)
 
     def save(self, path: str | Path) -> None:
         """Write the mask as safetensors: a bool tensor a layer, under the weight's own name; atomic."""

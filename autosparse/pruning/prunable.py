@@ -130,7 +130,7 @@ def _refusal(
         return "an embedding, or tied to one", False
     if any(isinstance(module, kinds) and re.fullmatch(names, short) for kinds, names in PRUNABLE.items()):
         return None, False
-    if short == "weight" and _is_transposed(module):
+    if short == "weight" and is_transposed(module):
         return None, False
     return f"a parameter of {type(module).__name__}", False
 
@@ -141,10 +141,10 @@ def _fans(module: nn.Module, tensor: Tensor) -> tuple[int, int]:
         return 1, 1
     kernel = math.prod(tensor.shape[2:])
     fans = tensor.shape[1] * kernel, tensor.shape[0] * kernel
-    return fans[::-1] if _is_transposed(module) else fans
+    return fans[::-1] if is_transposed(module) else fans
 
 
-def _is_transposed(module: nn.Module) -> bool:
+def is_transposed(module: nn.Module) -> bool:
     """Whether a module is Hugging Face's Conv1D, a linear layer whose weight is (inputs, outputs)."""
     weight, outputs = getattr(module, "weight", None), getattr(module, "nf", None)
     return (

@@ -86,11 +86,11 @@ def refuse_ties(
     count = f"{len(constant)} layer{'s' if len(constant) > 1 else ''}"
     where = f"; all scores are equal in {count} ({some})" if constant else ""
     cause = "all-zero gradients: a zero-initialized head, or a backbone without gradients"
-    cause = f"likely {cause}" if constant or not value else "the criterion gives too few values"
+    cause = cause if value == 0 else "weights set to one value, or a criterion of few values"
     taken, of, k = drawn
     raise UserError(
         f"the scores do not tell the weights apart: {taken:,} of the {k:,} to keep would be drawn among {of:,} that "
-        f"score {value:g}{where}; {cause}"
+        f"score {value:g}{where}; likely {cause}"
     )
 
 
