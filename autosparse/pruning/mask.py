@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -16,6 +17,7 @@ from autosparse.pruning.export import export
 from autosparse.pruning.hold import Hold
 from autosparse.pruning.layout import Layout
 from autosparse.pruning.sharded import clear, local_part
+from autosparse.pruning.summary import Summary
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,6 +108,20 @@ class Mask:
                 reach: tied, recurrent, in attention or in a TransformerEncoderLayer. Nothing is changed then.
         """
         export(self.layout, self.kept, model)
+
+    def summary(self, model: nn.Module, batch: Any = None) -> Summary:
+        """What is kept of each matrix of a model, and why the others are dense; print it, or take its `frame`.
+
+        Args:
+            model: the one that the mask is of, in wrappers or not.
+            batch: inputs of one forward pass, on the model's device: a tensor, a tuple of arguments, or a mapping of
+                keyword arguments. Only with it multiplications are counted; unknown ones (fused recurrent layers)
+                are a dash, and missing in the frame.
+
+        Raises:
+            UserError: the model has other tensors than the layout, or does not take the batch.
+        """
+        return Summary.of(self.layout, self.kept, model, batch)
 
     def save(self, path: str | Path) -> None:
         """Write the mask as safetensors: a bool tensor a layer, under the weight's own name; atomic."""
