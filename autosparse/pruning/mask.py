@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from autosparse.errors import UserError
 from autosparse.files import replacing
+from autosparse.pruning.compress import compress, restore
 from autosparse.pruning.export import export
 from autosparse.pruning.hold import Hold
 from autosparse.pruning.layout import Layout
@@ -144,3 +145,25 @@ class Mask:
                 return cls(layout, layout.flatten({layer.name: file.get_tensor(layer.name) for layer in layout.layers}))
         except Exception as error:  # safetensors has its own error type, JSON and the table theirs
             raise UserError(f"{path} is not a mask file: {error}") from error
+
+    def compress(self, model: nn.Module, path: str | Path) -> None:
+        """Write a model as safetensors that hold, of its pruned tensors, only what is kept and where; atomic.
+
+        Weights that are removed count as zero, whatever the model has there.
+
+        Raises:
+            UserError: the model has other tensors than the layout, or a state that is no tensor.
+        """
+        compress(self.layout, self.kept, model, path)
+
+    @classmethod
+    def restore(cls, model: nn.Module, path: str | Path) -> "Mask":
+        """Load what `compress` wrote into a model, bit for bit.
+
+        Returns:
+            The mask, on the CPU.
+
+        Raises:
+            UserError: the file is missing, damaged, or of a model with other tensors (names the first).
+        """
+        return cls(*restore(model, path))
