@@ -18,7 +18,7 @@ LAYERS = [
     {"files", "command", "distributed", "seeds", "sizes"},
     {"config"},
     {"networks", "data", "pruning", "cluster"},
-    {"criteria", "training", "store"},
+    {"criteria", "training", "store", "integrations"},
     {"irp", "autos"},
     {"api"},
     {"jobs"},

@@ -51,11 +51,16 @@ class _Reapply:
 class Hold:
     """The hooks that hold a mask; `release` removes them, as does leaving a `with` block."""
 
-    def __init__(self, layout: Layout, kept: Tensor, model: nn.Module, optimizer: Optimizer) -> None:
+    def __init__(self, layout: Layout, kept: Tensor, model: nn.Module, *optimizers: Optimizer) -> None:
         """See `Mask.hold`."""
-        optimizer = _inner(optimizer)
+        self._optimizers = [_inner(optimizer) for optimizer in optimizers]
         weights = layout.weights(model)
-        optimized = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        optimized = {
+            id(weight)
+            for optimizer in self._optimizers
+            for group in optimizer.param_groups
+            for weight in group["params"]
+        }
         if not any(id(weight) in optimized for weight in weights.values()):
             raise UserError(
                 f"the optimizer has none of the weights of the mask ({next(iter(weights))}, ...); "
@@ -63,17 +68,16 @@ class Hold:
             )
         removed = layout.unflatten(~kept)
         self._held = [_Held(weight, removed[name]) for name, weight in weights.items()]
-        self._optimizer = optimizer
         self._clear_weights()
         self._clear_state()
-        self._hooks: list[Any] = [
-            # a gradient may come about without the weight's own hook: of FSDP2, or written by hand
-            optimizer.register_step_pre_hook(lambda *_: self._clear_gradients()),
-            optimizer.register_step_post_hook(lambda *_: self._clear_weights()),
-            optimizer.register_load_state_dict_post_hook(lambda _: self._clear_state()),
-            *(_gradient_hooks(self._held)),
-            *(_loading_hooks(model, self._held)),
-        ]
+        self._hooks: list[Any] = [*_gradient_hooks(self._held), *_loading_hooks(model, self._held)]
+        for optimizer in self._optimizers:
+            self._hooks += [
+                # a gradient may come about without the weight's own hook: of FSDP2, or written by hand
+                optimizer.register_step_pre_hook(lambda *_: self._clear_gradients()),
+                optimizer.register_step_post_hook(lambda *_: self._clear_weights()),
+                optimizer.register_load_state_dict_post_hook(lambda _: self._clear_state()),
+            ]
 
     def release(self) -> None:
         """Let the weights go; they stay what they are. A second time does nothing."""
@@ -100,9 +104,10 @@ class Hold:
     def _clear_state(self) -> None:
         """Momentum from before would move removed weights, and count for others where norms are taken."""
         for held in self._held:
-            for value in self._optimizer.state.get(held.weight, {}).values():
-                if isinstance(value, Tensor) and value.shape == held.weight.shape:
-                    held.clear(value)
+            for optimizer in self._optimizers:
+                for value in optimizer.state.get(held.weight, {}).values():
+                    if isinstance(value, Tensor) and value.shape == held.weight.shape:
+                        held.clear(value)
 
 
 def _inner(optimizer: Optimizer) -> Optimizer:

@@ -80,8 +80,8 @@ class Mask:
         for name, weight in self.layout.weights(model).items():
             clear(weight, local_part(removed[name], weight))
 
-    def hold(self, model: nn.Module, optimizer: Optimizer) -> Hold:
-        """Set the removed weights to zero, and keep them there while the optimizer trains the others.
+    def hold(self, model: nn.Module, *optimizers: Optimizer) -> Hold:
+        """Set the removed weights to zero, and keep them there while an optimizer trains the others.
 
         They are zero again after every step and after every `load_state_dict` of the model; their gradients are zero
         before they are averaged over processes, clipped or made momentum (those of FSDP2 before each step only), and
@@ -89,15 +89,15 @@ class Mask:
 
         Args:
             model: the one that trains, in wrappers or not.
-            optimizer: of its parameters; Accelerate's wrapper will do.
+            optimizers: one, or several that share its parameters; Accelerate's wrapper will do.
 
         Returns:
             A handle: `release()`, or leaving it as a context, ends the hold.
 
         Raises:
-            UserError: the model has other tensors than the layout, or the optimizer none of its weights.
+            UserError: the model has other tensors than the layout, or no optimizer has any of its weights.
         """
-        return Hold(self.layout, self.kept, model, optimizer)
+        return Hold(self.layout, self.kept, model, *optimizers)
 
     def export(self, model: nn.Module) -> None:
         """Hand the mask to `torch.nn.utils.prune`: each layer gets `weight_orig`, `weight_mask` and its hook.

@@ -191,6 +191,16 @@ def test_a_frozen_weight_and_one_that_is_thawed() -> None:
     assert holds(mask, model)
 
 
+def test_several_optimizers() -> None:
+    model = network()
+    mask = half(model)
+    first, second = (SGD(part.parameters(), 0.1) for part in (model.attention, model.recurrent))
+    mask.hold(model, first, second)
+    for optimizer in (first, second):
+        step(model, optimizer)
+        assert holds(mask, model)
+
+
 def test_an_optimizer_of_another_model_is_refused() -> None:
     model = network()
     with pytest.raises(UserError, match=r"has none of the weights of the mask \(attention\.in_proj_weight, "):
