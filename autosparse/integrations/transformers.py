@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from torch import nn
-from torch.optim import Optimizer
 from transformers import TrainerCallback
 
 from autosparse.pruning import Hold, Mask
@@ -20,14 +18,12 @@ class HoldMask(TrainerCallback):
         self.mask = mask
         self._hold: Hold | None = None
 
-    def on_train_begin(
-        self, args: Any, state: Any, control: Any, *, model: nn.Module, optimizer: Optimizer, **rest: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Hold, once the optimizer is made and a checkpoint, if any, is loaded."""
         self.on_train_end(args, state, control)
-        self._hold = self.mask.hold(model, optimizer)
+        self._hold = self.mask.hold(kwargs["model"], kwargs["optimizer"])
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Release."""
         if self._hold is not None:
             self._hold.release()

@@ -191,6 +191,34 @@ def test_a_frozen_weight_and_one_that_is_thawed() -> None:
     assert holds(mask, model)
 
 
+def test_gradients_that_were_written_by_hand() -> None:
+    model = network()
+    mask, optimizer = half(model), SGD(model.parameters(), 0.1, momentum=0.9)
+    mask.hold(model, optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    weights = mask.layout.weights(model)
+    momentum = {name: optimizer.state[weight]["momentum_buffer"] for name, weight in weights.items()}
+    assert removed_are_zero(mask, momentum)
+    assert holds(mask, model)
+
+
+def test_an_optimizer_that_moves_weights_without_a_gradient() -> None:
+    class Noisy(SGD):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:  # as Langevin dynamics does
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.add_(torch.randn_like(parameter), alpha=group["lr"])
+
+    model = network()
+    mask, optimizer = half(model), Noisy(model.parameters(), 0.1)
+    mask.hold(model, optimizer)
+    optimizer.step()
+    assert holds(mask, model)
+
+
 def test_several_optimizers() -> None:
     model = network()
     mask = half(model)
