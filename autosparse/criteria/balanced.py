@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from autosparse.criteria.base import Batches
-from autosparse.criteria.loss import checked
+from autosparse.criteria.loss import pair
 from autosparse.distributed import gather, rank_and_size
 from autosparse.errors import UserError
 
@@ -25,7 +25,8 @@ def class_balanced(batches: Batches, per_class: int) -> list[tuple[Tensor, Tenso
     """
     rank, world = rank_and_size()
     found: dict[int, list[tuple[int, Tensor]]] = {}
-    for step, (inputs, targets) in enumerate(checked(batches)):
+    for step, batch in enumerate(batches):
+        inputs, targets = pair(batch)
         if targets.ndim != 1 or targets.is_floating_point():
             raise UserError("as many samples of each class need targets that are class indices, (B,)")
         for index, label in enumerate(targets.tolist()):

@@ -1,7 +1,7 @@
 """What a criterion is, and the one road from a criterion to a mask."""
 
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -9,7 +9,8 @@ from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Mask, keep_top
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[Any]
+"""(inputs, targets), or whatever their own attribute `loss` takes, see `criteria.loss.loss_of`."""
 
 
 class Criterion(Protocol):
@@ -34,7 +35,7 @@ def select(criterion: Criterion | Targeted, model: nn.Module, mask: Mask, batche
         criterion: any.
         model: its weights are those to be scored, `mask` already applied to them; left as it was.
         mask: what is left to choose from.
-        batches: (inputs, targets); under `torch.distributed` this process's own.
+        batches: (inputs, targets), or with a loss of their own; under `torch.distributed` this process's own.
         k: how many to keep.
 
     Raises:

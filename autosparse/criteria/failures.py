@@ -31,10 +31,15 @@ def naming_layers(problem: str, model: nn.Module, *, finite: bool = False) -> It
         if isinstance(output, Tensor) and not output.isfinite().all():
             raise UserError(f"{problem}: what layer {name} gives is not finite")
 
+    def outside(*_: object) -> None:
+        nonlocal running
+        running = "the loss"
+
     leaves = [(name, module) for name, module in model.named_modules() if not next(module.children(), None)]
     hooks = [module.register_forward_pre_hook(lambda m, x, name=name: before(name)) for name, module in leaves]
     if finite:
         hooks += [module.register_forward_hook(lambda m, x, y, name=name: after(name, y)) for name, module in leaves]
+    hooks.append(model.register_forward_hook(outside))  # after that of a model that is one layer
     try:
         with in_one_line(problem, lambda: f"it fails at {running}: "):
             yield
@@ -50,6 +55,8 @@ def in_one_line(problem: str, where: Callable[[], str] = str) -> Iterator[None]:
         yield
     except (UserError, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+    except (RuntimeError, TypeError, LookupError, ValueError, AttributeError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]
+        if isinstance(error, KeyError) or not reason:  # whose text is the key alone
+            reason = f"{type(error).__name__} {reason}".strip()
         raise UserError(f"{problem}: {where()}{reason}") from error

@@ -34,12 +34,13 @@ class GraSP:
         parts = layout.unflatten(direction)
         along = [parts[name].to(weight.dtype) for name, weight in layout.weights(model).items()]
 
-        def product(loss: Tensor, weights: list[nn.Parameter]) -> Sequence[Tensor]:
-            first = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-            used = [k for k, gradient in enumerate(first) if gradient.requires_grad]
-            return torch.autograd.grad(
-                [first[k] for k in used], weights, [along[k] for k in used], materialize_grads=True
-            )
+        def product(loss: Tensor, weights: list[nn.Parameter]) -> Sequence[Tensor | None]:
+            first = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+            used = [(g, v) for g, v in zip(first, along, strict=True) if g is not None and g.requires_grad]
+            if not used:
+                return first
+            gradients, directions = zip(*used, strict=True)
+            return torch.autograd.grad(gradients, weights, directions, allow_unused=True)
 
         scores = mean_derivative(model, layout, balanced, product, "Hessian times gradient", self.temperature)
         return scores.mul_(layout.flatten(layout.weights(model)))
