@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from autosparse.criteria.failures import refuse_zeros
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Mask, keep_top
@@ -44,4 +45,6 @@ def select(criterion: Criterion | Targeted, model: nn.Module, mask: Mask, batche
     if absent := [name for name, weight in mask.layout.weights(model).items() if weight.is_meta]:
         raise UserError(f"layer {absent[0]} is on the meta device, without values; build the model elsewhere")
     score = criterion.at(k) if isinstance(criterion, Targeted) else criterion
-    return keep_top(broadcast(score(model, mask, batches)), k, mask)
+    scores = broadcast(score(model, mask, batches))
+    refuse_zeros(scores, model, mask)
+    return keep_top(scores, k, mask)

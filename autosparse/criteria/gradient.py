@@ -13,6 +13,7 @@ from autosparse.criteria.loss import CrossEntropy, Loss, batch_size, loss_of
 from autosparse.distributed import all_reduce
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout
+from autosparse.pruning.prunable import unwrapped
 
 BATCH_NORM_MODES = ("batch", "running")
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -37,12 +38,23 @@ def scoring_mode(model: nn.Module, batch_norm: str = "batch") -> Iterator[None]:
     for norm in tracking:
         norm.training, norm.track_running_stats = True, False
     try:
-        yield
+        with _differentiable_in_evaluation(model):
+            yield
     finally:
         for norm, tracked in tracking.items():
             norm.track_running_stats = tracked
         for module, flag in training.items():
             module.training = flag
+
+
+@contextlib.contextmanager
+def _differentiable_in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Without cuDNN where there are recurrent layers: its are differentiable in training mode only, and once."""
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()) and torch.cuda.is_available():
+        with torch.backends.cudnn.flags(enabled=False):
+            yield
+    else:
+        yield
 
 
 Derivative = Callable[[Tensor, list[nn.Parameter]], Sequence[Tensor | None]]
@@ -93,6 +105,7 @@ def mean_derivative(
             loss that is no number or depends on no prunable weight, or a derivative that is not finite (names the
             layer).
     """
+    model = unwrapped(model)
     weights = list(layout.weights(model).values())
     flat = torch.zeros(layout.size, device=weights[0].device)
     parts = [flat[layer.offset : layer.offset + layer.size].view(layer.shape) for layer in layout.layers]

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Batches, Criterion, Targeted
+from autosparse.criteria.failures import refuse_zeros
+from autosparse.criteria.loss import loss_of
+from autosparse.criteria.scored import Scored
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top, keep_top_each
@@ -42,6 +45,7 @@ class Rounds:
 
         def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
             check_repeatable(batches)
+            batches = Scored(batches, loss_of(batches), memo={})
             spared = set[str]()
 
             def score_round(current: Mask, theta: Tensor, left: int) -> Tensor:
@@ -116,6 +120,7 @@ def in_rounds(
         for i in range(1, rounds):
             left = round(alive * (k / alive) ** (i / rounds))
             scores = broadcast(score(current, theta, left))
+            refuse_zeros(scores, model, current)
             current = keep_top(scores, left, choices)
             del scores
             choices = mask if revive else current
@@ -139,7 +144,10 @@ def check_repeatable(batches: Batches) -> None:
     Raises:
         UserError: a generator or other iterator.
     """
+    while isinstance(batches, Scored):
+        batches = batches.batches
     if isinstance(batches, Iterator):
         raise UserError(
-            "this criterion looks at the batches several times; give a list or a DataLoader, not a generator"
+            "this criterion looks at the batches several times; give a list or a DataLoader, not a generator: "
+            "list(itertools.islice(batches, 10)) is one of ten"
         )

@@ -1,7 +1,7 @@
 """Batches with the loss that goes with them."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from autosparse.criteria.loss import Loss
@@ -14,12 +14,12 @@ class Scored:
     Attributes:
         batches: iterated over as they are.
         loss: (model, batch) -> the mean loss of the batch.
-        memo: what criteria have found out about the batches and need not look for again in another round.
+        memo: where criteria note what they need not find out again, if it is of one model alone; see `Rounds`.
     """
 
     batches: Iterable[Any]
     loss: Loss
-    memo: dict[str, Any] = field(default_factory=dict)
+    memo: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
