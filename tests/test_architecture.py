@@ -106,11 +106,15 @@ def test_prune_keeps_exactly_and_changes_nothing(criterion: str, convolutional: 
 
 def test_prune_warns_of_empty_layers(model: nn.Module, data: ImageData) -> None:
     with pytest.warns(UserWarning, match=r"nothing is kept of layers fc1\.weight, fc2\.weight;"):
-        autosparse.prune(model, [], lambda model, mask, batches: torch.arange(mask.layout.size).float(), 0.99)
+        autosparse.prune(
+            model, [], criterion=lambda model, mask, batches: torch.arange(mask.layout.size).float(), sparsity=0.99
+        )
 
 
 def test_prune_takes_a_callable(model: nn.Module, data: ImageData) -> None:
-    mask = autosparse.prune(model, [], lambda model, mask, batches: torch.arange(mask.layout.size).float(), 0.9)
+    mask = autosparse.prune(
+        model, [], criterion=lambda model, mask, batches: torch.arange(mask.layout.size).float(), sparsity=0.9
+    )
     assert mask.kept[-mask.count :].all()
 
 

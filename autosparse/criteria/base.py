@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from autosparse.criteria.failures import refuse_zeros
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
-from autosparse.pruning import Mask, keep_top
+from autosparse.pruning import Layout, Mask, keep_top
 
 Batches = Iterable[Any]
 """(inputs, targets), or whatever their own attribute `loss` takes, see `criteria.loss.loss_of`."""
@@ -42,9 +42,18 @@ def select(criterion: Criterion | Targeted, model: nn.Module, mask: Mask, batche
     Raises:
         UserError: a score that is NaN, or a model or batches that the criterion cannot take.
     """
-    if absent := [name for name, weight in mask.layout.weights(model).items() if weight.is_meta]:
-        raise UserError(f"layer {absent[0]} is on the meta device, without values; build the model elsewhere")
+    check_values(model, mask.layout)
     score = criterion.at(k) if isinstance(criterion, Targeted) else criterion
     scores = broadcast(score(model, mask, batches))
     refuse_zeros(scores, model, mask)
     return keep_top(scores, k, mask)
+
+
+def check_values(model: nn.Module, layout: Layout) -> None:
+    """Refuse weights that have none.
+
+    Raises:
+        UserError: a layer is on the meta device.
+    """
+    if absent := [name for name, weight in layout.weights(model).items() if weight.is_meta]:
+        raise UserError(f"layer {absent[0]} is on the meta device, without values; build the model elsewhere")

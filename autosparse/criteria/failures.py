@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
+from autosparse.pruning.prunable import canonical
 
 
 @contextlib.contextmanager
@@ -37,7 +38,8 @@ def naming_layers(problem: str, model: nn.Module, *, finite: bool = False, after
         nonlocal running
         running = after
 
-    leaves = [(name, module) for name, module in model.named_modules() if not next(module.children(), None)]
+    named = [(canonical(name), module) for name, module in model.named_modules()]
+    leaves = [(name, module) for name, module in named if next(module.children(), None) is None]
     hooks = [module.register_forward_pre_hook(lambda m, x, name=name: before(name)) for name, module in leaves]
     if finite:
         hooks += [module.register_forward_hook(lambda m, x, y, name=name: check(name, y)) for name, module in leaves]
@@ -69,7 +71,9 @@ def why_nothing_passes(model: nn.Module, layout: Layout) -> str:
     zero = [name for name, weight in layout.weights(model).items() if not weight.any()]
     if zero:
         return f"all weights of layer {zero[0]} are zero; it must be initialized otherwise"
-    return "an activation that saturates, such as a sigmoid, or a normalization of equal values lets nothing pass"
+    return (
+        "inputs of zeros, an activation that saturates, such as a sigmoid, or a norm of equal values let nothing pass"
+    )
 
 
 def refuse_zeros(scores: Tensor, model: nn.Module, alive: Mask) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from autosparse.criteria.base import Batches, Criterion, Targeted
 from autosparse.criteria.failures import refuse_zeros
 from autosparse.criteria.loss import loss_of
+from autosparse.criteria.progress import round_started
+from autosparse.criteria.reading import PART, Reading
 from autosparse.criteria.scored import Scored
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
@@ -118,6 +120,7 @@ def in_rounds(
     current = choices = mask
     try:
         for i in range(1, rounds):
+            round_started(i, rounds)
             left = round(alive * (k / alive) ** (i / rounds))
             scores = broadcast(score(current, theta, left))
             refuse_zeros(scores, model, current)
@@ -126,6 +129,7 @@ def in_rounds(
             choices = mask if revive else current
             _set_weights(model, layout, theta)
             current.apply_(model)
+        round_started(rounds, rounds)
         return score(current, theta, k).masked_fill_(~choices.kept, -torch.inf)
     finally:
         _set_weights(model, layout, theta)
@@ -144,10 +148,10 @@ def check_repeatable(batches: Batches) -> None:
     Raises:
         UserError: a generator or other iterator.
     """
-    while isinstance(batches, Scored):
+    while isinstance(batches, Scored | Reading):
         batches = batches.batches
     if isinstance(batches, Iterator):
         raise UserError(
             "this criterion looks at the batches several times; give a list or a DataLoader, not a generator: "
-            "list(itertools.islice(batches, 10)) is one of ten"
+            f"{PART} is one of ten"
         )

@@ -82,7 +82,8 @@ def unused(*, called: bool) -> nn.Module:
 
 def prune(criterion: str, model: nn.Module, batches: Iterable[Batch], sparsity: float = 0.8) -> autosparse.Mask:
     torch.manual_seed(0)
-    return autosparse.prune(model, batches, LEARNED if criterion == "autos" else quick(criterion), sparsity)
+    by = LEARNED if criterion == "autos" else quick(criterion)
+    return autosparse.prune(model, batches, criterion=by, sparsity=sparsity)
 
 
 TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria not
