@@ -117,8 +117,8 @@ def pair(batch: Any) -> tuple[Tensor, Tensor]:
 def batch_size(batch: Any) -> int:
     """How many samples a batch has, whatever it is.
 
-    Of a tuple, list or mapping of tensors it is the length of the first; of tensors of several lengths, which are a
-    sample each, their number, as of any list within a batch. What has no length is one sample.
+    Of a tuple, list or mapping with tensors it is the length of the first. A list of tensors of several lengths, or of
+    mappings, is one of samples, and so is any list within a batch. What has no length is one sample.
     """
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 1
@@ -126,14 +126,13 @@ def batch_size(batch: Any) -> int:
     if not isinstance(fields, tuple | list):
         return len(fields) if hasattr(fields, "__len__") and not isinstance(fields, str | bytes) else 1
     lengths = [len(field) for field in fields if isinstance(field, Tensor) and field.ndim]
-    if isinstance(batch, list) and len(lengths) == len(fields) and len({*lengths}) > 1:
-        return len(fields)
+    ragged = len(lengths) == len(fields) and len({*lengths}) > 1
+    if isinstance(batch, list) and (ragged or all(isinstance(each, Mapping) for each in batch)):
+        return len(batch)
     if lengths:
         return lengths[0]
-    inner = next((field for field in fields if isinstance(field, tuple | list | Mapping)), None)
-    if inner is None:
-        return max(len(fields), 1)
-    return len(inner) if isinstance(inner, list) or isinstance(batch, list) else batch_size(inner)
+    inner = next((field for field in fields if isinstance(field, tuple | list | Mapping)), fields)
+    return len(inner) if inner is fields or isinstance(inner, list) else batch_size(inner)
 
 
 def _class_scores(outputs: object) -> Tensor:
