@@ -89,6 +89,10 @@ def prune(
         criterion = find_criterion(criterion, seed, rounds)
     elif rounds is not None:
         raise UserError("rounds are for a criterion given by name or folder; one of your own brings its own")
+    if not callable(criterion) and not isinstance(criterion, Targeted):
+        raise UserError(f"a criterion is a name, a folder or a function of model, mask and batches; got a {name}")
+    if loss is not None and not callable(loss):
+        raise UserError(f"loss is a function (model, batch) -> the mean loss of the batch, got {loss!r}")
     start = _start(model, include, exclude, mask)
     kept = keep_count(1.0 - sparsity, start.layout.size)
     if kept > start.count:

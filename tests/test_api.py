@@ -38,6 +38,12 @@ CALLED_WRONGLY: dict[str, tuple[Callable[[nn.Module], object], str]] = {
         lambda m: prune(m, images(), exclude=["fc1*"], mask=Mask.full(Layout.of(m))),
         "mask has its own choice of parameters",
     ),
+    "no criterion": (lambda m: prune(m, images(), criterion=3), "a function of model, mask and batches; got a int"),  # type: ignore[arg-type]
+    "no loss": (lambda m: prune(m, images(), loss="mse", criterion="snip"), "mean loss of the batch, got 'mse'"),  # type: ignore[arg-type]
+    "scores that are none": (
+        lambda m: prune(m, images(), criterion=lambda *_: torch.zeros(3)),
+        "scores float32 (50200,), higher is kept; this one gives torch.float32 (3,)",
+    ),
     "less than is there": (
         lambda m: prune(m, images(), sparsity=0.5, mask=every_fourth(m), criterion="snip"),
         "give at least 0.75",
@@ -180,10 +186,25 @@ def test_a_bar_for_what_takes_long_only(model: nn.Module, capsys: pytest.Capture
     prune(model, images(), criterion="snip")
     assert capsys.readouterr().err == ""
 
-    class Slow:
-        def __iter__(self) -> Iterator[Any]:
-            time.sleep(0.7)
-            return iter(images())
+    def slow(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+        time.sleep(0.7)
+        return snip(model, mask, batches)
 
-    prune(model, Slow(), criterion=Rounds(snip, 4))
+    prune(model, images(), criterion=Rounds(slow, 4))
     assert re.search(r"pruning by Rounds: .* batches/s, round 4/4", capsys.readouterr().err)
+
+
+def test_a_loader_is_read_once_unless_the_network_writes_into_its_batches() -> None:
+    class Counted:
+        passes = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.passes += 1
+            return iter([(x.clone(), y) for x, y in images()])
+
+    for own, passes in ((nn.ReLU(), 1), (nn.ReLU(inplace=True), 5)):
+        torch.manual_seed(0)
+        model, batches = nn.Sequential(own, nn.Flatten(), nn.Linear(64, 10)), Counted()
+        found = prune(model, batches, criterion=Rounds(snip, 5))
+        assert batches.passes == passes
+        assert found.count == 32

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.failures import refuse_zeros
@@ -44,7 +45,13 @@ def select(criterion: Criterion | Targeted, model: nn.Module, mask: Mask, batche
     """
     check_values(model, mask.layout)
     score = criterion.at(k) if isinstance(criterion, Targeted) else criterion
-    scores = broadcast(score(model, mask, batches))
+    scores = score(model, mask, batches)
+    if not isinstance(scores, Tensor) or scores.dtype != torch.float32 or scores.shape != mask.kept.shape:
+        given = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise UserError(
+            f"a criterion gives scores float32 ({mask.layout.size},), higher is kept; this one gives {given}"
+        )
+    scores = broadcast(scores)
     refuse_zeros(scores, model, mask)
     return keep_top(scores, k, mask)
 

@@ -104,13 +104,16 @@ def run(
     """
     problem, model = f"{criterion} cannot prune this network", unwrapped(model)
     given = {f"model.{name}": state[canonical(name)] for name, _ in _named(model) if canonical(name) in state}
-    with (
-        scoring_mode(model, "running"),
-        _uncompiled(model),
-        naming_layers(problem, model, finite=True, after="the way back"),
-        InDouble(embedding),
-    ):
-        return functional_call(_Summed(model, problem), given, (inputs, then))
+    try:
+        with (
+            scoring_mode(model, "running"),
+            _uncompiled(model),
+            naming_layers(problem, model, finite=True, after="the way back"),
+            InDouble(embedding),
+        ):
+            return functional_call(_Summed(model, problem), given, (inputs, then))
+    except UserError as error:
+        raise UserError(f"{error}; snip, which runs a network as it is, may take it") from error
 
 
 class _Summed(nn.Module):

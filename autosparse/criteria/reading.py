@@ -2,12 +2,13 @@
 
 import contextlib
 import random
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from autosparse.criteria.progress import batch_read
 from autosparse.errors import UserError
@@ -16,6 +17,8 @@ from autosparse.seeds import stream
 LIMIT = 1_000
 """The most batches that are read of what does not say how many it has."""
 PART = "list(itertools.islice(batches, 10))"
+_HELD = 1 << 29
+"""Bytes of batches that are held for the next pass: a loader may be slow, and criteria in rounds make a hundred."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,19 @@ class Reading:
 
     batches: Iterable[Any]
     seed: int
+    _held: list[Any] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Any]:
         """
         Raises:
             UserError: an iterator that has nothing more to give, or more than `LIMIT` batches of what has no length.
         """
-        seed, count = stream("order of batches", self.seed), 0
+        if self._held:
+            for batch in self._held:
+                batch_read()
+                yield batch
+            return
+        seed, held, room, count = stream("order of batches", self.seed), list[tuple[Any, list[int]]](), _HELD, 0
         with _seeded(_generators(self.batches), seed):
             start_generators(seed)
             for count, batch in enumerate(self.batches, 1):
@@ -45,10 +54,16 @@ class Reading:
                     raise UserError(
                         f"batches have no length and do not end after {LIMIT:,}; give a part of them, such as {PART}"
                     )
+                room -= _size(batch)
+                if room >= 0:
+                    held.append((batch, _versions(batch)))
                 batch_read()
                 yield batch
         if count == 0 and isinstance(self.batches, Iterator):
             raise UserError("the iterator of batches is exhausted: it was read before; give a list or a DataLoader")
+        # not if they did not all fit, nor if the network has written into what it was given
+        if room >= 0 and all(_versions(batch) == versions for batch, versions in held):
+            self._held.extend(batch for batch, _ in held)
 
 
 def start_generators(seed: int) -> None:
@@ -98,3 +113,21 @@ def _has_length(batches: object) -> bool:
         return len(batches) >= 0  # type: ignore[arg-type]
     except TypeError:  # a loader has __len__ whether or not its data have
         return False
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(each)
+
+
+def _versions(batch: Any) -> list[int]:
+    """How often each tensor of a batch has been written into."""
+    return [tensor._version for tensor in _tensors(batch) if not tensor.is_inference()]
+
+
+def _size(batch: Any) -> int:
+    """The bytes of the tensors of a batch."""
+    return sum(tensor.nbytes for tensor in _tensors(batch))
