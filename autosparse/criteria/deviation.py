@@ -57,7 +57,8 @@ def deviation(criterion: str, model: nn.Module, batches: Batches, device: torch.
     batches that have a `memo` it is found out once.
 
     Raises:
-        UserError: no batches, inputs of several shapes, or a network that fails (names the layer).
+        UserError: no batches, inputs that are not finite or of several shapes, or a network that fails (names the
+            layer).
     """
     memo: dict[str, Any] | None = getattr(batches, "memo", None)
     if memo is not None and _MEMO in memo:
@@ -91,8 +92,14 @@ class _Moments:
         self._samples += len(values)
 
     def deviation(self) -> Tensor:
-        """Over all processes."""
+        """Over all processes.
+
+        Raises:
+            UserError: a value is not finite.
+        """
         all_reduce(self._sums, self._squares, self._samples)
+        if not self._squares.isfinite().all():
+            raise UserError("the inputs are not finite, or what is embedded for them is not")
         squares = self._squares / self._samples
         variance = squares - (self._sums / self._samples).square()
         # of a constant, rounding leaves a little

@@ -128,7 +128,7 @@ def mean_derivative(
         raise UserError(f"the {name} of this network cannot be taken: the loss depends on no prunable weight")
     if not samples:
         raise UserError(
-            "all targets are ignored; at least one that is not is needed"
+            "the gradient needs at least one target that counts; the batches are empty, or all targets are ignored"
             if given
             else "the gradient needs at least one batch; none was given"
         )

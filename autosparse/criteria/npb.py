@@ -144,6 +144,6 @@ def _modules(model: nn.Module, layout: Layout) -> dict[str, nn.Module]:
         if not isinstance(owner, _COUNTED) or not layer.name.endswith("weight"):
             raise UserError(
                 f"npb cannot prune this network: layer {layer.name} belongs to a {type(owner).__name__}, "
-                "no linear layer or convolution whose channels it can count; leave it out, or take synflow or snip"
+                "no linear layer or convolution; exclude= leaves it dense, synflow and snip take it"
             )
     return {layer.name: owners[layer.name] for layer in layout.layers}

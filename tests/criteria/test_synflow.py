@@ -171,3 +171,8 @@ def test_inputs_of_several_shapes_are_refused(model: nn.Module) -> None:
     batches = [(torch.randn(2, 1, 8, 8), torch.zeros(2)), (torch.randn(2, 1, 9, 9), torch.zeros(2))]
     with pytest.raises(UserError, match=r"element by element; they are of shapes \(1, 8, 8\) and \(1, 9, 9\)"):
         dataflow(model, Mask.full(Layout.of(model)), batches)
+
+
+def test_inputs_that_are_not_finite_are_refused(model: nn.Module) -> None:
+    with pytest.raises(UserError, match="the inputs are not finite"):
+        dataflow(model, Mask.full(Layout.of(model)), [(torch.full((2, 1, 8, 8), torch.nan), torch.zeros(2))])
