@@ -11,8 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from autosparse.criteria.base import Batches
 from autosparse.criteria.failures import naming_layers
-from autosparse.criteria.flow import first_input, inputs_of, takes_ids
+from autosparse.criteria.feeding import Call, call_of, first_call, takes_ids
 from autosparse.criteria.gradient import scoring_mode
+from autosparse.criteria.loss import loss_of
 from autosparse.distributed import all_reduce
 from autosparse.errors import UserError
 from autosparse.pruning.prunable import unwrapped
@@ -25,18 +26,19 @@ class Deviation:
     """What to feed a network so that what flows is what the data vary in.
 
     Attributes:
-        inputs: float64 (1, ...), the deviations themselves; or, where the network takes indices, one sample of them.
-        embedded: for each time that the network embeds, the deviations, float64 (...), or None for what is the same in
+        call: with one input, float64 (1, ...), the deviations themselves; or, where the network takes indices, of one
+            sample.
+        embedded: for each time that the network embeds, the deviations, float64 (...), zeros for what is the same in
             every sample, such as positions; None where the inputs are no indices.
     """
 
-    inputs: Tensor
-    embedded: Sequence[Tensor | None] | None = None
+    call: Call
+    embedded: Sequence[Tensor] | None = None
 
     @property
     def is_zero(self) -> bool:
         """Whether all samples are the same."""
-        parts = [self.inputs] if self.embedded is None else [part for part in self.embedded if part is not None]
+        parts = [self.call.inputs] if self.embedded is None else self.embedded
         return not any(part.any() for part in parts)
 
     def embedding(self, scale: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -64,16 +66,16 @@ def deviation(criterion: str, model: nn.Module, batches: Batches, device: torch.
     if memo is not None and _MEMO in memo:
         found: Deviation = memo[_MEMO]
         return found
-    first = first_input(criterion, batches)
-    if takes_ids(model, first):
-        found = _of_embeddings(criterion, unwrapped(model), batches, first.to(device))
+    first = first_call(criterion, model, batches).map(lambda x: x.to(device))
+    if takes_ids(model, first.inputs):
+        found = _of_embeddings(criterion, unwrapped(model), batches, first)
     else:
-        moments = _Moments(first.shape[1:], device)
+        moments = _Moments(first.inputs.shape[1:], device)
         for batch in batches:
-            inputs = inputs_of(criterion, batch)
-            _check_shape(criterion, first, inputs)
+            inputs = call_of(criterion, model, loss_of(batches), batch).inputs
+            _check_shape(criterion, first.inputs, inputs)
             moments.add(inputs.to(device, torch.float64))
-        found = Deviation(moments.deviation()[None])
+        found = Deviation(first.of(moments.deviation()[None]))
     if memo is not None:
         memo[_MEMO] = found
     return found
@@ -100,8 +102,9 @@ class _Moments:
         all_reduce(self._sums, self._squares, self._samples)
         if not self._squares.isfinite().all():
             raise UserError("the inputs are not finite, or what is embedded for them is not")
-        squares = self._squares / self._samples
-        variance = squares - (self._sums / self._samples).square()
+        samples = self._samples.clamp_min(1)
+        squares = self._squares / samples
+        variance = squares - (self._sums / samples).square()
         # of a constant, rounding leaves a little
         return torch.where(variance > 1e-12 * squares, variance, 0.0).sqrt()
 
@@ -122,33 +125,35 @@ class _Embeddings(TorchFunctionMode):
         return given
 
 
-def _of_embeddings(criterion: str, model: nn.Module, batches: Batches, first: Tensor) -> Deviation:
-    def embedded(inputs: Tensor) -> list[Tensor | None]:
-        """What is embedded for these inputs, (B, ...) each; None for what is not a sample's own."""
+def _of_embeddings(criterion: str, model: nn.Module, batches: Batches, first: Call) -> Deviation:
+    def embedded(call: Call) -> list[tuple[bool, Tensor]]:
+        """What is embedded in a call, (B, ...) each, and whether it is a sample's own."""
         problem = f"{criterion} cannot prune this network"
         with scoring_mode(model, "running"), naming_layers(problem, model), _Embeddings() as noted, torch.no_grad():
-            model(inputs)
-        own = [
-            ids.shape[:1] == given.shape[:1] == inputs.shape[:1] and ids.ndim == inputs.ndim
+            call(model)
+        of = call.inputs
+        return [
+            (ids.shape[:1] == given.shape[:1] == of.shape[:1] and ids.ndim == of.ndim, given.double())
             for ids, given in noted.seen
         ]
-        return [given.double() if mine else None for mine, (_, given) in zip(own, noted.seen, strict=True)]
 
-    # by two samples: what is shared by all has a first dimension of 1, too
-    moments = [
-        None if given is None else _Moments(given.shape[1:], first.device)
-        for given in embedded(first.expand(2, *first.shape[1:]))
-    ]
+    device = first.inputs.device
+    moments = [_Moments(given.shape[1:], device) for _, given in embedded(first)]
     for batch in batches:
-        inputs = inputs_of(criterion, batch).to(first.device)
-        _check_shape(criterion, first, inputs)
-        for each, given in zip(moments, embedded(inputs), strict=True):
-            if each is not None and given is not None:
+        call = call_of(criterion, model, loss_of(batches), batch).map(lambda x: x.to(device))
+        _check_shape(criterion, first.inputs, call.inputs)
+        seen = embedded(call)
+        if len(seen) != len(moments):
+            raise UserError(f"{criterion} cannot prune this network: it embeds more for some batches than for others")
+        for each, (own, given) in zip(moments, seen, strict=True):
+            if own:  # what all samples share, such as positions, is their own in a batch of one: it varies in nothing
                 each.add(given)
-    return Deviation(first, [None if each is None else each.deviation() for each in moments])
+    return Deviation(first, [each.deviation() for each in moments])
 
 
 def _check_shape(criterion: str, first: Tensor, inputs: Tensor) -> None:
     if inputs.shape[1:] != first.shape[1:]:
         both = " and ".join(str(tuple(each.shape[1:])) for each in (first, inputs))
-        raise UserError(f"{criterion} compares inputs element by element; they are of shapes {both}")
+        raise UserError(
+            f"{criterion} compares inputs element by element; they are of shapes {both}; pad them, or take snip"
+        )

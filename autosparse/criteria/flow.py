@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,8 @@ from torch.func import functional_call
 from autosparse.criteria.base import Batches
 from autosparse.criteria.double import Embedding, InDouble
 from autosparse.criteria.failures import naming_layers
+from autosparse.criteria.feeding import Call, first_call, takes_ids
 from autosparse.criteria.gradient import scoring_mode
-from autosparse.distributed import gather
 from autosparse.errors import UserError
 from autosparse.pruning import Layout
 from autosparse.pruning.prunable import canonical, unwrapped
@@ -21,54 +21,15 @@ from autosparse.pruning.prunable import canonical, unwrapped
 T = TypeVar("T")
 
 
-def inputs_of(criterion: str, batch: Any) -> Tensor:
-    """What a network is given of a batch: the batch itself, or its first part.
-
-    Raises:
-        UserError: that is no tensor.
-    """
-    inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
-    if not isinstance(inputs, Tensor) or not inputs.ndim:
-        raise UserError(
-            f"{criterion} feeds a network one tensor, a batch or its first part; this is a {type(inputs).__name__}; "
-            "snip, iterative-snip and force take any batch with loss=, random and magnitude need none"
-        )
-    return inputs
-
-
-def first_input(criterion: str, batches: Batches) -> Tensor:
-    """The first sample that any process has: (1, ...) on the CPU; its values if they are integers, else ones.
-
-    Raises:
-        UserError: no batch, or one that is not known to be fed.
-    """
-    found = (inputs_of(criterion, batch) for batch in batches)
-    mine = next((inputs[:1].cpu() for inputs in found if len(inputs)), None)
-    if mine is not None and mine.is_floating_point():
-        mine = torch.ones(mine.shape, dtype=torch.float64)
-    first = next((each for each in gather(mine) if each is not None), None)
-    if first is None:
-        raise UserError("the shape of an input is that of a batch; at least one batch is needed, none was given")
-    return first
-
-
-def takes_ids(model: nn.Module, inputs: Tensor) -> bool:
-    """Whether inputs are indices into an embedding of the model."""
-    embeds = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
-    return embeds and not inputs.is_floating_point()
-
-
-def ones_of(
-    criterion: str, model: nn.Module, batches: Batches, device: torch.device
-) -> tuple[Tensor, Embedding | None]:
-    """An input of ones, float64 (1, ...); or, for what takes indices, some of them and an embedding of them in ones.
+def ones_of(criterion: str, model: nn.Module, batches: Batches, device: torch.device) -> tuple[Call, Embedding | None]:
+    """A call with one input of ones, float64 (1, ...); of what takes indices, with some and an embedding in ones.
 
     Of other indices, such as positions, the embedding is a parameter like any other.
     """
-    first = first_input(criterion, batches).to(device)
-    if not takes_ids(model, first):
-        return torch.ones(first.shape, dtype=torch.float64, device=device), None
-    return first, lambda indices, given: torch.ones_like(given) if torch.equal(indices, first) else given
+    call = first_call(criterion, model, batches).map(lambda x: x.to(device))
+    if not takes_ids(model, call.inputs):
+        return call.of(torch.ones(call.inputs.shape, dtype=torch.float64, device=device)), None
+    return call, lambda indices, given: torch.ones_like(given) if torch.equal(indices, call.inputs) else given
 
 
 def in_double(model: nn.Module) -> dict[str, Tensor]:
@@ -85,7 +46,7 @@ def run(
     criterion: str,
     model: nn.Module,
     state: dict[str, Tensor],
-    inputs: Tensor,
+    call: Call,
     embedding: Embedding | None,
     then: Callable[[Tensor], T],
 ) -> T:
@@ -95,7 +56,7 @@ def run(
         criterion: whom an error speaks for.
         model: whose forward to take; left as it was.
         state: the float64 tensors to take in the place of the model's own, by canonical name.
-        inputs: (1, ...), on the model's device: float64, or indices.
+        call: with one input, (1, ...), on the model's device: float64, or indices.
         embedding: what embeddings give instead.
         then: what to do with the sum, while `state` is still in place: activations may be computed again for it.
 
@@ -111,7 +72,7 @@ def run(
             naming_layers(problem, model, finite=True, after="the way back"),
             InDouble(embedding),
         ):
-            return functional_call(_Summed(model, problem), given, (inputs, then))
+            return functional_call(_Summed(model, problem), given, (call, then))
     except UserError as error:
         raise UserError(f"{error}; snip, which runs a network as it is, may take it") from error
 
@@ -123,8 +84,8 @@ class _Summed(nn.Module):
         super().__init__()
         self.model, self.problem = model, problem
 
-    def forward(self, inputs: Tensor, then: Callable[[Tensor], T]) -> T:
-        outputs = self.model(inputs)
+    def forward(self, call: Call, then: Callable[[Tensor], T]) -> T:
+        outputs = call(self.model)
         outputs = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", outputs)
         if not isinstance(outputs, Tensor):
             kind = type(outputs).__name__
@@ -137,7 +98,7 @@ def flow(
     model: nn.Module,
     layout: Layout,
     state: dict[str, Tensor],
-    inputs: Tensor,
+    call: Call,
     embedding: Embedding | None = None,
     *,
     complete: bool = True,
@@ -155,7 +116,7 @@ def flow(
         return torch.autograd.grad(total, list(weights.values()), allow_unused=True)
 
     with torch.enable_grad():
-        found = run(criterion, model, state, inputs, embedding, derivative)
+        found = run(criterion, model, state, call, embedding, derivative)
     gradients = dict(zip(weights, found, strict=True))
     if complete and (loose := [name for name, gradient in gradients.items() if gradient is None]):
         raise UserError(f"{criterion} cannot prune this network: no path leads from layer {loose[0]} to the outputs")

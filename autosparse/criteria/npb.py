@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from autosparse.criteria.base import Batches, Criterion
 from autosparse.criteria.double import Embedding
 from autosparse.criteria.erk import erk_counts
+from autosparse.criteria.feeding import Call
 from autosparse.criteria.flow import flow, in_double, ones_of, run
 from autosparse.criteria.nodes import Channels, balance, deal
 from autosparse.criteria.paths import counting_paths, entering
@@ -56,12 +57,12 @@ class NPB:
         def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
             if mask.count != mask.layout.size:
                 raise UserError("npb prunes a whole network; this one has been pruned already")
-            inputs, embedding = ones_of("npb", model, batches, mask.kept.device)
-            return self._score(unwrapped(model), mask, inputs, embedding, k)
+            call, embedding = ones_of("npb", model, batches, mask.kept.device)
+            return self._score(unwrapped(model), mask, call, embedding, k)
 
         return score
 
-    def _score(self, model: nn.Module, full: Mask, one: Tensor, embedding: Embedding | None, k: int) -> Tensor:
+    def _score(self, model: nn.Module, full: Mask, call: Call, embedding: Embedding | None, k: int) -> Tensor:
         layout = full.layout
         modules = _modules(model, layout)
         counts = erk_counts(layout, k, [layer.size for layer in layout.layers])
@@ -70,8 +71,8 @@ class NPB:
                 name: tensor.zero_() if name.endswith("bias") else tensor.abs_()
                 for name, tensor in in_double(model).items()
             }
-            self._choose(model, modules, state, one, embedding, counts)
-            paths = flow("npb", model, layout, state, one, embedding)
+            self._choose(model, modules, state, call, embedding, counts)
+            paths = flow("npb", model, layout, state, call, embedding)
         scores = torch.empty(layout.size, device=full.kept.device)
         for name, part in layout.unflatten(scores).items():
             kept, through = state.pop(name).detach() > 0, paths.pop(name)
@@ -87,7 +88,7 @@ class NPB:
         model: nn.Module,
         modules: dict[str, nn.Module],
         state: dict[str, Tensor],
-        one: Tensor,
+        call: Call,
         embedding: Embedding | None,
         counts: list[int],
     ) -> None:
@@ -120,7 +121,7 @@ class NPB:
         ]
         try:
             with torch.no_grad():
-                run("npb", model, state, one, embedding, lambda total: total)
+                run("npb", model, state, call, embedding, lambda total: total)
         finally:
             for hook in hooks:
                 hook.remove()

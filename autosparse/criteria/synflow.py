@@ -7,6 +7,7 @@ from autosparse.criteria.base import Batches
 from autosparse.criteria.deviation import deviation
 from autosparse.criteria.double import Embedding
 from autosparse.criteria.failures import why_nothing_passes
+from autosparse.criteria.feeding import Call
 from autosparse.criteria.flow import flow, in_double, ones_of
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
@@ -28,8 +29,8 @@ def synflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
         UserError: R is not finite, or nothing flows from the input through a layer to the outputs (names the layer).
     """
     state = {name: tensor.abs_() for name, tensor in in_double(model).items()}
-    inputs, embedding = ones_of("synflow", model, batches, mask.kept.device)
-    products = _products("synflow", model, mask, state, inputs, embedding)
+    call, embedding = ones_of("synflow", model, batches, mask.kept.device)
+    products = _products("synflow", model, mask, state, call, embedding)
     products = {name: product.abs_() for name, product in products.items()}
     scores = _flat(products, mask, dict.fromkeys(products, max(product.amax() for product in products.values())))
     if mask.count == mask.layout.size:  # later rounds may cut a layer off
@@ -65,8 +66,8 @@ def dataflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
         name: tensor.zero_() if name.endswith(("bias", "running_mean")) else tensor.abs_()
         for name, tensor in in_double(model).items()
     }
-    inputs = _FAINT * vary.inputs if vary.embedded is None else vary.inputs
-    products = _products("dataflow", model, mask, state, inputs, vary.embedding(_FAINT), complete=False)
+    call = vary.call.of(_FAINT * vary.call.inputs) if vary.embedded is None else vary.call
+    products = _products("dataflow", model, mask, state, call, vary.embedding(_FAINT), complete=False)
     largest = {name: product.abs_().amax() for name, product in products.items()}
     most = max(largest.values())
     scores = _flat(products, mask, {name: most if own > _LOST * most else own for name, own in largest.items()})
@@ -81,12 +82,12 @@ def _products(
     model: nn.Module,
     mask: Mask,
     state: dict[str, Tensor],
-    inputs: Tensor,
+    call: Call,
     embedding: Embedding | None,
     complete: bool = True,
 ) -> dict[str, Tensor]:
     """|θ| ⊙ ∂R/∂|θ| of each layer for an input, float64; takes the tensors of `state`."""
-    gradients = flow(criterion, model, mask.layout, state, inputs, embedding, complete=complete)
+    gradients = flow(criterion, model, mask.layout, state, call, embedding, complete=complete)
     return {name: gradient.mul_(state.pop(name).detach()) for name, gradient in gradients.items()}
 
 

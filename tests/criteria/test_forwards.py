@@ -1,6 +1,7 @@
 """Forward passes that do more than call layers, batches that are no pairs, wrappers: right, or refused in one line."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from autosparse.criteria import Targeted
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from tests.criteria.quick import ROUNDS, quick
-from tests.models import images
+from tests.models import GPT, images, texts
 
 FLOWING = ("synflow", "dataflow", "npb", PRETRAINED)
 Wiring = Callable[[nn.Module, Tensor], Tensor]
@@ -122,10 +123,55 @@ def test_batches_without_targets_or_with_more(parts: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FLOWING)
-def test_batches_that_are_dictionaries_are_refused_naming_what_takes_them(name: str) -> None:
-    batches = [{"image": images()[0][0]}]
-    with pytest.raises(UserError, match=r"this is a dict; snip, .* take any batch with loss=") as error:
-        prune(name, net(plain), batches, loss=lambda model, batch: model(batch["image"]).mean())
+def test_what_a_loss_calls_the_network_with_is_what_it_is_fed(name: str) -> None:
+    x, y = images()[0]
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(model(x=batch["image"]), batch["label"])
+
+    expected = prune(name, net(plain), [(x, y)])
+    assert torch.equal(prune(name, net(plain), [{"image": x, "label": y}], loss=loss).kept, expected.kept)
+
+
+class Labelled(GPT):
+    """Called as a model of Hugging Face is: ids, a mask and labels by name, to an output of loss and logits."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Any:  # type: ignore[override]
+        logits = super().forward(input_ids) * attention_mask[..., None]
+        return SimpleNamespace(logits=logits, loss=F.cross_entropy(logits.flatten(0, 1), labels.flatten()))
+
+
+@pytest.mark.filterwarnings("ignore:14% of the weights in matrices")
+@pytest.mark.parametrize("name", [*FLOWING, "snip", "grasp"])
+def test_token_ids_in_a_dictionary(name: str) -> None:
+    ids, labels = texts()[0]
+    torch.manual_seed(0)
+    model = Labelled()
+    batches = [{"attention_mask": torch.ones_like(ids), "input_ids": ids, "labels": labels}]
+    found = prune(name, model, batches, loss=lambda model, batch: model(**batch).loss)
+    if name != "grasp":  # whose loss has no temperature then
+        torch.manual_seed(0)
+        expected = prune(name, GPT(), texts())
+        assert (found.kept == expected.kept).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("name", FLOWING)
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (None, "this is a dict; snip, .* take any batch with loss=|a pair .* got a dict"),
+        (lambda model, batch: model(batch["image"], batch["image"]).mean(), "loss= calls it with 2; snip"),
+        (lambda model, batch: model(batch["nothing"]).mean(), "KeyError 'nothing'"),
+        (lambda model, batch: model.a.weight.sum(), "the loss does not call it"),
+    ],
+)
+def test_what_a_network_cannot_be_fed_is_refused_in_one_line(loss: Any, message: str, name: str) -> None:
+    class Pair(Net):
+        def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+            return plain(self, x)
+
+    with pytest.raises(UserError, match=message) as error:
+        prune(name, Pair(plain), [{"image": images()[0][0]}], loss=loss)
     assert "\n" not in str(error.value)
 
 
