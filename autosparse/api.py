@@ -94,6 +94,8 @@ def prune(
     if loss is not None and not callable(loss):
         raise UserError(f"loss is a function (model, batch) -> the mean loss of the batch, got {loss!r}")
     start = _start(model, include, exclude, mask)
+    if mask is None:
+        _warn_of_dense(model, include, exclude)
     kept = keep_count(1.0 - sparsity, start.layout.size)
     if kept > start.count:
         raise UserError(
@@ -117,7 +119,7 @@ def _refuse_unnamed(unnamed: Sequence[object]) -> None:
 
 
 def _start(model: nn.Module, include: Sequence[str], exclude: Sequence[str], mask: Mask | None) -> Mask:
-    """What is left to choose from; warns of what stays dense and of what is zero."""
+    """What is left to choose from; warns if it is mostly zeros."""
     if mask is not None and (include or exclude):
         raise UserError("mask has its own choice of parameters; include= and exclude= are for a start without one")
     layout = Layout.of(model, include, exclude) if mask is None else mask.layout
@@ -126,12 +128,6 @@ def _start(model: nn.Module, include: Sequence[str], exclude: Sequence[str], mas
     device = next(iter(weights.values())).device
     if mask is None:
         mask = Mask.full(layout, device)
-        found = matrices(model, tuple(include), tuple(exclude))
-        dense = [matrix for matrix in found if matrix.dense is not None and not matrix.asked]
-        if (share := total(dense) / total(found)) > _MUCH_DENSE:
-            most = sorted(dense, key=lambda matrix: -matrix.tensor.numel())[:3]
-            names = ", ".join(f"{matrix.name} ({matrix.dense})" for matrix in most)
-            _warn(f"{share:.0%} of the weights in matrices stay dense: {names}; include= or exclude= decides on them")
     mask = mask.to(device)
     parts = layout.unflatten(mask.kept)
     alive = sum(int((weight.ne(0) & parts[name]).count_nonzero()) for name, weight in weights.items())
@@ -139,6 +135,15 @@ def _start(model: nn.Module, include: Sequence[str], exclude: Sequence[str], mas
         zeros = 1 - alive / mask.count
         _warn(f"{zeros:.0%} of the weights are zero already; what has been pruned is given by mask=")
     return mask
+
+
+def _warn_of_dense(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> None:
+    found = matrices(model, tuple(include), tuple(exclude))
+    dense = [matrix for matrix in found if matrix.dense is not None and not matrix.asked]
+    if (share := total(dense) / total(found)) > _MUCH_DENSE:
+        most = sorted(dense, key=lambda matrix: -matrix.tensor.numel())[:3]
+        names = ", ".join(f"{matrix.name} ({matrix.dense})" for matrix in most)
+        _warn(f"{share:.0%} of the weights in matrices stay dense: {names}; include= or exclude= decides on them")
 
 
 def _checked(batches: Iterable[Any] | None, criterion: str) -> Iterable[Any]:
@@ -191,7 +196,7 @@ def _warn_of_empty(model: nn.Module, mask: Mask) -> None:
 
 
 def _warn(message: str) -> None:
-    """As from the line that called `prune`."""
+    """As from the line that called `prune`, which called what calls this."""
     warnings.warn(message, stacklevel=4)
 
 

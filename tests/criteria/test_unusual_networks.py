@@ -62,7 +62,7 @@ def tied_to_what_is_not_pruned() -> nn.Module:
 
 def saturated() -> nn.Module:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 90), nn.Sigmoid(), nn.Linear(90, 10), nn.Sigmoid())
-    nn.init.constant_(model[1].weight, 5.0)
+    nn.init.uniform_(model[1].weight, 4.0, 6.0)
     return nn.Sequential(*model, nn.Linear(10, 10))
 
 
