@@ -1,41 +1,68 @@
 """What a newcomer meets first: prune a network in one line."""
 
+import contextlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
+from typing import Any, Never
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autosparse import registry
 from autosparse.autos import AutoSCriterion
 from autosparse.config import CRITERIA, PRETRAINED, folder_of, is_folder
 from autosparse.criteria import Criterion, Targeted, make_criterion, select
+from autosparse.criteria.base import check_values
+from autosparse.criteria.loss import Loss, loss_of
+from autosparse.criteria.progress import showing
+from autosparse.criteria.reading import Reading, as_found, start_generators
+from autosparse.criteria.scored import Scored
 from autosparse.errors import UserError, unknown
-from autosparse.pruning import Layout, Mask
+from autosparse.pruning import Layout, Mask, dense_warning
 from autosparse.pruning.schedule import keep_count
+from autosparse.seeds import stream
+
+_MANY_ZEROS = 0.5  # of the weights: a network that has been pruned already, or was never initialized
 
 
 def prune(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    criterion: str | Path | Criterion | Targeted = PRETRAINED,
+    batches: Iterable[Any] | None = None,
+    *unnamed: Never,
     sparsity: float = 0.95,
+    criterion: str | Path | Criterion | Targeted = PRETRAINED,
+    loss: Loss | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    mask: Mask | None = None,
     seed: int = 0,
     rounds: int | None = None,
 ) -> Mask:
     """Choose which weights of a network to keep, before training it.
 
-    The model is left as it was; `mask.apply_(model)` prunes it, and `autosparse.training.train`, or the hook that
-    `mask.export(model)` installs, keeps it pruned while it learns.
+    The model is left as it was, and so are the global random generators; `mask.apply_(model)` prunes it, and
+    `autosparse.training.train`, or the hook that `mask.export(model)` installs, keeps it pruned while it learns. The
+    same call gives the same mask: each pass over batches that are shuffled or augmented starts from `seed`. What takes
+    longer than two seconds shows how far it is on standard error.
 
     Args:
-        model: any module with convolutions or linear layers that maps inputs to class scores.
-        batches: (inputs, targets), a list or a DataLoader; a generator only for criteria that look at them once, which
-            `pretrained` and those that work in rounds do not.
+        model: any module with convolutions, linear, attention or recurrent layers.
+        batches: (inputs, targets), or whatever `loss` takes; a list or a DataLoader. A generator or other iterator only
+            for criteria that look at them once, which `pretrained` and those that work in rounds do not. Of what does
+            not say how many it has, at most 1,000. None for criteria that look at no data: random, random-erk,
+            magnitude.
+        unnamed: nothing; all that follows is given by name.
+        sparsity: share of the weights to remove, between 0 and 1.
         criterion: `pretrained`, the AutoS that comes with the package; a name in `autosparse.config.CRITERIA`, the
             folder of a saved AutoS, or a criterion of your own.
-        sparsity: share of the weights to remove, between 0 and 1.
-        seed: for criteria that draw numbers.
+        loss: (model, batch) -> the mean loss of the batch; the cross-entropy of class scores, if not given.
+        include: shell patterns of names of parameters to prune that are not by themselves, as in `*.experts.*`.
+        exclude: of those to leave dense; stronger than `include`.
+        mask: what is left to choose from; what it has removed stays removed. It brings its own choice of parameters.
+        seed: for criteria that draw numbers, and the order of batches.
         rounds: for a saved AutoS, in how many it prunes; those that it was fitted for, if not given.
 
     Returns:
@@ -43,27 +70,128 @@ def prune(
 
     Raises:
         UserError (a ValueError): an unknown criterion, a sparsity outside (0, 1), a model without prunable weights, or
-            one that the criterion cannot take (names the layer).
+            one that the criterion cannot take (names the layer), or batches that have no such loss.
 
     Warns:
-        UserWarning: a layer of which nothing is kept.
+        UserWarning: a layer of which nothing is kept; a network that is mostly zeros already; more than a tenth of the
+            weights in matrices that stay dense without having been excluded.
     """
+    _refuse_unnamed(unnamed)
+    sparsity = float(str(sparsity)) if isinstance(sparsity, np.floating) else sparsity  # 0.9 of any precision is 0.9
     check_sparsity(sparsity)
+    name = (
+        str(criterion)
+        if isinstance(criterion, str | Path)
+        else getattr(criterion, "__name__", type(criterion).__name__)
+    )
     if isinstance(criterion, str | Path):
         criterion = find_criterion(criterion, seed, rounds)
     elif rounds is not None:
         raise UserError("rounds are for a criterion given by name or folder; one of your own brings its own")
-    layout = Layout.of(model)
-    full = Mask.full(layout, next(iter(layout.weights(model).values())).device)
-    with torch.no_grad():
-        mask = select(criterion, model, full, batches, keep_count(1.0 - sparsity, layout.size))
-    if empty := mask.empty_layers():
-        warnings.warn(f"nothing is kept of layers {', '.join(empty)}; a lower sparsity may be needed", stacklevel=2)
+    if not callable(criterion) and not isinstance(criterion, Targeted):
+        raise UserError(f"a criterion is a name, a folder or a function of model, mask and batches; got a {name}")
+    if loss is not None and not callable(loss):
+        raise UserError(f"loss is a function (model, batch) -> the mean loss of the batch, got {loss!r}")
+    start = _start(model, include, exclude, mask)
+    kept = keep_count(1.0 - sparsity, start.layout.size)
+    if kept > start.count:
+        raise UserError(
+            f"a sparsity of {sparsity} keeps {kept:,} weights, and mask has {start.count:,} left; "
+            f"what is removed stays so: give at least {start.sparsity:.6g}"
+        )
+    given = _checked(batches, name)
+    with as_found(), showing(name), _masked(model, start), torch.no_grad():
+        start_generators(stream("prune", seed))
+        read = Scored(Reading(given, seed), loss_of(given) if loss is None else loss)
+        chosen = select(criterion, model, start, read, kept)
+    _warn_of_empty(model, chosen)
+    return chosen
+
+
+def _refuse_unnamed(unnamed: Sequence[object]) -> None:
+    if unnamed:
+        first = unnamed[0]
+        by_name = f"sparsity={first}" if isinstance(first, Real) else f"criterion={first!r}".partition("\n")[0]
+        raise UserError(f"only the model and the batches go without a name; the others have one, as in {by_name}")
+
+
+def _start(model: nn.Module, include: Sequence[str], exclude: Sequence[str], mask: Mask | None) -> Mask:
+    """What is left to choose from; warns of what stays dense, and if it is mostly zeros."""
+    if mask is not None and (include or exclude):
+        raise UserError("mask has its own choice of parameters; include= and exclude= are for a start without one")
+    layout = Layout.of(model, include, exclude) if mask is None else mask.layout
+    check_values(model, layout)
+    weights = layout.weights(model)
+    device = next(iter(weights.values())).device
+    if mask is None:
+        mask = Mask.full(layout, device)
+        if warning := dense_warning(model, layout, exclude):
+            _warn(warning)
+    mask = mask.to(device)
+    parts = layout.unflatten(mask.kept)
+    alive = sum(int((weight.ne(0) & parts[name]).count_nonzero()) for name, weight in weights.items())
+    if mask.count - alive > _MANY_ZEROS * mask.count:
+        zeros = 1 - alive / mask.count
+        _warn(f"{zeros:.0%} of the weights are zero already; what has been pruned is given by mask=")
     return mask
 
 
+def _checked(batches: Iterable[Any] | None, criterion: str) -> Iterable[Any]:
+    if batches is None:
+        return _NoData(criterion)
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        raise UserError(
+            f"batches are a list of batches or a DataLoader, got a {type(batches).__name__}; one is [batch]"
+        )
+    if isinstance(batches, tuple) and batches and all(isinstance(part, Tensor) for part in batches):
+        raise UserError("batches are a list of batches or a DataLoader, got one batch; give [(inputs, targets)]")
+    return batches
+
+
+class _NoData:
+    """Batches for what looks at none."""
+
+    def __init__(self, criterion: str) -> None:
+        self._criterion = criterion
+
+    def __iter__(self) -> Iterator[Any]:
+        raise UserError(f"{self._criterion} looks at data: give batches; random, random-erk and magnitude need none")
+
+
+@contextlib.contextmanager
+def _masked(model: nn.Module, mask: Mask) -> Iterator[None]:
+    """The model with a mask applied, and after as it was."""
+    if mask.count == mask.layout.size:
+        yield
+        return
+    weights = mask.layout.weights(model)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    mask.apply_(model)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(before[name])
+
+
+def _warn_of_empty(model: nn.Module, mask: Mask) -> None:
+    empty = mask.empty_layers()
+    weights = mask.layout.weights(model)
+    zero = [name for name in empty if not weights[name].any()]
+    if zero:
+        _warn(f"nothing is kept of layers {', '.join(zero)}: their weights are all zero")
+    if rest := [name for name in empty if name not in zero]:
+        _warn(f"nothing is kept of layers {', '.join(rest)}; a lower sparsity may be needed")
+
+
+def _warn(message: str) -> None:
+    """As from the line that called `prune`, which called what calls this."""
+    warnings.warn(message, stacklevel=4)
+
+
 def find_criterion(name: str | Path, seed: int = 0, rounds: int | None = None) -> Criterion | Targeted:
-    """A criterion by name, or by the folder of a saved AutoS.
+    """A criterion by name, by the folder of a saved AutoS, or `package.module:function` or `path/file.py:function`.
 
     Raises:
         UserError: neither, or rounds for another than an AutoS.
@@ -71,9 +199,12 @@ def find_criterion(name: str | Path, seed: int = 0, rounds: int | None = None) -
     if name in CRITERIA:
         check_rounds(str(name), rounds)
         return make_criterion(str(name), seed)
+    if registry.is_path(str(name)):
+        own: Criterion | Targeted = registry.resolve(str(name), "criterion", {})
+        return own
     if name == PRETRAINED or is_folder(name):
         return AutoSCriterion.load(folder_of(name), rounds)
-    raise unknown("criterion", str(name), [PRETRAINED, *CRITERIA, "or the folder of a saved AutoS"])
+    raise unknown("criterion", str(name), [PRETRAINED, *CRITERIA, "the folder of a saved AutoS", "FILE.py:FUNCTION"])
 
 
 def check_rounds(name: str, rounds: int | None) -> None:
@@ -92,5 +223,5 @@ def check_sparsity(sparsity: float) -> None:
     Raises:
         UserError: outside (0, 1).
     """
-    if not isinstance(sparsity, int | float) or not 0.0 < sparsity < 1.0:
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not 0.0 < sparsity < 1.0:
         raise UserError(f"sparsity must lie between 0 and 1 (0.95 removes 95% of the weights), got {sparsity}")

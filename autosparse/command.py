@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import field, fields, make_dataclass
 from typing import Any, TypeVar, get_type_hints
 
@@ -14,21 +15,26 @@ Arguments = TypeVar("Arguments")
 _CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
-def choices(names: Iterable[str], alias: str | None = None) -> Any:
-    """A mark of a text option whose help lists names; others may do, too."""
-    return tyro.conf.arg(metavar=f"{{{','.join(names)}}}", aliases=[alias] if alias else None)
+def choices(names: Iterable[str], alias: str | None = None, name: str | None = None) -> Any:
+    """A mark of a text option whose help lists names; others may do, too. `name` is that of the option."""
+    return tyro.conf.arg(metavar=f"{{{','.join(names)}}}", aliases=[alias] if alias else None, name=name)
 
 
 def parse(kind: type[Arguments], args: Sequence[str] | None = None) -> Arguments:
     """Read a dataclass from the command line.
 
     Of the field `resources`, `--help` shows what most users need, the options of the class that its own extends;
-    `--help-cluster` shows all.
+    `--help-cluster` shows all. A class that has `reading` is told the arguments while they are read.
 
     Raises:
         SystemExit: help was printed, or (exit code 2) what is wrong and which option is nearest.
     """
     args = sys.argv[1:] if args is None else args
+    with getattr(kind, "reading", lambda args: nullcontext())(args):
+        return _parse(kind, args)
+
+
+def _parse(kind: type[Arguments], args: Sequence[str]) -> Arguments:
     hints = get_type_hints(kind)
     if "--help-cluster" in args and "resources" in hints:
         return tyro.cli(hints["resources"], args=["--help"], default=_resources(kind), config=_CONFIG)

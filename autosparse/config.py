@@ -35,7 +35,8 @@ Label = Literal["share", "min-max", "log-density", "rank"]
 Sanity = Literal["none", "shuffled", "reinitialized", "inverted"]
 
 NO_IDENTITY: Mapping[str, Any] = {"identity": False}
-"""Metadata of a field that says where or how fast, or is resolved into another: two runs that differ in it are one."""
+"""Metadata of a field that says where or how fast, or is resolved into another: two runs that differ in it are one.
+With a name in place of False, the field is part of the identity under that name."""
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,8 @@ def settings(config: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in fields(config):
         value = getattr(config, each.name)
-        if each.metadata.get("identity", True):
-            found |= settings(value) if is_dataclass(value) else {each.name: _plain(value)}
+        if key := each.metadata.get("identity", each.name):
+            found |= settings(value) if is_dataclass(value) else {key: _plain(value)}
     return found
 
 
@@ -206,8 +207,8 @@ def defaults(kind: type[Any]) -> dict[str, Any]:
     for each in fields(kind):
         # by type: a class that was pickled by its value has a MISSING of its own
         value = each.default_factory() if callable(each.default_factory) else each.default
-        if not isinstance(value, type(MISSING)) and each.metadata.get("identity", True):
-            found |= settings(value) if is_dataclass(value) else {each.name: _plain(value)}
+        if not isinstance(value, type(MISSING)) and (key := each.metadata.get("identity", each.name)):
+            found |= settings(value) if is_dataclass(value) else {key: _plain(value)}
     return found
 
 

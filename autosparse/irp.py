@@ -13,17 +13,17 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import nn
 
-from autosparse.config import IRPConfig
+from autosparse.config import IRPConfig, settings
 from autosparse.criteria import Criterion, Targeted, make_criterion
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.data import ImageData
-from autosparse.data.batches import SCORING_BATCH
+from autosparse.data import Data
 from autosparse.distributed import group
 from autosparse.errors import UserError
 from autosparse.files import read_json, replacing, write_json
+from autosparse.metrics import described
 from autosparse.pruning import Layout, Mask, keep_top, make_schedule
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleWriter
@@ -48,20 +48,22 @@ class IRP:
         config: criterion, schedule, what it rewinds to, seeds.
         folder: the run's folder.
         accelerator: of this process.
+        layout: what of the model is pruned; all that is prunable if not given.
         criterion: scores the trained weights; the one that `config` names if not given.
-        grad_batches: how many batches of 256 the gradient and the criterion look at; all if None.
+        grad_batches: how many batches the gradient and the criterion look at; all if None.
         attributes: what the store says of this run, JSON values.
         checkpoint_interval: seconds.
         progress: told the number of training steps done since it was last told.
-        history: one row a mask m_0..m_N: iteration, density, loss and accuracies of the network trained with it.
+        history: one row a mask m_0..m_N: iteration, density, loss and metric of the network trained with it.
     """
 
     model: nn.Module
-    data: ImageData
+    data: Data
     recipe: Recipe
     config: IRPConfig
     folder: Path
     accelerator: Accelerator
+    layout: Layout | None = None
     criterion: Criterion | None = None
     grad_batches: int | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +78,7 @@ class IRP:
         if isinstance(found, Targeted):
             raise UserError("this criterion scores for one final sparsity, and IRP has one an iteration")
         self._score = found
+        self._layout = self.layout or Layout.of(self.model)
         self._batches = self.data.scoring(limit=self.grad_batches)
         self._initial = self.folder / "initial.safetensors"
         self._rewound = self.folder / "rewind.safetensors" if c.rewind_epoch else self._initial
@@ -126,14 +129,15 @@ class IRP:
             progress=self.progress,
             after_epoch=self._keep if i == 0 else lambda epochs: None,
         )
-        row = {"iteration": i, "density": self._mask.density, "loss": epochs[-1]["loss"], **summarize(epochs)}
+        row: dict[str, Any] = {"iteration": i, "density": self._mask.density, "loss": epochs[-1]["loss"]}
+        row |= summarize(epochs, self.data.better)
         self.history.append(row)
         log.info(
-            "iteration %d of %d: sparsity %.2f%%, accuracy %.2f%%",
+            "iteration %d of %d: sparsity %.2f%%, %s",
             i,
             self.schedule.iterations,
             100 * self._mask.sparsity,
-            100 * row["accuracy"],
+            described(row["metric"], row["test"]),
         )
         if self.accelerator.is_main_process:
             write_json(self.folder / "history.json", self.history)
@@ -168,12 +172,12 @@ class IRP:
         """Keep the initial state, open the store, and bring the history to what it has."""
         if self.accelerator.is_main_process and not self._initial.is_file():
             _save(self.model, self._initial)
-        samples = min(len(self.data), SCORING_BATCH * self.grad_batches) if self.grad_batches else len(self.data)
-        gradient = {"batch_size": SCORING_BATCH, "samples": samples, "batch_norm": self.config.batch_norm}
-        self._layout, iterations = Layout.of(self.model), self.schedule.iterations
-        self._writer = TripleWriter.open(
-            self.folder / "triples.zarr", self._layout, iterations, {**self.attributes, "gradient": gradient}, group()
-        )
+        size = self.data.scoring_batch
+        samples = min(len(self.data), size * self.grad_batches) if self.grad_batches else len(self.data)
+        gradient = {"batch_size": size, "samples": samples, "batch_norm": self.config.batch_norm}
+        attributes = {**settings(self.config), **self.attributes, "gradient": gradient}
+        iterations = self.schedule.iterations
+        self._writer = TripleWriter.open(self.folder / "triples.zarr", self._layout, iterations, attributes, group())
         masks = max(self._writer.committed, 0)
         if len(self.history) < masks:
             raise UserError(
@@ -201,12 +205,12 @@ class IRP:
 
 def _load(model: nn.Module, state: Path) -> None:
     """Restore a whole state: weights, biases, batch-norm weights and running statistics."""
-    model.load_state_dict(load_file(state))
+    load_model(model, state)
 
 
 def _save(model: nn.Module, path: Path) -> None:
     with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
+        save_model(model, str(temporary))  # what has several names is there once
 
 
 @contextlib.contextmanager

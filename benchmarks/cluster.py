@@ -29,6 +29,7 @@ from autosparse.files import write_json
 from autosparse.jobs import IRPRun
 from autosparse.jobs.setting import Setting, TrainingRun
 from autosparse.pruning import Layout, Mask
+from autosparse.tasks import Images
 from autosparse.training import Checkpoint, train
 from benchmarks.common import goal, heading, median_seconds, row, scratch, seconds, table
 
@@ -104,7 +105,7 @@ def main(a: Arguments) -> None:
 
 def _scaling(a: Arguments, folder: Path) -> float:
     """Training in 1 and 2 processes of one thread each; returns the seconds of a step of one process."""
-    setting = Setting(network=a.networks[0], dataset=a.dataset)
+    setting = Setting(task=Images(network=a.networks[0], source=a.dataset))
     batch = setting.make_recipe().batch_size
     print(f"\n{a.networks[0]} on {a.dataset}, batches of {batch} cut over processes of one thread; {_cores()} cores\n")
     table("processes", "ms a step", "images/s", "to one process")
@@ -177,7 +178,9 @@ def _starting_again(a: Arguments, folder: Path) -> None:
     print("\nlenet-300-100 on digits, queued again in the middle of its run, on the sandbox\n")
     table("requeue", "seconds from its start to the end of its first 13 steps")
     job = IRPRun(
-        output=folder / "again", setting=Setting(dataset="digits", epochs=1), config=IRPConfig(iterations=10_000)
+        output=folder / "again",
+        setting=Setting(task=Images(source="digits"), epochs=1),
+        config=IRPConfig(iterations=10_000),
     )
     resources = Resources(cluster="slurm", partition="gpu", cpus_per_task=1)
     with contextlib.redirect_stdout(None), open(os.devnull, "w") as null, contextlib.redirect_stderr(null):

@@ -13,6 +13,7 @@ from autosparse.config import FitConfig, IRPConfig
 from autosparse.jobs import IRPRun
 from autosparse.jobs.setting import Setting
 from autosparse.store import TripleStore
+from autosparse.tasks import Images
 from benchmarks.common import goal, heading, row, scratch, table
 
 OVERLAPS = ("0.95", "0.99")
@@ -72,7 +73,7 @@ def main(a: Arguments) -> None:
     """Fit and print."""
     heading()
     with scratch(a.folder) as folder:
-        setting, config = Setting(dataset="digits", epochs=1), IRPConfig(iterations=2)
+        setting, config = Setting(task=Images(source="digits"), epochs=1), IRPConfig(iterations=2)
         made = IRPRun(setting=setting, config=config, output=folder)
         if not a.triples:
             made.run(Accelerator())

@@ -13,11 +13,11 @@ from autosparse import cluster
 from autosparse.cluster import Resources, site_resources
 from autosparse.command import run
 from autosparse.config import OneShot
-from autosparse.jobs import IRPRun
+from autosparse.jobs import IRPRun, Tasked
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Tasked):
     """Prune networks iteratively, rewinding them to their initial state, and store (theta, grad, survival).
 
     One run for each criterion and seed, below OUTPUT/irp. Prints their folders. A run that is complete is not run

@@ -10,11 +10,11 @@ from autosparse import cluster
 from autosparse.cluster import Resources, site_resources
 from autosparse.command import choices, run
 from autosparse.config import CRITERIA, PRETRAINED, Sanity
-from autosparse.jobs import PruneRun
+from autosparse.jobs import PruneRun, Tasked
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Tasked):
     """Prune networks before training, by one criterion or several, and train them.
 
     One run for each criterion, sparsity and seed, below OUTPUT/prune. Prints their folders.

@@ -15,11 +15,11 @@ from tests.conftest import ROOT
 # ground first; a room imports from itself and from lower layers only
 LAYERS = [
     {"errors", "lazy"},
-    {"files", "command", "distributed", "seeds", "sizes"},
+    {"files", "command", "distributed", "metrics", "registry", "seeds", "sizes"},
     {"config"},
     {"networks", "data", "pruning", "cluster"},
-    {"criteria", "training", "store"},
-    {"irp", "autos"},
+    {"criteria", "training", "store", "integrations"},
+    {"irp", "autos", "tasks"},
     {"api"},
     {"jobs"},
     {"study"},
@@ -106,11 +106,15 @@ def test_prune_keeps_exactly_and_changes_nothing(criterion: str, convolutional: 
 
 def test_prune_warns_of_empty_layers(model: nn.Module, data: ImageData) -> None:
     with pytest.warns(UserWarning, match=r"nothing is kept of layers fc1\.weight, fc2\.weight;"):
-        autosparse.prune(model, [], lambda model, mask, batches: torch.arange(mask.layout.size).float(), 0.99)
+        autosparse.prune(
+            model, [], criterion=lambda model, mask, batches: torch.arange(mask.layout.size).float(), sparsity=0.99
+        )
 
 
 def test_prune_takes_a_callable(model: nn.Module, data: ImageData) -> None:
-    mask = autosparse.prune(model, [], lambda model, mask, batches: torch.arange(mask.layout.size).float(), 0.9)
+    mask = autosparse.prune(
+        model, [], criterion=lambda model, mask, batches: torch.arange(mask.layout.size).float(), sparsity=0.9
+    )
     assert mask.kept[-mask.count :].all()
 
 
@@ -121,7 +125,7 @@ def test_prune_refuses_sparsities_outside_0_1(sparsity: float, model: nn.Module)
 
 
 def test_prune_refuses_an_unknown_criterion(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"unknown criterion 'wanda'; valid: pretrained, random, .*or the folder"):
+    with pytest.raises(ValueError, match=r"unknown criterion 'wanda'; valid: pretrained, random, .*the folder"):
         autosparse.prune(model, [], criterion="wanda")
 
 

@@ -66,6 +66,11 @@ from tests.conftest import ROOT
         ),
         ("select", "--scores 100000 --repeats 1", ["| 50% | torch.kthvalue |", "- at 1%, 3 times faster"]),
         (
+            "sparse",
+            "--network lenet-300-100 --width 64 --repeats 1 --folder FOLDER",
+            ["| 99% | 64 |", "- at 90%, a file of at most 20% of the dense one: "],
+        ),
+        (
             "scale",
             "--sizes 1e5 --batch-size 1024 --enough 0 --fit --fit-steps 2 --folder FOLDER",
             ["| 100,000 |", "| peak memory of the process |", "- fit and validation within 2 GiB"],

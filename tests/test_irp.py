@@ -112,7 +112,7 @@ def test_the_triples_are_those_of_the_algorithm(images: Images, accelerator: Acc
     assert np.array_equal(store.survival(), sum(mask.int() for mask in kept[1:]).numpy())
     assert [row["iteration"] for row in history] == list(range(N + 1))
     assert history == json.loads((tmp_path / "history.json").read_text())
-    assert history[0]["accuracy"] > 0.7
+    assert history[0]["test"] > 0.7
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
@@ -228,7 +228,7 @@ def test_other_criteria_and_schedules(name: str, images: Images, accelerator: Ac
 
 def test_a_nan_score_names_iteration_and_layer(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
     def broken(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
-        scores = torch.ones(mask.layout.size)
+        scores = torch.arange(mask.layout.size, dtype=torch.float32)
         if mask.sparsity:
             scores[mask.kept.nonzero()[-1]] = torch.nan
         return scores
@@ -248,6 +248,8 @@ def test_a_folder_of_another_run_is_refused(images: Images, accelerator: Acceler
         run(tmp_path, images, accelerator, config=replace(CONFIG, iterations=N + 1))
     with pytest.raises(UserError, match=r"is the store of a run with seed = 4, not 5"):
         run(tmp_path, images, accelerator, attributes={"seed": 5})
+    with pytest.raises(UserError, match=r"is the store of a run with criterion = snip, not magnitude"):
+        run(tmp_path, images, accelerator, config=replace(CONFIG, criterion="magnitude"), attributes={"seed": 4})
 
 
 def test_a_run_whose_store_was_deleted_is_run_again(
@@ -294,7 +296,7 @@ def test_two_processes_write_one_complete_store(
     assert two.densities == one.densities
     # sums in another order: a unit at the kink of its ReLU, or a near-tie of scores, may fall otherwise
     assert (two.survival() == one.survival()).mean() > 0.9
-    first = [json.loads((folder / "history.json").read_text())[0]["accuracy"] for folder in folders]
+    first = [json.loads((folder / "history.json").read_text())[0]["test"] for folder in folders]
     assert first[0] == pytest.approx(first[1], abs=0.02)
 
 

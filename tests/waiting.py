@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -32,9 +32,9 @@ def waiting(step: int, sign: Path) -> Iterator[None]:
         Progress.update = go_on
 
 
-def waiting_irp(step: int, output: Path) -> BaseProcess:
-    """A process that runs `SMALL_IRP` and waits after a step; its standard error is in the file `said`."""
-    process = FORKS.Process(target=_irp, args=(step, output), daemon=True)
+def waiting_irp(step: int, output: Path, options: Sequence[str] = SMALL_IRP) -> BaseProcess:
+    """A process that runs IRP and waits after a step; its standard error is in the file `said`."""
+    process = FORKS.Process(target=_irp, args=(step, output, options), daemon=True)
     process.start()
     while not (output / "waiting").exists():
         assert process.is_alive(), (output / "said").read_text()
@@ -42,7 +42,7 @@ def waiting_irp(step: int, output: Path) -> BaseProcess:
     return process
 
 
-def _irp(step: int, output: Path) -> None:
+def _irp(step: int, output: Path, options: Sequence[str]) -> None:
     sys.stderr = (output / "said").open("w", buffering=1)
     with waiting(step, output / "waiting"):
-        sys.exit(run_script("irp", *SMALL_IRP, "--output", str(output)))
+        sys.exit(run_script("irp", *options, "--output", str(output)))

@@ -174,7 +174,10 @@ def _grad(model: nn.Module, mask: Mask, batches: Batches, batch_norm: str) -> Te
 
 
 def _flow(model: nn.Module, mask: Mask, batches: Batches, batch_norm: str) -> Tensor:
-    return dataflow(model, mask, batches)
+    try:
+        return dataflow(model, mask, batches)
+    except UserError as error:
+        raise UserError(f"this AutoS looks at what flows through each weight: {error}") from error
 
 
 # a new feature: its name in `INPUTS` and in `_NAMES`, its gain, and how it is measured

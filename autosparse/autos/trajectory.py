@@ -19,7 +19,6 @@ from autosparse.autos.samples import Sample, SampleLoader
 from autosparse.config import FitConfig
 from autosparse.criteria.base import Batches
 from autosparse.errors import UserError
-from autosparse.pruning import Layout
 from autosparse.seeds import stream
 from autosparse.store import TripleStore
 from autosparse.store.order import Part, select
@@ -125,9 +124,9 @@ def states_of(
     Raises:
         UserError: the model is not the run's.
     """
-    layout = Layout.of(model)
+    layout = store.layout
     theta = layout.flatten(layout.weights(model)).clone()
-    if layout != store.layout or not np.array_equal(theta.cpu().numpy(), store.theta()):
+    if not np.array_equal(theta.cpu().numpy(), store.theta()):
         raise UserError(f"the network of {store.storage} cannot be built again with its initial weights")
     held_out = torch.zeros(layout.size, dtype=torch.bool)
     held_out[torch.from_numpy(select(0, layout.size, seed, "held-out"))] = True

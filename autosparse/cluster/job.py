@@ -48,6 +48,10 @@ class Job(ABC):
         """The resolved configuration, which `config.yaml` holds; two runs with the same one are the same run."""
         return {"kind": self.kind, **settings(self), **self.derived()}
 
+    def sources(self) -> list[Path]:
+        """Files of the user's that the run computes with; copied into its folder."""
+        return []
+
     @classmethod
     def defaults(cls) -> Mapping[str, Any]:
         """What a configuration that does not say an option means: a run from before the option was there had it so."""

@@ -60,6 +60,8 @@ def write_config(job: Job) -> None:
         raise UserError(difference)
     path = job.folder / "config.yaml"
     if not _has_output(job.folder) or not path.is_file():
+        for source in job.sources():
+            write_text(path.parent / source.name, source.read_text())
         write_text(path, yaml.safe_dump(job.identity(), sort_keys=False))
 
 

@@ -16,8 +16,9 @@ from autosparse.cluster.progress import PROGRESS
 from autosparse.cluster.provenance import read_config
 from autosparse.errors import UserError
 from autosparse.files import read_json
+from autosparse.metrics import described
 
-COLUMNS = ("run", "state", "job", "iteration", "done", "left", "sparsity", "accuracy", "requeues", "node")
+COLUMNS = ("run", "state", "job", "iteration", "done", "left", "sparsity", "metric", "requeues", "node")
 ENDED = ("complete", "failed", "killed", "interrupted", "not started")
 SILENT = "Slurm does not answer (squeue)"
 
@@ -114,16 +115,17 @@ def _state(folder: Path, said: dict[str, Any], job: str | None, queue: dict[str,
 
 
 def _figures(folder: Path) -> dict[str, str]:
-    """Iteration, sparsity and accuracy, as far as there are any."""
+    """Iteration, sparsity and metric, as far as there are any."""
     if result := _read(folder / "result.json"):
-        return {"sparsity": f"{1 - result['density']:.2%}", "accuracy": f"{result['accuracy']:.2%}"}
+        return {"sparsity": f"{1 - result['density']:.2%}", "metric": described(result["metric"], result["test"])}
     config = read_config(folder) if (folder / "config.yaml").is_file() else {}
     history = read_json(folder / "history.json") if (folder / "history.json").is_file() else []
     figures = {}
     if "iterations" in config:
         figures["iteration"] = f"{max(0, len(history) - 1)} of {config['iterations']}"
     if history:
-        return figures | {"sparsity": f"{1 - history[-1]['density']:.2%}", "accuracy": f"{history[-1]['accuracy']:.2%}"}
+        last = history[-1]
+        return figures | {"sparsity": f"{1 - last['density']:.2%}", "metric": described(last["metric"], last["test"])}
     return figures | ({"sparsity": f"{config['sparsity']:.2%}"} if "sparsity" in config else {})
 
 

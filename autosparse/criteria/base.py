@@ -1,15 +1,18 @@
 """What a criterion is, and the one road from a criterion to a mask."""
 
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
+from autosparse.criteria.failures import refuse_zeros
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
-from autosparse.pruning import Mask, keep_top
+from autosparse.pruning import Layout, Mask, keep_top
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[Any]
+"""(inputs, targets), or whatever their own attribute `loss` takes, see `criteria.loss.loss_of`."""
 
 
 class Criterion(Protocol):
@@ -34,13 +37,30 @@ def select(criterion: Criterion | Targeted, model: nn.Module, mask: Mask, batche
         criterion: any.
         model: its weights are those to be scored, `mask` already applied to them; left as it was.
         mask: what is left to choose from.
-        batches: (inputs, targets); under `torch.distributed` this process's own.
+        batches: (inputs, targets), or with a loss of their own; under `torch.distributed` this process's own.
         k: how many to keep.
 
     Raises:
         UserError: a score that is NaN, or a model or batches that the criterion cannot take.
     """
-    if absent := [name for name, weight in mask.layout.weights(model).items() if weight.is_meta]:
-        raise UserError(f"layer {absent[0]} is on the meta device, without values; build the model elsewhere")
+    check_values(model, mask.layout)
     score = criterion.at(k) if isinstance(criterion, Targeted) else criterion
-    return keep_top(broadcast(score(model, mask, batches)), k, mask)
+    scores = score(model, mask, batches)
+    if not isinstance(scores, Tensor) or scores.dtype != torch.float32 or scores.shape != mask.kept.shape:
+        given = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise UserError(
+            f"a criterion gives scores float32 ({mask.layout.size},), higher is kept; this one gives {given}"
+        )
+    scores = broadcast(scores)
+    refuse_zeros(scores, model, mask)
+    return keep_top(scores, k, mask)
+
+
+def check_values(model: nn.Module, layout: Layout) -> None:
+    """Refuse weights that have none.
+
+    Raises:
+        UserError: a layer is on the meta device.
+    """
+    if absent := [name for name, weight in layout.weights(model).items() if weight.is_meta]:
+        raise UserError(f"layer {absent[0]} is on the meta device, without values; build the model elsewhere")

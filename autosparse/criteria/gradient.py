@@ -4,14 +4,16 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Batches
 from autosparse.criteria.failures import in_one_line, naming_layers
-from autosparse.criteria.loss import checked, summed_cross_entropy
+from autosparse.criteria.loss import CrossEntropy, Loss, batch_size, loss_of
 from autosparse.distributed import all_reduce
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout
+from autosparse.pruning.prunable import unwrapped
 
 BATCH_NORM_MODES = ("batch", "running")
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -36,7 +38,8 @@ def scoring_mode(model: nn.Module, batch_norm: str = "batch") -> Iterator[None]:
     for norm in tracking:
         norm.training, norm.track_running_stats = True, False
     try:
-        yield
+        with _differentiable_in_evaluation(model):
+            yield
     finally:
         for norm, tracked in tracking.items():
             norm.track_running_stats = tracked
@@ -44,13 +47,28 @@ def scoring_mode(model: nn.Module, batch_norm: str = "batch") -> Iterator[None]:
             module.training = flag
 
 
+@contextlib.contextmanager
+def _differentiable_in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Without cuDNN where there are recurrent layers: its are differentiable in training mode only, and once."""
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()) and torch.cuda.is_available():
+        with torch.backends.cudnn.flags(enabled=False):
+            yield
+    else:
+        yield
+
+
+Derivative = Callable[[Tensor, list[nn.Parameter]], Sequence[Tensor | None]]
+"""(loss summed over a batch, weights) -> a tensor for each weight, None for one it does not depend on; linear in the
+loss."""
+
+
 def mean_gradient(
     model: nn.Module, layout: Layout, batches: Batches, batch_norm: str = "batch", temperature: float = 1.0
 ) -> Tensor:
-    """∂/∂θ of the cross-entropy averaged over all samples (paper, g0 in eq. 3); see `mean_derivative`."""
+    """∂/∂θ of the loss averaged over all samples (paper, g0 in eq. 3); see `mean_derivative`."""
 
-    def gradient(loss: Tensor, weights: list[nn.Parameter]) -> Sequence[Tensor]:
-        return torch.autograd.grad(loss, weights, materialize_grads=True)
+    def gradient(loss: Tensor, weights: list[nn.Parameter]) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(loss, weights, allow_unused=True)
 
     return mean_derivative(model, layout, batches, gradient, "gradient", temperature, batch_norm)
 
@@ -59,53 +77,81 @@ def mean_derivative(
     model: nn.Module,
     layout: Layout,
     batches: Batches,
-    derivative: Callable[[Tensor, list[nn.Parameter]], Sequence[Tensor]],
+    derivative: Derivative,
     name: str,
     temperature: float = 1.0,
     batch_norm: str = "batch",
 ) -> Tensor:
-    """A derivative of the cross-entropy averaged over all samples of all batches.
+    """A derivative of the loss averaged over all samples of all batches.
 
-    Under `torch.distributed`, over the samples of all processes. The parameters' own `.grad` is left alone.
+    The loss is that of the batches, see `criteria.loss.loss_of`. The cross-entropy is averaged over all targets that
+    count; of another loss, the means of the batches are averaged, each by its number of samples. Under
+    `torch.distributed`, over those of all processes. The parameters' own `.grad` is left alone.
 
     Args:
         model: any module with the layout's weights; it is left as it was.
         layout: whose weights to differentiate by.
-        batches: (inputs, targets), on any device.
-        derivative: (loss summed over a batch, weights) -> a tensor for each weight; linear in the loss.
+        batches: (inputs, targets), or whatever their loss takes, on any device.
+        derivative: of the loss.
         name: what the derivative is called.
-        temperature: what logits are divided by.
+        temperature: what logits are divided by; of the cross-entropy alone.
         batch_norm: see `scoring_mode`.
 
     Returns:
         float32 (P,) in layout order, on the model's device.
 
     Raises:
-        UserError: no samples, a batch or outputs that have no cross-entropy, a network that fails (names the layer), or
-            a derivative that is not finite (names the layer).
+        UserError: no samples, a batch or outputs that the loss cannot take, a network that fails (names the layer), a
+            loss that is no number or depends on no prunable weight, or a derivative that is not finite (names the
+            layer).
     """
+    model = unwrapped(model)
     weights = list(layout.weights(model).values())
     flat = torch.zeros(layout.size, device=weights[0].device)
     parts = [flat[layer.offset : layer.offset + layer.size].view(layer.shape) for layer in layout.layers]
     samples = torch.zeros((), dtype=torch.float64, device=flat.device)
+    loss, given, reached = loss_of(batches), False, False
     with scoring_mode(model, batch_norm), _differentiable(weights):
-        for inputs, targets in checked(batches):
+        for batch in batches:
+            given = True
             with naming_layers(f"the {name} of this network cannot be taken", model):
-                outputs = model(inputs.to(flat.device))
-            loss = summed_cross_entropy(outputs, targets.to(flat.device), temperature)
+                total, count = _total(loss, model, send_to_device(batch, flat.device), temperature)
             with in_one_line(f"the {name} of this network cannot be taken"):
-                values = derivative(loss, weights)
+                values = derivative(total, weights)
             for part, value in zip(parts, values, strict=True):
-                part += value
-            samples += len(targets)
+                if value is not None:
+                    part += value
+                    reached = True
+            samples += count
     all_reduce(flat, samples)
+    if given and not reached:
+        raise UserError(f"the {name} of this network cannot be taken: the loss depends on no prunable weight")
     if not samples:
-        raise UserError("the gradient needs at least one batch; none was given")
+        raise UserError(
+            "the gradient needs at least one target that counts; the batches are empty, or all targets are ignored"
+            if given
+            else "the gradient needs at least one batch; none was given"
+        )
     flat.div_(samples)
     if not flat.isfinite().all():
         layer = layout.layer_at(int((~flat.isfinite()).nonzero()[0]))
         raise UserError(f"the {name} is not finite, first in layer {layer.name}")
     return flat
+
+
+def _total(loss: Loss, model: nn.Module, batch: object, temperature: float) -> tuple[Tensor, Tensor | int]:
+    """The loss summed over a batch, and over how many."""
+    if isinstance(loss, CrossEntropy):
+        total, count = loss.total(model, batch, temperature)
+    else:
+        mean, count = loss(model, batch), batch_size(batch)
+        if not isinstance(mean, Tensor) or mean.numel() != 1 or not mean.is_floating_point():
+            what = f"{tuple(mean.shape)}" if isinstance(mean, Tensor) else f"a {type(mean).__name__}"
+            raise UserError(f"loss must return the mean loss of a batch, a tensor of one number; it returns {what}")
+        total = mean.reshape(()) * count
+    if not total.requires_grad:
+        raise UserError("the loss has no gradient: the network's outputs are detached, or computed under no_grad")
+    return total, count
 
 
 @contextlib.contextmanager

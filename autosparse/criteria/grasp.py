@@ -5,10 +5,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from autosparse.criteria.balanced import class_balanced
 from autosparse.criteria.base import Batches
 from autosparse.criteria.gradient import mean_derivative, mean_gradient
+from autosparse.criteria.loss import CrossEntropy, loss_of
+from autosparse.criteria.rounds import check_repeatable
+from autosparse.criteria.scored import Scored
 from autosparse.pruning import Mask
 
 
@@ -21,25 +25,39 @@ class GraSP:
     writes -θ ⊙ Hg and "remove the lowest", which is the wrong way round.)
 
     Looks at the first `per_class` samples of each class among all batches (ten, as Wang et al. for CIFAR), see
-    `class_balanced`; costs two forward passes, a backward pass and a backward pass through it over each.
+    `class_balanced`; at the batches as they are where targets are no class of a sample, such as tokens or shares, or
+    where the loss is another than the cross-entropy, which then has no temperature either. Attention is computed by
+    its formula, which can be differentiated twice. Costs two forward passes, a backward pass and a backward pass
+    through it over each.
     """
 
     per_class: int = 10
     temperature: float = 200.0
 
     def __call__(self, model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
-        layout = mask.layout
-        balanced = class_balanced(batches, self.per_class)
-        direction = mean_gradient(model, layout, balanced, temperature=self.temperature)
-        parts = layout.unflatten(direction)
-        along = [parts[name].to(weight.dtype) for name, weight in layout.weights(model).items()]
+        layout, batches = mask.layout, self._balanced(batches)
+        with sdpa_kernel(SDPBackend.MATH):
+            direction = mean_gradient(model, layout, batches, temperature=self.temperature)
+            parts = layout.unflatten(direction)
+            along = [parts[name].to(weight.dtype) for name, weight in layout.weights(model).items()]
 
-        def product(loss: Tensor, weights: list[nn.Parameter]) -> Sequence[Tensor]:
-            first = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-            used = [k for k, gradient in enumerate(first) if gradient.requires_grad]
-            return torch.autograd.grad(
-                [first[k] for k in used], weights, [along[k] for k in used], materialize_grads=True
-            )
+            def product(loss: Tensor, weights: list[nn.Parameter]) -> Sequence[Tensor | None]:
+                first = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+                used = [(g, v) for g, v in zip(first, along, strict=True) if g is not None and g.requires_grad]
+                if not used:
+                    return [None if g is None else torch.zeros_like(g) for g in first]
+                gradients, directions = zip(*used, strict=True)
+                return torch.autograd.grad(gradients, weights, directions, allow_unused=True)
 
-        scores = mean_derivative(model, layout, balanced, product, "Hessian times gradient", self.temperature)
+            scores = mean_derivative(model, layout, batches, product, "Hessian times gradient", self.temperature)
         return scores.mul_(layout.flatten(layout.weights(model)))
+
+    def _balanced(self, batches: Batches) -> Batches:
+        """As many of each class, with the same loss; all batches where there are no such classes."""
+        loss = loss_of(batches)
+        if isinstance(loss, CrossEntropy):
+            balanced = class_balanced(batches, self.per_class, loss.ignore_index)
+            if balanced is not None:
+                return Scored(balanced, loss)
+        check_repeatable(batches)
+        return batches

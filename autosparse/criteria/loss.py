@@ -1,59 +1,179 @@
-"""The loss that gradients are of, and the outputs and targets that it takes."""
+"""The loss that gradients are of: cross-entropy by default, and what outputs and targets it takes."""
 
-from torch import Tensor
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autosparse.criteria.base import Batches
 from autosparse.errors import UserError
 
+Loss = Callable[[nn.Module, Any], Tensor]
+"""(model, batch) -> the mean loss of the batch, a tensor of one number."""
+_OWN = "for another loss give loss=, a function (model, batch) -> the mean loss of the batch"
 
-def summed_cross_entropy(outputs: object, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """The cross-entropy of a batch, summed over its samples.
 
-    Args:
-        outputs: class scores, floating point (B, classes) or (B, classes, ...).
-        targets: class indices, of any integer dtype, (B,) or (B, ...); or shares of the classes, floating point, in
-            the shape of the outputs. On the same device.
-        temperature: what the scores are divided by.
+@dataclass(frozen=True)
+class CrossEntropy:
+    """The default loss, of batches (inputs, targets).
+
+    The network's outputs are class scores, floating point (B, classes), (B, classes, ...) or (B, ..., classes), or
+    have them as `.logits`. Targets are class indices of any integer dtype, (B,) or (B, ...), whose shape says where the
+    classes are: in the second dimension where both fit, as torch has it. Or they are shares of the classes, floating
+    point in the shape of the outputs, that sum to 1.
+
+    Attributes:
+        ignore_index: targets that do not count.
+        checked: False for data that are known to be good: `F.cross_entropy(model(inputs), targets)` and no more,
+            which on a GPU waits for nothing.
+    """
+
+    ignore_index: int = -100
+    checked: bool = True
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        """The mean over the targets that count.
+
+        Raises:
+            UserError: see `total`; no target counts.
+        """
+        if not self.checked:
+            inputs, targets = batch
+            return F.cross_entropy(model(inputs), targets, ignore_index=self.ignore_index)
+        loss, count = self.total(model, batch)
+        if not count:
+            raise UserError(f"all targets of a batch are {self.ignore_index}, which is ignored; {_OWN}")
+        return loss / count
+
+    def total(self, model: nn.Module, batch: Any, temperature: float = 1.0) -> tuple[Tensor, Tensor | int]:
+        """The sum over the targets that count, and how many they are.
+
+        Args:
+            model: whose outputs.
+            batch: (inputs, targets), on its device.
+            temperature: what the scores are divided by.
+
+        Raises:
+            UserError: a batch, outputs or targets that have no cross-entropy, or a class that there is no score for.
+        """
+        if not self.checked:
+            inputs, targets = batch
+            scores = model(inputs)
+            count = targets.numel() // scores.shape[1] if targets.is_floating_point() else self._counted(targets).sum()
+            return self._sum(scores / temperature, targets), count
+        inputs, targets = pair(batch)
+        scores = _class_scores(model(inputs))
+        if targets.is_floating_point():
+            scores, targets = _matching_shares(scores, targets)
+            return self._sum(scores / temperature, targets), targets.numel() // targets.shape[1]
+        scores = _classes_second(scores, targets)
+        count = self._check_indices(targets, scores.shape[1])
+        return self._sum(scores / temperature, targets.long()), count
+
+    def _sum(self, scores: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(scores, targets, reduction="sum", ignore_index=self.ignore_index)
+
+    def _counted(self, targets: Tensor) -> Tensor:
+        return targets != self.ignore_index
+
+    def _check_indices(self, targets: Tensor, classes: int) -> int:
+        """How many targets count. Not left to torch: on a GPU a target out of range would stop the process."""
+        counted = targets[self._counted(targets)]
+        if not counted.numel():
+            return 0
+        low, high = (int(end) for end in counted.aminmax())
+        if not 0 <= low <= high < classes:
+            raise UserError(
+                f"targets must lie in 0..{classes - 1} for {classes} class scores, got {low}..{high}; {_OWN}"
+            )
+        return counted.numel()
+
+
+def loss_of(batches: Iterable[Any]) -> Loss:
+    """The loss that goes with batches: their own attribute `loss` where they have one, else the cross-entropy."""
+    loss: Loss | None = getattr(batches, "loss", None)
+    return CrossEntropy() if loss is None else loss
+
+
+def pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """A batch as (inputs, targets).
 
     Raises:
-        UserError: outputs or targets that are none of these, or a class that there is no score for.
+        UserError: it is no pair of tensors of one length.
     """
-    if not isinstance(outputs, Tensor):
-        raise UserError(f"a network must return a tensor of class scores, this one returns a {type(outputs).__name__}")
-    shape = tuple(outputs.shape)
-    if len(shape) < 2 or not outputs.is_floating_point():
-        raise UserError(f"class scores are floating point (B, classes), this network returns {_described(outputs)}")
-    if targets.is_floating_point():
-        if tuple(targets.shape) != shape:
-            raise UserError(f"targets must be class indices, or shares of shape {shape}; got {_described(targets)}")
-        return F.cross_entropy(outputs / temperature, targets, reduction="sum")
-    wanted = (shape[0], *shape[2:])
-    if tuple(targets.shape) != wanted:
-        raise UserError(f"for class scores of shape {shape} the targets must be {wanted}, got {tuple(targets.shape)}")
-    # not left to torch: on a GPU it would stop the process, and it takes -100 for no target at all
-    low, high = (int(end) for end in targets.aminmax()) if targets.numel() else (0, 0)
-    if not 0 <= low <= high < shape[1]:
-        raise UserError(f"targets must lie in 0..{shape[1] - 1} for {shape[1]} class scores, got {low}..{high}")
-    return F.cross_entropy(outputs / temperature, targets.long(), reduction="sum")
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        what = f"{len(batch)} parts" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
+        raise UserError(f"a batch is a pair (inputs, targets), got {what}; {_OWN}")
+    inputs, targets = batch
+    if not all(isinstance(part, Tensor) and part.ndim for part in batch):
+        kinds = " and ".join(type(part).__name__ for part in batch)
+        raise UserError(f"inputs and targets must be tensors with a first dimension of samples, got {kinds}; {_OWN}")
+    if len(inputs) != len(targets):
+        raise UserError(f"a batch has {len(inputs)} inputs and {len(targets)} targets; {_OWN}")
+    return inputs, targets
 
 
-def checked(batches: Batches) -> Batches:
-    """The same batches.
+def batch_size(batch: Any) -> int:
+    """How many samples a batch has, whatever it is.
 
-    Raises:
-        UserError: one that is no pair of tensors of one length.
+    Of a tuple, list or mapping with tensors it is the length of the first. A list of tensors of several lengths, or of
+    mappings, is one of samples, and so is any list within a batch. What has no length is one sample.
     """
-    for batch in batches:
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise UserError(f"a batch is a pair (inputs, targets), got a {type(batch).__name__}")
-        inputs, targets = batch
-        if not all(isinstance(part, Tensor) and part.ndim for part in batch):
-            kinds = " and ".join(type(part).__name__ for part in batch)
-            raise UserError(f"inputs and targets must be tensors with a first dimension of samples, got {kinds}")
-        if len(inputs) != len(targets):
-            raise UserError(f"a batch has {len(inputs)} inputs and {len(targets)} targets")
-        yield inputs, targets
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 1
+    fields = list(batch.values()) if isinstance(batch, Mapping) else batch
+    if not isinstance(fields, tuple | list):
+        return len(fields) if hasattr(fields, "__len__") and not isinstance(fields, str | bytes) else 1
+    lengths = [len(field) for field in fields if isinstance(field, Tensor) and field.ndim]
+    ragged = len(lengths) == len(fields) and len({*lengths}) > 1
+    if isinstance(batch, list) and (ragged or all(isinstance(each, Mapping) for each in batch)):
+        return len(batch)
+    if lengths:
+        return lengths[0]
+    inner = next((field for field in fields if isinstance(field, tuple | list | Mapping)), fields)
+    return len(inner) if inner is fields or isinstance(inner, list) else batch_size(inner)
+
+
+def _class_scores(outputs: object) -> Tensor:
+    scores = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+    if not isinstance(scores, Tensor):
+        kind = type(outputs).__name__
+        raise UserError(f"a network must return a tensor of class scores, this one returns a {kind}; {_OWN}")
+    if scores.ndim < 2 or not scores.is_floating_point():
+        raise UserError(
+            f"class scores are floating point (B, classes), this network returns {_described(scores)}; {_OWN}"
+        )
+    return scores
+
+
+def _classes_second(scores: Tensor, targets: Tensor) -> Tensor:
+    """Class scores (B, classes, ...) for class indices (B, ...)."""
+    shape = tuple(scores.shape)
+    second, last = (shape[0], *shape[2:]), shape[:-1]
+    if tuple(targets.shape) not in (second, last):
+        wanted = f"{second} or {last}" if second != last else f"{second}"
+        raise UserError(
+            f"for class scores of shape {shape} the targets must be {wanted}, got {_described(targets)}; {_OWN}"
+        )
+    if tuple(targets.shape) != second:
+        scores = scores.movedim(-1, 1)
+    if scores.shape[1] < 2:
+        raise UserError(f"one class score, {shape}, has no cross-entropy; {_OWN}")
+    return scores
+
+
+def _matching_shares(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Class scores and shares of classes, both (B, classes, ...)."""
+    shape = tuple(scores.shape)
+    if shape[1:] == (1,):
+        raise UserError(f"one class score, {shape}, has no cross-entropy; {_OWN}")
+    if tuple(targets.shape) != shape:
+        raise UserError(f"targets must be class indices, or shares of shape {shape}; got {_described(targets)}; {_OWN}")
+    for dim in dict.fromkeys((1, scores.ndim - 1)):
+        if shape[dim] > 1 and (targets.sum(dim) - 1.0).abs().le(1e-3).all() and targets.ge(0.0).all():
+            return scores.movedim(dim, 1), targets.movedim(dim, 1)
+    raise UserError(f"floating-point targets must be shares of the classes, which sum to 1; {_OWN}")
 
 
 def _described(tensor: Tensor) -> str:

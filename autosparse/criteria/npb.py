@@ -7,13 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Batches, Criterion
+from autosparse.criteria.double import Embedding
 from autosparse.criteria.erk import erk_counts
-from autosparse.criteria.flow import first_shape, flow, in_double, ones, run
+from autosparse.criteria.feeding import Call
+from autosparse.criteria.flow import flow, in_double, ones_of, run
 from autosparse.criteria.nodes import Channels, balance, deal
 from autosparse.criteria.paths import counting_paths, entering
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top_each
+from autosparse.pruning.prunable import canonical, unwrapped
 from autosparse.seeds import stream
+
+_COUNTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -52,21 +57,22 @@ class NPB:
         def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
             if mask.count != mask.layout.size:
                 raise UserError("npb prunes a whole network; this one has been pruned already")
-            return self._score(model, mask, first_shape(batches), k)
+            call, embedding = ones_of("npb", model, batches, mask.kept.device)
+            return self._score(unwrapped(model), mask, call, embedding, k)
 
         return score
 
-    def _score(self, model: nn.Module, full: Mask, shape: torch.Size, k: int) -> Tensor:
+    def _score(self, model: nn.Module, full: Mask, call: Call, embedding: Embedding | None, k: int) -> Tensor:
         layout = full.layout
+        modules = _modules(model, layout)
         counts = erk_counts(layout, k, [layer.size for layer in layout.layers])
         with counting_paths(model):
             state = {
                 name: tensor.zero_() if name.endswith("bias") else tensor.abs_()
                 for name, tensor in in_double(model).items()
             }
-            one = ones(shape, full.kept.device)
-            self._choose(model, layout, state, one, counts)
-            paths = flow("npb", model, layout, state, one)
+            self._choose(model, modules, state, call, embedding, counts)
+            paths = flow("npb", model, layout, state, call, embedding)
         scores = torch.empty(layout.size, device=full.kept.device)
         for name, part in layout.unflatten(scores).items():
             kept, through = state.pop(name).detach() > 0, paths.pop(name)
@@ -78,11 +84,17 @@ class NPB:
         return scores.sub_(4.0 * ~chosen.kept)
 
     def _choose(
-        self, model: nn.Module, layout: Layout, state: dict[str, Tensor], one: Tensor, counts: list[int]
+        self,
+        model: nn.Module,
+        modules: dict[str, nn.Module],
+        state: dict[str, Tensor],
+        call: Call,
+        embedding: Embedding | None,
+        counts: list[int],
     ) -> None:
         """Set the weights in `state` to 1 where they are kept and 0 elsewhere, each layer as the network calls it."""
         generator = np.random.Generator(np.random.PCG64(stream("npb", self.seed)))
-        waiting = {layer.name: count for layer, count in zip(layout.layers, counts, strict=True)}
+        waiting = dict(zip(modules, counts, strict=True))
 
         def choose(name: str, module: nn.Module, inputs: Tensor) -> None:
             if name not in waiting:  # a layer that is called again
@@ -101,19 +113,38 @@ class NPB:
             state[name].copy_(torch.from_numpy(deal(channels, units, generator)))
 
         hooks = [
-            model.get_submodule(layer.name.rpartition(".")[0]).register_forward_pre_hook(
-                lambda module, inputs, named, name=layer.name: choose(
-                    name, module, next(iter((*inputs, *named.values())))
-                ),
+            module.register_forward_pre_hook(
+                lambda module, inputs, named, name=name: choose(name, module, next(iter((*inputs, *named.values())))),
                 with_kwargs=True,
             )
-            for layer in layout.layers
+            for name, module in modules.items()
         ]
         try:
             with torch.no_grad():
-                run("npb", model, state, one)
+                run("npb", model, state, call, embedding, lambda total: total)
         finally:
             for hook in hooks:
                 hook.remove()
         if waiting:
             raise UserError(f"npb cannot prune this network: it does not call layer {next(iter(waiting))} as a module")
+
+
+def _modules(model: nn.Module, layout: Layout) -> dict[str, nn.Module]:
+    """The modules that the layers are the weights of, by the layer's name, in layout order.
+
+    Raises:
+        UserError: a layer that is the weight of no linear layer and no convolution.
+    """
+    owners = {
+        canonical(f"{path}.{short}" if path else short): module
+        for path, module in model.named_modules(remove_duplicate=False)
+        for short, _ in module.named_parameters(recurse=False)
+    }
+    for layer in layout.layers:
+        owner = owners[layer.name]
+        if not isinstance(owner, _COUNTED) or not layer.name.endswith("weight"):
+            raise UserError(
+                f"npb cannot prune this network: layer {layer.name} belongs to a {type(owner).__name__}, "
+                "no linear layer or convolution; exclude= leaves it dense, synflow and snip take it"
+            )
+    return {layer.name: owners[layer.name] for layer in layout.layers}

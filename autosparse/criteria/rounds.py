@@ -9,6 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Batches, Criterion, Targeted
+from autosparse.criteria.failures import refuse_zeros
+from autosparse.criteria.loss import loss_of
+from autosparse.criteria.progress import round_started
+from autosparse.criteria.reading import PART, Reading
+from autosparse.criteria.scored import Scored
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top, keep_top_each
@@ -42,6 +47,7 @@ class Rounds:
 
         def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
             check_repeatable(batches)
+            batches = Scored(batches, loss_of(batches), memo={})
             spared = set[str]()
 
             def score_round(current: Mask, theta: Tensor, left: int) -> Tensor:
@@ -114,13 +120,16 @@ def in_rounds(
     current = choices = mask
     try:
         for i in range(1, rounds):
+            round_started(i, rounds)
             left = round(alive * (k / alive) ** (i / rounds))
             scores = broadcast(score(current, theta, left))
-            current = keep_top(scores, left, choices)
+            refuse_zeros(scores, model, current)
+            current = keep_top(scores, left, choices, lenient=True)
             del scores
             choices = mask if revive else current
             _set_weights(model, layout, theta)
             current.apply_(model)
+        round_started(rounds, rounds)
         return score(current, theta, k).masked_fill_(~choices.kept, -torch.inf)
     finally:
         _set_weights(model, layout, theta)
@@ -139,7 +148,10 @@ def check_repeatable(batches: Batches) -> None:
     Raises:
         UserError: a generator or other iterator.
     """
+    while isinstance(batches, Scored | Reading):
+        batches = batches.batches
     if isinstance(batches, Iterator):
         raise UserError(
-            "this criterion looks at the batches several times; give a list or a DataLoader, not a generator"
+            "this criterion looks at the batches several times; give a list or a DataLoader, not a generator: "
+            f"{PART} is one of ten"
         )

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autosparse.data import order
 from autosparse.data.sources import Images
 from autosparse.errors import UserError
 from autosparse.seeds import stream
@@ -27,6 +29,9 @@ class ImageData:
         rank, world_size: this process; every process cuts its part of the same global batches.
     """
 
+    scoring_batch: ClassVar[int] = SCORING_BATCH
+    better: ClassVar[Literal["higher", "lower"]] = "higher"
+
     def __init__(
         self,
         images: Images,
@@ -37,12 +42,12 @@ class ImageData:
     ) -> None:
         if not 0.0 <= validation < 1.0:
             raise UserError(f"the validation share must lie in [0, 1), got {validation}")
-        order = np.random.Generator(np.random.PCG64(0)).permutation(len(images.x_train))
-        n = round(validation * len(order))
+        chosen = np.random.Generator(np.random.PCG64(0)).permutation(len(images.x_train))
+        n = round(validation * len(chosen))
         self._splits: dict[str, Batch] = {}
         for name, x, y in (
-            ("train", *_take(images.x_train, images.y_train, np.sort(order[n:]) if n else None)),
-            ("validation", *_take(images.x_train, images.y_train, np.sort(order[:n]))),
+            ("train", *_take(images.x_train, images.y_train, np.sort(chosen[n:]) if n else None)),
+            ("validation", *_take(images.x_train, images.y_train, np.sort(chosen[:n]))),
             ("test", images.x_test, images.y_test),
         ):
             self._splits[name] = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
@@ -69,21 +74,42 @@ class ImageData:
         """uint8 (B, C, H, W) to float32 of mean 0 and deviation 1 a channel."""
         return (images.float() - self._mean) / self._deviation
 
-    def training(self, batch_size: int, seed: int = 0, augment: bool = False) -> "TrainingBatches":
+    def training(self, batch_size: int, seed: int = 0, augment: bool = False, accumulate: int = 1) -> "TrainingBatches":
         """Shuffled batches of the training images."""
-        return TrainingBatches(self, *self._splits["train"], batch_size, seed, augment)
+        return TrainingBatches(self, *self._splits["train"], batch_size, seed, augment, accumulate)
 
-    def scoring(self, batch_size: int = SCORING_BATCH, limit: int | None = None) -> "FixedBatches":
+    def scoring(self, batch_size: int | None = None, limit: int | None = None) -> "FixedBatches":
         """The training images unaugmented, in fixed order; at most `limit` batches.
 
         Whole batches are dealt to the processes in turn, so that what batch normalization sees in a batch does not
         depend on how many there are.
         """
-        return FixedBatches(self, *self._splits["train"], batch_size, limit)
+        return FixedBatches(self, *self._splits["train"], batch_size or SCORING_BATCH, limit)
 
     def evaluation(self, split: str, batch_size: int = 1024) -> "FixedBatches":
         """The images of `test` or `validation` in fixed order, dealt to the processes in turn."""
         return FixedBatches(self, *self._splits[split], batch_size, None)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean cross-entropy."""
+        return cross_entropy(model, batch)
+
+    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """How many are classified rightly."""
+        return accuracy(model, batch)
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """The mean cross-entropy of a batch of (inputs, targets)."""
+    inputs, targets = batch
+    return F.cross_entropy(model(inputs), targets)
+
+
+def accuracy(model: nn.Module, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+    """`accuracy`: how many of a batch are classified rightly, and how many there are."""
+    inputs, targets = batch
+    right = (model(inputs).argmax(1) == targets).sum()
+    return {"accuracy": (right, torch.full_like(right, len(targets)))}
 
 
 @dataclass(frozen=True)
@@ -97,18 +123,17 @@ class FixedBatches:
     limit: int | None
 
     def __iter__(self) -> Iterator[Batch]:
-        size, world = self.batch_size, self.data.world_size
-        stop = len(self.labels) if self.limit is None else min(len(self.labels), self.limit * size)
-        for start in range(self.data.rank * size, stop, world * size):
-            end = min(start + size, stop)
-            yield self.data.normalize(self.images[start:end]), self.labels[start:end]
+        data = self.data
+        for start, end in order.dealt(len(self.labels), self.batch_size, self.limit, data.rank, data.world_size):
+            yield data.normalize(self.images[start:end]), self.labels[start:end]
 
 
 @dataclass(frozen=True)
 class TrainingBatches:
     """Shuffled, optionally augmented batches: a pure function of (seed, epoch, step), cut over the processes.
 
-    The last, smaller batch of an epoch is left out (a new order every epoch), unless it is the only one.
+    The last, smaller batch of an epoch is left out (a new order every epoch), unless it is the only one. A process's
+    part of a batch comes in as many pieces as are accumulated.
     """
 
     data: ImageData
@@ -117,37 +142,35 @@ class TrainingBatches:
     batch_size: int
     seed: int
     augment: bool
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, len(self.labels)) % self.data.world_size:
-            raise UserError(
-                f"a batch of {min(self.batch_size, len(self.labels))} cannot be cut evenly "
-                f"over {self.data.world_size} processes; choose another batch size"
-            )
+        order.check_even(len(self.labels), self.batch_size, self.data.world_size, self.accumulate)
 
     def __len__(self) -> int:
         """Steps in an epoch."""
-        return max(1, len(self.labels) // self.batch_size)
+        return order.steps(len(self.labels), self.batch_size)
 
     def order(self, epoch: int) -> Tensor:
         """The images of each global batch of an epoch, int64 (steps, batch)."""
-        generator = torch.Generator().manual_seed(stream("order of samples", self.seed, epoch))
-        size = min(self.batch_size, len(self.labels))
-        return torch.randperm(len(self.labels), generator=generator)[: len(self) * size].view(len(self), size)
+        return order.shuffled(len(self.labels), self.batch_size, self.seed, epoch)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's part of the batches of an epoch, from step `start` on."""
-        order = self.order(epoch)
-        part = order.shape[1] // self.data.world_size
+        steps = self.order(epoch)
+        part = steps.shape[1] // self.data.world_size
         mine = slice(self.data.rank * part, (self.data.rank + 1) * part)
         # all that comes from the host comes before the first step: a copy in between would wait for the GPU
-        index = order[start:, mine].to(self.data.device)
+        index = steps[start:, mine].to(self.data.device)
         draws = self._draws(epoch, start)[..., mine].to(self.data.device) if self.augment else None
+        piece = part // self.accumulate
         for k in range(len(index)):
-            images = self.images[index[k]]
-            if draws is not None:
-                images = crop_and_flip(images, draws[k])
-            yield self.data.normalize(images), self.labels[index[k]]
+            for first in range(0, part, piece):
+                chosen = index[k, first : first + piece]
+                images = self.images[chosen]
+                if draws is not None:
+                    images = crop_and_flip(images, draws[k, :, first : first + piece])
+                yield self.data.normalize(images), self.labels[chosen]
 
     def _draws(self, epoch: int, start: int) -> Tensor:
         """What `crop_and_flip` takes for the global batches from step `start` on, float32 (steps, 3, batch)."""

@@ -9,7 +9,7 @@ from autosparse.cluster.progress import progress
 from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.files import read_json
-from autosparse.jobs.setting import TrainingRun
+from autosparse.jobs.setting import TrainingRun, described
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -57,7 +57,8 @@ class IRPRun(TrainingRun):
         model, data = self.setting.make(self.config.seed, accelerator)
         recipe = self.setting.make_recipe()
         steps = len(data.training(recipe.batch_size)) * recipe.epochs * (self.config.iterations + 1)
-        attributes = {**self.identity(), "versions": provenance.versions(), "commit": provenance.git_commit()}
+        own = {**self.identity(), **described(self.setting.task)}
+        attributes = {**own, "versions": provenance.versions(), "commit": provenance.git_commit()}
         with progress(self.folder, steps, "irp", accelerator.is_main_process) as bar:
             IRP(
                 model=model,
@@ -66,6 +67,7 @@ class IRPRun(TrainingRun):
                 config=self.config,
                 folder=self.folder,
                 accelerator=accelerator,
+                layout=self.setting.layout(model),
                 grad_batches=self.setting.grad_batches,
                 attributes=attributes,
                 progress=bar.update,

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autosparse import registry
 from autosparse.config import CRITERIA, PRETRAINED, PruneConfig, folder_of, is_folder
 from autosparse.errors import UserError, unknown
 from autosparse.files import is_json
@@ -34,7 +35,11 @@ class PruneRun(TrainingRun):
         if c.rounds is not None and not self.learned:
             raise UserError(f"rounds are for a saved AutoS, not for {c.criterion}; snip in rounds is iterative-snip")
         if self.learned and c.criterion != PRETRAINED and not is_folder(c.criterion):
-            raise unknown("criterion", c.criterion, [PRETRAINED, *CRITERIA, "or the folder of a saved AutoS"])
+            raise unknown(
+                "criterion", c.criterion, [PRETRAINED, *CRITERIA, "the folder of a saved AutoS", "FILE.py:FUNCTION"]
+            )
+        if self.own:
+            self._found()
         super().check()
         if self.learned and not self.missing():
             from autosparse.autos import AutoSCriterion
@@ -44,13 +49,20 @@ class PruneRun(TrainingRun):
     @property
     def learned(self) -> bool:
         """Whether the criterion is a saved AutoS."""
-        return self.config.criterion not in CRITERIA
+        return self.config.criterion not in CRITERIA and not self.own
+
+    @property
+    def own(self) -> bool:
+        """Whether the criterion is a function of the user's, by its import path."""
+        return registry.is_path(self.config.criterion)
 
     @property
     def label(self) -> str:
         """The criterion's name in folders and tables."""
         rounds = f"-r{self.config.rounds}" if self.config.rounds else ""
-        return f"autos-{self.saved.resolve().name}{rounds}" if self.learned else self.config.criterion
+        return (
+            f"autos-{self.saved.resolve().name}{rounds}" if self.learned else self.config.criterion.rpartition(":")[2]
+        )
 
     @property
     def saved(self) -> Path:
@@ -71,7 +83,14 @@ class PruneRun(TrainingRun):
         return None
 
     def derived(self) -> dict[str, Any]:
-        return {**super().derived(), "criterion": self.label, "autos": self._fingerprint()}
+        own = {"criterion_code": registry.digest_of(self._found())} if self.own else {}
+        return {**super().derived(), "criterion": self.label, "autos": self._fingerprint(), **own}
+
+    def sources(self) -> list[Path]:
+        return super().sources() + ([registry.source_of(self._found())] if self.own else [])
+
+    def _found(self) -> Any:
+        return registry.resolve(self.config.criterion, "criterion", {})
 
     def _fingerprint(self) -> str | None:
         """The digest of the saved AutoS; None for a criterion that is not learned."""

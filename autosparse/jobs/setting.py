@@ -1,49 +1,55 @@
-"""Which network is trained on what, and how: the part that runs of IRP and of pruning have in common."""
+"""What is learned, and how it is trained: the part that runs of IRP and of pruning have in common."""
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
-from autosparse import networks
+import tyro
+
+from autosparse import registry
 from autosparse.cluster import Job
-from autosparse.command import choices
 from autosparse.config import NO_IDENTITY, Bounds, Config, defaults, settings
-from autosparse.data import sources
-from autosparse.errors import UserError
-from autosparse.training.recipe import Recipe, RecipeName, find_recipe
+from autosparse.jobs.chosen import chosen_task, default_task
+from autosparse.tasks.base import Task
+from autosparse.tasks.catalog import TASKS, find_task
+from autosparse.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
-    from autosparse.data import ImageData
+    from autosparse.data import Data
+    from autosparse.pruning import Layout
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting(Config):
-    """Network, data and training."""
+    """Task and training."""
 
-    network: Annotated[str, choices(networks.NETWORKS)] = "lenet-300-100"
-    """The network."""
-    dataset: Annotated[str, choices(sources.DATASETS)] = "mnist5k"
-    """What it learns from."""
-    data_root: Path | None = field(default=None, metadata=NO_IDENTITY)
-    """The folder of the data sets' .npz files; $AUTOSPARSE_DATA, or data, if not given."""
-    recipe: RecipeName = "short"
-    """How it is trained; paper: tables A.3 and C."""
+    task: Annotated[Task, tyro.conf.arg(constructor_factory=chosen_task)] = field(default_factory=default_task)
     epochs: int | None = field(default=None, metadata=NO_IDENTITY)
     """Epochs of each training instead of the recipe's; its learning-rate drops keep their place."""
     batch_size: int | None = field(default=None, metadata=NO_IDENTITY)
     """Batch over all processes instead of the recipe's."""
     learning_rate: float | None = field(default=None, metadata=NO_IDENTITY)
     """Initial learning rate instead of the recipe's."""
-    validation: float | None = None
-    """Share of the training images held out to choose an epoch by; 0.1 if not given, 0 with the paper's recipe."""
+    accumulate: Annotated[int | None, Bounds(1)] = field(default=None, metadata=NO_IDENTITY)
+    """Pieces that a process takes its part of a batch in while training, instead of the recipe's."""
     grad_batches: Annotated[int | None, Bounds(1)] = None
-    """How many batches of 256 a gradient looks at; the whole training set if not given."""
-    fan: Literal["fan_in", "fan_out"] = "fan_in"
-    """Mode of the Kaiming normal initial weights."""
+    """How many batches a gradient looks at, of 256 images, or of the recipe of another task; the whole training set if
+    not given."""
+    include: Annotated[tuple[str, ...], tyro.conf.arg(name="include-weights")] = ()
+    """Parameters to prune beside matrices of linear, convolutional, attention and recurrent layers: shell patterns of
+    their names."""
+    exclude: Annotated[tuple[str, ...], tyro.conf.arg(name="exclude-weights")] = ()
+    """Parameters to leave dense, likewise; stronger than --include-weights."""
+    workers: Annotated[int, Bounds(0)] = field(default=0, metadata=NO_IDENTITY)
+    """Processes, beside each that trains, that read samples which do not lie in the device's memory."""
     precision: Literal["float32", "bf16"] = field(default="float32", metadata=NO_IDENTITY)
     """bf16: forward passes of training under autocast."""
     compile: bool = field(default=False, metadata=NO_IDENTITY)
@@ -55,62 +61,124 @@ class Setting(Config):
         """Refuse what cannot run, before anything is submitted.
 
         Raises:
-            UserError: an unknown name, a recipe that is not there, or a data set that is not.
+            UserError: what the task refuses, or a recipe that is none.
         """
-        networks.check(self.network)
-        sources.check(self.dataset, self.data_root)
-        if not 0.0 <= self.validation_share < 1.0:
-            raise UserError(f"the validation share must lie in [0, 1), got {self.validation_share}")
+        self.task.check()
         self.make_recipe()
-        networks.check(self.network, sources.shape(self.dataset, self.data_root))
 
     def make_recipe(self) -> Recipe:
         """The recipe with everything that was asked for otherwise."""
-        recipe = find_recipe(self.recipe, self.network, self.dataset)
+        recipe = self.task.recipe
         if self.epochs is not None:
             recipe = recipe.with_epochs(self.epochs)
         return replace(
             recipe,
             batch_size=recipe.batch_size if self.batch_size is None else self.batch_size,
             learning_rate=recipe.learning_rate if self.learning_rate is None else self.learning_rate,
+            accumulate=recipe.accumulate if self.accumulate is None else self.accumulate,
             precision=self.precision,
             compile=self.compile,
             channels_last=self.channels_last,
         )
 
-    def make(self, seed: int, accelerator: "Accelerator") -> "tuple[nn.Module, ImageData]":
-        """The network at its initial weights, and the data, on this process's device."""
-        from autosparse.data import ImageData
+    def make(self, seed: int, accelerator: "Accelerator") -> "tuple[nn.Module, Data]":
+        """The model at its initial weights, and the data, on this process's device."""
+        import torch
 
-        images = sources.load(self.dataset, self.data_root)
-        model = networks.build(self.network, images.shape, images.classes, seed, self.fan).to(accelerator.device)
-        data = ImageData(
-            images,
-            accelerator.device,
-            self.validation_share,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
-        return model, data
+        from autosparse.seeds import stream
 
-    @property
-    def validation_share(self) -> float:
-        if self.validation is not None:
-            return self.validation
-        return 0.0 if self.recipe == "paper" else 0.1
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(stream("initial weights", seed))
+            model = self.task.model()
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+        data = self.task.on(accelerator.device, rank, world_size, self.workers)
+        return model.to(accelerator.device), data
+
+    def layout(self, model: "nn.Module") -> "Layout":
+        """What of the model is pruned; what else it has of matrices is said.
+
+        Raises:
+            UserError: nothing is, or a pattern matches no name.
+        """
+        from autosparse.pruning import Layout, dense_warning
+
+        layout = Layout.of(model, self.include, self.exclude)
+        if warning := dense_warning(model, layout, self.exclude):
+            log.warning("%s", warning)
+        return layout
 
     def derived(self) -> dict[str, Any]:
-        """What decides the result, resolved: the recipe by its values, the data by their digest."""
+        """What decides the result, resolved: the recipe by its values, the data and the task's file by their digest."""
         return {
-            "data": sources.fingerprint(self.dataset, self.data_root),
-            "validation": self.validation_share,
+            "task": self.task_name,
+            "code": None if self.task_name in TASKS else registry.digest_of(type(self.task)),
+            "network": self.task.network.rpartition("/")[2],
+            "dataset": self.task.source,
+            "data": self.task.digest(),
+            **self.task.resolved(),
             "recipe": settings(self.make_recipe()),
         }
 
     @property
+    def task_name(self) -> str:
+        """The task's class, by the name of its file alone where it has one: the same wherever that lies."""
+        return registry.name_of(type(self.task), TASKS).rpartition("/")[2]
+
+    @property
     def name(self) -> str:
         """The start of a run folder's name."""
-        return f"{self.network}_{self.dataset}"
+        network = self.task.network.rpartition("/")[2].replace(":", "-")
+        return f"{network}_{self.task.source}".replace("/", "-")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which finds the task's class by its name: a file's is no module there yet."""
+        values = {each.name: getattr(self.task, each.name) for each in fields(self.task)}  # type: ignore[arg-type]
+        return {**vars(self), "task": (registry.name_of(type(self.task), TASKS), values)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        name, values = state["task"]
+        kind = find_task(name)
+        task = object.__new__(kind)
+        task.__dict__.update(values)
+        self.__dict__.update({**state, "task": task})
+
+
+def described(task: Task) -> dict[str, Any]:
+    """What a store says of its task so that it can be made again, JSON values."""
+    values = {each.name: getattr(task, each.name) for each in fields(task)}  # type: ignore[arg-type]
+    plain = {name: _plain(value) for name, value in values.items()}
+    return {"task_path": registry.name_of(type(task), TASKS), "task_fields": plain}
+
+
+def revived(path: str, values: Mapping[str, Any], data_root: Path | None) -> Task:
+    """The task that `described` told of, its data in another folder if that is given.
+
+    Raises:
+        UserError: its class is no longer there.
+    """
+    kind = find_task(path)
+    found = dict[str, Any]()
+    for name, hint in get_type_hints(kind).items():
+        if name in values:
+            kind_of = Path if Path in (hint, *get_args(hint)) else None
+            found[name] = _revived(values[name], kind_of)
+    if data_root and "data_root" in found:
+        found["data_root"] = data_root
+    task: Task = kind(**found)
+    return task
+
+
+def _plain(value: Any) -> Any:
+    """As JSON; paths so that they are found from any folder."""
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return str(value.resolve()) if isinstance(value, Path) else value
+
+
+def _revived(value: Any, kind: type[Path] | None) -> Any:
+    if isinstance(value, list):
+        return tuple(_revived(each, kind) for each in value)
+    return kind(value) if kind and isinstance(value, str) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +194,10 @@ class TrainingRun(Job):
 
     def derived(self) -> dict[str, Any]:
         return self.setting.derived()
+
+    def sources(self) -> list[Path]:
+        own = [] if self.setting.task_name in TASKS else [registry.source_of(type(self.setting.task))]
+        return [*own, *self.setting.task.files()]
 
     @classmethod
     def defaults(cls) -> Mapping[str, Any]:

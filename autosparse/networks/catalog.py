@@ -1,6 +1,7 @@
 """Networks by name."""
 
-from autosparse.errors import UserError, unknown
+from autosparse import registry
+from autosparse.errors import UserError
 
 # name -> where it is: (image shape (C, H, W), number of classes) -> network, its weights not yet drawn
 NETWORKS = {
@@ -17,9 +18,9 @@ def check(name: str, shape: tuple[int, int, int] | None = None) -> None:
     """Refuse a network that cannot be built.
 
     Raises:
-        UserError: an unknown name, or images too small for the network.
+        UserError: an unknown name that is no import path either, or images too small for the network.
     """
     if name not in NETWORKS:
-        raise unknown("network", name, NETWORKS)
+        registry.resolve(name, "network", NETWORKS)
     if shape and name.startswith("vgg") and min(shape[1:]) < 32:
         raise UserError(f"{name} halves its images five times and needs 32 x 32 or larger, got {shape[1]} x {shape[2]}")

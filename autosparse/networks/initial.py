@@ -1,12 +1,12 @@
 """Networks built with Kaiming normal weights."""
 
 from collections.abc import Callable
-from pkgutil import resolve_name
 from typing import Literal
 
 import torch
 from torch import nn
 
+from autosparse import registry
 from autosparse.errors import unknown
 from autosparse.networks.catalog import NETWORKS, check
 from autosparse.seeds import stream
@@ -29,15 +29,22 @@ def build(
     Raises:
         UserError: an unknown name, or images too small for the network.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(stream("initial weights", seed))
+        return draw(name, shape, classes, fan)
+
+
+def draw(name: str, shape: tuple[int, int, int], classes: int, fan: Fan = "fan_in") -> nn.Module:
+    """As `build`, with weights drawn from the global generator; a network of one's own draws as it likes."""
     check(name, shape)
     if fan not in ("fan_in", "fan_out"):
         raise unknown("fan mode", fan, ("fan_in", "fan_out"))
+    if name not in NETWORKS:  # one's own initializes itself
+        return registry.resolve(name, "network", NETWORKS)(shape, classes)
     with torch.device("meta"):  # without memory: every weight is drawn once, by initialize_
-        model = resolve_name(NETWORKS[name])(shape, classes)
+        model: nn.Module = registry.resolve(name, "network", NETWORKS)(shape, classes)
     model.to_empty(device="cpu")
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(stream("initial weights", seed))
-        initialize_(model, fan)
+    initialize_(model, fan)
     return model
 
 

@@ -2,25 +2,17 @@
 
 import bisect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autosparse.errors import UserError
-
-PRUNABLE = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+from autosparse.pruning.prunable import matrices, parameters_by_name
 
 
 @dataclass(frozen=True)
@@ -44,44 +36,43 @@ class Layer:
 
 @dataclass(frozen=True, repr=False)
 class Layout:
-    """The weights of every convolution and linear layer, in the model's own order; no bias, no normalization.
+    """The matrices and kernels of a model that multiply, in the model's own order: of linear layers, convolutions,
+    attention and recurrent layers. No bias, normalization, embedding (nor a head tied to one) or position table.
 
-    A weight that several modules share is listed once.
+    A weight that has several names is listed once, under the first.
     """
 
     layers: tuple[Layer, ...]
 
     @classmethod
-    def of(cls, model: nn.Module) -> "Layout":
-        """Read the layout off a model.
+    def of(cls, model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> "Layout":
+        """Read the layout off a model; wrappers (DistributedDataParallel, torch.compile) are seen through.
+
+        Args:
+            model: any module.
+            include: shell patterns of parameter names to add, as in `*.experts.*`.
+            exclude: of those to leave out; stronger than `include`.
 
         Raises:
-            UserError: the model has no convolution and no linear layer, or one whose weight is no parameter, has no
-                shape yet, or is not of real floating-point numbers.
+            UserError: the model has nothing prunable, a layer without a shape yet, or no name that matches a pattern.
         """
         if not isinstance(model, nn.Module):
             raise UserError(f"a layout is that of a torch module, got {type(model).__name__}")
-        layers: list[Layer] = []
-        seen: set[int] = set()
-        offset = 0
-        for module_name, module in model.named_modules():
-            if not isinstance(module, PRUNABLE) or id(module.weight) in seen:
-                continue
-            if not isinstance(module.weight, nn.Parameter):
-                raise UserError(
-                    f"the weight of {module_name} is computed from another (torch.nn.utils.prune or parametrize); "
-                    "remove that first"
-                )
-            _check(module_name or type(module).__name__, module.weight)
-            seen.add(id(module.weight))
-            weight = module.weight
-            kernel = math.prod(weight.shape[2:])
-            name = f"{module_name}.weight" if module_name else "weight"
-            layers.append(Layer(name, tuple(weight.shape), offset, weight.shape[1] * kernel, weight.shape[0] * kernel))
-            offset += weight.numel()
-        if not layers:
-            raise UserError("the model has no prunable weights; a convolution or linear layer is needed")
-        return cls(tuple(layers))
+        found = matrices(model, tuple(include), tuple(exclude))
+        prunable = [matrix for matrix in found if matrix.dense is None]
+        if not prunable:
+            left = "; ".join(f"{matrix.name} is {matrix.dense}" for matrix in found[:3])
+            raise UserError(
+                f"the model has no prunable weights{f' ({left})' if left else ''}; "
+                "a convolution, a linear, attention or recurrent layer is needed, or include= with parameter names"
+            )
+        offsets = accumulate((matrix.tensor.numel() for matrix in prunable), initial=0)
+        return cls(
+            tuple(
+                Layer(matrix.name, tuple(matrix.tensor.shape), offset, matrix.fan_in, matrix.fan_out)
+                for matrix, offset in zip(prunable, offsets, strict=False)
+            )
+        )
 
     def __repr__(self) -> str:
         return f"Layout({len(self.layers)} layers, {self.size:,} weights)"
@@ -100,14 +91,20 @@ class Layout:
         return self.layers[bisect.bisect_right(self._offsets, index) - 1]
 
     def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The model's prunable parameters by name, in layout order.
+        """The model's prunable parameters by name, in layout order; wrappers are seen through.
 
         Raises:
-            UserError: the model's layout is another one.
+            UserError: the model's tensors are others (names the first that differs).
         """
-        if Layout.of(model) != self:
-            raise UserError("the model's prunable tensors are not those of this layout (other names, order or shapes)")
-        return {layer.name: model.get_parameter(layer.name) for layer in self.layers}
+        named = parameters_by_name(model)
+        for layer in self.layers:
+            shape = tuple(named[layer.name].shape) if layer.name in named else None
+            if shape != layer.shape:
+                has = f"{shape} there" if shape else "not there"
+                raise UserError(
+                    f"the model's prunable tensors are not those of this layout: {layer.name} {layer.shape} is {has}"
+                )
+        return {layer.name: named[layer.name] for layer in self.layers}
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Concatenate tensors by name into one flat tensor (P,), on their device and in their dtype."""
@@ -131,11 +128,3 @@ class Layout:
     def from_json(cls, rows: list[dict[str, Any]]) -> "Layout":
         """The inverse of `to_json`."""
         return cls(tuple(Layer(**{**row, "shape": tuple(row["shape"])}) for row in rows))
-
-
-def _check(name: str, weight: nn.Parameter) -> None:
-    if isinstance(weight, nn.UninitializedParameter):
-        raise UserError(f"layer {name} has no shape yet (a lazy layer); run a batch through the model first")
-    if not weight.is_floating_point():
-        dtype = str(weight.dtype).removeprefix("torch.")
-        raise UserError(f"the weight of {name} is {dtype}; only real floating-point weights can be pruned")

@@ -3,16 +3,22 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.utils import prune as torch_prune
+from torch.optim import Optimizer
 
 from autosparse.errors import UserError
 from autosparse.files import replacing
+from autosparse.pruning.compress import compress, restore
+from autosparse.pruning.export import export
+from autosparse.pruning.hold import Hold
 from autosparse.pruning.layout import Layout
+from autosparse.pruning.sharded import clear, local_part
+from autosparse.pruning.summary import Summary
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,19 +74,55 @@ class Mask:
         """The layers of which nothing is kept."""
         return [name for name, density in self.layer_densities().items() if density == 0.0]
 
-    @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
-        """Set the removed weights of the model to exactly zero, in place."""
+        """Set the removed weights of the model to exactly zero, in place; wrappers are seen through."""
         removed = self.layout.unflatten(~self.kept)
         for name, weight in self.layout.weights(model).items():
-            weight.masked_fill_(removed[name].to(weight.device), 0.0)
+            clear(weight, local_part(removed[name], weight))
+
+    def hold(self, model: nn.Module, *optimizers: Optimizer) -> Hold:
+        """Set the removed weights to zero, and keep them there while an optimizer trains the others.
+
+        They are zero again after every step and after every `load_state_dict` of the model; their gradients are zero
+        before they are averaged over processes, clipped or made momentum (those of FSDP2 before each step only), and
+        so is what the optimizer remembers of them. Copies of the model are not held.
+
+        Args:
+            model: the one that trains, in wrappers or not.
+            optimizers: one, or several that share its parameters; Accelerate's wrapper will do.
+
+        Returns:
+            A handle: `release()`, or leaving it as a context, ends the hold.
+
+        Raises:
+            UserError: the model has other tensors than the layout, or no optimizer has any of its weights.
+        """
+        return Hold(self.layout, self.kept, model, *optimizers)
 
     def export(self, model: nn.Module) -> None:
-        """Hand the mask to `torch.nn.utils.prune`: each layer gets `weight_orig`, `weight_mask` and its hook."""
-        self.layout.weights(model)  # the layouts must agree
-        for name, kept in self.layout.unflatten(self.kept).items():
-            module = model.get_submodule(name.rpartition(".")[0])
-            torch_prune.custom_from_mask(module, "weight", kept.to(next(module.parameters()).device))
+        """Hand the mask to `torch.nn.utils.prune`: each layer gets `weight_orig`, `weight_mask` and its hook.
+
+        The hook runs when the layer's own module is called: a weight that is read in another way would be dense.
+
+        Raises:
+            UserError: the model has other tensors than the layout, or a layer (named) is one that the hook does not
+                reach: tied, recurrent, in attention or in a TransformerEncoderLayer. Nothing is changed then.
+        """
+        export(self.layout, self.kept, model)
+
+    def summary(self, model: nn.Module, batch: Any = None) -> Summary:
+        """What is kept of each matrix of a model, and why the others are dense; print it, or take its `frame`.
+
+        Args:
+            model: the one that the mask is of, in wrappers or not.
+            batch: inputs of one forward pass, on the model's device: a tensor, a tuple of arguments, or a mapping of
+                keyword arguments. Only with it multiplications are counted; unknown ones (fused recurrent layers)
+                are a dash, and missing in the frame.
+
+        Raises:
+            UserError: the model has other tensors than the layout, or does not take the batch.
+        """
+        return Summary.of(self.layout, self.kept, model, batch)
 
     def save(self, path: str | Path) -> None:
         """Write the mask as safetensors: a bool tensor a layer, under the weight's own name; atomic."""
@@ -103,3 +145,25 @@ class Mask:
                 return cls(layout, layout.flatten({layer.name: file.get_tensor(layer.name) for layer in layout.layers}))
         except Exception as error:  # safetensors has its own error type, JSON and the table theirs
             raise UserError(f"{path} is not a mask file: {error}") from error
+
+    def compress(self, model: nn.Module, path: str | Path) -> None:
+        """Write a model as safetensors that hold, of its pruned tensors, only what is kept and where; atomic.
+
+        Weights that are removed count as zero, whatever the model has there.
+
+        Raises:
+            UserError: the model has other tensors than the layout, or a state that is no tensor.
+        """
+        compress(self.layout, self.kept, model, path)
+
+    @classmethod
+    def restore(cls, model: nn.Module, path: str | Path) -> "Mask":
+        """Load what `compress` wrote into a model, bit for bit.
+
+        Returns:
+            The mask, on the CPU.
+
+        Raises:
+            UserError: the file is missing, damaged, or of a model with other tensors (names the first).
+        """
+        return cls(*restore(model, path))

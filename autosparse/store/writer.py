@@ -36,7 +36,8 @@ from autosparse.store.storage import Storage, is_temporary, storage_of
 
 Values = Callable[[slice], NDArray[Any]]  # those of a shard, by its flat indices
 _AT_A_TIME = 2  # shards being encoded or made durable; one can be on its way to the disk while the other is encoded
-_CODE = {"versions", "commit"}  # of a run; to go on with newer code is the user's choice
+# of a run: to go on with newer code, or with data elsewhere, is the user's choice
+_CODE = {"versions", "commit", "task_path", "task_fields"}
 
 
 class TripleWriter:

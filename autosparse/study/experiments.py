@@ -33,7 +33,7 @@ def demo(scale: Scale) -> list[Part]:
     To expect: AutoS well above random, near SNIP and magnitude, and all of them below IRP's own masks from 98% on.
     """
     irp = scale.irp("lenet/mnist")
-    fit = scale.fit_to((irp,), name=f"{irp.setting.dataset}-snip")
+    fit = scale.fit_to((irp,), name=f"{irp.setting.task.source}-snip")
     pruned = [
         run
         for criterion in ("random", "magnitude", "snip", fit)
@@ -134,7 +134,7 @@ class Sections:
     def _stand_ins(self, document: Document) -> None:
         """Say what is not the paper's own."""
         rows = {
-            pair.replace("/", " on "): f"{setting.network} on {setting.dataset}, {setting.make_recipe().epochs} epochs"
+            pair.replace("/", " on "): f"{setting.name.replace('_', ' on ')}, {setting.make_recipe().epochs} epochs"
             for pair, setting in self.scale.settings.items()
         }
         document.text("Not the paper's networks and data, so its accuracies are not to be expected, only their order:")

@@ -12,7 +12,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from autosparse.autos import AutoS, Scale, Surface
+from autosparse.metrics import factor
+from autosparse.metrics import label as metric_label
 from autosparse.store import TripleStore, sample
+from autosparse.study.results import metric_of
 
 _SAMPLE = 20_000  # points of a scatter plot
 _REACH, _PIXELS = 4.0, 241  # of a map, from its middle in root mean squares, and along an axis
@@ -26,24 +29,26 @@ _LABELS = {
 
 
 def accuracy_curves(pruned: pd.DataFrame, irp: pd.DataFrame, title: str) -> Figure:
-    """Accuracy against sparsity, mean and deviation over seeds; IRP and the dense network for comparison."""
+    """The metric against sparsity, mean and deviation over seeds; IRP and the dense network for comparison."""
     figure, axes = _figure(6.4, 4.2)
+    metric, better = metric_of(pruned, irp)
+    times = factor(metric)
     if len(irp):
         for name, group in irp.groupby("criterion"):
-            mean = group.groupby("iteration")[["density", "accuracy"]].mean()
-            axes.plot(100 * mean["density"], 100 * mean["accuracy"], "k--", lw=1.2, label=f"{name} (iterative)")
-        dense = irp[irp["iteration"] == 0]["accuracy"].mean()
-        axes.axhline(100 * dense, color="0.6", lw=0.8, ls=":", label="dense")
+            mean = group.groupby("iteration")[["density", "test"]].mean()
+            axes.plot(100 * mean["density"], times * mean["test"], "k--", lw=1.2, label=f"{name} (iterative)")
+        dense = irp[irp["iteration"] == 0]["test"].mean()
+        axes.axhline(times * dense, color="0.6", lw=0.8, ls=":", label="dense")
     for name, group in pruned.groupby("criterion") if len(pruned) else ():
-        by = group.groupby("sparsity")["accuracy"]
+        by = group.groupby("sparsity")["test"]
         density = 100 * (1 - by.mean().index.to_numpy())
         axes.errorbar(
-            density, 100 * by.mean(), 100 * by.std().fillna(0), marker="o", ms=4, capsize=2, label=_short(name)
+            density, times * by.mean(), times * by.std().fillna(0), marker="o", ms=4, capsize=2, label=_short(name)
         )
     sparsities = pruned["sparsity"] if len(pruned) else irp["sparsity"][:: max(1, len(irp) // 6)]
-    accuracies = pd.concat([frame["accuracy"] for frame in (pruned, irp) if len(frame)])
+    accuracies = pd.concat([frame["test"] for frame in (pruned, irp) if len(frame)])
     label = "sparsity (share of weights removed, logarithmic in density)"
-    _accuracy_against_sparsity(axes, {*sparsities, 0.0}, accuracies, xlabel=label, title=title)
+    _against_sparsity(axes, {*sparsities, 0.0}, accuracies, metric, better, xlabel=label, title=title)
     return figure
 
 
@@ -60,7 +65,9 @@ def lines(curves: Mapping[str, pd.DataFrame], title: str) -> Figure:
         axes.errorbar(density, 100 * rows["mean"], 100 * rows["std"], marker="o", ms=4, capsize=2, label=_short(label))
     sparsities = {sparsity for rows in curves.values() for sparsity in rows["sparsity"]}
     means = pd.concat([rows["mean"] for rows in curves.values()])
-    _accuracy_against_sparsity(axes, sparsities, means, xlabel="sparsity (logarithmic in density)", title=title)
+    _against_sparsity(
+        axes, sparsities, means, "accuracy", "higher", xlabel="sparsity (logarithmic in density)", title=title
+    )
     return figure
 
 
@@ -182,18 +189,24 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _accuracy_against_sparsity(axes: Any, sparsities: Collection[float], accuracies: pd.Series, **labels: str) -> None:
-    """Finish a plot of accuracies, shares, over densities in per cent, with a tick for each sparsity.
+def _against_sparsity(
+    axes: Any, sparsities: Collection[float], values: pd.Series, metric: str, better: str, **labels: str
+) -> None:
+    """Finish a plot of a metric over densities in per cent, with a tick for each sparsity.
 
-    A criterion at chance must not flatten the differences among the others, and falls below the axis.
+    A criterion at chance must not flatten the differences among the others, and falls beyond the axis.
     """
     axes.set_xscale("log")
     axes.invert_xaxis()
     ticks = sorted({round(100 * (1 - sparsity), 3) for sparsity in sparsities})
     axes.set_xticks(ticks, [f"{100 - tick:g}%" for tick in ticks])
     axes.minorticks_off()
-    axes.set_ylim(max(0.0, 100 * accuracies.quantile(0.12) - 6), min(100.0, 100 * accuracies.max() + 1.5))
-    axes.set(ylabel="test accuracy, %", **labels)
+    if factor(metric) > 1:
+        axes.set_ylim(max(0.0, 100 * values.quantile(0.12) - 6), min(100.0, 100 * values.max() + 1.5))
+    elif better == "lower":
+        low, high = values.min(), values.quantile(0.88)
+        axes.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.15 * (high - low) + 1e-9)
+    axes.set(ylabel=f"test {metric_label(metric)}", **labels)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.25)
 

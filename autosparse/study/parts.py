@@ -21,7 +21,7 @@ from autosparse.study import figures, results
 from autosparse.study.report import LAYERS, Document, overview
 from autosparse.study.scale import Scale
 
-_PAPERS_MEASURE = "accuracy_best_test"
+_PAPERS_MEASURE = "test_best"
 
 _SANITY: tuple[Sanity, ...] = get_args(Sanity)
 
@@ -95,7 +95,7 @@ class Accuracies:
             name, seeds = self.scale.settings[self.pair].name, ", ".join(map(str, self.scale.seeds))
             beside = "; the paper's → here (the difference)" if paper else ""
             over = f"mean ± deviation over seeds {seeds}{beside}"
-            document.text(f"{name}, {meaning}, %: {over}; dense: {results.cell(dense[measure])}.")
+            document.text(f"{name}, {meaning.format('accuracy')}, %: {over}; dense: {results.cell(dense[measure])}.")
             document.table(self._table(measure, beside_paper=paper))
         if iterative:
             document.note("Iterative: its own masks, trained from its own weights; interpolated between two of them.")
@@ -150,7 +150,7 @@ class Accuracies:
 
     def _sanity(self) -> pd.DataFrame:
         rows = {
-            method.label: [results.cell(self._values(method, self._checked_at, "accuracy", check)) for check in _SANITY]
+            method.label: [results.cell(self._values(method, self._checked_at, "test", check)) for check in _SANITY]
             for method in self.methods
             if method.label in self.checked
         }
@@ -159,7 +159,7 @@ class Accuracies:
     def _curves(self) -> dict[str, pd.DataFrame]:
         found = {}
         for method in self.methods:
-            values = [self._values(method, sparsity, "accuracy") for sparsity in self.sparsities]
+            values = [self._values(method, sparsity, "test") for sparsity in self.sparsities]
             rows = {"sparsity": self.sparsities, "mean": [v.mean() for v in values], "std": [v.std() for v in values]}
             found[method.label] = pd.DataFrame(rows).fillna({"std": 0.0}).dropna()
         return found

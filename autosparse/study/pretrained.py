@@ -24,15 +24,18 @@ from autosparse.study import figures
 from autosparse.study.parts import Accuracies, Method, Part
 from autosparse.study.report import Document
 from autosparse.study.scale import Scale
+from autosparse.tasks import Images
 
 _SPARSITIES = (0.95, 0.98, 0.99, 0.995)
 _STRONG = ("random-erk", "magnitude", "iterative-snip", "synflow", "dataflow")
 _ALL = ("random", "snip", "force", "grasp", "npb", *_STRONG)
-_RESNET, _VGG = (Setting(network=name, dataset="cifar10", recipe="strong") for name in ("resnet18", "vgg16"))
-_FASHION = Setting(dataset="fashion-mnist", epochs=3, grad_batches=20)
-_WIDER = replace(_FASHION, network="lenet-500-300")
-_MNIST, _CIFAR = replace(_FASHION, dataset="mnist"), replace(_FASHION, dataset="cifar10")
-_DIGITS = Setting(dataset="digits", epochs=1, grad_batches=1)
+_RESNET, _VGG = (
+    Setting(task=Images(network=name, source="cifar10", recipe_name="strong")) for name in ("resnet18", "vgg16")
+)
+_FASHION = Setting(task=Images(source="fashion-mnist"), epochs=3, grad_batches=20)
+_WIDER = replace(_FASHION, task=Images(network="lenet-500-300", source="fashion-mnist"))
+_MNIST, _CIFAR = (replace(_FASHION, task=Images(source=name)) for name in ("mnist", "cifar10"))
+_DIGITS = Setting(task=Images(source="digits"), epochs=1, grad_batches=1)
 _MAP = "The pretrained surface over weight and gradient, in root mean squares of a network, for three flows."
 # by scale, what is pruned, the seeds that it gives labels from, and the criteria beside; the paper's AutoS learns from
 # the first

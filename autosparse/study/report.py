@@ -12,6 +12,7 @@ from autosparse.autos.autos import CARD
 from autosparse.autos.features import STORED
 from autosparse.errors import UserError
 from autosparse.files import read_json, write_text
+from autosparse.metrics import factor, label
 from autosparse.store import TripleStore
 from autosparse.study import figures, results
 
@@ -24,7 +25,7 @@ img { max-width: 100% } figure { margin: 1.2rem 0 }
 h2 { margin-top: 2.4rem } .note { color: #666; font-size: 13px } code { font-size: 13px }
 """
 
-_CURVES = "Test accuracy after the last epoch against sparsity; what falls below the axis is cut off."
+_CURVES = "The test metric after the last epoch against sparsity; what falls below the axis is cut off."
 _MAP = "The score that AutoS gives a parameter, by its initial value and gradient in root mean squares of its network."
 _TRUTH = "Survival of 20,000 parameters drawn at random: as it was, and as AutoS predicts it from theta and grad."
 LAYERS = "Share of each layer's weights that is kept, from the input to the output, mean over seeds."
@@ -117,16 +118,20 @@ def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, networ
     title, stem = f"{network} on {dataset}", f"{network}_{dataset}"
     document.heading(title)
     if pruned.empty:
-        document.text("Test accuracy of every mask after the last epoch, %.")
+        metric = label(results.metric_of(irp)[0])
+        document.text(f"Test {metric}, of every mask after the last epoch.")
         document.table(results.iterations_table(irp))
         document.figure(figures.accuracy_curves(pruned, irp, title), f"{stem}_accuracy", _CURVES)
         return
+    metric, _ = results.metric_of(pruned, irp)
+    unit = ", %" if factor(metric) > 1 else ""
     for measure, meaning in results.MEASURES.items():
         if pruned[measure].isna().all():
             continue
         dense = results.dense_accuracy(irp, measure)
         over = f"mean ± deviation over seeds {_seeds(pruned)}; dense: {dense}"
-        document.text(f"{meaning[0].upper()}{meaning[1:]}, %; {over}.")
+        named = meaning.format(metric)
+        document.text(f"{named[0].upper()}{named[1:]}{unit}; {over}.")
         document.table(results.accuracy_table(pruned, irp, measure))
     empty = pruned[pruned["empty_layers"].map(len) > 0]
     if len(empty):

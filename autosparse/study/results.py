@@ -10,19 +10,22 @@ import pandas as pd
 
 from autosparse.autos.autos import CARD
 from autosparse.cluster.provenance import read_config
-from autosparse.config import defaults
+from autosparse.config import IRPConfig, PruneConfig, defaults
 from autosparse.errors import UserError
 from autosparse.files import read_json
+from autosparse.metrics import factor
 from autosparse.store import TripleStore
 from autosparse.store.schema import MARKER
 from autosparse.training import Recipe
 
+# what a run's configuration says beside task and training
+_VARIED = {*defaults(IRPConfig), *defaults(PruneConfig), "kind", "autos", "criterion_code", "grad_batches"}
 _NEAR = 0.05  # relative: a mask of IRP stands for a sparsity if its density is that close
 _RESULT = {"prune": "result.json", "autos": CARD, "irp": f"triples.zarr/{MARKER}", "report": "index.html"}
 MEASURES = {
-    "accuracy": "test accuracy after the last epoch",
-    "accuracy_best_validation": "test accuracy after the epoch best on the validation split",
-    "accuracy_best_test": "maximum over epochs of the test accuracy (the paper's figure; the test set chose the epoch)",
+    "test": "test {} after the last epoch",
+    "test_best_validation": "test {} after the epoch best on the validation split",
+    "test_best": "best over epochs of the test {} (the paper's figure; the test set chose the epoch)",
 }
 
 
@@ -95,8 +98,8 @@ def concordance(a: TripleStore, b: TripleStore) -> float:
     return float(2 * covariance / spread)
 
 
-def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
-    """Accuracies in per cent of one network on one data set.
+def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "test") -> pd.DataFrame:
+    """A metric of one network on one data set, accuracies in per cent.
 
     Args:
         pruned: rows of `load`.
@@ -104,22 +107,23 @@ def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "accu
         measure: the column to show, see `MEASURES`.
 
     Returns:
-        Strings `mean ± deviation` (of the sample, over seeds); index: criteria, that of the best last-epoch accuracy
-        first; columns: sparsities.
+        Strings `mean ± deviation` (of the sample, over seeds); index: criteria, that of the best last
+        epoch first; columns: sparsities.
 
     Raises:
         UserError: the rows were trained by different recipes (names what differs).
     """
     one_recipe(pruned, irp)
+    metric, better = metric_of(pruned, irp)
     sparsities = sorted(pruned["sparsity"].unique())
     rows, order = {}, {}
     for name, group in pruned.groupby("criterion"):
         at = [group[group["sparsity"] == s] for s in sparsities]
-        rows[name] = [cell(runs[measure]) for runs in at]
-        order[name] = np.nanmean([runs["accuracy"].mean() for runs in at])
-    names = sorted(rows, key=lambda name: -order[name])
+        rows[name] = [cell(runs[measure], metric) for runs in at]
+        order[name] = np.nanmean([runs["test"].mean() for runs in at])
+    names = sorted(rows, key=order.__getitem__, reverse=better == "higher")
     for name, group in irp.groupby("criterion") if len(irp) else ():
-        rows[f"{name} (iterative, the ceiling)"] = [cell(nearest(group, s)[measure]) for s in sparsities]
+        rows[f"{name} (iterative, the ceiling)"] = [cell(nearest(group, s)[measure], metric) for s in sparsities]
         names.insert(0, f"{name} (iterative, the ceiling)")
     table = pd.DataFrame([rows[name] for name in names], index=names, columns=[f"{100 * s:g}%" for s in sparsities])
     return table.rename_axis(index="criterion")
@@ -133,13 +137,14 @@ def iterations_table(irp: pd.DataFrame) -> pd.DataFrame:
     """
     one_recipe(irp)
     sparsity = irp["sparsity"].map(lambda value: f"{100 * value:.2f}%")
-    cells = irp.groupby([sparsity, "criterion"], sort=False)["accuracy"].agg(cell)
+    metric, _ = metric_of(irp)
+    cells = irp.groupby([sparsity, "criterion"], sort=False)["test"].agg(lambda values: cell(values, metric))
     return cells.unstack(fill_value="–")
 
 
-def dense_accuracy(irp: pd.DataFrame, measure: str = "accuracy") -> str:
+def dense_accuracy(irp: pd.DataFrame, measure: str = "test") -> str:
     """The accuracy of the unpruned network, off iteration 0 of IRP."""
-    return cell(irp[irp["iteration"] == 0][measure]) if len(irp) else "–"
+    return cell(irp[irp["iteration"] == 0][measure], metric_of(irp)[0]) if len(irp) else "–"
 
 
 def nearest(irp: pd.DataFrame, sparsity: float) -> pd.DataFrame:
@@ -160,13 +165,27 @@ def interpolated(irp: pd.DataFrame, sparsity: float, measure: str) -> pd.Series:
     return pd.Series(found, dtype=float)
 
 
-def cell(values: pd.Series) -> str:
-    """Mean and deviation of shares, in per cent."""
-    values = 100 * values.dropna().astype(float)
+def cell(values: pd.Series, metric: str = "accuracy") -> str:
+    """Mean and deviation of a metric, shares in per cent."""
+    values = factor(metric) * values.dropna().astype(float)
     if values.empty:
         return "–"
-    deviation = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{deviation}"
+    places = 2 if factor(metric) > 1 else 4
+    deviation = f" ± {values.std(ddof=1):.{places}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{places}f}{deviation}"
+
+
+def metric_of(*frames: pd.DataFrame) -> tuple[str, str]:
+    """What the rows were measured by, and which way that is better.
+
+    Raises:
+        UserError: by several.
+    """
+    found = {(row.metric, row.better) for frame in frames for row in frame.itertuples()}
+    if len(found) > 1:
+        names = " and ".join(sorted(name for name, _ in found))
+        raise UserError(f"results of different metrics, {names}, cannot share a table; report them apart")
+    return next(iter(found), ("accuracy", "higher"))
 
 
 def one_recipe(*frames: pd.DataFrame) -> None:
@@ -207,16 +226,19 @@ def _pruned(folder: Path) -> dict[str, Any]:
     return {
         **result,
         "criterion": label,
-        "recipe": _protocol(result),
+        "recipe": _protocol(read_config(folder)),
         **{f"seconds_{key}": value for key, value in seconds.items()},
         "folder": str(folder),
     }
 
 
 def _protocol(config: dict[str, Any]) -> str:
-    """Everything about training that must be the same within a table; a run from before an option had its default."""
-    recipe = {**defaults(Recipe), **config["recipe"]}
-    return json.dumps({**recipe, "validation": config["validation"], "fan": config["fan"]}, sort_keys=True)
+    """All that must be the same within a table: the recipe, the task and its fields; not the criterion and the seed.
+
+    A run from before an option had its default.
+    """
+    task = {key: value for key, value in config.items() if key not in _VARIED}
+    return json.dumps({**task, **defaults(Recipe), **config["recipe"], "recipe": None}, sort_keys=True)
 
 
 def _configured(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:

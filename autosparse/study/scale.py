@@ -8,6 +8,7 @@ from typing import Any
 from autosparse.config import Backbone, FitConfig, IRPConfig, OneShot, PruneConfig, Sanity
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.jobs.setting import Setting
+from autosparse.tasks import Images
 
 PAPERS = ("lenet/mnist", "resnet18/cifar10", "vgg16/cifar10", "vgg19/cifar100", "resnet18/tiny-imagenet")
 
@@ -92,12 +93,12 @@ _MLP: Mapping[str, Backbone] = {"resnet18": "mlp", "vgg19": "mlp"}
 
 def _papers(pair: str) -> Setting:
     network, dataset = pair.replace("lenet", "lenet-300-100").split("/")
-    return Setting(network=network, dataset=dataset, recipe="paper")
+    return Setting(task=Images(network=network, source=dataset, recipe_name="paper"))
 
 
 def _small(pair: str) -> Setting:
     """LeNet-300-100 for all networks; Fashion-MNIST for CIFAR-10, MNIST for the other data."""
-    return Setting(dataset="fashion-mnist" if pair == "resnet18/cifar10" else "mnist", epochs=3)
+    return Setting(task=Images(source="fashion-mnist" if pair == "resnet18/cifar10" else "mnist"), epochs=3)
 
 
 FULL = Scale(
@@ -125,7 +126,7 @@ SMALL = Scale(
 )
 SMOKE = Scale(
     name="smoke",
-    settings=dict.fromkeys(PAPERS, Setting(dataset="digits", epochs=1)),
+    settings=dict.fromkeys(PAPERS, Setting(task=Images(source="digits"), epochs=1)),
     iterations={20: 2, 40: 3, 100: 4},
     backbones=_MLP,
     fit=FitConfig(epochs=1, max_steps=4, resolution=16),

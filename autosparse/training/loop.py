@@ -1,15 +1,16 @@
 """Training a masked network: one loop for every network, recipe and number of processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from operator import itemgetter
 from typing import Any, TypedDict
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, recursively_apply
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from autosparse.data import ImageData
+from autosparse.data import Data
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
 from autosparse.seeds import streams
@@ -21,20 +22,22 @@ from autosparse.training.recipe import Recipe
 class Epoch(TypedDict):
     """What is known of one epoch of training.
 
-    `loss` is the mean over the main process's part of the batches; accuracies are shares of the images, `validation`
-    None without a split.
+    `loss` is the mean over the main process's part of the batches; `metric` names the first metric of the task, whose
+    values `test` and `validation` (None without a split) are; `more` has its other metrics of the test samples.
     """
 
     epoch: int
     loss: float
+    metric: str
     test: float
     validation: float | None
+    more: dict[str, float]
 
 
 def train(
     model: nn.Module,
     mask: Mask,
-    data: ImageData,
+    data: Data,
     recipe: Recipe,
     accelerator: Accelerator,
     *,
@@ -61,7 +64,8 @@ def train(
         One entry an epoch.
 
     Raises:
-        UserError: the loss is no longer a number (names the epoch and the first layer that is not finite).
+        UserError: the loss is no longer a number (names the epoch and the first layer that is not finite), or a task
+            without metrics.
     """
     if recipe.channels_last:
         model.to(
@@ -79,36 +83,58 @@ def train(
     total = torch.zeros((), device=accelerator.device)
     if position:
         total += position["total"]
-    batches = data.training(recipe.batch_size, seed, recipe.augment)
+    batches = data.training(recipe.batch_size, seed, recipe.augment, recipe.accumulate)
     progress(first_epoch * len(batches) + first_step)
     # inside the wrapper: torch.compile gives up on the forward pass of DistributedDataParallel without a word
     compiled = torch.compile(model) if recipe.compile else model
     network = accelerator.prepare_model(compiled)
 
+    def learn(step: int, pieces: Iterator[Any]) -> None:
+        """One step: the gradient of each piece of the batch, then the optimizer."""
+        for k in range(recipe.accumulate):
+            torch.manual_seed(int(dropout[step * recipe.accumulate + k]))
+            last = k == recipe.accumulate - 1
+            with nullcontext() if last else accelerator.no_sync(network), _autocast(accelerator.device, recipe):
+                loss = data.loss(network, _as_trained(next(pieces), recipe)).reshape(())
+            if recipe.accumulate > 1:
+                loss = loss / recipe.accumulate
+            accelerator.backward(loss)
+            total.add_(loss.detach())
+        if recipe.clip:
+            _hold([(weight.grad, where) for weight, where in removed if weight.grad is not None])
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        _hold(removed)
+
     with private_generators(accelerator.device):
         for epoch in range(first_epoch, recipe.epochs):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(epoch)
             model.train()
-            dropout = streams("dropout", len(batches), seed, epoch, data.rank)
-            for step, (inputs, targets) in enumerate(batches.epoch(epoch, first_step), first_step):
-                torch.manual_seed(int(dropout[step]))
-                with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                    loss = F.cross_entropy(network(_as_trained(inputs, recipe)), targets)
-                accelerator.backward(loss)
-                optimizer.step()
-                optimizer.zero_grad()
-                _hold(removed)
-                total += loss.detach()
+            dropout = streams("dropout", len(batches) * recipe.accumulate, seed, epoch, data.rank)
+            pieces = batches.epoch(epoch, first_step)
+            _set_rate(optimizer, recipe.rate(epoch))
+            for step in range(first_step, len(batches)):
+                if recipe.by_step:
+                    _set_rate(optimizer, recipe.rate(epoch + (step + 1) / len(batches)))
+                learn(step, pieces)
                 progress(1)
                 if resume and resume.due():
                     here = {"epoch": epoch, "step": step + 1, "history": history, "total": total.item()}
                     resume.save(model, optimizer, here)
             first_step = 0
             mean_loss = end_epoch(model, total, len(batches), epoch, accelerator)
-            validation = evaluate(model, data, "validation", accelerator, recipe) if data.has_validation else None
-            test = evaluate(model, data, "test", accelerator, recipe)
-            history.append(Epoch(epoch=epoch + 1, loss=mean_loss, test=test, validation=validation))
+            held_out = evaluate(model, data, "validation", accelerator, recipe) if data.has_validation else {}
+            (name, test), *more = evaluate(model, data, "test", accelerator, recipe).items()
+            history.append(
+                Epoch(
+                    epoch=epoch + 1,
+                    loss=mean_loss,
+                    metric=name,
+                    test=test,
+                    validation=held_out.get(name),
+                    more=dict(more),
+                )
+            )
             after_epoch(epoch + 1)
             if resume and resume.due():
                 resume.save(model, optimizer, {"epoch": epoch + 1, "step": 0, "history": history, "total": 0.0})
@@ -120,27 +146,51 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: ImageData, split: str, accelerator: Accelerator, recipe: Recipe) -> float:
-    """Share of the images of `test` or `validation` that the model classifies rightly, over all processes."""
+def evaluate(model: nn.Module, data: Data, split: str, accelerator: Accelerator, recipe: Recipe) -> dict[str, float]:
+    """The metrics of the samples of `test` or `validation` by name, over all processes.
+
+    Raises:
+        UserError: there are no metrics, or a count of zero.
+    """
     training = model.training
     model.eval()
-    counts = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # right, seen
-    for inputs, targets in data.evaluation(split):
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            predicted = model(_as_trained(inputs, recipe)).argmax(1)
-        counts[0] += (predicted == targets).sum()
-        counts[1] += len(targets)  # a number for the kernel: a tensor of it would wait for the GPU
-    right, seen = accelerator.reduce(counts, "sum").tolist()
+    totals = dict[str, Tensor]()  # sum, count
+    for batch in data.evaluation(split):
+        with _autocast(accelerator.device, recipe):
+            found = data.metrics(model, _as_trained(batch, recipe))
+        for name, (value, count) in found.items():
+            if name not in totals:
+                totals[name] = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+            totals[name][0] += value.reshape(())
+            totals[name][1] += count.reshape(())
+    names = list(dict.fromkeys(name for each in gather_object([list(totals)]) for name in each))
+    nothing = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # of a process without a batch
+    sums = {name: accelerator.reduce(totals.get(name, nothing), "sum").tolist() for name in names}
     model.train(training)
-    return right / seen
+    if not sums or any(not count for _, count in sums.values()):
+        raise UserError(f"the task has no metrics of the {split} samples, or counts none of them")
+    return {name: value / count for name, (value, count) in sums.items()}
 
 
-def _as_trained(inputs: Tensor, recipe: Recipe) -> Tensor:
-    """Inputs (B, C, H, W) with the strides that the recipe trains with."""
-    return inputs.contiguous(memory_format=torch.channels_last) if recipe.channels_last else inputs
+def _autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
-def _removed(model: nn.Module, mask: Mask) -> list[tuple[nn.Parameter, Tensor]]:
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _as_trained(batch: Any, recipe: Recipe) -> Any:
+    """A batch whose images (B, C, H, W) have the strides that the recipe trains with."""
+    if not recipe.channels_last:
+        return batch
+    return recursively_apply(
+        lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor, batch
+    )
+
+
+def _removed(model: nn.Module, mask: Mask) -> list[tuple[Tensor, Tensor]]:
     """Weights and which of their elements are removed; layers that lose nothing left out.
 
     The parameters themselves, not views of them: DistributedDataParallel gives a parameter new memory. Both have the
@@ -158,32 +208,38 @@ def _removed(model: nn.Module, mask: Mask) -> list[tuple[nn.Parameter, Tensor]]:
 
 
 @torch.no_grad()
-def _hold(removed: list[tuple[nn.Parameter, Tensor]]) -> None:
+def _hold(removed: list[tuple[Tensor, Tensor]]) -> None:
     for weight, where in removed:
         weight.masked_fill_(where, 0.0)
 
 
-def summarize(history: list[Epoch]) -> dict[str, Any]:
-    """The accuracies that a table needs, of the test images.
+def summarize(history: list[Epoch], better: str = "higher") -> dict[str, Any]:
+    """What a table needs of the test samples, by the task's first metric.
 
-    `accuracy` is that of the last epoch; `accuracy_best_validation` that of the epoch best on the validation split
-    (None without one); `accuracy_best_test` the maximum over epochs, which is what the paper reports and which has
-    chosen its epoch by the test set.
+    `test` is that of the last epoch; `test_best_validation` that of the epoch best on the validation split (None
+    without one); `test_best` the best over epochs, which is what the paper reports and which has chosen its epoch by
+    the test set.
     """
-    best = max((epoch for epoch in history if epoch["validation"] is not None), key=_validation, default=None)
+    best = max if better == "higher" else min
+    validated = [(epoch["validation"], epoch["test"]) for epoch in history if epoch["validation"] is not None]
     return {
-        "accuracy": history[-1]["test"],
-        "accuracy_best_validation": best["test"] if best else None,
-        "accuracy_best_test": max(epoch["test"] for epoch in history),
+        "metric": history[-1]["metric"],
+        "better": better,
+        "test": history[-1]["test"],
+        "test_best_validation": best(validated, key=itemgetter(0))[1] if validated else None,
+        "test_best": best(epoch["test"] for epoch in history),
     }
-
-
-def _validation(epoch: Epoch) -> float:
-    return epoch["validation"] or 0.0
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """A fresh optimizer of all the model's parameters."""
+    if recipe.optimizer == "adamw":
+        parameters = list(model.parameters())
+        groups = [
+            {"params": [each for each in parameters if each.dim() > 1], "weight_decay": recipe.weight_decay},
+            {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=True)
     if recipe.optimizer == "adam":
         return torch.optim.Adam(
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True

@@ -12,8 +12,9 @@ class Recipe:
     """Everything about training but the network, the data and the seed."""
 
     epochs: int
-    optimizer: Literal["sgd", "nesterov", "adam"]
-    """`sgd` has no momentum; `nesterov` has 0.9."""
+    optimizer: Literal["sgd", "nesterov", "adam", "adamw"]
+    """`sgd` has no momentum; `nesterov` has 0.9; `adamw` decays parameters of two dimensions and more, apart from the
+    gradient."""
     learning_rate: float
     batch_size: int = 128
     """The batch over all processes."""
@@ -24,6 +25,14 @@ class Recipe:
     drop_rate: float = 0.1
     augment: bool = False
     """Random crop and flip."""
+    warmup: float = 0.0
+    """Epochs, or a part of one, in which the learning rate rises to its value from one step to the next."""
+    cosine: bool = False
+    """Let the learning rate fall to 0 along a cosine from step to step, in place of drops."""
+    clip: float = 0.0
+    """The largest norm of the gradient of what is kept; 0 for no limit."""
+    accumulate: int = 1
+    """Pieces that each process takes its part of a batch in, one after the other."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: forward pass under autocast; weights stay float32."""
     compile: bool = False
@@ -32,13 +41,28 @@ class Recipe:
     """Train with images and convolutions in the order of memory (N, H, W, C), which GPUs prefer with bf16."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate"):
+        for name in ("epochs", "batch_size", "learning_rate", "accumulate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name.replace('_', ' ')} must be positive, got {getattr(self, name)}")
+        for name in ("warmup", "clip", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name.replace('_', ' ')} must not be negative, got {getattr(self, name)}")
+        if self.cosine and self.drops:
+            raise UserError("a recipe has drops or a cosine, not both")
 
-    def rate(self, epoch: int) -> float:
-        """The learning rate in an epoch, counted from 0."""
+    def rate(self, epoch: float) -> float:
+        """The learning rate at a time in epochs from the start: of a step, when it has been done."""
+        if epoch < self.warmup:
+            return self.learning_rate * epoch / self.warmup
+        if self.cosine:
+            share = (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9)
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
         return self.learning_rate * self.drop_rate ** sum(epoch >= drop for drop in self.drops)
+
+    @property
+    def by_step(self) -> bool:
+        """Whether the learning rate changes from step to step, not only from epoch to epoch."""
+        return self.cosine or self.warmup > 0
 
     def with_epochs(self, epochs: int) -> "Recipe":
         """The recipe stretched or shortened, its drops at the same share of the whole."""
@@ -69,6 +93,7 @@ SHORT: dict[str, Recipe] = {
     "vgg19": _CIFAR_SHORT,
     "vgg19-4096": _CIFAR_SHORT,
 }
+OWN = Recipe(30, "adam", 1.2e-3)  # for a network of the user's, where nothing is known of it
 # With the learning rate that these networks are usually given; the paper's dense ResNet-18 is weak.
 STRONG: dict[str, Recipe] = dict.fromkeys(("resnet18", "vgg16", "vgg19", "vgg19-4096"), _CIFAR_STRONG)
 
@@ -89,6 +114,8 @@ def find_recipe(name: str, network: str, dataset: str) -> Recipe:
     table = {"short": SHORT, "strong": STRONG}.get(name)
     if table is None:
         raise unknown("recipe", name, get_args(RecipeName))
+    if name == "short" and ":" in network:
+        return OWN
     if network not in table:
         raise UserError(f"there is no {name} recipe for {network}; there is for: {', '.join(table)}")
     photographs = dataset in ("cifar10", "cifar100", "tiny-imagenet")

@@ -214,9 +214,9 @@ def test_a_fit_leaves_a_surface_and_prunes_as_its_network_does(
     alone.mkdir()
     for name in ("surface.json", "surface.safetensors"):
         shutil.copy(folder / name, alone)
-    own = autosparse.prune(model, data.scoring(100), AutoSCriterion(autos), 0.95)
-    assert torch.equal(autosparse.prune(model, data.scoring(100), both, 0.95).kept, own.kept)
-    tabulated = autosparse.prune(model, data.scoring(100), alone, 0.95)
+    own = autosparse.prune(model, data.scoring(100), criterion=AutoSCriterion(autos), sparsity=0.95)
+    assert torch.equal(autosparse.prune(model, data.scoring(100), criterion=both, sparsity=0.95).kept, own.kept)
+    tabulated = autosparse.prune(model, data.scoring(100), criterion=alone, sparsity=0.95)
     assert (tabulated.kept & own.kept).sum() > 0.99 * own.count
     criterion = AutoSCriterion.load(alone)
     assert torch.equal(

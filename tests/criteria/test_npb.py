@@ -91,7 +91,7 @@ def test_a_layer_is_dealt_evenly() -> None:
 def test_the_counts_of_each_layer_are_met_and_weights_lie_on_paths(sparsity: float) -> None:
     torch.manual_seed(0)
     model = Branches()
-    mask = autosparse.prune(model, BATCH, "npb", sparsity)
+    mask = autosparse.prune(model, BATCH, criterion="npb", sparsity=sparsity)
     layout = mask.layout
     counts = [int(kept.sum()) for kept in layout.unflatten(mask.kept).values()]
     assert counts == erk_counts(layout, mask.count, [layer.size for layer in layout.layers])

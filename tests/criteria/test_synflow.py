@@ -58,11 +58,11 @@ def test_against_finite_differences_in_a_convolutional_network(convolutional: nn
 
 
 def test_no_layer_collapses_where_one_shot_does(model: nn.Module, data: ImageData) -> None:
-    rounds = autosparse.prune(model, data.scoring(100, 1), "synflow", 0.998)
+    rounds = autosparse.prune(model, data.scoring(100, 1), criterion="synflow", sparsity=0.998)
     assert rounds.count == round(0.002 * rounds.layout.size)
     assert not rounds.empty_layers()
     with pytest.warns(UserWarning, match=r"nothing is kept of layers fc1\.weight"):
-        autosparse.prune(model, data.scoring(100, 1), synflow, 0.998)
+        autosparse.prune(model, data.scoring(100, 1), criterion=synflow, sparsity=0.998)
 
 
 def test_scores_of_a_deep_network_stay_in_range() -> None:
@@ -97,20 +97,20 @@ class Loose(nn.Module):
 )
 def test_a_network_that_cannot_be_taken_names_the_layer(network: nn.Module, message: str, criterion: str) -> None:
     with pytest.raises(UserError, match=f"{criterion} cannot prune this network.*{message}"):
-        autosparse.prune(network, ONE, criterion, 0.5)
+        autosparse.prune(network, ONE, criterion=criterion, sparsity=0.5)
 
 
 def test_what_is_not_finite_names_the_layer(model: nn.Module) -> None:
     nn.init.constant_(model.get_parameter("fc2.weight"), torch.inf)
     with pytest.raises(UserError, match="what layer fc2 gives is not finite"):
-        autosparse.prune(model, ONE, "synflow", 0.5)
+        autosparse.prune(model, ONE, criterion="synflow", sparsity=0.5)
 
 
 def test_no_batches_and_generators_are_refused(model: nn.Module) -> None:
     with pytest.raises(UserError, match="at least one batch is needed"):
-        autosparse.prune(model, [], "synflow", 0.5)
+        autosparse.prune(model, [], criterion="synflow", sparsity=0.5)
     with pytest.raises(UserError, match="give a list or a DataLoader, not a generator"):
-        autosparse.prune(model, iter(ONE), Rounds(synflow, 2), 0.5)
+        autosparse.prune(model, iter(ONE), criterion=Rounds(synflow, 2), sparsity=0.5)
 
 
 def test_dataflow_starts_from_the_deviation_of_the_data(model: nn.Module, data: ImageData) -> None:
@@ -132,7 +132,7 @@ def test_dataflow_starts_from_the_deviation_of_the_data(model: nn.Module, data: 
 
 def test_inputs_that_are_all_the_same_are_refused(model: nn.Module) -> None:
     with pytest.raises(UserError, match="those that were given are all the same, or only one"):
-        autosparse.prune(model, ONE, "dataflow", 0.5)
+        autosparse.prune(model, ONE, criterion="dataflow", sparsity=0.5)
 
 
 class Gated(nn.Module):
@@ -171,3 +171,8 @@ def test_inputs_of_several_shapes_are_refused(model: nn.Module) -> None:
     batches = [(torch.randn(2, 1, 8, 8), torch.zeros(2)), (torch.randn(2, 1, 9, 9), torch.zeros(2))]
     with pytest.raises(UserError, match=r"element by element; they are of shapes \(1, 8, 8\) and \(1, 9, 9\)"):
         dataflow(model, Mask.full(Layout.of(model)), batches)
+
+
+def test_inputs_that_are_not_finite_are_refused(model: nn.Module) -> None:
+    with pytest.raises(UserError, match="the inputs are not finite"):
+        dataflow(model, Mask.full(Layout.of(model)), [(torch.full((2, 1, 8, 8), torch.nan), torch.zeros(2))])

@@ -15,12 +15,13 @@ from autosparse.criteria import Targeted, make_criterion
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, PruneRun
 from autosparse.jobs.setting import Setting
+from autosparse.tasks import Images
 
-DIGITS = Setting(dataset="digits")
+DIGITS = Setting(task=Images(source="digits"))
 
 
 def test_folders_are_named_to_be_read(tmp_path: Path) -> None:
-    setting, config = Setting(network="resnet18", dataset="cifar10"), PruneConfig(sparsity=0.985, seed=3)
+    setting, config = Setting(task=Images(network="resnet18", source="cifar10")), PruneConfig(sparsity=0.985, seed=3)
     run = PruneRun(output=tmp_path, setting=setting, config=config)
     assert run.folder == tmp_path / "prune" / "resnet18_cifar10_snip_98.5_s3"
 
@@ -30,7 +31,7 @@ def test_the_configuration_is_resolved() -> None:
     assert (one["recipe"]["epochs"], other["recipe"]["epochs"], other["recipe"]["precision"]) == (30, 60, "bf16")
     assert one["validation"] == 0.1
     assert one["order_seed"] == 0
-    assert Setting(network="resnet18", dataset="cifar10", recipe="paper").validation_share == 0.0
+    assert Images(network="resnet18", source="cifar10", recipe_name="paper").validation_share == 0.0
     assert IRPRun(setting=replace(DIGITS, epochs=30)).identity() == one  # the same in other words
     assert "output" not in one
 

@@ -75,7 +75,7 @@ def test_all_that_is_known_of_a_run_that_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     commands.answer("squeue", "echo '7_3|RUNNING|None'")
-    history = [{"iteration": i, "density": 0.8**i, "accuracy": 0.9} for i in range(3)]
+    history = [{"iteration": i, "density": 0.8**i, "metric": "accuracy", "test": 0.9} for i in range(3)]
     status = {"state": "running", "job": "7_3", "node": "gpu7", "requeues": 1}
     steps = {"done": 30, "total": 120, "seconds_left": 3723.2}
     leave(tmp_path / "a", job=submitted("7_3"), status=status, config={"iterations": 20}, progress=steps)
@@ -89,7 +89,7 @@ def test_all_that_is_known_of_a_run_that_runs(
         "done": "25%",
         "left": "1:02:03",
         "sparsity": "36.00%",
-        "accuracy": "90.00%",
+        "metric": "accuracy 90.00%",
         "requeues": "1",
         "node": "gpu7",
     }

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,48 @@ def test_export_to_torch(model: nn.Module) -> None:
     assert all(not weight[~kept[f"{name}.weight"]].any() for name, weight in pruned.items())
     model(torch.zeros(2, 1, 8, 8)).sum().backward()
     assert model.get_parameter("fc1.weight_orig").grad is not None
+
+
+def tied() -> nn.Module:
+    layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    layers[2].weight = layers[1].weight
+    return layers
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (tied, r"1\.weight is one weight under several names \(1\.weight, 2\.weight\)"),
+        (lambda: nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 4)), r"1\.weight_ih_l0 is read by LSTM"),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 2)),
+            r"1\.in_proj_weight is read by Multihead",
+        ),
+        (
+            lambda: nn.Transformer(4, 2, 1, 1, 4),
+            r"encoder\.layers\.0\.self_attn\.in_proj_weight is read by Transformer",
+        ),
+    ],
+)
+def test_what_the_hook_of_torch_does_not_reach_is_not_exported(make: Callable[[], nn.Module], message: str) -> None:
+    network = make()
+    before = [*network.state_dict()]
+    with pytest.raises(UserError, match=message) as refused:
+        some_mask(network).export(network)
+    assert "\n" not in str(refused.value)
+    assert [*network.state_dict()] == before
+
+
+def test_feed_forward_layers_of_an_encoder_are_not_exported() -> None:
+    network = nn.TransformerEncoderLayer(4, 2, 4)
+    layout = Layout.of(network, exclude=["self_attn.*"])
+    with pytest.raises(UserError, match=r"linear1\.weight is read by TransformerEncoderLayer without a call"):
+        Mask.full(layout).export(network)
+
+
+def test_a_compiled_model_is_exported(model: nn.Module) -> None:
+    some_mask(model).export(torch.compile(model, backend="eager"))
+    assert "fc1.weight_mask" in model.state_dict()
 
 
 def test_what_is_no_mask_is_refused(model: nn.Module, tmp_path: Path) -> None:

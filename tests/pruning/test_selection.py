@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autosparse.errors import UserError
-from autosparse.pruning import Layer, Layout, Mask, keep_top, keep_top_of_parts, selection
-from autosparse.pruning.selection import Part
+from autosparse.pruning import Layer, Layout, Mask, keep_top, keep_top_each, keep_top_of_parts, parts
+from autosparse.pruning.parts import Part
+from autosparse.pruning.ties import priority
 from tests.world import world
 
 
@@ -20,13 +21,32 @@ def full(size: int) -> Mask:
     )
 
 
-def reference(scores: Tensor, k: int, alive: Tensor) -> Tensor:
-    """Sort by score, then by index."""
+def reference(scores: Tensor, k: int, alive: Tensor) -> Tensor | None:
+    """Sort by score, then by priority; None where ties at one value would decide more than half."""
     values = np.where(alive.numpy(), scores.double().numpy(), -np.inf)
-    order = np.lexsort((np.arange(len(values)), -values, ~alive.numpy()))
+    order = np.lexsort((-priority(torch.arange(len(values))).numpy(), -values, ~alive.numpy()))
     kept = torch.zeros(len(values), dtype=torch.bool)
     kept[torch.from_numpy(order[:k].copy())] = True
+    if 0 < k < alive.sum():
+        equal = (values == values[order[k - 1]]) & alive.numpy()
+        taken = (equal & kept.numpy()).sum()
+        if taken < equal.sum() and 2 * taken > k:
+            return None
     return kept
+
+
+def chosen(scores: Tensor, k: int, alive: Mask) -> Tensor | None:
+    """What `keep_top` keeps; None where it refuses ties."""
+    try:
+        return keep_top(scores, k, alive).kept
+    except UserError as error:
+        if "do not tell the weights apart" not in str(error):
+            raise
+        return None
+
+
+def same(first: Tensor | None, second: Tensor | None) -> bool:
+    return first is second is None or (first is not None and second is not None and torch.equal(first, second))
 
 
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -49,14 +69,14 @@ def draw(kind: str, size: int, seed: int = 1) -> tuple[Tensor, Mask]:
 
 @pytest.mark.parametrize("chunk", [70, 1 << 18])
 @pytest.mark.parametrize("kind", KINDS)
-def test_against_a_stable_sort(kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "_CHUNKS", (chunk, chunk))
+def test_against_a_sort(kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "_CHUNKS", (chunk, chunk))
     scores, some = draw(kind, 500)
     for alive in (some, full(500)):
         for k in (0, 1, 2, 50, alive.count - 1, alive.count):
-            mask = keep_top(scores, k, alive)
-            assert mask.count == k
-            assert torch.equal(mask.kept, reference(scores, k, alive.kept))
+            kept = chosen(scores, k, alive)
+            assert same(kept, reference(scores, k, alive.kept)), (k, kind)
+            assert kept is None or kept.sum() == k
 
 
 floats = st.floats(width=32, allow_nan=False)
@@ -69,14 +89,53 @@ def test_any_floats_in_any_parts(data: st.DataObject, scores: list[float]) -> No
     alive = Mask(full(size).layout, torch.tensor(data.draw(st.lists(st.booleans(), min_size=size, max_size=size))))
     k = data.draw(st.integers(0, alive.count))
     expected = reference(values, k, alive.kept)
-    assert torch.equal(keep_top(values, k, alive).kept, expected)
+    assert same(chosen(values, k, alive), expected)
     cut = data.draw(st.integers(0, size))
-    parts: list[Part] = [(values[:cut], alive.kept[:cut]), (values[cut:], alive.kept[cut:])]
-    assert torch.equal(torch.cat(list(keep_top_of_parts(parts, k, alive.layout))), expected)
+    halves: list[Part] = [(values[:cut], alive.kept[:cut]), (values[cut:], alive.kept[cut:])]
+    if expected is None:
+        with pytest.raises(UserError, match="do not tell the weights apart"):
+            keep_top_of_parts(halves, k, alive.layout)
+    else:
+        assert torch.equal(torch.cat(list(keep_top_of_parts(halves, k, alive.layout))), expected)
+
+
+def test_priorities_are_a_permutation_without_a_pattern() -> None:
+    of = priority(torch.arange(1 << 16))
+    assert len(of.unique()) == len(of)
+    first = of >= of.sort().values[1 << 15]  # the half that is kept
+    assert all(abs(float(part.float().mean()) - 0.5) < 0.05 for part in first.split(1 << 12))
+    assert all(abs(float(first[k::3].float().mean()) - 0.5) < 0.02 for k in range(3))
+    far = priority(torch.tensor([2**40, 2**40 + 1, 2**48 - 1]))
+    assert len(far.unique()) == 3
+    assert ((far >= 0) & (far < 1 << 48)).all()
+
+
+def test_a_layer_of_equal_scores_is_not_kept_from_its_front() -> None:
+    scores, alive = torch.zeros(1000), full(1000)
+    kept = keep_top_each(scores, [100, 250], alive).kept
+    assert kept[:500].sum() == 100
+    assert kept[500:].sum() == 250
+    assert all(part.any() for part in kept.split(100))
+    halved = torch.randn(1000, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    assert keep_top(halved, 500, alive).count == 500  # low precision has ties, too few to matter
+
+
+def test_scores_that_do_not_distinguish_are_refused_naming_the_layers() -> None:
+    alive, scores = full(1000), torch.zeros(1000)
+    with pytest.raises(UserError, match=r"300 of the 300 to keep .* 1,000 that score 0; .* 2 layers \(a\.weight, b\."):
+        keep_top(scores, 300, alive)
+    assert keep_top(scores, 1000, alive).count == 1000
+    scores[500:] = torch.arange(500)
+    assert keep_top(scores, 998, alive).count == 998  # 499 are drawn
+    with pytest.raises(
+        UserError, match=r"500 of the 999 .* 501 that score 0; .* 1 layer \(a\.weight\); likely"
+    ) as refused:
+        keep_top(scores, 999, alive)
+    assert "\n" not in str(refused.value)
 
 
 def test_masks_of_one_score_are_nested() -> None:
-    scores, mask = torch.randn(1000).round(decimals=1), full(1000)
+    scores, mask = torch.randn(1000, generator=torch.Generator().manual_seed(0)).round(decimals=1), full(1000)
     for k in (800, 500, 20):
         smaller = keep_top(scores, k, mask)
         assert not (smaller.kept & ~mask.kept).any()
@@ -99,7 +158,7 @@ def test_scores_in_files(tmp_path: Path) -> None:
     scores, _ = draw("ties", 1000)
     for number, part in enumerate(scores.split(130)):
         np.save(tmp_path / f"{number}.npy", part.numpy())
-    for k in (0, 10, 600, 1000):
+    for k in (0, 500, 900, 1000):
         masks = list(keep_top_of_parts(Files(tmp_path), k, full(1000).layout))
         assert [len(mask) for mask in masks] == [len(part) for part in scores.split(130)]
         assert torch.equal(torch.cat(masks), keep_top(scores, k, full(1000)).kept)
@@ -115,8 +174,11 @@ def slices(folder: Path) -> None:
     for kind in KINDS:
         scores, alive = draw(kind, 1000)
         for k in (0, 1, 77, alive.count - 1, alive.count):
-            masks = keep_top_of_parts([(scores[own], alive.kept[own])], k, alive.layout, ranks=True)
-            found[kind, k] = torch.cat([torch.zeros(0, dtype=torch.bool), *masks])
+            try:
+                masks = keep_top_of_parts([(scores[own], alive.kept[own])], k, alive.layout, ranks=True)
+                found[kind, k] = torch.cat([torch.zeros(0, dtype=torch.bool), *masks])
+            except UserError as error:
+                found[kind, k] = str(error)
     scores = torch.ones(1000)
     scores[[5, 700]] = torch.nan
     try:
@@ -133,7 +195,12 @@ def test_ranks_that_hold_a_slice_each(tmp_path: Path) -> None:
     assert all(each.pop(("nan", 1)) == "2 scores are NaN, the first in layer a.weight" for each in found)
     for kind, k in found[0]:
         scores, alive = draw(kind, 1000)
-        assert torch.equal(torch.cat([each[kind, k] for each in found]), keep_top(scores, k, alive).kept), (kind, k)
+        if isinstance(found[0][kind, k], str):
+            with pytest.raises(UserError) as refused:
+                keep_top(scores, k, alive)
+            assert {str(refused.value)} == {each[kind, k] for each in found}
+        else:
+            assert torch.equal(torch.cat([each[kind, k] for each in found]), keep_top(scores, k, alive).kept), (kind, k)
 
 
 def test_nan_is_refused_where_alive_and_names_the_layer() -> None:
@@ -144,7 +211,7 @@ def test_nan_is_refused_where_alive_and_names_the_layer() -> None:
         with pytest.raises(UserError, match=r"1 scores are NaN, the first in layer b\.weight"):
             keep_top(scores, 3, alive)
         alive.kept[7] = False
-        assert keep_top(scores, 3, alive).kept.nonzero().squeeze(1).tolist() == [0, 1, 2]
+        assert keep_top(scores, 9, alive).kept.nonzero().squeeze(1).tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 9]
 
 
 def test_what_cannot_be_kept_is_refused() -> None:

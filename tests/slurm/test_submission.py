@@ -18,6 +18,7 @@ from autosparse.errors import UserError
 from autosparse.jobs.setting import Setting
 from autosparse.store import TripleStore
 from autosparse.store.verify import problems
+from autosparse.tasks import Images
 from tests.cluster.jobs import Note
 from tests.conftest import ROOT, RUN, SMALL_IRP, tree
 from tests.slurm.conftest import MAX_ARRAY, Sandbox, until
@@ -77,7 +78,9 @@ def test_a_process_that_fails_does_not_leave_the_others_waiting(tmp_path: Path) 
 
 
 def test_two_nodes_of_two_processes_are_one_world_and_write_one_store(irp_run: Path, tmp_path: Path) -> None:
-    run = WorldRun(output=tmp_path, setting=Setting(dataset="digits", epochs=1), config=IRPConfig(iterations=2))
+    run = WorldRun(
+        output=tmp_path, setting=Setting(task=Images(source="digits"), epochs=1), config=IRPConfig(iterations=2)
+    )
     launch([run], Resources(partition="gpu", nodes=2, gpus_per_node=2, cpus_per_task=1, wait=True), tmp_path, "irp")
     told = [json.loads((run.folder / "logs" / f"told{rank}.json").read_text()) for rank in range(4)]
     # rank, of how many, rank on the node, number and name of the node, and all of its GPUs
@@ -87,6 +90,19 @@ def test_two_nodes_of_two_processes_are_one_world_and_write_one_store(irp_run: P
     assert problems(store) == []
     assert np.array_equal(store.theta(), alone.theta())
     np.testing.assert_allclose(store.grad(), alone.grad(), rtol=1e-4, atol=1e-7)
+
+
+def test_a_task_of_a_users_file_is_found_on_the_nodes(tmp_path: Path) -> None:
+    """By a relative path, with the file's folder not on the path of Python there."""
+    (tmp_path / "mine.py").write_text((ROOT / "tests" / "tasks" / "own.py").read_text())
+    short = ["--iterations", "1", "--final-sparsity", "0.5", "--epochs", "1", "--workers", "1", "--output", "runs"]
+    command = [sys.executable, ROOT / "launch" / "irp.py", "--task", "mine.py:Own", "--partition", "gpu", *short]
+    command += ["--tasks-per-node", "2", "--cpus-per-task", "1", "--wait"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / done.stdout.strip()
+    assert problems(TripleStore.open(folder)) == []
+    assert (folder / "mine.py").read_text() == (tmp_path / "mine.py").read_text()
 
 
 def test_the_command_of_a_user_from_submission_to_complete_stores(

@@ -65,8 +65,8 @@ def test_what_an_experiment_needs_is_in_its_graph(name: str, scale: Scale) -> No
 def test_full_scale_is_the_papers() -> None:
     for pair in PAPERS:
         network, dataset = pair.replace("lenet", "lenet-300-100").split("/")
-        assert (FULL.settings[pair].network, FULL.settings[pair].dataset) == (network, dataset)
-        assert FULL.settings[pair].recipe == "paper"
+        assert (FULL.settings[pair].task.network, FULL.settings[pair].task.source) == (network, dataset)
+        assert FULL.settings[pair].task.recipe_name == "paper"
     fit = FULL.fit
     assert (fit.batch_size, fit.learning_rate, fit.epochs, fit.max_steps) == (1024, 0.01, 10, 0)
     assert FULL.backbones == {"resnet18": "resnet18", "vgg19": "vgg19"}

@@ -27,7 +27,15 @@ def rows() -> pd.DataFrame:
             for seed in (0, 1):
                 accuracy = base - 0.1 * (sparsity > 0.9) + 0.02 * seed
                 found.append(
-                    {"criterion": criterion, "sparsity": sparsity, "seed": seed, "accuracy": accuracy, "recipe": RECIPE}
+                    {
+                        "criterion": criterion,
+                        "sparsity": sparsity,
+                        "seed": seed,
+                        "test": accuracy,
+                        "metric": "accuracy",
+                        "better": "higher",
+                        "recipe": RECIPE,
+                    }
                 )
     return pd.DataFrame(found).assign(folder="runs/a")
 
@@ -39,7 +47,9 @@ def irp() -> pd.DataFrame:
             "criterion": "irp-snip",
             "iteration": range(4),
             "density": densities,
-            "accuracy": accuracies,
+            "test": accuracies,
+            "metric": "accuracy",
+            "better": "higher",
             "recipe": RECIPE,
             "folder": "runs/irp",
         }
@@ -63,10 +73,10 @@ def test_a_mask_of_irp_far_from_a_sparsity_does_not_stand_for_it() -> None:
 
 def test_iterative_pruning_is_interpolated_between_its_masks() -> None:
     masks = irp()
-    assert results.interpolated(masks, 0.5, "accuracy").tolist() == pytest.approx([0.93])
+    assert results.interpolated(masks, 0.5, "test").tolist() == pytest.approx([0.93])
     between = 1 - (0.5 * 0.102) ** 0.5  # half way, in the logarithm
-    assert results.interpolated(masks, between, "accuracy").tolist() == pytest.approx([0.935])
-    assert results.interpolated(masks, 0.999, "accuracy").isna().all()
+    assert results.interpolated(masks, between, "test").tolist() == pytest.approx([0.935])
+    assert results.interpolated(masks, 0.999, "test").isna().all()
 
 
 def test_markdown() -> None:

@@ -196,13 +196,16 @@ def test_evaluate_counts_the_images(
 ) -> None:
     x = data.normalize(torch.from_numpy(images.x_test))
     expected = (model(x).argmax(1).numpy() == images.y_test).mean()
-    assert evaluate(model, data, "test", accelerator, RECIPE) == pytest.approx(expected)
+    assert evaluate(model, data, "test", accelerator, RECIPE) == {"accuracy": pytest.approx(expected)}
 
 
 def test_the_three_accuracies() -> None:
     tests, validations = (0.5, 0.9, 0.7), (0.6, 0.5, 0.61)
     history = [
-        {"epoch": k, "loss": 1.0, "test": t, "validation": v}
+        {"epoch": k, "loss": 1.0, "metric": "accuracy", "test": t, "validation": v, "more": {}}
         for k, (t, v) in enumerate(zip(tests, validations, strict=True))
     ]
-    assert summarize(history) == {"accuracy": 0.7, "accuracy_best_validation": 0.7, "accuracy_best_test": 0.9}
+    measured = {"metric": "accuracy", "better": "higher", "test": 0.7}
+    assert summarize(history) == {**measured, "test_best_validation": 0.7, "test_best": 0.9}
+    measured["better"] = "lower"
+    assert summarize(history, "lower") == {**measured, "test_best_validation": 0.9, "test_best": 0.5}

@@ -12,15 +12,19 @@ from autosparse.api import find_criterion
 from autosparse.autos.autos import CARD
 from autosparse.cluster import provenance
 from autosparse.cluster.progress import progress
+from autosparse.config import settings
 from autosparse.criteria import select
-from autosparse.data import ImageData
+from autosparse.data import Data
 from autosparse.files import read_json, write_json
 from autosparse.jobs.prune import MASK, RESULT, PruneRun
 from autosparse.jobs.work.sanity import inverted, reinitialized, shuffled
-from autosparse.pruning import Layout, Mask
+from autosparse.metrics import described
+from autosparse.pruning import Mask
 from autosparse.pruning.schedule import keep_count
+from autosparse.tasks import Images
 from autosparse.training import Checkpoint, summarize, train
 
+_TOLD = ("network", "dataset", "criterion", "iterations", "seed")  # of a run that labels came from
 log = logging.getLogger(__name__)
 
 
@@ -43,21 +47,25 @@ def run(job: PruneRun, accelerator: Accelerator) -> None:
         )
     result = {
         **job.identity(),
-        "criterion_kind": "autos" if job.learned else config.criterion,
-        "labels_from": _labels_from(job),
+        "criterion_kind": "autos" if job.learned else job.label,
+        "labels_from": [{key: run.get(key) for key in _TOLD} for run in _labels_from(job)],
         "same_initialization": _same_initialization(job),
         "kept": mask.count,
         "parameters": mask.layout.size,
         "density": mask.density,
         "layer_densities": mask.layer_densities(),
         "empty_layers": mask.empty_layers(),
-        **summarize(history),
+        **summarize(history, data.better),
         "history": history,
         "seconds": {"mask": masked - start, "train": time.perf_counter() - masked},
         "versions": provenance.versions(),
     }
     log.info(
-        "%s at %g%%, seed %d: accuracy %.2f%%", job.label, 100 * config.sparsity, config.seed, 100 * result["accuracy"]
+        "%s at %g%%, seed %d: %s",
+        job.label,
+        100 * config.sparsity,
+        config.seed,
+        described(result["metric"], result["test"]),
     )
     if accelerator.is_main_process:
         write_json(job.folder / RESULT, result)
@@ -65,14 +73,14 @@ def run(job: PruneRun, accelerator: Accelerator) -> None:
     checkpoint.remove()
 
 
-def _mask(job: PruneRun, model: nn.Module, data: ImageData, accelerator: Accelerator) -> Mask:
+def _mask(job: PruneRun, model: nn.Module, data: Data, accelerator: Accelerator) -> Mask:
     """The mask to train with, chosen once: a run that goes on, and every process of it, reads what was saved."""
     config = job.config
 
     path = job.folder / MASK
     # one looks, for all: on a network file system another process may not see yet what is there
     if not broadcast_object_list([accelerator.is_main_process and path.is_file()])[0]:
-        full = Mask.full(Layout.of(model), accelerator.device)
+        full = Mask.full(job.setting.layout(model), accelerator.device)
         criterion = find_criterion(config.criterion, config.seed, config.rounds)
         k = keep_count(1.0 - config.sparsity, full.layout.size)
         batches = data.scoring(limit=job.setting.grad_batches)
@@ -87,13 +95,16 @@ def _mask(job: PruneRun, model: nn.Module, data: ImageData, accelerator: Acceler
 
 def _labels_from(job: PruneRun) -> list[dict[str, Any]]:
     """The runs whose labels the criterion was fitted to; none for one that is not learned."""
-    if not job.learned:
-        return []
-    runs = read_json(job.saved / CARD)["card"]["runs"]
-    return [{key: run.get(key) for key in ("network", "dataset", "criterion", "iterations", "seed")} for run in runs]
+    return read_json(job.saved / CARD)["card"]["runs"] if job.learned else []
 
 
 def _same_initialization(job: PruneRun) -> bool:
-    """Whether labels came from the very initial weights that are pruned here."""
-    here = {"network": job.setting.network, "seed": job.config.seed}
-    return any({key: run[key] for key in here} == here for run in _labels_from(job))
+    """Whether labels came from the very initial weights that are pruned here.
+
+    Those of images are the same on other data; of a task of one's own nobody knows which fields they depend on.
+    """
+    task = job.setting.task
+    here = {"network": task.network, "seed": job.config.seed}
+    if not isinstance(task, Images):
+        here |= {"task": job.setting.task_name, **settings(task)}
+    return any({key: run.get(key) for key in here} == here for run in _labels_from(job))

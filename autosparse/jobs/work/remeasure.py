@@ -8,9 +8,8 @@ from accelerate import Accelerator
 from autosparse.autos import Features, States, states_of
 from autosparse.autos.autos import gradient_mode
 from autosparse.config import FitConfig
-from autosparse.data import sources
 from autosparse.errors import UserError
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.setting import Setting, revived
 from autosparse.store import TripleStore
 
 
@@ -40,26 +39,22 @@ def remeasure(store: TripleStore, how: FitConfig, data_root: Path | None, accele
 
 
 def setting_of(store: TripleStore, data_root: Path | None) -> Setting:
-    """The network and data of a run.
+    """The task of a run.
 
     Raises:
         UserError: see `remeasure`.
     """
     run: dict[str, Any] = store.run
-    if absent := [key for key in ("network", "dataset", "data", "fan", "seed", "validation") if key not in run]:
+    if absent := [key for key in ("task_path", "task_fields", "data", "seed") if key not in run]:
         raise UserError(
             f"{store.storage} does not say the {absent[0]} of its run, which a fit in rounds or with flow needs"
         )
-    setting = Setting(
-        network=run["network"],
-        dataset=run["dataset"],
-        data_root=data_root,
-        validation=run["validation"],
-        fan=run["fan"],
-    )
-    setting.check()
-    if (found := sources.fingerprint(setting.dataset, data_root)) != run["data"]:
-        raise UserError(
-            f"{store.storage} is of other {setting.dataset} data than are here ({run['data']}, not {found})"
-        )
+    task = revived(run["task_path"], run["task_fields"], data_root)
+    task.check()
+    if (found := task.digest()) != run["data"]:
+        raise UserError(f"{store.storage} is of other {task.source} data than are here ({run['data']}, not {found})")
+    setting = Setting(task=task)
+    for key, value in setting.derived().items():
+        if key in ("code", "network_code") and value != run.get(key):
+            raise UserError(f"the file of {task.network} is another than that of {store.storage} ({key})")
     return setting

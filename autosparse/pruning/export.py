@@ -1,0 +1,51 @@
+"""A mask as `torch.nn.utils.prune` has it: only where its hook reaches the weight."""
+
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from autosparse.errors import UserError
+from autosparse.pruning.layout import Layout
+from autosparse.pruning.prunable import canonical, is_transposed, parameters_by_name, unwrapped
+
+_CALLED = (
+    *(nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+_READ = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # which read the weights of modules without calling them
+
+
+def export(layout: Layout, kept: Tensor, model: nn.Module) -> None:
+    """See `Mask.export`."""
+    weights = layout.weights(model)
+    names: dict[int, list[str]] = {}
+    for name, parameter in parameters_by_name(model).items():
+        names.setdefault(id(parameter), []).append(name)
+    owners = _owners(unwrapped(model))
+    for name, weight in weights.items():
+        refused = None
+        if len(tied := names[id(weight)]) > 1:
+            refused = f"is one weight under several names ({', '.join(tied)})"
+        elif (reader := owners[name][1]) is not None:
+            refused = f"is read by {reader} without a call of its module"
+        if refused:
+            raise UserError(
+                f"torch.nn.utils.prune cannot hold the mask: {name} {refused}; "
+                "use mask.apply_(model), or mask.hold(model, optimizer) while training"
+            )
+    for name, part in layout.unflatten(kept).items():
+        prune.custom_from_mask(owners[name][0], "weight", part.to(weights[name].device))
+
+
+def _owners(model: nn.Module) -> dict[str, tuple[nn.Module, str | None]]:
+    """By name of the parameter: its module, and the kind of module that reads it past the hook, if there is one."""
+    found: dict[str, tuple[nn.Module, str | None]] = {}
+    inside: dict[nn.Module, str] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, _READ):
+            inside |= {each: inside.get(each, type(module).__name__) for each in module.modules()}
+        for short in module._parameters:
+            reader = inside.get(module)
+            if reader is None and not (short == "weight" and (isinstance(module, _CALLED) or is_transposed(module))):
+                reader = type(module).__name__
+            found[canonical(f"{path}.{short}" if path else short)] = module, reader
+    return found

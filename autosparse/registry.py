@@ -1,0 +1,110 @@
+"""What a name means: something of the package, `package.module:Object`, or `path/file.py:Object`."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from pkgutil import resolve_name
+from types import ModuleType
+from typing import Any
+
+from autosparse.errors import UserError, unknown
+
+
+def resolve(name: str, kind: str, builtin: Mapping[str, str]) -> Any:
+    """The object of a name.
+
+    Args:
+        name: a key of `builtin`, or where the object is: `package.module:Object` or `path/file.py:Object`.
+        kind: what an error calls it.
+        builtin: name -> `package.module:Object`.
+
+    Raises:
+        UserError: an unknown name (lists the valid ones), or a module, file or object that is not there or fails.
+    """
+    if name in builtin:
+        return resolve_name(builtin[name])
+    where, colon, what = name.rpartition(":")
+    if not colon:
+        valid = [*builtin, "package.module:Object", "path/file.py:Object"]
+        raise unknown(kind, name, valid)
+    module = _load(Path(where)) if where.endswith(".py") else _import(where, kind)
+    try:
+        return getattr(module, what)
+    except AttributeError:
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        raise unknown(f"{kind} in {where}:", what, own) from None
+
+
+def is_path(name: str) -> bool:
+    """Whether a name says where an object is, rather than being that of something built in or of a folder."""
+    where, colon, what = name.rpartition(":")
+    return bool(colon) and what.isidentifier() and "//" not in where
+
+
+def name_of(found: Any, builtin: Mapping[str, str]) -> str:
+    """The name by which `resolve` finds an object on any machine that shares its files.
+
+    Raises:
+        UserError: it is not at the top of a module.
+    """
+    path = f"{found.__module__}:{found.__qualname__}"
+    for name, place in builtin.items():
+        if place == path:
+            return name
+    if "<locals>" in path:
+        raise UserError(f"{found.__qualname__} is defined within a function; jobs need it at the top of a module")
+    module = sys.modules[found.__module__]
+    if module.__name__ == "__main__" or module.__name__ in _LOADED:
+        return f"{Path(inspect.getfile(found)).resolve()}:{found.__qualname__}"
+    return path
+
+
+def digest_of(found: Any) -> str:
+    """CRC-32 of the file in which an object is defined, in hex."""
+    return f"{zlib.crc32(source_of(found).read_bytes()):08x}"
+
+
+def source_of(found: Any) -> Path:
+    """The file in which an object is defined."""
+    return Path(inspect.getfile(found)).resolve()
+
+
+_LOADED = dict[str, Path]()  # modules that are files of a user's, by name
+
+
+def _load(path: Path) -> ModuleType:
+    """A file as the module of its name, as `python file.py` would see it: its neighbours can be imported."""
+    path = path.resolve()
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    name = path.stem
+    if _LOADED.get(name) == path:
+        return sys.modules[name]
+    if name in sys.modules or not name.isidentifier():
+        raise UserError(f"{path} cannot be imported as {name}, which is taken or no name of a module; rename the file")
+    # also for the processes that read data, which import what they are sent
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"{path} fails: {type(error).__name__}: {error}") from error
+    _LOADED[name] = path
+    return module
+
+
+def _import(name: str, kind: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"the module {name!r} of this {kind} cannot be imported: {error}") from error

@@ -1,0 +1,14 @@
+"""What is learned: model, data, loss, metrics and recipe together; one's own is a frozen dataclass of these methods."""
+
+from typing import TYPE_CHECKING
+
+from autosparse.lazy import lazily
+
+if TYPE_CHECKING:
+    from autosparse.tasks.base import Task
+    from autosparse.tasks.catalog import TASKS, find_task
+    from autosparse.tasks.images import Images
+    from autosparse.tasks.text import Text
+
+__all__ = ["TASKS", "Images", "Task", "Text", "find_task"]
+__getattr__ = lazily(__name__)

@@ -1,0 +1,98 @@
+"""What a task is: all that IRP, pruning and training need to know of what is learned."""
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor, nn
+    from torch.utils.data import Dataset
+
+    from autosparse.data import Data
+    from autosparse.training import Recipe
+
+Split = Literal["train", "validation", "test"]
+
+
+class Task(Protocol):
+    """Model, data, loss, metrics and recipe; a frozen dataclass that extends this.
+
+    Its fields are options of the command line (a docstring under a field is its help) and part of a run's identity,
+    unless their metadata is `autosparse.config.NO_IDENTITY`. Nothing but the fields may decide what its methods give.
+    """
+
+    better: ClassVar[Literal["higher", "lower"]] = "higher"
+    """Which way the first metric is better."""
+
+    @property
+    def recipe(self) -> "Recipe":
+        """How it is trained; `--epochs`, `--batch-size` and `--learning-rate` change it."""
+
+    def model(self) -> "nn.Module":
+        """A fresh model on the CPU, its weights drawn from PyTorch's global generator."""
+
+    def dataset(self, split: Split) -> "Dataset[Any] | None":
+        """A map-style data set; None for a validation split that there is not.
+
+        Random numbers drawn in its `__getitem__` from torch, numpy or random are seeded by seed, epoch and index.
+        """
+
+    def loss(self, model: "nn.Module", batch: Any) -> "Tensor":
+        """The mean loss of a batch, a tensor of one element; both are on the same device.
+
+        Call `model(...)` and nothing else of it: in several processes, or compiled, it is wrapped.
+        """
+
+    def metrics(self, model: "nn.Module", batch: Any) -> "dict[str, tuple[Tensor, Tensor]]":
+        """Sums and counts, whose quotient over all batches is the metric; the first is what tables show."""
+
+    def collate(self, samples: list[Any]) -> Any:
+        """Samples to a batch."""
+        from torch.utils.data import default_collate
+
+        return default_collate(samples)
+
+    @property
+    def network(self) -> str:
+        """What folders and tables call the model."""
+        return type(self).__name__.lower()
+
+    @property
+    def source(self) -> str:
+        """What folders and tables call the data."""
+        return "own-data"
+
+    def check(self) -> None:
+        """Refuse what cannot run, before anything is submitted.
+
+        Raises:
+            UserError: what is wrong.
+        """
+
+    def files(self) -> "list[Path]":
+        """Files, beside that of the task itself, that a run computes with and keeps a copy of."""
+        return []
+
+    def digest(self) -> str | None:
+        """A digest of the data, if there is one; a run does not go on with others."""
+        return None
+
+    def resolved(self) -> dict[str, Any]:
+        """What fields outside the identity resolve to, as values of YAML: part of the identity."""
+        return {}
+
+    def on(self, device: "torch.device", rank: int = 0, world_size: int = 1, workers: int = 0) -> "Data":
+        """The data of one process, with loss and metrics.
+
+        Args:
+            device: where batches are wanted.
+            rank, world_size: this process; every process cuts its part of the same global batches.
+            workers: processes that read; 0 for this one.
+
+        Raises:
+            UserError: a data set without a length.
+        """
+        from autosparse.tasks.samples import SampleData
+
+        return SampleData(self, device, rank, world_size, workers)

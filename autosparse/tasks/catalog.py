@@ -1,0 +1,27 @@
+"""Tasks by name, and one's own by its file."""
+
+from typing import Any
+
+from autosparse import registry
+from autosparse.errors import UserError
+from autosparse.tasks.base import Task
+
+TASKS = {"images": "autosparse.tasks.images:Images", "text": "autosparse.tasks.text:Text"}
+
+
+def find_task(name: str) -> type[Any]:
+    """The class of a task: `images`, `text`, `package.module:Class` or `path/file.py:Class`.
+
+    Raises:
+        UserError: there is none of that name, or it is no task.
+    """
+    found = registry.resolve(name, "task", TASKS)
+    parts = ("model", "dataset", "loss", "metrics", "recipe")
+    absent = [part for part in parts if getattr(found, part, None) in (None, getattr(Task, part))]
+    frozen = "__dataclass_fields__" in vars(found) and found.__dataclass_params__.frozen
+    if not isinstance(found, type) or not frozen or absent:
+        lacks = f"; it lacks {', '.join(absent)}" if absent else ""
+        raise UserError(f"{name} is no task: a frozen dataclass that extends autosparse.Task is{lacks}")
+    if found.better not in ("higher", "lower"):  # type: ignore[attr-defined]
+        raise UserError(f"better of {name} must be higher or lower, got {found.better!r}")  # type: ignore[attr-defined]
+    return found

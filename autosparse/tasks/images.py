@@ -1,0 +1,104 @@
+"""Images in classes: a network and a data set by name."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from autosparse import networks, registry
+from autosparse.command import choices
+from autosparse.config import NO_IDENTITY, Config
+from autosparse.data import sources
+from autosparse.errors import UserError
+from autosparse.tasks.base import Split, Task
+from autosparse.training.recipe import Recipe, RecipeName, find_recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from torch.utils.data import Dataset
+
+    from autosparse.data import ImageData
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Config, Task):
+    """A classifier of images."""
+
+    network: Annotated[str, choices(networks.NETWORKS)] = field(default="lenet-300-100", metadata=NO_IDENTITY)
+    """The network, or package.module:function or path/file.py:function of one's own, (shape, classes) -> module."""
+    source: Annotated[str, choices(sources.DATASETS, name="dataset")] = field(
+        default="mnist5k", metadata={"identity": "dataset"}
+    )
+    """What it learns from."""
+    data_root: Path | None = field(default=None, metadata=NO_IDENTITY)
+    """The folder of the data sets' .npz files; $AUTOSPARSE_DATA, or data, if not given."""
+    recipe_name: Annotated[RecipeName, choices((), name="recipe")] = field(default="short", metadata=NO_IDENTITY)
+    """How it is trained; paper: tables A.3 and C."""
+    validation: float | None = field(default=None, metadata=NO_IDENTITY)
+    """Share of the training images held out to choose an epoch by; 0.1 if not given, 0 with the paper's recipe."""
+    fan: Literal["fan_in", "fan_out"] = "fan_in"
+    """Mode of the Kaiming normal initial weights."""
+
+    def check(self) -> None:
+        networks.check(self.network)
+        sources.check(self.source, self.data_root)
+        if not 0.0 <= self.validation_share < 1.0:
+            raise UserError(f"the validation share must lie in [0, 1), got {self.validation_share}")
+        find_recipe(self.recipe_name, self.network, self.source)
+        networks.check(self.network, sources.shape(self.source, self.data_root))
+
+    @property
+    def recipe(self) -> Recipe:
+        """By its name, for this network on these images."""
+        return find_recipe(self.recipe_name, self.network, self.source)
+
+    @property
+    def validation_share(self) -> float:
+        """The share that is held out."""
+        if self.validation is not None:
+            return self.validation
+        return 0.0 if self.recipe_name == "paper" else 0.1
+
+    def resolved(self) -> dict[str, Any]:
+        own = {} if self.network in networks.NETWORKS else {"network_code": registry.digest_of(self._own())}
+        return {"validation": self.validation_share, **own}
+
+    def files(self) -> list[Path]:
+        return [] if self.network in networks.NETWORKS else [registry.source_of(self._own())]
+
+    def _own(self) -> Any:
+        return registry.resolve(self.network, "network", networks.NETWORKS)
+
+    def digest(self) -> str | None:
+        return sources.fingerprint(self.source, self.data_root)
+
+    def model(self) -> "nn.Module":
+        images = sources.load(self.source, self.data_root)
+        return networks.draw(self.network, images.shape, images.classes, self.fan)
+
+    def dataset(self, split: Split) -> "Dataset[Any] | None":
+        """Normalized images and labels, unaugmented, on the CPU; training takes them from a device's memory, `on`."""
+        import torch
+        from torch.utils.data import TensorDataset
+
+        data = self.on(torch.device("cpu"))
+        if split == "validation" and not data.has_validation:
+            return None
+        batches = data.scoring() if split == "train" else data.evaluation(split)
+        return TensorDataset(*map(torch.cat, zip(*batches, strict=True)))
+
+    def loss(self, model: "nn.Module", batch: Any) -> "Tensor":
+        from autosparse.data.batches import cross_entropy
+
+        return cross_entropy(model, batch)
+
+    def metrics(self, model: "nn.Module", batch: Any) -> "dict[str, tuple[Tensor, Tensor]]":
+        from autosparse.data.batches import accuracy
+
+        return accuracy(model, batch)
+
+    def on(self, device: "torch.device", rank: int = 0, world_size: int = 1, workers: int = 0) -> "ImageData":
+        from autosparse.data import ImageData
+
+        images = sources.load(self.source, self.data_root)
+        return ImageData(images, device, self.validation_share, rank, world_size)

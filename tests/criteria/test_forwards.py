@@ -1,0 +1,231 @@
+"""Forward passes that do more than call layers, batches that are no pairs, wrappers: right, or refused in one line."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+import autosparse
+from autosparse.config import CRITERIA, PRETRAINED
+from autosparse.criteria import Targeted
+from autosparse.errors import UserError
+from autosparse.pruning import Layout, Mask
+from tests.criteria.quick import ROUNDS, quick
+from tests.models import GPT, images, texts
+
+FLOWING = ("synflow", "dataflow", "npb", PRETRAINED)
+Wiring = Callable[[nn.Module, Tensor], Tensor]
+
+
+class Net(nn.Module):
+    """Two layers, and how they are called."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        super().__init__()
+        self.a, self.b, self.wiring = nn.Linear(64, 32), nn.Linear(32, 10), wiring
+        self.shift = torch.full((32,), 0.0)  # neither parameter nor buffer
+        self.projection = torch.eye(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.wiring(self, x)
+
+
+def plain(m: Any, x: Tensor) -> Tensor:
+    scores: Tensor = m.b(m.a(x.flatten(1)).relu())
+    return scores
+
+
+def narrowed(m: Any, x: Tensor) -> Tensor:
+    scores: Tensor = m.b(m.a(x.flatten(1).float()).relu().to(torch.float32)).float()
+    return scores
+
+
+def autocast(m: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return plain(m, x)
+
+
+def constants(m: Any, x: Tensor) -> Tensor:
+    hidden = F.linear(m.a(x.flatten(1)).relu(), m.projection) + m.shift
+    held = torch.zeros(len(x), 32)
+    held[:] = hidden  # written in place
+    scores: Tensor = m.b(torch.cat([hidden[:, :16], hidden[:, 16:] * torch.ones(16)], 1))
+    return scores
+
+
+def recomputed(m: Any, x: Tensor) -> Tensor:
+    hidden = checkpoint(lambda x: m.a(x).relu(), x.flatten(1), use_reentrant=False)
+    assert isinstance(hidden, Tensor)
+    scores: Tensor = m.b(hidden)
+    return scores
+
+
+def scores(name: str, model: nn.Module, batches: list[Any]) -> Tensor:
+    full, criterion = Mask.full(Layout.of(model)), quick(name)
+    return (criterion.at(400) if isinstance(criterion, Targeted) else criterion)(model, full, batches)
+
+
+def net(wiring: Wiring) -> nn.Module:
+    torch.manual_seed(0)
+    return Net(wiring)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("wiring", [narrowed, autocast, constants, recomputed])
+def test_the_scores_are_those_of_the_same_network_written_plainly(wiring: Wiring, name: str) -> None:
+    expected, found = (scores(name, net(each), images()) for each in (plain, wiring))
+    if wiring is autocast and name not in FLOWING:  # the gradient is that of what the network computes
+        assert not found.isnan().any()
+    elif wiring is constants and name == "npb":  # a path through a constant is one
+        assert found.shape == expected.shape
+    else:
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", [*CRITERIA, PRETRAINED])
+def test_activations_that_no_gradient_can_be_taken_through_are_refused_where_one_is_needed(name: str) -> None:
+    def reentrant(m: Any, x: Tensor) -> Tensor:
+        out = checkpoint(m.b, m.a(x.flatten(1)).relu(), use_reentrant=True)
+        assert isinstance(out, Tensor)
+        return out
+
+    if name in ("random", "random-erk", "magnitude"):
+        prune(name, net(reentrant), images())
+        return
+    with pytest.raises(UserError, match="use_reentrant=False") as error:
+        prune(name, net(reentrant), images())
+    assert "\n" not in str(error.value)
+
+
+def prune(name: str, model: nn.Module, batches: Any, **how: Any) -> Mask:
+    if name == PRETRAINED:
+        return autosparse.prune(model, batches, sparsity=0.8, rounds=ROUNDS, **how)
+    return autosparse.prune(model, batches, criterion=quick(name), sparsity=0.8, **how)
+
+
+def unlabelled(model: nn.Module, batch: Any) -> Tensor:
+    return model(batch if isinstance(batch, Tensor) else batch[0]).square().mean()
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("parts", [1, 3])
+def test_batches_without_targets_or_with_more(parts: int, name: str) -> None:
+    x, y = images()[0]
+    batches = [x] if parts == 1 else [(x, y, y)]
+    assert prune(name, net(plain), batches, loss=unlabelled).count == round(0.2 * 2368)
+    if name in FLOWING:  # which need no loss
+        assert prune(name, net(plain), batches).count == round(0.2 * 2368)
+
+
+@pytest.mark.parametrize("name", FLOWING)
+def test_what_a_loss_calls_the_network_with_is_what_it_is_fed(name: str) -> None:
+    x, y = images()[0]
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(model(x=batch["image"]), batch["label"])
+
+    expected = prune(name, net(plain), [(x, y)])
+    assert torch.equal(prune(name, net(plain), [{"image": x, "label": y}], loss=loss).kept, expected.kept)
+
+
+class Labelled(GPT):
+    """Called as a model of Hugging Face is: ids, a mask and labels by name, to an output of loss and logits."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Any:  # type: ignore[override]
+        logits = super().forward(input_ids) * attention_mask[..., None]
+        return SimpleNamespace(logits=logits, loss=F.cross_entropy(logits.flatten(0, 1), labels.flatten()))
+
+
+@pytest.mark.filterwarnings("ignore:14% of the weights in matrices")
+@pytest.mark.parametrize("name", [*FLOWING, "snip", "grasp"])
+def test_token_ids_in_a_dictionary(name: str) -> None:
+    ids, labels = texts()[0]
+    torch.manual_seed(0)
+    model = Labelled()
+    batches = [{"attention_mask": torch.ones_like(ids), "input_ids": ids, "labels": labels}]
+    found = prune(name, model, batches, loss=lambda model, batch: model(**batch).loss)
+    if name != "grasp":  # whose loss has no temperature then
+        torch.manual_seed(0)
+        expected = prune(name, GPT(), texts())
+        assert (found.kept == expected.kept).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("name", FLOWING)
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (None, "this is a dict; snip, .* take any batch with loss=|a pair .* got a dict"),
+        (lambda model, batch: model(batch["image"], batch["image"]).mean(), "loss= calls it with 2; snip"),
+        (lambda model, batch: model(batch["nothing"]).mean(), "KeyError 'nothing'"),
+        (lambda model, batch: model.a.weight.sum(), "the loss does not call it"),
+    ],
+)
+def test_what_a_network_cannot_be_fed_is_refused_in_one_line(loss: Any, message: str, name: str) -> None:
+    class Pair(Net):
+        def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+            return plain(self, x)
+
+    with pytest.raises(UserError, match=message) as error:
+        prune(name, Pair(plain), [{"image": images()[0][0]}], loss=loss)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("name", [*CRITERIA, PRETRAINED])
+def test_a_layer_of_no_size_is_left_alone(name: str) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return torch.cat([plain(m, x), m.none(x.flatten(1))], 1)
+
+    model = net(forward)
+    model.none = nn.Linear(64, 0)
+    assert prune(name, model, images()).count == round(0.2 * 2368)
+
+
+@pytest.mark.parametrize("name", [*CRITERIA, PRETRAINED])
+@pytest.mark.parametrize("wrapped", [nn.DataParallel, torch.optim.swa_utils.AveragedModel, torch.compile])
+def test_wrappers_are_seen_through(wrapped: Callable[[nn.Module], nn.Module], name: str) -> None:
+    expected = prune(name, net(plain), images())
+    found = prune(name, wrapped(net(plain)), images())
+    assert found.layout == expected.layout
+    assert torch.equal(found.kept, expected.kept)
+
+
+@pytest.mark.parametrize("name", [*CRITERIA, PRETRAINED])
+def test_a_part_that_is_compiled(name: str) -> None:
+    model = net(plain)
+    model.a = torch.compile(model.a, backend="eager")
+    found = prune(name, model, images())
+    assert [layer.name for layer in found.layout.layers] == ["a.weight", "b.weight"]
+    assert torch.equal(found.kept, prune(name, net(plain), images()).kept)
+
+
+def test_a_recurrent_layer_is_differentiated_by() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.head(self.lstm(x[:, 0])[0][:, -1])
+            return scores
+
+    torch.manual_seed(0)
+    model = Recurrent()
+    for name in ("snip", "grasp", "synflow", "dataflow"):
+        parts = Layout.of(model).unflatten(scores(name, model, images()))
+        assert all(part.isfinite().any() and part[part.isfinite()].any() for part in parts.values()), name
+
+
+def test_a_frozen_backbone_under_no_grad_is_refused() -> None:
+    def backbone(m: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = m.a(x.flatten(1))
+        return hidden[:, :10] + m.b.bias
+
+    with pytest.raises(UserError, match="the loss depends on no prunable weight"):
+        prune("snip", net(backbone), images())

@@ -1,0 +1,94 @@
+"""Vision transformers and language models, by every criterion: the exact count, or one line."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import autosparse
+from autosparse import networks
+from autosparse.config import CRITERIA, PRETRAINED
+from autosparse.criteria.deviation import deviation
+from autosparse.criteria.synflow import synflow
+from autosparse.errors import UserError
+from autosparse.pruning import Layout, Mask
+from tests.criteria.quick import ROUNDS, quick
+from tests.models import GPT, ViT, images, texts
+
+Batch = tuple[Tensor, Tensor]
+BY_LOSS_OR_FLOW = ("snip", "iterative-snip", "force", "synflow", "dataflow", PRETRAINED)
+MODELS: dict[str, tuple[Callable[[], nn.Module], list[Batch], dict[tuple[str, ...], str]]] = {  # and what is refused
+    "lenet": (lambda: networks.build("lenet-300-100", (1, 8, 8), 10, seed=0), images(), {}),
+    "vit": (ViT, images(), {}),
+    "vit, torch's attention": (
+        lambda: ViT(fused=True),
+        images(),
+        {("npb",): "in_proj_weight belongs to a Fused, no linear"},
+    ),
+    "vit, head of zeros": (
+        lambda: ViT(zero_head=True),
+        images(),
+        {BY_LOSS_OR_FLOW: "all weights of layer head.weight are zero; it must be initialized otherwise"},
+    ),
+    "gpt": (GPT, texts(), {}),
+}
+
+
+def prune(criterion: str, model: nn.Module, batches: list[Batch]) -> Mask:
+    if criterion == PRETRAINED:
+        return autosparse.prune(model, batches, sparsity=0.8, rounds=ROUNDS)
+    return autosparse.prune(model, batches, criterion=quick(criterion), sparsity=0.8)
+
+
+@pytest.mark.filterwarnings("ignore:nothing is kept of layers")
+@pytest.mark.parametrize("criterion", [*CRITERIA, PRETRAINED])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_exact_count_or_one_line(name: str, criterion: str) -> None:
+    make, batches, refused = MODELS[name]
+    torch.manual_seed(0)
+    model = make()
+    for criteria, message in refused.items():
+        if criterion in criteria:
+            with pytest.raises(UserError, match=re.escape(message)) as error:
+                prune(criterion, model, batches)
+            assert "\n" not in str(error.value)
+            return
+    assert prune(criterion, model, batches).count == round(0.2 * Layout.of(model).size)
+
+
+def test_a_tied_head_and_embeddings_stay_dense() -> None:
+    assert {layer.name.split(".")[0] for layer in Layout.of(GPT()).layers} == {"blocks"}
+
+
+class Bag(nn.Module):
+    """Token ids to classes, linear in what is embedded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.positions, self.head = nn.Embedding(9, 4), nn.Embedding(3, 4), nn.Linear(12, 5, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        scores: Tensor = self.head((self.table(ids) + self.positions(torch.arange(3))).flatten(1))
+        return scores
+
+
+def test_synflow_of_ids_starts_from_ones_where_they_are_embedded() -> None:
+    torch.manual_seed(0)
+    model = Bag()
+    scores = synflow(model, Mask.full(Layout.of(model)), [torch.randint(9, (4, 3))])
+    given = 1 + model.positions.weight.abs().flatten()  # positions are a parameter like any other
+    expected = (model.head.weight.abs() * given).flatten().detach()
+    torch.testing.assert_close(scores, expected / expected.max())
+
+
+def test_the_deviation_of_ids_is_that_of_what_is_embedded_for_them() -> None:
+    torch.manual_seed(0)
+    model, ids = Bag(), torch.randint(9, (7, 3))
+    batches = [(part, torch.zeros(len(part))) for part in ids.split(3)]  # the last has one sample
+    found = deviation("dataflow", model, batches, torch.device("cpu"))
+    assert found.embedded is not None
+    table, positions = found.embedded
+    assert not positions.any()
+    torch.testing.assert_close(table, model.table(ids).double().std(0, correction=0).detach())

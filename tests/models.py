@@ -1,0 +1,101 @@
+"""Small networks of the kinds that people prune beside the package's own."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Self-attention of one matrix for queries, keys and values, by torch's fused kernel."""
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        parts = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return out
+
+
+class Fused(nn.MultiheadAttention):
+    """Torch's own module, as self-attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        out: Tensor = super().forward(x, x, x, need_weights=False)[0]
+        return out
+
+
+class Block(nn.Module):
+    """A transformer's block, normalized first."""
+
+    def __init__(self, width: int, attention: nn.Module) -> None:
+        super().__init__()
+        self.before, self.attention, self.between = nn.LayerNorm(width), attention, nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.before(x))
+        out: Tensor = x + self.mlp(self.between(x))
+        return out
+
+
+class ViT(nn.Module):
+    """A vision transformer for images (1, 8, 8): patches by a convolution, a class token, learned positions.
+
+    Args:
+        fused: attention by `nn.MultiheadAttention`, not by a linear layer and torch's kernel.
+        zero_head: a head of zeros, as of networks that are to be fine-tuned.
+    """
+
+    def __init__(self, *, fused: bool = False, zero_head: bool = False, width: int = 16, depth: int = 2) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(1, width, 2, stride=2)
+        self.token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1, 17, width) * 0.02)
+        self.blocks = nn.Sequential(
+            *(Block(width, Fused(width, 2) if fused else Attention(width, 2, causal=False)) for _ in range(depth))
+        )
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
+        if zero_head:
+            nn.init.zeros_(self.head.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patch(images).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(images), -1, -1), patches], 1) + self.positions
+        scores: Tensor = self.head(self.norm(self.blocks(x))[:, 0])
+        return scores
+
+
+class GPT(nn.Module):
+    """A language model: token ids (B, T) to scores (B, T, vocabulary), its head tied to the embedding."""
+
+    def __init__(self, vocabulary: int = 30, length: int = 12, width: int = 16, depth: int = 2) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+        self.blocks = nn.Sequential(*(Block(width, Attention(width, 2, causal=True)) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
+        scores: Tensor = self.head(self.norm(self.blocks(x)))
+        return scores
+
+
+def images(count: int = 20) -> list[tuple[Tensor, Tensor]]:
+    """A batch for networks of images (1, 8, 8) and ten classes."""
+    return [(torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(count) % 10)]
+
+
+def texts(count: int = 20, length: int = 12, vocabulary: int = 30) -> list[tuple[Tensor, Tensor]]:
+    """A batch of token ids and, as targets, each token's next."""
+    ids = torch.randint(vocabulary, (count, length + 1), generator=torch.Generator().manual_seed(0))
+    return [(ids[:, :-1], ids[:, 1:])]

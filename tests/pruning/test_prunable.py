@@ -1,0 +1,144 @@
+"""Which parameters are prunable, by kind of module, and under which names."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DataParallel
+from torch.nn.utils import prune as torch_prune
+from torch.nn.utils.parametrizations import weight_norm
+from torch.optim.swa_utils import AveragedModel
+
+from autosparse.errors import UserError
+from autosparse.pruning import Layout, Mask
+from autosparse.pruning.prunable import matrices
+
+
+class Conv1D(nn.Module):
+    """As in Hugging Face's GPT-2: a linear layer whose weight is (inputs, outputs)."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf = nf
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.zeros(nf))
+
+
+class Experts(nn.Module):
+    """Matrices of one's own kind of layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.randn(2, 4, 6))
+        self.scale = nn.Parameter(torch.ones(4))
+
+
+def names(model: nn.Module, **options: list[str]) -> list[str]:
+    return [layer.name for layer in Layout.of(model, **options).layers]
+
+
+def dense(model: nn.Module) -> dict[str, str | None]:
+    return {matrix.name: matrix.dense for matrix in matrices(model)}
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (nn.Linear(3, 2), {"weight": (3, 2)}),
+        (nn.Bilinear(3, 4, 2), {"weight": (12, 8)}),
+        (nn.Conv1d(4, 6, 3, groups=2), {"weight": (6, 18)}),
+        (nn.ConvTranspose2d(4, 6, 3), {"weight": (54, 36)}),
+        (nn.LSTM(3, 4, proj_size=2), {"weight_ih_l0": (3, 16), "weight_hh_l0": (2, 16), "weight_hr_l0": (4, 2)}),
+        (
+            nn.GRU(3, 4, bidirectional=True),
+            {
+                "weight_ih_l0": (3, 12),
+                "weight_hh_l0": (4, 12),
+                "weight_ih_l0_reverse": (3, 12),
+                "weight_hh_l0_reverse": (4, 12),
+            },
+        ),
+        (nn.LSTMCell(3, 4), {"weight_ih": (3, 16), "weight_hh": (4, 16)}),
+        (nn.MultiheadAttention(4, 2), {"in_proj_weight": (4, 12), "out_proj.weight": (4, 4)}),
+        (
+            nn.MultiheadAttention(4, 2, kdim=3, vdim=5),
+            {
+                "q_proj_weight": (4, 4),
+                "k_proj_weight": (3, 4),
+                "v_proj_weight": (5, 4),
+                "out_proj.weight": (4, 4),
+            },
+        ),
+        (Conv1D(6, 3), {"weight": (3, 6)}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_matrices_that_multiply_and_their_fans(module: nn.Module, expected: dict[str, tuple[int, int]]) -> None:
+    assert {layer.name: (layer.fan_in, layer.fan_out) for layer in Layout.of(module).layers} == expected
+
+
+def test_embeddings_and_heads_tied_to_them_stay_dense() -> None:
+    model = nn.ModuleDict({"head": nn.Linear(4, 9, bias=False), "body": nn.Linear(4, 4), "words": nn.Embedding(9, 4)})
+    assert names(model) == ["head.weight", "body.weight"]
+    model["head"].weight = model["words"].weight
+    assert names(model) == ["body.weight"]
+    assert dense(model)["head.weight"] == "an embedding, or tied to one"
+    assert names(model, include=["head.weight"]) == ["head.weight", "body.weight"]
+
+
+def test_a_weight_that_is_computed_stays_dense() -> None:
+    model = nn.Sequential(weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4), nn.Linear(4, 4))
+    torch_prune.random_unstructured(model[2], "weight", 0.5)
+    assert names(model) == ["1.weight"]
+    assert "computed" in str(dense(model)["0.weight"])
+
+
+def test_what_is_empty_or_one_dimensional_is_left_out() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    model.append(nn.Module())
+    model[2].weight = nn.Parameter(torch.zeros(0, 4))
+    assert [*dense(model)] == ["0.weight"]
+
+
+def test_patterns_add_and_leave_out() -> None:
+    model = nn.Sequential(Experts(), nn.Linear(4, 4), nn.Linear(4, 4))
+    assert names(model) == ["1.weight", "2.weight"]
+    assert names(model, include=["*gate_up"]) == ["0.gate_up", "1.weight", "2.weight"]
+    assert names(model, include=["0.*"], exclude=["0.scale", "1.*"]) == ["0.gate_up", "2.weight"]
+    for option in ("include", "exclude"):
+        with pytest.raises(UserError, match=r"no parameter's name matches 'heads\.\*'; they are 0\.gate_up, 0\.scale"):
+            Layout.of(model, **{option: ["heads.*"]})
+    with pytest.raises(UserError, match=r"no prunable weights \(0\.gate_up is a parameter of Experts\)"):
+        Layout.of(nn.Sequential(Experts()))
+    with pytest.raises(UserError, match="no shape yet"):
+        Layout.of(nn.Sequential(nn.LazyLinear(3)))
+
+
+def test_wrappers_are_seen_through(model: nn.Module) -> None:
+    layout = Layout.of(model)
+    wrappers = [
+        torch.compile(model),
+        DataParallel(model),
+        AveragedModel(model),
+        AveragedModel(torch.compile(model)),
+        torch.compile(DataParallel(model)),
+    ]
+    inside = nn.Sequential(model)
+    inside[0] = torch.compile(model)
+    for wrapped in wrappers:
+        assert Layout.of(wrapped) == layout
+        assert [*layout.weights(wrapped)] == [layer.name for layer in layout.layers]
+    assert names(inside) == [f"0.{layer.name}" for layer in layout.layers]
+    mask = Mask(layout, torch.arange(layout.size) % 3 > 0)
+    for wrapped in wrappers:
+        mask.apply_(wrapped)
+        assert not layout.flatten(layout.weights(wrapped))[~mask.kept].any()
+
+
+def test_the_first_tensor_that_differs_is_named() -> None:
+    layout = Layout.of(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(3, 3)))
+    others: list[tuple[nn.Module, str]] = [
+        (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(2, 3)), r"1\.weight \(3, 4\) is \(2, 4\) there"),
+        (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), r"2\.weight \(3, 3\) is not there"),
+    ]
+    for other, message in others:
+        with pytest.raises(UserError, match=message):
+            layout.weights(other)

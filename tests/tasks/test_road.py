@@ -1,0 +1,225 @@
+"""The whole road, IRP to report, on tasks that are not images: those of examples/, of a user's file, and text."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from autosparse.errors import UserError
+from autosparse.jobs import IRPRun, Setting
+from autosparse.jobs.setting import revived
+from autosparse.pruning import Mask
+from autosparse.store import TripleStore
+from autosparse.store.schema import MARKER
+from autosparse.store.verify import problems
+from autosparse.study import results
+from autosparse.tasks import find_task
+from tests.conftest import ROOT, run_script, tree
+from tests.waiting import waiting_irp
+
+Script = Callable[..., int]
+SHORT = ("--epochs", "1", "--grad-batches", "2")
+TEXT = ("--task", "text", "--layers", "1", "--heads", "2", "--width", "16", "--context", "64")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of noise, dark and bright."""
+    folder, draw = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    for split, count in (("train", 16), ("test", 4)):
+        for name, level in (("dark", 60), ("bright", 200)):
+            (folder / split / name).mkdir(parents=True)
+            for k in range(count):
+                pixels = draw.integers(level - 50, level + 50, (24, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{k}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Words drawn at random, 20,000 bytes."""
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    words = np.random.default_rng(0).choice(["mask ", "weight ", "prune ", "rewind ", "triple\n"], 4000)
+    path.write_text("".join(words)[:20_000])
+    return path
+
+
+TASKS = ("tabular_regression.py:Diabetes", "image_folder.py:Photographs", "hugging_face.py:GPT2", "text")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_from_irp_to_the_report(
+    name: str,
+    photographs: Path,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(ROOT)
+    options = {
+        TASKS[0]: ("--task", f"examples/{name}"),
+        TASKS[1]: ("--task", f"examples/{name}", "--folder", str(photographs), "--size", "16", "--batch-size", "8"),
+        TASKS[2]: ("--task", f"examples/{name}", "--layers", "1", "--width", "16", "--text", str(text)),
+        TASKS[3]: (*TEXT, "--text", str(text)),
+    }[name]
+    where = ("--output", str(tmp_path), *SHORT)
+    assert run_script("irp", *options, "--iterations", "2", *where) == 0, capsys.readouterr().err
+    (run,) = (tmp_path / "irp").iterdir()
+    assert problems(TripleStore.open(run)) == []
+    fit = ("--runs", str(run), "--name", "own", "--output", str(tmp_path))
+    assert run_script("autos", *fit, "--epochs", "1", "--resolution", "16") == 0
+    criteria = ("random", "magnitude", "snip", str(tmp_path / "autos" / "own"))
+    code = run_script("prune", *options, "--criteria", *criteria, "--sparsities", "0.8", "--seeds", "7", *where)
+    assert code == 0, capsys.readouterr().err
+    assert run_script("report", str(tmp_path), "--output", str(tmp_path / "report")) == 0
+    results = [json.loads(path.read_text()) for path in (tmp_path / "prune").glob("*/result.json")]
+    assert len(results) == 4
+    metric = {"tabular_regression.py:Diabetes": "squared error", "image_folder.py:Photographs": "accuracy"}
+    assert {each["metric"] for each in results} == {metric.get(name, "loss")}
+    assert f"Test {results[0]['metric']} after the last epoch" in (tmp_path / "report" / "index.html").read_text()
+    if name != "text":
+        assert (run / name.partition(":")[0]).read_bytes() == (ROOT / "examples" / name.partition(":")[0]).read_bytes()
+
+
+def test_a_killed_run_on_text_ends_with_the_same_bytes(script: Script, text: Path, tmp_path: Path) -> None:
+    options = (*TEXT, "--text", str(text), "--iterations", "2", *SHORT)
+    assert script("irp", *options, "--output", tmp_path / "whole") == 0
+    (tmp_path / "killed").mkdir()
+    process = waiting_irp(12, tmp_path / "killed", options)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert script("irp", *options, "--output", tmp_path / "killed") == 0
+    whole, killed = (next((tmp_path / name / "irp").iterdir()) for name in ("whole", "killed"))
+    assert tree(killed / "triples.zarr") == tree(whole / "triples.zarr")
+    assert tree(killed)["history.json"] == tree(whole)["history.json"]
+
+
+def test_two_processes_run_a_task_of_a_file(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "tests")
+    options = ("--task", "tasks/own.py:Own", "--iterations", "1", "--final-sparsity", "0.5", "--workers", "1")
+    assert script("irp", *options, "--output", tmp_path / "one") == 0
+    two = ("--cluster", "local", "--tasks-per-node", "2", "--output", tmp_path / "two")
+    assert script("irp", *options, *two) == 0
+    stores = [TripleStore.open(next((tmp_path / name / "irp").iterdir())) for name in ("one", "two")]
+    assert problems(stores[1]) == []
+    np.testing.assert_array_equal(stores[0].theta(), stores[1].theta())
+    np.testing.assert_allclose(stores[0].grad(), stores[1].grad(), rtol=1e-4, atol=1e-6)
+
+
+def test_fields_and_code_are_part_of_the_identity(tmp_path: Path) -> None:
+    text = (ROOT / "tests" / "tasks" / "own.py").read_text()
+    identities = []
+    for code in (text, text + "\n# another"):
+        path = tmp_path / f"task{len(identities)}.py"
+        path.write_text(code)
+        kind = find_task(f"{path}:Own")
+        identities += [IRPRun(setting=Setting(task=kind(width=width))).identity() for width in (8, 9)]
+    assert len({json.dumps({**each, "task": ""}) for each in identities}) == 4
+    assert identities[0]["task"] == "task0.py:Own"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--task", "nothing"), "unknown task 'nothing'; valid: images, text, package.module:Object"),
+        (("--task", "nothing.py:Own"), "there is no file"),
+        (("--task", "torch.nn:Linear"), "is no task: a frozen dataclass that extends autosparse.Task"),
+        (("--task", "nothing.at.all:Own"), "cannot be imported"),
+        (("--task", f"{ROOT}/tests/tasks/own.py:Other"), "unknown task in"),
+        (("--task", "text", "--width", "10"), "the width must be a multiple of the heads, got 10 and 4"),
+        (("--task", "text", "--text", "nothing.txt"), "there is no file nothing.txt"),
+    ],
+)
+def test_what_is_no_task_is_refused_in_one_line(
+    options: tuple[str, ...], message: str, script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("irp", *options, "--output", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_setting_of_a_users_file_comes_back_from_a_pickle() -> None:
+    import pickle
+
+    setting = Setting(task=find_task(f"{ROOT}/tests/tasks/own.py:Own")(width=5))
+    again = pickle.loads(pickle.dumps(setting))
+    assert again == setting
+    assert torch.equal(again.task.dataset("test")[3][1], setting.task.dataset("test")[3][1])
+
+
+def test_a_criterion_of_a_users_file(script: Script, tmp_path: Path) -> None:
+    code = "def largest(model, mask, batches):\n    return mask.layout.flatten(mask.layout.weights(model)).float()\n"
+    (tmp_path / "scores.py").write_text(code)
+    options = ("--task", f"{ROOT}/tests/tasks/own.py:Own", "--sparsities", "0.5", "--seeds", "1", "--output", tmp_path)
+    assert script("prune", *options, "--criteria", f"{tmp_path}/scores.py:largest", "magnitude") == 0
+    masks = [Mask.load(next((tmp_path / "prune").glob(f"*_{name}_*/mask.safetensors"))) for name in ("largest", "mag*")]
+    assert not torch.equal(masks[0].kept, masks[1].kept)
+    assert (next((tmp_path / "prune").glob("*_largest_*")) / "scores.py").read_text() == code
+    (tmp_path / "scores.py").write_text(code.replace("float()", "neg().float()"))
+    assert script("prune", *options, "--criteria", f"{tmp_path}/scores.py:largest") == 2  # another criterion by now
+
+
+MORE = """
+from dataclasses import dataclass
+from pathlib import Path
+
+from neighbour import VALUE
+from tests.tasks.own import Own
+
+
+@dataclass(frozen=True, kw_only=True)
+class More(Own):
+    needed: Path
+    sizes: tuple[int, ...] = (8, VALUE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken(Own):
+    include: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Half(Own):
+    recipe = None
+"""
+
+
+def test_fields_of_all_kinds_and_a_neighbour(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A field that must be given, a path and a tuple; a run goes on, and its task is made again from another folder."""
+    (tmp_path / "more.py").write_text(MORE)
+    (tmp_path / "neighbour.py").write_text("VALUE = 4\n")
+    monkeypatch.setattr("sys.path", sys.path[:])
+    where = ("--iterations", "1", "--final-sparsity", "0.5", "--output", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert script("irp", "--task", "more.py:More", "--needed", "more.py", *where) == 0, capsys.readouterr().err
+    (run,) = (tmp_path / "irp").iterdir()
+    (run / "triples.zarr" / MARKER).unlink()
+    assert script("irp", "--task", "more.py:More", "--needed", "more.py", *where) == 0, capsys.readouterr().err
+    monkeypatch.chdir(ROOT)
+    store = TripleStore.open(run)
+    task = revived(store.run["task_path"], store.run["task_fields"], None)
+    assert (task.needed, task.sizes) == (tmp_path / "more.py", (8, 4))
+    assert script("irp", "--task", f"{tmp_path}/more.py:Taken", *where) == 2
+    assert "the field include of" in capsys.readouterr().err
+    assert script("irp", "--task", f"{tmp_path}/more.py:Half", *where) == 2
+    assert "it lacks recipe" in capsys.readouterr().err
+
+
+def test_networks_that_differ_in_a_field_share_no_cell(script: Script, tmp_path: Path) -> None:
+    task = ("--task", f"{ROOT}/tests/tasks/own.py:Own", "--criteria", "magnitude", "--sparsities", "0.5")
+    for width, seed in (("8", "1"), ("16", "2")):
+        assert script("prune", *task, "--width", width, "--seeds", seed, "--output", tmp_path) == 0
+    with pytest.raises(UserError, match=r"width is 8 in .* and 16 in"):
+        results.accuracy_table(results.load(tmp_path), pd.DataFrame())

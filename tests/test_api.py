@@ -1,0 +1,210 @@
+"""What `autosparse.prune` makes of how it is called."""
+
+import itertools
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import autosparse
+from autosparse.criteria.reading import LIMIT
+from autosparse.criteria.rounds import Rounds
+from autosparse.criteria.snip import snip
+from autosparse.errors import UserError
+from autosparse.pruning import Layout, Mask
+from tests.models import GPT, images, texts
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")
+prune = autosparse.prune
+CALLED_WRONGLY: dict[str, tuple[Callable[[nn.Module], object], str]] = {
+    "a number by position": (lambda m: prune(m, images(), 0.9), "as in sparsity=0.9"),  # type: ignore[arg-type]
+    "a name by position": (lambda m: prune(m, images(), "snip"), "as in criterion='snip'"),  # type: ignore[arg-type]
+    "no batches": (lambda m: prune(m, None, criterion="snip"), "snip looks at data: give batches"),
+    "an exhausted iterator": (lambda m: prune(m, iter([]), criterion="snip"), "iterator of batches is exhausted"),
+    "a batch for batches": (lambda m: prune(m, images()[0], criterion="snip"), "give [(inputs, targets)]"),
+    "a tensor for batches": (lambda m: prune(m, images()[0][0], criterion="snip"), "one is [batch]"),
+    "a number for batches": (lambda m: prune(m, 5, criterion="snip"), "got a int"),  # type: ignore[arg-type]
+    "without an end": (lambda m: prune(m, endless(), criterion="snip"), "no length and do not end after 1,000; give a"),
+    "rounds over a generator": (lambda m: prune(m, endless()), "list(itertools.islice(batches, 10)) is one of ten"),
+    "a mask and a choice": (
+        lambda m: prune(m, images(), exclude=["fc1*"], mask=Mask.full(Layout.of(m))),
+        "mask has its own choice of parameters",
+    ),
+    "no criterion": (lambda m: prune(m, images(), criterion=3), "a function of model, mask and batches; got a int"),  # type: ignore[arg-type]
+    "no loss": (lambda m: prune(m, images(), loss="mse", criterion="snip"), "mean loss of the batch, got 'mse'"),  # type: ignore[arg-type]
+    "scores that are none": (
+        lambda m: prune(m, images(), criterion=lambda *_: torch.zeros(3)),
+        "scores float32 (50200,), higher is kept; this one gives torch.float32 (3,)",
+    ),
+    "less than is there": (
+        lambda m: prune(m, images(), sparsity=0.5, mask=a_quarter(m), criterion="snip"),
+        "give at least 0.75",
+    ),
+}
+
+
+def endless() -> Iterator[Any]:
+    tiny = (torch.ones(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64))
+    return itertools.repeat(tiny)
+
+
+def a_quarter(model: nn.Module) -> Mask:
+    layout = Layout.of(model)
+    drawn = torch.randperm(layout.size, generator=torch.Generator().manual_seed(0))
+    return Mask(layout, drawn % 4 == 0)
+
+
+@pytest.mark.parametrize("case", CALLED_WRONGLY)
+def test_what_is_asked_wrongly_is_answered_in_one_line(case: str, model: nn.Module) -> None:
+    call, message = CALLED_WRONGLY[case]
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        call(model)
+    assert "\n" not in str(error.value)
+
+
+class Endless(IterableDataset[tuple[Tensor, int]]):
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return itertools.repeat((torch.zeros(1, 8, 8), 1))
+
+
+def test_a_loader_without_an_end_is_refused(model: nn.Module) -> None:
+    with pytest.raises(UserError, match=f"do not end after {LIMIT:,}"):
+        prune(model, DataLoader(Endless(), batch_size=1), criterion="snip")
+
+
+def test_a_part_of_what_has_no_end_will_do(model: nn.Module) -> None:
+    assert prune(model, itertools.islice(endless(), 3), criterion="snip").count == 2510
+
+
+@pytest.mark.parametrize("criterion", ["random", "random-erk", "magnitude"])
+def test_no_data_where_none_are_looked_at(criterion: str, model: nn.Module) -> None:
+    assert prune(model, None, criterion=criterion, sparsity=0.9).count == 5020
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_a_sparsity_of_any_precision(kind: type[np.floating[Any]], model: nn.Module) -> None:
+    assert prune(model, criterion="random", sparsity=kind(0.9)).count == 5020  # type: ignore[arg-type]
+
+
+def test_the_same_call_gives_the_same_mask_and_leaves_the_generators(model: nn.Module) -> None:
+    x, y = images(200)[0]
+    own = torch.Generator()
+    loaders = [DataLoader(TensorDataset(x, y), 20, shuffle=True, generator=each) for each in (None, own)]
+    state = own.get_state()
+    for loader in loaders:
+        part = First(loader)
+        before = torch.get_rng_state(), words(), random.getstate()
+        masks = [prune(model, part, criterion="snip").kept for _ in range(2)]
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert words() == before[1]
+        assert random.getstate() == before[2]
+        assert torch.equal(*masks)
+        assert not torch.equal(masks[0], prune(model, part, criterion="snip", seed=1).kept)
+    assert torch.equal(own.get_state(), state)
+
+
+def words() -> list[int]:
+    """The state of numpy's global generator."""
+    state: Any = np.random.get_state()  # noqa: NPY002
+    return [*state[1].tolist(), state[2]]
+
+
+class First:
+    """The first batch of a loader alone, so that its order matters; the loader's generator is seen through it."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader, self.generator, self.sampler = loader, loader.generator, loader.sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(self.loader, 1)
+
+
+def test_a_mask_to_start_from_revives_nothing(model: nn.Module) -> None:
+    start = a_quarter(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for criterion in ("magnitude", "snip", "synflow"):
+        found = prune(model, images(), criterion=criterion, sparsity=0.9, mask=start)
+        assert found.count == 5020
+        assert not (found.kept & ~start.kept).any()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_is_excluded_stays_dense(model: nn.Module) -> None:
+    mask = prune(model, images(), criterion="snip", exclude=["fc3.*"])
+    assert [layer.name for layer in mask.layout.layers] == ["fc1.weight", "fc2.weight"]
+
+
+def test_a_network_of_zeros_is_remarked_on(model: nn.Module) -> None:
+    mask = prune(model, criterion="magnitude", sparsity=0.9)
+    mask.apply_(model)
+    with pytest.warns(UserWarning, match=r"90% of the weights are zero already; .* mask="):
+        prune(model, criterion="random", sparsity=0.95)
+    prune(model, criterion="random", sparsity=0.95, mask=mask)  # no warning: see below
+
+
+def test_a_layer_of_zeros_is_not_blamed_on_the_sparsity(model: nn.Module) -> None:
+    nn.init.zeros_(model.get_parameter("fc3.weight"))
+    with pytest.warns(UserWarning, match=r"nothing is kept of layers fc3\.weight: their weights are all zero"):
+        prune(model, criterion="magnitude", sparsity=0.5)
+
+
+def test_much_that_stays_dense_is_remarked_on() -> None:
+    torch.manual_seed(0)
+    model = GPT(vocabulary=200)
+    told = r"% of the elements of the model's matrices stay dense: tokens.weight, an embedding"
+    with pytest.warns(UserWarning, match=told):
+        prune(model, texts(), criterion="random")
+    prune(model, texts(), criterion="random", exclude=["tokens.*", "positions.*"])  # asked for: no warning
+
+
+def test_any_loss_of_any_batches(model: nn.Module) -> None:
+    (x, y), scale = images()[0], 3.0
+    batches = [{"image": x[:13], "label": y[:13]}, {"image": x[13:], "label": y[13:]}]
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return scale * F.cross_entropy(model(batch["image"]), batch["label"])
+
+    for criterion in ("snip", "iterative-snip", "force"):
+        same = (
+            prune(model, batches, criterion=criterion, loss=loss).kept
+            == prune(model, images(), criterion=criterion).kept
+        )
+        assert same.float().mean() > 0.999
+    assert prune(model, batches, criterion="grasp", loss=loss).count == 2510
+    assert prune(model, batches, loss=loss, rounds=3).count == 2510
+
+
+def test_a_bar_for_what_takes_long_only(model: nn.Module, capsys: pytest.CaptureFixture[str]) -> None:
+    prune(model, images(), criterion="snip")
+    assert capsys.readouterr().err == ""
+
+    def slow(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+        time.sleep(0.7)
+        return snip(model, mask, batches)
+
+    prune(model, images(), criterion=Rounds(slow, 4))
+    assert re.search(r"pruning by Rounds: .* batches/s, round 4/4", capsys.readouterr().err)
+
+
+def test_a_loader_is_read_once_unless_the_network_writes_into_its_batches() -> None:
+    class Counted:
+        passes = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.passes += 1
+            return iter([(x.clone(), y) for x, y in images()])
+
+    for own, passes in ((nn.ReLU(), 1), (nn.ReLU(inplace=True), 5)):
+        torch.manual_seed(0)
+        model, batches = nn.Sequential(own, nn.Flatten(), nn.Linear(64, 10)), Counted()
+        found = prune(model, batches, criterion=Rounds(snip, 5))
+        assert batches.passes == passes
+        assert found.count == 32
