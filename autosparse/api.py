@@ -18,9 +18,10 @@ from autosparse.criteria import Criterion, Targeted, make_criterion, select
 from autosparse.criteria.base import check_values
 from autosparse.criteria.loss import Loss, loss_of
 from autosparse.criteria.progress import showing
-from autosparse.criteria.reading import Reading, as_found, start_generators
+from autosparse.criteria.reading import Reading
 from autosparse.criteria.scored import Scored
 from autosparse.errors import UserError, unknown
+from autosparse.generators import seeded
 from autosparse.pruning import Layout, Mask, dense_warning
 from autosparse.pruning.schedule import keep_count
 from autosparse.seeds import stream
@@ -100,8 +101,7 @@ def prune(
             f"what is removed stays so: give at least {start.sparsity:.6g}"
         )
     given = _checked(batches, name)
-    with as_found(), showing(name), _masked(model, start), torch.no_grad():
-        start_generators(stream("prune", seed))
+    with seeded(stream("prune", seed)), showing(name), _masked(model, start), torch.no_grad():
         read = Scored(Reading(given, seed), loss_of(given) if loss is None else loss)
         chosen = select(criterion, model, start, read, kept)
     _warn_of_empty(model, chosen)

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 # ground first; a room imports from itself and from lower layers only
 LAYERS = [
     {"errors", "lazy"},
-    {"files", "command", "distributed", "metrics", "registry", "seeds", "sizes"},
+    {"files", "command", "distributed", "generators", "metrics", "registry", "seeds", "sizes"},
     {"config"},
     {"networks", "data", "pruning", "cluster"},
     {"criteria", "training", "store", "integrations"},

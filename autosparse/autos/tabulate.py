@@ -115,7 +115,7 @@ def _warp(bends: NDArray[np.float64]) -> Tensor:
 
 
 def _error(errors: Tensor, samples: int) -> dict[str, float]:
-    """What is told of the errors of those samples that are not clamped."""
+    """Summarize the errors of the samples that are not clamped."""
     if not len(errors):
         raise UserError("the surface does not reach its own sample; give a larger one")
     return {

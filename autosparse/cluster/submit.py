@@ -54,13 +54,13 @@ def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
 
 def _stale(stages: list[Stage], queued: Placed, queue: dict[str, slurm.State]) -> dict[Path, str]:
     """The jobs that wait for those of an earlier command alone, while what they need is submitted again now."""
-    stale, anew = dict[Path, str](), set[str]()
+    stale, again = dict[Path, str](), set[str]()
     for stage in stages:
         waiting = {job.folder: queued[job.folder][0] for job in stage.jobs if job.folder in queued}
-        if anew & set(stage.after):
+        if again & set(stage.after):
             stale |= {folder: job_id for folder, job_id in waiting.items() if queue[job_id].state == "PENDING"}
         if any(job.folder not in queued or job.folder in stale for job in stage.jobs):
-            anew.add(stage.name)
+            again.add(stage.name)
     return stale
 
 

@@ -1,17 +1,16 @@
 """Batches as `autosparse.prune` reads them: the same in every pass, and never without an end."""
 
 import contextlib
-import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from autosparse.criteria.progress import batch_read
 from autosparse.errors import UserError
+from autosparse.generators import start_generators
 from autosparse.seeds import stream
 
 LIMIT = 1_000
@@ -23,9 +22,9 @@ _HELD = 1 << 29
 
 @dataclass(frozen=True)
 class Reading:
-    """Batches that every pass begins anew from a seed: a loader that shuffles or augments gives the same again.
+    """Batches that every pass reads from the same seed: a loader that shuffles or augments gives the same again.
 
-    Inside `as_found` only: the global generators are started anew.
+    Inside `as_found` only: each pass starts the global generators again.
 
     Attributes:
         batches: what is read.
@@ -64,28 +63,6 @@ class Reading:
         # not if they did not all fit, nor if the network has written into what it was given
         if room >= 0 and all(_versions(batch) == versions for batch, versions in held):
             self._held.extend(batch for batch, _ in held)
-
-
-def start_generators(seed: int) -> None:
-    """Start torch's, numpy's and Python's global generators."""
-    torch.default_generator.manual_seed(seed)  # not of all devices: it would be noted for those not in use yet
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-    np.random.seed(seed % (1 << 32))  # noqa: NPY002
-    random.seed(seed)
-
-
-@contextlib.contextmanager
-def as_found() -> Iterator[None]:
-    """Put torch's, numpy's and Python's global generators back after."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        np.random.set_state(numpys)  # noqa: NPY002
-        random.setstate(pythons)
 
 
 @contextlib.contextmanager

@@ -132,7 +132,7 @@ class Setting(Config):
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, which finds the task's class by its name: a file's is no module there yet."""
-        values = {each.name: getattr(self.task, each.name) for each in fields(self.task)}  # type: ignore[arg-type]
+        values = {each.name: getattr(self.task, each.name) for each in fields(self.task)}
         return {**vars(self), "task": (registry.name_of(type(self.task), TASKS), values)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -145,8 +145,8 @@ class Setting(Config):
 
 def described(task: Task) -> dict[str, Any]:
     """What a store says of its task so that it can be made again, JSON values."""
-    values = {each.name: getattr(task, each.name) for each in fields(task)}  # type: ignore[arg-type]
-    plain = {name: _plain(value) for name, value in values.items()}
+    values = {each.name: getattr(task, each.name) for each in fields(task)}
+    plain = {name: _absolute(value) for name, value in values.items()}
     return {"task_path": registry.name_of(type(task), TASKS), "task_fields": plain}
 
 
@@ -168,10 +168,10 @@ def revived(path: str, values: Mapping[str, Any], data_root: Path | None) -> Tas
     return task
 
 
-def _plain(value: Any) -> Any:
+def _absolute(value: Any) -> Any:
     """As JSON; paths so that they are found from any folder."""
     if isinstance(value, tuple | list):
-        return [_plain(each) for each in value]
+        return [_absolute(each) for each in value]
     return str(value.resolve()) if isinstance(value, Path) else value
 
 

@@ -22,6 +22,7 @@ class Task(Protocol):
     unless their metadata is `autosparse.config.NO_IDENTITY`. Nothing but the fields may decide what its methods give.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     """Which way the first metric is better."""
 
@@ -45,7 +46,7 @@ class Task(Protocol):
         """
 
     def metrics(self, model: "nn.Module", batch: Any) -> "dict[str, tuple[Tensor, Tensor]]":
-        """Sums and counts, whose quotient over all batches is the metric; the first is what tables show."""
+        """Sums and counts, tensors or numbers; their quotient over all batches is the metric. Tables show the first."""
 
     def collate(self, samples: list[Any]) -> Any:
         """Samples to a batch."""

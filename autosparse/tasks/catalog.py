@@ -15,13 +15,14 @@ def find_task(name: str) -> type[Any]:
     Raises:
         UserError: there is none of that name, or it is no task.
     """
-    found = registry.resolve(name, "task", TASKS)
+    found: Any = registry.resolve(name, "task", TASKS)
     parts = ("model", "dataset", "loss", "metrics", "recipe")
     absent = [part for part in parts if getattr(found, part, None) in (None, getattr(Task, part))]
-    frozen = "__dataclass_fields__" in vars(found) and found.__dataclass_params__.frozen
-    if not isinstance(found, type) or not frozen or absent:
+    own = isinstance(found, type) and "__dataclass_fields__" in vars(found)
+    if not own or not found.__dataclass_params__.frozen or absent:
         lacks = f"; it lacks {', '.join(absent)}" if absent else ""
         raise UserError(f"{name} is no task: a frozen dataclass that extends autosparse.Task is{lacks}")
-    if found.better not in ("higher", "lower"):  # type: ignore[attr-defined]
-        raise UserError(f"better of {name} must be higher or lower, got {found.better!r}")  # type: ignore[attr-defined]
-    return found
+    if found.better not in ("higher", "lower"):
+        raise UserError(f"better of {name} must be higher or lower, got {found.better!r}")
+    kind: type[Any] = found
+    return kind

@@ -1,12 +1,9 @@
 """Batches of any map-style data set: from a device's memory where it is tensors that fit, else by PyTorch's loader."""
 
-import random
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
@@ -14,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autosparse.data import order
 from autosparse.errors import UserError
+from autosparse.generators import seeded
 from autosparse.seeds import stream
 from autosparse.tasks.base import Split, Task
 
@@ -208,22 +206,6 @@ class Collated:
     def __call__(self, samples: list[tuple[int, Any]]) -> Any:
         with seeded(stream("random numbers of a batch", self.seed, samples[0][0])):
             return self.collate([sample for _, sample in samples])
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """The global generators of torch, numpy and random at a seed; afterwards as they were found."""
-    # numpy's and random's, because what users' data sets draw from are the global generators
-    own, numpy, python = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    torch.random.default_generator.manual_seed(seed)
-    np.random.seed(seed % (1 << 32))  # noqa: NPY002
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(own)
-        np.random.set_state(numpy)  # noqa: NPY002
-        random.setstate(python)
 
 
 Source = Resident | Read

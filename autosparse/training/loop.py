@@ -1,5 +1,6 @@
 """Training a masked network: one loop for every network, recipe and number of processes."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from operator import itemgetter
@@ -95,7 +96,7 @@ def train(
             torch.manual_seed(int(dropout[step * recipe.accumulate + k]))
             last = k == recipe.accumulate - 1
             with nullcontext() if last else accelerator.no_sync(network), _autocast(accelerator.device, recipe):
-                loss = data.loss(network, _as_trained(next(pieces), recipe)).reshape(())
+                loss = _number(data.loss(network, _as_trained(next(pieces), recipe)))
             if recipe.accumulate > 1:
                 loss = loss / recipe.accumulate
             accelerator.backward(loss)
@@ -150,7 +151,7 @@ def evaluate(model: nn.Module, data: Data, split: str, accelerator: Accelerator,
     """The metrics of the samples of `test` or `validation` by name, over all processes.
 
     Raises:
-        UserError: there are no metrics, or a count of zero.
+        UserError: there are no metrics, a count of zero, or a metric that is not finite.
     """
     training = model.training
     model.eval()
@@ -161,15 +162,25 @@ def evaluate(model: nn.Module, data: Data, split: str, accelerator: Accelerator,
         for name, (value, count) in found.items():
             if name not in totals:
                 totals[name] = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
-            totals[name][0] += value.reshape(())
-            totals[name][1] += count.reshape(())
+            totals[name][0] += value if isinstance(value, int | float) else value.reshape(())
+            totals[name][1] += count if isinstance(count, int | float) else count.reshape(())
     names = list(dict.fromkeys(name for each in gather_object([list(totals)]) for name in each))
     nothing = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # of a process without a batch
     sums = {name: accelerator.reduce(totals.get(name, nothing), "sum").tolist() for name in names}
     model.train(training)
     if not sums or any(not count for _, count in sums.values()):
         raise UserError(f"the task has no metrics of the {split} samples, or counts none of them")
+    if wrong := [name for name, values in sums.items() if not all(map(math.isfinite, values))]:
+        raise UserError(f"{wrong[0]} of the {split} samples is not a finite number")
     return {name: value / count for name, (value, count) in sums.items()}
+
+
+def _number(loss: object) -> Tensor:
+    """A loss, as a scalar."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise UserError(f"loss must return the mean loss of a batch, a tensor of one number; it returns {got}")
+    return loss.reshape(())
 
 
 def _autocast(device: torch.device, recipe: Recipe) -> torch.autocast:

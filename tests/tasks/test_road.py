@@ -223,3 +223,55 @@ def test_networks_that_differ_in_a_field_share_no_cell(script: Script, tmp_path:
         assert script("prune", *task, "--width", width, "--seeds", seed, "--output", tmp_path) == 0
     with pytest.raises(UserError, match=r"width is 8 in .* and 16 in"):
         results.accuracy_table(results.load(tmp_path), pd.DataFrame())
+
+
+WRONG = """
+from dataclasses import dataclass
+
+import torch
+
+from tests.tasks.own import Own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers(Own):
+    def metrics(self, model, batch):
+        return {"mse": (2.0, 4)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoTensor(Own):
+    def loss(self, model, batch):
+        return 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaN(Own):
+    def metrics(self, model, batch):
+        return {"mse": (torch.tensor(float("nan")), 4)}
+
+
+SEVEN = 7
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Numbers", ""),
+        ("NoTensor", "loss must return the mean loss of a batch, a tensor of one number; it returns a float"),
+        ("NaN", "mse of the validation samples is not a finite number"),
+        ("SEVEN", "is no task: a frozen dataclass"),
+    ],
+)
+def test_what_losses_and_metrics_may_be(
+    name: str, message: str, script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"wrong_{name}.py"  # a name of its own: a module is imported once
+    path.write_text(WRONG)
+    run = ("--criteria", "magnitude", "--sparsities", "0.5", "--seeds", "1", "--output", tmp_path)
+    assert script("prune", "--task", f"{path}:{name}", *run) == (2 if message else 0)
+    assert message in capsys.readouterr().err
+    if not message:
+        (result,) = tmp_path.glob("prune/*/result.json")
+        assert json.loads(result.read_text())["test"] == 0.5

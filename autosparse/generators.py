@@ -1,0 +1,38 @@
+"""The global random generators that users' code draws from: torch's, numpy's and Python's."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def start_generators(seed: int) -> None:
+    """Start them all from a seed."""
+    torch.default_generator.manual_seed(seed)  # not of all devices: it would be noted for those not in use yet
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002
+    random.seed(seed)
+
+
+@contextmanager
+def as_found() -> Iterator[None]:
+    """Put them back after."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        np.random.set_state(numpys)  # noqa: NPY002
+        random.setstate(pythons)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Start them from a seed, and put them back after."""
+    with as_found():
+        start_generators(seed)
+        yield
