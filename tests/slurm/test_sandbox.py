@@ -23,8 +23,10 @@ def processes(sandbox: Sandbox) -> list[str]:
 
 
 @pytest.mark.parametrize("namespaces", ["1", "0"])
-def test_it_starts_runs_a_job_and_leaves_nothing_running(namespaces: str, tmp_path: Path) -> None:
-    second = Sandbox(tmp_path)  # beside the one that the other tests use
+def test_it_starts_runs_a_job_and_leaves_nothing_running(
+    namespaces: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    second = Sandbox(tmp_path_factory.mktemp("two"))  # beside the one that the other tests use
 
     def shown(*command: str) -> list[str]:
         environment = os.environ | second.environment
@@ -53,6 +55,7 @@ def test_it_starts_runs_a_job_and_leaves_nothing_running(namespaces: str, tmp_pa
         (["stop", "nowhere"], "no folder nowhere"),
         (["crash", ".", "gpu1"], "is not a sandbox"),
         (["start", "a b"], "takes no folder with blanks"),
+        (["start", "a" * 70], "a path of at most 69 is needed"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
