@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from autosparse.lazy import lazily
 
 if TYPE_CHECKING:
+    from autosparse.training.callback import Callback
     from autosparse.training.checkpoint import Checkpoint
     from autosparse.training.loop import Epoch, evaluate, summarize, train
     from autosparse.training.recipe import Recipe, find_recipe
 
-__all__ = ["Checkpoint", "Epoch", "Recipe", "evaluate", "find_recipe", "summarize", "train"]
+__all__ = ["Callback", "Checkpoint", "Epoch", "Recipe", "evaluate", "find_recipe", "summarize", "train"]
 __getattr__ = lazily(__name__)

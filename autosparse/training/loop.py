@@ -15,6 +15,7 @@ from autosparse.data import Data
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
 from autosparse.seeds import streams
+from autosparse.training.callback import Callback
 from autosparse.training.checkpoint import Checkpoint
 from autosparse.training.epoch import end_epoch, private_generators
 from autosparse.training.recipe import Recipe
@@ -46,6 +47,8 @@ def train(
     resume: Checkpoint | None = None,
     progress: Callable[[int], object] = lambda steps: None,
     after_epoch: Callable[[int], object] = lambda epochs: None,
+    callback: Callback | None = None,
+    steps: int | None = None,
 ) -> list[Epoch]:
     """Train the model in place; a removed weight is exactly 0 after every step.
 
@@ -60,22 +63,28 @@ def train(
         resume: where to keep and look for the state of this training.
         progress: told the number of steps done since it was last told.
         after_epoch: called with the number of epochs done, before any checkpoint says so.
+        callback: told of every step; may change the mask.
+        steps: stop after so many, which evaluates nothing; the whole recipe if not given.
 
     Returns:
-        One entry an epoch.
+        One entry an epoch; none with `steps`.
 
     Raises:
-        UserError: the loss is no longer a number (names the epoch and the first layer that is not finite), or a task
-            without metrics.
+        UserError: the loss is no longer a number (names the epoch and the first layer that is not finite), a task
+            without metrics, or more steps than the recipe has.
     """
+    callback = callback or Callback()
     if recipe.channels_last:
         model.to(
             memory_format=torch.channels_last
         )  # before anything takes the strides of its weights: optimizer, gradients, wrapper
     mask.apply_(model)
-    removed = _removed(model, mask)
     optimizer = make_optimizer(recipe, model)
     position = resume.load(model, optimizer) if resume else None
+    if position:
+        callback.load_state_dict(position["callback"])
+    mask = callback.start(model, mask)
+    removed = _removed(model, mask)
     _hold(removed)
     history: list[Epoch] = position["history"] if position else []
     first_epoch, first_step = (position["epoch"], position["step"]) if position else (0, 0)
@@ -85,45 +94,61 @@ def train(
     if position:
         total += position["total"]
     batches = data.training(recipe.batch_size, seed, recipe.augment, recipe.accumulate)
+    last = recipe.epochs * len(batches) if steps is None else steps
+    if last > recipe.epochs * len(batches):
+        raise UserError(f"{last:,} steps are more than the {recipe.epochs * len(batches):,} of a training")
     progress(first_epoch * len(batches) + first_step)
     # inside the wrapper: torch.compile gives up on the forward pass of DistributedDataParallel without a word
     compiled = torch.compile(model) if recipe.compile else model
     network = accelerator.prepare_model(compiled)
 
-    def learn(step: int, pieces: Iterator[Any]) -> None:
+    def learn(epoch: int, step: int, pieces: Iterator[Any]) -> None:
         """One step: the gradient of each piece of the batch, then the optimizer."""
+        nonlocal mask, removed
         for k in range(recipe.accumulate):
             torch.manual_seed(int(dropout[step * recipe.accumulate + k]))
-            last = k == recipe.accumulate - 1
-            with nullcontext() if last else accelerator.no_sync(network), _autocast(accelerator.device, recipe):
+            whole = k == recipe.accumulate - 1
+            with nullcontext() if whole else accelerator.no_sync(network), _autocast(accelerator.device, recipe):
                 loss = _number(data.loss(network, _as_trained(next(pieces), recipe)))
             if recipe.accumulate > 1:
                 loss = loss / recipe.accumulate
             accelerator.backward(loss)
             total.add_(loss.detach())
+        done = epoch * len(batches) + step + 1
+        callback.gradients(done, model)
         if recipe.clip:
             _hold([(weight.grad, where) for weight, where in removed if weight.grad is not None])
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         optimizer.zero_grad()
         _hold(removed)
+        held, mask = mask, callback.stepped(done, model, mask, optimizer)
+        if mask is not held:
+            removed = _removed(model, mask)
+            _hold(removed)
+
+    def save_if_due(epoch: int, step: int) -> None:
+        if resume and resume.due():
+            state = callback.state_dict()
+            here = {"epoch": epoch, "step": step, "history": history, "total": total.item(), "callback": state}
+            resume.save(model, optimizer, here)
 
     with private_generators(accelerator.device):
-        for epoch in range(first_epoch, recipe.epochs):
+        for epoch in range(first_epoch, -(-last // len(batches))):
             model.train()
             dropout = streams("dropout", len(batches) * recipe.accumulate, seed, epoch, data.rank)
             pieces = batches.epoch(epoch, first_step)
             _set_rate(optimizer, recipe.rate(epoch))
-            for step in range(first_step, len(batches)):
+            for step in range(first_step, min(len(batches), last - epoch * len(batches))):
                 if recipe.by_step:
                     _set_rate(optimizer, recipe.rate(epoch + (step + 1) / len(batches)))
-                learn(step, pieces)
+                learn(epoch, step, pieces)
                 progress(1)
-                if resume and resume.due():
-                    here = {"epoch": epoch, "step": step + 1, "history": history, "total": total.item()}
-                    resume.save(model, optimizer, here)
+                save_if_due(epoch, step + 1)
             first_step = 0
             mean_loss = end_epoch(model, total, len(batches), epoch, accelerator)
+            if steps is not None:
+                continue
             held_out = evaluate(model, data, "validation", accelerator, recipe) if data.has_validation else {}
             (name, test), *more = evaluate(model, data, "test", accelerator, recipe).items()
             history.append(
@@ -137,8 +162,7 @@ def train(
                 )
             )
             after_epoch(epoch + 1)
-            if resume and resume.due():
-                resume.save(model, optimizer, {"epoch": epoch + 1, "step": 0, "history": history, "total": 0.0})
+            save_if_due(epoch + 1, 0)
     if recipe.channels_last:
         model.to(memory_format=torch.contiguous_format)
     if network is not compiled:
