@@ -1,5 +1,7 @@
 """A store at another storage, or with other shards."""
 
+import torch
+
 from autosparse.errors import UserError
 from autosparse.store.reader import TripleStore
 from autosparse.store.writer import TripleWriter
@@ -19,12 +21,15 @@ def copy(store: TripleStore, to: str, shard: int | None = None) -> TripleStore:
         StoreError: there is something else at the other storage, or a complete store.
         UserError: there is an unfinished copy of another store, or with other shards.
     """
-    writer = TripleWriter.open(to, store.layout, store.iterations, store.run, shard=shard or store.grid.shard)
+    writer = TripleWriter.open(
+        to, store.layout, store.iterations, store.run, shard=shard or store.grid.shard, columns=store.columns
+    )
     if writer.run != store.run:
         raise UserError(f"{to} is an unfinished copy of a run by other code; choose another folder")
     if writer.committed < 0:
         writer.commit_features(store.theta, store.grad)
     for i in range(writer.committed + 1, store.iterations + 1):
-        writer.commit_alive(i, store.mask(i))
+        probe = {name: torch.from_numpy(store.probe(name, i - 1)) for name in store.columns}
+        writer.commit_alive(i, store.mask(i), probe)
     writer.finish()
     return TripleStore.open(to)

@@ -15,11 +15,11 @@ from zarr.buffer.cpu import NDBuffer
 
 from autosparse.errors import StoreError
 from autosparse.pruning import Layout, Mask
+from autosparse.pruning.schedule import keep_count
 from autosparse.store import pipeline
 from autosparse.store.schema import (
     ARRAYS,
     MARKER,
-    METADATA,
     RECOVERY,
     SCHEMA_VERSION,
     WINDOW,
@@ -27,6 +27,7 @@ from autosparse.store.schema import (
     Ledger,
     chunk_checksums,
     entry,
+    metadata_of,
     shard_path,
 )
 from autosparse.store.storage import Storage, storage_of
@@ -44,6 +45,7 @@ class TripleStore:
         layout: the index space.
         grid: how it is cut into shards and chunks.
         iterations: N.
+        columns: what a probe measured in each iteration, by name, see `probe`.
         densities: share kept by m_0, m_1, ... as far as committed.
         run: what made the store, as it was given to `TripleWriter.open`.
         complete: whether the run was finished.
@@ -60,7 +62,9 @@ class TripleStore:
         if marker not in (None, self.fingerprint.encode()):
             raise StoreError(f"{storage}: {MARKER} is damaged or of another ledger; {RECOVERY}")
         self.complete = marker is not None
-        for name in METADATA:
+        self.columns: list[str] = attributes.get("columns", [])  # its absence is damage, which the check finds
+        self._metadata = metadata_of(self.columns)
+        for name in self._metadata:
             self.check(name)
         if not self.complete and not unfinished:
             raise StoreError(
@@ -68,7 +72,7 @@ class TripleStore:
                 "iterations); run the same IRP again to finish it"
             )
         self.pipeline = pipeline.choose(wanted, storage)
-        self._arrays = _open_arrays(storage, self.pipeline)
+        self._arrays = self._open_arrays(self.pipeline)
         self.layout = Layout.from_json(attributes["layout"])
         self.iterations: int = attributes["iterations"]
         self.run: dict[str, Any] = attributes["run"]
@@ -167,6 +171,27 @@ class TripleStore:
         """m_i as a mask; i = 0..N, as far as committed."""
         return Mask(self.layout, torch.from_numpy(self.alive(i)))
 
+    def probe(self, column: str, i: int) -> NDArray[np.float32]:
+        """What a probe saw in the training under m_i, i = 0..N-1: float32, a value for each parameter that m_i keeps.
+
+        Args:
+            column: one of `columns`, see `autosparse.lookahead.Probe`.
+            i: the iteration, as far as committed.
+
+        Raises:
+            StoreError: there is no such column, or the iteration is not committed; damage.
+        """
+        if column not in self.columns:
+            raise StoreError(
+                f"{self.storage} has no column {column}; run IRP with --probe-steps to have it measured"
+                if not self.columns
+                else f"{self.storage} has no column {column}, only {', '.join(self.columns)}"
+            )
+        if not 0 <= i < len(self.densities) - 1:
+            raise StoreError(f"{self.storage}: iteration {i} is not there; {len(self.densities) - 1} are committed")
+        values: NDArray[np.float32] = self._read(column, slice(keep_count(self.densities[i], len(self))), row=i)
+        return values
+
     @property
     def mean_squares(self) -> dict[str, float]:
         """The mean squares of theta and of grad over the whole network, as the ledger has them; reads nothing."""
@@ -189,7 +214,7 @@ class TripleStore:
             StoreError: it is missing, not committed, or damaged (names the chunks).
         """
         self._compare(name, self.storage.size(name))
-        if name in METADATA:
+        if name in self._metadata:
             if entry(self.storage.read(name)) != self._ledger.files[name]:
                 raise StoreError(f"{self.storage}: {name} is damaged (checksum); {RECOVERY}")
         elif damaged := self._damaged_chunks(name):
@@ -225,7 +250,21 @@ class TripleStore:
     @cached_property
     def _strict(self) -> dict[str, Any]:
         """The arrays by zarr-python, which looks at each byte of a chunk; zarrs passes over some that are no value."""
-        return self._arrays if self.pipeline == "zarr" else _open_arrays(self.storage, "zarr")
+        return self._arrays if self.pipeline == "zarr" else self._open_arrays("zarr")
+
+    def _open_arrays(self, name: str) -> dict[str, Any]:
+        arrays = {}
+        with pipeline.configured(name):
+            for array in (*ARRAYS, *self.columns):
+                try:
+                    arrays[array] = zarr.open_array(self.storage.readable(), path=array, mode="r", zarr_format=3)
+                except (KeyError, ValueError, TypeError, OSError) as error:
+                    if not _is_damage(error):
+                        raise
+                    raise StoreError(
+                        f"{self.storage}: {array}/zarr.json is missing or damaged ({error}); {RECOVERY}"
+                    ) from error
+        return arrays
 
     def _read(self, array: str, index: slice, row: int | None = None) -> Any:
         target = self._arrays[array]
@@ -297,19 +336,6 @@ def read_attributes(storage: Storage) -> dict[str, Any]:
         what = "update autosparse" if schema > SCHEMA_VERSION else RECOVERY
         raise StoreError(f"{storage} has schema {schema}, this version reads {SCHEMA_VERSION}; {what}")
     return found
-
-
-def _open_arrays(storage: Storage, name: str) -> dict[str, Any]:
-    arrays = {}
-    with pipeline.configured(name):
-        for array in ARRAYS:
-            try:
-                arrays[array] = zarr.open_array(storage.readable(), path=array, mode="r", zarr_format=3)
-            except (KeyError, ValueError, TypeError, OSError) as error:
-                if not _is_damage(error):
-                    raise
-                raise StoreError(f"{storage}: {array}/zarr.json is missing or damaged ({error}); {RECOVERY}") from error
-    return arrays
 
 
 def _marker(storage: Storage) -> bytes | None:

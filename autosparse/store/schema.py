@@ -6,6 +6,8 @@
       grad/          float32 (P,)        gradient of the mean loss at the initial weights
       survival/      uint (P,)           number of masks m_1..m_N that keep the parameter
       alive/         uint8 (N, ⌈P/8⌉)    row i - 1: the bits of m_i, lowest bit first
+      probe-*/       float32 (N, P)      where the run looked ahead: row i: of the parameters that m_i keeps, in their
+                                         order; what lies behind them was never written
       ledger.json    which files were committed, with their size and checksums; sums of squares of theta and grad;
                      the densities of the iterations
       complete       the checksum of the final ledger; there only when the store is whole
@@ -22,6 +24,7 @@ readers of Zarr, but zarrs does not look at it when it reads a part of a shard.
 import hashlib
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -32,9 +35,8 @@ from autosparse.errors import StoreError
 from autosparse.pruning import Layout
 from autosparse.store.storage import Storage
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 ARRAYS = ("theta", "grad", "survival", "alive")
-METADATA = ("zarr.json", *(f"{array}/zarr.json" for array in ARRAYS))
 LEDGER, MARKER = "ledger.json", "complete"
 
 Entry = dict[str, Any]  # of a file: its size, and its CRC-32 or, for a shard, see `shard_entry`
@@ -44,6 +46,11 @@ WINDOW = 1 << 22  # elements read or summed at a time: a fraction of a large sha
 _CHUNK = 1 << 18  # elements; one checksum, the unit of reading: small enough for many to be mixed in memory
 _SHARD = 1 << 24  # elements; one file, the unit of writing
 _SMALLEST_SHARD = 1 << 12
+
+
+def metadata_of(columns: Sequence[str]) -> list[str]:
+    """The files of metadata of a store with these columns beside `ARRAYS`."""
+    return ["zarr.json", *(f"{array}/zarr.json" for array in (*ARRAYS, *columns))]
 
 
 @dataclass(frozen=True)
@@ -149,10 +156,10 @@ def entry(content: bytes) -> Entry:
     return {"size": len(content), "crc32": zlib.crc32(content)}
 
 
-def shard_entry(size: int, values: NDArray[Any], chunk: int) -> Entry:
-    """Size of a shard's file, checksums of its chunks and, of floats, the sums of squares of its windows."""
+def shard_entry(size: int, values: NDArray[Any], chunk: int, squares: bool) -> Entry:
+    """Size of a shard's file, checksums of its chunks and, if asked for, the sums of squares of its windows."""
     found: Entry = {"size": size, "chunks": chunk_checksums(values, chunk)}
-    if values.dtype.kind == "f":
+    if squares:
         with np.errstate(invalid="ignore"):  # what is no number is for the reader to refuse
             windows = (values[k : k + WINDOW] for k in range(0, len(values), WINDOW))
             found["squares"] = [float(np.square(window, dtype=np.float64).sum()) for window in windows]
@@ -170,9 +177,15 @@ def chunk_checksums(values: NDArray[Any], chunk: int) -> str:
     return "".join(f"{zlib.crc32(content[k : k + width]):08x}" for k in range(0, len(content), width))
 
 
-def attributes(layout: Layout, iterations: int, run: dict[str, Any]) -> dict[str, Any]:
+def attributes(layout: Layout, iterations: int, run: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     """The group attributes."""
-    return {"schema": SCHEMA_VERSION, "iterations": iterations, "layout": layout.to_json(), "run": run}
+    return {
+        "schema": SCHEMA_VERSION,
+        "iterations": iterations,
+        "columns": list(columns),
+        "layout": layout.to_json(),
+        "run": run,
+    }
 
 
 def shard_path(array: str, shard: int, row: int | None = None) -> str:

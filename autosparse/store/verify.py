@@ -11,7 +11,7 @@ def problems(store: TripleStore) -> list[str]:
     """Everything wrong with a store, one line each, none where it is whole.
 
     Checked: every shard against the ledger; every chunk's checksum; that survival is the sum of the masks, the masks
-    are nested and hold as many parameters as the ledger's densities say.
+    are nested and hold as many parameters as the ledger's densities say; that floats are finite.
     """
     found = []
     for name in store.files:
@@ -38,6 +38,10 @@ def problems(store: TripleStore) -> list[str]:
         for name, values in (("theta", store.theta(shard)), ("grad", store.grad(shard))):
             if not np.isfinite(values).all():
                 found.append(f"{store.storage}: {name} is not finite in {shard.start}:{shard.stop}")
+    for name in store.columns:
+        for i in range(store.iterations):
+            if not np.isfinite(store.probe(name, i)).all():
+                found.append(f"{store.storage}: {name} is not finite in iteration {i}")
     for i, density in enumerate(store.densities):
         if counts[i] != keep_count(density, len(store)):
             found.append(

@@ -1,8 +1,10 @@
 """Writing a triple store so that it survives being killed: whole shards, one owner each, durable before committed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from zarr.storage import MemoryStore
 from autosparse.distributed import Group
 from autosparse.errors import StoreError, UserError
 from autosparse.pruning import Layout, Mask
+from autosparse.pruning.schedule import keep_count
 from autosparse.store import pipeline
 from autosparse.store.create import create
 from autosparse.store.reader import TripleStore, read_attributes
@@ -23,12 +26,12 @@ from autosparse.store.schema import (
     ARRAYS,
     LEDGER,
     MARKER,
-    METADATA,
     RECOVERY,
     Entry,
     Grid,
     Ledger,
     entry,
+    metadata_of,
     shard_entry,
     shard_path,
 )
@@ -56,7 +59,8 @@ class TripleWriter:
         found = read_attributes(storage)
         self._ledger = Ledger.read(storage)
         self._encoded: dict[str, Buffer] = {}
-        for name in METADATA:
+        self.columns: list[str] = found.get("columns", [])
+        for name in metadata_of(self.columns):
             content = b"" if storage.size(name) is None else storage.read(name)
             if entry(content) != self._ledger.files.get(name):
                 raise StoreError(f"{storage}: {name} is damaged or missing; {RECOVERY}")
@@ -66,10 +70,12 @@ class TripleWriter:
         self.run: dict[str, Any] = found["run"]
         encoder = MemoryStore(self._encoded)
         # opened, an array takes this from the global configuration; `open_array` ignores it as an argument
-        with pipeline.configured("zarr"), zarr.config.set({"array.write_empty_chunks": True}):
-            self._arrays: dict[str, Any] = {
-                name: zarr.open_array(encoder, path=name, mode="r+", zarr_format=3) for name in ARRAYS
-            }
+        self._arrays: dict[str, Any] = {}
+        for name in (*ARRAYS, *self.columns):
+            # a row of a probe ends before its array does: what lies behind is not written
+            empty = {"array.write_empty_chunks": name not in self.columns}
+            with pipeline.configured("zarr"), zarr.config.set(empty):
+                self._arrays[name] = zarr.open_array(encoder, path=name, mode="r+", zarr_format=3)
         theta = self._arrays["theta"]
         self.grid = Grid(self.layout.size, theta.shards[0], theta.chunks[0])
 
@@ -82,6 +88,7 @@ class TripleWriter:
         run: dict[str, Any],
         group: Group = Group(),  # noqa: B008 (frozen)
         shard: int | None = None,
+        columns: Sequence[str] = (),
     ) -> "TripleWriter":
         """Create a store, or open an unfinished one of the same run to go on; `committed` says from where.
 
@@ -93,6 +100,7 @@ class TripleWriter:
                 between an interrupted and an uninterrupted run.
             group: the processes that write it.
             shard: elements in a shard; chosen by the store's size if not given.
+            columns: what a probe measures in each iteration, see `autosparse.lookahead.Probe`.
 
         Raises:
             StoreError: the store is complete or damaged, or there is something else.
@@ -100,12 +108,12 @@ class TripleWriter:
         """
         storage = storage_of(path)
         if group.is_main and storage.size(LEDGER) is None:
-            create(storage, layout, iterations, run, shard)
+            create(storage, layout, iterations, run, shard, columns)
         group.gather(None)
         if storage.size(MARKER) is not None:
             raise StoreError(f"{storage} is complete; nothing may be written to it")
         writer = cls(storage, group)
-        writer._check(layout, iterations, run, shard)
+        writer._check(layout, iterations, run, shard, columns)
         if group.is_main:
             writer._clean()
         group.gather(None)
@@ -130,14 +138,30 @@ class TripleWriter:
             raise StoreError(f"{self.storage}: theta and grad were committed before and are never written twice")
         self._commit({"theta": self._by_shard(theta), "grad": self._by_shard(grad)}, density=1.0)
 
-    def commit_alive(self, i: int, mask: Mask) -> None:
-        """Write and commit m_i, i = 1..N."""
+    def commit_alive(self, i: int, mask: Mask, probe: Mapping[str, Tensor] | None = None) -> None:
+        """Write and commit m_i, i = 1..N, and what a probe saw in the training that it was chosen after.
+
+        Args:
+            i: follows the iteration that was committed last.
+            mask: m_i.
+            probe: for each of the store's columns float32, one value for each parameter that m_{i-1} keeps, in order.
+        """
         if i != self.committed + 1 or not 1 <= i <= self.iterations:
             raise StoreError(f"{self.storage}: mask {i} does not follow mask {self.committed} of {self.iterations}")
         if mask.layout != self.layout:
             raise StoreError(f"{self.storage}: the mask is of another layout")
         bits = np.packbits(mask.kept.cpu().numpy(), bitorder="little")
-        self._commit({"alive": lambda shard: bits[_bytes_of(shard)]}, i - 1, mask.density)
+        values: dict[str, Values] = {"alive": lambda shard: bits[_bytes_of(shard)]}
+        alive = keep_count(self._ledger.densities[-1], self.layout.size)
+        given = dict(probe or {})
+        if [*given] != self.columns:
+            raise StoreError(f"{self.storage} wants {self.columns} with each mask, got {[*given]}")
+        for name, column in given.items():
+            if column.shape != (alive,):
+                raise StoreError(f"{self.storage}: {name} has {alive} values, got {tuple(column.shape)}")
+            values[name] = partial(_padded, column.cpu().numpy())
+        ends = dict.fromkeys(self.columns, -(-alive // self.grid.shard))
+        self._commit(values, i - 1, mask.density, ends)
 
     def finish(self) -> None:
         """Write and commit survival, the sum of the masks, and mark the store complete."""
@@ -160,12 +184,17 @@ class TripleWriter:
             self.storage.write(MARKER, memoryview(self._ledger.checksum.encode()), replace=True)
         self._group.gather(None)
 
-    def _check(self, layout: Layout, iterations: int, run: dict[str, Any], shard: int | None) -> None:
+    def _check(
+        self, layout: Layout, iterations: int, run: dict[str, Any], shard: int | None, columns: Sequence[str]
+    ) -> None:
         """Refuse to go on with another run."""
         if self.layout != layout or self.iterations != iterations:
             raise UserError(
                 f"{self.storage} is the store of another network or number of iterations; choose another folder"
             )
+        if self.columns != list(columns):
+            here, there = (" and ".join(names) or "no probe" for names in (columns, self.columns))
+            raise UserError(f"{self.storage} is the store of a run with {there}, not {here}; choose another folder")
         if shard and shard != self.grid.shard:
             raise UserError(
                 f"{self.storage} is unfinished, with shards of {self.grid.shard}, not {shard}; choose another folder"
@@ -192,12 +221,20 @@ class TripleWriter:
             raise StoreError(f"{self.storage} holds {self.layout.size} parameters, got {tuple(values.shape)}")
         return lambda shard: values[shard].cpu().numpy()
 
-    def _commit(self, arrays: dict[str, Values], row: int | None = None, density: float | None = None) -> None:
-        """Write this process's shards of some arrays, or of a row of alive, and commit those of all processes.
+    def _commit(
+        self,
+        arrays: dict[str, Values],
+        row: int | None = None,
+        density: float | None = None,
+        ends: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """Write this process's shards of some arrays, or of rows of some, and commit those of all processes.
 
-        `density` ends an iteration: 1 with theta and grad, then that of each mask.
+        `density` ends an iteration: 1 with theta and grad, then that of each mask. `ends` are the numbers of shards of
+        arrays that do not have them all.
         """
-        mine = [(array, k) for array in arrays for k in range(self._group.rank, self.grid.shards, self._group.size)]
+        counts = {array: ends.get(array, self.grid.shards) for array in arrays}
+        mine = [(array, k) for array in arrays for k in range(self._group.rank, counts[array], self._group.size)]
         with ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="write") as writers:
             written = dict(writers.map(lambda it: self._write(it[0], it[1], arrays[it[0]], row), mine))
         files: dict[str, Entry] = {}
@@ -205,7 +242,7 @@ class TripleWriter:
             files |= part
         ledger = Ledger(self._ledger.files | files, self._ledger.densities + ([] if density is None else [density]))
         if self._group.is_main:
-            expected = [shard_path(array, k, row) for array in arrays for k in range(self.grid.shards)]
+            expected = [shard_path(array, k, row) for array in arrays for k in range(counts[array])]
             self._check_written(expected, files)
             ledger.write(self.storage)
         self._group.gather(None)
@@ -225,7 +262,7 @@ class TripleWriter:
     def _write(self, array: str, k: int, values: Values, row: int | None) -> tuple[str, Entry]:
         """Encode shard k and make it durable; returns its path and its entry in the ledger."""
         name, shard, target = shard_path(array, k, row), self.grid.indices(k), self._arrays[array]
-        content, index = values(shard), shard if row is None else _bytes_of(shard)
+        content, index = values(shard), _bytes_of(shard) if array == "alive" else shard
         if content.dtype != target.dtype:
             raise StoreError(f"{self.storage}: {array} holds {target.dtype}, got {content.dtype}")
         if content.shape != (index.stop - index.start,):  # zarr would repeat a single one
@@ -239,7 +276,14 @@ class TripleWriter:
                 f"{self.storage}: another process has written {name}; one run at a time, or, if that one was killed, "
                 "run the same again to clean up"
             ) from None
-        return name, shard_entry(len(encoded), np.ascontiguousarray(content), target.chunks[-1])
+        squares = array in ("theta", "grad")
+        return name, shard_entry(len(encoded), np.ascontiguousarray(content), target.chunks[-1], squares)
+
+
+def _padded(values: NDArray[np.float32], shard: slice) -> NDArray[np.float32]:
+    """The values of a shard of a row that ends before the array does."""
+    part = values[shard]
+    return np.pad(part, (0, shard.stop - shard.start - len(part)), constant_values=np.nan)
 
 
 def _bytes_of(shard: slice) -> slice:

@@ -27,6 +27,7 @@ class Drawn:
     theta: Tensor
     grad: Tensor
     masks: list[Mask]
+    columns: tuple[str, ...] = ()
 
     @cached_property
     def survival(self) -> NDArray[Any]:
@@ -36,6 +37,11 @@ class Drawn:
     def layout(self) -> Layout:
         return self.masks[0].layout
 
+    def probe(self, i: int) -> dict[str, Tensor]:
+        """What a probe saw of each parameter that m_i keeps, by column."""
+        alive = self.masks[i].kept.nonzero().squeeze(1)
+        return {name: (alive + 1000 * i + number).float() for number, name in enumerate(self.columns)}
+
     @property
     def iterations(self) -> int:
         return len(self.masks) - 1
@@ -44,14 +50,14 @@ class Drawn:
         return len(self.theta)
 
 
-def draw(size: int, iterations: int = 3, seed: int = 0) -> Drawn:
+def draw(size: int, iterations: int = 3, seed: int = 0, columns: tuple[str, ...] = ()) -> Drawn:
     """Normal theta and grad, survival even over 0..N; the first parameter outlives all, so that no mask is empty."""
     generator = torch.Generator().manual_seed(seed)
     theta, grad = (torch.randn(size, generator=generator) for _ in range(2))
     survival = torch.randint(iterations + 1, (size,), generator=generator)
     survival[0] = iterations
     layout = Layout((Layer("a.weight", (size,), 0, 1, 1),))
-    return Drawn(theta, grad, [Mask(layout, survival >= i) for i in range(iterations + 1)])
+    return Drawn(theta, grad, [Mask(layout, survival >= i) for i in range(iterations + 1)], columns)
 
 
 class StoppedError(Exception):
@@ -62,7 +68,7 @@ def write(path: Path, run: Drawn, shard: int | None = None, size: int = 1, until
     """Write a store as a group of some size would, going on where it stands; all are gone after `until` commits."""
 
     def one(group: Group) -> None:
-        writer = TripleWriter.open(path, run.layout, run.iterations, {"seed": 0}, group, shard)
+        writer = TripleWriter.open(path, run.layout, run.iterations, {"seed": 0}, group, shard, run.columns)
         while writer.committed < run.iterations:
             advance(writer, run)
         writer.finish()
@@ -76,7 +82,8 @@ def advance(writer: TripleWriter, run: Drawn) -> None:
     if writer.committed < 0:
         writer.commit_features(run.theta, run.grad)
     elif writer.committed < run.iterations:
-        writer.commit_alive(writer.committed + 1, run.masks[writer.committed + 1])
+        i = writer.committed + 1
+        writer.commit_alive(i, run.masks[i], run.probe(i - 1))
     else:
         writer.finish()
 

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from autosparse.errors import StoreError
 from autosparse.store import TripleStore, TripleWriter
-from autosparse.store.schema import LEDGER, MARKER, METADATA
+from autosparse.store.schema import LEDGER, MARKER, metadata_of
 from autosparse.store.verify import problems
 from tests.store.drawn import Drawn, bits, draw, write
 
+METADATA = metadata_of(())
 INSTALLED = ["zarr"] + ["zarrs"] * (importlib.util.find_spec("zarrs") is not None)
 RUN = draw(20_011, iterations=3)  # a chunk a shard, the last one cut short
 WIDE = draw(1_100_000, iterations=2)  # two chunks a shard, of which the last shard has one

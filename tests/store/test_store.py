@@ -12,7 +12,7 @@ from autosparse.errors import StoreError, UserError
 from autosparse.pruning import Geometric, Layer, Layout, Mask, keep_top
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore, TripleWriter, reader, schema
-from autosparse.store.schema import LEDGER, METADATA, Grid, Ledger, survival_dtype
+from autosparse.store.schema import LEDGER, Grid, Ledger, metadata_of, survival_dtype
 from autosparse.store.storage import storage_of
 from autosparse.store.verify import problems
 from tests.conftest import tree
@@ -103,11 +103,11 @@ def test_uncommitted_shards_are_written_again(store: Path, tmp_path: Path) -> No
     assert tree(path) == tree(store)
 
 
-@pytest.mark.parametrize(("version", "advice"), [(2, "delete the store and run the IRP"), (4, "update autosparse")])
+@pytest.mark.parametrize(("version", "advice"), [(3, "delete the store and run the IRP"), (5, "update autosparse")])
 def test_another_schema_is_refused(store: Path, version: int, advice: str) -> None:
     path = store / "zarr.json"
-    path.write_text(path.read_text().replace('"schema": 3', f'"schema": {version}'))
-    with pytest.raises(StoreError, match=f"has schema {version}, this version reads 3; {advice}"):
+    path.write_text(path.read_text().replace('"schema": 4', f'"schema": {version}'))
+    with pytest.raises(StoreError, match=f"has schema {version}, this version reads 4; {advice}"):
         TripleStore.open(store)
 
 
@@ -163,7 +163,7 @@ def test_writes_are_whole_shards_in_order(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="0 of 3 masks are committed; the run is not finished"):
         writer.finish()
     writer = TripleWriter.open(tmp_path, LAYOUT, N, {}, shard=SHARD)
-    assert storage_of(tmp_path).sizes().keys() == {*METADATA, LEDGER}
+    assert storage_of(tmp_path).sizes().keys() == {*metadata_of(()), LEDGER}
     writer.commit_features(lambda shard: values[shard], GRAD)  # a shard at a time, or whole
     with pytest.raises(StoreError, match="committed before"):
         writer.commit_features(THETA, GRAD)
