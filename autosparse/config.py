@@ -21,6 +21,9 @@ OneShot = Literal["random", "magnitude", "snip", "grasp"]
 """Criteria that score once, whatever the density: those of iterative pruning."""
 Targeted = Literal["random-erk", "iterative-snip", "force", "synflow", "dataflow", "npb"]
 """Criteria that must know how many weights are to be kept."""
+LookAhead = Literal["short-irp", "snip-probe"]
+"""Criteria that train some steps ahead in each of their rounds."""
+LOOK_AHEAD: tuple[str, ...] = get_args(LookAhead)
 CRITERIA: tuple[str, ...] = (*get_args(OneShot), *get_args(Targeted))
 PRETRAINED = "pretrained"
 """The AutoS that comes with the package, as a criterion."""
@@ -29,7 +32,9 @@ _PRETRAINED_FOLDER = Path(__file__).parent / "autos" / "pretrained"
 BatchNorm = Literal["batch", "running"]
 Schedule = Literal["geometric", "linear", "constant"]
 Backbone = Literal["mlp", "resnet18", "vgg19"]
-Inputs = Literal["both", "param", "grad", "both+flow"]
+Probed = Literal["probe-gradient", "probe-theta", "probe-rms"]
+"""What a probe can see of a parameter."""
+Feature = Literal["theta", "grad", "flow", Probed]
 Transform = Literal["scaled", "raw"]
 Label = Literal["share", "min-max", "log-density", "rank"]
 Sanity = Literal["none", "shuffled", "reinitialized", "inverted"]
@@ -93,6 +98,11 @@ class IRPConfig(Config):
     """The share of the survivors that each iteration keeps (constant)."""
     rewind_epoch: Annotated[int, Bounds(0)] = 0
     """Rewind to the state after so many epochs of the first training (Frankle et al. 2019), not to the initial one."""
+    probe_steps: Annotated[int, Bounds(0)] = 0
+    """Watch the first so many steps of each training and store what they show of each live parameter, for a criterion
+    that looks ahead; 0 to watch nothing."""
+    probe_columns: tuple[Probed, ...] = ("probe-gradient",)
+    """What to store of them: the mean gradient, the weight after them, the gradient's root mean square."""
     batch_norm: BatchNorm = "batch"
     """Batch norm in the stored gradient works on each batch, or by its fresh running statistics (the paper's code)."""
     seed: Annotated[Seed, SWEPT] = 0
@@ -103,6 +113,12 @@ class IRPConfig(Config):
         unused = "final_sparsity" if self.schedule == "constant" else "rate"
         if getattr(self, unused) != getattr(IRPConfig, unused):
             raise UserError(f"{unused.replace('_', ' ')} does nothing with the {self.schedule} schedule")
+        if not self.probe_columns or len({*self.probe_columns}) < len(self.probe_columns):
+            raise UserError(f"probe columns are {', '.join(get_args(Probed))}, at least one, and each once")
+        if not self.probe_steps and self.probe_columns != IRPConfig.probe_columns:
+            raise UserError("probe columns do nothing without --probe-steps")
+        if self.probe_steps and self.rewind_epoch:
+            raise UserError("a probe starts from the initial weights, so it does not go with --rewind-epoch")
 
     @property
     def order(self) -> int:
@@ -128,8 +144,9 @@ class FitConfig(Config):
 
     backbone: Backbone = "mlp"
     """The network (paper, Table 7); resnet18 and vgg19 want a GPU."""
-    inputs: Inputs = "both"
-    """What it sees of a parameter (paper, Table 2); both+flow adds how much flows through it."""
+    features: tuple[Feature, ...] = ("theta", "grad")
+    """What it sees of a parameter (paper, Table 2): its initial value and gradient; how much flows through it; what a
+    probe saw of it in runs with --probe-steps, for a criterion that looks ahead."""
     transform: Transform = "scaled"
     """scaled: inputs are divided by their size over the network and compressed; raw: as they are."""
     label: Label = "share"
@@ -152,7 +169,7 @@ class FitConfig(Config):
     """How many triples, drawn evenly from everywhere, are fitted to, and held in memory; 0 for all of them."""
     rounds: Annotated[int, Bounds(1)] = 1
     """The rounds in which the criterion is meant to prune; above 1 it is fitted to what each iteration of the runs has
-    left, recomputed, for which the runs' data must be there."""
+    left; unless it looks ahead that is recomputed, for which the runs' data must be there."""
     weights: tuple[float, ...] = ()
     """How often each run comes in an epoch, one number a run; once each if not given."""
     memory: str = "512MB"
@@ -166,15 +183,31 @@ class FitConfig(Config):
             raise UserError(f"weights must be positive, got {' '.join(map(str, self.weights))}")
         if 0 != self.samples < 1024:
             raise UserError(f"samples must be 0 or at least 1,024, got {self.samples}")
+        if others := [name for name in self.features if name not in get_args(Feature)]:
+            raise unknown("feature", others[0], get_args(Feature))
+        if not self.features or len({*self.features}) < len(self.features):
+            raise UserError("a fit has at least one feature, and each once")
+        if "grad" in self.features and self.looks_ahead:
+            raise UserError("a criterion that looks ahead sees probe-gradient in place of grad")
         if self.by_states and self.transform == "raw":
-            raise UserError("the transform raw is for fits to stored triples, not for rounds or flow")
+            raise UserError("the transform raw is for fits to stored triples, not for rounds, flow or probes")
         if self.by_states and self.samples:
-            raise UserError("samples are for fits to stored triples, not for rounds or flow")
+            raise UserError("samples are for fits to stored triples, not for rounds, flow or probes")
 
     @property
     def by_states(self) -> bool:
-        """Whether it is fitted to recomputed states rather than to the triples of the stores."""
-        return self.rounds > 1 or self.inputs == "both+flow"
+        """Whether it is fitted to the states of runs after each of their iterations, not to triples of the first."""
+        return self.rounds > 1 or not {*self.features} <= {"theta", "grad"}
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it sees what a probe saw."""
+        return any(name in get_args(Probed) for name in self.features)
+
+    @property
+    def recomputed(self) -> bool:
+        """Whether the states are to be measured again, for which the data of the runs must be there."""
+        return self.by_states and not (self.looks_ahead and "flow" not in self.features)
 
     def only(self, runs: Sequence[int]) -> "FitConfig":
         """The configuration of a fit to these of its runs alone."""

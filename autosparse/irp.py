@@ -23,6 +23,7 @@ from autosparse.data import Data
 from autosparse.distributed import group
 from autosparse.errors import UserError
 from autosparse.files import read_json, replacing, write_json
+from autosparse.lookahead import Probe
 from autosparse.metrics import described
 from autosparse.pruning import Layout, Mask, keep_top, make_schedule
 from autosparse.pruning.schedule import keep_count
@@ -80,9 +81,13 @@ class IRP:
         self._score = found
         self._layout = self.layout or Layout.of(self.model)
         self._batches = self.data.scoring(limit=self.grad_batches)
+        steps = self.recipe.epochs * len(self.data.training(self.recipe.batch_size))
+        if c.probe_steps > steps:
+            raise UserError(f"a probe of {c.probe_steps:,} steps is longer than a training, which has {steps:,}")
         self._initial = self.folder / "initial.safetensors"
         self._rewound = self.folder / "rewind.safetensors" if c.rewind_epoch else self._initial
         self._mask: Mask | None = None
+        self._probe: Probe | None = None
 
     def run(self) -> list[dict[str, Any]]:
         """Run Algorithm 2, or what is left of it; returns the history.
@@ -118,6 +123,7 @@ class IRP:
         _load(self.model, self._rewound if i else self._initial)  # line 15
         if self._mask is None:
             self._mask = self._writer.store.mask(i).to(self.accelerator.device)
+        self._probe = self._make_probe() if i < self.schedule.iterations else None
         epochs = train(
             self.model,
             self._mask,
@@ -128,6 +134,7 @@ class IRP:
             resume=self._checkpoint(i),
             progress=self.progress,
             after_epoch=self._keep if i == 0 else lambda epochs: None,
+            callback=self._probe,
         )
         row: dict[str, Any] = {"iteration": i, "density": self._mask.density, "loss": epochs[-1]["loss"]}
         row |= summarize(epochs, self.data.better)
@@ -149,9 +156,11 @@ class IRP:
         assert self._mask is not None  # the training that the scores are of has just ended
         k = keep_count(self.schedule.density(i + 1), self._layout.size)
         scores = broadcast(self._score(self.model, self._mask, self._batches))  # the main process's: one mask for all
+        seen = self._probe.columns if self._probe else {}
+        probe = {name: values[self._mask.kept] for name, values in seen.items()}
         self._mask = keep_top(scores, k, self._mask)
         del scores  # as large as the model
-        self._writer.commit_alive(i + 1, self._mask)
+        self._writer.commit_alive(i + 1, self._mask, probe)
         self._forget(i)
 
     def finish(self) -> None:
@@ -177,7 +186,9 @@ class IRP:
         gradient = {"batch_size": size, "samples": samples, "batch_norm": self.config.batch_norm}
         attributes = {**settings(self.config), **self.attributes, "gradient": gradient}
         iterations = self.schedule.iterations
-        self._writer = TripleWriter.open(self.folder / "triples.zarr", self._layout, iterations, attributes, group())
+        columns = self.config.probe_columns if self.config.probe_steps else ()
+        store = self.folder / "triples.zarr"
+        self._writer = TripleWriter.open(store, self._layout, iterations, attributes, group(), columns=columns)
         masks = max(self._writer.committed, 0)
         if len(self.history) < masks:
             raise UserError(
@@ -187,6 +198,12 @@ class IRP:
         if masks < iterations or len(self.history) <= iterations:
             self.history = self.history[:masks]  # what has no mask after it is trained again, from its checkpoint
         self.progress(len(self.history) * self.recipe.epochs * len(self.data.training(self.recipe.batch_size)))
+
+    def _make_probe(self) -> Probe | None:
+        c = self.config
+        if not c.probe_steps:
+            return None
+        return Probe(self._layout, c.probe_steps, c.probe_columns, self.accelerator.device)
 
     def _keep(self, epochs: int) -> None:
         """Keep the state to rewind to, when so many epochs are done."""

@@ -19,6 +19,7 @@ LAYERS = [
     {"config"},
     {"networks", "data", "pruning", "cluster"},
     {"criteria", "training", "store", "integrations"},
+    {"lookahead"},
     {"irp", "autos", "tasks"},
     {"api"},
     {"jobs"},

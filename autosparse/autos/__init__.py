@@ -9,7 +9,7 @@ from autosparse.autos.fit import fit
 from autosparse.autos.samples import Samples
 from autosparse.autos.stored import StoredSamples
 from autosparse.autos.table import Surface
-from autosparse.autos.trajectory import States, TrajectorySamples, states_of
+from autosparse.autos.trajectory import States, TrajectorySamples, states_of, stored_states_of
 
 __all__ = [
     "BACKBONES",
@@ -24,6 +24,7 @@ __all__ = [
     "TrajectorySamples",
     "fit",
     "states_of",
+    "stored_states_of",
     "tabulate_held_out",
     "validate",
 ]

@@ -172,7 +172,7 @@ class AutoS:
             raise UserError(f"no saved AutoS in {folder}; fit one with: python launch/autos.py --runs RUN...")
         try:
             saved = read_json(folder / CARD)
-            features = Features(**saved["features"])
+            features = Features.from_json(saved["features"])
             network = make_network(saved["backbone"], features, seed=0)
             network.load_state_dict(load_file(folder / WEIGHTS))
             return cls(network.eval(), saved["backbone"], features, saved["card"])

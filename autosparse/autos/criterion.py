@@ -21,6 +21,7 @@ _FLOOR = 0.1  # in rounds, no layer falls below a tenth of the network's density
 class AutoSCriterion:
     """AutoS(θ0, g0): one pass over the batches for the gradient, one over the weights for the scores.
 
+    One that sees what a probe saw trains ahead instead, see `lookahead`: (θ0, ḡ).
     In rounds (`rounds` above 1), the gradient and all else it looks at are recomputed for the network that the round
     before has left, at its initial weights: no training. Costs so many times as much; no layer falls below a tenth of
     the network's density.
@@ -51,6 +52,11 @@ class AutoSCriterion:
         """
         surface = Surface.load(folder) if Surface.is_in(folder) else None
         return cls(AutoS.load(folder) if surface is None or AutoS.is_in(folder) else None, surface, rounds)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it trains ahead in each round, for which the batches bring a learner."""
+        return bool(self._source.features.probed)
 
     def __call__(self, model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
         """The scores of the one round that starts from `mask`."""

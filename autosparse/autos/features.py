@@ -8,24 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autosparse.config import FitConfig, Transform
+from autosparse.config import FitConfig, Probed, Transform
 from autosparse.criteria.base import Batches
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.rounds import check_repeatable
 from autosparse.criteria.synflow import dataflow
 from autosparse.errors import UserError, unknown
+from autosparse.lookahead import look_ahead
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
 
-# name -> what the network is given of a parameter
-INPUTS: dict[str, tuple[str, ...]] = {
-    "both": ("theta", "grad"),
-    "param": ("theta",),
-    "grad": ("grad",),
-    "both+flow": ("theta", "grad", "flow"),
-}
 STORED = ("theta", "grad")  # in every store of triples
-_NAMES = {"theta": "weights", "grad": "gradients", "flow": "flows"}
+_NAMES = {
+    "theta": "weights",
+    "grad": "gradients",
+    "flow": "flows",
+    "probe-gradient": "gradients along a probe",
+    "probe-theta": "weights after a probe",
+    "probe-rms": "sizes of gradients along a probe",
+}
 T = TypeVar("T")
 
 
@@ -39,21 +40,24 @@ class Scale:
     sizes: tuple[float, ...]
 
     @classmethod
-    def of(cls, *columns: Tensor, names: Sequence[str] = STORED, alive: Mask | None = None) -> "Scale":
+    def of(
+        cls, *columns: Tensor, names: Sequence[str] = STORED, alive: Mask | None = None, pruned: bool = False
+    ) -> "Scale":
         """The scale of the weights, gradients and so on of a whole network, float32 (P,) each.
 
         Args:
             columns, names: see `Features.columns`.
             alive: the parameters that are left of it; all, if it is not given.
+            pruned: whether the columns are of what is left of a network alone.
 
         Raises:
             UserError: values are not finite; all zero, in a network of which nothing was pruned.
         """
-        named = list(zip(names, columns, strict=True))
-        if alive is None or alive.count == alive.layout.size:
-            return cls._checked(names, [_square(name, values) for name, values in named])
+        if alive is not None and alive.count < alive.layout.size:
+            return cls.of(*(values[alive.kept] for values in columns), names=names, pruned=True)
+        squares = [_square(name, values) for name, values in zip(names, columns, strict=True)]
         # nothing flows through a network that rounds have cut in two: its zeros are then on any scale
-        return cls._checked(names, [_square(name, values[alive.kept]) or 1.0 for name, values in named])
+        return cls._checked(names, [square or 1.0 for square in squares] if pruned else squares)
 
     @classmethod
     def of_store(cls, store: TripleStore) -> "Scale":
@@ -82,42 +86,51 @@ class Features:
         transform: `scaled` divides each by its size over the network and compresses by asinh, since the
             scale of a gradient depends on loss, data and depth and a criterion for other networks must not;
             `raw` passes them on as they are (the paper's code).
-        inputs: a name in `INPUTS`: `both`, or `param` or `grad` alone (paper, Table 2); `both+flow` for the parameter's
-            share in what flows through the network, too, see `criteria.synflow.dataflow`.
-        theta_gain, grad_gain, flow_gain: of the asinh: it is linear below 1/gain sizes and logarithmic above.
+        names: the inputs, of `config.Feature`: `theta` and `grad`, or one alone (paper, Table 2); `flow`, the
+            parameter's share in what flows through the network, see `criteria.synflow.dataflow`; what a probe sees,
+            see `lookahead.Probe`.
+        gains: of the asinh, one a column: it is linear below 1/gain sizes and logarithmic above. `GAINS` if not given.
     """
 
     transform: str = "scaled"
-    inputs: str = "both"
-    theta_gain: float = 3.0
-    grad_gain: float = 30.0
-    flow_gain: float = 1e6
+    names: tuple[str, ...] = STORED
+    gains: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.transform not in get_args(Transform):
             raise unknown("features", self.transform, get_args(Transform))
-        if self.inputs not in INPUTS:
-            raise unknown("inputs", self.inputs, INPUTS)
+        for name in self.names:
+            if name not in _NAMES:
+                raise unknown("feature", name, _NAMES)
+        if not self.gains:
+            object.__setattr__(self, "gains", tuple(GAINS[name] for name in self.columns))
+        if len(self.gains) != len(self.columns):
+            raise UserError(f"features {' and '.join(self.columns)} have {len(self.gains)} gains; give one for each")
 
     @classmethod
     def of(cls, config: FitConfig) -> "Features":
         """Those that a fit is asked for."""
-        return cls(config.transform, config.inputs)
+        return cls(config.transform, config.features)
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> "Features":
+        """The inverse of `dataclasses.asdict`."""
+        return cls(saved["transform"], tuple(saved["names"]), tuple(saved["gains"]))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What must be known of a parameter: theta and grad, then what is not stored with them."""
-        return (*STORED, *(name for name in INPUTS[self.inputs] if name not in STORED))
+        """What must be known of a parameter: the inputs; theta and grad, both, where they are all that is looked at."""
+        return STORED if {*self.names} <= {*STORED} else self.names
+
+    @property
+    def probed(self) -> tuple[Probed, ...]:
+        """Those of the inputs that a probe sees."""
+        return tuple(name for name in get_args(Probed) if name in self.names)
 
     @property
     def width(self) -> int:
         """Number of inputs of the network."""
-        return len(INPUTS[self.inputs])
-
-    @property
-    def gains(self) -> tuple[float, ...]:
-        """The gain of each column."""
-        return tuple(float(getattr(self, f"{name}_gain")) for name in self.columns)
+        return len(self.names)
 
     def encode(self, *columns: Tensor, scale: Scale | Sequence[Tensor]) -> Tensor:
         """The network's input, float32 (B, width), of columns (B,).
@@ -145,7 +158,7 @@ class Features:
 
     def pick(self, columns: Sequence[T]) -> list[T]:
         """Those of the columns that are inputs."""
-        return [columns[self.columns.index(name)] for name in INPUTS[self.inputs]]
+        return [columns[self.columns.index(name)] for name in self.names]
 
     def measure(self, model: nn.Module, mask: Mask, batches: Batches, batch_norm: str = "batch") -> tuple[Tensor, ...]:
         """The columns of a network's parameters, float32 (P,) each, on its device.
@@ -153,12 +166,16 @@ class Features:
         Args:
             model: with the mask applied.
             mask: what is left of it.
-            batches: (inputs, targets); under `torch.distributed` this process's own.
+            batches: (inputs, targets); under `torch.distributed` this process's own. With a learner for what a probe
+                sees, which is measured in one.
             batch_norm: mode of the gradient, see `criteria.gradient.scoring_mode`.
         """
-        if self.columns != STORED:
+        if "grad" in self.columns and "flow" in self.columns:
             check_repeatable(batches)
-        return tuple(_MEASURES[name](model, mask, batches, batch_norm) for name in self.columns)
+        seen = look_ahead("this AutoS", model, mask, batches, self.probed) if self.probed else {}
+        return tuple(
+            seen[name] if name in seen else _MEASURES[name](model, mask, batches, batch_norm) for name in self.columns
+        )
 
     def scale(self, *columns: Tensor, alive: Mask | None = None) -> Scale:
         """The scale of these columns, see `Scale.of`."""
@@ -180,7 +197,8 @@ def _flow(model: nn.Module, mask: Mask, batches: Batches, batch_norm: str) -> Te
         raise UserError(f"this AutoS looks at what flows through each weight: {error}") from error
 
 
-# a new feature: its name in `INPUTS` and in `_NAMES`, its gain, and how it is measured
+# a new feature: its name in `config.Feature` and `_NAMES`, its gain, and how it is measured
+GAINS = {"theta": 3.0, "grad": 30.0, "flow": 1e6, "probe-gradient": 30.0, "probe-theta": 3.0, "probe-rms": 30.0}
 _MEASURES: dict[str, Callable[[nn.Module, Mask, Batches, str], Tensor]] = {
     "theta": _theta,
     "grad": _grad,

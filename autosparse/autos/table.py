@@ -231,7 +231,7 @@ class Surface:
             raise UserError(f"no saved surface in {folder}; fit an AutoS with: python launch/autos.py --runs RUN...")
         try:
             card, tensors = read_json(folder / SURFACE_CARD), load_file(folder / TABLE)
-            features = Features(**card["features"])
+            features = Features.from_json(card["features"])
             axes = tuple(Axis(**axis, warp=tensors[f"warp.{number}"]) for number, axis in enumerate(card["axes"]))
             if len(axes) != features.width or tensors["table"].dim() != features.width:
                 raise ValueError(f"{len(axes)} axes for {features.width} inputs")

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autosparse.autos.features import INPUTS, Scale
+from autosparse.autos.features import Scale
 from autosparse.autos.lookup import asinh
 from autosparse.autos.scorer import Scorer
 from autosparse.autos.table import Axis, Surface
@@ -53,7 +53,7 @@ def tabulate(
     def at(axes: Sequence[Axis], nodes: int) -> Tensor:
         """The network at the nodes."""
         grid = torch.cartesian_prod(*(torch.sinh(axis.nodes(nodes)) / axis.gain for axis in axes))
-        found = dict(zip(INPUTS[features.inputs], grid.view(-1, len(axes)).float().to(device).unbind(1), strict=True))
+        found = dict(zip(features.names, grid.view(-1, len(axes)).float().to(device).unbind(1), strict=True))
         unread = torch.zeros(len(grid), device=device)  # in the place of a column that is no input
         scores = autos.score(*(found.get(name, unread) for name in features.columns), scale=one)
         return scores.cpu().view([nodes] * len(axes))

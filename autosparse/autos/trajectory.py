@@ -1,10 +1,11 @@
 """What is known of a run's parameters as they stand after each of its iterations, before any training.
 
-A store holds what was known of them at initialization. A criterion that prunes in rounds, or looks at more than weight
-and gradient, learns from the network itself, masked as it was after iteration i at its initial weights.
+A store holds what was known of them at initialization and, if the run had a probe, what that saw in each iteration. A
+criterion that prunes in rounds without one, or looks at the flow, learns from the network itself, masked as it was
+after iteration i at its initial weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,33 +129,69 @@ def states_of(
     theta = layout.flatten(layout.weights(model)).clone()
     if not np.array_equal(theta.cpu().numpy(), store.theta()):
         raise UserError(f"the network of {store.storage} cannot be built again with its initial weights")
-    held_out = torch.zeros(layout.size, dtype=torch.bool)
-    held_out[torch.from_numpy(select(0, layout.size, seed, "held-out"))] = True
+
+    def measure(i: int, alive: Tensor) -> tuple[Tensor, ...]:
+        mask = store.mask(i).to(theta.device)
+        mask.apply_(model)
+        found = features.measure(model, mask, batches, batch_norm)
+        for name, weight in layout.weights(model).items():
+            weight.copy_(layout.unflatten(theta)[name])
+        return tuple(column[mask.kept] for column in found)
+
+    return _states(store, features, label, iterations, seed, measure)
+
+
+def stored_states_of(
+    store: TripleStore, features: Features, label: str, *, iterations: int | None = None, seed: int = 0
+) -> States:
+    """The same of what the store has of each iteration: initial weights, and what a probe saw. Needs no data.
+
+    Raises:
+        StoreError: the run did not measure one of the columns.
+    """
+    theta = torch.from_numpy(store.theta())
+
+    def read(i: int, alive: Tensor) -> tuple[Tensor, ...]:
+        names = features.columns
+        return tuple(theta[alive] if name == "theta" else torch.from_numpy(store.probe(name, i)) for name in names)
+
+    return _states(store, features, label, iterations, seed, read)
+
+
+def _states(
+    store: TripleStore,
+    features: Features,
+    label: str,
+    iterations: int | None,
+    seed: int,
+    columns_of: Callable[[int, Tensor], tuple[Tensor, ...]],
+) -> States:
+    """The states of a run, by what is known of the parameters that m_i keeps: (i, their indices) -> columns."""
+    held_out = torch.zeros(len(store), dtype=torch.bool)
+    held_out[torch.from_numpy(select(0, len(store), seed, "held-out"))] = True
     survival = torch.from_numpy(store.survival().astype(np.int64))
     parts = []
     for i in range(store.iterations if iterations is None else iterations):
-        mask = store.mask(i).to(theta.device)
-        mask.apply_(model)
-        columns = features.measure(model, mask, batches, batch_norm)
-        sizes = features.scale(*columns, alive=mask).sizes
-        chosen = _some(mask.kept.nonzero().squeeze(1).cpu(), seed, i)
+        alive = store.mask(i).kept.nonzero().squeeze(1)
+        columns = columns_of(i, alive)
+        sizes = Scale.of(*columns, names=features.columns, pruned=i > 0).sizes
+        chosen = _some(len(alive), seed, i)
         values = tuple(
             column[chosen.to(column.device)].cpu() / size for column, size in zip(columns, sizes, strict=True)
         )
+        chosen = alive[chosen]
         table = label_table(label, [density / store.densities[i] for density in store.densities[i:]])
         labels = torch.from_numpy(table).float()[survival[chosen] - i]
         parts.append(States(values, labels, torch.full_like(chosen, i), held_out[chosen]))
-        for name, weight in layout.weights(model).items():
-            weight.copy_(layout.unflatten(theta)[name])
     return _joined(parts)
 
 
-def _some(alive: Tensor, seed: int, i: int) -> Tensor:
-    """So many of the indices that a fit takes, ascending."""
-    if len(alive) <= SAMPLES:
-        return alive
+def _some(count: int, seed: int, i: int) -> Tensor:
+    """So many of `count` that a fit takes, ascending."""
+    if count <= SAMPLES:
+        return torch.arange(count)
     generator = torch.Generator().manual_seed(stream("sample of states", seed, i))
-    return alive[torch.randperm(len(alive), generator=generator)[:SAMPLES]].sort().values
+    return torch.randperm(count, generator=generator)[:SAMPLES].sort().values
 
 
 def _joined(parts: Sequence[States]) -> States:

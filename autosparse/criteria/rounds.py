@@ -47,7 +47,7 @@ class Rounds:
 
         def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
             check_repeatable(batches)
-            batches = Scored(batches, loss_of(batches), memo={})
+            batches = Scored(batches, loss_of(batches), memo={}, learner=getattr(batches, "learner", None))
             spared = set[str]()
 
             def score_round(current: Mask, theta: Tensor, left: int) -> Tensor:

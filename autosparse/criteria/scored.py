@@ -15,11 +15,13 @@ class Scored:
         batches: iterated over as they are.
         loss: (model, batch) -> the mean loss of the batch.
         memo: where criteria note what they need not find out again, if it is of one model alone; see `Rounds`.
+        learner: what trains ahead for criteria that look ahead, see `autosparse.lookahead.Learner`.
     """
 
     batches: Iterable[Any]
     loss: Loss
     memo: dict[str, Any] | None = None
+    learner: Any = None
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)

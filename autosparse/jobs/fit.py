@@ -48,7 +48,7 @@ class FitRun(Job, Config):
             raise UserError(f"the name is that of one folder, got {self.name!r}")
         if self.leave_one_out and len(self.runs) < 2:
             raise UserError("leaving one out needs at least two runs")
-        if self.config.by_states and not self.missing():
+        if self.config.recomputed and not self.missing():
             from autosparse.jobs.work.remeasure import setting_of
             from autosparse.store import TripleStore
 
@@ -64,7 +64,7 @@ class FitRun(Job, Config):
         label = f"_{how.label}" if how.label != "share" else ""
         samples = f"_n{how.samples}" if how.samples else ""
         rounds = f"_r{how.rounds}" if how.rounds > 1 else ""
-        details = f"{how.backbone}_{how.inputs}_{how.transform}{label}{samples}{rounds}_s{how.seed}"
+        details = f"{how.backbone}_{'+'.join(how.features)}_{how.transform}{label}{samples}{rounds}_s{how.seed}"
         return self.output / "autos" / (self.name or f"{labels}{more}_{details}")
 
     def missing(self) -> str | None:

@@ -34,7 +34,10 @@ class IRPRun(TrainingRun):
         c = self.config
         order = "" if c.order_seed is None else f"-{c.order_seed}"
         rewind = f"_rewind{c.rewind_epoch}" if c.rewind_epoch else ""
-        return self.output / "irp" / f"{self.setting.name}_{c.criterion}_n{c.iterations}{rewind}_s{c.seed}{order}"
+        probe = f"_k{c.probe_steps}" if c.probe_steps else ""
+        return (
+            self.output / "irp" / f"{self.setting.name}_{c.criterion}_n{c.iterations}{rewind}{probe}_s{c.seed}{order}"
+        )
 
     def derived(self) -> dict[str, Any]:
         return {**super().derived(), "order_seed": self.config.order}

@@ -67,7 +67,7 @@ def figure5(scale: Scale) -> list[Part]:
     4 jobs, 21 trainings. Two more fits to the labels of Figure 4.
     To expect: curves without noise, rising with |grad| and |theta|.
     """
-    fits = (_inputs("Only Grad", "grad", scale), _inputs("Only Param", "param", scale))
+    fits = (_autos("Only Grad", scale, features=("grad",)), _autos("Only Param", scale, features=("theta",)))
     return [Predictions("Figure 5: one input alone", "figure5", fits)]
 
 
@@ -119,8 +119,8 @@ def table2(scale: Scale) -> list[Part]:
     The paper: both inputs together gain a point at 99%.
     """
     methods = (
-        _inputs("Only Param", "param", scale, _at(_NINETIES, 93.07, 92.40, 91.78, 87.6)),
-        _inputs("Only Grad", "grad", scale, _at(_NINETIES, 93.27, 92.53, 91.70, 87.99)),
+        _autos("Only Param", scale, features=("theta",), paper=_at(_NINETIES, 93.07, 92.40, 91.78, 87.6)),
+        _autos("Only Grad", scale, features=("grad",), paper=_at(_NINETIES, 93.27, 92.53, 91.70, 87.99)),
         _autos("Param + Grad", scale, paper=_AUTOS),
     )
     return [_table("Table 2: inputs of AutoS", scale, methods)]
@@ -286,10 +286,6 @@ def _autos(
     """AutoS fitted to runs of IRP; if none are given, to the paper's default."""
     runs = sources or (scale.irp(_CIFAR),)
     return Method(label, scale.fit_to(runs, backbone, **how), tuple(dict.fromkeys(runs)), paper or {})
-
-
-def _inputs(label: str, inputs: str, scale: Scale, paper: dict[float, float] | None = None) -> Method:
-    return _autos(label, scale, paper=paper, inputs=inputs)
 
 
 def _panel(

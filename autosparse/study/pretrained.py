@@ -63,7 +63,7 @@ def pretrained(scale: Scale) -> list[Part]:
     fit = scale.fit_to(
         labels,
         name=PRETRAINED,
-        inputs="both+flow",
+        features=("theta", "grad", "flow"),
         epochs=10,
         rounds=2 if scale.name == "smoke" else 30,
         resolution=min(280, scale.fit.resolution),

@@ -73,11 +73,11 @@ def test_scores_do_not_depend_on_the_scale_of_the_loss(fitted: AutoS, store: Tri
     torch.testing.assert_close(fitted.score(theta, 100 * grad), fitted.score(theta, grad), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("inputs", ["param", "grad"])
-def test_one_input_ignores_the_other(inputs: str, store: TripleStore, accelerator: Accelerator) -> None:
-    autos = fit(StoredSamples([store], replace(CONFIG, inputs=inputs, max_steps=9)), accelerator)
+@pytest.mark.parametrize("feature", ["theta", "grad"])
+def test_one_input_ignores_the_other(feature: str, store: TripleStore, accelerator: Accelerator) -> None:
+    autos = fit(StoredSamples([store], replace(CONFIG, features=(feature,), max_steps=9)), accelerator)
     theta, grad = torch.from_numpy(store.theta()), torch.from_numpy(store.grad())
-    changed = (theta, grad.flip(0)) if inputs == "param" else (theta.flip(0), grad)
+    changed = (theta, grad.flip(0)) if feature == "theta" else (theta.flip(0), grad)
     assert torch.equal(autos.score(*changed), autos.score(theta, grad))
     assert autos.score(theta, grad).std() > 0
 
@@ -170,5 +170,5 @@ def test_errors_list_what_is_valid() -> None:
         FitConfig(max_steps=-1)
     with pytest.raises(UserError, match="unknown features 'log'; valid: scaled, raw"):
         Features("log")
-    with pytest.raises(UserError, match="unknown inputs 'theta'; valid: both, param, grad"):
-        Features(inputs="theta")
+    with pytest.raises(UserError, match="unknown feature 'weight'; valid: theta, grad, flow"):
+        Features(names=("weight",))

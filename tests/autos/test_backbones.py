@@ -9,7 +9,7 @@ from autosparse.errors import UserError
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("width", [1, 2])
 def test_backbones_map_parameters_to_numbers(name: str, width: int) -> None:
-    network = make_network(name, Features(inputs="both" if width == 2 else "grad"), seed=0).eval()
+    network = make_network(name, Features(names=("theta", "grad") if width == 2 else ("grad",)), seed=0).eval()
     with torch.no_grad():
         assert network(torch.randn(3, width)).shape == (3,)
 

@@ -37,7 +37,7 @@ def test_a_torchvision_model_in_five_lines(name: str) -> None:
 
 def test_what_is_pretrained() -> None:
     surface = Surface.load(FOLDER)
-    assert surface.features.inputs == "both+flow"
+    assert surface.features.names == ("theta", "grad", "flow")
     assert surface.rounds == 30
     assert sum(path.stat().st_size for path in FOLDER.glob("surface.*")) < 500_000
     card = json.loads((FOLDER / "autos.json").read_text())["card"]

@@ -59,10 +59,11 @@ def everything(size: int) -> Mask:
     return Mask.full(Layout((Layer("a.weight", (size,), 0, 1, 1),)))
 
 
-ALL = [Features(transform, inputs) for transform in ("scaled", "raw") for inputs in ("both", "param", "grad")]
+NAMES = (("theta", "grad"), ("theta",), ("grad",))
+ALL = [Features(transform, names) for transform in ("scaled", "raw") for names in NAMES]
 
 
-@pytest.mark.parametrize("features", ALL, ids=lambda f: f"{f.transform}-{f.inputs}")
+@pytest.mark.parametrize("features", ALL, ids=lambda f: f"{f.transform}-{'+'.join(f.names)}")
 def test_a_surface_is_near_its_network_and_refined_it_is_the_same(features: Features) -> None:
     autos, (theta, grad) = bent(features), parameters()
     surface = autos.surface(theta, grad, resolution=256, tolerance=0)
@@ -131,7 +132,7 @@ def test_what_lies_outside_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_saved_and_loaded_without_the_network(tmp_path: Path) -> None:
-    autos, (theta, grad) = bent(Features(inputs="grad")), parameters()
+    autos, (theta, grad) = bent(Features(names=("grad",))), parameters()
     surface = autos.surface(theta, grad)
     surface.save(tmp_path)
     loaded = Surface.load(tmp_path)
@@ -139,7 +140,7 @@ def test_saved_and_loaded_without_the_network(tmp_path: Path) -> None:
     assert (loaded.error, loaded.features) == (surface.error, surface.features)
     assert {path.name for path in tmp_path.iterdir()} == {"surface.json", "surface.safetensors"}
     card = tmp_path / "surface.json"
-    card.write_text(card.read_text().replace('"inputs": "grad"', '"inputs": "both"'))
+    card.write_text(card.read_text().replace('"grad"', '"theta",\n"grad"'))
     with pytest.raises(UserError, match=r"is damaged \(1 axes for 2 inputs\)"):
         Surface.load(tmp_path)
     (tmp_path / "surface.safetensors").write_bytes(b"\x00" * 100)
@@ -161,7 +162,7 @@ def test_inputs_that_cannot_be_scored_are_refused() -> None:
     with pytest.raises(UserError, match="that of another network"):
         surface.keep_top(theta, grad, k=5, alive=everything(20_000), refine=bent(Features(), steep=2.0))
     with pytest.raises(UserError, match="that of another network"):
-        AutoSCriterion(replace(autos, features=Features(inputs="grad")), surface)
+        AutoSCriterion(replace(autos, features=Features(names=("grad",))), surface)
     with pytest.raises(UserError, match="resolution of a surface must be at least 2, got 1"):
         autos.surface(theta, grad, resolution=1)
     with pytest.raises(UserError, match="tolerance of a surface must be 0 or more, got nan"):
@@ -230,7 +231,7 @@ def everything_of(mask: Mask) -> Mask:
 
 
 def test_a_table_of_three_inputs() -> None:
-    autos, (theta, grad) = bent(Features(inputs="both+flow")), parameters()
+    autos, (theta, grad) = bent(Features(names=("theta", "grad", "flow"))), parameters()
     flow = (theta * grad).abs()
     surface = autos.surface(theta, grad, flow, resolution=256, tolerance=0)
     assert surface.table.shape == (40, 40, 40)  # as many nodes as 256 x 256, nearly

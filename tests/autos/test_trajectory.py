@@ -35,8 +35,8 @@ from autosparse.training import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("small_mlp")
 Script = Callable[..., int]
-FEATURES = Features(inputs="both+flow")
-CONFIG = FitConfig(inputs="both+flow", rounds=3, max_steps=40, epochs=9, anneal=True)
+FEATURES = Features(names=("theta", "grad", "flow"))
+CONFIG = FitConfig(features=("theta", "grad", "flow"), rounds=3, max_steps=40, epochs=9, anneal=True)
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +192,9 @@ def test_from_the_command_line(
     script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit = ["--runs", irp_run, "--epochs", "1", "--max-steps", "4", "--resolution", "8", "--output", tmp_path]
-    assert script("autos", *fit, "--inputs", "both+flow", "--rounds", "2") == 0
+    assert script("autos", *fit, "--features", "theta", "grad", "flow", "--rounds", "2") == 0
     (folder,) = capsys.readouterr().out.splitlines()
-    assert folder.endswith("_both+flow_scaled_r2_s0")
+    assert folder.endswith("_theta+grad+flow_scaled_r2_s0")
     card = json.loads((Path(folder) / "autos.json").read_text())["card"]
     assert card["fit"]["rounds"] == 2
     assert card["held_out"][0]["mse_all"] > 0

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from autosparse.autos import BACKBONES
-from autosparse.autos.features import INPUTS
+from autosparse.autos.features import GAINS
 from autosparse.cluster.provenance import config_difference, write_config
-from autosparse.config import CRITERIA, Backbone, FitConfig, Inputs, IRPConfig, OneShot, PruneConfig
+from autosparse.config import CRITERIA, Backbone, Feature, FitConfig, IRPConfig, OneShot, PruneConfig
 from autosparse.criteria import Targeted, make_criterion
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, PruneRun
@@ -56,7 +56,7 @@ def test_an_option_at_its_default_is_no_part_of_the_identity(tmp_path: Path) -> 
 def test_the_choices_are_those_that_there_are() -> None:
     assert [name for name in CRITERIA if not isinstance(make_criterion(name), Targeted)] == [*get_args(OneShot)]
     assert tuple(BACKBONES) == get_args(Backbone)
-    assert tuple(INPUTS) == get_args(Inputs)
+    assert tuple(GAINS) == get_args(Feature)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_choices_are_those_that_there_are() -> None:
         (lambda: IRPConfig(order_seed=-1), r"order seed must be in 0..4294967295, got -1"),
         (lambda: FitConfig(learning_rate=float("nan")), "learning rate must be positive, got nan"),
         (lambda: FitConfig(label="ranks"), "unknown label 'ranks'; valid: share, min-max, log-density, rank"),
-        (lambda: FitConfig(inputs="both+flow", transform="raw"), "raw is for fits to stored triples"),
+        (lambda: FitConfig(features=("theta", "grad", "flow"), transform="raw"), "raw is for fits to stored triples"),
         (lambda: FitConfig(rounds=3, samples=4096), "samples are for fits to stored triples"),
         (lambda: IRPConfig(rate=0.5), "rate does nothing with the geometric schedule"),
         (lambda: IRPConfig(schedule="constant", final_sparsity=0.9), "final sparsity does nothing with the constant"),

@@ -97,8 +97,8 @@ def test_a_copy_has_them_too(store: TripleStore, tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_refused(store: TripleStore, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no column probe-square, only probe-gradient, probe-theta"):
-        store.probe("probe-square", 0)
+    with pytest.raises(StoreError, match="no column probe-rms, only probe-gradient, probe-theta"):
+        store.probe("probe-rms", 0)
     with pytest.raises(StoreError, match="iteration 3 is not there; 3 are committed"):
         store.probe("probe-theta", 3)
     plain = drawn.draw(1000)

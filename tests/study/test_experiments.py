@@ -136,7 +136,7 @@ def test_the_pretrained_criterion_is_made_at_the_scale_of_a_trial(tmp_path: Path
     assert "python launch/paper.py pretrained --scale smoke" in text
     assert re.search(r"kept by network and surface alike, % \| \d+\.\d\d \|", text)
     surface = Surface.load(report / "pretrained")
-    assert (surface.rounds, surface.features.inputs) == (2, "both+flow")
+    assert (surface.rounds, surface.features.names) == (2, ("theta", "grad", "flow"))
     fitted = Surface.load(tmp_path / "pretrained" / "autos" / "pretrained")
     assert torch.equal(surface.table, fitted.table)
     card = (report / "pretrained" / "autos.json").read_text()

@@ -6,7 +6,16 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from autosparse.autos import Samples, StoredSamples, TrajectorySamples, fit, tabulate_held_out, validate
+from autosparse.autos import (
+    Features,
+    Samples,
+    StoredSamples,
+    TrajectorySamples,
+    fit,
+    stored_states_of,
+    tabulate_held_out,
+    validate,
+)
 from autosparse.autos.autos import gradient_mode
 from autosparse.autos.fit import number_of_steps
 from autosparse.cluster import provenance
@@ -60,7 +69,14 @@ def _samples(job: FitRun, accelerator: Accelerator) -> Samples:
     gradient_mode([store.run for store in stores])  # all must be the same
     if not job.config.by_states:
         return StoredSamples(stores, job.config, job.threads)
-    states = [remeasure(store, job.config, job.data_root, accelerator) for store in stores]
+    if job.config.recomputed:
+        states = [remeasure(store, job.config, job.data_root, accelerator) for store in stores]
+    else:
+        features, iterations = Features.of(job.config), None if job.config.rounds > 1 else 1
+        states = [
+            stored_states_of(store, features, job.config.label, iterations=iterations, seed=job.config.seed)
+            for store in stores
+        ]
     return TrajectorySamples(stores, job.config, states)
 
 

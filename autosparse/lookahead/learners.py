@@ -1,0 +1,140 @@
+"""What trains a model a few steps ahead: a task's own recipe, or an optimizer that the caller makes."""
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, send_to_device
+from safetensors.torch import load_file, save_file
+from torch import distributed as dist
+from torch import nn
+
+from autosparse.criteria.base import Batches
+from autosparse.criteria.loss import Loss
+from autosparse.data import Data
+from autosparse.errors import UserError
+from autosparse.files import replacing
+from autosparse.lookahead.probe import Probe
+from autosparse.pruning import Mask
+from autosparse.seeds import stream
+from autosparse.training import Checkpoint, Recipe, train
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+"""The parameters of a model -> a fresh optimizer of them."""
+
+
+@dataclass(frozen=True)
+class RecipeLearner:
+    """The first K steps of a task's recipe, its order of samples by the seed and by how many weights are left.
+
+    What a probe has seen is kept on disk until `forget`, so that a pruning that was killed goes on from there: from
+    the last checkpoint of a probe, and with what those before it saw.
+
+    Attributes:
+        data: of this process.
+        recipe: of the training that follows.
+        accelerator: of this process.
+        steps: K.
+        seed: of the order of samples, augmentation and dropout.
+        folder: where to keep what was seen.
+        progress: told the number of steps done since it was last told.
+    """
+
+    data: Data
+    recipe: Recipe
+    accelerator: Accelerator
+    steps: int
+    seed: int
+    folder: Path
+    progress: Callable[[int], object] = lambda steps: None
+
+    def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
+        """See `Learner`; stops where the process is asked to, and goes on from there."""
+        path = self.folder / f"probe-{mask.count}.safetensors"
+        main = self.accelerator.is_main_process
+        # one looks, for all: on a network file system another process may not see yet what is there
+        if broadcast_object_list([main and path.is_file()])[0]:
+            probe.load_state_dict(load_file(path, device=str(mask.kept.device)))
+            self.progress(self.steps)
+            return
+        checkpoint = Checkpoint(self.folder / "checkpoint.pt", f"probe of {mask.count}", write=main)
+        train(
+            model,
+            mask,
+            self.data,
+            self.recipe,
+            self.accelerator,
+            seed=stream("probe", self.seed, mask.count) % (1 << 32),
+            resume=checkpoint,
+            progress=self.progress,
+            callback=probe,
+            steps=self.steps,
+        )
+        if main:
+            with replacing(path) as temporary:
+                save_file(probe.columns, temporary)
+        self.accelerator.wait_for_everyone()
+        checkpoint.remove()
+
+    def forget(self) -> None:
+        """Remove what was kept, when the mask has been saved."""
+        if self.accelerator.is_main_process:
+            for path in self.folder.glob("probe-*.safetensors"):
+                path.unlink()
+
+
+@dataclass(frozen=True)
+class OptimizerLearner:
+    """K steps of a loop of one's own: an optimizer over batches, again from the first when they end.
+
+    Under `torch.distributed` the gradients of all processes are averaged.
+
+    Attributes:
+        optimizer: makes one for each probe.
+        batches: what the loss takes.
+        loss: (model, batch) -> the mean loss of the batch.
+        steps: K.
+    """
+
+    optimizer: OptimizerFactory
+    batches: Batches
+    loss: Loss
+    steps: int
+
+    def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
+        """See `Learner`; the model is in training mode.
+
+        Raises:
+            UserError: no batches, or what `optimizer` makes is no optimizer of this model's.
+        """
+        optimizer = self.optimizer(model.parameters())
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise UserError(f"optimizer= makes an optimizer of parameters; it made a {type(optimizer).__name__}")
+        model.train()
+        probe.start(model, mask)
+        step = 0
+        with mask.hold(model, optimizer):
+            while step < self.steps:
+                before = step
+                some = itertools.islice(self.batches, self.steps - before)
+                for step, batch in enumerate(some, before + 1):
+                    self.loss(model, send_to_device(batch, mask.kept.device)).backward()
+                    _average_gradients(model)
+                    probe.gradients(step, model)
+                    optimizer.step()
+                    probe.stepped(step, model, mask, optimizer)
+                    optimizer.zero_grad()
+                if step == before:
+                    raise UserError("looking ahead needs at least one batch; none was given")
+
+
+def _average_gradients(model: nn.Module) -> None:
+    if not dist.is_initialized():
+        return
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()

@@ -1,0 +1,153 @@
+"""The probe: the first steps of a training under a mask, and what is seen of each prunable parameter on the way."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from autosparse.config import Probed
+from autosparse.criteria.base import Batches
+from autosparse.errors import UserError
+from autosparse.pruning import Layout, Mask
+from autosparse.training import Callback
+
+
+class Probe(Callback):
+    """Watches the first K steps of a training that starts from the initial weights under a mask.
+
+    Measures one float32 a parameter and column, after which nothing costs any more:
+
+    - `probe-gradient`: ḡ, the mean over the steps of the gradient of the batch's mean loss.
+    - `probe-theta`: θ_K, the weight after the last of the steps.
+    - `probe-rms`: the root of the mean over the steps of the square of that gradient.
+
+    Args:
+        layout: the prunable parameters.
+        steps: K.
+        columns: what to measure.
+        device: of the model.
+
+    Raises:
+        UserError: no steps, or no column.
+    """
+
+    def __init__(
+        self, layout: Layout, steps: int, columns: Sequence[Probed], device: torch.device | str = "cpu"
+    ) -> None:
+        if steps < 1:
+            raise UserError(f"a probe needs at least one step, got {steps}")
+        if not columns:
+            raise UserError("a probe measures at least one column")
+        self.layout, self.steps = layout, steps
+        self._seen: dict[str, Tensor] = {name: torch.zeros(layout.size, device=device) for name in columns}
+        self._views = {name: [*layout.unflatten(values).values()] for name, values in self._seen.items()}
+        self._weights: list[nn.Parameter] = []
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """What was seen, float32 (P,) by name, when all steps are done."""
+        return self._seen
+
+    def start(self, model: nn.Module, mask: Mask) -> Mask:
+        self._weights = [*self.layout.weights(model).values()]
+        return mask
+
+    @torch.no_grad()
+    def gradients(self, step: int, model: nn.Module) -> None:
+        if step > self.steps:
+            return
+        for column in ("probe-gradient", "probe-rms"):
+            there = [
+                (view, weight.grad)
+                for view, weight in zip(self._views.get(column, ()), self._weights, strict=False)
+                if weight.grad is not None  # a frozen weight, or one that the loss does not depend on
+            ]
+            if not there:
+                continue
+            views, gradients = (list(tensors) for tensors in zip(*there, strict=True))
+            if column == "probe-gradient":
+                torch._foreach_add_(views, gradients)
+            else:
+                torch._foreach_addcmul_(views, gradients, gradients)
+            if step == self.steps:
+                self._seen[column] /= self.steps
+                if column == "probe-rms":
+                    self._seen[column].sqrt_()
+
+    @torch.no_grad()
+    def stepped(self, step: int, model: nn.Module, mask: Mask, optimizer: torch.optim.Optimizer) -> Mask:
+        if step == self.steps:
+            for view, weight in zip(self._views.get("probe-theta", ()), self._weights, strict=False):
+                view.copy_(weight)
+        return mask
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._seen)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, values in self._seen.items():
+            values.copy_(state[name])
+
+
+class Learner(Protocol):
+    """What trains a model a few steps ahead; goes with batches as their attribute `learner`.
+
+    Attributes:
+        steps: K.
+    """
+
+    steps: int
+
+    def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
+        """Train the model in place under the mask for K steps, the same ones for the same mask, and tell the probe.
+
+        Args:
+            model: at its initial weights, the mask applied.
+            mask: what is left of it.
+            probe: made for K steps.
+        """
+
+
+def look_ahead(
+    criterion: str, model: nn.Module, mask: Mask, batches: Batches, columns: Sequence[Probed]
+) -> dict[str, Tensor]:
+    """What a probe sees, float32 (P,) by column; the model is left bit for bit as it was.
+
+    Args:
+        criterion: that asks, for messages.
+        model: at its initial weights, the mask applied.
+        mask: what is left of it.
+        batches: with a learner as their attribute `learner`.
+        columns: what to measure.
+
+    Raises:
+        UserError: the batches bring no learner; see `autosparse.training.train`.
+    """
+    learner: Learner | None = getattr(batches, "learner", None)
+    if learner is None:
+        raise UserError(
+            f"{criterion} looks ahead: it trains the model for some steps in each round; give steps= and optimizer=, "
+            "as in optimizer=lambda parameters: torch.optim.AdamW(parameters, 1e-3)"
+        )
+    probe = Probe(mask.layout, learner.steps, columns, mask.kept.device)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for parameter in model.parameters():
+            parameter.grad = None
+        with torch.enable_grad():
+            learner.learn(model, mask, probe)
+    finally:
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(before[name])
+        for name, parameter in model.named_parameters():
+            parameter.grad = gradients[name]
+        for module, training in modes.items():
+            module.training = training
+    if wrong := [name for name, values in probe.columns.items() if not values.isfinite().all()]:
+        raise UserError(f"{criterion}: after {learner.steps} steps {wrong[0]} is not finite; lower the learning rate")
+    return probe.columns
