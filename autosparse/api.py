@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autosparse import registry
 from autosparse.autos import AutoSCriterion
-from autosparse.config import CRITERIA, PRETRAINED, folder_of, is_folder
+from autosparse.config import CRITERIA, LOOK_AHEAD, PRETRAINED, folder_of, is_folder
 from autosparse.criteria import Criterion, Targeted, make_criterion, select
 from autosparse.criteria.base import check_values
 from autosparse.criteria.loss import Loss, loss_of
@@ -22,6 +22,7 @@ from autosparse.criteria.reading import Reading
 from autosparse.criteria.scored import Scored
 from autosparse.errors import UserError, unknown
 from autosparse.generators import seeded
+from autosparse.lookahead import LACKING, OptimizerFactory, OptimizerLearner, make_look_ahead
 from autosparse.pruning import Layout, Mask, dense_warning
 from autosparse.pruning.schedule import keep_count
 from autosparse.seeds import stream
@@ -41,6 +42,8 @@ def prune(
     mask: Mask | None = None,
     seed: int = 0,
     rounds: int | None = None,
+    steps: int | None = None,
+    optimizer: OptimizerFactory | None = None,
 ) -> Mask:
     """Choose which weights of a network to keep, before training it.
 
@@ -64,7 +67,10 @@ def prune(
         exclude: of those to leave dense; stronger than `include`.
         mask: what is left to choose from; what it has removed stays removed. It brings its own choice of parameters.
         seed: for criteria that draw numbers, and the order of batches.
-        rounds: for a saved AutoS, in how many it prunes; those that it was fitted for, if not given.
+        rounds: for a saved AutoS or a criterion that looks ahead, in how many it prunes; its own number, if not given.
+        steps: for a criterion that looks ahead, how many steps it trains in each round, from the initial weights.
+        optimizer: for such a criterion, makes the optimizer that it trains with, best as the network will be trained:
+            `lambda parameters: torch.optim.AdamW(parameters, 1e-3)`.
 
     Returns:
         The mask, on the model's device; exactly round((1 - sparsity) P) of the P weights are kept.
@@ -87,6 +93,7 @@ def prune(
     )
     if isinstance(criterion, str | Path):
         criterion = find_criterion(criterion, seed, rounds)
+        _check_ahead(name, criterion, steps, optimizer)
     elif rounds is not None:
         raise UserError("rounds are for a criterion given by name or folder; one of your own brings its own")
     if not callable(criterion) and not isinstance(criterion, Targeted):
@@ -102,10 +109,28 @@ def prune(
         )
     given = _checked(batches, name)
     with seeded(stream("prune", seed)), showing(name), _masked(model, start), torch.no_grad():
-        read = Scored(Reading(given, seed), loss_of(given) if loss is None else loss)
+        of = loss_of(given) if loss is None else loss
+        reading = Reading(given, seed)
+        learner = OptimizerLearner(optimizer, reading, of, steps) if optimizer and steps else None
+        read = Scored(reading, of, learner=learner)
         chosen = select(criterion, model, start, read, kept)
     _warn_of_empty(model, chosen)
     return chosen
+
+
+def _check_ahead(
+    name: str, criterion: Criterion | Targeted, steps: int | None, optimizer: OptimizerFactory | None
+) -> None:
+    """Refuse what does nothing, or a look ahead that lacks something."""
+    if name in LOOK_AHEAD or getattr(criterion, "looks_ahead", False):
+        if steps is not None and steps < 1:
+            raise UserError(f"steps must be at least 1, got {steps}")
+        if steps is None or optimizer is None:
+            raise UserError(LACKING.format(name))
+    elif steps is not None or optimizer is not None:
+        raise UserError(
+            f"{name} does not train: steps= and optimizer= are for {', '.join(LOOK_AHEAD)} and an AutoS of probes"
+        )
 
 
 def _refuse_unnamed(unnamed: Sequence[object]) -> None:
@@ -196,6 +221,8 @@ def find_criterion(name: str | Path, seed: int = 0, rounds: int | None = None) -
     Raises:
         UserError: neither, or rounds for another than an AutoS.
     """
+    if name in LOOK_AHEAD:
+        return make_look_ahead(str(name), rounds)
     if name in CRITERIA:
         check_rounds(str(name), rounds)
         return make_criterion(str(name), seed)
@@ -204,7 +231,9 @@ def find_criterion(name: str | Path, seed: int = 0, rounds: int | None = None) -
         return own
     if name == PRETRAINED or is_folder(name):
         return AutoSCriterion.load(folder_of(name), rounds)
-    raise unknown("criterion", str(name), [PRETRAINED, *CRITERIA, "the folder of a saved AutoS", "FILE.py:FUNCTION"])
+    raise unknown(
+        "criterion", str(name), [PRETRAINED, *CRITERIA, *LOOK_AHEAD, "the folder of a saved AutoS", "FILE.py:FUNCTION"]
+    )
 
 
 def check_rounds(name: str, rounds: int | None) -> None:
@@ -214,7 +243,10 @@ def check_rounds(name: str, rounds: int | None) -> None:
         UserError: it has.
     """
     if rounds is not None and name in CRITERIA:
-        raise UserError(f"rounds are for a saved AutoS, not for {name}; snip in rounds is iterative-snip")
+        raise UserError(
+            f"rounds are for a saved AutoS and for {', '.join(LOOK_AHEAD)}, not for {name}; "
+            "snip in rounds is iterative-snip"
+        )
 
 
 def check_sparsity(sparsity: float) -> None:

@@ -11,9 +11,10 @@ from autosparse.lazy import lazily
 if TYPE_CHECKING:
     from autosparse.lookahead.criteria import ROUNDS, make_look_ahead
     from autosparse.lookahead.learners import OptimizerFactory, OptimizerLearner, RecipeLearner
-    from autosparse.lookahead.probe import Learner, Probe, look_ahead
+    from autosparse.lookahead.probe import LACKING, Learner, Probe, look_ahead
 
 __all__ = [
+    "LACKING",
     "ROUNDS",
     "Learner",
     "OptimizerFactory",

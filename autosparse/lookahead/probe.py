@@ -12,6 +12,12 @@ from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.training import Callback
 
+LACKING = (
+    "{} looks ahead: it trains the model for some steps in each round; give steps= and optimizer=, "
+    "as in optimizer=lambda parameters: torch.optim.AdamW(parameters, 1e-3)"
+)
+"""What to tell who asks a criterion, by its name, to look ahead with nothing to train by."""
+
 
 class Probe(Callback):
     """Watches the first K steps of a training that starts from the initial weights under a mask.
@@ -126,10 +132,7 @@ def look_ahead(
     """
     learner: Learner | None = getattr(batches, "learner", None)
     if learner is None:
-        raise UserError(
-            f"{criterion} looks ahead: it trains the model for some steps in each round; give steps= and optimizer=, "
-            "as in optimizer=lambda parameters: torch.optim.AdamW(parameters, 1e-3)"
-        )
+        raise UserError(LACKING.format(criterion))
     probe = Probe(mask.layout, learner.steps, columns, mask.kept.device)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
