@@ -21,6 +21,8 @@ OneShot = Literal["random", "magnitude", "snip", "grasp"]
 """Criteria that score once, whatever the density: those of iterative pruning."""
 Targeted = Literal["random-erk", "iterative-snip", "force", "synflow", "dataflow", "npb"]
 """Criteria that must know how many weights are to be kept."""
+Dynamic = Literal["gmp", "rigl"]
+"""What chooses its mask during the training: gradual magnitude pruning, and RigL."""
 CRITERIA: tuple[str, ...] = (*get_args(OneShot), *get_args(Targeted))
 PRETRAINED = "pretrained"
 """The AutoS that comes with the package, as a criterion."""
@@ -119,6 +121,8 @@ class PruneConfig(Config):
     sanity: Annotated[Sanity, SWEPT] = "none"
     rounds: Annotated[int | None, Bounds(1)] = None
     """The rounds in which an AutoS prunes, instead of those that it was fitted for: 1 for one shot."""
+    trainings: Annotated[int, Bounds(1)] = 1
+    """How many trainings long the training is: cost-matched rivals take 2."""
     seed: Annotated[Seed, SWEPT] = 0
 
 

@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from autosparse import registry
-from autosparse.config import CRITERIA, PRETRAINED, PruneConfig, folder_of, is_folder
+from autosparse.config import CRITERIA, PRETRAINED, Dynamic, PruneConfig, folder_of, is_folder
 from autosparse.errors import UserError, unknown
 from autosparse.files import is_json
 from autosparse.jobs.setting import TrainingRun
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from autosparse.training.recipe import Recipe
 
 RESULT, MASK = "result.json", "mask.safetensors"
 NOT_INVERTED = ("random-erk", "npb", "force")
@@ -32,11 +34,15 @@ class PruneRun(TrainingRun):
             raise UserError(f"sparsity must lie between 0 and 1 (0.95 removes 95% of the weights), got {c.sparsity}")
         if c.sanity == "inverted" and c.criterion in NOT_INVERTED:
             raise UserError(f"{c.criterion} cannot be inverted: it chooses layer by layer, or lets weights come back")
+        if c.sanity != "none" and self.dynamic:
+            raise UserError(f"{c.criterion} chooses its mask during the training; sanity checks need one before it")
         if c.rounds is not None and not self.learned:
             raise UserError(f"rounds are for a saved AutoS, not for {c.criterion}; snip in rounds is iterative-snip")
         if self.learned and c.criterion != PRETRAINED and not is_folder(c.criterion):
             raise unknown(
-                "criterion", c.criterion, [PRETRAINED, *CRITERIA, "the folder of a saved AutoS", "FILE.py:FUNCTION"]
+                "criterion",
+                c.criterion,
+                [PRETRAINED, *CRITERIA, *get_args(Dynamic), "the folder of a saved AutoS", "FILE.py:FUNCTION"],
             )
         if self.own:
             self._found()
@@ -49,7 +55,17 @@ class PruneRun(TrainingRun):
     @property
     def learned(self) -> bool:
         """Whether the criterion is a saved AutoS."""
-        return self.config.criterion not in CRITERIA and not self.own
+        return self.config.criterion not in CRITERIA and not self.own and not self.dynamic
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the mask is chosen during the training."""
+        return self.config.criterion in get_args(Dynamic)
+
+    def make_recipe(self) -> "Recipe":
+        """The setting's, stretched to as many trainings as were asked for."""
+        recipe = self.setting.make_recipe()
+        return recipe.with_epochs(self.config.trainings * recipe.epochs)
 
     @property
     def own(self) -> bool:
@@ -60,9 +76,9 @@ class PruneRun(TrainingRun):
     def label(self) -> str:
         """The criterion's name in folders and tables."""
         rounds = f"-r{self.config.rounds}" if self.config.rounds else ""
-        return (
-            f"autos-{self.saved.resolve().name}{rounds}" if self.learned else self.config.criterion.rpartition(":")[2]
-        )
+        longer = f"-x{self.config.trainings}" if self.config.trainings > 1 else ""
+        own = self.config.criterion.rpartition(":")[2]
+        return (f"autos-{self.saved.resolve().name}{rounds}" if self.learned else own) + longer
 
     @property
     def saved(self) -> Path:

@@ -1,4 +1,4 @@
-"""Residual networks for small images (He et al. 2016): ResNet-18 (paper, appendix A.1), and one that trains in a minute."""
+"""Residual networks for small images (He et al. 2016): ResNet-18 (paper, appendix A.1), and a small one."""
 
 from collections import OrderedDict
 

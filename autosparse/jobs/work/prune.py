@@ -23,6 +23,7 @@ from autosparse.pruning import Mask
 from autosparse.pruning.schedule import keep_count
 from autosparse.tasks import Images
 from autosparse.training import Checkpoint, summarize, train
+from autosparse.training.dynamic import Changing, GradualMagnitude, RigL
 
 _TOLD = ("network", "dataset", "criterion", "iterations", "seed")  # of a run that labels came from
 log = logging.getLogger(__name__)
@@ -33,23 +34,38 @@ def run(job: PruneRun, accelerator: Accelerator) -> None:
     config = job.config
 
     model, data = job.setting.make(config.seed, accelerator)
-    recipe = job.setting.make_recipe()
+    recipe = job.make_recipe()
     start = time.perf_counter()
-    mask = _mask(job, model, data, accelerator)
+    full = Mask.full(job.setting.layout(model), accelerator.device)
+    mask = full if job.dynamic else _mask(job, full, model, data, accelerator)
     masked = time.perf_counter()
     if config.sanity == "reinitialized":
         model, _ = job.setting.make(reinitialized(config.seed), accelerator)
     steps = len(data.training(recipe.batch_size)) * recipe.epochs
+    changing = _changing(job, full, steps) if job.dynamic else None
     with progress(job.folder, steps, job.label, accelerator.is_main_process) as bar:
         checkpoint = Checkpoint(job.folder / "checkpoint.pt", "train", write=accelerator.is_main_process)
         history = train(
-            model, mask, data, recipe, accelerator, seed=config.seed, resume=checkpoint, progress=bar.update
+            model,
+            mask,
+            data,
+            recipe,
+            accelerator,
+            seed=config.seed,
+            resume=checkpoint,
+            progress=bar.update,
+            callback=changing,
         )
+    if changing:
+        mask = changing.mask
+        if accelerator.is_main_process:
+            mask.save(job.folder / MASK)
     result = {
         **job.identity(),
         "criterion_kind": "autos" if job.learned else job.label,
         "labels_from": [{key: run.get(key) for key in _TOLD} for run in _labels_from(job)],
         "same_initialization": _same_initialization(job),
+        "cost": float(config.trainings),  # trainings in all
         "kept": mask.count,
         "parameters": mask.layout.size,
         "density": mask.density,
@@ -73,14 +89,19 @@ def run(job: PruneRun, accelerator: Accelerator) -> None:
     checkpoint.remove()
 
 
-def _mask(job: PruneRun, model: nn.Module, data: Data, accelerator: Accelerator) -> Mask:
+def _changing(job: PruneRun, full: Mask, steps: int) -> Changing:
+    """What chooses the mask in the course of the training."""
+    k = keep_count(1.0 - job.config.sparsity, full.layout.size)
+    return GradualMagnitude(k, steps) if job.config.criterion == "gmp" else RigL(k, steps, job.config.seed)
+
+
+def _mask(job: PruneRun, full: Mask, model: nn.Module, data: Data, accelerator: Accelerator) -> Mask:
     """The mask to train with, chosen once: a run that goes on, and every process of it, reads what was saved."""
     config = job.config
 
     path = job.folder / MASK
     # one looks, for all: on a network file system another process may not see yet what is there
     if not broadcast_object_list([accelerator.is_main_process and path.is_file()])[0]:
-        full = Mask.full(job.setting.layout(model), accelerator.device)
         criterion = find_criterion(config.criterion, config.seed, config.rounds)
         k = keep_count(1.0 - config.sparsity, full.layout.size)
         batches = data.scoring(limit=job.setting.grad_batches)
