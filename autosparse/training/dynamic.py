@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from autosparse.criteria.erk import RandomERK
-from autosparse.criteria.magnitude import magnitude
 from autosparse.pruning import Layout, Mask, keep_top, keep_top_each
 from autosparse.training.callback import Callback
 
@@ -29,12 +27,8 @@ class Changing(Callback):
         self._saved: torch.Tensor | None = None
 
     def start(self, model: nn.Module, mask: Mask) -> Mask:
-        self.mask = self.first(model, mask) if self._saved is None else Mask(mask.layout, self._saved)
+        self.mask = mask if self._saved is None else Mask(mask.layout, self._saved)
         return self.mask
-
-    def first(self, model: nn.Module, mask: Mask) -> Mask:
-        """The mask of a training that begins."""
-        return mask
 
     def state_dict(self) -> dict[str, Any]:
         return {"kept": self.mask.kept}
@@ -67,34 +61,28 @@ class GradualMagnitude(Changing):
     def stepped(self, step: int, model: nn.Module, mask: Mask, optimizer: torch.optim.Optimizer) -> Mask:
         due = self.begin <= step < self.end and (step - self.begin) % self.every == 0
         if due or step == self.end:
-            self.mask = keep_top(magnitude(model, mask, ()), self.kept_at(step, mask.layout.size), mask)
+            self.mask = keep_top(_magnitudes(model, mask.layout), self.kept_at(step, mask.layout.size), mask)
         return self.mask
 
 
 class RigL(Changing):
-    """RigL (Evci et al. 2020): a random mask whose smallest weights give way to those with the largest gradients.
+    """RigL (Evci et al. 2020): a mask whose smallest weights give way to those with the largest gradients.
 
-    Layers have the densities of Erdős-Rényi-Kernel, and keep their counts. As in the paper's Algorithm 1, what was
-    dropped may be grown at once; it goes on as it was. All else that is grown starts at 0, without momentum.
+    It starts from a random mask with the densities of Erdős-Rényi-Kernel; layers keep their counts. As in the paper's
+    Algorithm 1, what was dropped may be grown at once; it goes on as it was. All else that is grown starts at 0,
+    without momentum.
 
     Args:
-        k: how many weights are kept.
         steps: of the whole training.
-        seed: of the first mask.
         every: steps between two updates.
         alpha: the share of each layer that the first updates replace; it falls to 0 along a cosine.
         last: the share of the steps after which the mask stays.
     """
 
-    def __init__(
-        self, k: int, steps: int, seed: int = 0, every: int = 50, alpha: float = 0.3, last: float = 0.75
-    ) -> None:
+    def __init__(self, steps: int, every: int = 50, alpha: float = 0.3, last: float = 0.75) -> None:
         super().__init__()
-        self.k, self.seed, self.every, self.alpha, self.end = k, seed, every, alpha, last * steps
+        self.every, self.alpha, self.end = every, alpha, last * steps
         self._slopes: torch.Tensor | None = None
-
-    def first(self, model: nn.Module, mask: Mask) -> Mask:
-        return keep_top(RandomERK(self.seed).at(self.k)(model, mask, ()), self.k, mask)
 
     def share(self, step: int) -> float:
         """The share of each layer's weights that the update of a step replaces."""
@@ -110,12 +98,17 @@ class RigL(Changing):
         counts = [int(kept.count_nonzero()) for kept in mask.layout.unflatten(mask.kept).values()]
         moved = [int(self.share(step) * count) for count in counts]
         stay = [count - move for count, move in zip(counts, moved, strict=True)]
-        stayed = keep_top_each(magnitude(model, mask, ()), stay, mask).kept
+        stayed = keep_top_each(_magnitudes(model, mask.layout), stay, mask).kept
         grown = keep_top_each(self._slopes, moved, Mask(mask.layout, ~stayed)).kept
         self._slopes = None
         _forget(model, Mask(mask.layout, grown & ~mask.kept), optimizer)
         self.mask = Mask(mask.layout, stayed | grown)
         return self.mask
+
+
+def _magnitudes(model: nn.Module, layout: Layout) -> torch.Tensor:
+    """The magnitude of every prunable weight, float32 (P,)."""
+    return layout.flatten(layout.weights(model)).detach().float().abs()
 
 
 def _slopes(model: nn.Module, layout: Layout) -> torch.Tensor:

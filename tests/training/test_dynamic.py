@@ -6,7 +6,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from autosparse.criteria.erk import erk_counts
+from autosparse.criteria import select
+from autosparse.criteria.erk import RandomERK, erk_counts
 from autosparse.data import ImageData, Images
 from autosparse.pruning import Layout, Mask
 from autosparse.training import Checkpoint, Recipe, train
@@ -18,16 +19,22 @@ RECIPE = Recipe(2, "nesterov", 0.05, batch_size=128)  # 22 steps
 
 def rival(name: str, model: nn.Module) -> Changing:
     k = Layout.of(model).size // 10
-    return GradualMagnitude(k, 20, every=3) if name == "gmp" else RigL(k, 20, every=3)
+    return GradualMagnitude(k, 20, every=3) if name == "gmp" else RigL(20, every=3)
+
+
+def first(name: str, model: nn.Module) -> Mask:
+    full = Mask.full(Layout.of(model))
+    k = full.layout.size // 10
+    return full if name == "gmp" else select(RandomERK(0), model, full, (), k)
 
 
 def test_the_schedule_is_the_papers_at_its_ends_and_between() -> None:
     gradual = GradualMagnitude(100, 1000)
     assert (gradual.begin, gradual.end) == (100, 700)
     assert [gradual.kept_at(step, 1100) for step in (100, 400, 700)] == [1100, 225, 100]
-    assert RigL(1, 1000).share(0) == pytest.approx(0.3)
-    assert RigL(1, 1000).share(375) == pytest.approx(0.15)
-    assert RigL(1, 1000).share(750) == 0.0
+    assert RigL(1000).share(0) == pytest.approx(0.3)
+    assert RigL(1000).share(375) == pytest.approx(0.15)
+    assert RigL(1000).share(750) == 0.0
 
 
 def test_an_update_of_rigl_by_hand() -> None:
@@ -39,7 +46,7 @@ def test_an_update_of_rigl_by_hand() -> None:
     weight.grad = torch.tensor([[1.0, 9.0, 9.0, 9.0], [2.0, 5.0, 3.0, 4.0]])
     remembered = {name: torch.ones(2, 4) for name in ("exp_avg", "exp_avg_sq")}
     optimizer.state[weight] = {"step": torch.tensor(1.0), **remembered}
-    rigl = RigL(4, 10**9, every=1)  # the share is still 0.3: of four weights, one
+    rigl = RigL(10**9, every=1)  # the share is still 0.3: of four weights, one
     rigl.load_state_dict({"kept": torch.tensor([True] * 4 + [False] * 4)})
     mask = rigl.start(model, Mask.full(Layout.of(model)))
     rigl.gradients(1, model)
@@ -62,7 +69,7 @@ def test_counts_are_exact(name: str, model: nn.Module, data: ImageData, accelera
             sizes = [layer.size for layer in full.layout.layers]
             assert counts == erk_counts(full.layout, full.layout.size // 10, sizes)
 
-    train(model, full, data, RECIPE, accelerator, callback=callback, progress=look)
+    train(model, first(name, model), data, RECIPE, accelerator, callback=callback, progress=look)
     assert callback.mask.count == full.layout.size // 10
     assert len(seen) > 4
 
@@ -87,11 +94,11 @@ def test_a_stopped_training_ends_with_the_same_bits(
         (Checkpoint(tmp_path / "a", "a"), None),
     ):
         model = fresh("convolutional", images)
-        callback, full = rival(name, model), Mask.full(Layout.of(model))
+        callback, mask = rival(name, model), first(name, model)
         try:
             train(
                 model,
-                full,
+                mask,
                 data,
                 recipe,
                 accelerator,

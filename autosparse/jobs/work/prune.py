@@ -14,6 +14,7 @@ from autosparse.cluster import provenance
 from autosparse.cluster.progress import progress
 from autosparse.config import settings
 from autosparse.criteria import select
+from autosparse.criteria.erk import RandomERK
 from autosparse.data import Data
 from autosparse.files import read_json, write_json
 from autosparse.jobs.prune import MASK, RESULT, PruneRun
@@ -35,14 +36,14 @@ def run(job: PruneRun, accelerator: Accelerator) -> None:
 
     model, data = job.setting.make(config.seed, accelerator)
     recipe = job.make_recipe()
+    steps = len(data.training(recipe.batch_size)) * recipe.epochs
     start = time.perf_counter()
     full = Mask.full(job.setting.layout(model), accelerator.device)
-    mask = full if job.dynamic else _mask(job, full, model, data, accelerator)
+    changing = _changing(job, full, steps)
+    mask = _mask(job, full, model, data, accelerator)
     masked = time.perf_counter()
     if config.sanity == "reinitialized":
         model, _ = job.setting.make(reinitialized(config.seed), accelerator)
-    steps = len(data.training(recipe.batch_size)) * recipe.epochs
-    changing = _changing(job, full, steps) if job.dynamic else None
     with progress(job.folder, steps, job.label, accelerator.is_main_process) as bar:
         checkpoint = Checkpoint(job.folder / "checkpoint.pt", "train", write=accelerator.is_main_process)
         history = train(
@@ -89,16 +90,25 @@ def run(job: PruneRun, accelerator: Accelerator) -> None:
     checkpoint.remove()
 
 
-def _changing(job: PruneRun, full: Mask, steps: int) -> Changing:
-    """What chooses the mask in the course of the training."""
-    k = keep_count(1.0 - job.config.sparsity, full.layout.size)
-    return GradualMagnitude(k, steps) if job.config.criterion == "gmp" else RigL(k, steps, job.config.seed)
+def _changing(job: PruneRun, full: Mask, steps: int) -> Changing | None:
+    """What changes the mask in the course of the training, if anything does."""
+    match job.config.criterion:
+        case "gmp":
+            return GradualMagnitude(keep_count(1.0 - job.config.sparsity, full.layout.size), steps)
+        case "rigl":
+            return RigL(steps)
+    return None
 
 
 def _mask(job: PruneRun, full: Mask, model: nn.Module, data: Data, accelerator: Accelerator) -> Mask:
     """The mask to train with, chosen once: a run that goes on, and every process of it, reads what was saved."""
     config = job.config
 
+    if config.criterion == "gmp":
+        return full
+    if config.criterion == "rigl":  # MASK is that of the end
+        k = keep_count(1.0 - config.sparsity, full.layout.size)
+        return select(RandomERK(config.seed), model, full, (), k)
     path = job.folder / MASK
     # one looks, for all: on a network file system another process may not see yet what is there
     if not broadcast_object_list([accelerator.is_main_process and path.is_file()])[0]:
