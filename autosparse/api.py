@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Never, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autosparse import registry
 from autosparse.autos import AutoSCriterion
-from autosparse.config import CRITERIA, LOOK_AHEAD, PRETRAINED, folder_of, is_folder
+from autosparse.config import CRITERIA, LOOK_AHEAD, PRETRAINED, Dynamic, folder_of, is_folder
 from autosparse.criteria import Criterion, Targeted, make_criterion, select
 from autosparse.criteria.base import check_values
 from autosparse.criteria.loss import Loss, loss_of
@@ -226,6 +226,8 @@ def find_criterion(name: str | Path, seed: int = 0, rounds: int | None = None) -
     if name in CRITERIA:
         check_rounds(str(name), rounds)
         return make_criterion(str(name), seed)
+    if name in get_args(Dynamic):
+        raise UserError(f"{name} chooses its mask during the training; run launch/prune.py --criteria {name}")
     if registry.is_path(str(name)):
         own: Criterion | Targeted = registry.resolve(str(name), "criterion", {})
         return own

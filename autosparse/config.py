@@ -24,6 +24,8 @@ Targeted = Literal["random-erk", "iterative-snip", "force", "synflow", "dataflow
 LookAhead = Literal["short-irp", "snip-probe"]
 """Criteria that train some steps ahead in each of their rounds."""
 LOOK_AHEAD: tuple[str, ...] = get_args(LookAhead)
+Dynamic = Literal["gmp", "rigl"]
+"""What chooses its mask during the training: gradual magnitude pruning, and RigL."""
 CRITERIA: tuple[str, ...] = (*get_args(OneShot), *get_args(Targeted))
 PRETRAINED = "pretrained"
 """The AutoS that comes with the package, as a criterion."""
@@ -134,7 +136,13 @@ class PruneConfig(Config):
     sparsity: Annotated[float, SWEPT] = 0.95
     sanity: Annotated[Sanity, SWEPT] = "none"
     rounds: Annotated[int | None, Bounds(1)] = None
-    """The rounds in which an AutoS prunes, instead of those that it was fitted for: 1 for one shot."""
+    """The rounds in which an AutoS prunes, instead of those that it was fitted for, or a criterion that looks ahead: 1
+    for one shot."""
+    steps: Annotated[int | None, Bounds(1)] = None
+    """The steps that a criterion which looks ahead trains in each round; if not given, all rounds together take as many
+    as one training."""
+    trainings: Annotated[int, Bounds(1)] = 1
+    """How many trainings long the training is: cost-matched rivals take 2."""
     seed: Annotated[Seed, SWEPT] = 0
 
 

@@ -19,7 +19,7 @@ class Arguments:
     """
 
     dataset: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--datasets"])]
-    """mnist, fashion-mnist, cifar10, cifar100 or tiny-imagenet; several are got one after the other."""
+    """mnist, fashion-mnist, cifar10, cifar100 or tiny-imagenet, or cifar10-16, made from cifar10; or several."""
     data_root: Path | None = None
     """Folder for the .npz files; $AUTOSPARSE_DATA, or data, if not given."""
 

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Annotated
+from typing import Annotated, get_args
 
 import tyro
 
 from autosparse import cluster
 from autosparse.cluster import Resources, site_resources
 from autosparse.command import choices, run
-from autosparse.config import CRITERIA, PRETRAINED, Sanity
+from autosparse.config import CRITERIA, LOOK_AHEAD, PRETRAINED, Dynamic, Sanity
 from autosparse.jobs import PruneRun, Tasked
 
 
@@ -20,8 +20,11 @@ class Arguments(Tasked):
     One run for each criterion, sparsity and seed, below OUTPUT/prune. Prints their folders.
     """
 
-    criteria: Annotated[tuple[str, ...], choices((PRETRAINED, *CRITERIA), alias="--criterion")] = ("snip",)
-    """Criteria by name (pretrained: the AutoS of the package), or folders of fits of launch/autos.py."""
+    criteria: Annotated[
+        tuple[str, ...], choices((PRETRAINED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic)), alias="--criterion")
+    ] = ("snip",)
+    """Criteria by name (pretrained: the AutoS of the package; gmp and rigl choose during the training), or folders of
+    fits of launch/autos.py."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = (0.9, 0.95, 0.98, 0.99)
     """Shares of the weights to remove, 0 for the dense network; several make a grid."""
     sanity: tuple[Sanity, ...] = ("none",)

@@ -58,6 +58,11 @@ class AutoSCriterion:
         """Whether it trains ahead in each round, for which the batches bring a learner."""
         return bool(self._source.features.probed)
 
+    @property
+    def number_of_rounds(self) -> int:
+        """In how many it prunes."""
+        return self._source.rounds if self.rounds is None else self.rounds
+
     def __call__(self, model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
         """The scores of the one round that starts from `mask`."""
         columns, scale = self._look(model, mask, batches)
@@ -68,7 +73,7 @@ class AutoSCriterion:
 
         The surface leaves the network what is near the threshold.
         """
-        rounds = self._source.rounds if self.rounds is None else self.rounds
+        rounds = self.number_of_rounds
         if rounds > 1:
             each = replace(self, autos=None if self.surface else self.autos, rounds=1)
             return Rounds(each, rounds, _FLOOR).at(k)

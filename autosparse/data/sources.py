@@ -1,4 +1,5 @@
-"""Data sets by name: each a function to uint8 arrays, either packaged with a library or read from `ROOT/<name>.npz`.
+"""Data sets by name: each a function to uint8 arrays, either packaged with a library, or read from `ROOT/<name>.npz`,
+or derived from such a file of another.
 
 Compute nodes have no network, so jobs only ever read; `fetch` (behind `launch/data.py`) is what downloads.
 """
@@ -121,6 +122,17 @@ def tiny_imagenet(root: Path) -> Arrays:
     }
 
 
+def halved(arrays: Arrays) -> Arrays:
+    """The first 20,000 images to train and all to test, of half the height and width: the mean of 2 x 2, rounded."""
+
+    def means(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        sums = x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).sum((2, 4), np.uint16)
+        return ((sums + 2) // 4).astype(np.uint8)
+
+    train, test = means(arrays["x_train"][:20_000]), means(arrays["x_test"])
+    return arrays | {"x_train": train, "y_train": arrays["y_train"][:20_000], "x_test": test}
+
+
 PACKAGED: dict[str, Callable[[], Arrays]] = {"digits": digits, "mnist5k": mnist5k}
 FETCHED: dict[str, Callable[[Path], Arrays]] = {
     "mnist": _torchvision("MNIST"),
@@ -129,7 +141,9 @@ FETCHED: dict[str, Callable[[Path], Arrays]] = {
     "cifar100": _torchvision("CIFAR100"),
     "tiny-imagenet": tiny_imagenet,
 }
-DATASETS = [*PACKAGED, *FETCHED]
+DERIVED: dict[str, tuple[str, Callable[[Arrays], Arrays]]] = {"cifar10-16": ("cifar10", halved)}
+"""Data sets that are a function of another's arrays."""
+DATASETS = [*PACKAGED, *FETCHED, *DERIVED]
 
 
 def default_root() -> Path:
@@ -150,6 +164,8 @@ def load(name: str, root: Path | None = None) -> Images:
     """
     path = check(name, root)
     arrays = _read(path) if path else PACKAGED[name]()
+    if name in DERIVED:
+        arrays = DERIVED[name][1](arrays)
     x_train, x_test = _channels_first(arrays["x_train"]), _channels_first(arrays["x_test"])
     return Images(name, x_train, arrays["y_train"].astype(np.int64), x_test, arrays["y_test"].astype(np.int64))
 
@@ -158,6 +174,11 @@ def load(name: str, root: Path | None = None) -> Images:
 def shape(name: str, root: Path | None = None) -> tuple[int, int, int]:
     """(C, H, W) of the images of a data set; see `load`."""
     return load(name, root).shape
+
+
+def stored(name: str) -> str:
+    """The data set whose file a data set is read from: itself, or what it is derived from."""
+    return DERIVED[name][0] if name in DERIVED else name
 
 
 def check(name: str, root: Path | None = None) -> Path | None:
@@ -170,7 +191,7 @@ def check(name: str, root: Path | None = None) -> Path | None:
         raise unknown("data set", name, DATASETS)
     if name in PACKAGED:
         return None
-    root = root or default_root()
+    root, name = root or default_root(), stored(name)
     path = root / f"{name}.npz"
     if not path.is_file():
         raise UserError(
@@ -193,7 +214,7 @@ def fingerprint(name: str, root: Path | None = None) -> str | None:
 
 
 def fetch(name: str, root: Path) -> Path | None:
-    """Get a data set and write `root/<name>.npz`; a file that is there and in order is left alone.
+    """Get a data set, or what it is derived from, and write its `.npz`; one that is there and in order is left alone.
 
     Returns:
         The path, or None for a data set that comes with a library.
@@ -203,6 +224,7 @@ def fetch(name: str, root: Path) -> Path | None:
     if name in PACKAGED:
         load(name)  # says what to install, if anything
         return None
+    name = stored(name)
     path = root / f"{name}.npz"
     if path.is_file():
         _read(path)

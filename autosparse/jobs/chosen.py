@@ -77,6 +77,7 @@ _RESERVED = frozenset(
         "compile",
         "config",
         "criteria",
+        "cost",
         "criterion",
         "criterion_kind",
         "data",
@@ -123,6 +124,7 @@ _RESERVED = frozenset(
         "test_best",
         "test_best_validation",
         "threads",
+        "trainings",
         "versions",
         "workers",
     ]

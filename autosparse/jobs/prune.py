@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from autosparse import registry
-from autosparse.config import CRITERIA, PRETRAINED, PruneConfig, folder_of, is_folder
+from autosparse.config import CRITERIA, LOOK_AHEAD, PRETRAINED, Dynamic, PruneConfig, folder_of, is_folder
 from autosparse.errors import UserError, unknown
 from autosparse.files import is_json
 from autosparse.jobs.setting import TrainingRun
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from autosparse.training.recipe import Recipe
 
 RESULT, MASK = "result.json", "mask.safetensors"
 NOT_INVERTED = ("random-erk", "npb", "force")
@@ -32,11 +34,28 @@ class PruneRun(TrainingRun):
             raise UserError(f"sparsity must lie between 0 and 1 (0.95 removes 95% of the weights), got {c.sparsity}")
         if c.sanity == "inverted" and c.criterion in NOT_INVERTED:
             raise UserError(f"{c.criterion} cannot be inverted: it chooses layer by layer, or lets weights come back")
-        if c.rounds is not None and not self.learned:
-            raise UserError(f"rounds are for a saved AutoS, not for {c.criterion}; snip in rounds is iterative-snip")
+        if c.sanity != "none" and self.dynamic:
+            raise UserError(f"{c.criterion} chooses its mask during the training; sanity checks need one before it")
+        if c.rounds is not None and not self.learned and not self.looks_ahead:
+            names = ", ".join(LOOK_AHEAD)
+            raise UserError(
+                f"rounds are for a saved AutoS and for {names}, not for {c.criterion}; snip in rounds is iterative-snip"
+            )
+        if c.steps is not None and not self.looks_ahead and not self.missing():
+            names = ", ".join(LOOK_AHEAD)
+            raise UserError(f"steps are for {names} and an AutoS of probes, not for {self.label}, which does not train")
         if self.learned and c.criterion != PRETRAINED and not is_folder(c.criterion):
             raise unknown(
-                "criterion", c.criterion, [PRETRAINED, *CRITERIA, "the folder of a saved AutoS", "FILE.py:FUNCTION"]
+                "criterion",
+                c.criterion,
+                [
+                    PRETRAINED,
+                    *CRITERIA,
+                    *LOOK_AHEAD,
+                    *get_args(Dynamic),
+                    "the folder of a saved AutoS",
+                    "FILE.py:FUNCTION",
+                ],
             )
         if self.own:
             self._found()
@@ -49,7 +68,26 @@ class PruneRun(TrainingRun):
     @property
     def learned(self) -> bool:
         """Whether the criterion is a saved AutoS."""
-        return self.config.criterion not in CRITERIA and not self.own
+        return self.config.criterion not in (*CRITERIA, *LOOK_AHEAD, *get_args(Dynamic)) and not self.own
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the mask is chosen during the training."""
+        return self.config.criterion in get_args(Dynamic)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the mask is chosen by trainings of some steps; an AutoS must be there to tell."""
+        if not self.learned or self.missing():
+            return self.config.criterion in LOOK_AHEAD
+        from autosparse.autos import AutoSCriterion
+
+        return AutoSCriterion.load(self.saved).looks_ahead
+
+    def make_recipe(self) -> "Recipe":
+        """The setting's, stretched to as many trainings as were asked for."""
+        recipe = self.setting.make_recipe()
+        return recipe.with_epochs(self.config.trainings * recipe.epochs)
 
     @property
     def own(self) -> bool:
@@ -60,9 +98,11 @@ class PruneRun(TrainingRun):
     def label(self) -> str:
         """The criterion's name in folders and tables."""
         rounds = f"-r{self.config.rounds}" if self.config.rounds else ""
-        return (
-            f"autos-{self.saved.resolve().name}{rounds}" if self.learned else self.config.criterion.rpartition(":")[2]
-        )
+        steps = f"-k{self.config.steps}" if self.config.steps else ""
+        longer = f"-x{self.config.trainings}" if self.config.trainings > 1 else ""
+        own = self.config.criterion.rpartition(":")[2]
+        name = f"autos-{self.saved.resolve().name}" if self.learned else own
+        return f"{name}{rounds}{steps}{longer}"
 
     @property
     def saved(self) -> Path:

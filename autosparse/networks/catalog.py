@@ -7,6 +7,7 @@ from autosparse.errors import UserError
 NETWORKS = {
     "lenet-300-100": "autosparse.networks.lenet:lenet_300_100",
     "lenet-500-300": "autosparse.networks.lenet:lenet_500_300",
+    "resnet8": "autosparse.networks.resnet:resnet8",
     "resnet18": "autosparse.networks.resnet:resnet18",
     "vgg16": "autosparse.networks.vgg:vgg16",
     "vgg19": "autosparse.networks.vgg:vgg19",

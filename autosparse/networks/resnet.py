@@ -1,12 +1,41 @@
-"""ResNet-18 for small images (paper, appendix A.1): torchvision's, with a 3 x 3 stem and no max-pool."""
+"""Residual networks for small images (He et al. 2016): ResNet-18 (paper, appendix A.1), and a small one."""
+
+from collections import OrderedDict
 
 import torchvision
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 
 def resnet18(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """11,164,352 prunable weights for 3 channels and 10 classes; stages of stride 1, 2, 2, 2."""
+    """11,164,352 prunable weights for 3 channels and 10 classes; torchvision's, with a 3 x 3 stem and no max-pool.
+
+    Stages of stride 1, 2, 2, 2.
+    """
     model = torchvision.models.resnet18(num_classes=classes)
     model.conv1 = nn.Conv2d(shape[0], 64, kernel_size=3, stride=1, padding=1, bias=False)
     model.maxpool = nn.Identity()
     return model
+
+
+def resnet8(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """77,360 prunable weights for 3 channels and 10 classes: one block a stage, of width 16, 32, 64, stride 1, 2, 2."""
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(shape[0], 16, kernel_size=3, padding=1, bias=False),
+            bn1=nn.BatchNorm2d(16),
+            relu=nn.ReLU(),
+            block1=BasicBlock(16, 16),
+            block2=_halving(16, 32),
+            block3=_halving(32, 64),
+            avgpool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            fc=nn.Linear(64, classes),
+        )
+    )
+
+
+def _halving(before: int, after: int) -> nn.Module:
+    """A block that halves height and width, its shortcut a 1 x 1 projection."""
+    project = nn.Conv2d(before, after, kernel_size=1, stride=2, bias=False)
+    return BasicBlock(before, after, stride=2, downsample=nn.Sequential(project, nn.BatchNorm2d(after)))

@@ -84,10 +84,11 @@ PAPER: dict[tuple[str, str], Recipe] = {
     ("vgg19", "cifar100"): _CIFAR_PAPER,
     ("resnet18", "tiny-imagenet"): Recipe(300, "sgd", 0.1, weight_decay=1e-4, drops=(150, 225), augment=True),
 }
-# For any data set; what two cores (LeNet) or a GPU (the others) do in minutes.
+# For any data set; what two cores (LeNet, ResNet-8) or a GPU (the others) do in minutes.
 SHORT: dict[str, Recipe] = {
     "lenet-300-100": Recipe(30, "adam", 1.2e-3),
     "lenet-500-300": Recipe(30, "adam", 1.2e-3),
+    "resnet8": Recipe(8, "nesterov", 0.1, cosine=True),
     "resnet18": _CIFAR_SHORT,
     "vgg16": _CIFAR_SHORT,
     "vgg19": _CIFAR_SHORT,
@@ -118,5 +119,5 @@ def find_recipe(name: str, network: str, dataset: str) -> Recipe:
         return OWN
     if network not in table:
         raise UserError(f"there is no {name} recipe for {network}; there is for: {', '.join(table)}")
-    photographs = dataset in ("cifar10", "cifar100", "tiny-imagenet")
+    photographs = dataset in ("cifar10", "cifar10-16", "cifar100", "tiny-imagenet")
     return replace(table[network], augment=table[network].augment and photographs)

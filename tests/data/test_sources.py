@@ -33,6 +33,21 @@ def test_an_npz_is_taken_as_it_is(tmp_path: Path) -> None:
     assert load("cifar10", tmp_path).shape == (3, 32, 32)
 
 
+def test_a_derived_set_is_read_from_the_file_of_another(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cifar10 is not in .* launch/data\.py --dataset cifar10 --data-root"):
+        load("cifar10-16", tmp_path)
+    x = np.zeros((6, 32, 32, 3), np.uint8)
+    x[1, :2, 2:4, 2] = [[255, 255], [254, 254]]
+    save(tmp_path / "cifar10.npz", x_train=x)
+    assert sources.fetch("cifar10-16", tmp_path) == tmp_path / "cifar10.npz"
+    images = load("cifar10-16", tmp_path)
+    assert images.shape == (3, 16, 16)
+    assert images.x_train.nonzero() == ([1], [2], [0], [1])
+    assert images.x_train.max() == 255  # 254.5
+    assert len(images.x_test) == 2
+    assert sources.fingerprint("cifar10-16", tmp_path) == sources.fingerprint("cifar10", tmp_path)
+
+
 def test_the_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "mnist.npz", x_train=np.zeros((6, 28, 28), np.uint8), x_test=np.zeros((2, 28, 28), np.uint8))
     monkeypatch.setenv("AUTOSPARSE_DATA", str(tmp_path))
@@ -47,9 +62,11 @@ def test_what_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_unknown_names_list_the_valid_ones() -> None:
-    with pytest.raises(UserError, match="digits, mnist5k, mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet"):
+    with pytest.raises(
+        UserError, match="digits, mnist5k, mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, cifar10-16"
+    ):
         load("imagenet")
-    assert len(DATASETS) == 7
+    assert len(DATASETS) == 8
 
 
 @pytest.mark.parametrize(

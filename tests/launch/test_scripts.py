@@ -87,7 +87,7 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("irp", ["--network", "alexnet"], "unknown network 'alexnet'; valid: lenet-300-100, lenet-500-300, resnet18"),
+        ("irp", ["--network", "alexnet"], "unknown network 'alexnet'; valid: lenet-300-100, lenet-500-300, resnet8"),
         ("irp", ["--dataset", "svhn"], "unknown data set 'svhn'; valid: digits, mnist5k"),
         ("irp", ["--dataset", "cifar10", "--data-root", "/none"], "get it with: python launch/data.py"),
         ("irp", ["--seeds", "1", "1"], "two runs of this grid have the folder"),

@@ -12,6 +12,7 @@ from autosparse.pruning import Layout
     ("name", "shape", "classes", "prunable"),
     [
         ("lenet-300-100", (1, 28, 28), 10, 266_200),
+        ("resnet8", (3, 16, 16), 10, 77_360),
         ("resnet18", (3, 32, 32), 10, 11_164_352),
         ("resnet18", (3, 64, 64), 200, 11_261_632),
         ("vgg16", (3, 32, 32), 10, 14_715_584),
@@ -26,7 +27,7 @@ def test_prunable_counts(name: str, shape: tuple[int, int, int], classes: int, p
     assert Layout.of(model).size == prunable
 
 
-@pytest.mark.parametrize("name", ["lenet-300-100", "resnet18", "vgg16"])
+@pytest.mark.parametrize("name", ["lenet-300-100", "resnet8", "resnet18", "vgg16"])
 def test_forward_shape_for_any_channels(name: str) -> None:
     model = networks.build(name, (1, 32, 32), 7).eval()
     assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
@@ -56,7 +57,9 @@ def test_batch_norm_starts_as_identity() -> None:
 
 
 def test_errors_list_what_is_valid() -> None:
-    with pytest.raises(UserError, match="unknown network 'alexnet'; valid: lenet-300-100, lenet-500-300, resnet18"):
+    with pytest.raises(
+        UserError, match="unknown network 'alexnet'; valid: lenet-300-100, lenet-500-300, resnet8, resnet18"
+    ):
         networks.build("alexnet")
     with pytest.raises(UserError, match="needs 32 x 32 or larger, got 28 x 28"):
         networks.build("vgg16", (1, 28, 28))

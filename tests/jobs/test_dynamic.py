@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+
+import autosparse
+from autosparse.config import PruneConfig
+from autosparse.errors import UserError
+from autosparse.files import read_json
+from autosparse.jobs import PruneRun
+from autosparse.jobs.setting import Setting
+from autosparse.jobs.work import prune as work
+from autosparse.pruning import Mask
+from autosparse.tasks import Images
+from autosparse.training import Checkpoint
+
+
+def run_of(output: Path, name: str, **options: object) -> PruneRun:
+    setting = Setting(task=Images(source="digits"), epochs=2)
+    return PruneRun(output=output, setting=setting, config=PruneConfig(criterion=name, sparsity=0.9, **options))
+
+
+@pytest.mark.parametrize("name", ["gmp", "rigl"])
+def test_a_run_that_was_killed_ends_with_the_same_mask(
+    name: str, tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, job = (run_of(tmp_path / part, name, trainings=4) for part in ("whole", "killed"))
+    for each in (whole, job):
+        each.check()
+        each.folder.mkdir(parents=True)
+    assert job.folder.name == f"lenet-300-100_digits_{name}-x4_90_s0"
+    work.run(whole, accelerator)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "remove", lambda checkpoint: None)
+        patch.setattr(work, "summarize", lambda *_: 1 / 0)  # killed once the training is done
+        patch.setattr(Checkpoint, "due", lambda checkpoint: True)
+        with pytest.raises(ZeroDivisionError):
+            work.run(job, accelerator)
+    assert not job.is_complete()
+    work.run(job, accelerator)
+    assert job.is_complete()
+    first, second = (read_json(each.folder / "result.json") for each in (whole, job))
+    assert first["history"] == second["history"]
+    assert len(first["history"]) == 8
+    assert first["cost"] == 4.0
+    mask = Mask.load(job.folder / "mask.safetensors")
+    assert mask.kept.equal(Mask.load(whole.folder / "mask.safetensors").kept)
+    assert second["kept"] == mask.count == round(0.1 * mask.layout.size)
+    assert second["layer_densities"] == mask.layer_densities()
+
+
+def test_what_they_cannot_do_is_refused(tmp_path: Path, model: object) -> None:
+    with pytest.raises(UserError, match="gmp chooses its mask during the training; run launch/prune"):
+        autosparse.prune(model, [], criterion="gmp")
+    with pytest.raises(UserError, match="rigl chooses its mask during the training; sanity checks"):
+        run_of(tmp_path, "rigl", sanity="shuffled").check()

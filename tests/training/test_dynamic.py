@@ -1,0 +1,113 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from autosparse.criteria import select
+from autosparse.criteria.erk import RandomERK, erk_counts
+from autosparse.data import ImageData, Images
+from autosparse.pruning import Layout, Mask
+from autosparse.training import Checkpoint, Recipe, train
+from autosparse.training.dynamic import Changing, GradualMagnitude, RigL
+from tests.training.test_loop import StoppedError, fresh
+
+RECIPE = Recipe(2, "nesterov", 0.05, batch_size=128)  # 22 steps
+
+
+def rival(name: str, model: nn.Module) -> Changing:
+    k = Layout.of(model).size // 10
+    return GradualMagnitude(k, 20, every=3) if name == "gmp" else RigL(20, every=3)
+
+
+def first(name: str, model: nn.Module) -> Mask:
+    full = Mask.full(Layout.of(model))
+    k = full.layout.size // 10
+    return full if name == "gmp" else select(RandomERK(0), model, full, (), k)
+
+
+def test_the_schedule_is_the_papers_at_its_ends_and_between() -> None:
+    gradual = GradualMagnitude(100, 1000)
+    assert (gradual.begin, gradual.end) == (100, 700)
+    assert [gradual.kept_at(step, 1100) for step in (100, 400, 700)] == [1100, 225, 100]
+    assert RigL(1000).share(0) == pytest.approx(0.3)
+    assert RigL(1000).share(375) == pytest.approx(0.15)
+    assert RigL(1000).share(750) == 0.0
+
+
+def test_an_update_of_rigl_by_hand() -> None:
+    model = nn.Sequential(nn.Linear(4, 2, bias=False))
+    weight = model[0].weight
+    with torch.no_grad():
+        weight.copy_(torch.tensor([[0.1, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0]]))
+    optimizer = torch.optim.Adam(model.parameters())
+    weight.grad = torch.tensor([[1.0, 9.0, 9.0, 9.0], [2.0, 5.0, 3.0, 4.0]])
+    remembered = {name: torch.ones(2, 4) for name in ("exp_avg", "exp_avg_sq")}
+    optimizer.state[weight] = {"step": torch.tensor(1.0), **remembered}
+    rigl = RigL(10**9, every=1)  # the share is still 0.3: of four weights, one
+    rigl.load_state_dict({"kept": torch.tensor([True] * 4 + [False] * 4)})
+    mask = rigl.start(model, Mask.full(Layout.of(model)))
+    rigl.gradients(1, model)
+    found = rigl.stepped(1, model, mask, optimizer)
+    assert found.kept.tolist() == [False, True, True, True, False, True, False, False]
+    for value in remembered.values():
+        assert value.flatten().tolist() == [1.0] * 5 + [0.0] + [1.0] * 2
+
+
+@pytest.mark.parametrize("name", ["gmp", "rigl"])
+def test_counts_are_exact(name: str, model: nn.Module, data: ImageData, accelerator: Accelerator) -> None:
+    callback, full, seen = rival(name, model), Mask.full(Layout.of(model)), set()
+
+    def look(steps: int) -> None:
+        mask = callback.mask
+        seen.add(bytes(mask.kept.numpy()))
+        assert not full.layout.flatten(full.layout.weights(model))[~mask.kept].any()
+        if name == "rigl":
+            counts = [int(kept.sum()) for kept in full.layout.unflatten(mask.kept).values()]
+            sizes = [layer.size for layer in full.layout.layers]
+            assert counts == erk_counts(full.layout, full.layout.size // 10, sizes)
+
+    train(model, first(name, model), data, RECIPE, accelerator, callback=callback, progress=look)
+    assert callback.mask.count == full.layout.size // 10
+    assert len(seen) > 4
+
+
+@pytest.mark.parametrize("name", ["gmp", "rigl"])
+@pytest.mark.parametrize("stop", [1, 6, 11, 19])
+def test_a_stopped_training_ends_with_the_same_bits(
+    name: str, stop: int, images: Images, data: ImageData, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, optimizer="adam", learning_rate=1e-3)
+    told, found = 0, []
+
+    def die(steps: int) -> None:
+        nonlocal told
+        told += steps
+        if told > stop:
+            raise StoppedError
+
+    for resume, progress in (
+        (None, None),
+        (Checkpoint(tmp_path / "a", "a", 0), die),
+        (Checkpoint(tmp_path / "a", "a"), None),
+    ):
+        model = fresh("convolutional", images)
+        callback, mask = rival(name, model), first(name, model)
+        try:
+            train(
+                model,
+                mask,
+                data,
+                recipe,
+                accelerator,
+                resume=resume,
+                callback=callback,
+                progress=progress or (lambda steps: None),
+            )
+        except StoppedError:
+            continue
+        found.append({**model.state_dict(), "kept": callback.mask.kept})
+    assert len(found) == 2
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
