@@ -12,6 +12,8 @@ from autosparse.command import choices, run
 from autosparse.config import CRITERIA, LOOK_AHEAD, PRETRAINED, Dynamic, Sanity
 from autosparse.jobs import PruneRun, Tasked
 
+_CRITERIA = (PRETRAINED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(Tasked):
@@ -20,9 +22,7 @@ class Arguments(Tasked):
     One run for each criterion, sparsity and seed, below OUTPUT/prune. Prints their folders.
     """
 
-    criteria: Annotated[
-        tuple[str, ...], choices((PRETRAINED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic)), alias="--criterion")
-    ] = ("snip",)
+    criteria: Annotated[tuple[str, ...], choices(_CRITERIA, alias="--criterion")] = ("snip",)
     """Criteria by name (pretrained: the AutoS of the package; gmp and rigl choose during the training), or folders of
     fits of launch/autos.py."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = (0.9, 0.95, 0.98, 0.99)

@@ -18,6 +18,7 @@ from autosparse.errors import unknown
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.jobs.setting import TrainingRun
 from autosparse.study import results
+from autosparse.study.lookahead import lookahead
 from autosparse.study.paper import PLANS
 from autosparse.study.parts import Overview, Part
 from autosparse.study.pretrained import pretrained
@@ -43,7 +44,12 @@ def demo(scale: Scale) -> list[Part]:
     return [Overview((irp, fit, *pruned))]
 
 
-EXPERIMENTS: dict[str, Callable[[Scale], list[Part]]] = {"demo": demo, **PLANS, "pretrained": pretrained}
+EXPERIMENTS: dict[str, Callable[[Scale], list[Part]]] = {
+    "demo": demo,
+    **PLANS,
+    "pretrained": pretrained,
+    "lookahead": lookahead,
+}
 
 
 def find_experiments(name: str) -> tuple[str, ...]:
@@ -121,7 +127,7 @@ class Sections:
         return [job for parts in self.parts.values() for part in parts for job in part.jobs()]
 
     def write(self, document: Document) -> None:
-        if self.scale.name != "full" and "pretrained" not in self.parts:
+        if self.scale.name != "full" and not {"pretrained", "lookahead"} & {*self.parts}:
             self._stand_ins(document)
         folders = dict.fromkeys(job.folder for job in self.jobs())
         document.rows(results.load(*folders), results.load_irp(*folders))

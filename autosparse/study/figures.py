@@ -19,6 +19,9 @@ from autosparse.study.results import metric_of
 
 _SAMPLE = 20_000  # points of a scatter plot
 _REACH, _PIXELS = 4.0, 241  # of a map, from its middle in root mean squares, and along an axis
+_MARKERS = "osD^vP*X<>"
+AT_START = "at initialization"
+"""The family of criteria that look at the start alone, whose points are not joined."""
 _BESIDE = (1e-4, 1e-2, 1.0)  # of its mean: flow, which a map cannot show on its axes
 _LABELS = {
     "share": "survival / N",
@@ -68,6 +71,52 @@ def lines(curves: Mapping[str, pd.DataFrame], title: str) -> Figure:
     _against_sparsity(
         axes, sparsities, means, "accuracy", "higher", xlabel="sparsity (logarithmic in density)", title=title
     )
+    return figure
+
+
+def against_cost(rows: pd.DataFrame, sparsities: Collection[float], title: str) -> Figure:
+    """A metric against the trainings that it took, one panel a sparsity.
+
+    Args:
+        rows: one a run, with `method`, `family` (whose variants are joined), `at` (the sparsity), `cost` and `test`.
+        sparsities: the panels.
+        title: stands above them.
+    """
+    metric, better = metric_of(rows)
+    times, columns = factor(metric), min(2, len(sparsities))
+    lines = -(-len(sparsities) // columns)
+    figure = Figure(figsize=(5.2 * columns, 3.8 * lines + 1.2), layout="constrained")
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for unused in panels[len(sparsities) :]:
+        unused.set_visible(False)
+    families = list(dict.fromkeys(rows["family"]))
+    for axes, sparsity in zip(panels, sparsities, strict=False):
+        at = rows[rows["at"] == sparsity]
+        for number, family in enumerate(families):
+            by = at[at["family"] == family].groupby("method").agg({"cost": "mean", "test": ["mean", "std"]})
+            points = by.sort_values(("cost", "mean"))
+            axes.errorbar(
+                points["cost", "mean"],
+                times * points["test", "mean"],
+                times * points["test", "std"].fillna(0.0),
+                marker=_MARKERS[number % len(_MARKERS)],
+                color=f"C{number % 10}",
+                ls="none" if family == AT_START else "-",
+                ms=5,
+                capsize=2,
+                label=family,
+            )
+        axes.set_xscale("log")
+        ticks = [1, 2, 3, 5, 10, 20]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        if factor(metric) > 1:  # a criterion at chance must not flatten the differences among the others
+            means = at.groupby("method")["test"].mean()
+            axes.set_ylim(100 * means.quantile(0.15) - 4, 100 * means.max() + 1.5)
+        axes.set(xlabel="cost, trainings", ylabel=f"test {metric_label(metric)}", title=f"sparsity {100 * sparsity:g}%")
+        axes.grid(alpha=0.25)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.suptitle(f"{title} ({better} is better)", fontsize=10)
     return figure
 
 

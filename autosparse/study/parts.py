@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,10 @@ class Method:
     """The runs of IRP that a fit learns from, or whose masks are shown."""
     paper: Mapping[float, float] = field(default_factory=dict)
     """The paper's accuracies in per cent, by sparsity."""
+    how: Mapping[str, Any] = field(default_factory=dict)
+    """Options of its runs of pruning, see `PruneConfig`: how far it looks ahead, or how long it trains."""
+    family: str = ""
+    """What it is a variant of, at another cost."""
 
     def jobs(self) -> list[Job]:
         """The runs that make its criterion."""
@@ -116,7 +120,7 @@ class Accuracies:
 
     def _runs(self, method: Method, sparsity: float, sanity: Sanity = "none") -> list[PruneRun]:
         """A run a seed; none for iterative pruning."""
-        return self.scale.prune(self.pair, method.by, sparsity, sanity) if method.by else []
+        return self.scale.prune(self.pair, method.by, sparsity, sanity, **method.how) if method.by else []
 
     def _pruned(self) -> pd.DataFrame:
         """The rows of `results.load` with the methods' labels."""

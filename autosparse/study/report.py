@@ -1,5 +1,6 @@
 """Reports: documents in the making, and the one that shows whatever a set of runs has brought."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -64,8 +65,9 @@ class Document:
         self._markdown.append(f"    {text}")
 
     def table(self, frame: pd.DataFrame) -> None:
-        """A table, its index as the first column."""
-        self._html.append(frame.reset_index().to_html(index=False, border=0))
+        """A table, its index as the first column; **bold** as in Markdown."""
+        html = frame.reset_index().to_html(index=False, border=0)
+        self._html.append(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html))
         self._markdown.append(results.markdown(frame).rstrip())
 
     def rows(self, *frames: pd.DataFrame) -> None:

@@ -20,7 +20,7 @@ from autosparse.training import Recipe
 
 # what a run's configuration says beside task and training
 _VARIED = {*defaults(IRPConfig), *defaults(PruneConfig), "kind", "autos", "criterion_code", "grad_batches"}
-_NEAR = 0.05  # relative: a mask of IRP stands for a sparsity if its density is that close
+NEAR = 0.05  # relative: a mask of IRP stands for a sparsity if its density is that close
 _RESULT = {"prune": "result.json", "autos": CARD, "irp": f"triples.zarr/{MARKER}", "report": "index.html"}
 MEASURES = {
     "test": "test {} after the last epoch",
@@ -151,7 +151,7 @@ def nearest(irp: pd.DataFrame, sparsity: float) -> pd.DataFrame:
     """The mask of each run whose density is nearest to a sparsity's, where it is within 5%."""
     distance = (irp["density"] / (1.0 - sparsity) - 1.0).abs()
     best = distance.groupby(irp["folder"]).idxmin()
-    return irp.loc[best[distance.loc[best].to_numpy() <= _NEAR]]
+    return irp.loc[best[distance.loc[best].to_numpy() <= NEAR]]
 
 
 def interpolated(irp: pd.DataFrame, sparsity: float, measure: str) -> pd.Series:
@@ -160,7 +160,7 @@ def interpolated(irp: pd.DataFrame, sparsity: float, measure: str) -> pd.Series:
     for folder, run in irp.groupby("folder"):
         run = run.sort_values("density")
         places = np.log(run["density"].to_numpy())
-        reached = wanted > places[0] - _NEAR
+        reached = wanted > places[0] - NEAR
         found[folder] = float(np.interp(wanted, places, run[measure].astype(float))) if reached else np.nan
     return pd.Series(found, dtype=float)
 

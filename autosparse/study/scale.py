@@ -45,10 +45,11 @@ class Scale:
         iterations: int = 20,
         seed: int = 0,
         order_seed: int | None = None,
+        **how: Any,
     ) -> IRPRun:
         """A run of IRP, by the paper's words for it."""
         rounds = self.iterations[iterations]
-        config = IRPConfig(criterion=criterion, iterations=rounds, seed=seed, order_seed=order_seed)
+        config = IRPConfig(criterion=criterion, iterations=rounds, seed=seed, order_seed=order_seed, **how)
         return IRPRun(output=self.output, setting=self.settings[pair], config=config)
 
     def fit_to(self, runs: Sequence[IRPRun], backbone: str = "resnet18", name: str | None = None, **how: Any) -> FitRun:
@@ -63,14 +64,16 @@ class Scale:
         name = name or "_".join(["+".join(dict.fromkeys(run.folder.name for run in runs)), *changes])
         return FitRun(output=self.output, runs=tuple(str(run.folder) for run in runs), config=config, name=name)
 
-    def prune(self, pair: str, criterion: str | FitRun, sparsity: float, sanity: Sanity = "none") -> list[PruneRun]:
+    def prune(
+        self, pair: str, criterion: str | FitRun, sparsity: float, sanity: Sanity = "none", **how: Any
+    ) -> list[PruneRun]:
         """The runs that prune by a criterion, of that name or fitted, one a seed."""
         name = criterion if isinstance(criterion, str) else str(criterion.folder)
         return [
             PruneRun(
                 output=self.output,
                 setting=self.settings[pair],
-                config=PruneConfig(criterion=name, sparsity=sparsity, seed=seed, sanity=sanity),
+                config=PruneConfig(criterion=name, sparsity=sparsity, seed=seed, sanity=sanity, **how),
             )
             for seed in self.seeds
         ]

@@ -1,0 +1,142 @@
+"""The plan that looks ahead: AutoS fitted to what probes saw, beside its rivals, with the cost on the axis.
+
+Three kinds of network: LeNet-300-100, ResNet-8 and a small GPT. Labels come from seeds 0 and 1 of each, by magnitude;
+seeds 100 to 102 are pruned.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from autosparse.config import Sanity
+from autosparse.jobs.setting import Setting
+from autosparse.study.costs import AtCost, iterative
+from autosparse.study.figures import AT_START
+from autosparse.study.parts import Method, Part
+from autosparse.study.scale import Scale
+from autosparse.tasks import Images, Text
+
+LOOKAHEAD = "lookahead"
+_AHEAD = "AutoS, looking ahead"
+_COLUMNS = ("probe-gradient", "probe-theta")
+_ALL: tuple[Sanity, ...] = ("shuffled", "reinitialized", "inverted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of network that is pruned, and what its runs of IRP watch."""
+
+    setting: Setting
+    """Network, data and training."""
+    steps: int
+    """K, a fifth of the steps of a training."""
+    labels: tuple[int, ...] = (0, 1)
+    """The seeds that labels come from; none for what is only pruned."""
+    sparsities: tuple[float, ...] = (0.95, 0.98, 0.99)
+    """What it is pruned to."""
+    one_shot: tuple[str, ...] = ("random-erk", "magnitude", "snip", "synflow")
+    """Criteria at initialization."""
+    further: bool = False
+    """Whether to look ahead at other costs as well."""
+    checks: tuple[Sanity, ...] = ("shuffled",)
+    """Sanity checks of the AutoS that looks ahead."""
+
+
+_LENET = Setting(task=Images(source="fashion-mnist"), epochs=3, grad_batches=20)
+_RESNET = Setting(task=Images(network="resnet8", source="cifar10-16"), epochs=4, grad_batches=20)
+_GPT = Setting(task=Text(layers=2, heads=2, width=64, context=64), epochs=1, batch_size=18, grad_batches=20)
+_DIGITS = Setting(task=Images(source="digits"), epochs=1, grad_batches=1)
+_TINY = Setting(task=Text(layers=1, heads=1, width=16, context=32), epochs=1, batch_size=512, grad_batches=1)
+_BIG = Setting(task=Images(network="resnet18", source="cifar10", recipe_name="strong"), grad_batches=20)
+_KINDS: Mapping[str, Sequence[Kind]] = {
+    "full": (Kind(setting=_BIG, steps=11_264, labels=(0, 1)),),
+    "small": (
+        Kind(setting=_LENET, steps=253, sparsities=(0.9, 0.95, 0.98, 0.99), further=True, checks=_ALL),
+        Kind(setting=replace(_LENET, task=Images(source="mnist")), steps=253, sparsities=(0.98, 0.99)),
+        Kind(setting=_RESNET, steps=112, sparsities=(0.98, 0.99)),
+        Kind(setting=_GPT, steps=163, one_shot=("random", "magnitude", "snip")),
+    ),
+    "smoke": (
+        Kind(setting=_DIGITS, steps=2, labels=(0,), sparsities=(0.9, 0.95), one_shot=("synflow",), further=True),
+        Kind(setting=_TINY, steps=2, labels=(0,), sparsities=(0.9, 0.95), one_shot=("random",)),
+    ),
+}
+
+
+def lookahead(scale: Scale) -> list[Part]:
+    """AutoS looks ahead, its rivals at equal cost: `python launch/paper.py lookahead --scale small`.
+
+    Runs of IRP by magnitude watch the first fifth of each training; AutoS is fitted to (theta0, theta_K) of all kinds
+    of network together, of each alone, and to the paper's two inputs, the gradient averaged along the probe. Five
+    rounds of a fifth of a training cost one training.
+    To expect: above all that looks at the start alone; below gradual magnitude pruning over two trainings.
+    """
+    kinds = {kind.setting.name: kind for kind in _KINDS[scale.name]}
+    scale = replace(
+        scale,
+        settings={name: kind.setting for name, kind in kinds.items()},
+        iterations={20: {"full": 20, "small": 8, "smoke": 2}[scale.name]},
+        backbones={"resnet18": "mlp"},
+        output=scale.output / LOOKAHEAD,
+    )
+    runs = {
+        name: tuple(
+            scale.irp(name, "magnitude", seed=seed, probe_steps=kind.steps, probe_columns=_COLUMNS)
+            for seed in kind.labels
+        )
+        for name, kind in kinds.items()
+    }
+    everything = tuple(run for each in runs.values() for run in each)
+    fitting: dict[str, Any] = {"epochs": 10, "rounds": 2 if scale.name == "smoke" else 5, "anneal": True}
+    weights = {"features": ("theta", "probe-theta"), **fitting}
+    gradients = {"features": ("theta", "probe-gradient"), **fitting}
+    ahead = scale.fit_to(everything, name=LOOKAHEAD, **weights)
+    mean_gradients = scale.fit_to(everything, name="gradients", **gradients)
+    parts: list[Part] = []
+    for name, kind in kinds.items():
+        others = tuple(run for other, each in runs.items() if other != name for run in each)
+        alone = scale.fit_to(runs[name], name=f"{name}-itself", **weights)
+        learned = [
+            Method(_AHEAD, ahead, everything, family=_AHEAD),
+            Method("the same, labels from itself", alone, runs[name]),
+        ]
+        if others:
+            by = scale.fit_to(others, name=f"{name}-others", **weights)
+            learned.append(Method("the same, labels from the others", by, others))
+        learned.append(Method("AutoS of mean gradients", mean_gradients, everything))
+        for label, how in _further(kind).items():
+            learned.append(Method(f"{_AHEAD}, {label}", ahead, everything, how=how, family=_AHEAD))
+        parts.append(
+            AtCost(
+                title=f"Looking ahead: {name.replace('_', ' on ')}",
+                stem=f"lookahead_{name}",
+                scale=scale,
+                pair=name,
+                methods=(
+                    *(Method(each, each, family=AT_START) for each in kind.one_shot),
+                    Method("short IRP", "short-irp", family="short IRP"),
+                    *(
+                        Method(f"short IRP, {label}", "short-irp", how=how, family="short IRP")
+                        for label, how in _further(kind).items()
+                    ),
+                    Method("SNIP of mean gradients", "snip-probe"),
+                    *learned,
+                    Method("GMP", "gmp", family="GMP"),
+                    Method("GMP over two trainings", "gmp", how={"trainings": 2}, family="GMP"),
+                    Method("RigL", "rigl", family="RigL"),
+                    Method("RigL over two trainings", "rigl", how={"trainings": 2}, family="RigL"),
+                    Method("IRP", None, iterative(scale, name), family="IRP"),
+                ),
+                sparsities=kind.sparsities,
+                checked=(_AHEAD,),
+                checks=kind.checks,
+            )
+        )
+    return parts
+
+
+def _further(kind: Kind) -> dict[str, dict[str, Any]]:
+    """Other costs than one training: a fifth of one, and two."""
+    if not kind.further:
+        return {}
+    return {"shorter": {"steps": max(1, kind.steps // 5)}, "longer": {"rounds": 10, "steps": kind.steps}}
