@@ -23,6 +23,7 @@ from autosparse.criteria.gradient import mean_gradient
 from autosparse.data import ImageData, Images
 from autosparse.errors import UserError
 from autosparse.irp import IRP
+from autosparse.lookahead import Probe
 from autosparse.pruning import Geometric, Mask
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore
@@ -174,6 +175,73 @@ def test_killed_around_any_commit_it_ends_with_the_same_bytes(
     if number == 6:
         assert sum(trained) == (4 * 10 if when == "before" else 0)  # told as done, none of it trained again
         assert len(trained) == (when == "before")
+
+
+PROBED = replace(CONFIG, probe_steps=4, probe_columns=("probe-gradient", "probe-theta", "probe-rms"))
+
+
+@pytest.fixture(scope="module")
+def probed(images: Images, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that looks at the first steps of each training."""
+    folder = tmp_path_factory.mktemp("probed")
+    run(folder, images, accelerator, config=PROBED)
+    return folder
+
+
+def test_a_run_stores_what_the_first_steps_of_each_training_show(
+    probed: Path, whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    store = TripleStore.open(probed)
+    assert problems(store) == []
+    assert store.columns == ["probe-gradient", "probe-theta", "probe-rms"]
+    plain = tree(probed)
+    for name, content in whole.items():  # all else is as it was without
+        if name == "history.json" or "/c/" in name:
+            assert plain[name] == content
+    data = ImageData(images, validation=0.1)
+    for i in range(N):
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.1),
+            nn.Linear(256, 10),
+        )
+        model.load_state_dict(load_file(probed / "initial.safetensors"))
+        probe = Probe(store.layout, 4, PROBED.probe_columns)
+        train(model, store.mask(i), data, RECIPE, accelerator, callback=probe, steps=4)
+        for name, values in probe.columns.items():
+            assert np.array_equal(store.probe(name, i), values[store.mask(i).kept].numpy())
+
+
+@pytest.mark.parametrize("stop", [2, 4, 9, 13, 15, 27, 33])
+def test_killed_in_or_after_a_probe_it_ends_with_the_same_bytes(
+    stop: int, probed: Path, images: Images, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    left = stop
+
+    def die(steps: int) -> None:
+        nonlocal left
+        left -= steps
+        if left < 0:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(tmp_path, images, accelerator, config=PROBED, progress=die, checkpoint_interval=0)
+    run(tmp_path, images, accelerator, config=PROBED)
+    assert tree(tmp_path) == tree(probed)
+
+
+def test_probes_that_cannot_be_are_refused(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a probe of 11 steps is longer than a training, which has 10"):
+        run(tmp_path, images, accelerator, config=replace(CONFIG, probe_steps=11))
+    with pytest.raises(UserError, match="probe columns do nothing without --probe-steps"):
+        IRPConfig(probe_columns=("probe-theta",))
+    with pytest.raises(UserError, match="at least one, and each once"):
+        IRPConfig(probe_steps=1, probe_columns=())
+    with pytest.raises(UserError, match="does not go with --rewind-epoch"):
+        IRPConfig(probe_steps=1, rewind_epoch=1)
 
 
 def test_it_rewinds_to_the_state_after_some_epochs(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def prune(folder: Path, stop: int = 0, blind: bool = False) -> str:
         model=model,
         data=data,
         recipe=Recipe(1, "nesterov", 0.05),
-        config=IRPConfig(iterations=2, final_sparsity=0.95),
+        config=IRPConfig(iterations=2, final_sparsity=0.95, probe_steps=5),
         folder=folder,
         accelerator=accelerator,
         checkpoint_interval=0,

@@ -41,6 +41,7 @@ class RecipeLearner:
         seed: of the order of samples, augmentation and dropout.
         folder: where to keep what was seen.
         progress: told the number of steps done since it was last told.
+        checkpoint_interval: seconds.
     """
 
     data: Data
@@ -50,6 +51,7 @@ class RecipeLearner:
     seed: int
     folder: Path
     progress: Callable[[int], object] = lambda steps: None
+    checkpoint_interval: float = 60.0
 
     def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
         """See `Learner`; stops where the process is asked to, and goes on from there."""
@@ -60,7 +62,8 @@ class RecipeLearner:
             probe.load_state_dict(load_file(path, device=str(mask.kept.device)))
             self.progress(self.steps)
             return
-        checkpoint = Checkpoint(self.folder / "checkpoint.pt", f"probe of {mask.count}", write=main)
+        tag = f"probe of {mask.count}"
+        checkpoint = Checkpoint(self.folder / "checkpoint.pt", tag, self.checkpoint_interval, write=main)
         train(
             model,
             mask,

@@ -1,0 +1,256 @@
+"""What a probe sees, by arithmetic; a model is left as it was; the same bits after a stop, and in two processes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+import autosparse
+from autosparse.cluster import process
+from autosparse.criteria.loss import CrossEntropy
+from autosparse.criteria.scored import Scored
+from autosparse.data import ImageData, load
+from autosparse.errors import UserError
+from autosparse.lookahead import OptimizerLearner, Probe, RecipeLearner, look_ahead, make_look_ahead
+from autosparse.pruning import Layout, Mask
+from autosparse.training import Callback, Checkpoint, Recipe, train
+from tests.world import world
+
+K = 7
+RECIPE = Recipe(2, "nesterov", 0.05, batch_size=200, clip=1.0)
+COLUMNS = ("probe-gradient", "probe-theta", "probe-rms")
+
+
+class StoppedError(Exception):
+    """The process ends here."""
+
+
+def half(model: nn.Module) -> Mask:
+    layout = Layout.of(model)
+    return Mask(layout, torch.rand(layout.size, generator=torch.Generator().manual_seed(1)) < 0.5)
+
+
+class Spy(Callback):
+    def __init__(self, layout: Layout) -> None:
+        self.layout, self.seen = layout, list[Tensor]()
+
+    def gradients(self, step: int, model: nn.Module) -> None:
+        grads = {name: weight.grad for name, weight in self.layout.weights(model).items()}
+        self.seen.append(self.layout.flatten(grads).clone())  # type: ignore[arg-type]
+
+
+def test_it_sees_the_first_steps_of_a_training(
+    convolutional: nn.Module, data: ImageData, accelerator: Accelerator
+) -> None:
+    mask, initial = half(convolutional), {k: v.clone() for k, v in convolutional.state_dict().items()}
+    spy = Spy(mask.layout)
+    assert train(convolutional, mask, data, RECIPE, accelerator, callback=spy, steps=K) == []
+    assert len(spy.seen) == K
+    after = mask.layout.flatten(mask.layout.weights(convolutional)).clone()
+
+    convolutional.load_state_dict(initial)
+    probe = Probe(mask.layout, K, COLUMNS)
+    history = train(convolutional, mask, data, RECIPE, accelerator, callback=probe)  # all of it: sees no more for it
+    assert len(history) == 2
+    seen = torch.stack(spy.seen)
+    torch.testing.assert_close(probe.columns["probe-gradient"], seen.mean(0))
+    torch.testing.assert_close(probe.columns["probe-rms"], seen.square().mean(0).sqrt())
+    assert torch.equal(probe.columns["probe-theta"], after)
+    assert probe.columns["probe-gradient"][~mask.kept].any()  # of removed weights as well
+    assert not probe.columns["probe-theta"][~mask.kept].any()
+
+
+def test_watching_changes_nothing(convolutional: nn.Module, data: ImageData, accelerator: Accelerator) -> None:
+    mask, initial = half(convolutional), {k: v.clone() for k, v in convolutional.state_dict().items()}
+    plain = train(convolutional, mask, data, RECIPE, accelerator)
+    found = {k: v.clone() for k, v in convolutional.state_dict().items()}
+    convolutional.load_state_dict(initial)
+    assert train(convolutional, mask, data, RECIPE, accelerator, callback=Probe(mask.layout, K, COLUMNS)) == plain
+    assert all(torch.equal(value, found[name]) for name, value in convolutional.state_dict().items())
+
+
+@pytest.mark.parametrize("stop", [1, 4, K - 1, K, K + 2])
+def test_stopped_at_any_step_it_has_seen_the_same(
+    stop: int, convolutional: nn.Module, data: ImageData, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    mask, initial = half(convolutional), {k: v.clone() for k, v in convolutional.state_dict().items()}
+    whole = Probe(mask.layout, K, COLUMNS)
+    train(convolutional, mask, data, RECIPE, accelerator, callback=whole)
+
+    left = stop
+
+    def die(steps: int) -> None:
+        nonlocal left
+        left -= steps
+        if left < 0:
+            raise StoppedError
+
+    convolutional.load_state_dict(initial)
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt", "x", interval=0)
+    with pytest.raises(StoppedError):
+        train(
+            convolutional,
+            mask,
+            data,
+            RECIPE,
+            accelerator,
+            resume=checkpoint,
+            progress=die,
+            callback=Probe(mask.layout, K, COLUMNS),
+        )
+    again = Probe(mask.layout, K, COLUMNS)
+    train(convolutional, mask, data, RECIPE, accelerator, resume=checkpoint, callback=again)
+    assert all(torch.equal(again.columns[name], values) for name, values in whole.columns.items())
+
+
+def learners(model: nn.Module, data: ImageData, accelerator: Accelerator, folder: Path) -> list[Any]:
+    batches = data.scoring(200)
+    own = OptimizerLearner(lambda p: torch.optim.SGD(p, 0.05, momentum=0.9), batches, CrossEntropy(), K)
+    return [own, RecipeLearner(data, RECIPE, accelerator, K, 0, folder)]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_model_is_left_bit_for_bit(
+    number: int, convolutional: nn.Module, data: ImageData, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    learner = learners(convolutional, data, accelerator, tmp_path)[number]
+    mask = half(convolutional)
+    mask.apply_(convolutional)
+    before = {k: v.clone() for k, v in convolutional.state_dict().items()}
+    gradient = torch.ones(8)
+    convolutional[0].bias.grad = gradient
+    convolutional[4].eval()
+    batches = Scored(data.scoring(200), CrossEntropy(), learner=learner)
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        seen = look_ahead("short-irp", convolutional, mask, batches, ["probe-theta"])["probe-theta"]
+    assert not torch.equal(seen[mask.kept], mask.layout.flatten(mask.layout.weights(convolutional))[mask.kept])
+    assert all(torch.equal(value, before[name]) for name, value in convolutional.state_dict().items())
+    assert convolutional[0].bias.grad is gradient
+    assert convolutional[0].weight.grad is None
+    assert convolutional.training
+    assert not convolutional[4].training
+    if number == 1:
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_short_irp_and_snip_are_what_they_say(model: nn.Module, data: ImageData) -> None:
+    batches = [*data.scoring(100, limit=3)]
+    layout = Layout.of(model)
+    initial = {k: v.clone() for k, v in model.state_dict().items()}
+    theta = layout.flatten(layout.weights(model)).clone()
+    found = {
+        name: autosparse.prune(
+            model,
+            batches,
+            sparsity=0.9,
+            criterion=name,
+            rounds=1,
+            steps=4,
+            optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9),
+        )
+        for name in ("short-irp", "snip-probe")
+    }
+    assert all(torch.equal(value, initial[name]) for name, value in model.state_dict().items())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    mean = torch.zeros(layout.size)
+    for inputs, targets in [*batches, batches[0]]:  # again from the first when they end
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        mean += layout.flatten({name: weight.grad for name, weight in layout.weights(model).items()}) / 4
+        optimizer.step()
+        optimizer.zero_grad()
+    k = round(0.1 * layout.size)
+    last = layout.flatten(layout.weights(model))
+    for name, scores in (("short-irp", last.abs()), ("snip-probe", (theta * mean).abs())):
+        expected = torch.zeros(layout.size, dtype=torch.bool)
+        expected[scores.topk(k).indices] = True
+        assert (found[name].kept & expected).sum() >= k - 1  # two equal scores may be exchanged
+
+
+def test_rounds_train_what_is_left_from_the_initial_weights(model: nn.Module, data: ImageData) -> None:
+    layout = Layout.of(model)
+    theta = layout.flatten(layout.weights(model)).clone()
+    seen = list[Mask]()
+
+    class Learner:
+        steps = 1
+
+        def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
+            assert torch.equal(layout.flatten(layout.weights(model)), theta * mask.kept)
+            seen.append(mask)
+            probe.start(model, mask)
+            for weight in layout.weights(model).values():
+                weight.data.mul_(torch.arange(weight.numel()).view(weight.shape))
+            probe.stepped(1, model, mask, torch.optim.SGD(model.parameters()))
+
+    batches = Scored([], CrossEntropy(), learner=Learner())
+    make_look_ahead("short-irp", 3).at(1000)(model, Mask.full(layout), batches)
+    alive = layout.size
+    assert [mask.count for mask in seen] == [round(alive * (1000 / alive) ** (i / 3)) for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({}, r"short-irp looks ahead: .*give steps= and optimizer=, as in optimizer=lambda"),
+        ({"steps": 3}, "give steps= and optimizer="),
+        ({"steps": 0, "optimizer": torch.optim.Adam}, "steps must be at least 1, got 0"),
+        ({"steps": 3, "optimizer": lambda parameters: 3}, "optimizer= makes an optimizer of parameters; it made a int"),
+        ({"steps": 30, "optimizer": lambda p: torch.optim.SGD(p, 1e30)}, "not finite|loss is"),
+        (
+            {"criterion": "snip", "steps": 3, "optimizer": torch.optim.Adam},
+            r"snip does not train: steps= and optimizer=",
+        ),
+        ({"criterion": "snip", "rounds": 3}, "rounds are for a saved AutoS and for short-irp"),
+    ],
+)
+def test_what_cannot_look_ahead_is_refused(
+    more: dict[str, Any], message: str, model: nn.Module, data: ImageData
+) -> None:
+    with pytest.raises(UserError, match=message):
+        autosparse.prune(model, [*data.scoring(100, limit=2)], **{"criterion": "short-irp", **more})
+
+
+def test_no_batches_and_too_many_steps(model: nn.Module, data: ImageData, accelerator: Accelerator) -> None:
+    with pytest.raises(UserError, match="looking ahead needs at least one batch"):
+        autosparse.prune(model, [], criterion="short-irp", steps=2, optimizer=torch.optim.Adam)
+    with pytest.raises(UserError, match=r"99 steps are more than the 12 of a training"):
+        train(model, half(model), data, RECIPE, accelerator, steps=99)
+    for steps, columns, message in ((0, COLUMNS, "at least one step"), (1, (), "at least one column")):
+        with pytest.raises(UserError, match=message):
+            Probe(Layout.of(model), steps, columns)
+
+
+def member(folder: Path, stop: int) -> list[bytes]:
+    """What one of two processes sees; stopped at a step if that is not 0."""
+    accelerator = process.start(1)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    data = ImageData(load("digits"), rank=accelerator.process_index, world_size=2)
+    mask = half(model)
+    left = stop
+
+    def die(steps: int) -> None:
+        nonlocal left
+        left -= steps
+        if stop and left < 0:
+            raise StoppedError
+
+    learner = RecipeLearner(data, RECIPE, accelerator, K, 0, folder, die, checkpoint_interval=0)
+    probe = Probe(mask.layout, K, COLUMNS)
+    learner.learn(model, mask, probe)
+    if not stop:
+        learner.learn(model, mask, again := Probe(mask.layout, K, COLUMNS))  # reads what was kept
+        assert all(torch.equal(values, probe.columns[name]) for name, values in again.columns.items())
+    process.finish(accelerator)
+    return [values.numpy().tobytes() for values in probe.columns.values()]
+
+
+def test_two_processes_see_the_same_also_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = world(2, member, tmp_path / "whole", 0)
+    assert one == other
+    assert all("StoppedError" in said for said in world(2, member, tmp_path / "cut", 4))
+    assert world(2, member, tmp_path / "cut", 0) == [one, other]
