@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autosparse import registry
 from autosparse.autos import AutoSCriterion
-from autosparse.config import CRITERIA, LOOK_AHEAD, PRETRAINED, Dynamic, folder_of, is_folder
+from autosparse.config import AHEAD, CRITERIA, LOOK_AHEAD, PRETRAINED, SHIPPED, Dynamic, folder_of, is_folder
 from autosparse.criteria import Criterion, Targeted, make_criterion, select
 from autosparse.criteria.base import check_values
 from autosparse.criteria.loss import Loss, loss_of
@@ -60,8 +60,9 @@ def prune(
             magnitude.
         unnamed: nothing; all that follows is given by name.
         sparsity: share of the weights to remove, between 0 and 1.
-        criterion: `pretrained`, the AutoS that comes with the package; a name in `autosparse.config.CRITERIA`, the
-            folder of a saved AutoS, or a criterion of your own.
+        criterion: `pretrained`, the AutoS that comes with the package, or `lookahead`, the one that trains `steps` in
+            each round; a name in `autosparse.config.CRITERIA` or `LOOK_AHEAD`, the folder of a saved AutoS, or a
+            criterion of your own.
         loss: (model, batch) -> the mean loss of the batch; the cross-entropy of class scores, if not given.
         include: shell patterns of names of parameters to prune that are not by themselves, as in `*.experts.*`.
         exclude: of those to leave dense; stronger than `include`.
@@ -128,9 +129,7 @@ def _check_ahead(
         if steps is None or optimizer is None:
             raise UserError(LACKING.format(name))
     elif steps is not None or optimizer is not None:
-        raise UserError(
-            f"{name} does not train: steps= and optimizer= are for {', '.join(LOOK_AHEAD)} and an AutoS of probes"
-        )
+        raise UserError(f"{name} does not train: steps= and optimizer= are for {AHEAD}")
 
 
 def _refuse_unnamed(unnamed: Sequence[object]) -> None:
@@ -231,11 +230,10 @@ def find_criterion(name: str | Path, seed: int = 0, rounds: int | None = None) -
     if registry.is_path(str(name)):
         own: Criterion | Targeted = registry.resolve(str(name), "criterion", {})
         return own
-    if name == PRETRAINED or is_folder(name):
+    if name in SHIPPED or is_folder(name):
         return AutoSCriterion.load(folder_of(name), rounds)
-    raise unknown(
-        "criterion", str(name), [PRETRAINED, *CRITERIA, *LOOK_AHEAD, "the folder of a saved AutoS", "FILE.py:FUNCTION"]
-    )
+    names = [*SHIPPED, *CRITERIA, *LOOK_AHEAD]
+    raise unknown("criterion", str(name), [*names, "the folder of a saved AutoS", "FILE.py:FUNCTION"])
 
 
 def check_rounds(name: str, rounds: int | None) -> None:
@@ -246,8 +244,7 @@ def check_rounds(name: str, rounds: int | None) -> None:
     """
     if rounds is not None and name in CRITERIA:
         raise UserError(
-            f"rounds are for a saved AutoS and for {', '.join(LOOK_AHEAD)}, not for {name}; "
-            "snip in rounds is iterative-snip"
+            f"rounds are for a saved AutoS and for {AHEAD}, not for {name}; snip in rounds is iterative-snip"
         )
 
 

@@ -27,9 +27,13 @@ LOOK_AHEAD: tuple[str, ...] = get_args(LookAhead)
 Dynamic = Literal["gmp", "rigl"]
 """What chooses its mask during the training: gradual magnitude pruning, and RigL."""
 CRITERIA: tuple[str, ...] = (*get_args(OneShot), *get_args(Targeted))
-PRETRAINED = "pretrained"
-"""The AutoS that comes with the package, as a criterion."""
+PRETRAINED, PRETRAINED_AHEAD = "pretrained", "lookahead"
+"""The AutoS that come with the package, as criteria: at initialization, and looking ahead."""
 _PRETRAINED_FOLDER = Path(__file__).parent / "autos" / "pretrained"
+_SHIPPED = {PRETRAINED: _PRETRAINED_FOLDER, PRETRAINED_AHEAD: _PRETRAINED_FOLDER / PRETRAINED_AHEAD}
+SHIPPED: tuple[str, ...] = tuple(_SHIPPED)
+AHEAD = f"{', '.join((PRETRAINED_AHEAD, *LOOK_AHEAD))} and an AutoS of probes"
+"""What looks ahead, for messages."""
 
 BatchNorm = Literal["batch", "running"]
 Schedule = Literal["geometric", "linear", "constant"]
@@ -229,7 +233,7 @@ def is_folder(criterion: str | Path) -> bool:
 
 def folder_of(criterion: str | Path) -> Path:
     """Where an AutoS that is a criterion is saved."""
-    return _PRETRAINED_FOLDER if criterion == PRETRAINED else Path(criterion)
+    return _SHIPPED.get(str(criterion), Path(criterion))
 
 
 def settings(config: Any) -> dict[str, Any]:

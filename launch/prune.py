@@ -9,10 +9,10 @@ import tyro
 from autosparse import cluster
 from autosparse.cluster import Resources, site_resources
 from autosparse.command import choices, run
-from autosparse.config import CRITERIA, LOOK_AHEAD, PRETRAINED, Dynamic, Sanity
+from autosparse.config import CRITERIA, LOOK_AHEAD, SHIPPED, Dynamic, Sanity
 from autosparse.jobs import PruneRun, Tasked
 
-_CRITERIA = (PRETRAINED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic))
+_CRITERIA = (*SHIPPED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,8 @@ class Arguments(Tasked):
     """
 
     criteria: Annotated[tuple[str, ...], choices(_CRITERIA, alias="--criterion")] = ("snip",)
-    """Criteria by name (pretrained: the AutoS of the package; gmp and rigl choose during the training), or folders of
-    fits of launch/autos.py."""
+    """Criteria by name (pretrained: the AutoS of the package, lookahead: the one that trains ahead, as short-irp and
+    snip-probe do; gmp and rigl choose during the training), or folders of fits of launch/autos.py."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = (0.9, 0.95, 0.98, 0.99)
     """Shares of the weights to remove, 0 for the dense network; several make a grid."""
     sanity: tuple[Sanity, ...] = ("none",)

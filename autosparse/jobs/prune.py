@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from autosparse import registry
-from autosparse.config import CRITERIA, LOOK_AHEAD, PRETRAINED, Dynamic, PruneConfig, folder_of, is_folder
+from autosparse.config import AHEAD, CRITERIA, LOOK_AHEAD, SHIPPED, Dynamic, PruneConfig, folder_of, is_folder
 from autosparse.errors import UserError, unknown
 from autosparse.files import is_json
 from autosparse.jobs.setting import TrainingRun
@@ -37,26 +37,14 @@ class PruneRun(TrainingRun):
         if c.sanity != "none" and self.dynamic:
             raise UserError(f"{c.criterion} chooses its mask during the training; sanity checks need one before it")
         if c.rounds is not None and not self.learned and not self.looks_ahead:
-            names = ", ".join(LOOK_AHEAD)
             raise UserError(
-                f"rounds are for a saved AutoS and for {names}, not for {c.criterion}; snip in rounds is iterative-snip"
+                f"rounds are for a saved AutoS and for {AHEAD}, not for {c.criterion}; snip in rounds is iterative-snip"
             )
         if c.steps is not None and not self.looks_ahead and not self.missing():
-            names = ", ".join(LOOK_AHEAD)
-            raise UserError(f"steps are for {names} and an AutoS of probes, not for {self.label}, which does not train")
-        if self.learned and c.criterion != PRETRAINED and not is_folder(c.criterion):
-            raise unknown(
-                "criterion",
-                c.criterion,
-                [
-                    PRETRAINED,
-                    *CRITERIA,
-                    *LOOK_AHEAD,
-                    *get_args(Dynamic),
-                    "the folder of a saved AutoS",
-                    "FILE.py:FUNCTION",
-                ],
-            )
+            raise UserError(f"steps are for {AHEAD}, not for {self.label}, which does not train before")
+        if self.learned and c.criterion not in SHIPPED and not is_folder(c.criterion):
+            names = [*SHIPPED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic)]
+            raise unknown("criterion", c.criterion, [*names, "the folder of a saved AutoS", "FILE.py:FUNCTION"])
         if self.own:
             self._found()
         super().check()

@@ -131,7 +131,7 @@ def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, networ
         if pruned[measure].isna().all():
             continue
         dense = results.dense_accuracy(irp, measure)
-        over = f"mean ± deviation over seeds {_seeds(pruned)}; dense: {dense}"
+        over = f"mean ± deviation over seeds {_seeds(pruned)}; dense: {dense}; cost in trainings"
         named = meaning.format(metric)
         document.text(f"{named[0].upper()}{named[1:]}{unit}; {over}.")
         document.table(results.accuracy_table(pruned, irp, measure))

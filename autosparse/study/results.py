@@ -43,7 +43,8 @@ def load(*paths: str | Path) -> pd.DataFrame:
     """One row for each network pruned at initialization and trained, below the given folders.
 
     Columns: `criterion`, `sparsity`, `seed`, `network`, `dataset`, `same_initialization`, the accuracies of `MEASURES`,
-    `density`, `kept`, `parameters`, `empty_layers`, `layer_densities`, `recipe` (JSON), seconds, `folder`.
+    `cost` in trainings, `density`, `kept`, `parameters`, `empty_layers`, `layer_densities`, `recipe` (JSON), seconds,
+    `folder`.
 
     Raises:
         UserError: a result that cannot be read.
@@ -108,7 +109,7 @@ def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "test
 
     Returns:
         Strings `mean ± deviation` (of the sample, over seeds); index: criteria, that of the best last
-        epoch first; columns: sparsities.
+        epoch first; columns: the cost in trainings, the last one included, and sparsities.
 
     Raises:
         UserError: the rows were trained by different recipes (names what differs).
@@ -119,13 +120,15 @@ def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "test
     rows, order = {}, {}
     for name, group in pruned.groupby("criterion"):
         at = [group[group["sparsity"] == s] for s in sparsities]
-        rows[name] = [cell(runs[measure], metric) for runs in at]
+        rows[name] = [f"{group['cost'].mean():.3g}", *(cell(runs[measure], metric) for runs in at)]
         order[name] = np.nanmean([runs["test"].mean() for runs in at])
     names = sorted(rows, key=order.__getitem__, reverse=better == "higher")
     for name, group in irp.groupby("criterion") if len(irp) else ():
-        rows[f"{name} (iterative, the ceiling)"] = [cell(nearest(group, s)[measure], metric) for s in sparsities]
+        cells = [cell(nearest(group, s)[measure], metric) for s in sparsities]
+        rows[f"{name} (iterative, the ceiling)"] = [f"up to {group['iteration'].max() + 1}", *cells]
         names.insert(0, f"{name} (iterative, the ceiling)")
-    table = pd.DataFrame([rows[name] for name in names], index=names, columns=[f"{100 * s:g}%" for s in sparsities])
+    columns = ["cost", *(f"{100 * s:g}%" for s in sparsities)]
+    table = pd.DataFrame([rows[name] for name in names], index=names, columns=columns)
     return table.rename_axis(index="criterion")
 
 

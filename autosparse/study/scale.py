@@ -57,9 +57,9 @@ class Scale:
         config = replace(self.fit, backbone=self.backbones[backbone], **how)
         default = replace(self.fit, backbone=self.backbones["resnet18"])
         changes = [
-            f"{each.name.replace('_', '-')}-{getattr(config, each.name)}"
+            f"{each.name.replace('_', '-')}-{'+'.join(value) if isinstance(value, tuple) else value}"
             for each in fields(FitConfig)
-            if getattr(config, each.name) != getattr(default, each.name)
+            if (value := getattr(config, each.name)) != getattr(default, each.name)
         ]
         name = name or "_".join(["+".join(dict.fromkeys(run.folder.name for run in runs)), *changes])
         return FitRun(output=self.output, runs=tuple(str(run.folder) for run in runs), config=config, name=name)

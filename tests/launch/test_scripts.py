@@ -102,11 +102,15 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         ("autos", ["--runs"], "no runs to fit to"),
         ("prune", ["--sparsities", "0.9", "1.5"], "sparsity must lie between 0 and 1"),
         ("prune", ["--criteria", "/none/autos"], "no saved AutoS in /none/autos"),
-        ("prune", ["--rounds", "3"], "rounds are for a saved AutoS, not for snip"),
+        (
+            "prune",
+            ["--rounds", "3"],
+            "rounds are for a saved AutoS and for lookahead, short-irp, snip-probe and an AutoS of probes, not for snip",
+        ),
         (
             "prune",
             ["--criteria", "autos"],
-            "unknown criterion 'autos'; valid: pretrained, random, magnitude, snip, grasp, ",
+            "unknown criterion 'autos'; valid: pretrained, lookahead, random, magnitude, snip, grasp, ",
         ),
         ("report", ["/none"], "no runs at /none"),
         ("report", [], "which runs?"),
@@ -168,7 +172,7 @@ def test_arguments_are_checked_before_anything_slow_is_imported(arguments: list[
 def test_help_folds_what_only_a_cluster_needs(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("irp", "--help") == 0
     folded = set(re.findall(r"--[a-z-]+ ", capsys.readouterr().out))
-    assert len(folded) < 36
+    assert len(folded) < 40
     assert script("irp", "--help-cluster") == 0
     cluster = set(re.findall(r"--[a-z-]+ ", capsys.readouterr().out))
     assert {"--partition ", "--cluster "} <= folded & cluster
@@ -296,7 +300,7 @@ def test_a_fit_to_some_triples_is_a_run_of_its_own(script: Script, irp_run: Path
     fit = ["--runs", irp_run, "--epochs", "1", "--batch-size", "8192", "--resolution", "8", "--output", tmp_path]
     assert script("autos", *fit) == 0
     assert script("autos", *fit, "--samples", "16384") == 0
-    full, some = (tmp_path / "autos" / f"{RUN}_mlp_both_scaled{how}_s0" for how in ("", "_n16384"))
+    full, some = (tmp_path / "autos" / f"{RUN}_mlp_theta+grad_scaled{how}_s0" for how in ("", "_n16384"))
     cards = [json.loads((folder / "autos.json").read_text())["card"] for folder in (full, some)]
     assert [card["fit"]["samples"] for card in cards] == [0, 16384]
     assert json.loads((some / "progress.json").read_text())["total"] == 1

@@ -143,6 +143,8 @@ def test_fits_that_cannot_be_are_refused(make: Callable[[], object], message: st
 def test_steps_without_a_look_ahead_are_refused(tmp_path: Path) -> None:
     setting = Setting(task=Images(source="digits"))
     for name in ("snip", "pretrained"):
-        with pytest.raises(UserError, match=r"steps are for short-irp, snip-probe and an AutoS of probes, not for"):
+        with pytest.raises(
+            UserError, match=r"steps are for lookahead, short-irp, snip-probe and an AutoS of probes, not for"
+        ):
             PruneRun(output=tmp_path, setting=setting, config=PruneConfig(criterion=name, steps=3)).check()
     assert tree(tmp_path) == {}

@@ -31,6 +31,7 @@ def rows() -> pd.DataFrame:
                         "criterion": criterion,
                         "sparsity": sparsity,
                         "seed": seed,
+                        "cost": 1.0,
                         "test": accuracy,
                         "metric": "accuracy",
                         "better": "higher",
@@ -59,10 +60,11 @@ def irp() -> pd.DataFrame:
 def test_the_table_of_accuracies() -> None:
     table = results.accuracy_table(rows(), irp())
     assert list(table.index) == ["irp-snip (iterative, the ceiling)", "snip", "random"]
-    assert list(table.columns) == ["90%", "99%"]
+    assert list(table.columns) == ["cost", "90%", "99%"]
+    assert list(table["cost"]) == ["up to 4", "1", "1"]
     assert table.loc["snip", "90%"] == "91.00 ± 1.41"
     assert table.loc["random", "99%"] == "71.00 ± 1.41"
-    assert list(table.loc["irp-snip (iterative, the ceiling)"]) == ["94.00", "92.00"]
+    assert list(table.loc["irp-snip (iterative, the ceiling)"]) == ["up to 4", "94.00", "92.00"]
     assert results.dense_accuracy(irp()) == "95.00"
 
 
@@ -81,7 +83,7 @@ def test_iterative_pruning_is_interpolated_between_its_masks() -> None:
 
 def test_markdown() -> None:
     text = results.markdown(results.accuracy_table(rows(), irp()))
-    assert text.splitlines()[:2] == ["| criterion | 90% | 99% |", "| --- | ---: | ---: |"]
+    assert text.splitlines()[:2] == ["| criterion | cost | 90% | 99% |", "| --- | ---: | ---: | ---: |"]
     assert "| snip | 91.00 ± 1.41 | 81.00 ± 1.41 |" in text
 
 
