@@ -17,11 +17,13 @@ import tyro
 from autosparse.errors import UserError, unknown
 from autosparse.sizes import parse_size
 
-OneShot = Literal["random", "magnitude", "snip", "grasp"]
+OneShot = Literal["random", "magnitude", "snip", "grasp", "prospr", "prospr-first-order"]
 """Criteria that score once, whatever the density: those of iterative pruning."""
-Targeted = Literal["random-erk", "iterative-snip", "force", "synflow", "dataflow", "npb"]
+Targeted = Literal["random-erk", "iterative-snip", "force", "synflow", "dataflow", "npb", "ntk-sap", "px"]
 """Criteria that must know how many weights are to be kept."""
 CRITERIA: tuple[str, ...] = (*get_args(OneShot), *get_args(Targeted))
+BY_LOSS = ("snip", "iterative-snip", "force", "grasp", "prospr", "prospr-first-order")
+"""Criteria by gradients of the loss, which batch norm enters by either of its modes."""
 PRETRAINED = "pretrained"
 """The AutoS that comes with the package, as a criterion."""
 _PRETRAINED_FOLDER = Path(__file__).parent / "autos" / "pretrained"
@@ -119,6 +121,9 @@ class PruneConfig(Config):
     sanity: Annotated[Sanity, SWEPT] = "none"
     rounds: Annotated[int | None, Bounds(1)] = None
     """The rounds in which an AutoS prunes, instead of those that it was fitted for: 1 for one shot."""
+    batch_norm: BatchNorm = "batch"
+    """Batch norm in the criterion's gradients works on each batch, or by its fresh running statistics (the paper's
+    code); snip, iterative-snip, force, grasp and prospr have the choice."""
     seed: Annotated[Seed, SWEPT] = 0
 
 

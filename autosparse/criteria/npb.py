@@ -121,7 +121,7 @@ class NPB:
         ]
         try:
             with torch.no_grad():
-                run("npb", model, state, call, embedding, lambda total: total)
+                run("npb", model, state, call, embedding, lambda outputs: outputs)
         finally:
             for hook in hooks:
                 hook.remove()

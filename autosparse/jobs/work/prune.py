@@ -81,7 +81,7 @@ def _mask(job: PruneRun, model: nn.Module, data: Data, accelerator: Accelerator)
     # one looks, for all: on a network file system another process may not see yet what is there
     if not broadcast_object_list([accelerator.is_main_process and path.is_file()])[0]:
         full = Mask.full(job.setting.layout(model), accelerator.device)
-        criterion = find_criterion(config.criterion, config.seed, config.rounds)
+        criterion = find_criterion(config.criterion, config.seed, config.rounds, config.batch_norm)
         k = keep_count(1.0 - config.sparsity, full.layout.size)
         batches = data.scoring(limit=job.setting.grad_batches)
         mask = select(inverted(criterion, k) if config.sanity == "inverted" else criterion, model, full, batches, k)
