@@ -17,11 +17,13 @@ import tyro
 from autosparse.errors import UserError, unknown
 from autosparse.sizes import parse_size
 
-OneShot = Literal["random", "magnitude", "snip", "grasp", "prospr", "prospr-first-order"]
+OneShot = Literal["random", "magnitude", "snip", "grasp"]
 """Criteria that score once, whatever the density: those of iterative pruning."""
+LookAhead = Literal["prospr", "prospr-first-order"]
+"""Those that do so after steps of training of their own, which iterative pruning has had already."""
 Targeted = Literal["random-erk", "iterative-snip", "force", "synflow", "dataflow", "npb", "ntk-sap", "px"]
 """Criteria that must know how many weights are to be kept."""
-CRITERIA: tuple[str, ...] = (*get_args(OneShot), *get_args(Targeted))
+CRITERIA: tuple[str, ...] = (*get_args(OneShot), *get_args(LookAhead), *get_args(Targeted))
 BY_LOSS = ("snip", "iterative-snip", "force", "grasp", "prospr", "prospr-first-order")
 """Criteria by gradients of the loss, which batch norm enters by either of its modes."""
 PRETRAINED = "pretrained"

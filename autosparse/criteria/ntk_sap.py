@@ -88,7 +88,7 @@ class _Fed:
 
         def outputs(weights: Named) -> Tensor:
             values = {name: weights[name] * mask[name] for name in mask}
-            return run("ntk-sap", self.model, self.state | values, self.call, self.embedding, Tensor.detach)
+            return run("ntk-sap", self.model, self._with(values), self.call, self.embedding, Tensor.detach)
 
         def pull(weights: Named, along: Tensor) -> tuple[Tensor | None, ...]:
             def back(out: Tensor) -> tuple[Tensor | None, ...]:
@@ -98,7 +98,7 @@ class _Fed:
 
             with torch.enable_grad():
                 values = {name: weights[name] * m[name] for name in m}
-                return run("ntk-sap", self.model, self.state | values, self.call, self.embedding, back)
+                return run("ntk-sap", self.model, self._with(values), self.call, self.embedding, back)
 
         moved = {name: theta[name] + noise[name] for name in theta}
         with torch.no_grad(), _measuring(self.model):
@@ -110,6 +110,11 @@ class _Fed:
         return {
             name: (zero if a is None else a) - (zero if b is None else b) for name, (a, b) in zip(m, pairs, strict=True)
         }
+
+    def _with(self, weights: Named) -> Named:
+        """The model's tensors with other weights, under each of the names that a weight has."""
+        others = {self.state[name]: weight for name, weight in weights.items()}
+        return {name: others.get(tensor, tensor) for name, tensor in self.state.items()}
 
 
 def _gaussian(model: nn.Module, call: Call, generator: torch.Generator) -> tuple[Call, Embedding | None]:

@@ -20,7 +20,7 @@ from autosparse.criteria.loss import Loss, loss_of
 from autosparse.distributed import gather, rank_and_size
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
-from autosparse.pruning.prunable import canonical, parameters_by_name, unwrapped
+from autosparse.pruning.prunable import canonical, unwrapped
 
 Named = dict[str, Tensor]
 _PROBLEM = "the meta-gradient of this network cannot be taken"
@@ -70,8 +70,8 @@ class ProsPr:
         with scoring_mode(inner, self.batch_norm), uncompiled(inner), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             weights = {name: theta[name] * ones[name] for name in theta}
             others = {
-                name: parameter.detach().clone().requires_grad_()
-                for name, parameter in parameters_by_name(inner).items()
+                canonical(name): parameter.detach().clone().requires_grad_()
+                for name, parameter in inner.named_parameters()
                 if parameter.requires_grad and id(parameter) not in pruned
             }
             values, speed = weights | others, Named()

@@ -54,7 +54,8 @@ _BENT = frozenset(
         "tanh_",
     ]
 )
-_OTHERS = "dataflow, synflow and snip take it"
+_PROBLEM = "px cannot prune this network"
+_OTHERS = "synflow, dataflow and snip may take it"
 Named = dict[str, Tensor]
 
 
@@ -78,7 +79,7 @@ def px(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
     device, own = mask.kept.device, in_double(model)
     ones = first_call("px", model, batches).map(lambda x: x.to(device))
     if takes_ids(model, ones.inputs):
-        raise UserError(f"px squares the inputs of a network; this one takes indices; {_OTHERS}")
+        raise UserError(f"{_PROBLEM}: it squares inputs, and these are indices; {_OTHERS}")
     ones = ones.of(torch.ones(ones.inputs.shape, dtype=torch.float64, device=device))
     carried = _carried(model, own, ones, batches)
     squared = _without_shifts(model, own, Tensor.square)
@@ -143,9 +144,7 @@ class _Relus(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name in _BENT:
-            raise UserError(
-                f"px follows paths through ReLUs; this network computes {name.removesuffix('_')}; {_OTHERS}"
-            )
+            raise UserError(f"{_PROBLEM}: it follows paths through ReLUs, and this computes {name.removesuffix('_')}")
         if name not in _RELUS:
             return func(*args, **kwargs)
         inputs: Tensor = args[0] if args else kwargs["input"]
@@ -163,4 +162,6 @@ def _refuse_recurrent(model: nn.Module) -> None:
     for name, module in unwrapped(model).named_modules():
         if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention):
             kind = type(module).__name__
-            raise UserError(f"px follows paths through ReLUs; layer {canonical(name)} is a {kind}; {_OTHERS}")
+            raise UserError(
+                f"{_PROBLEM}: it follows paths through ReLUs, and layer {canonical(name)} is a {kind}; {_OTHERS}"
+            )

@@ -10,7 +10,8 @@ from autosparse.pruning import Mask
 def snip(model: nn.Module, mask: Mask, batches: Batches, batch_norm: str = "batch") -> Tensor:
     """|θ ⊙ g|, g the gradient of the mean loss over `batches`; costs a forward and a backward pass over each.
 
-    The paper this package is about writes |g|; its code, like Lee et al., multiplies by θ. `batch_norm`: see `scoring_mode`.
+    The paper this package is about writes |g|; its code, like Lee et al., multiplies by θ. `batch_norm`: see
+    `criteria.gradient.scoring_mode`.
     """
     layout = mask.layout
     return mean_gradient(model, layout, batches, batch_norm).mul_(layout.flatten(layout.weights(model))).abs_()

@@ -112,11 +112,11 @@ TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria n
             lstm=nn.LSTM(8, 16, batch_first=True),
             head=nn.Linear(16, 10),
         ),
-        ("npb",),
+        ("npb", "px"),
     ),
     "attention": (
         lambda: Wired(attention, attention=nn.MultiheadAttention(8, 2, batch_first=True), head=nn.Linear(64, 10)),
-        ("npb",),
+        ("npb", "px"),
     ),
     "tied": (tied, ()),
     "tied to an embedding": (tied_to_what_is_not_pruned, ()),
@@ -126,7 +126,7 @@ TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria n
         lambda: Wired(lambda m, x: m.b(m.a(input=x.flatten(1)).relu()), a=nn.Linear(64, 32), b=nn.Linear(32, 10)),
         (),
     ),
-    "saturated": (saturated, ("synflow", "dataflow")),
+    "saturated": (saturated, ("synflow", "dataflow", "px")),
     "a layer never called": (lambda: unused(called=False), BY_PATHS),
     "a layer that leads nowhere": (lambda: unused(called=True), BY_PATHS),
 }
@@ -143,7 +143,7 @@ def test_what_is_taken_is_pruned_to_the_exact_count(network: str, criterion: str
     model = make()
     if criterion in but_by:
         with pytest.raises(
-            UserError, match=f"{criterion} cannot prune this network: .*layer |do not tell the weights apart"
+            UserError, match=f"{criterion} cannot prune this network: .*(layer |ReLUs)|do not tell the weights apart"
         ):
             prune(criterion, model, [(IMAGES, LABELS)])
         return

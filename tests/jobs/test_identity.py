@@ -10,7 +10,7 @@ import yaml
 from autosparse.autos import BACKBONES
 from autosparse.autos.features import INPUTS
 from autosparse.cluster.provenance import config_difference, write_config
-from autosparse.config import CRITERIA, Backbone, FitConfig, Inputs, IRPConfig, OneShot, PruneConfig
+from autosparse.config import CRITERIA, Backbone, FitConfig, Inputs, IRPConfig, LookAhead, OneShot, PruneConfig
 from autosparse.criteria import Targeted, make_criterion
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, PruneRun
@@ -54,7 +54,8 @@ def test_an_option_at_its_default_is_no_part_of_the_identity(tmp_path: Path) -> 
 
 
 def test_the_choices_are_those_that_there_are() -> None:
-    assert [name for name in CRITERIA if not isinstance(make_criterion(name), Targeted)] == [*get_args(OneShot)]
+    one_shot = [*get_args(OneShot), *get_args(LookAhead)]
+    assert [name for name in CRITERIA if not isinstance(make_criterion(name), Targeted)] == one_shot
     assert tuple(BACKBONES) == get_args(Backbone)
     assert tuple(INPUTS) == get_args(Inputs)
 
@@ -63,6 +64,7 @@ def test_the_choices_are_those_that_there_are() -> None:
     ("wrong", "message"),
     [
         (lambda: IRPConfig(criterion="synflow"), "unknown criterion 'synflow'; valid: random, magnitude, snip, grasp"),
+        (lambda: IRPConfig(criterion="prospr"), "unknown criterion 'prospr'; valid: random, magnitude, snip, grasp"),
         (lambda: IRPConfig(iterations="3"), "iterations must be a number, got '3'"),
         (lambda: IRPConfig(iterations=True), "iterations must be a number, got True"),
         (lambda: IRPConfig(iterations=0), "iterations must be at least 1, got 0"),
