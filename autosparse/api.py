@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from autosparse import registry
 from autosparse.autos import AutoSCriterion
-from autosparse.config import CRITERIA, PRETRAINED, BatchNorm, folder_of, is_folder
+from autosparse.config import CRITERIA, PRETRAINED, BatchNorm, check_batch_norm, folder_of, is_folder
 from autosparse.criteria import Criterion, Targeted, make_criterion, select
 from autosparse.criteria.base import check_values
-from autosparse.criteria.catalog import check_batch_norm
 from autosparse.criteria.loss import Loss, loss_of
 from autosparse.criteria.progress import showing
 from autosparse.criteria.reading import Reading

@@ -188,6 +188,16 @@ class FitConfig(Config):
         return replace(self, weights=tuple(self.weights[run] for run in runs if self.weights))
 
 
+def check_batch_norm(name: str, batch_norm: str) -> None:
+    """Refuse a mode of batch norm for a criterion that has no choice of it.
+
+    Raises:
+        UserError: it has none.
+    """
+    if batch_norm != "batch" and name not in BY_LOSS:
+        raise UserError(f"{name} has no batch norm of mode {batch_norm}; {', '.join(BY_LOSS)} have")
+
+
 def is_folder(criterion: str | Path) -> bool:
     """Whether a criterion is given as the folder of a saved AutoS rather than by name."""
     return isinstance(criterion, Path) or os.sep in criterion or Path(criterion).is_dir()

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from autosparse.config import BY_LOSS, CRITERIA
+from autosparse.config import CRITERIA, check_batch_norm
 from autosparse.criteria.base import Criterion, Targeted
-from autosparse.errors import UserError, unknown
+from autosparse.errors import unknown
 
 
 def make_criterion(name: str, seed: int = 0, batch_norm: str = "batch") -> Criterion | Targeted:
@@ -78,13 +78,3 @@ def make_criterion(name: str, seed: int = 0, batch_norm: str = "batch") -> Crite
 
             return Rounds(px, 100)  # Iurada et al. 2024
     raise unknown("criterion", name, CRITERIA)
-
-
-def check_batch_norm(name: str, batch_norm: str) -> None:
-    """Refuse a mode of batch norm for a criterion that has no choice of it.
-
-    Raises:
-        UserError: it has none.
-    """
-    if batch_norm != "batch" and name not in BY_LOSS:
-        raise UserError(f"{name} has no batch norm of mode {batch_norm}; {', '.join(BY_LOSS)} have")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autosparse import registry
-from autosparse.config import BY_LOSS, CRITERIA, PRETRAINED, PruneConfig, folder_of, is_folder
+from autosparse.config import CRITERIA, PRETRAINED, PruneConfig, check_batch_norm, folder_of, is_folder
 from autosparse.errors import UserError, unknown
 from autosparse.files import is_json
 from autosparse.jobs.setting import TrainingRun
@@ -34,8 +34,7 @@ class PruneRun(TrainingRun):
             raise UserError(f"{c.criterion} cannot be inverted: it chooses layer by layer, or lets weights come back")
         if c.rounds is not None and not self.learned:
             raise UserError(f"rounds are for a saved AutoS, not for {c.criterion}; snip in rounds is iterative-snip")
-        if c.batch_norm != "batch" and c.criterion not in BY_LOSS:
-            raise UserError(f"{self.label} has no batch norm of mode {c.batch_norm}; {', '.join(BY_LOSS)} have")
+        check_batch_norm(c.criterion, c.batch_norm)
         if self.learned and c.criterion != PRETRAINED and not is_folder(c.criterion):
             raise unknown(
                 "criterion", c.criterion, [PRETRAINED, *CRITERIA, "the folder of a saved AutoS", "FILE.py:FUNCTION"]
@@ -61,13 +60,10 @@ class PruneRun(TrainingRun):
     @property
     def label(self) -> str:
         """The criterion's name in folders and tables."""
-        rounds = f"-r{self.config.rounds}" if self.config.rounds else ""
-        norm = "" if self.config.batch_norm == "batch" else f"-{self.config.batch_norm}"
-        return (
-            f"autos-{self.saved.resolve().name}{rounds}"
-            if self.learned
-            else self.config.criterion.rpartition(":")[2] + norm
-        )
+        c = self.config
+        if self.learned:
+            return f"autos-{self.saved.resolve().name}" + (f"-r{c.rounds}" if c.rounds else "")
+        return c.criterion.rpartition(":")[2] + ("" if c.batch_norm == "batch" else f"-{c.batch_norm}")
 
     @property
     def saved(self) -> Path:

@@ -10,7 +10,17 @@ import yaml
 from autosparse.autos import BACKBONES
 from autosparse.autos.features import INPUTS
 from autosparse.cluster.provenance import config_difference, write_config
-from autosparse.config import CRITERIA, Backbone, FitConfig, Inputs, IRPConfig, LookAhead, OneShot, PruneConfig
+from autosparse.config import (
+    CRITERIA,
+    PRETRAINED,
+    Backbone,
+    FitConfig,
+    Inputs,
+    IRPConfig,
+    LookAhead,
+    OneShot,
+    PruneConfig,
+)
 from autosparse.criteria import Targeted, make_criterion
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, PruneRun
@@ -51,6 +61,23 @@ def test_an_option_at_its_default_is_no_part_of_the_identity(tmp_path: Path) -> 
     config["rewind_epoch"] = 1
     path.write_text(yaml.safe_dump(config))
     assert "is a run with rewind_epoch = 1, asked for is 0" in (config_difference(run) or "")
+
+
+def test_the_mode_of_batch_norm_is_part_of_a_run_where_the_criterion_has_one(tmp_path: Path) -> None:
+    run = PruneRun(setting=DIGITS, output=tmp_path, config=PruneConfig(criterion="grasp"))
+    other = replace(run, config=replace(run.config, batch_norm="running"))
+    assert (run.label, other.label) == ("grasp", "grasp-running")
+    assert other.folder.name == "lenet-300-100_digits_grasp-running_95_s0"
+    assert other.identity()["batch_norm"] == "running"
+    write_config(run)
+    (run.folder / "result.json").write_text("{}")
+    path = run.folder / "config.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in run.identity().items() if k != "batch_norm"}))  # from before
+    assert config_difference(run) is None
+    other.check()
+    for criterion in ("synflow", PRETRAINED, "runs/autos/mine", "mine.py:mine"):
+        with pytest.raises(UserError, match=f"^{criterion} has no batch norm of mode running; snip, .* have$"):
+            replace(other, config=PruneConfig(criterion=criterion, batch_norm="running")).check()
 
 
 def test_the_choices_are_those_that_there_are() -> None:
