@@ -21,7 +21,9 @@ OneShot = Literal["random", "magnitude", "snip", "grasp"]
 """Criteria that score once, whatever the density: those of iterative pruning."""
 LookAhead = Literal["prospr", "prospr-first-order"]
 """Those that do so after steps of training of their own, which iterative pruning has had already."""
-Targeted = Literal["random-erk", "iterative-snip", "force", "synflow", "dataflow", "npb", "ntk-sap", "px"]
+Targeted = Literal[
+    "random-erk", "iterative-snip", "force", "synflow", "dataflow", "npb", "npb-tiny-imagenet", "ntk-sap", "px"
+]
 """Criteria that must know how many weights are to be kept."""
 CRITERIA: tuple[str, ...] = (*get_args(OneShot), *get_args(LookAhead), *get_args(Targeted))
 BY_LOSS = ("snip", "iterative-snip", "force", "grasp", "prospr", "prospr-first-order")

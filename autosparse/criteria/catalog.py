@@ -63,6 +63,10 @@ def make_criterion(name: str, seed: int = 0, batch_norm: str = "batch") -> Crite
             from autosparse.criteria.npb import NPB
 
             return NPB(seed)
+        case "npb-tiny-imagenet":
+            from autosparse.criteria.npb import NPB
+
+            return NPB.tiny_imagenet(seed)
         case "prospr" | "prospr-first-order":
             from autosparse.criteria.prospr import ProsPr
 

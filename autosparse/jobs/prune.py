@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 RESULT, MASK = "result.json", "mask.safetensors"
-NOT_INVERTED = ("random-erk", "npb", "force")
+NOT_INVERTED = ("random-erk", "npb", "npb-tiny-imagenet", "force")
 """Criteria that choose layer by layer, or weights that may come back: their scores have no order to invert."""
 
 
