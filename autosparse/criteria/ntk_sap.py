@@ -23,21 +23,23 @@ Named = dict[str, Tensor]
 class NTKSAP:
     """|∂J/∂m|, J = Σ ‖f(z; θ ⊙ m) - f(z; (θ + ε n) ⊙ m)‖², summed over drawings of weights θ, inputs z and noise n.
 
-    J is the trace of the neural tangent kernel, by finite differences. θ are new weights in each drawing, z and n are
+    J / ε² estimates the trace of the neural tangent kernel, by finite differences. θ are new weights in each drawing, z and n are
     N(0, 1); z has the shape of the data; where inputs are indices, z is what their embedding gives. Batch norm has, in
     both networks, the statistics of the first on z.
 
     A module does not say how its weights were drawn, so each layer's are drawn from a normal distribution of their own
     mean square: that is its initializer, where that is Kaiming normal as in this package's networks. The rest stays as
-    it is. Looks at no batch but for the shape of an input, and at no target; any network that returns a tensor. The
-    authors take as many samples as `batches` has. In float64; costs three forward and two backward passes of `samples`
+    it is. The authors' code (YiteWang/NTK-SAP) calls the initializer of its own networks.
+
+    Looks at no batch but for the shape of an input, and at no target; any network that returns a tensor. In float64; costs three forward and two backward passes of `samples`
     a drawing. Meant for 20 `Rounds`, each of which draws anew.
 
     Attributes:
         seed: of all that is drawn.
-        drawings: R, 5 for CIFAR-10.
-        epsilon: ε.
-        samples: of z in a drawing; ten for each of ten classes, as the authors have for CIFAR-10.
+        drawings: R; the authors' script for ResNet-20 on CIFAR-10 takes 5, the default of their code is 1.
+        epsilon: ε, the default of their code.
+        samples: of z in a drawing. Theirs are as many as the samples of a loader, ten for each class by default, so 100
+            for CIFAR-10; of more than 256 they draw anew for each batch of 256, which ours do not.
     """
 
     seed: int

@@ -33,8 +33,10 @@ class ProsPr:
 
     All parameters that are trained take the steps, biases and norms too; removed weights stay zero. The exact
     derivative goes through the steps, and holds the activations of all of them; the first-order one takes the steps as
-    they are, so that ∂w_M/∂c is θ: |θ ⊙ ∂L/∂w_M|. The authors' code cuts the derivative at the first momentum, ours
-    does not; without momentum they are the same.
+    they are, so that ∂w_M/∂c is θ: |θ ⊙ ∂L/∂w_M|.
+
+    Ours: the authors' code (mil-ad/prospr) cuts the exact derivative at the first momentum, ours does not; without
+    momentum that makes no difference. It also runs in training mode, dropout included, ours without dropout.
 
     Looks at the first M + 1 batches, from the first again if there are fewer, whole batches dealt to the processes in
     turn; any loss of any batches. Costs M + 1 forward and backward passes, and exact a backward pass through them all,
@@ -42,8 +44,9 @@ class ProsPr:
 
     Attributes:
         steps: M.
-        learning_rate, momentum: of the steps; the defaults are those of the authors' command line, while their README
-            takes 0.5 and 0.9.
+        learning_rate, momentum: of the steps; these defaults and M are those of the authors' command line, which takes
+            the same batch for all steps unless told otherwise; the call in their README has 0.5 and 0.9, and a batch
+            for each step as ours.
         first_order: whether the derivative stops at the steps.
         batch_norm: see `criteria.gradient.scoring_mode`.
     """

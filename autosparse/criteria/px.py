@@ -65,8 +65,11 @@ def px(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
     A, the network itself, says which of its ReLUs are active for each x. J, all weights 1, ReLUs those of A, of x²,
     counts what active paths carry from the data; K, all weights squared, no ReLU at all, of ones, is how much the
     paths weigh; the dot product is over the outputs. All three in evaluation mode and float64. Biases and running means
-    are left out of J and K, as no path starts from them (the authors square them; those of their networks are 0). The
-    authors' latest code squares ∂L/∂(θ²) as well; this is the paper's formula.
+    are left out of J and K, as no path starts from them.
+
+    Ours: the score is that of the authors' code (iurada/px-ntk-pruning), J and K differ. There both are in training
+    mode, so that batch norm takes the statistics of what passes, and leave the scale of batch norm and the classifier
+    (`fc`) as they are; here batch norm works by its running statistics, and all weights are 1, or squared.
 
     A ReLU may be leaky, as with the authors. Looks at all batches, at no targets; costs two forward passes over each,
     and a forward and a backward pass of one sample. Meant for 100 `Rounds`, by some samples of each class.
