@@ -23,16 +23,16 @@ Named = dict[str, Tensor]
 class NTKSAP:
     """|∂J/∂m|, J = Σ ‖f(z; θ ⊙ m) - f(z; (θ + ε n) ⊙ m)‖², summed over drawings of weights θ, inputs z and noise n.
 
-    J / ε² estimates the trace of the neural tangent kernel, by finite differences. θ are new weights in each drawing, z and n are
-    N(0, 1); z has the shape of the data; where inputs are indices, z is what their embedding gives. Batch norm has, in
-    both networks, the statistics of the first on z.
+    J / ε² estimates the trace of the neural tangent kernel, by finite differences. θ are new weights in each drawing, z
+    and n are N(0, 1); z has the shape of the data; where inputs are indices, z is what their embedding gives. Batch
+    norm has, in both networks, the statistics of the first on z.
 
     A module does not say how its weights were drawn, so each layer's are drawn from a normal distribution of their own
     mean square: that is its initializer, where that is Kaiming normal as in this package's networks. The rest stays as
     it is. The authors' code (YiteWang/NTK-SAP) calls the initializer of its own networks.
 
-    Looks at no batch but for the shape of an input, and at no target; any network that returns a tensor. In float64; costs three forward and two backward passes of `samples`
-    a drawing. Meant for 20 `Rounds`, each of which draws anew.
+    Looks at no batch but for the shape of an input, and at no target; any network that returns a tensor. In float64;
+    costs four forward and two backward passes of `samples` a drawing. Meant for 20 `Rounds`, each of which draws anew.
 
     Attributes:
         seed: of all that is drawn.
