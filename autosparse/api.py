@@ -13,7 +13,18 @@ from torch import Tensor, nn
 
 from autosparse import registry
 from autosparse.autos import AutoSCriterion
-from autosparse.config import AHEAD, CRITERIA, LOOK_AHEAD, PRETRAINED, SHIPPED, Dynamic, folder_of, is_folder
+from autosparse.config import (
+    AHEAD,
+    CRITERIA,
+    LOOK_AHEAD,
+    PRETRAINED,
+    SHIPPED,
+    BatchNorm,
+    Dynamic,
+    check_batch_norm,
+    folder_of,
+    is_folder,
+)
 from autosparse.criteria import Criterion, Targeted, make_criterion, select
 from autosparse.criteria.base import check_values
 from autosparse.criteria.loss import Loss, loss_of
@@ -44,6 +55,7 @@ def prune(
     rounds: int | None = None,
     steps: int | None = None,
     optimizer: OptimizerFactory | None = None,
+    batch_norm: BatchNorm = "batch",
 ) -> Mask:
     """Choose which weights of a network to keep, before training it.
 
@@ -72,6 +84,8 @@ def prune(
         steps: for a criterion that looks ahead, how many steps it trains in each round, from the initial weights.
         optimizer: for such a criterion, makes the optimizer that it trains with, best as the network will be trained:
             `lambda parameters: torch.optim.AdamW(parameters, 1e-3)`.
+        batch_norm: for criteria in `autosparse.config.BY_LOSS`, whether batch norm works on each batch (`batch`) or by
+            its running statistics (`running`, as in evaluation mode).
 
     Returns:
         The mask, on the model's device; exactly round((1 - sparsity) P) of the P weights are kept.
@@ -93,10 +107,12 @@ def prune(
         else getattr(criterion, "__name__", type(criterion).__name__)
     )
     if isinstance(criterion, str | Path):
-        criterion = find_criterion(criterion, seed, rounds)
+        criterion = find_criterion(criterion, seed, rounds, batch_norm)
         _check_ahead(name, criterion, steps, optimizer)
     elif rounds is not None:
         raise UserError("rounds are for a criterion given by name or folder; one of your own brings its own")
+    elif batch_norm != "batch":
+        raise UserError("batch_norm is for a criterion given by name; one of your own brings its own")
     if not callable(criterion) and not isinstance(criterion, Targeted):
         raise UserError(f"a criterion is a name, a folder or a function of model, mask and batches; got a {name}")
     if loss is not None and not callable(loss):
@@ -214,19 +230,22 @@ def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=4)
 
 
-def find_criterion(name: str | Path, seed: int = 0, rounds: int | None = None) -> Criterion | Targeted:
+def find_criterion(
+    name: str | Path, seed: int = 0, rounds: int | None = None, batch_norm: str = "batch"
+) -> Criterion | Targeted:
     """A criterion by name, by the folder of a saved AutoS, or `package.module:function` or `path/file.py:function`.
 
     Raises:
-        UserError: neither, or rounds for another than an AutoS.
+        UserError: neither, rounds for another than an AutoS, or a mode of batch norm that it has not.
     """
     if name in LOOK_AHEAD:
         return make_look_ahead(str(name), rounds)
     if name in CRITERIA:
         check_rounds(str(name), rounds)
-        return make_criterion(str(name), seed)
+        return make_criterion(str(name), seed, batch_norm)
     if name in get_args(Dynamic):
         raise UserError(f"{name} chooses its mask during the training; run launch/prune.py --criteria {name}")
+    check_batch_norm(str(name), batch_norm)
     if registry.is_path(str(name)):
         own: Criterion | Targeted = registry.resolve(str(name), "criterion", {})
         return own

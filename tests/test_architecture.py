@@ -126,7 +126,9 @@ def test_prune_refuses_sparsities_outside_0_1(sparsity: float, model: nn.Module)
 
 
 def test_prune_refuses_an_unknown_criterion(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"unknown criterion 'wanda'; valid: pretrained, random, .*the folder"):
+    with pytest.raises(
+        ValueError, match=r"unknown criterion 'wanda'; valid: pretrained, lookahead, random, .*the folder"
+    ):
         autosparse.prune(model, [], criterion="wanda")
 
 

@@ -50,15 +50,15 @@ def run(
     embedding: Embedding | None,
     then: Callable[[Tensor], T],
 ) -> T:
-    """What becomes of the sum of a model's outputs for one input, in evaluation mode.
+    """What becomes of a model's outputs, in evaluation mode.
 
     Args:
         criterion: whom an error speaks for.
         model: whose forward to take; left as it was.
         state: the float64 tensors to take in the place of the model's own, by canonical name.
-        call: with one input, (1, ...), on the model's device: float64, or indices.
+        call: on the model's device: inputs float64, or indices.
         embedding: what embeddings give instead.
-        then: what to do with the sum, while `state` is still in place: activations may be computed again for it.
+        then: what to do with the outputs, while `state` is still in place: activations may be computed again for it.
 
     Raises:
         UserError: a layer cannot take what it is given, or gives what is not finite; outputs that are no tensor.
@@ -68,17 +68,17 @@ def run(
     try:
         with (
             scoring_mode(model, "running"),
-            _uncompiled(model),
+            uncompiled(model),
             naming_layers(problem, model, finite=True, after="the way back"),
             InDouble(embedding),
         ):
-            return functional_call(_Summed(model, problem), given, (call, then))
+            return functional_call(_Followed(model, problem), given, (call, then))
     except UserError as error:
         raise UserError(f"{error}; snip, which runs a network as it is, may take it") from error
 
 
-class _Summed(nn.Module):
-    """The sum of a model's outputs, and what is done with it: a module, for `functional_call` to reach both."""
+class _Followed(nn.Module):
+    """A model's outputs, and what is done with them: a module, for `functional_call` to reach both."""
 
     def __init__(self, model: nn.Module, problem: str) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class _Summed(nn.Module):
         if not isinstance(outputs, Tensor):
             kind = type(outputs).__name__
             raise UserError(f"{self.problem}: it must return a tensor of class scores, and returns a {kind}")
-        return then(outputs.sum())
+        return then(outputs)
 
 
 def flow(
@@ -102,18 +102,19 @@ def flow(
     embedding: Embedding | None = None,
     *,
     complete: bool = True,
+    total: Callable[[Tensor], Tensor] = Tensor.sum,
 ) -> dict[str, Tensor]:
-    """The derivative of `run` by the weights of each layer.
+    """The derivative of the sum of a model's outputs, or of another total of them, by the weights of each layer.
 
     Raises:
         UserError: see `run`; a layer that does not lead to the outputs, if it is to be `complete`, else its are zero.
     """
     weights = {layer.name: state[layer.name].requires_grad_() for layer in layout.layers}
 
-    def derivative(total: Tensor) -> tuple[Tensor | None, ...]:
-        if not total.requires_grad:
+    def derivative(outputs: Tensor) -> tuple[Tensor | None, ...]:
+        if not outputs.requires_grad:
             raise UserError(f"{criterion} cannot prune this network: its outputs depend on no prunable layer")
-        return torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+        return torch.autograd.grad(total(outputs), list(weights.values()), allow_unused=True)
 
     with torch.enable_grad():
         found = run(criterion, model, state, call, embedding, derivative)
@@ -129,7 +130,7 @@ def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextlib.contextmanager
-def _uncompiled(model: nn.Module) -> Iterator[None]:
+def uncompiled(model: nn.Module) -> Iterator[None]:
     """Parts of a model that are compiled run as they were written: compiling for one sample in float64 never pays."""
     if any(hasattr(module, "_orig_mod") for module in model.modules()):
         with torch.compiler.set_stance("force_eager"):

@@ -20,6 +20,7 @@ class Force:
     """
 
     rounds: int = 60
+    batch_norm: str = "batch"
 
     def at(self, k: int) -> Criterion:
         """The criterion that chooses `k` weights."""
@@ -28,7 +29,7 @@ class Force:
             check_repeatable(batches)
 
             def foresight(current: Mask, theta: Tensor, left: int) -> Tensor:
-                return mean_gradient(model, mask.layout, batches).mul_(theta).abs_()
+                return mean_gradient(model, mask.layout, batches, self.batch_norm).mul_(theta).abs_()
 
             return in_rounds(model, mask, k, self.rounds, foresight, revive=True)
 

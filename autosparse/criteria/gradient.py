@@ -115,7 +115,7 @@ def mean_derivative(
         for batch in batches:
             given = True
             with naming_layers(f"the {name} of this network cannot be taken", model):
-                total, count = _total(loss, model, send_to_device(batch, flat.device), temperature)
+                total, count = total_loss(loss, model, send_to_device(batch, flat.device), temperature)
             with in_one_line(f"the {name} of this network cannot be taken"):
                 values = derivative(total, weights)
             for part, value in zip(parts, values, strict=True):
@@ -139,7 +139,7 @@ def mean_derivative(
     return flat
 
 
-def _total(loss: Loss, model: nn.Module, batch: object, temperature: float) -> tuple[Tensor, Tensor | int]:
+def total_loss(loss: Loss, model: nn.Module, batch: object, temperature: float = 1.0) -> tuple[Tensor, Tensor | int]:
     """The loss summed over a batch, and over how many."""
     if isinstance(loss, CrossEntropy):
         total, count = loss.total(model, batch, temperature)

@@ -33,11 +33,12 @@ class GraSP:
 
     per_class: int = 10
     temperature: float = 200.0
+    batch_norm: str = "batch"
 
     def __call__(self, model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
         layout, batches = mask.layout, self._balanced(batches)
         with sdpa_kernel(SDPBackend.MATH):
-            direction = mean_gradient(model, layout, batches, temperature=self.temperature)
+            direction = mean_gradient(model, layout, batches, self.batch_norm, self.temperature)
             parts = layout.unflatten(direction)
             along = [parts[name].to(weight.dtype) for name, weight in layout.weights(model).items()]
 
@@ -49,7 +50,9 @@ class GraSP:
                 gradients, directions = zip(*used, strict=True)
                 return torch.autograd.grad(gradients, weights, directions, allow_unused=True)
 
-            scores = mean_derivative(model, layout, batches, product, "Hessian times gradient", self.temperature)
+            scores = mean_derivative(
+                model, layout, batches, product, "Hessian times gradient", self.temperature, self.batch_norm
+            )
         return scores.mul_(layout.flatten(layout.weights(model)))
 
     def _balanced(self, batches: Batches) -> Batches:

@@ -1,6 +1,7 @@
 """The balance of nodes and paths in one layer (Pham et al. 2023), solved for any width and any groups."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -37,6 +38,19 @@ class Channels:
         """Weights of a kernel."""
         return int(np.prod(self.shape[2:]))
 
+    @property
+    def kernels(self) -> int:
+        """How many there are."""
+        return self.groups * self.inputs * self.outputs
+
+    def pieces(self, chunk: int | None) -> Iterator[tuple[slice, "Channels"]]:
+        """So many outputs of each group at a time, the last ones maybe fewer; all at once if None."""
+        step = chunk or self.outputs
+        for start in range(0, self.outputs, step):
+            outputs = min(step, self.outputs - start)
+            ends = (self.groups * self.inputs, outputs) if self.transposed else (self.groups * outputs, self.inputs)
+            yield slice(start, start + outputs), replace(self, outputs=outputs, shape=(*ends, *self.shape[2:]))
+
     def view(self, weight: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """A weight as (group, input, output, position); nothing is copied."""
         if self.transposed:
@@ -44,7 +58,9 @@ class Channels:
         return weight.reshape(self.groups, self.outputs, self.inputs, self.kernel).swapaxes(1, 2)
 
 
-def balance(channels: Channels, paths: Floats, count: int, alpha: float, beta: float) -> Integers:
+def balance(
+    channels: Channels, paths: Floats, count: int, alpha: float, beta: float, cap: int | None = None
+) -> Integers:
     """How many weights each input channel gets so that α f_n + (1 - α) f_p + β f_k is largest.
 
     Only the sums matter: with r weights of one input dealt evenly over the outputs, as `deal` does, min(r, outputs) of
@@ -59,11 +75,13 @@ def balance(channels: Channels, paths: Floats, count: int, alpha: float, beta: f
         paths: entering each input channel, (groups * inputs,).
         count: weights to place.
         alpha, beta: see `NPB`.
+        cap: of the weights of a kernel; more if `count` needs it.
 
     Returns:
-        Weights of each input channel, adding up to `count`, none above outputs * kernel.
+        Weights of each input channel, adding up to `count`, none above outputs * kernel, or outputs * cap.
     """
-    most = channels.outputs * channels.kernel
+    full = channels.kernel if cap is None else min(channels.kernel, max(cap, -(-count // channels.kernels)))
+    most = channels.outputs * full
     paths = np.round(paths / max(paths.max(), np.finfo(float).tiny), 9)
     group = np.repeat(np.arange(channels.groups), channels.inputs)
     kinds, kind, members = np.unique(np.stack([group, paths]), axis=1, return_inverse=True, return_counts=True)
@@ -74,7 +92,7 @@ def balance(channels: Channels, paths: Floats, count: int, alpha: float, beta: f
     node = alpha * count / (len(paths) + channels.groups * channels.outputs)  # all times count, to be near 1
     path = (1 - alpha) * count * entering / max(carried, np.finfo(float).tiny)
     gains = [path + beta + node * (entering > 0), path + beta, path, np.full(channels.groups, node)]
-    room = [members, members * (channels.outputs - 1), members * channels.outputs * (channels.kernel - 1)]
+    room = [members, members * (channels.outputs - 1), members * channels.outputs * (full - 1)]
     room.append(np.full(channels.groups, channels.outputs))
 
     n = len(members)

@@ -1,17 +1,17 @@
 """SNIP: connection sensitivity |θ ⊙ g| (Lee et al. 2019, eq. 6)."""
 
-from collections.abc import Iterable
-
 from torch import Tensor, nn
 
+from autosparse.criteria.base import Batches
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.pruning import Mask
 
 
-def snip(model: nn.Module, mask: Mask, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+def snip(model: nn.Module, mask: Mask, batches: Batches, batch_norm: str = "batch") -> Tensor:
     """|θ ⊙ g|, g the gradient of the mean loss over `batches`; costs a forward and a backward pass over each.
 
-    The paper this package is about writes |g|; its code, like Lee et al., multiplies by θ.
+    The paper this package is about writes |g|; its code, like Lee et al., multiplies by θ. `batch_norm`: see
+    `criteria.gradient.scoring_mode`.
     """
     layout = mask.layout
-    return mean_gradient(model, layout, batches).mul_(layout.flatten(layout.weights(model))).abs_()
+    return mean_gradient(model, layout, batches, batch_norm).mul_(layout.flatten(layout.weights(model))).abs_()

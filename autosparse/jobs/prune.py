@@ -5,7 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from autosparse import registry
-from autosparse.config import AHEAD, CRITERIA, LOOK_AHEAD, SHIPPED, Dynamic, PruneConfig, folder_of, is_folder
+from autosparse.config import (
+    AHEAD,
+    CRITERIA,
+    LOOK_AHEAD,
+    SHIPPED,
+    Dynamic,
+    PruneConfig,
+    check_batch_norm,
+    folder_of,
+    is_folder,
+)
 from autosparse.errors import UserError, unknown
 from autosparse.files import is_json
 from autosparse.jobs.setting import TrainingRun
@@ -16,7 +26,7 @@ if TYPE_CHECKING:
     from autosparse.training.recipe import Recipe
 
 RESULT, MASK = "result.json", "mask.safetensors"
-NOT_INVERTED = ("random-erk", "npb", "force")
+NOT_INVERTED = ("random-erk", "npb", "npb-tiny-imagenet", "force")
 """Criteria that choose layer by layer, or weights that may come back: their scores have no order to invert."""
 
 
@@ -40,6 +50,7 @@ class PruneRun(TrainingRun):
             raise UserError(
                 f"rounds are for a saved AutoS and for {AHEAD}, not for {c.criterion}; snip in rounds is iterative-snip"
             )
+        check_batch_norm(c.criterion, c.batch_norm)
         if c.steps is not None and not self.looks_ahead and not self.missing():
             raise UserError(f"steps are for {AHEAD}, not for {self.label}, which does not train before")
         if self.learned and c.criterion not in SHIPPED and not is_folder(c.criterion):
@@ -90,7 +101,8 @@ class PruneRun(TrainingRun):
         longer = f"-x{self.config.trainings}" if self.config.trainings > 1 else ""
         own = self.config.criterion.rpartition(":")[2]
         name = f"autos-{self.saved.resolve().name}" if self.learned else own
-        return f"{name}{rounds}{steps}{longer}"
+        batch_norm = "" if self.config.batch_norm == "batch" else f"-{self.config.batch_norm}"
+        return f"{name}{rounds}{steps}{batch_norm}{longer}"
 
     @property
     def saved(self) -> Path:

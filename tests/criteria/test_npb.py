@@ -120,6 +120,46 @@ def test_more_weight_on_nodes_keeps_more_of_them(model: nn.Module) -> None:
     assert used(0.01) < used(0.99) == 300
 
 
+@pytest.mark.parametrize("cap", [1, 2, 3])
+@pytest.mark.parametrize("module", [nn.Conv2d(6, 10, 2), nn.ConvTranspose2d(6, 10, 2, groups=2)])
+def test_no_kernel_has_more_than_the_cap_but_where_the_count_needs_it(module: nn.Conv2d, cap: int) -> None:
+    channels = Channels.of(module, tuple(module.weight.shape))
+    paths, generator = np.array([3.0, 1.0, 4.0, 1.0, 5.0, 0.0]), np.random.Generator(np.random.PCG64(0))
+    for count in (5, channels.kernels, cap * channels.kernels, 4 * channels.kernels - 1):
+        mask = deal(channels, balance(channels, paths, count, 0.01, 2.0, cap), generator)
+        assert mask.sum() == count
+        assert channels.view(mask).sum(3).max() <= max(cap, -(-count // channels.kernels))
+
+
+@pytest.mark.parametrize(("cap", "chunk"), [(None, 7), (4, 50), (6, 16), (9, 1000), (None, None)])
+def test_a_layer_in_pieces_keeps_as_many(cap: int | None, chunk: int | None) -> None:
+    module = nn.Conv2d(200, 100, 3)
+    channels, paths = Channels.of(module, (100, 200, 3, 3)), np.arange(200.0)
+    count = 50_001
+    whole, found = (
+        npb._kept(channels, paths, count, npb.cap, np.random.Generator(np.random.PCG64(0)))
+        for npb in (NPB(0), NPB(0, cap=cap, chunk=chunk))
+    )
+    outputs = channels.view(found)[0].sum((0, 2))
+    step = chunk or 100
+    parts = [outputs[start : start + step].sum() for start in range(0, 100, step)]
+    shares = [count * min(step, 100 - start) / 100 for start in range(0, 100, step)]
+    assert found.sum() == count
+    assert np.abs(np.subtract(parts, shares)).max() < 1
+    assert channels.view(found).sum(3).max() <= (cap or 9)
+    if cap in (None, 9) and step >= 100:  # neither says anything
+        assert np.array_equal(found, whole)
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.97])
+def test_as_the_authors_run_it_on_tiny_imagenet(sparsity: float) -> None:
+    assert make_criterion("npb-tiny-imagenet", 3) == NPB(3, alpha=0.01, beta=2.0, cap=6, chunk=16)
+    torch.manual_seed(0)
+    mask = autosparse.prune(Branches(), BATCH, criterion="npb-tiny-imagenet", sparsity=sparsity)
+    counts = [int(kept.sum()) for kept in mask.layout.unflatten(mask.kept).values()]
+    assert counts == erk_counts(mask.layout, mask.count, [layer.size for layer in mask.layout.layers])
+
+
 def test_a_pruned_network_is_refused(model: nn.Module) -> None:
     layout = Layout.of(model)
     with pytest.raises(UserError, match="pruned already"):

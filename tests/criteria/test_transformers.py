@@ -21,18 +21,21 @@ Batch = tuple[Tensor, Tensor]
 BY_LOSS_OR_FLOW = ("snip", "iterative-snip", "force", "synflow", "dataflow", PRETRAINED)
 MODELS: dict[str, tuple[Callable[[], nn.Module], list[Batch], dict[tuple[str, ...], str]]] = {  # and what is refused
     "lenet": (lambda: networks.build("lenet-300-100", (1, 8, 8), 10, seed=0), images(), {}),
-    "vit": (ViT, images(), {}),
+    "vit": (ViT, images(), {("px",): "this computes layer_norm"}),
     "vit, torch's attention": (
         lambda: ViT(fused=True),
         images(),
-        {("npb",): "in_proj_weight belongs to a Fused, no linear"},
+        {("npb", "npb-tiny-imagenet"): "in_proj_weight belongs to a Fused, no linear", ("px",): "is a Fused"},
     ),
     "vit, head of zeros": (
         lambda: ViT(zero_head=True),
         images(),
-        {BY_LOSS_OR_FLOW: "all weights of layer head.weight are zero; it must be initialized otherwise"},
+        {
+            BY_LOSS_OR_FLOW: "all weights of layer head.weight are zero; it must be initialized otherwise",
+            ("px",): "this computes layer_norm",
+        },
     ),
-    "gpt": (GPT, texts(), {}),
+    "gpt": (GPT, texts(), {("px",): "it squares inputs, and these are indices"}),
 }
 
 

@@ -17,7 +17,8 @@ from tests.criteria.quick import quick
 IMAGES, LABELS = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
 LEARNED = AutoSCriterion(AutoS(make_network("mlp", Features(), 0), "mlp", Features()))
 GRADIENT = ("snip", "iterative-snip", "force", "grasp", "autos")
-BY_PATHS = ("synflow", "npb")
+NPB = ("npb", "npb-tiny-imagenet")
+BY_PATHS = ("synflow", *NPB)
 FLOWING = (*BY_PATHS, "dataflow")
 
 Batch = tuple[Tensor, Tensor]
@@ -112,11 +113,11 @@ TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria n
             lstm=nn.LSTM(8, 16, batch_first=True),
             head=nn.Linear(16, 10),
         ),
-        ("npb",),
+        (*NPB, "px"),
     ),
     "attention": (
         lambda: Wired(attention, attention=nn.MultiheadAttention(8, 2, batch_first=True), head=nn.Linear(64, 10)),
-        ("npb",),
+        (*NPB, "px"),
     ),
     "tied": (tied, ()),
     "tied to an embedding": (tied_to_what_is_not_pruned, ()),
@@ -126,7 +127,7 @@ TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria n
         lambda: Wired(lambda m, x: m.b(m.a(input=x.flatten(1)).relu()), a=nn.Linear(64, 32), b=nn.Linear(32, 10)),
         (),
     ),
-    "saturated": (saturated, ("synflow", "dataflow")),
+    "saturated": (saturated, ("synflow", "dataflow", "px")),
     "a layer never called": (lambda: unused(called=False), BY_PATHS),
     "a layer that leads nowhere": (lambda: unused(called=True), BY_PATHS),
 }
@@ -142,8 +143,9 @@ def test_what_is_taken_is_pruned_to_the_exact_count(network: str, criterion: str
     torch.manual_seed(0)
     model = make()
     if criterion in but_by:
+        named = criterion.removesuffix("-tiny-imagenet")
         with pytest.raises(
-            UserError, match=f"{criterion} cannot prune this network: .*layer |do not tell the weights apart"
+            UserError, match=f"{named} cannot prune this network: .*(layer |ReLUs)|do not tell the weights apart"
         ):
             prune(criterion, model, [(IMAGES, LABELS)])
         return
@@ -162,7 +164,7 @@ REFUSED: list[tuple[str, Network, list[tuple[object, object]], tuple[str, ...], 
     ("dtypes", lambda: dense().half(), BATCH, GRADIENT, "fails at layer 1: .*same dtype"),
     ("mixed", lambda: Wired(lambda m, x: m.net(x.half()), net=dense()), BATCH, GRADIENT, "fails at layer net.1: "),
     ("input", lambda: dense(81), BATCH, (*GRADIENT, "synflow", "dataflow"), "fails at layer 1: .*shapes"),
-    ("channels", lambda: dense(81), BATCH, ("npb",), r"layer 1\.weight has 81 input channels and is given 64"),
+    ("channels", lambda: dense(81), BATCH, NPB, r"layer 1\.weight has 81 input channels and is given 64"),
     ("one sample", lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)),
      [(IMAGES[:1], LABELS[:1])], GRADIENT, "fails at layer 2: Expected more than 1 value"),
     ("embedding", lambda: nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(256, 10)), BATCH,

@@ -10,7 +10,17 @@ import yaml
 from autosparse.autos import BACKBONES
 from autosparse.autos.features import GAINS
 from autosparse.cluster.provenance import config_difference, write_config
-from autosparse.config import CRITERIA, Backbone, Feature, FitConfig, IRPConfig, OneShot, PruneConfig
+from autosparse.config import (
+    CRITERIA,
+    PRETRAINED,
+    Backbone,
+    Feature,
+    FitConfig,
+    IRPConfig,
+    OneShot,
+    PruneConfig,
+    Unrolled,
+)
 from autosparse.criteria import Targeted, make_criterion
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, PruneRun
@@ -53,8 +63,26 @@ def test_an_option_at_its_default_is_no_part_of_the_identity(tmp_path: Path) -> 
     assert "is a run with rewind_epoch = 1, asked for is 0" in (config_difference(run) or "")
 
 
+def test_the_mode_of_batch_norm_is_part_of_a_run_where_the_criterion_has_one(tmp_path: Path) -> None:
+    run = PruneRun(setting=DIGITS, output=tmp_path, config=PruneConfig(criterion="grasp"))
+    other = replace(run, config=replace(run.config, batch_norm="running"))
+    assert (run.label, other.label) == ("grasp", "grasp-running")
+    assert other.folder.name == "lenet-300-100_digits_grasp-running_95_s0"
+    assert other.identity()["batch_norm"] == "running"
+    write_config(run)
+    (run.folder / "result.json").write_text("{}")
+    path = run.folder / "config.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in run.identity().items() if k != "batch_norm"}))  # from before
+    assert config_difference(run) is None
+    other.check()
+    for criterion in ("synflow", PRETRAINED, "runs/autos/mine", "mine.py:mine"):
+        with pytest.raises(UserError, match=f"^{criterion} has no batch norm of mode running; snip, .* have$"):
+            replace(other, config=PruneConfig(criterion=criterion, batch_norm="running")).check()
+
+
 def test_the_choices_are_those_that_there_are() -> None:
-    assert [name for name in CRITERIA if not isinstance(make_criterion(name), Targeted)] == [*get_args(OneShot)]
+    one_shot = [*get_args(OneShot), *get_args(Unrolled)]
+    assert [name for name in CRITERIA if not isinstance(make_criterion(name), Targeted)] == one_shot
     assert tuple(BACKBONES) == get_args(Backbone)
     assert tuple(GAINS) == get_args(Feature)
 
@@ -63,6 +91,7 @@ def test_the_choices_are_those_that_there_are() -> None:
     ("wrong", "message"),
     [
         (lambda: IRPConfig(criterion="synflow"), "unknown criterion 'synflow'; valid: random, magnitude, snip, grasp"),
+        (lambda: IRPConfig(criterion="prospr"), "unknown criterion 'prospr'; valid: random, magnitude, snip, grasp"),
         (lambda: IRPConfig(iterations="3"), "iterations must be a number, got '3'"),
         (lambda: IRPConfig(iterations=True), "iterations must be a number, got True"),
         (lambda: IRPConfig(iterations=0), "iterations must be at least 1, got 0"),

@@ -105,7 +105,7 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         (
             "prune",
             ["--rounds", "3"],
-            "rounds are for a saved AutoS and for lookahead, short-irp, snip-probe and an AutoS of probes, not for snip",
+            "rounds are for a saved AutoS and for lookahead, short-irp, snip-probe and an",
         ),
         (
             "prune",

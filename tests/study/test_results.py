@@ -84,7 +84,7 @@ def test_iterative_pruning_is_interpolated_between_its_masks() -> None:
 def test_markdown() -> None:
     text = results.markdown(results.accuracy_table(rows(), irp()))
     assert text.splitlines()[:2] == ["| criterion | cost | 90% | 99% |", "| --- | ---: | ---: | ---: |"]
-    assert "| snip | 91.00 ± 1.41 | 81.00 ± 1.41 |" in text
+    assert "| snip | 1 | 91.00 ± 1.41 | 81.00 ± 1.41 |" in text
 
 
 def test_results_of_different_recipes_are_not_compared() -> None:

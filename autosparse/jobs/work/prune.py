@@ -47,7 +47,7 @@ def run(job: PruneRun, accelerator: Accelerator) -> None:
     start = time.perf_counter()
     full = Mask.full(job.setting.layout(model), accelerator.device)
     changing = _changing(job, full, steps)
-    criterion = None if job.dynamic else find_criterion(config.criterion, config.seed, config.rounds)
+    criterion = None if job.dynamic else find_criterion(config.criterion, config.seed, config.rounds, config.batch_norm)
     ahead = _ahead(job, criterion, steps // config.trainings)
     with progress(job.folder, ahead.all_steps + steps, job.label, accelerator.is_main_process) as bar:
         mask = _mask(job, criterion, ahead, full, model, data, accelerator, bar.update)

@@ -1,0 +1,82 @@
+"""Criteria by the loss with batch norm by its running statistics, which are fresh before training."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import autosparse
+from autosparse.config import BY_LOSS, CRITERIA, PRETRAINED
+from autosparse.criteria import Targeted, make_criterion
+from autosparse.criteria.force import Force
+from autosparse.criteria.rounds import Rounds
+from autosparse.criteria.snip import snip
+from autosparse.errors import UserError
+from autosparse.pruning import Layout, Mask
+from tests.criteria.quick import ROUNDS
+from tests.models import images
+
+
+class Written(nn.BatchNorm2d):
+    """A batch norm with a mean of 0 and a variance of 1, written out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = (part.view(1, -1, 1, 1) for part in (self.weight, self.bias))
+        return x / (1 + self.eps) ** 0.5 * weight + bias
+
+
+def network(norm: type[nn.BatchNorm2d] = nn.BatchNorm2d) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), norm(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+
+
+def scores(name: str, model: nn.Module, batch_norm: str) -> Tensor:
+    criterion = make_criterion(name, batch_norm=batch_norm)
+    if isinstance(criterion, Rounds | Force):
+        criterion = replace(criterion, rounds=ROUNDS)
+    score = criterion.at(700) if isinstance(criterion, Targeted) else criterion
+    return score(model, Mask.full(Layout.of(model)), images())
+
+
+@pytest.mark.parametrize("name", BY_LOSS)
+def test_running_is_a_network_whose_norms_do_nothing_yet(name: str) -> None:
+    found = scores(name, network(), "running")
+    torch.testing.assert_close(found, scores(name, network(Written), "batch"))
+    assert not torch.allclose(found, scores(name, network(), "batch"))
+
+
+def test_running_is_a_gradient_in_evaluation_mode() -> None:
+    model = network().eval()
+    x, y = (torch.cat(part) for part in zip(*images(), strict=True))
+    F.cross_entropy(model(x), y).backward()
+    expected = torch.cat([(model[k].weight * model[k].weight.grad).abs().flatten() for k in (0, 4)])
+    torch.testing.assert_close(scores("snip", network(), "running"), expected.detach())
+
+
+def test_nothing_is_changed_and_batch_is_the_default() -> None:
+    assert make_criterion("snip") is snip
+    model = network().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    masks = [
+        autosparse.prune(model, images(), criterion="snip", sparsity=0.5, **how)
+        for how in ({}, {"batch_norm": "batch"}, {"batch_norm": "running"})
+    ]
+    assert torch.equal(masks[0].kept, masks[1].kept)
+    assert not torch.equal(masks[0].kept, masks[2].kept)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [*(name for name in CRITERIA if name not in BY_LOSS), PRETRAINED, snip])
+def test_a_criterion_without_the_choice_refuses_it(name: object) -> None:
+    message = "has no batch norm of mode running; snip, " if isinstance(name, str) else "one of your own brings its own"
+    with pytest.raises(UserError, match=message) as error:
+        autosparse.prune(network(), images(), criterion=name, sparsity=0.5, batch_norm="running")  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(UserError, match="unknown batch-norm mode 'none'; valid: batch, running"):
+        autosparse.prune(network(), images(), criterion="snip", sparsity=0.5, batch_norm="none")  # type: ignore[arg-type]
