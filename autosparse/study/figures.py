@@ -165,18 +165,18 @@ def truth_and_prediction(autos: AutoS, store: TripleStore) -> Figure:
 
 
 def learned_map(autos: AutoS, surface: Surface | None = None) -> Figure:
-    """The learned score over theta and grad, in root mean squares of a network (paper, section 6.1).
+    """The learned score over the first two features, in root mean squares of a network (paper, section 6.1).
 
-    Drawn from the surface, if it is given. What is seen beside theta and grad has a panel for each of some values.
+    Drawn from the surface, if it is given. What is seen beside them has a panel for each of some values.
     """
     line = torch.linspace(-_REACH, _REACH, _PIXELS)
-    grad, theta = (values.reshape(-1).to(_device()) for values in torch.meshgrid(line, line, indexing="ij"))
+    second, first = (values.reshape(-1).to(_device()) for values in torch.meshgrid(line, line, indexing="ij"))
     others = autos.features.columns[2:]
     panels = [dict.fromkeys(others, value) for value in _BESIDE] if others else [{}]
     scorer = surface or autos
     maps = []
     for panel in panels:
-        at = (theta, grad, *(torch.full_like(theta, value) for value in panel.values()))
+        at = (first, second, *(torch.full_like(first, value) for value in panel.values()))
         maps.append(scorer.score(*at, scale=Scale((1.0,) * len(at))).view(_PIXELS, _PIXELS).cpu().numpy())
     figure = Figure(figsize=(1.6 + 4 * len(panels), 4.6), layout="constrained")
     low, high = min(values.min() for values in maps), max(values.max() for values in maps)
@@ -191,7 +191,8 @@ def learned_map(autos: AutoS, surface: Surface | None = None) -> Figure:
             vmax=high,
         )
         beside = ", ".join(f"{name} {value:g} of its mean" for name, value in panel.items())
-        axes.set(xlabel="theta / rms", ylabel="grad / rms", title=beside or "score learned by AutoS")
+        names = autos.features.columns
+        axes.set(xlabel=f"{names[0]} / rms", ylabel=f"{names[1]} / rms", title=beside or "score learned by AutoS")
     figure.colorbar(image, ax=figure.axes, label=f"predicted {_LABELS[autos.label]}")
     return figure
 

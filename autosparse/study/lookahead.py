@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autosparse.config import Sanity
+from autosparse.config import PRETRAINED_AHEAD, Sanity
 from autosparse.jobs.setting import Setting
 from autosparse.study.costs import AtCost, iterative
 from autosparse.study.figures import AT_START
 from autosparse.study.parts import Method, Part
+from autosparse.study.pretrained import Pretrained
 from autosparse.study.scale import Scale
 from autosparse.tasks import Images, Text
 
-LOOKAHEAD = "lookahead"
 _AHEAD = "AutoS, looking ahead"
 _COLUMNS = ("probe-gradient", "probe-theta")
 _ALL: tuple[Sanity, ...] = ("shuffled", "reinitialized", "inverted")
@@ -69,6 +69,7 @@ def lookahead(scale: Scale) -> list[Part]:
     Runs of IRP by magnitude watch the first fifth of each training; AutoS is fitted to (theta0, theta_K) of all kinds
     of network together, of each alone, and to the paper's two inputs, the gradient averaged along the probe. Five
     rounds of a fifth of a training cost one training.
+    The files to put into autosparse/autos/pretrained/lookahead are beside the report.
     To expect: above all that looks at the start alone; below gradual magnitude pruning over two trainings.
     """
     kinds = {kind.setting.name: kind for kind in _KINDS[scale.name]}
@@ -77,7 +78,7 @@ def lookahead(scale: Scale) -> list[Part]:
         settings={name: kind.setting for name, kind in kinds.items()},
         iterations={20: {"full": 20, "small": 8, "smoke": 2}[scale.name]},
         backbones={"resnet18": "mlp"},
-        output=scale.output / LOOKAHEAD,
+        output=scale.output / PRETRAINED_AHEAD,
     )
     runs = {
         name: tuple(
@@ -90,9 +91,11 @@ def lookahead(scale: Scale) -> list[Part]:
     fitting: dict[str, Any] = {"epochs": 10, "rounds": 2 if scale.name == "smoke" else 5, "anneal": True}
     weights = {"features": ("theta", "probe-theta"), **fitting}
     gradients = {"features": ("theta", "probe-gradient"), **fitting}
-    ahead = scale.fit_to(everything, name=LOOKAHEAD, **weights)
+    ahead = scale.fit_to(everything, name=PRETRAINED_AHEAD, **weights)
     mean_gradients = scale.fit_to(everything, name="gradients", **gradients)
-    parts: list[Part] = []
+    # the same network, its table small enough to come with the package
+    shipped = scale.fit_to(everything, name="shipped", resolution=min(320, scale.fit.resolution), **weights)
+    parts: list[Part] = [Pretrained(shipped, everything, PRETRAINED_AHEAD)]
     for name, kind in kinds.items():
         others = tuple(run for other, each in runs.items() if other != name for run in each)
         alone = scale.fit_to(runs[name], name=f"{name}-itself", **weights)

@@ -20,6 +20,7 @@ from autosparse.jobs import FitRun, IRPRun
 from autosparse.jobs.setting import Setting
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.pruning.schedule import keep_count
+from autosparse.store import TripleStore
 from autosparse.study import figures
 from autosparse.study.parts import Accuracies, Method, Part
 from autosparse.study.report import Document
@@ -36,7 +37,7 @@ _FASHION = Setting(task=Images(source="fashion-mnist"), epochs=3, grad_batches=2
 _WIDER = replace(_FASHION, task=Images(network="lenet-500-300", source="fashion-mnist"))
 _MNIST, _CIFAR = (replace(_FASHION, task=Images(source=name)) for name in ("mnist", "cifar10"))
 _DIGITS = Setting(task=Images(source="digits"), epochs=1, grad_batches=1)
-_MAP = "The pretrained surface over weight and gradient, in root mean squares of a network, for three flows."
+_MAP = "The score over the first two inputs, in root mean squares of a network; for three values of a third."
 # by scale, what is pruned, the seeds that it gives labels from, and the criteria beside; the paper's AutoS learns from
 # the first
 _NETWORKS: Mapping[str, Sequence[tuple[Setting, tuple[int, ...], tuple[str, ...]]]] = {
@@ -96,21 +97,23 @@ def pretrained(scale: Scale) -> list[Part]:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """The surface that is pretrained, and how well it stands for its network."""
+    """A surface that comes with the package, and how well it stands for its network."""
 
     fit: FitRun
     labels: tuple[IRPRun, ...]
+    name: str = PRETRAINED
+    """Of `config.SHIPPED`."""
 
     def jobs(self) -> list[Job]:
         return [*self.labels, self.fit]
 
     def write(self, document: Document) -> None:
         autos, surface = AutoS.load(self.fit.folder), Surface.load(self.fit.folder)
-        surface.save(document.folder / PRETRAINED)
+        surface.save(document.folder / self.name)
         saved = read_json(self.fit.folder / CARD)
         for of in saved["card"]["held_out"]:
             of["run"] = Path(of["run"]).name  # where it lay is nobody's concern
-        write_json(document.folder / PRETRAINED / CARD, saved)
+        write_json(document.folder / self.name / CARD, saved)
         document.heading("The fit", 3)
         rows = [
             {
@@ -124,18 +127,27 @@ class Pretrained:
         document.table(pd.DataFrame(rows).set_index("labels from"))
         nodes, size = " x ".join(map(str, surface.table.shape)), surface.table.nbytes // 1000
         off = "{mean:.1e} in the mean, {p999:.1e} at 99.9%, {max:.1e} at most".format(**surface.error)
-        document.text(f"The surface has {nodes} nodes ({size} kB) and is off its network by {off}; in `{PRETRAINED}/`.")
+        document.text(f"The surface has {nodes} nodes ({size} kB) and is off its network by {off}; in `{self.name}/`.")
         document.table(self._agreement(autos, surface))
-        document.figure(figures.learned_map(autos, surface), f"{PRETRAINED}_map", _MAP)
+        document.figure(figures.learned_map(autos, surface), f"{self.name}_map", _MAP)
 
     def _agreement(self, autos: AutoS, surface: Surface) -> pd.DataFrame:
-        """How much of the network's one-shot mask the surface keeps, for initial weights that neither has seen."""
+        """How much of the network's one-shot mask the surface keeps.
+
+        For initial weights that neither has seen; where a probe would have to be made, for those of the first run.
+        """
         setting, seed = self.labels[0].setting, max(run.config.seed for run in self.labels) + 1
-        model, data = setting.make(seed, accelerator := Accelerator())
-        full = Mask.full(Layout.of(model), accelerator.device)
-        batches = data.scoring(limit=setting.grad_batches)
-        with torch.no_grad():
-            columns = autos.features.measure(model, full, batches, autos.batch_norm)
+        if autos.features.probed:
+            seed, store = self.labels[0].config.seed, TripleStore.open(self.labels[0].folder)
+            full = Mask.full(store.layout)
+            read = (store.theta() if name == "theta" else store.probe(name, 0) for name in autos.features.columns)
+            columns = tuple(map(torch.from_numpy, read))
+        else:
+            model, data = setting.make(seed, accelerator := Accelerator())
+            full = Mask.full(Layout.of(model), accelerator.device)
+            batches = data.scoring(limit=setting.grad_batches)
+            with torch.no_grad():
+                columns = autos.features.measure(model, full, batches, autos.batch_norm)
         own, tabulated = autos.score(*columns), surface.score(*columns)
         row = {}
         for sparsity in (0.5, 0.9, *_SPARSITIES):

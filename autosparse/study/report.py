@@ -27,7 +27,7 @@ h2 { margin-top: 2.4rem } .note { color: #666; font-size: 13px } code { font-siz
 """
 
 _CURVES = "The test metric after the last epoch against sparsity; what falls below the axis is cut off."
-_MAP = "The score that AutoS gives a parameter, by its initial value and gradient in root mean squares of its network."
+_MAP = "The score that AutoS gives a parameter, by its first two features in root mean squares of its network."
 _TRUTH = "Survival of 20,000 parameters drawn at random: as it was, and as AutoS predicts it from theta and grad."
 LAYERS = "Share of each layer's weights that is kept, from the input to the output, mean over seeds."
 
@@ -165,7 +165,8 @@ def _autos(document: Document, folder: Path, irp_runs: Sequence[Path]) -> None:
     )
     document.table(pd.DataFrame(rows).set_index("labels from"))
     surface = Surface.load(folder) if Surface.is_in(folder) else None
-    document.figure(figures.learned_map(autos, surface), f"autos_{folder.name}_map", _MAP)
+    if len(autos.features.columns) > 1:
+        document.figure(figures.learned_map(autos, surface), f"autos_{folder.name}_map", _MAP)
     if autos.features.columns != STORED:
         return
     fitted_to = {run["fingerprint"] for run in config["card"]["runs"]}
