@@ -15,6 +15,10 @@ from autosparse.tasks import Images
 from autosparse.training import Checkpoint
 
 
+class KilledError(Exception):
+    """The process ends here."""
+
+
 def run_of(output: Path, name: str, **options: object) -> PruneRun:
     setting = Setting(task=Images(source="digits"), epochs=2)
     return PruneRun(output=output, setting=setting, config=PruneConfig(criterion=name, sparsity=0.9, **options))
@@ -47,6 +51,37 @@ def test_a_run_that_was_killed_ends_with_the_same_mask(
     assert mask.kept.equal(Mask.load(whole.folder / "mask.safetensors").kept)
     assert second["kept"] == mask.count == round(0.1 * mask.layout.size)
     assert second["layer_densities"] == mask.layer_densities()
+
+
+@pytest.mark.parametrize("name", ["gmp", "rigl"])
+def test_a_run_that_is_killed_between_two_checkpoints_ends_with_the_same_mask(
+    name: str, tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, job = (run_of(tmp_path / part, name, trainings=4) for part in ("whole", "killed"))
+    for each in (whole, job):
+        each.check()
+        each.folder.mkdir(parents=True)
+    work.run(whole, accelerator)
+    asked = 0
+
+    def every_tenth(checkpoint: Checkpoint) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 47:
+            raise KilledError
+        return asked % 10 == 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "due", every_tenth)
+        with pytest.raises(KilledError):
+            work.run(job, accelerator)
+    assert (job.folder / "checkpoint.pt").is_file()
+    assert not job.is_complete()
+    work.run(job, accelerator)
+    first, second = (read_json(each.folder / "result.json") for each in (whole, job))
+    assert first["history"] == second["history"]
+    masks = [Mask.load(each.folder / "mask.safetensors") for each in (whole, job)]
+    assert masks[0].kept.equal(masks[1].kept)
 
 
 def test_what_they_cannot_do_is_refused(tmp_path: Path, model: object) -> None:

@@ -30,10 +30,12 @@ def test_samples_draw_the_same_in_workers_later_and_on_more_processes() -> None:
     assert torch.equal(flat(read(Own().on(CPU, workers=2))), flat(one))
     assert torch.equal(flat(read(Own().on(CPU), start=3)), flat(one[3:]))
     assert not torch.equal(flat(read(Own().on(CPU), epoch=2)), flat(one))
-    worlds = [read(Own().on(CPU, rank, 2)) for rank in range(2)]
-    for whole, left, right in zip(one, *worlds, strict=True):
-        both = [*left["vectors"], *right["vectors"]]
-        assert all(torch.equal(a, b) for a, b in zip(whole["vectors"], both, strict=True))
+    for size in (2, 4):
+        worlds = [read(Own().on(CPU, rank, size)) for rank in range(size)]
+        for whole, *parts in zip(one, *worlds, strict=True):
+            joined = [vector for part in parts for vector in part["vectors"]]
+            assert all(torch.equal(a, b) for a, b in zip(whole["vectors"], joined, strict=True))
+            assert torch.equal(whole["targets"], torch.cat([part["targets"] for part in parts]))
     halves = read(Own().on(CPU), accumulate=2)
     assert len(halves) == 10
     assert torch.equal(torch.cat([half["targets"] for half in halves]), torch.cat([each["targets"] for each in one]))
