@@ -209,7 +209,7 @@ def test_from_the_command_line(
     assert (tmp_path / "report" / "figures" / f"autos_{Path(folder).name}_map.svg").is_file()
     capsys.readouterr()
     assert script("prune", *prune[2:], "--criteria", "snip", "--rounds", "3", "--output", tmp_path) == 2
-    assert "rounds are for a saved AutoS, not for snip; snip in rounds is iterative-snip" in capsys.readouterr().err
+    assert "an AutoS of probes, not for snip; snip in rounds is iterative-snip" in capsys.readouterr().err
 
 
 def test_a_store_of_other_data_is_refused(
