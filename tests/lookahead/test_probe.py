@@ -204,7 +204,7 @@ def test_rounds_train_what_is_left_from_the_initial_weights(model: nn.Module, da
             {"criterion": "snip", "steps": 3, "optimizer": torch.optim.Adam},
             r"snip does not train: steps= and optimizer=",
         ),
-        ({"criterion": "snip", "rounds": 3}, "rounds are for a saved AutoS and for short-irp"),
+        ({"criterion": "snip", "rounds": 3}, "rounds are for a saved AutoS and for lookahead, short-irp"),
     ],
 )
 def test_what_cannot_look_ahead_is_refused(
