@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
+from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 
 from autosparse import networks
 from autosparse.config import IRPConfig
 from autosparse.criteria import make_criterion
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.data import ImageData, Images
+from autosparse.data import Data, ImageData, Images
 from autosparse.errors import UserError
 from autosparse.irp import IRP
 from autosparse.lookahead import Probe
@@ -30,17 +30,41 @@ from autosparse.store import TripleStore
 from autosparse.store.schema import LEDGER, MARKER
 from autosparse.store.storage import Folder
 from autosparse.store.verify import problems
+from autosparse.tasks.samples import SampleData
 from autosparse.training import Recipe, train
 from tests.conftest import RUN, SMALL_IRP, tree
+from tests.models import GPT, ViT
+from tests.tasks.attention import Language
 from tests.waiting import waiting_irp
 
 N = 3
+NETWORKS = ("convolutional", "vit", "gpt")
 RECIPE = Recipe(1, "nesterov", 0.05, batch_size=128)
 CONFIG = IRPConfig(iterations=N, final_sparsity=0.95)
+PROBED = replace(CONFIG, probe_steps=4, probe_columns=("probe-gradient", "probe-theta", "probe-rms"))
 
 
 class KilledError(Exception):
     """The process ends here."""
+
+
+def fresh(network: str = "convolutional") -> nn.Module:
+    torch.manual_seed(0)
+    if network == "vit":
+        return ViT()
+    if network == "gpt":
+        return GPT()
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(256, 10)
+    )
+
+
+def recipe_for(network: str) -> Recipe:
+    return RECIPE if network == "convolutional" else Recipe(1, "adamw", 1e-2, batch_size=128)
+
+
+def data_for(network: str, images: Images) -> Data:
+    return SampleData(Language(), "cpu") if network == "gpt" else ImageData(images, validation=0.1)
 
 
 def run(
@@ -49,16 +73,13 @@ def run(
     accelerator: Accelerator,
     criterion: Any = None,
     config: IRPConfig = CONFIG,
+    network: str = "convolutional",
     **more: Any,
 ) -> list[dict[str, Any]]:
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(256, 10)
-    )
     return IRP(
-        model=model,
-        data=ImageData(images, validation=0.1),
-        recipe=RECIPE,
+        model=fresh(network),
+        data=data_for(network, images),
+        recipe=recipe_for(network),
         config=config,
         folder=folder,
         accelerator=accelerator,
@@ -75,14 +96,17 @@ def whole(images: Images, accelerator: Accelerator, tmp_path_factory: pytest.Tem
     return tree(folder)
 
 
-def test_the_triples_are_those_of_the_algorithm(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_triples_are_those_of_the_algorithm(
+    network: str, images: Images, accelerator: Accelerator, tmp_path: Path
+) -> None:
     seen: list[dict[str, Tensor]] = []
 
     def spying(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return make_criterion("snip")(model, mask, batches)
 
-    history = run(tmp_path, images, accelerator, spying)
+    history = run(tmp_path, images, accelerator, spying, network=network)
     store = TripleStore.open(tmp_path)
     assert problems(store) == []
     initial = load_file(tmp_path / "initial.safetensors")
@@ -90,20 +114,13 @@ def test_the_triples_are_those_of_the_algorithm(images: Images, accelerator: Acc
 
     # each iteration starts from the whole initial state under its mask, with a fresh optimizer
     for i, trained in enumerate(seen):
-        model = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Dropout(0.1),
-            nn.Linear(256, 10),
-        )
-        model.load_state_dict(initial)
-        data = ImageData(images, validation=0.1)
+        model = fresh(network)
+        load_model(model, tmp_path / "initial.safetensors")
+        data = data_for(network, images)
         if i == 0:
             grad = mean_gradient(model, store.layout, data.scoring())
             assert np.array_equal(store.grad(), grad.numpy())
-        train(model, store.mask(i), data, RECIPE, accelerator)
+        train(model, store.mask(i), data, recipe_for(network), accelerator)
         assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
 
     schedule = Geometric(N, 0.05)
@@ -113,7 +130,7 @@ def test_the_triples_are_those_of_the_algorithm(images: Images, accelerator: Acc
     assert np.array_equal(store.survival(), sum(mask.int() for mask in kept[1:]).numpy())
     assert [row["iteration"] for row in history] == list(range(N + 1))
     assert history == json.loads((tmp_path / "history.json").read_text())
-    assert history[0]["test"] > 0.7
+    assert network != "convolutional" or history[0]["test"] > 0.7
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
@@ -140,6 +157,33 @@ def test_killed_at_any_step_it_ends_with_the_same_bytes(
         run(tmp_path, images, accelerator, progress=die, checkpoint_interval=0)
     run(tmp_path, images, accelerator)
     assert tree(tmp_path) == whole
+
+
+@pytest.mark.parametrize("network", ["vit", "gpt"])
+def test_a_transformer_killed_in_its_second_training_ends_with_the_same_bytes(
+    network: str, images: Images, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    left = 12
+
+    def die(steps: int) -> None:
+        nonlocal left
+        left -= steps
+        if left < 0:
+            raise KilledError
+
+    run(tmp_path / "whole", images, accelerator, config=PROBED, network=network)
+    with pytest.raises(KilledError):
+        run(
+            tmp_path / "killed",
+            images,
+            accelerator,
+            config=PROBED,
+            network=network,
+            progress=die,
+            checkpoint_interval=0,
+        )
+    run(tmp_path / "killed", images, accelerator, config=PROBED, network=network)
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -177,9 +221,6 @@ def test_killed_around_any_commit_it_ends_with_the_same_bytes(
         assert len(trained) == (when == "before")
 
 
-PROBED = replace(CONFIG, probe_steps=4, probe_columns=("probe-gradient", "probe-theta", "probe-rms"))
-
-
 @pytest.fixture(scope="module")
 def probed(images: Images, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that looks at the first steps of each training."""
@@ -200,14 +241,7 @@ def test_a_run_stores_what_the_first_steps_of_each_training_show(
             assert plain[name] == content
     data = ImageData(images, validation=0.1)
     for i in range(N):
-        model = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Dropout(0.1),
-            nn.Linear(256, 10),
-        )
+        model = fresh()
         model.load_state_dict(load_file(probed / "initial.safetensors"))
         probe = Probe(store.layout, 4, PROBED.probe_columns)
         train(model, store.mask(i), data, RECIPE, accelerator, callback=probe, steps=4)
@@ -256,9 +290,7 @@ def test_it_rewinds_to_the_state_after_some_epochs(images: Images, accelerator: 
     assert all(torch.equal(rewound[name], value) for name, value in seen[0].items())  # the recipe has one epoch
     initial, store = load_file(tmp_path / "a" / "initial.safetensors"), TripleStore.open(tmp_path / "a")
     assert np.array_equal(store.theta(), store.layout.flatten(initial).numpy())  # features stay the initial ones
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(256, 10)
-    )
+    model = fresh()
     model.load_state_dict(rewound)
     train(model, store.mask(1), ImageData(images, validation=0.1), RECIPE, accelerator)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in seen[1].items())

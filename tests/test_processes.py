@@ -1,4 +1,4 @@
-"""Two processes, a network with batch norm and dropout, and a kill in the middle."""
+"""Two processes, two networks, and a kill in the middle."""
 
 from pathlib import Path
 
@@ -8,12 +8,15 @@ from torch import nn
 
 from autosparse.cluster import process
 from autosparse.config import IRPConfig
-from autosparse.data import ImageData, load
+from autosparse.data import Data, ImageData, load
 from autosparse.irp import IRP
 from autosparse.store import TripleStore
 from autosparse.store.verify import problems
+from autosparse.tasks.samples import SampleData
 from autosparse.training import Recipe
 from tests.conftest import tree
+from tests.models import GPT
+from tests.tasks.attention import Language
 from tests.world import world
 
 
@@ -21,7 +24,7 @@ class KilledError(Exception):
     """The process ends here."""
 
 
-def prune(folder: Path, stop: int = 0, blind: bool = False) -> str:
+def prune(folder: Path, network: str, stop: int = 0, blind: bool = False) -> str:
     """What one of two processes does; killed at a step if `stop` is one.
 
     Where the second is `blind`, it sees no file yet, as may be on a network file system.
@@ -29,10 +32,12 @@ def prune(folder: Path, stop: int = 0, blind: bool = False) -> str:
     accelerator = process.start(1)
     assert accelerator.num_processes == 2
     torch.manual_seed(0)
-    model = nn.Sequential(
+    model: nn.Module = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(256, 10)
     )
-    data = ImageData(load("digits"), validation=0.1, rank=accelerator.process_index, world_size=2)
+    data: Data = ImageData(load("digits"), validation=0.1, rank=accelerator.process_index, world_size=2)
+    if network == "gpt":
+        model, data = GPT(), SampleData(Language(), "cpu", rank=accelerator.process_index, world_size=2)
     calls = 0
 
     def die(steps: int) -> None:
@@ -61,23 +66,30 @@ def prune(folder: Path, stop: int = 0, blind: bool = False) -> str:
     return "done"
 
 
+@pytest.fixture(scope="module", params=["convolutional", "gpt"])
+def network(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(network: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    assert world(2, prune, folder) == ["done", "done"]
+    assert world(2, prune, folder, network) == ["done", "done"]
     assert problems(TripleStore.open(folder)) == []
     return folder
 
 
 @pytest.mark.parametrize("stop", [7, 18])
-def test_two_processes_killed_and_resumed_end_with_the_same_bytes(stop: int, whole: Path, tmp_path: Path) -> None:
-    assert all("KilledError" in said for said in world(2, prune, tmp_path, stop))
-    assert world(2, prune, tmp_path) == ["done", "done"]
+def test_two_processes_killed_and_resumed_end_with_the_same_bytes(
+    stop: int, network: str, whole: Path, tmp_path: Path
+) -> None:
+    assert all("KilledError" in said for said in world(2, prune, tmp_path, network, stop))
+    assert world(2, prune, tmp_path, network) == ["done", "done"]
     assert tree(tmp_path) == tree(whole)
 
 
-def test_a_process_that_sees_no_file_yet_leaves_a_complete_run_alone(whole: Path) -> None:
+def test_a_process_that_sees_no_file_yet_leaves_a_complete_run_alone(network: str, whole: Path) -> None:
     before = tree(whole)
-    assert world(2, prune, whole, 0, True) == ["done", "done"]
+    assert world(2, prune, whole, network, 0, True) == ["done", "done"]
     assert tree(whole) == before

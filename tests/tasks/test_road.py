@@ -51,7 +51,15 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-TASKS = ("tabular_regression.py:Diabetes", "image_folder.py:Photographs", "hugging_face.py:GPT2", "text")
+OWN = f"{ROOT}/tests/tasks/attention.py"
+TASKS = (
+    "tabular_regression.py:Diabetes",
+    "image_folder.py:Photographs",
+    "hugging_face.py:GPT2",
+    "text",
+    f"{OWN}:Vision",
+    f"{OWN}:Language",
+)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -69,7 +77,7 @@ def test_from_irp_to_the_report(
         TASKS[1]: ("--task", f"examples/{name}", "--folder", str(photographs), "--size", "16", "--batch-size", "8"),
         TASKS[2]: ("--task", f"examples/{name}", "--layers", "1", "--width", "16", "--text", str(text)),
         TASKS[3]: (*TEXT, "--text", str(text)),
-    }[name]
+    }.get(name, ("--task", name))
     where = ("--output", str(tmp_path), *SHORT)
     assert run_script("irp", *options, "--iterations", "2", *where) == 0, capsys.readouterr().err
     (run,) = (tmp_path / "irp").iterdir()
@@ -82,11 +90,12 @@ def test_from_irp_to_the_report(
     assert run_script("report", str(tmp_path), "--output", str(tmp_path / "report")) == 0
     results = [json.loads(path.read_text()) for path in (tmp_path / "prune").glob("*/result.json")]
     assert len(results) == 4
-    metric = {"tabular_regression.py:Diabetes": "squared error", "image_folder.py:Photographs": "accuracy"}
+    metric = {TASKS[0]: "squared error", TASKS[1]: "accuracy", TASKS[4]: "accuracy"}
     assert {each["metric"] for each in results} == {metric.get(name, "loss")}
     assert f"Test {results[0]['metric']} after the last epoch" in (tmp_path / "report" / "index.html").read_text()
     if name != "text":
-        assert (run / name.partition(":")[0]).read_bytes() == (ROOT / "examples" / name.partition(":")[0]).read_bytes()
+        file = ROOT / "examples" / name.partition(":")[0]
+        assert (run / file.name).read_bytes() == file.read_bytes()
 
 
 def test_a_killed_run_on_text_ends_with_the_same_bytes(script: Script, text: Path, tmp_path: Path) -> None:

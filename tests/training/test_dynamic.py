@@ -1,3 +1,4 @@
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,13 +7,15 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from autosparse.cluster import process
 from autosparse.criteria import select
 from autosparse.criteria.erk import RandomERK, erk_counts
-from autosparse.data import ImageData, Images
+from autosparse.data import ImageData, Images, load
 from autosparse.pruning import Layout, Mask
 from autosparse.training import Checkpoint, Recipe, train
 from autosparse.training.dynamic import Changing, GradualMagnitude, RigL
 from tests.training.test_loop import StoppedError, fresh
+from tests.world import world
 
 RECIPE = Recipe(2, "nesterov", 0.05, batch_size=128)  # 22 steps
 
@@ -111,3 +114,35 @@ def test_a_stopped_training_ends_with_the_same_bits(
         found.append({**model.state_dict(), "kept": callback.mask.kept})
     assert len(found) == 2
     assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
+
+
+def follow(name: str, folder: Path, stop: int = 0) -> str:
+    """What one of two processes does: a training that chooses its mask, stopped at a step if `stop` is one."""
+    accelerator = process.start(1)
+    images = load("digits")
+    data = ImageData(images, rank=accelerator.process_index, world_size=2)
+    model = fresh("convolutional", images)
+    callback, calls = rival(name, model), 0
+
+    def die(steps: int) -> None:
+        nonlocal calls
+        calls += steps
+        if stop and calls >= stop:
+            raise StoppedError
+
+    resume = Checkpoint(folder / "checkpoint", "a", 0 if stop else 60, write=accelerator.is_main_process)
+    train(model, first(name, model), data, RECIPE, accelerator, resume=resume, callback=callback, progress=die)
+    kept, weights = callback.mask.kept, Layout.of(model).flatten(Layout.of(model).weights(model))
+    assert int(kept.sum()) == len(kept) // 10
+    assert not weights[~kept].any()
+    process.finish(accelerator)
+    return hashlib.sha256(kept.numpy().tobytes() + weights.numpy().tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["gmp", "rigl"])
+def test_two_processes_choose_alike_and_end_with_the_same_bits_after_a_stop(name: str, tmp_path: Path) -> None:
+    whole = world(2, follow, name, tmp_path / "whole")
+    assert len(set(whole)) == 1
+    assert len(whole[0]) == 64, whole
+    assert all("StoppedError" in said for said in world(2, follow, name, tmp_path, 11))
+    assert world(2, follow, name, tmp_path) == whole
