@@ -19,8 +19,9 @@ class Arguments:
     """
 
     name: Annotated[str, tyro.conf.Positional]
-    """demo; figure1, figure3 to figure6, table1 to table6, table8, table9, or all of these; pretrained, which makes the
-    criterion that comes with the package."""
+    """demo; figure1, figure3 to figure6, table1 to table6, table8, table9, or all of these; pretrained and
+    lookahead, which make the criteria that come with the package and compare them with others; learnable, what of
+    survival can be learned at all; labels, what cheaper labels are worth."""
     scale: str | None = None
     """full: the paper's networks, data and recipes, for GPUs; small: LeNet-300-100 on MNIST and Fashion-MNIST, on two
     cores; smoke: a trial on digits. full if not given, but for the demo, which has a size of its own."""

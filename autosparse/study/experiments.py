@@ -18,6 +18,8 @@ from autosparse.errors import unknown
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.jobs.setting import TrainingRun
 from autosparse.study import results
+from autosparse.study.labels import labels
+from autosparse.study.learnable import learnable
 from autosparse.study.lookahead import lookahead
 from autosparse.study.paper import PLANS
 from autosparse.study.parts import Overview, Part
@@ -53,7 +55,10 @@ EXPERIMENTS: dict[str, Callable[[Scale], list[Part]]] = {
     **PLANS,
     "pretrained": pretrained,
     "lookahead": lookahead,
+    "learnable": learnable,
+    "labels": labels,
 }
+_OWN = frozenset({"pretrained", "lookahead", "learnable", "labels"})  # not the paper's, with settings of their own
 
 
 def find_experiments(name: str) -> tuple[str, ...]:
@@ -131,7 +136,7 @@ class Sections:
         return [job for parts in self.parts.values() for part in parts for job in part.jobs()]
 
     def write(self, document: Document) -> None:
-        if self.scale.name != "full" and not {"pretrained", "lookahead"} & {*self.parts}:
+        if self.scale.name != "full" and not _OWN & {*self.parts}:
             self._stand_ins(document)
         folders = dict.fromkeys(job.folder for job in self.jobs())
         document.rows(results.load(*folders), results.load_irp(*folders))
@@ -193,7 +198,7 @@ def _report(names: Sequence[str], scale: Scale) -> ReportRun:
     if "demo" in parts:
         (overview,) = parts["demo"]
         return ReportRun(output=scale.output / "report", title="AutoSparse report", content=overview)
-    what = "The criterion that comes with the package" if "pretrained" in parts else "The paper's tables and figures"
+    what = "Beyond the paper" if _OWN & parts.keys() else "The paper's tables and figures"
     folder = scale.output / "paper" / ("all" if parts.keys() == PLANS.keys() else "-".join(parts))
     return ReportRun(
         output=folder,

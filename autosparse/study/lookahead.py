@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autosparse.config import PRETRAINED_AHEAD, Sanity
+from autosparse.jobs import IRPRun
 from autosparse.jobs.setting import Setting
 from autosparse.study.costs import AtCost, iterative
 from autosparse.study.figures import AT_START
@@ -18,6 +19,9 @@ from autosparse.study.scale import Scale
 from autosparse.tasks import Images, Text
 
 _AHEAD = "AutoS, looking ahead"
+WEIGHTS = ("theta", "probe-theta")
+"""What AutoS looks at, the initial weight and that after K steps."""
+
 _COLUMNS = ("probe-gradient", "probe-theta")
 _ALL: tuple[Sanity, ...] = ("shuffled", "reinitialized", "inverted")
 
@@ -72,25 +76,11 @@ def lookahead(scale: Scale) -> list[Part]:
     The files to put into autosparse/autos/pretrained/lookahead are beside the report.
     To expect: above all that looks at the start alone; below gradual magnitude pruning over two trainings.
     """
-    kinds = {kind.setting.name: kind for kind in _KINDS[scale.name]}
-    scale = replace(
-        scale,
-        settings={name: kind.setting for name, kind in kinds.items()},
-        iterations={20: {"full": 20, "small": 8, "smoke": 2}[scale.name]},
-        backbones={"resnet18": "mlp"},
-        output=scale.output / PRETRAINED_AHEAD,
-    )
-    runs = {
-        name: tuple(
-            scale.irp(name, "magnitude", seed=seed, probe_steps=kind.steps, probe_columns=_COLUMNS)
-            for seed in kind.labels
-        )
-        for name, kind in kinds.items()
-    }
+    scale, kinds = kinds_of(scale)
+    runs = {name: tuple(labelled(scale, kind, seed) for seed in kind.labels) for name, kind in kinds.items()}
     everything = tuple(run for each in runs.values() for run in each)
-    fitting: dict[str, Any] = {"epochs": 10, "rounds": 2 if scale.name == "smoke" else 5, "anneal": True}
-    weights = {"features": ("theta", "probe-theta"), **fitting}
-    gradients = {"features": ("theta", "probe-gradient"), **fitting}
+    weights = {"features": WEIGHTS, **fitting(scale.name)}
+    gradients = {"features": ("theta", "probe-gradient"), **fitting(scale.name)}
     ahead = scale.fit_to(everything, name=PRETRAINED_AHEAD, **weights)
     mean_gradients = scale.fit_to(everything, name="gradients", **gradients)
     # the same network, its table small enough to come with the package
@@ -136,6 +126,29 @@ def lookahead(scale: Scale) -> list[Part]:
             )
         )
     return parts
+
+
+def kinds_of(scale: Scale) -> tuple[Scale, dict[str, Kind]]:
+    """The scale of all that looks ahead, its own folder included, and its kinds of network by name."""
+    kinds = {kind.setting.name: kind for kind in _KINDS[scale.name]}
+    inner = replace(
+        scale,
+        settings={name: kind.setting for name, kind in kinds.items()},
+        iterations={20: {"full": 20, "small": 8, "smoke": 2}[scale.name]},
+        backbones={"resnet18": "mlp"},
+        output=scale.output / PRETRAINED_AHEAD,
+    )
+    return inner, kinds
+
+
+def labelled(scale: Scale, kind: Kind, seed: int) -> IRPRun:
+    """A run of IRP by magnitude that watches the first steps of each training."""
+    return scale.irp(kind.setting.name, "magnitude", seed=seed, probe_steps=kind.steps, probe_columns=_COLUMNS)
+
+
+def fitting(scale: str) -> dict[str, Any]:
+    """How AutoS is fitted to such runs."""
+    return {"epochs": 10, "rounds": 2 if scale == "smoke" else 5, "anneal": True}
 
 
 def _further(kind: Kind) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,329 @@
+"""What of survival can be learned at all: the ceiling that the order of samples sets, and what features reach of it.
+
+Two runs of IRP from the same weights, with other orders of samples, share all that is known before training. What one
+says of the other is the most that any function of it can say.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autosparse.autos.evaluate import overlap, spearman
+from autosparse.autos.labels import label_table
+from autosparse.cluster import Job
+from autosparse.config import Label, Probed
+from autosparse.errors import UserError
+from autosparse.jobs import IRPRun
+from autosparse.lookahead import Probe
+from autosparse.pruning import Layout, Mask
+from autosparse.store import TripleStore
+from autosparse.study.lookahead import Kind, kinds_of, labelled
+from autosparse.study.parts import Part
+from autosparse.study.report import Document
+from autosparse.study.scale import Scale
+from autosparse.training import Callback, train
+
+Floats = NDArray[np.float32]
+
+_PROBED: tuple[Probed, ...] = get_args(Probed)
+_SHARES = (0.01, 0.05, 0.2, 0.5)  # of a training that a probe lasts
+_K = 0.2  # what the criterion that looks ahead takes
+_LABELS: tuple[Label, ...] = ("share", "rank", "log-density")
+_ROWS = 100_000  # of a run that a regression learns from
+_SETS: Mapping[str, tuple[str, ...]] = {
+    "θ0": ("theta",),
+    "θ0, g0 (the paper's)": ("theta", "grad"),
+    "θ0, ḡ": ("theta", "probe-gradient"),
+    "θ_K": ("probe-theta",),
+    "θ0, θ_K": ("theta", "probe-theta"),
+    "θ0, θ_K, Σg²": ("theta", "probe-theta", "probe-rms"),
+    "θ0, θ_K, layer": ("theta", "probe-theta", "layer"),
+    "θ0, θ_K, row, column": ("theta", "probe-theta", "row", "column"),
+    "all": ("theta", "grad", *_PROBED, "layer", "row", "column"),
+}
+_CHOSEN = "θ0, θ_K"
+
+
+def learnable(scale: Scale) -> list[Part]:
+    """What of survival can be learned at all: `python launch/paper.py learnable --scale small`.
+
+    Three pairs of runs of IRP for each kind of network, by magnitude, a pair from the same weights in two orders of
+    samples. A regression learns one run's survival from what its dense network shows in its first steps; it is judged
+    on the other order of a seed that it has not seen. Gradient boosting stands for any learner.
+    To expect: about half of survival is the order's; (theta0, theta_K) at a fifth of a training is near the rest.
+    """
+    return [
+        Learnable(title=f"What can be learned: {name.replace('_', ' on ')}", scale=inner, kind=kind)
+        for inner, kinds in (kinds_of(scale),)
+        for name, kind in kinds.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Learnable:
+    """Tables of one kind of network: the ceiling, features, lengths of a probe, scaling, labels, number of runs."""
+
+    title: str
+    """Their heading."""
+    scale: Scale
+    """Where the runs lie."""
+    kind: Kind
+    """What is trained."""
+
+    def jobs(self) -> list[Job]:
+        return [*(run for pair in self._pairs for run in pair), *self._more]
+
+    def write(self, document: Document) -> None:
+        pairs = [(Seen.of(run), TripleStore.open(other.folder)) for run, other in self._pairs]
+        document.heading(self.title, 3)
+        document.text(
+            f"Mean ± deviation over {len(pairs)} pairs of runs. R²: the share of the variance of survival that is "
+            "explained. Overlap: the share of what is kept that is kept by both, chance being the density."
+        )
+        document.table(pd.DataFrame({"one run of the other": _ceiling(pairs)}).T.rename_axis("ceiling"))
+        ceiling = float(np.mean([_correlation(seen.survival, other.survival()) for seen, other in pairs]))
+        document.text(
+            "Learned from the other seeds, judged on the other order. Of R², no function of the initial weights "
+            f"exceeds {ceiling:.2f}, the correlation of the two runs. K = {100 * _K:g}% of a training."
+        )
+        table = {label: _judged(pairs, _Regression(names), ceiling) for label, names in _SETS.items()}
+        document.table(pd.DataFrame(table).T.rename_axis("features"))
+        names = _SETS[_CHOSEN]
+        lengths = {f"{100 * k:g}%": _judged(pairs, _Regression(names, share=k), ceiling) for k in _SHARES}
+        document.text(f"{_CHOSEN}, by the length of the probe.")
+        document.table(pd.DataFrame(lengths).T.rename_axis("K"))
+        document.text(f"{_CHOSEN}, by the root mean square that features are divided by, and by label.")
+        how = {
+            "of the network": _Regression(names),
+            "of each layer": _Regression(names, by_layer=True),
+            **{f"label {label}": _Regression(names, label=label) for label in _LABELS[1:]},
+        }
+        found = {label: _judged(pairs, regression, ceiling) for label, regression in how.items()}
+        document.table(pd.DataFrame(found).T.rename_axis("scaling, label"))
+        if self._more:
+            more, counts = [Seen.of(run) for run in self._more], [1]
+            while 2 * counts[-1] <= len(more):
+                counts.append(2 * counts[-1])
+            found = {f"{n}": _judged(pairs, _Regression(names), ceiling, more[:n]) for n in counts}
+            document.text(f"{_CHOSEN}, by the number of runs that are learned from.")
+            document.table(pd.DataFrame(found).T.rename_axis("runs"))
+
+    @cached_property
+    def _pairs(self) -> list[tuple[IRPRun, IRPRun]]:
+        """A run and, from the same weights, one in another order; a pair a seed."""
+        name = self.kind.setting.name
+        return [
+            (labelled(self.scale, self.kind, s), self.scale.irp(name, "magnitude", seed=s, order_seed=s + 10))
+            for s in (0, 1, 2)
+        ]
+
+    @cached_property
+    def _more(self) -> tuple[IRPRun, ...]:
+        """Runs of other seeds, where they are cheap."""
+        seeds = range(3, 11 if self.scale.name == "small" else 5) if self.kind.further else ()
+        return tuple(self.scale.irp(self.kind.setting.name, "magnitude", seed=seed) for seed in seeds)
+
+
+class Seen:
+    """A run of IRP, and what its dense network shows in the first half of its training.
+
+    Attributes:
+        layout: of the run.
+        survival: int (P,).
+        densities: of its masks.
+    """
+
+    def __init__(self, store: TripleStore, probes: Mapping[float, Probe]) -> None:
+        self.layout, self.survival, self.densities = store.layout, store.survival(), store.densities
+        self._first = {"theta": store.theta(), "grad": store.grad()}
+        self._probes = probes
+
+    @classmethod
+    def of(cls, run: IRPRun) -> "Seen":
+        """Train as the run did, dense, from its weights, to the end of the longest probe."""
+        store, accelerator = TripleStore.open(run.folder), Accelerator()
+        model, data = run.setting.make(run.config.seed, accelerator)
+        recipe = run.setting.make_recipe()
+        length = recipe.epochs * len(data.training(recipe.batch_size))
+        mask = Mask.full(store.layout, accelerator.device)
+        probes = {
+            share: Probe(store.layout, max(1, round(share * length)), _PROBED, accelerator.device) for share in _SHARES
+        }
+        steps = max(probe.steps for probe in probes.values())
+        together = Together([*probes.values()])
+        train(model, mask, data, recipe, accelerator, seed=run.config.order, callback=together, steps=steps)
+        return cls(store, probes)
+
+    def features(self, names: Sequence[str], share: float, by_layer: bool) -> Floats:
+        """A regression's inputs, (P, F): the values over their root mean square, signs relative to the weight's."""
+        columns = self._first | {name: values.cpu().numpy() for name, values in self._probes[share].columns.items()}
+        sign = np.where(np.signbit(columns["theta"]), -1, 1).astype(np.float32)
+        found = []
+        for name in names:
+            if name in columns:
+                found.append(columns[name] / self._size(columns[name], by_layer) * sign)
+            else:
+                sizes = torch.from_numpy(np.abs(columns["probe-theta"] / self._size(columns["probe-theta"], by_layer)))
+                found.append(_context(self.layout, name, sizes))
+        return np.stack(found, 1)
+
+    def layers(self) -> Iterator[slice]:
+        """Where each layer lies."""
+        for layer in self.layout.layers:
+            yield slice(layer.offset, layer.offset + layer.size)
+
+    def _size(self, values: Floats, by_layer: bool) -> Floats:
+        if not by_layer:
+            return np.full(len(values), np.sqrt(np.square(values, dtype=np.float64).mean()), np.float32)
+        sizes = [np.sqrt(np.square(values[where], dtype=np.float64).mean()) for where in self.layers()]
+        return np.repeat(np.array(sizes, np.float32), [layer.size for layer in self.layout.layers])
+
+
+class Together(Callback):
+    """Several probes of one training."""
+
+    def __init__(self, probes: Sequence[Probe]) -> None:
+        self._probes = probes
+
+    def start(self, model: nn.Module, mask: Mask) -> Mask:
+        for probe in self._probes:
+            probe.start(model, mask)
+        return mask
+
+    def gradients(self, step: int, model: nn.Module) -> None:
+        for probe in self._probes:
+            probe.gradients(step, model)
+
+    def stepped(self, step: int, model: nn.Module, mask: Mask, optimizer: torch.optim.Optimizer) -> Mask:
+        for probe in self._probes:
+            probe.stepped(step, model, mask, optimizer)
+        return mask
+
+
+class _Learner(Protocol):
+    """What scikit-learn calls a regressor."""
+
+    def predict(self, features: Floats) -> NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True)
+class _Regression:
+    """Survival from features."""
+
+    names: tuple[str, ...]
+    share: float = _K
+    by_layer: bool = False
+    label: Label = "share"
+
+    def fit(self, runs: Sequence[Seen]) -> _Learner:
+        try:
+            from sklearn.ensemble import HistGradientBoostingRegressor
+        except ImportError:
+            raise UserError("the plan learnable needs scikit-learn: pip install 'autosparse[demo]'") from None
+        draw = np.random.default_rng(0)
+        inputs, labels = [], []
+        for run in runs:
+            chosen = np.sort(draw.permutation(len(run.survival))[:_ROWS])
+            inputs.append(run.features(self.names, self.share, self.by_layer)[chosen])
+            labels.append(label_table(self.label, run.densities)[run.survival[chosen]])
+        learner = HistGradientBoostingRegressor(early_stopping=False, random_state=0)
+        fitted: _Learner = learner.fit(np.concatenate(inputs), np.concatenate(labels))
+        return fitted
+
+    def predict(self, learner: _Learner, run: Seen) -> NDArray[np.float64]:
+        return learner.predict(run.features(self.names, self.share, self.by_layer))
+
+
+def _judged(
+    pairs: Sequence[tuple[Seen, TripleStore]],
+    regression: _Regression,
+    ceiling: float,
+    learned: Sequence[Seen] = (),
+) -> dict[str, str]:
+    """How a regression predicts each pair: learned from the runs that are given, or from those of the other pairs."""
+    rows = []
+    for run, other in pairs:
+        learner = regression.fit(learned or [each for each, _ in pairs if each is not run])
+        predicted = regression.predict(learner, run)
+        of_other, of_own = (label_table(regression.label, run.densities)[s] for s in (other.survival(), run.survival))
+        explained = _explained(predicted, of_other)
+        rows.append(
+            {
+                "R²": explained,
+                "of the ceiling, %": 100 * explained / ceiling,
+                "R², its own order": _explained(predicted, of_own),
+                **_ranks(predicted, other.survival(), run),
+            }
+        )
+    return _cells(rows)
+
+
+def _ceiling(pairs: Sequence[tuple[Seen, TripleStore]]) -> dict[str, str]:
+    """What one run says of the other; ties are broken at random."""
+    rows = []
+    for run, other in pairs:
+        jitter = np.random.default_rng(0).random(len(run.survival)) / 2
+        survival = other.survival()
+        within = [_correlation(run.survival[where], survival[where]) for where in run.layers()]
+        sizes = [layer.size for layer in run.layout.layers]
+        rows.append(
+            {
+                "correlation": _correlation(run.survival, survival),
+                "within layers": float(np.average(within, weights=sizes)),
+                **_ranks(run.survival, survival, run, jitter),
+            }
+        )
+    return _cells(rows)
+
+
+def _ranks(
+    scores: NDArray[Any], survival: NDArray[Any], run: Seen, jitter: NDArray[Any] | float = 0.0
+) -> dict[str, float]:
+    """Rank correlation, over the network and as a mean over its layers by their size, and overlap of what is kept."""
+    within = [spearman(scores[where], survival[where]) for where in run.layers()]
+    sizes = [layer.size for layer in run.layout.layers]
+    return {
+        "Spearman": spearman(scores, survival),
+        "Spearman within layers": float(np.average(np.nan_to_num(within), weights=sizes)),
+        **{f"overlap at {100 * s:g}%": overlap(scores + jitter, survival, 1 - s) for s in (0.95, 0.99)},
+    }
+
+
+def _context(layout: Layout, name: str, sizes: Tensor) -> Floats:
+    """Of each parameter its layer's number, or the mean size of its row (output) or column (input)."""
+    found = torch.empty(layout.size)
+    views, given = layout.unflatten(found), layout.unflatten(sizes)
+    for number, (view, values) in enumerate(zip(views.values(), given.values(), strict=True)):
+        if name == "layer":
+            view.fill_(number)
+        else:
+            others = [d for d in range(values.ndim) if d != (0 if name == "row" else 1)]
+            view.copy_(values.mean(others, keepdim=True).expand_as(view))
+    return found.numpy()
+
+
+def _explained(predicted: NDArray[Any], labels: NDArray[Any]) -> float:
+    return float(1 - np.square(predicted - labels).mean() / labels.var())
+
+
+def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else 0.0
+
+
+def _cells(rows: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    """Mean ± deviation of each column."""
+    frame = pd.DataFrame(rows)
+    return {
+        name: f"{values.mean():.1f} ± {values.std():.1f}"
+        if name.endswith("%") and name.startswith("of")
+        else f"{values.mean():.3f} ± {values.std():.3f}"
+        for name, values in frame.items()
+    }
