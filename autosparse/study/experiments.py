@@ -16,7 +16,6 @@ from autosparse.cluster import Job, Stage
 from autosparse.config import NO_IDENTITY, PRETRAINED_AHEAD
 from autosparse.errors import unknown
 from autosparse.jobs import FitRun, IRPRun, PruneRun
-from autosparse.jobs.setting import TrainingRun
 from autosparse.study import results
 from autosparse.study.labels import labels
 from autosparse.study.learnable import learnable
@@ -101,10 +100,12 @@ def stages(names: Sequence[str], scale: Scale) -> list[Stage]:
 
 def describe(stages: Sequence[Stage]) -> list[str]:
     """What a graph takes, a line for each stage and one for all."""
-    lines = []
+    looking, lines = _looking_ahead(stages), []
     for stage in stages:
         lengths = sorted(_trainings(stage).items())
         said = [f"{len(stage.jobs):,} jobs", *(f"{n:,} trainings of {epochs} epochs" for epochs, n in lengths)]
+        if ahead := sum(job.folder in looking for job in stage.jobs):
+            said.append(f"before {ahead:,} of them steps to look ahead, a training's if not said otherwise")
         lines.append(f"{stage.name}: {', '.join(said)}")
     return [*lines, f"in all: {in_all(stages)}"]
 
@@ -119,9 +120,18 @@ def _trainings(stage: Stage) -> Counter[int]:
     """Trainings by their epochs."""
     found = Counter[int]()
     for job in stage.jobs:
-        if isinstance(job, TrainingRun):
-            found[job.setting.make_recipe().epochs] += job.config.iterations + 1 if isinstance(job, IRPRun) else 1
+        if isinstance(job, PruneRun):
+            found[job.make_recipe().epochs] += 1
+        elif isinstance(job, IRPRun):
+            found[job.setting.make_recipe().epochs] += job.config.iterations + 1
     return found
+
+
+def _looking_ahead(stages: Sequence[Stage]) -> set[Path]:
+    """The folders of runs of pruning that train ahead, by their criterion or by the fit that is still to be made."""
+    jobs = [job for stage in stages for job in stage.jobs]
+    fits = {job.folder for job in jobs if isinstance(job, FitRun) and job.config.looks_ahead}
+    return {job.folder for job in jobs if isinstance(job, PruneRun) and (job.looks_ahead or job.saved in fits)}
 
 
 @dataclass(frozen=True)
