@@ -14,7 +14,7 @@ from autosparse.study.scale import Scale
 
 _CAPTION = (
     "The test metric after the last epoch against all that was trained for it, in trainings: mean and deviation over "
-    "seeds, a panel a sparsity. Variants of one method at several costs are joined."
+    "seeds. Variants of one method at several costs are joined."
 )
 
 
@@ -49,7 +49,7 @@ class AtCost:
         return needed
 
     def write(self, document: Document) -> None:
-        rows = self._rows()
+        rows = self.rows()
         results.one_recipe(rows)
         metric, better = results.metric_of(rows)
         document.heading(self.title, 3)
@@ -64,7 +64,8 @@ class AtCost:
         if self.checked:
             document.text(f"Sanity checks at {100 * self._checked_at:g}%.")
             document.table(self._sanity(metric))
-        document.figure(figures.against_cost(rows, self.sparsities, self.title), self.stem, _CAPTION)
+        panels = {f"sparsity {100 * at:g}%": rows[rows["at"] == at] for at in self.sparsities}
+        document.figure(figures.against_cost(panels, self.title), self.stem, f"{_CAPTION} A panel a sparsity.")
 
     def _dense(self) -> list[PruneRun]:
         """The unpruned network."""
@@ -78,7 +79,7 @@ class AtCost:
         """A run a seed; none for iterative pruning."""
         return self.scale.prune(self.pair, method.by, sparsity, sanity, **method.how) if method.by else []
 
-    def _rows(self) -> pd.DataFrame:
+    def rows(self) -> pd.DataFrame:
         """A row a method, sparsity and seed: `method`, `family`, `at`, `cost`, `test` and what says how it was made."""
         found = []
         for method in self.methods:
@@ -87,7 +88,7 @@ class AtCost:
                     rows = results.load(*(run.folder for run in self._runs(method, sparsity)))
                 else:
                     rows = _reached(results.load_irp(*(run.folder for run in method.sources)), sparsity)
-                found.append(rows.assign(method=method.label, family=method.family or method.label, at=sparsity))
+                found.append(rows.assign(method=method.label, family=method.family, at=sparsity))
         return pd.concat(found)
 
     def _table(self, rows: pd.DataFrame, metric: str, better: str) -> pd.DataFrame:
@@ -123,6 +124,31 @@ class AtCost:
         }
         names = ["as it is" if kind == "none" else kind for kind in kinds]
         return pd.DataFrame(table, index=names).T.rename_axis("method")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideBySide:
+    """One picture of several such tables, at one sparsity."""
+
+    title: str
+    """What stands above it."""
+    stem: str
+    """The file's name."""
+    tables: tuple[AtCost, ...]
+    """The panels."""
+    sparsity: float
+    """The sparsity."""
+
+    def jobs(self) -> list[Job]:
+        return [job for table in self.tables for job in table.jobs()]
+
+    def write(self, document: Document) -> None:
+        panels = {}
+        for table in self.tables:
+            rows = table.rows()
+            panels[table.scale.settings[table.pair].name.replace("_", " on ")] = rows[rows["at"] == self.sparsity]
+        document.heading(self.title, 3)
+        document.figure(figures.against_cost(panels, self.title), self.stem, _CAPTION)
 
 
 def iterative(scale: Scale, pair: str) -> tuple[IRPRun, ...]:

@@ -74,29 +74,30 @@ def lines(curves: Mapping[str, pd.DataFrame], title: str) -> Figure:
     return figure
 
 
-def against_cost(rows: pd.DataFrame, sparsities: Collection[float], title: str) -> Figure:
-    """A metric against the trainings that it took, one panel a sparsity.
+def against_cost(panels: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """A metric against the trainings that it took; better is higher up.
 
     Args:
-        rows: one a run, with `method`, `family` (whose variants are joined), `at` (the sparsity), `cost` and `test`.
-        sparsities: the panels.
+        panels: by title, one row a run, with `method`, `family` (whose variants are joined; without one it is not
+            drawn), `cost`, `test` and what says which metric it is.
         title: stands above them.
     """
-    metric, better = metric_of(rows)
-    times, columns = factor(metric), min(2, len(sparsities))
-    lines = -(-len(sparsities) // columns)
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
     figure = Figure(figsize=(5.2 * columns, 3.8 * lines + 1.2), layout="constrained")
-    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for unused in panels[len(sparsities) :]:
+    drawn = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for unused in drawn[len(panels) :]:
         unused.set_visible(False)
-    families = list(dict.fromkeys(rows["family"]))
-    for axes, sparsity in zip(panels, sparsities, strict=False):
-        at = rows[rows["at"] == sparsity]
+    families = [each for each in dict.fromkeys(pd.concat(panels.values())["family"]) if each]
+    for axes, (name, rows) in zip(drawn, panels.items(), strict=False):
+        metric, better = metric_of(rows)
+        times = factor(metric)
+        means = times * rows[rows["family"] != ""].groupby("method")["test"].mean()
         for number, family in enumerate(families):
-            by = at[at["family"] == family].groupby("method").agg({"cost": "mean", "test": ["mean", "std"]})
+            by = rows[rows["family"] == family].groupby("method").agg({"cost": "mean", "test": ["mean", "std"]})
             points = by.sort_values(("cost", "mean"))
             axes.errorbar(
-                points["cost", "mean"],
+                points["cost", "mean"] * (1 + 0.02 * (number - len(families) / 2)),  # beside each other, not upon
                 times * points["test", "mean"],
                 times * points["test", "std"].fillna(0.0),
                 marker=_MARKERS[number % len(_MARKERS)],
@@ -110,13 +111,16 @@ def against_cost(rows: pd.DataFrame, sparsities: Collection[float], title: str) 
         ticks = [1, 2, 3, 5, 10, 20]
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
-        if factor(metric) > 1:  # a criterion at chance must not flatten the differences among the others
-            means = at.groupby("method")["test"].mean()
-            axes.set_ylim(100 * means.quantile(0.15) - 4, 100 * means.max() + 1.5)
-        axes.set(xlabel="cost, trainings", ylabel=f"test {metric_label(metric)}", title=f"sparsity {100 * sparsity:g}%")
+        # a criterion at chance must not flatten the differences among the others
+        worst, best = (
+            means.quantile(0.1 if better == "higher" else 0.9),
+            means.max() if better == "higher" else means.min(),
+        )
+        axes.set_ylim(worst - 0.15 * (best - worst), best + 0.15 * (best - worst))
+        axes.set(xlabel="cost, trainings", ylabel=f"test {metric_label(metric)}, {better} is better", title=name)
         axes.grid(alpha=0.25)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-    figure.suptitle(f"{title} ({better} is better)", fontsize=10)
+    figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from autosparse.config import PRETRAINED_AHEAD, Sanity
 from autosparse.jobs import IRPRun
 from autosparse.jobs.setting import Setting
-from autosparse.study.costs import AtCost, iterative
+from autosparse.study.costs import AtCost, SideBySide, iterative
 from autosparse.study.figures import AT_START
 from autosparse.study.parts import Method, Part
 from autosparse.study.pretrained import Pretrained
@@ -85,7 +85,7 @@ def lookahead(scale: Scale) -> list[Part]:
     mean_gradients = scale.fit_to(everything, name="gradients", **gradients)
     # the same network, its table small enough to come with the package
     shipped = scale.fit_to(everything, name="shipped", resolution=min(320, scale.fit.resolution), **weights)
-    parts: list[Part] = [Pretrained(shipped, everything, PRETRAINED_AHEAD)]
+    tables: list[AtCost] = []
     for name, kind in kinds.items():
         others = tuple(run for other, each in runs.items() if other != name for run in each)
         alone = scale.fit_to(runs[name], name=f"{name}-itself", **weights)
@@ -99,7 +99,7 @@ def lookahead(scale: Scale) -> list[Part]:
         learned.append(Method("AutoS of mean gradients", mean_gradients, everything))
         for label, how in _further(kind).items():
             learned.append(Method(f"{_AHEAD}, {label}", ahead, everything, how=how, family=_AHEAD))
-        parts.append(
+        tables.append(
             AtCost(
                 title=f"Looking ahead: {name.replace('_', ' on ')}",
                 stem=f"lookahead_{name}",
@@ -125,7 +125,11 @@ def lookahead(scale: Scale) -> list[Part]:
                 checks=kind.checks,
             )
         )
-    return parts
+    shown = sorted(set.intersection(*({*table.sparsities} for table in tables)))[-2:][0]
+    together = SideBySide(
+        title=f"Accuracy against cost at {100 * shown:g}%", stem="lookahead_costs", tables=tuple(tables), sparsity=shown
+    )
+    return [together, *tables, Pretrained(shipped, everything, PRETRAINED_AHEAD)]
 
 
 def kinds_of(scale: Scale) -> tuple[Scale, dict[str, Kind]]:

@@ -51,7 +51,7 @@ class Method:
     how: Mapping[str, Any] = field(default_factory=dict)
     """Options of its runs of pruning, see `PruneConfig`: how far it looks ahead, or how long it trains."""
     family: str = ""
-    """What it is a variant of, at another cost."""
+    """What it is a variant of, at another cost, in figures of the cost; not drawn there without."""
 
     def jobs(self) -> list[Job]:
         """The runs that make its criterion."""

@@ -19,7 +19,7 @@ METHODS = (
     Method("short", "short-irp", family="short"),
     Method("ahead", "lookahead", family="ahead"),
     Method("far", "lookahead", how={"rounds": 10}, family="ahead"),
-    Method("GMP", "gmp", how={"trainings": 2}),
+    Method("GMP", "gmp", how={"trainings": 2}),  # of no family: in the table alone
 )
 VALUES = {"short": (0.80, 0.82), "ahead": (0.90, 0.92), "far": (0.95, 0.95), "GMP": (0.81, 0.83)}
 COSTS = {"short": 2.0, "ahead": 2.0, "far": 3.0, "GMP": 2.0}
@@ -35,7 +35,7 @@ def rows(better: str = "higher") -> pd.DataFrame:
     found = [
         {
             "method": name,
-            "family": method.family or name,
+            "family": method.family,
             "at": 0.9,
             "cost": COSTS[name],
             "test": value,
@@ -81,11 +81,13 @@ def test_iterative_pruning_costs_the_trainings_until_it_is_as_sparse() -> None:
 
 
 def test_the_figure_has_a_point_a_method_and_a_line_a_family() -> None:
-    figure = figures.against_cost(rows(), (0.9,), "T")
-    axes = figure.axes[0]
-    drawn = {container.get_label(): list(container[0].get_xdata()) for container in axes.containers}
-    assert drawn == {"short": [2.0], "ahead": [2.0, 3.0], "GMP": [2.0]}
-    assert axes.get_xscale() == "log"
+    figure = figures.against_cost({"here": rows(), "loss": rows("lower")}, "T")
+    for axes, better in zip(figure.axes, ("higher", "lower"), strict=True):
+        drawn = {container.get_label(): list(container[0].get_xdata()) for container in axes.containers}
+        assert drawn == {"short": pytest.approx([2.0], rel=0.05), "ahead": pytest.approx([2.0, 3.0], rel=0.05)}
+        assert drawn["short"] != drawn["ahead"][:1]  # beside each other
+        assert axes.get_xscale() == "log"
+        assert (axes.get_ylim()[0] < axes.get_ylim()[1]) == (better == "higher")  # better is up
 
 
 @pytest.mark.parametrize("name", ["small", "full", "smoke"])
