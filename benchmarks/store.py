@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from autosparse.command import run
 from autosparse.store import TripleStore, TripleWriter
-from autosparse.store.pipeline import PIPELINES
 from benchmarks.common import (
     forget,
     goal,
@@ -82,14 +81,12 @@ def ours() -> Peer:
         for _ in TripleStore.open(folder).scan(*NAMES):
             pass
 
-    def whole(pipeline: str, folder: Path) -> None:
-        store = TripleStore.open(folder, pipeline=pipeline)
+    def whole(folder: Path) -> None:
+        store = TripleStore.open(folder)
         store.theta(), store.grad(), store.survival()
 
-    pipelines = [name for name in PIPELINES if name != "auto" and (name == "zarr" or installed(name))]
-    reads: dict[str, Callable[[Path], object]] = {_SCAN: scan}
-    reads |= {f"this package, whole arrays, {name}": partial(whole, name) for name in pipelines}
-    return Peer("this package", write_store, reads, ("crc32 and crc32c a chunk", "files and folders", "shard, store"))
+    reads: dict[str, Callable[[Path], object]] = {_SCAN: scan, "this package, whole arrays": whole}
+    return Peer("this package", write_store, reads, ("crc32c a chunk", "files and folders", "shard, store"))
 
 
 def features() -> Peer:

@@ -41,7 +41,7 @@ from tests.conftest import ROOT
         (
             "store",
             "--triples 100000 --repeats 1 --folder FOLDER",
-            ["| this package, whole arrays, zarrs |", "| h5py, fletcher32", "- writing at 0.8"],
+            ["| this package, whole arrays |", "| h5py, fletcher32", "- writing at 0.8"],
         ),
         (
             "loader",

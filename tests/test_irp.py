@@ -197,19 +197,19 @@ def test_killed_around_any_commit_it_ends_with_the_same_bytes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original, calls = Folder.write, 0
+    original, calls = Folder.place, 0
 
-    def dying(folder: Folder, name: str, data: memoryview, replace: bool) -> None:
+    def dying(folder: Folder, name: str, parts: list[memoryview], replace: bool = False) -> None:
         nonlocal calls
         committing = name in (LEDGER, MARKER)
         if committing and calls == number and when == "before":
             raise KilledError
-        original(folder, name, data, replace)
+        original(folder, name, parts, replace)
         if committing and calls == number:
             raise KilledError
         calls += committing
 
-    monkeypatch.setattr(Folder, "write", dying)
+    monkeypatch.setattr(Folder, "place", dying)
     with pytest.raises(KilledError):
         run(tmp_path, images, accelerator)
     monkeypatch.undo()

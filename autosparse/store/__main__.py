@@ -1,4 +1,4 @@
-"""`python -m autosparse.store info|verify|export|copy PATH`: look into a store, check it, take it elsewhere."""
+"""`python -m autosparse.store info|verify|export|copy|convert PATH`: look into a store, check it, take it elsewhere."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ import tyro
 from autosparse.command import run
 from autosparse.errors import UserError
 from autosparse.sizes import format_size
+from autosparse.store.convert import convert
 from autosparse.store.copy import copy
 from autosparse.store.export import export
 from autosparse.store.reader import TripleStore
@@ -21,20 +22,21 @@ from autosparse.store.verify import problems
 class Arguments:
     """Look into a triple store, check it, or take it elsewhere."""
 
-    action: Annotated[Literal["info", "verify", "export", "copy"], tyro.conf.Positional]
+    action: Annotated[Literal["info", "verify", "export", "copy", "convert"], tyro.conf.Positional]
     """info: what is in it. verify: reads every byte and checks that the arrays agree; exit code 2 if not.
-    export: theta, grad and survival into one file. copy: the whole store to another storage or with other shards."""
+    export: theta, grad and survival into one file. copy: the whole store to another storage or with other shards.
+    convert: a store that an earlier version has written."""
     path: Annotated[str, tyro.conf.Positional]
     """The store, or the folder of the run that made it; a path or an s3:// URL."""
     to: Annotated[str, tyro.conf.Positional] = ""
-    """export: a file that ends in .npz or .parquet. copy: a path or an s3:// URL."""
+    """export: a file that ends in .npz or .parquet. copy, convert: a path or an s3:// URL."""
     shard: int = 0
     """copy: parameters in a shard; as in the store if not given."""
 
 
 def main(a: Arguments) -> None:
     """Do what was asked for."""
-    goes_elsewhere = a.action in ("export", "copy")
+    goes_elsewhere = a.action in ("export", "copy", "convert")
     if goes_elsewhere and not a.to:
         example = "OUT.npz" if a.action == "export" else "s3://BUCKET/triples.zarr"
         raise UserError(f"{a.action} needs a target: python -m autosparse.store {a.action} {a.path} {example}")
@@ -42,7 +44,7 @@ def main(a: Arguments) -> None:
         raise UserError(f"{a.action} takes one path, got {a.to!r} as well")
     if a.shard and a.action != "copy":
         raise UserError("a shard is for copy")
-    {"info": _info, "verify": _verify, "export": _export, "copy": _copy}[a.action](a)
+    {"info": _info, "verify": _verify, "export": _export, "copy": _copy, "convert": _convert}[a.action](a)
 
 
 def _info(a: Arguments) -> None:
@@ -59,7 +61,7 @@ def _info(a: Arguments) -> None:
 
 
 def _verify(a: Arguments) -> None:
-    store = TripleStore.open(a.path, unfinished=True, pipeline="zarr")  # which looks at every checksum
+    store = TripleStore.open(a.path, unfinished=True)
     found = problems(store)
     for line in found:
         print(line, file=sys.stderr)
@@ -76,7 +78,14 @@ def _export(a: Arguments) -> None:
 
 
 def _copy(a: Arguments) -> None:
-    made = copy(TripleStore.open(a.path), a.to, a.shard or None)
+    _made(copy(TripleStore.open(a.path), a.to, a.shard or None))
+
+
+def _convert(a: Arguments) -> None:
+    _made(convert(a.path, a.to))
+
+
+def _made(made: TripleStore) -> None:
     print(f"{made.storage}: {len(made):,} triples, {format_size(made.nbytes)} in {len(made.files)} files")
 
 

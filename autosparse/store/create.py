@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import zarr
 from zarr.abc.buffer import Buffer
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
 from autosparse.errors import StoreError
 from autosparse.pruning import Layout
-from autosparse.store.schema import Grid, Ledger, attributes, entry, metadata_of, survival_dtype
+from autosparse.store.schema import Grid, Ledger, attributes, entry, forms, metadata_of
 from autosparse.store.storage import Storage, is_temporary
 
 
@@ -39,8 +38,6 @@ def create(
     encoded: dict[str, Buffer] = {}
     about = attributes(layout, iterations, run, columns)
     group = zarr.create_group(MemoryStore(encoded), zarr_format=3, attributes=about)
-    plain, packed = Crc32cCodec(), ZstdCodec(level=1, checksum=True)
-    survival = survival_dtype(iterations)
     flat: dict[str, Any] = {"shape": (grid.size,), "chunks": (grid.chunk,), "shards": (grid.shard,)}
     rows: dict[str, Any] = {
         "shape": (iterations, -(-grid.size // 8)),
@@ -48,17 +45,11 @@ def create(
         "shards": (1, grid.shard // 8),
     }
     values = {"shape": (iterations, grid.size), "chunks": (1, grid.chunk), "shards": (1, grid.shard)}
-    # NaN and an impossible count: what was never written cannot pass for data
-    arrays: list[tuple[str, Any, Any, Any, dict[str, Any]]] = [
-        ("theta", "f4", np.nan, plain, flat),
-        ("grad", "f4", np.nan, plain, flat),
-        ("survival", survival, np.iinfo(survival).max, [packed, plain], flat),
-        ("alive", "u1", 0, [packed, plain], rows),
-        *((column, "f4", np.nan, plain, values) for column in columns),
-    ]
-    for name, kind, fill, codecs, shape in arrays:
-        group.create_array(name, dtype=kind, fill_value=fill, compressors=codecs, **shape)
+    shapes = {"theta": flat, "grad": flat, "survival": flat, "alive": rows}
+    for name, form in forms(grid, iterations, columns).items():
+        shape = shapes.get(name, values)
+        group.create_array(name, dtype=form.dtype, fill_value=form.fill, compressors=Crc32cCodec(), **shape)
     metadata = {name: encoded[name].to_bytes() for name in names}
     for name, content in metadata.items():
-        storage.write(name, memoryview(content), replace=True)
+        storage.write(name, content)
     Ledger({name: entry(content) for name, content in metadata.items()}).write(storage)

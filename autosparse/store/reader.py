@@ -1,38 +1,36 @@
 """Reading a triple store: nothing comes back as data that was not written and committed."""
 
 import errno
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import zarr
 from numpy.typing import NDArray
-from zarr.buffer.cpu import NDBuffer
 
 from autosparse.errors import StoreError
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
-from autosparse.store import pipeline
+from autosparse.store import shards
 from autosparse.store.schema import (
-    ARRAYS,
     MARKER,
     RECOVERY,
     SCHEMA_VERSION,
     WINDOW,
     Grid,
     Ledger,
-    chunk_checksums,
+    checksums,
     entry,
+    forms,
     metadata_of,
     shard_path,
 )
 from autosparse.store.storage import Storage, storage_of
 
-_ERRORS = (ValueError, RuntimeError, OSError)  # a checksum, a torn shard index, zstd, the disk
+_ERRORS = (ValueError, RuntimeError, OSError)  # a checksum, the machine, the disk
 
 
 class TripleStore:
@@ -50,11 +48,10 @@ class TripleStore:
         run: what made the store, as it was given to `TripleWriter.open`.
         complete: whether the run was finished.
         fingerprint: hex digits that change with any byte committed.
-        pipeline: what decodes, `zarr` or `zarrs`.
     """
 
-    def __init__(self, storage: Storage, unfinished: bool, wanted: str) -> None:
-        self.storage, self._opened_as = storage, (str(storage), unfinished, wanted)
+    def __init__(self, storage: Storage, unfinished: bool) -> None:
+        self.storage, self._opened_as = storage, (str(storage), unfinished)
         attributes = read_attributes(storage)
         marker = _marker(storage)  # before the ledger: a writer may finish meanwhile
         self._ledger = Ledger.read(storage)
@@ -71,20 +68,18 @@ class TripleStore:
                 f"{storage} is not finished ({max(self._ledger.iterations, 0)} of {attributes['iterations']} "
                 "iterations); run the same IRP again to finish it"
             )
-        self.pipeline = pipeline.choose(wanted, storage)
-        self._arrays = self._open_arrays(self.pipeline)
         self.layout = Layout.from_json(attributes["layout"])
         self.iterations: int = attributes["iterations"]
         self.run: dict[str, Any] = attributes["run"]
         self.densities: list[float] = self._ledger.densities
-        theta = self._arrays["theta"]
-        self.grid = Grid(self.layout.size, theta.shards[0], theta.chunks[0])
+        self.grid = Grid.parse(storage.read("theta/zarr.json"), self.layout.size)
+        self._forms = forms(self.grid, self.iterations, self.columns)
         sizes = storage.sizes()  # at once: a request for each would take long in a bucket
         for name in self._ledger.files:
             self._compare(name, sizes.get(name))
 
     @classmethod
-    def open(cls, path: str | Path, unfinished: bool = False, pipeline: str = "auto") -> "TripleStore":
+    def open(cls, path: str | Path, unfinished: bool = False) -> "TripleStore":
         """Open a store for reading.
 
         The metadata are compared with the ledger byte for byte, the shards by existence and size; their content is
@@ -93,15 +88,14 @@ class TripleStore:
         Args:
             path: a folder or an `s3://` URL: of the store, or of the run that holds it as `triples.zarr`.
             unfinished: whether a store whose run has not ended will do.
-            pipeline: `zarr` (zarr-python), `zarrs` (in Rust, faster, for folders), or `auto`: zarrs where it can.
 
         Raises:
             StoreError: no store, an unfinished or damaged one (names array and shard), or one of another schema.
-            UserError: a pipeline that is not there, or would deadlock in a forked process.
+            UserError: a URL that is none of a store, or obstore is not installed.
         """
         storage = storage_of(path)
         nested = storage.child("triples.zarr")
-        return cls(nested if nested.size("zarr.json") is not None else storage, unfinished, pipeline)
+        return cls(nested if nested.size("zarr.json") is not None else storage, unfinished)
 
     def __reduce__(self) -> Any:
         return TripleStore.open, self._opened_as
@@ -217,8 +211,12 @@ class TripleStore:
         if name in self._metadata:
             if entry(self.storage.read(name)) != self._ledger.files[name]:
                 raise StoreError(f"{self.storage}: {name} is damaged (checksum); {RECOVERY}")
-        elif damaged := self._damaged_chunks(name):
-            raise StoreError(f"{self.storage}: {name} is damaged (checksum), chunk {', '.join(damaged)}; {RECOVERY}")
+        else:
+            form, count = self._shard(name)
+            with self.storage.errors():
+                damage = [*shards.damaged(self.storage, name, form, count, checksums(self._ledger.files[name]))]
+            if damage:
+                raise StoreError(f"{self.storage}: {name} is damaged (checksum), {', '.join(damage)}; {RECOVERY}")
 
     def _compare(self, name: str, size: int | None) -> None:
         """Checks that a file was committed, and is there with the size it had then."""
@@ -230,84 +228,50 @@ class TripleStore:
         if size != expected["size"]:
             raise StoreError(f"{self.storage}: {name} has {size} bytes, {expected['size']} were committed; {RECOVERY}")
 
-    def _damaged_chunks(self, name: str) -> list[str]:
-        """The chunks of a shard that cannot be read or are not what was committed."""
+    def _shard(self, name: str) -> tuple[shards.Form, int]:
+        """How a shard's file looks, and how many values it has."""
         array, _, key = name.partition("/c/")
         *rows, shard = map(int, key.split("/"))
-        target = self._strict[array]
-        width, chunk = target.shards[-1], target.chunks[-1]
-        first, last = shard * width, min((shard + 1) * width, target.shape[-1])
-        damaged = []
-        for number, start in enumerate(range(first, last, chunk)):
-            try:
-                self._decode(target, array, slice(start, min(start + chunk, last)), rows[0] if rows else None)
-            except _ERRORS as error:
-                if not _is_damage(error):
-                    raise
-                damaged.append(str(number))
-        return damaged
+        return self._forms[array], self._count(array, shard, rows[0] if rows else None)
 
-    @cached_property
-    def _strict(self) -> dict[str, Any]:
-        """The arrays by zarr-python, which looks at each byte of a chunk; zarrs passes over some that are no value."""
-        return self._arrays if self.pipeline == "zarr" else self._open_arrays("zarr")
-
-    def _open_arrays(self, name: str) -> dict[str, Any]:
-        arrays = {}
-        with pipeline.configured(name):
-            for array in (*ARRAYS, *self.columns):
-                try:
-                    arrays[array] = zarr.open_array(self.storage.readable(), path=array, mode="r", zarr_format=3)
-                except (KeyError, ValueError, TypeError, OSError) as error:
-                    if not _is_damage(error):
-                        raise
-                    raise StoreError(
-                        f"{self.storage}: {array}/zarr.json is missing or damaged ({error}); {RECOVERY}"
-                    ) from error
-        return arrays
+    def _count(self, array: str, shard: int, row: int | None) -> int:
+        """Values in a shard: a row of a probe ends before its array does."""
+        length = keep_count(self.densities[row], len(self)) if row is not None and array in self.columns else len(self)
+        span = self.grid.indices(shard)
+        values = min(span.stop, length) - span.start
+        return -(-values // 8) if array == "alive" else values
 
     def _read(self, array: str, index: slice, row: int | None = None) -> Any:
-        target = self._arrays[array]
-        start, stop, step = index.indices(target.shape[-1])
+        """The values of a slice, by way of whole chunks, each compared with the ledger."""
+        form = self._forms[array]
+        width = form.chunk * form.chunks
+        start, stop, step = index.indices(-(-len(self) // 8) if array == "alive" else len(self))
         if step != 1:
             raise ValueError(f"a slice has no step, got {index}")
         stop = max(start, stop)
-        width = target.shards[-1]
-        pipeline.check(self.pipeline)
-        names = [shard_path(array, k, row) for k in range(start // width, -(-stop // width))]
-        for name in names:
+        names = {k: shard_path(array, k, row) for k in range(start // width, -(-stop // width))}
+        for name in names.values():
             self._compare(name, self.storage.size(name))
+        first = start // form.chunk * form.chunk
+        ends = {k: k * width + self._count(array, k, row) for k in names}
+        last = min(-(-stop // form.chunk) * form.chunk, max(ends.values(), default=first))
+        out = np.empty(last - first, form.dtype)
         try:
             with self.storage.errors():
-                return self._decode(target, array, slice(start, stop), row)
+                for k, name in names.items():
+                    begin, end = max(first, k * width), min(last, ends[k])
+                    number, count = (begin - k * width) // form.chunk, -(-(end - begin) // form.chunk)
+                    sums = checksums(self._ledger.files[name], number, count)
+                    shards.read(self.storage, name, form, number, out[begin - first : end - first], sums)
         except StoreError:
             raise
         except _ERRORS as error:
             if not _is_damage(error):
                 raise
-            for name in names:
+            for name in names.values():
                 self.check(name)
             raise StoreError(f"{self.storage}: {array} cannot be read ({error}), but is whole; try again") from error
-
-    def _decode(self, target: Any, array: str, index: slice, row: int | None) -> Any:
-        """The values of a slice, by way of whole chunks, each compared with the ledger."""
-        chunk, size = target.chunks[-1], target.shape[-1]
-        first, last = index.start // chunk * chunk, min(-(-index.stop // chunk) * chunk, size)
-        out = np.empty(last - first, target.dtype)
-        for start in range(first, last, WINDOW):
-            stop = min(start + WINDOW, last)
-            part = out[start - first : stop - first]
-            # a slice for the row: zarrs takes no plain number
-            selection = slice(start, stop) if row is None else (slice(row, row + 1), slice(start, stop))
-            buffer = NDBuffer.from_numpy_array(part if row is None else part[None])
-            target.get_basic_selection(selection, out=buffer)
-        for start in range(first, last, chunk):
-            shard, number = divmod(start, target.shards[-1])
-            number = number // chunk * 8
-            expected = self._ledger.files[shard_path(array, shard, row)]["chunks"][number : number + 8]
-            if chunk_checksums(out[start - first : start - first + chunk], chunk) != expected:
-                raise ValueError("checksum of a chunk")
-        return out[index.start - first : index.stop - first]
+        return out[start - first : stop - first]
 
 
 def _is_damage(error: Exception) -> bool:
@@ -326,14 +290,13 @@ def read_attributes(storage: Storage) -> dict[str, Any]:
     if storage.size("zarr.json") is None:
         raise StoreError(f"no triple store at {storage}: zarr.json is missing")
     try:
-        found: dict[str, Any] = dict(zarr.open_group(storage.readable(), mode="r", zarr_format=3).attrs)
+        found: dict[str, Any] = json.loads(storage.read("zarr.json"))["attributes"]
         schema = int(found["schema"])
-    except (KeyError, ValueError, TypeError, OSError) as error:
-        if not _is_damage(error):
-            raise
+    except (KeyError, ValueError, TypeError) as error:
         raise StoreError(f"{storage} is no triple store: its zarr.json is damaged") from error
     if schema != SCHEMA_VERSION:
-        what = "update autosparse" if schema > SCHEMA_VERSION else RECOVERY
+        older = f"python -m autosparse.store convert {storage} NEW"
+        what = "update autosparse" if schema > SCHEMA_VERSION else older
         raise StoreError(f"{storage} has schema {schema}, this version reads {SCHEMA_VERSION}; {what}")
     return found
 

@@ -16,36 +16,38 @@ Shards are files with one owner each, the unit of writing; chunks lie within the
 reading. A window is what is read or mixed at once; what a lane is says `order`.
 
 The chain marker → ledger → files → chunks is what makes damage visible: nothing is read that the ledger does not name;
-metadata are compared with their entry at opening, shards by their size then and at every reading. The values of every
-chunk have a checksum in the ledger, which reading compares. Each chunk carries a crc32c of its own as well, for other
-readers of Zarr, but zarrs does not look at it when it reads a part of a shard.
+metadata are compared with their entry at opening, shards by their size then and at every reading. Every chunk has a
+checksum, the crc32c of its values: it follows them in the file, for any reader of Zarr, and stands in the ledger, which
+reading compares. Nothing is compressed: compressors are slower than disks.
 """
 
 import hashlib
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from crc32c import crc32c
 from numpy.typing import NDArray
 
 from autosparse.errors import StoreError
 from autosparse.pruning import Layout
+from autosparse.store.shards import Form
 from autosparse.store.storage import Storage
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 ARRAYS = ("theta", "grad", "survival", "alive")
 LEDGER, MARKER = "ledger.json", "complete"
 
-Entry = dict[str, Any]  # of a file: its size, and its CRC-32 or, for a shard, see `shard_entry`
+Entry = dict[str, Any]  # of a file: its size, and its crc32c or, for a shard, see `shard_entry`
 
 WINDOW = 1 << 22  # elements read or summed at a time: a fraction of a large shard, which need not be held whole
 
 _CHUNK = 1 << 18  # elements; one checksum, the unit of reading: small enough for many to be mixed in memory
 _SHARD = 1 << 24  # elements; one file, the unit of writing
 _SMALLEST_SHARD = 1 << 12
+_BLOCK = 1 << 15  # elements whose squares are summed in the cache
 
 
 def metadata_of(columns: Sequence[str]) -> list[str]:
@@ -74,6 +76,13 @@ class Grid:
         if shard < 8 or shard % 8 or (shard > _CHUNK and shard % _CHUNK):
             raise StoreError(f"a shard must be a multiple of 8 elements, and of {_CHUNK} where larger; got {shard}")
         return cls(size, shard, min(shard, _CHUNK))
+
+    @classmethod
+    def parse(cls, metadata: bytes, size: int) -> "Grid":
+        """The grid of a store, by its theta/zarr.json."""
+        found = json.loads(metadata)
+        shard, chunk = (part["configuration"]["chunk_shape"][0] for part in (found["chunk_grid"], found["codecs"][0]))
+        return cls(size, shard, chunk)
 
     @property
     def shards(self) -> int:
@@ -118,7 +127,7 @@ class Ledger:
     def write(self, storage: Storage) -> None:
         """Replace the ledger, durably."""
         text = json.dumps({"digest": self.checksum, "ledger": self._body}) + "\n"
-        storage.write(LEDGER, memoryview(text.encode()), replace=True)
+        storage.write(LEDGER, text.encode())
 
     @property
     def _body(self) -> str:
@@ -152,29 +161,45 @@ RECOVERY = "delete the store and run the IRP again"
 
 
 def entry(content: bytes) -> Entry:
-    """Size and CRC-32 of a file of metadata."""
-    return {"size": len(content), "crc32": zlib.crc32(content)}
+    """Size and crc32c of a file of metadata."""
+    return {"size": len(content), "crc32c": crc32c(content)}
 
 
-def shard_entry(size: int, values: NDArray[Any], chunk: int, squares: bool) -> Entry:
+def shard_entry(size: int, sums: Sequence[int], values: NDArray[Any], squares: bool) -> Entry:
     """Size of a shard's file, checksums of its chunks and, if asked for, the sums of squares of its windows."""
-    found: Entry = {"size": size, "chunks": chunk_checksums(values, chunk)}
+    found: Entry = {"size": size, "chunks": "".join(f"{checksum:08x}" for checksum in sums)}
     if squares:
         with np.errstate(invalid="ignore"):  # what is no number is for the reader to refuse
-            windows = (values[k : k + WINDOW] for k in range(0, len(values), WINDOW))
-            found["squares"] = [float(np.square(window, dtype=np.float64).sum()) for window in windows]
+            found["squares"] = [_square_sum(values[k : k + WINDOW]) for k in range(0, len(values), WINDOW)]
     return found
 
 
-def chunk_checksums(values: NDArray[Any], chunk: int) -> str:
-    """The CRC-32 of each chunk of values, 8 hex digits each.
+def checksums(of: Entry, first: int = 0, count: int | None = None) -> list[int]:
+    """Those of a shard's chunks, from one of them on."""
+    text = of["chunks"][8 * first : None if count is None else 8 * (first + count)]
+    return [int(text[k : k + 8], 16) for k in range(0, len(text), 8)]
 
-    Not crc32c: over a chunk that ends in its own crc32c, that is the same number whatever the chunk holds.
-    """
-    flat: Any = values
-    content = memoryview(flat).cast("B")
-    width = chunk * values.itemsize
-    return "".join(f"{zlib.crc32(content[k : k + width]):08x}" for k in range(0, len(content), width))
+
+def _square_sum(values: NDArray[Any]) -> float:
+    """As `np.square(values, dtype=np.float64).sum()`, bit for bit: in halves as numpy adds, that fit into the cache."""
+    if len(values) <= _BLOCK:
+        return float(np.square(values, dtype=np.float64).sum())
+    half = len(values) // 2
+    half -= half % 8
+    return _square_sum(values[:half]) + _square_sum(values[half:])
+
+
+def forms(grid: "Grid", iterations: int, columns: Sequence[str]) -> dict[str, Form]:
+    """How the shards of each array look. What was never written cannot pass for data: NaN, an impossible count."""
+    chunks, survival = grid.shard // grid.chunk, survival_dtype(iterations)
+    floats = Form(np.dtype("<f4"), np.float32(np.nan), grid.chunk, chunks)
+    return {
+        "theta": floats,
+        "grad": floats,
+        "survival": Form(survival.newbyteorder("<"), np.iinfo(survival).max, grid.chunk, chunks),
+        "alive": Form(np.dtype("u1"), 0, grid.chunk // 8, chunks),
+        **dict.fromkeys(columns, floats),
+    }
 
 
 def attributes(layout: Layout, iterations: int, run: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from autosparse.files import fsync_folder
 
 _VARIABLES = "AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _RETRY: Any = {"max_retries": 3, "retry_timeout": datetime.timedelta(seconds=30)}
+_AT_ONCE = 512  # buffers that one call may write
+Fill = Callable[[Sequence[memoryview]], None]  # fills buffers with what comes next of a file
+
 _BLOCK = 1 << 22  # bytes read at a time where a file is only looked through
 
 
@@ -55,12 +58,36 @@ class Storage(ABC):
         """Bytes in every file by its name, with what killed writers left."""
 
     @abstractmethod
-    def write(self, name: str, data: memoryview, replace: bool) -> None:
-        """Put a file in storage, whole and durable when this returns.
+    def stream(self, name: str, start: int, stop: int) -> AbstractContextManager[Fill]:
+        """A function that fills buffers, one after the other, with the bytes start..stop of a file.
+
+        The function raises ValueError where the file ends before.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    @abstractmethod
+    def place(self, name: str, parts: Sequence[memoryview], replace: bool = False) -> None:
+        """Put a file in storage, whole; its content is durable when this returns, its name after `sync`.
+
+        Args:
+            name: of the file.
+            parts: its content, end to end.
+            replace: whether there may be one.
 
         Raises:
             FileExistsError: there is one, and it is not to be replaced.
         """
+
+    @abstractmethod
+    def sync(self, names: Iterable[str]) -> None:
+        """Make the names of files durable that were placed."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a file in storage or replace it, whole and durable when this returns."""
+        self.place(name, [memoryview(data)], replace=True)
+        self.sync([name])
 
     @abstractmethod
     def remove(self, name: str) -> None:
@@ -111,14 +138,34 @@ class Folder(Storage):
                     found[str(path.relative_to(self.path))] = path.stat().st_size
         return found
 
-    def write(self, name: str, data: memoryview, replace: bool) -> None:
-        path, is_new = self.path / name, not self.path.exists()
+    @contextlib.contextmanager
+    def stream(self, name: str, start: int, stop: int) -> Iterator[Fill]:
+        with open(self.path / name, "rb", buffering=0) as file:
+            descriptor, place = file.fileno(), start
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
+
+            def fill(buffers: Sequence[memoryview]) -> None:
+                nonlocal place
+                left = [buffer for buffer in buffers if len(buffer)]
+                while left:
+                    done = os.preadv(descriptor, left, place)
+                    if not done:
+                        raise ValueError("the file ends before")
+                    place += done
+                    left = _behind(left, done)
+
+            yield fill
+
+    def place(self, name: str, parts: Sequence[memoryview], replace: bool = False) -> None:
+        path = self.path / name
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()  # or fsync would make an empty file durable
+            with open(temporary, "wb", buffering=0) as file:
+                left = [part for part in parts if len(part)]
+                while left:
+                    left = _behind(left, os.writev(file.fileno(), left[:_AT_ONCE]))
                 os.fsync(file.fileno())
             if replace:
                 os.replace(temporary, path)
@@ -129,12 +176,12 @@ class Folder(Storage):
         finally:
             with contextlib.suppress(OSError):  # a read-only file system refuses this even where there is none
                 temporary.unlink(missing_ok=True)
-        for folder in path.parents:
-            fsync_folder(folder)
-            if folder == self.path:
-                break
-        if is_new:
-            fsync_folder(self.path.parent)
+
+    def sync(self, names: Iterable[str]) -> None:
+        above = {parent for name in names for parent in Path(name).parents}
+        for folder in sorted(above, key=lambda folder: len(folder.parts), reverse=True):
+            fsync_folder(self.path / folder)
+        fsync_folder(self.path.parent)
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
@@ -177,11 +224,31 @@ class Bucket(Storage):
         with self.errors():
             return {entry["path"]: entry["size"] for page in self._obstore.list(self._store) for entry in page}
 
-    def write(self, name: str, data: memoryview, replace: bool) -> None:
+    @contextlib.contextmanager
+    def stream(self, name: str, start: int, stop: int) -> Iterator[Fill]:
+        with self.errors():
+            content = memoryview(self._obstore.get_range(self._store, name, start=start, end=stop)).cast("B")
+        place = 0
+
+        def fill(buffers: Sequence[memoryview]) -> None:
+            nonlocal place
+            for buffer in buffers:
+                part = content[place : place + len(buffer)]
+                if len(part) < len(buffer):
+                    raise ValueError("the object ends before")
+                buffer[:] = part
+                place += len(buffer)
+
+        yield fill
+
+    def place(self, name: str, parts: Sequence[memoryview], replace: bool = False) -> None:
         # one request, not parts: parts have no way to say "only if there is none"
         mode: Any = "overwrite" if replace else "create"
         with self.errors():
-            self._obstore.put(self._store, name, data, mode=mode, use_multipart=False)
+            self._obstore.put(self._store, name, b"".join(parts), mode=mode, use_multipart=False)
+
+    def sync(self, names: Iterable[str]) -> None:
+        """An object is durable when its upload ends."""
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError), self.errors():
@@ -221,6 +288,15 @@ def is_temporary(name: str) -> bool:
     """Whether a killed writer left this file."""
     last = name.rpartition("/")[2]
     return last.startswith(".") and last.endswith(".tmp")
+
+
+def _behind(buffers: list[memoryview], done: int) -> list[memoryview]:
+    """What is left of buffers when so many bytes of them are done."""
+    for number, buffer in enumerate(buffers):
+        if done < len(buffer):
+            return [buffer[done:], *buffers[number + 1 :]]
+        done -= len(buffer)
+    return []
 
 
 def _move(source: Path, target: Path) -> None:

@@ -2,28 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 from torch import Tensor
-from zarr.abc.buffer import Buffer
-from zarr.buffer import cpu
-from zarr.storage import MemoryStore
 
 from autosparse.distributed import Group
 from autosparse.errors import StoreError, UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
-from autosparse.store import pipeline
+from autosparse.store import shards
 from autosparse.store.create import create
 from autosparse.store.reader import TripleStore, read_attributes
 from autosparse.store.schema import (
-    ARRAYS,
     LEDGER,
     MARKER,
     RECOVERY,
@@ -31,6 +25,7 @@ from autosparse.store.schema import (
     Grid,
     Ledger,
     entry,
+    forms,
     metadata_of,
     shard_entry,
     shard_path,
@@ -38,7 +33,7 @@ from autosparse.store.schema import (
 from autosparse.store.storage import Storage, is_temporary, storage_of
 
 Values = Callable[[slice], NDArray[Any]]  # those of a shard, by its flat indices
-_AT_A_TIME = 2  # shards being encoded or made durable; one can be on its way to the disk while the other is encoded
+_AT_A_TIME = 2  # shards being written; one is summed while the other is on its way to the disk
 # of a run: to go on with newer code, or with data elsewhere, is the user's choice
 _CODE = {"versions", "commit", "task_path", "task_fields"}
 
@@ -46,9 +41,9 @@ _CODE = {"versions", "commit", "task_path", "task_fields"}
 class TripleWriter:
     """Writes one run's store, together with the other processes of its group: each method is called by all of them.
 
-    zarr encodes a shard in memory, whole; then the bytes go to their storage, durably. A commit gathers what all have
-    written; the main process enters it into the ledger, and the others wait. Nothing is committed that was not on the
-    disk before, and every file is written once.
+    A shard goes to its storage as it lies in memory. A commit gathers what all have written, durably; the main process
+    enters it into the ledger, and the others wait. Nothing is committed that was not on the disk before, and every file
+    is written once.
 
     Order of a run: `open`; `commit_features`; `commit_alive` for i = 1..N; `finish`. After a kill `open` goes on from
     the last commit, and what was not committed is written again, with the same bytes.
@@ -58,26 +53,16 @@ class TripleWriter:
         self.storage, self._group = storage, group
         found = read_attributes(storage)
         self._ledger = Ledger.read(storage)
-        self._encoded: dict[str, Buffer] = {}
         self.columns: list[str] = found.get("columns", [])
         for name in metadata_of(self.columns):
             content = b"" if storage.size(name) is None else storage.read(name)
             if entry(content) != self._ledger.files.get(name):
                 raise StoreError(f"{storage}: {name} is damaged or missing; {RECOVERY}")
-            self._encoded[name] = cpu.Buffer.from_bytes(content)
         self.layout = Layout.from_json(found["layout"])
         self.iterations: int = found["iterations"]
         self.run: dict[str, Any] = found["run"]
-        encoder = MemoryStore(self._encoded)
-        # opened, an array takes this from the global configuration; `open_array` ignores it as an argument
-        self._arrays: dict[str, Any] = {}
-        for name in (*ARRAYS, *self.columns):
-            # a row of a probe ends before its array does: what lies behind is not written
-            empty = {"array.write_empty_chunks": name not in self.columns}
-            with pipeline.configured("zarr"), zarr.config.set(empty):
-                self._arrays[name] = zarr.open_array(encoder, path=name, mode="r+", zarr_format=3)
-        theta = self._arrays["theta"]
-        self.grid = Grid(self.layout.size, theta.shards[0], theta.chunks[0])
+        self.grid = Grid.parse(storage.read("theta/zarr.json"), self.layout.size)
+        self._forms = forms(self.grid, self.iterations, self.columns)
 
     @classmethod
     def open(
@@ -159,7 +144,7 @@ class TripleWriter:
         for name, column in given.items():
             if column.shape != (alive,):
                 raise StoreError(f"{self.storage}: {name} has {alive} values, got {tuple(column.shape)}")
-            values[name] = partial(_padded, column.cpu().numpy())
+            values[name] = column.cpu().numpy().__getitem__
         ends = dict.fromkeys(self.columns, -(-alive // self.grid.shard))
         self._commit(values, i - 1, mask.density, ends)
 
@@ -174,14 +159,14 @@ class TripleWriter:
             store = self.store
 
             def survival(shard: slice) -> NDArray[Any]:
-                total = np.zeros(shard.stop - shard.start, self._arrays["survival"].dtype)
+                total = np.zeros(shard.stop - shard.start, self._forms["survival"].dtype)
                 for i in range(1, self.iterations + 1):
                     total += store.alive(i, shard)
                 return total
 
             self._commit({"survival": survival})
         if self._group.is_main:
-            self.storage.write(MARKER, memoryview(self._ledger.checksum.encode()), replace=True)
+            self.storage.write(MARKER, self._ledger.checksum.encode())
         self._group.gather(None)
 
     def _check(
@@ -237,6 +222,7 @@ class TripleWriter:
         mine = [(array, k) for array in arrays for k in range(self._group.rank, counts[array], self._group.size)]
         with ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="write") as writers:
             written = dict(writers.map(lambda it: self._write(it[0], it[1], arrays[it[0]], row), mine))
+        self.storage.sync(written)
         files: dict[str, Entry] = {}
         for part in self._group.gather(written):
             files |= part
@@ -260,30 +246,24 @@ class TripleWriter:
                 raise StoreError(f"{self.storage}: {name} was removed before its commit; one run at a time")
 
     def _write(self, array: str, k: int, values: Values, row: int | None) -> tuple[str, Entry]:
-        """Encode shard k and make it durable; returns its path and its entry in the ledger."""
-        name, shard, target = shard_path(array, k, row), self.grid.indices(k), self._arrays[array]
+        """Place shard k; returns its path and its entry in the ledger."""
+        name, shard, form = shard_path(array, k, row), self.grid.indices(k), self._forms[array]
         content, index = values(shard), _bytes_of(shard) if array == "alive" else shard
-        if content.dtype != target.dtype:
-            raise StoreError(f"{self.storage}: {array} holds {target.dtype}, got {content.dtype}")
-        if content.shape != (index.stop - index.start,):  # zarr would repeat a single one
-            raise StoreError(f"{self.storage}: {name} holds {index.stop - index.start} values, got {content.shape}")
-        target[index if row is None else (row, index)] = content
-        encoded: Any = self._encoded.pop(name).as_numpy_array()
+        if content.dtype != form.dtype:
+            raise StoreError(f"{self.storage}: {array} holds {form.dtype}, got {content.dtype}")
+        expected = index.stop - index.start
+        if content.ndim != 1 or (len(content) != expected and array not in self.columns):  # a probe's row ends before
+            raise StoreError(f"{self.storage}: {name} holds {expected} values, got {content.shape}")
+        content = np.ascontiguousarray(content)
+        parts, sums = shards.encode(content, form)
         try:
-            self.storage.write(name, memoryview(encoded), replace=False)
+            self.storage.place(name, parts)
         except FileExistsError:
             raise StoreError(
                 f"{self.storage}: another process has written {name}; one run at a time, or, if that one was killed, "
                 "run the same again to clean up"
             ) from None
-        squares = array in ("theta", "grad")
-        return name, shard_entry(len(encoded), np.ascontiguousarray(content), target.chunks[-1], squares)
-
-
-def _padded(values: NDArray[np.float32], shard: slice) -> NDArray[np.float32]:
-    """The values of a shard of a row that ends before the array does."""
-    part = values[shard]
-    return np.pad(part, (0, shard.stop - shard.start - len(part)), constant_values=np.nan)
+        return name, shard_entry(form.size(len(content)), sums, content, squares=array in ("theta", "grad"))
 
 
 def _bytes_of(shard: slice) -> slice:

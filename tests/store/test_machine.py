@@ -132,7 +132,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def read_a_slice(self, data: st.DataObject) -> None:
         start, stop = sorted(data.draw(st.tuples(*[st.integers(0, len(self.run))] * 2)))
-        store = TripleStore.open(self.path, unfinished=True, pipeline=data.draw(st.sampled_from(["auto", "zarr"])))
+        store = TripleStore.open(self.path, unfinished=True)
         span = slice(start, stop)
         assert np.array_equal(bits(store.theta(span)), bits(self.run.theta.numpy()[span]))
         assert np.array_equal(bits(store.grad(span)), bits(self.run.grad.numpy()[span]))

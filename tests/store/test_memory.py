@@ -37,27 +37,27 @@ def limit(beyond: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (int(taken[1]) * 1024 + beyond,) * 2)
 
 
-def iterate(large: Path, small: Path, pipeline: str, memory: str, beyond: int) -> None:
+def iterate(large: Path, small: Path, memory: str, beyond: int) -> None:
     """All batches of a store; a small one first, so that all threads are there."""
-    list(TripleLoader([TripleStore.open(small, pipeline=pipeline)], 4096, part="all"))
-    source = TripleLoader([TripleStore.open(large, pipeline=pipeline)], 4096, part="all", memory=memory)
+    list(TripleLoader([TripleStore.open(small)], 4096, part="all"))
+    source = TripleLoader([TripleStore.open(large)], 4096, part="all", memory=memory)
     limit(beyond)
     total = sum(int(batch.survival.sum()) for batch in source)
     assert total == pytest.approx(len(source) * 4096 / 2, rel=0.01)
 
 
-def scan(large: Path, small: Path, pipeline: str, beyond: int) -> None:
-    list(TripleStore.open(small, pipeline=pipeline).scan("theta", "grad", "survival"))
-    store = TripleStore.open(large, pipeline=pipeline)
+def scan(large: Path, small: Path, beyond: int) -> None:
+    list(TripleStore.open(small).scan("theta", "grad", "survival"))
+    store = TripleStore.open(large)
     limit(beyond)
     total = sum(int(columns["survival"].sum()) for _, columns in store.scan("theta", "grad", "survival"))
     assert total == -(-len(store) // 2)
 
 
-def read_all(large: Path, small: Path, pipeline: str, beyond: int) -> None:
+def read_all(large: Path, small: Path, beyond: int) -> None:
     """What the limit is there to stop, at once or by an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    store = TripleStore.open(large, pipeline=pipeline)
+    store = TripleStore.open(large)
     limit(beyond)
     np.concatenate([store.theta(), store.grad()])
 
@@ -84,18 +84,16 @@ def survives(target: Callable[..., None], *arguments: object) -> bool:
     return process.exitcode == 0
 
 
-@pytest.mark.parametrize("pipeline", ["zarr", "auto"])
-def test_a_store_larger_than_memory(large: Path, small: Path, pipeline: str) -> None:
-    assert not survives(read_all, large, small, pipeline, 120 * MB)
-    assert survives(iterate, large, small, pipeline, "16MB", 120 * MB)
-    assert survives(scan, large, small, pipeline, 120 * MB)
+def test_a_store_larger_than_memory(large: Path, small: Path) -> None:
+    assert not survives(read_all, large, small, 120 * MB)
+    assert survives(iterate, large, small, "16MB", 120 * MB)
+    assert survives(scan, large, small, 120 * MB)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("pipeline", ["zarr", "auto"])
-def test_a_store_many_times_larger_than_memory(tmp_path: Path, small: Path, pipeline: str) -> None:
+def test_a_store_many_times_larger_than_memory(tmp_path: Path, small: Path) -> None:
     """1.8 GB."""
     write_large(tmp_path / "s", 200_000_000, None)
-    assert survives(iterate, tmp_path / "s", small, pipeline, "64MB", 300 * MB)
-    assert survives(scan, tmp_path / "s", small, pipeline, 300 * MB)
+    assert survives(iterate, tmp_path / "s", small, "64MB", 300 * MB)
+    assert survives(scan, tmp_path / "s", small, 300 * MB)
     shutil.rmtree(tmp_path)

@@ -103,11 +103,13 @@ def test_uncommitted_shards_are_written_again(store: Path, tmp_path: Path) -> No
     assert tree(path) == tree(store)
 
 
-@pytest.mark.parametrize(("version", "advice"), [(3, "delete the store and run the IRP"), (5, "update autosparse")])
+@pytest.mark.parametrize(
+    ("version", "advice"), [(4, "python -m autosparse.store convert .* NEW"), (6, "update autosparse")]
+)
 def test_another_schema_is_refused(store: Path, version: int, advice: str) -> None:
     path = store / "zarr.json"
-    path.write_text(path.read_text().replace('"schema": 4', f'"schema": {version}'))
-    with pytest.raises(StoreError, match=f"has schema {version}, this version reads 4; {advice}"):
+    path.write_text(path.read_text().replace('"schema": 5', f'"schema": {version}'))
+    with pytest.raises(StoreError, match=f"has schema {version}, this version reads 5; {advice}"):
         TripleStore.open(store)
 
 
@@ -234,7 +236,7 @@ def test_survival_leaves_room_for_an_impossible_value() -> None:
 
 def test_the_ledger_has_a_checksum_of_its_own(tmp_path: Path) -> None:
     storage = storage_of(tmp_path)
-    ledger = Ledger({"a": {"size": 1, "crc32": 2}}, [1.0])
+    ledger = Ledger({"a": {"size": 1, "crc32c": 2}}, [1.0])
     ledger.write(storage)
     assert Ledger.read(storage) == ledger
     path = tmp_path / "ledger.json"
