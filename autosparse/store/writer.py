@@ -33,7 +33,7 @@ from autosparse.store.schema import (
 from autosparse.store.storage import Storage, is_temporary, storage_of
 
 Values = Callable[[slice], NDArray[Any]]  # those of a shard, by its flat indices
-_AT_A_TIME = 2  # shards being written; one is summed while the other is on its way to the disk
+_AT_A_TIME = 4  # shards being written; disks are faster where several files are synced at once
 # of a run: to go on with newer code, or with data elsewhere, is the user's choice
 _CODE = {"versions", "commit", "task_path", "task_fields"}
 
@@ -63,6 +63,8 @@ class TripleWriter:
         self.run: dict[str, Any] = found["run"]
         self.grid = Grid.parse(storage.read("theta/zarr.json"), self.layout.size)
         self._forms = forms(self.grid, self.iterations, self.columns)
+        # survival so far, by shard, of this process's shards: there if this writer has committed every mask
+        self._survival: dict[int, NDArray[Any]] = {}
 
     @classmethod
     def open(
@@ -147,6 +149,13 @@ class TripleWriter:
             values[name] = column.cpu().numpy().__getitem__
         ends = dict.fromkeys(self.columns, -(-alive // self.grid.shard))
         self._commit(values, i - 1, mask.density, ends)
+        kept, kind = mask.kept.cpu().numpy(), self._forms["survival"].dtype
+        for k in range(self._group.rank, self.grid.shards, self._group.size):
+            here = kept[self.grid.indices(k)]
+            if i == 1:
+                self._survival[k] = here.astype(kind)
+            elif k in self._survival:
+                self._survival[k] += here
 
     def finish(self) -> None:
         """Write and commit survival, the sum of the masks, and mark the store complete."""
@@ -159,6 +168,9 @@ class TripleWriter:
             store = self.store
 
             def survival(shard: slice) -> NDArray[Any]:
+                k = shard.start // self.grid.shard
+                if k in self._survival:
+                    return self._survival[k]
                 total = np.zeros(shard.stop - shard.start, self._forms["survival"].dtype)
                 for i in range(1, self.iterations + 1):
                     total += store.alive(i, shard)
