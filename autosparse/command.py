@@ -20,7 +20,7 @@ def choices(names: Iterable[str], alias: str | None = None, name: str | None = N
     return tyro.conf.arg(metavar=f"{{{','.join(names)}}}", aliases=[alias] if alias else None, name=name)
 
 
-def parse(kind: type[Arguments], args: Sequence[str] | None = None) -> Arguments:
+def parse(kind: type[Arguments], args: Sequence[str] | None = None, prog: str | None = None) -> Arguments:
     """Read a dataclass from the command line.
 
     Of the field `resources`, `--help` shows what most users need, the options of the class that its own extends;
@@ -31,16 +31,16 @@ def parse(kind: type[Arguments], args: Sequence[str] | None = None) -> Arguments
     """
     args = sys.argv[1:] if args is None else args
     with getattr(kind, "reading", lambda args: nullcontext())(args):
-        return _parse(kind, args)
+        return _parse(kind, args, prog)
 
 
-def _parse(kind: type[Arguments], args: Sequence[str]) -> Arguments:
+def _parse(kind: type[Arguments], args: Sequence[str], prog: str | None) -> Arguments:
     hints = get_type_hints(kind)
     if "--help-cluster" in args and "resources" in hints:
-        return tyro.cli(hints["resources"], args=["--help"], default=_resources(kind), config=_CONFIG)
+        return tyro.cli(hints["resources"], args=["--help"], default=_resources(kind), prog=prog, config=_CONFIG)
     if {"-h", "--help"} & {*args} and "resources" in hints:
         kind = _folded(kind, hints["resources"].__base__)
-    return tyro.cli(kind, args=args, config=_CONFIG)
+    return tyro.cli(kind, args=args, prog=prog, config=_CONFIG)
 
 
 def _resources(kind: type[Any]) -> Any:
@@ -57,10 +57,15 @@ def _folded(kind: type[Any], shown: type[Any]) -> Any:
     return make_dataclass(kind.__name__, [narrow], bases=(kind,), frozen=True, kw_only=True, namespace=namespace)
 
 
-def run(kind: type[Arguments], main: Callable[[Arguments], None], args: Sequence[str] | None = None) -> None:
+def run(
+    kind: type[Arguments],
+    main: Callable[[Arguments], None],
+    args: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> None:
     """Parse, run `main`, and turn what it refuses into one line on standard error and exit code 2."""
     try:
-        main(parse(kind, args))
+        main(parse(kind, args, prog))
     except UserError as error:
         sys.exit(_report(str(error), 2))
     except OSError as error:  # a full disk, a folder that may not be written to

@@ -1,38 +1,6 @@
 """Get a data set: `python launch/data.py --dataset cifar10 --data-root data`."""
 
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
-from autosparse.command import run
-from autosparse.data import sources
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Download data sets and write each as DATA_ROOT/<name>.npz, which is what jobs read.
-
-    Run it where there is a network; a ready .npz in that folder is taken as it is.
-    """
-
-    dataset: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--datasets"])]
-    """mnist, fashion-mnist, cifar10, cifar100 or tiny-imagenet, or cifar10-16, made from cifar10; or several."""
-    data_root: Path | None = None
-    """Folder for the .npz files; $AUTOSPARSE_DATA, or data, if not given."""
-
-
-def main(a: Arguments) -> None:
-    """Get them."""
-    for name in a.dataset:
-        path = sources.fetch(name, a.data_root or sources.default_root())
-        if path is None:
-            print(f"{name} comes with a library, there is nothing to get", file=sys.stderr)
-        else:
-            print(path)
-
+from autosparse.cli import start
 
 if __name__ == "__main__":
-    run(Arguments, main)
+    start("data")

@@ -1,45 +1,8 @@
 """Iterative rewind pruning of a grid of networks: `python launch/irp.py --partition gpu --seeds 0 1 2 3`.
 
-Without arguments: lenet-300-100 on the embedded MNIST digits, here, in this process.
-"""
+Without arguments: lenet-300-100 on the embedded MNIST digits, here, in this process."""
 
-from dataclasses import dataclass, field, replace
-from itertools import product
-from typing import Annotated
-
-import tyro
-
-from autosparse import cluster
-from autosparse.cluster import Resources, site_resources
-from autosparse.command import run
-from autosparse.config import OneShot
-from autosparse.jobs import IRPRun, Tasked
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments(Tasked):
-    """Prune networks iteratively, rewinding them to their initial state, and store (theta, grad, survival).
-
-    One run for each criterion and seed, below OUTPUT/irp. Prints their folders. A run that is complete is not run
-    again; one that was interrupted goes on.
-    """
-
-    criteria: Annotated[tuple[OneShot, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
-    """What decides in each iteration; several make a grid."""
-    seeds: tuple[int, ...] = (0,)
-    """Seeds of initial weights and order of samples; several make a grid."""
-    order_seeds: tuple[int, ...] = ()
-    """Seeds of order, augmentation and random criterion instead, each with each seed: runs from the same weights."""
-    job: IRPRun = field(default_factory=IRPRun)
-    resources: Resources = field(default_factory=site_resources)
-
-
-def main(a: Arguments) -> None:
-    """Run the grid."""
-    grid = product(a.criteria, a.seeds, a.order_seeds or (None,))
-    configs = [replace(a.job.config, criterion=name, seed=seed, order_seed=order) for name, seed, order in grid]
-    cluster.launch([replace(a.job, config=config) for config in configs], a.resources, a.job.output, "irp")
-
+from autosparse.cli import start
 
 if __name__ == "__main__":
-    run(Arguments, main)
+    start("irp")

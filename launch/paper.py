@@ -1,43 +1,6 @@
 """Whole experiments by name: `python launch/paper.py demo`, `python launch/paper.py table2 --scale small`."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
-from autosparse import cluster, study
-from autosparse.command import run
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Run an experiment from its first job to its report, OUTPUT/paper/NAME/index.html. Prints the folders of its runs.
-
-    On Slurm all its jobs are submitted at once, each array with a dependency on those whose output it needs. What is
-    there already is not run again; after a failure, the same command goes on from there. --dry-run counts trainings.
-    """
-
-    name: Annotated[str, tyro.conf.Positional]
-    """demo; figure1, figure3 to figure6, table1 to table6, table8, table9, or all of these; pretrained and
-    lookahead, which make the criteria that come with the package and compare them with others; learnable, what of
-    survival can be learned at all; labels, what cheaper labels are worth."""
-    scale: str | None = None
-    """full: the paper's networks, data and recipes, for GPUs; small: LeNet-300-100 on MNIST and Fashion-MNIST, on two
-    cores; smoke: a trial on digits. full if not given, but for the demo, which has a size of its own."""
-    output: Path | None = None
-    """The folder of all runs; runs, or runs/SCALE for small and smoke, if not given."""
-    resources: cluster.Resources = field(default_factory=cluster.site_resources)
-
-
-def main(a: Arguments) -> None:
-    """Run it."""
-    names, scale = study.find_experiments(a.name), study.find_scale(a.name, a.scale, a.output)
-    graph = study.stages(names, scale)
-    if a.resources.dry_run:
-        print(*study.describe(graph), sep="\n")
-    cluster.launch_graph(graph, a.resources, scale.output)
-
+from autosparse.cli import start
 
 if __name__ == "__main__":
-    run(Arguments, main)
+    start("paper")

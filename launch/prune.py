@@ -1,48 +1,6 @@
 """Prune at initialization and train: `python launch/prune.py --criteria snip runs/autos/NAME --sparsities 0.9 0.99`."""
 
-from dataclasses import dataclass, field, replace
-from itertools import product
-from typing import Annotated, get_args
-
-import tyro
-
-from autosparse import cluster
-from autosparse.cluster import Resources, site_resources
-from autosparse.command import choices, run
-from autosparse.config import CRITERIA, LOOK_AHEAD, SHIPPED, Dynamic, Sanity
-from autosparse.jobs import PruneRun, Tasked
-
-_CRITERIA = (*SHIPPED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments(Tasked):
-    """Prune networks before training, by one criterion or several, and train them.
-
-    One run for each criterion, sparsity and seed, below OUTPUT/prune. Prints their folders.
-    """
-
-    criteria: Annotated[tuple[str, ...], choices(_CRITERIA, alias="--criterion")] = ("snip",)
-    """Criteria by name (pretrained: the AutoS of the package, lookahead: the one that trains ahead, as short-irp and
-    snip-probe do; gmp and rigl choose during the training), or folders of fits of launch/autos.py."""
-    sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = (0.9, 0.95, 0.98, 0.99)
-    """Shares of the weights to remove, 0 for the dense network; several make a grid."""
-    sanity: tuple[Sanity, ...] = ("none",)
-    """Checks, beside none: shuffled mask within its layers, weights reinitialized under it, scores inverted."""
-    seeds: tuple[int, ...] = (100, 101)
-    """Seeds of initial weights and order of samples; take others than those that labels came from."""
-    job: PruneRun = field(default_factory=PruneRun)
-    resources: Resources = field(default_factory=site_resources)
-
-
-def main(a: Arguments) -> None:
-    """Run the grid."""
-    configs = [
-        replace(a.job.config, criterion=name, sparsity=sparsity, seed=seed, sanity=sanity)
-        for name, sparsity, seed, sanity in product(a.criteria, a.sparsities, a.seeds, a.sanity)
-    ]
-    cluster.launch([replace(a.job, config=config) for config in configs], a.resources, a.job.output, "prune")
-
+from autosparse.cli import start
 
 if __name__ == "__main__":
-    run(Arguments, main)
+    start("prune")

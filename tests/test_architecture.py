@@ -24,6 +24,7 @@ LAYERS = [
     {"api"},
     {"jobs"},
     {"study"},
+    {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 

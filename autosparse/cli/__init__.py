@@ -1,0 +1,57 @@
+"""The commands: `autosparse irp ...`, and `python launch/irp.py ...`, which is the same."""
+
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+
+import autosparse
+from autosparse.command import run
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": ("paper", "the whole road in minutes: iterative pruning, a fit, rivals, a report"),
+    "irp": ("irp", "prune networks iteratively, and store what survives"),
+    "fit": ("autos", "fit AutoS, the criterion, to such runs"),
+    "prune": ("prune", "prune networks before training by a criterion, and train them"),
+    "report": ("report", "tables and figures of runs"),
+    "paper": ("paper", "whole experiments by name"),
+    "data": ("data", "get a data set"),
+    "runs": ("runs", "watch, stop and go on with runs"),
+    "store": ("store", "look into a store of triples, check it, take it elsewhere"),
+}
+"""By command: its module, and what it is for."""
+
+
+def start(module: str, args: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Run a command's module with the arguments of the command line, or those given; `prog` is its name in help."""
+    found = import_module("autosparse.store.__main__" if module == "store" else f"autosparse.cli.{module}")
+    run(found.Arguments, found.main, args, prog)
+
+
+def main() -> None:
+    """What `autosparse` does: one screen, or a command."""
+    name, *args = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(_screen())
+    elif name == "--version":
+        print(autosparse.__version__)
+    elif name in COMMANDS:
+        start(COMMANDS[name][0], ["demo", *args] if name == "demo" else args, f"autosparse {name}")
+    else:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        print(f"error: unknown command {name!r}; {meant}valid: {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _screen() -> str:
+    lines = [f"  {name:<8}{what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: autosparse COMMAND [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "autosparse COMMAND --help lists the options of one; start with: autosparse demo",
+        ]
+    )

@@ -1,0 +1,29 @@
+"""Tables and figures of runs: `python launch/report.py runs --output report`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from autosparse import study
+from autosparse.errors import UserError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write index.html, results.csv, tables in Markdown and figures for a set of runs. Prints the page's path."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of runs, or folders that hold them."""
+    output: Path = Path("report")
+    """Folder to write to."""
+
+
+def main(a: Arguments) -> None:
+    """Write the report."""
+    if not a.runs:
+        raise UserError("which runs? give their folders: python launch/report.py runs --output report")
+    document = study.Document(a.output)
+    study.overview(document, a.runs)
+    print(document.write())

@@ -1,0 +1,67 @@
+"""`autosparse`: the same commands as launch/*.py, without a clone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import autosparse
+from autosparse import cli
+from tests.conftest import ROOT
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["autosparse", *arguments])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_alone_it_prints_one_screen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(monkeypatch) == 0
+    screen = capsys.readouterr().out
+    assert screen.count("\n") < 24
+    assert all(f"  {name} " in screen for name in cli.COMMANDS)
+    assert called(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"{autosparse.__version__}\n"
+
+
+def test_a_typo_names_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(monkeypatch, "prun") == 2
+    assert capsys.readouterr().err.startswith(
+        "error: unknown command 'prun'; did you mean prune? valid: demo, irp, fit"
+    )
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_command_has_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(monkeypatch, name, "--help") == 0
+    assert f"usage: autosparse {name} " in capsys.readouterr().out
+
+
+def test_the_road_by_commands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = ("--dataset", "digits", "--epochs", "1")
+    assert called(monkeypatch, "irp", *short, "--iterations", "2") == 0
+    run = capsys.readouterr().out.strip()
+    assert called(monkeypatch, "fit", "--runs", run, "--epochs", "1", "--resolution", "16", "--name", "own") == 0
+    assert called(monkeypatch, "prune", *short, "--criteria", "runs/autos/own", "--sparsities", "0.9") == 0
+    assert called(monkeypatch, "store", "verify", run) == 0
+    capsys.readouterr()
+    assert called(monkeypatch, "report", "runs") == 0
+    assert Path(capsys.readouterr().out.strip()).is_file()
+
+
+def test_each_script_is_a_command() -> None:
+    modules = {module for module, _ in cli.COMMANDS.values()} - {"store"}
+    assert {path.stem for path in (ROOT / "launch").glob("*.py")} == modules
+    for module in modules:
+        done = subprocess.run(
+            [sys.executable, ROOT / "launch" / f"{module}.py", "--no-such-option"], capture_output=True
+        )
+        assert done.returncode == 2
