@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -22,23 +23,20 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it is durable and takes the place of `path`.
 
     Whatever stood at `path` stays untouched until then, and for good if the block raises. One writer at a time:
-    the temporary name is fixed, so what a killed writer left is overwritten by the next. Without `durable` a crash of
-    the machine may lose it: for what is written by the hundred and can be done without.
+    the temporary name is fixed, so what a killed writer left is overwritten by the next.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
-        if durable:
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-        if durable:
-            fsync_folder(path.parent)
+        fsync_folder(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, Exception) and (number := _system_error(error)):
@@ -55,15 +53,15 @@ def _system_error(error: Exception) -> int | None:
     return None
 
 
-def write_text(path: Path, text: str, durable: bool = True) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    with replacing(path, durable) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any, durable: bool = True) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, keys in the order given."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", durable)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -75,7 +73,24 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete the run it belongs to") from error
+        raise UserError(
+            f"{path} is damaged ({error}); put it back from a copy, or delete this file alone and run the same again"
+        ) from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON object that others can do without; empty where there is none, or a damaged one."""
+    try:
+        found = read_json(path)
+    except (OSError, UserError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def digest_of(path: Path) -> str:
+    """A digest of what is in a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def is_json(path: Path) -> bool:

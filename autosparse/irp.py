@@ -22,15 +22,18 @@ from autosparse.criteria.gradient import mean_gradient
 from autosparse.data import Data
 from autosparse.distributed import group
 from autosparse.errors import UserError
-from autosparse.files import read_json, replacing, write_json
+from autosparse.files import replacing, write_json
 from autosparse.lookahead import Probe
 from autosparse.metrics import described
 from autosparse.pruning import Layout, Mask, keep_top, make_schedule
 from autosparse.pruning.schedule import keep_count
-from autosparse.store import TripleWriter
-from autosparse.store.schema import MARKER
+from autosparse.store import TripleStore, TripleWriter
+from autosparse.store.beside import HISTORY, agrees, check_file, of_file, of_row, read_history
+from autosparse.store.schema import LEDGER, MARKER, Ledger
+from autosparse.store.storage import Folder
 from autosparse.training import Checkpoint, Recipe, summarize, train
 
+CHECKPOINT = "checkpoint.pt"
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +43,8 @@ class IRP:
 
     Each step returns at once where its output is there, so a run that was killed goes on from the last committed
     iteration and, within it, from the last checkpoint; the store ends with the bytes of an uninterrupted run (on as
-    many processes).
+    many processes). What is read again is compared with what the store's ledger says of it. What was lost beside the
+    store is made again.
 
     Attributes:
         model: at its initial weights, on `accelerator.device`; trained in place.
@@ -86,6 +90,8 @@ class IRP:
             raise UserError(f"a probe of {c.probe_steps:,} steps is longer than a training, which has {steps:,}")
         self._initial = self.folder / "initial.safetensors"
         self._rewound = self.folder / "rewind.safetensors" if c.rewind_epoch else self._initial
+        self._path, self._found, self._finished = self.folder / "triples.zarr", Ledger(), False
+        self._writer: TripleWriter | None = None  # none where the store is complete, and only the history is not
         self._mask: Mask | None = None
         self._probe: Probe | None = None
 
@@ -93,8 +99,8 @@ class IRP:
         """Run Algorithm 2, or what is left of it; returns the history.
 
         Raises:
-            UserError: a loss, gradient or score that is no number (names iteration and layer), or a folder of another
-                run.
+            UserError: a loss, gradient or score that is no number (names iteration and layer), a folder of another run,
+                or a file that is not what the run committed.
         """
         if self._is_complete():
             return self.history
@@ -109,21 +115,25 @@ class IRP:
 
     def features(self) -> None:
         """Measure and store θ0 and its gradient g0 over the data (line 9)."""
-        if self._writer.committed >= 0:
+        if self._ledger.iterations >= 0:
             return
-        _load(self.model, self._initial)
+        assert self._writer
+        if self.accelerator.is_main_process:  # in place of one that nothing vouches for yet
+            _save(self.model, self._initial)
+        self.accelerator.wait_for_everyone()
+        self._load(self._initial)
         theta = self._layout.flatten(self._layout.weights(self.model))
         grad = mean_gradient(self.model, self._layout, self._batches, self.config.batch_norm)
-        self._writer.commit_features(theta, grad)
+        self._writer.commit_features(theta, grad, beside=of_file(self._initial))
 
     def train(self, i: int) -> None:
         """Train θ0 under m_i (line 11); the first training leaves the state to rewind to."""
         if i < len(self.history):
             return
-        _load(self.model, self._rewound if i else self._initial)  # line 15
+        self._load(self._rewound if i else self._initial)  # line 15
         if self._mask is None:
-            self._mask = self._writer.store.mask(i).to(self.accelerator.device)
-        self._probe = self._make_probe() if i < self.schedule.iterations else None
+            self._mask = self._store.mask(i).to(self.accelerator.device)
+        self._probe = self._make_probe() if self._ledger.iterations <= i < self.schedule.iterations else None
         epochs = train(
             self.model,
             self._mask,
@@ -138,6 +148,11 @@ class IRP:
         )
         row: dict[str, Any] = {"iteration": i, "density": self._mask.density, "loss": epochs[-1]["loss"]}
         row |= summarize(epochs, self.data.better)
+        if not agrees(self._ledger.beside, of_row(row)):
+            raise UserError(
+                "the training that makes history.json again has another result than the first; "
+                "run it on the same hardware, with as many processes"
+            )
         self.history.append(row)
         log.info(
             "iteration %d of %d: sparsity %.2f%%, %s",
@@ -147,12 +162,14 @@ class IRP:
             described(row["metric"], row["test"]),
         )
         if self.accelerator.is_main_process:
-            write_json(self.folder / "history.json", self.history)
+            write_json(self.folder / HISTORY, self.history)
 
     def prune(self, i: int) -> None:
         """Score the trained weights and keep the highest: m_{i+1} (lines 12 and 13)."""
-        if i < self._writer.committed or i == self.schedule.iterations:
+        if i < self._ledger.iterations or i == self.schedule.iterations:
+            self._mask = None  # the next one is in the store
             return
+        assert self._writer
         assert self._mask is not None  # the training that the scores are of has just ended
         k = keep_count(self.schedule.density(i + 1), self._layout.size)
         scores = broadcast(self._score(self.model, self._mask, self._batches))  # the main process's: one mask for all
@@ -160,44 +177,71 @@ class IRP:
         probe = {name: values[self._mask.kept] for name, values in seen.items()}
         self._mask = keep_top(scores, k, self._mask)
         del scores  # as large as the model
-        self._writer.commit_alive(i + 1, self._mask, probe)
+        rewound = of_file(self._rewound) if i == 0 and self._rewound != self._initial else {}
+        self._writer.commit_alive(i + 1, self._mask, probe, of_row(self.history[i]) | rewound)
         self._forget(i)
 
     def finish(self) -> None:
         """Store survival, the sum of the masks (line 14), and mark the store complete."""
         self._forget(self.schedule.iterations)
-        self._writer.finish()
+        if self._writer:
+            self._writer.finish(of_row(self.history[-1]))
+
+    @property
+    def _store(self) -> TripleStore:
+        """What has been committed so far."""
+        return self._writer.store if self._writer else TripleStore.open(self._path)
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self._writer.ledger if self._writer else self._found
 
     def _is_complete(self) -> bool:
         """Whether all is done; the history so far is read."""
-        path, marker = self.folder / "history.json", self.folder / "triples.zarr" / MARKER
-        main = self.accelerator.is_main_process
         # one looks, for all: on a network file system another process may not see yet what is there
-        seen = (marker.exists(), read_json(path) if path.is_file() else []) if main else None
-        complete, self.history = broadcast_object_list([seen])[0]
-        return complete
+        seen = self._look() if self.accelerator.is_main_process else None
+        self._finished, self._found, self.history = broadcast_object_list([seen])[0]
+        return self._finished and len(self.history) > self.schedule.iterations
+
+    def _look(self) -> tuple[bool, Ledger, list[dict[str, Any]]]:
+        """Whether the store is complete, its ledger, and the history so far."""
+        if not (self._path / LEDGER).is_file():
+            return False, Ledger(), []
+        ledger = Ledger.read(Folder(self._path))
+        history = read_history(self.folder, ledger.beside)
+        if 0 < len(history) <= self.schedule.iterations and not self._rewound.is_file() and self.config.rewind_epoch:
+            history = []  # the state to rewind to is lost: the first training is done again, from its start
+            (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        return (self._path / MARKER).exists(), ledger, history
 
     def _open(self) -> None:
         """Keep the initial state, open the store, and bring the history to what it has."""
         if self.accelerator.is_main_process and not self._initial.is_file():
             _save(self.model, self._initial)
+        if self._finished:
+            self.accelerator.wait_for_everyone()
+            self._resume()
+            return
         size = self.data.scoring_batch
         samples = min(len(self.data), size * self.grad_batches) if self.grad_batches else len(self.data)
         gradient = {"batch_size": size, "samples": samples, "batch_norm": self.config.batch_norm}
         attributes = {**settings(self.config), **self.attributes, "gradient": gradient}
         iterations = self.schedule.iterations
         columns = self.config.probe_columns if self.config.probe_steps else ()
-        store = self.folder / "triples.zarr"
-        self._writer = TripleWriter.open(store, self._layout, iterations, attributes, group(), columns=columns)
-        masks = max(self._writer.committed, 0)
-        if len(self.history) < masks:
-            raise UserError(
-                f"{self.folder / 'history.json'} lacks the accuracies of the {masks} iterations in the store; "
-                "delete the run"
-            )
+        self._writer = TripleWriter.open(self._path, self._layout, iterations, attributes, group(), columns=columns)
+        masks = max(self._ledger.iterations, 0)
         if masks < iterations or len(self.history) <= iterations:
             self.history = self.history[:masks]  # what has no mask after it is trained again, from its checkpoint
+        self._resume()
+
+    def _resume(self) -> None:
+        """Say how much is done already."""
         self.progress(len(self.history) * self.recipe.epochs * len(self.data.training(self.recipe.batch_size)))
+
+    def _load(self, state: Path) -> None:
+        """Restore a whole state: weights, biases, batch-norm weights and running statistics."""
+        check_file(state, self._ledger.beside)
+        load_model(self.model, state)
 
     def _make_probe(self) -> Probe | None:
         c = self.config
@@ -212,17 +256,13 @@ class IRP:
 
     def _checkpoint(self, i: int) -> Checkpoint:
         main = self.accelerator.is_main_process
-        return Checkpoint(self.folder / "checkpoint.pt", f"iteration {i}", self.checkpoint_interval, write=main)
+        tag = f"iteration {i} of {self._ledger.checksum}"  # of this run alone, as its store stands
+        return Checkpoint(self.folder / CHECKPOINT, tag, self.checkpoint_interval, write=main)
 
     def _forget(self, i: int) -> None:
         """Remove the checkpoint of a training that nothing will go on from."""
         self._checkpoint(i).remove()
         self.accelerator.wait_for_everyone()  # nobody looks for a checkpoint while it is removed
-
-
-def _load(model: nn.Module, state: Path) -> None:
-    """Restore a whole state: weights, biases, batch-norm weights and running statistics."""
-    load_model(model, state)
 
 
 def _save(model: nn.Module, path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 LAYERS = [
     {"errors", "lazy"},
     {"files", "command", "distributed", "generators", "metrics", "registry", "seeds", "sizes"},
-    {"config"},
+    {"config", "tensors"},
     {"networks", "data", "pruning", "cluster"},
     {"criteria", "training", "store", "integrations"},
     {"lookahead"},

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, load_model
+from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
 
 from autosparse import networks
@@ -359,6 +359,108 @@ def test_a_run_whose_store_was_deleted_is_run_again(
     shutil.rmtree(tmp_path / "triples.zarr")
     run(tmp_path, images, accelerator)
     assert tree(tmp_path) == whole
+
+
+def interrupted(folder: Path, images: Images, accelerator: Accelerator, steps: int, config: IRPConfig = CONFIG) -> None:
+    """A run that is killed after so many steps, with a checkpoint of the last one."""
+
+    def die(done: int) -> None:
+        nonlocal steps
+        steps -= done
+        if steps < 0:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(folder, images, accelerator, config=config, progress=die, checkpoint_interval=0)
+
+
+def altered(path: Path) -> None:
+    """Other numbers in a state; the names and shapes stay."""
+    state = load_file(path)
+    save_file({name: value + 1 if value.is_floating_point() else value for name, value in state.items()}, path)
+
+
+def test_an_initial_state_that_is_not_the_committed_one_is_refused(
+    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    interrupted(tmp_path, images, accelerator, 15)
+    state = load_file(tmp_path / "initial.safetensors")
+    state["1.running_mean"] += 1  # nothing of theta
+    save_file(state, tmp_path / "initial.safetensors")
+    with pytest.raises(UserError, match=r"initial.safetensors is not what the run committed; delete this file alone"):
+        run(tmp_path, images, accelerator)
+    (tmp_path / "initial.safetensors").unlink()  # as it says
+    run(tmp_path, images, accelerator)
+    assert tree(tmp_path) == whole
+
+
+def test_an_initial_state_from_before_the_first_commit_is_made_again(
+    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    (tmp_path / "initial.safetensors").write_bytes(whole["initial.safetensors"])
+    altered(tmp_path / "initial.safetensors")
+    run(tmp_path, images, accelerator)
+    assert tree(tmp_path) == whole
+
+
+def test_a_state_to_rewind_to_that_is_not_the_committed_one_is_refused(
+    images: Images, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    late = replace(CONFIG, rewind_epoch=1)
+    run(tmp_path / "whole", images, accelerator, config=late)
+    interrupted(tmp_path / "a", images, accelerator, 15, late)
+    altered(tmp_path / "a" / "rewind.safetensors")
+    with pytest.raises(UserError, match=r"rewind.safetensors is not what the run committed"):
+        run(tmp_path / "a", images, accelerator, config=late)
+    (tmp_path / "a" / "rewind.safetensors").unlink()
+    run(tmp_path / "a", images, accelerator, config=late)
+    assert tree(tmp_path / "a") == tree(tmp_path / "whole")
+
+
+def test_a_history_that_is_not_the_committed_one_is_refused(
+    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    run(tmp_path, images, accelerator)
+    history = tmp_path / "history.json"
+    rows = json.loads(history.read_text())
+    rows[2]["test"] += 0.01
+    for content, match in (
+        (json.dumps(rows), r"history.json is not what the run committed \(iteration 2\); delete this file alone"),
+        ("", r"history.json is damaged; delete this file alone"),
+    ):
+        history.write_text(content)
+        with pytest.raises(UserError, match=match):
+            run(tmp_path, images, accelerator)
+    history.unlink()
+    run(tmp_path, images, accelerator)  # trains again under the masks of the store
+    assert tree(tmp_path) == whole
+
+
+def test_a_history_that_is_lost_in_the_middle_is_made_again(
+    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    interrupted(tmp_path, images, accelerator, 25)
+    (tmp_path / "history.json").unlink()
+    run(tmp_path, images, accelerator)
+    assert tree(tmp_path) == whole
+
+
+def test_a_checkpoint_with_a_flipped_bit_or_of_another_run_does_not_count(
+    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    interrupted(tmp_path / "a", images, accelerator, 15)
+    checkpoint = tmp_path / "a" / "checkpoint.pt"
+    content = bytearray(checkpoint.read_bytes())
+    weights = torch.load(checkpoint, weights_only=True)["model"]["5.weight"].numpy().tobytes()
+    content[content.index(weights) + 101] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoint .* cannot be read; delete it and run the same again"):
+        run(tmp_path / "a", images, accelerator)
+
+    interrupted(tmp_path / "b", images, accelerator, 15, replace(CONFIG, final_sparsity=0.9))
+    shutil.copy(tmp_path / "b" / "checkpoint.pt", checkpoint)
+    run(tmp_path / "a", images, accelerator)
+    assert tree(tmp_path / "a") == whole
 
 
 def test_a_criterion_for_one_sparsity_is_refused(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:

@@ -91,8 +91,8 @@ class Attempt:
         return self.job.is_complete()
 
     def _say(self, state: str, job_id: str | None, **more: str) -> None:
-        place = {"job": job_id, "node": socket.gethostname(), "requeues": requeues()}
-        write_json(self.job.folder / "status.json", {"state": state, **place, **more})
+        place = {"node": socket.gethostname(), "requeues": requeues()}
+        provenance.write_status(self.job.folder, state, job_id, **place, **more)
 
 
 @contextmanager

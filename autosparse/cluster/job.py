@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from autosparse.config import defaults, settings
 from autosparse.errors import UserError
-from autosparse.files import read_json
+from autosparse.files import read_record
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -82,11 +82,11 @@ def failure(job: Job) -> str | None:
             return None
     except UserError as damaged:
         return describe(damaged)
-    errors = [read_json(path) for path in sorted(job.folder.glob(ERRORS))]
+    errors = [found for path in sorted(job.folder.glob(ERRORS)) if (found := read_record(path))]
     for error in sorted(errors, key=lambda error: not error["user"]):
-        return error["error"]
+        return str(error["error"])
     status = job.folder / "status.json"
     if not status.is_file():
         return "it was not started"
-    state = read_json(status)["state"]
+    state = read_record(status).get("state", "running")  # a machine that lost power may leave an empty file
     return "it was killed" if state == "running" else f"it is {state}"

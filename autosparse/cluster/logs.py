@@ -16,8 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from autosparse.errors import UserError
-from autosparse.files import read_json, write_json
+from autosparse.files import read_record, write_json
 
 JOBS = "jobs.json"
 
@@ -57,6 +56,15 @@ def record(folder: Path, cluster: str, runs: Mapping[str, Path]) -> None:
     write_json(folder / JOBS, {"cluster": cluster, "submitted": datetime.datetime.now().isoformat(), "jobs": jobs})
 
 
+def place_of(root: Path, run: Path) -> tuple[str, Path] | None:
+    """The job of Slurm that a run was submitted as last, and what its first process writes to standard error."""
+    for folder, jobs in _submissions(root, "slurm"):
+        for job_id, of in jobs.items():
+            if of == run.resolve():
+                return job_id, folder / job_id / f"{job_id}_0_log.err"
+    return None
+
+
 def prune(root: Path, cluster: str, active: Container[str]) -> None:
     """Remove the folders of jobs that have ended, if their run is complete by now or was submitted again.
 
@@ -81,15 +89,12 @@ def _submissions(root: Path, cluster: str) -> list[tuple[Path, dict[str, Path]]]
     """Folders of submissions, newest first, and the run of each of their jobs."""
     found: list[tuple[str, Path, dict[str, Any]]] = []
     for path in root.glob(f"*/{JOBS}"):
-        with suppress(UserError):  # a damaged record is left alone
-            said = read_json(path)
-            if said["cluster"] == cluster:
-                found.append((said["submitted"], path.parent, said["jobs"]))
+        said = read_record(path)  # a damaged one is left alone
+        if said.get("cluster") == cluster:
+            found.append((said["submitted"], path.parent, said["jobs"]))
     found.sort(key=lambda row: row[0], reverse=True)
     return [(folder, {job_id: (folder / run).resolve() for job_id, run in jobs.items()}) for _, folder, jobs in found]
 
 
 def _is_complete(run: Path) -> bool:
-    with suppress(UserError, FileNotFoundError):
-        return bool(read_json(run / "status.json")["state"] == "complete")
-    return False
+    return read_record(run / "status.json").get("state") == "complete"

@@ -13,7 +13,7 @@ import yaml
 
 from autosparse.cluster.job import Job
 from autosparse.errors import UserError
-from autosparse.files import read_json, write_json, write_text
+from autosparse.files import read_record, write_json, write_text
 
 _PACKAGES = (
     "autosparse",
@@ -112,7 +112,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError):
         config = None
     if not isinstance(config, dict):
-        raise UserError(f"{path} is damaged; delete the run, or choose another output folder")
+        raise UserError(f"{path} is damaged; delete this file alone and give the very command that the run was made by")
     return config
 
 
@@ -121,7 +121,7 @@ def write_environment(folder: Path, job_id: str | None) -> None:
     import torch  # not for those who only look at runs
 
     path = folder / "environment.json"
-    jobs = read_json(path)["jobs"] if path.is_file() else []
+    jobs = read_record(path).get("jobs", [])
     write_json(
         path,
         {
@@ -141,7 +141,12 @@ def write_environment(folder: Path, job_id: str | None) -> None:
 def write_submission(folder: Path, job_id: str | None, log: str | None) -> None:
     """Write `job.json`: the command that asks for the run and, on Slurm, the job's id and log."""
     said = {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log and str(log)}
-    write_json(folder / "job.json", said, durable=False)  # hundreds at once: not a second for every hundred
+    write_json(folder / "job.json", said)
+
+
+def write_status(folder: Path, state: str, job_id: str | None, **more: Any) -> None:
+    """Write `status.json`: how the run stands, and where it was last worked on."""
+    write_json(folder / "status.json", {"state": state, "job": job_id, **more})
 
 
 def _git(*arguments: str) -> str | None:

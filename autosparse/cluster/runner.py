@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from autosparse.cluster import provenance
 from autosparse.cluster.job import Job, describe
 from autosparse.cluster.outcome import Failure, say
-from autosparse.cluster.provenance import config_difference
 from autosparse.cluster.resources import Resources
 from autosparse.cluster.stage import Stage, blocked, left
 from autosparse.errors import UserError
+from autosparse.files import read_record
 
 Runner = Callable[[list[Stage], Resources, Path], list[Failure]]
 
@@ -50,6 +52,10 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
         say(f"{name}{len(stage.jobs)} runs, {done} complete, {to_run} to run ({resources.cluster}{after})")
     runnable, failures = _without_blocked(stages, todo, failures)
     jobs = [job for stage in stages for job in stage.jobs]
+    for job in jobs if not resources.dry_run else ():
+        status = job.folder / "status.json"
+        if job not in todo and job.folder not in damaged and status.is_file() and not read_record(status):
+            provenance.write_status(job.folder, "complete", None)  # what a machine that lost power has left of it
     if resources.dry_run:
         from autosparse.cluster.submit import show
 
@@ -98,8 +104,12 @@ def _check(stages: Sequence[Stage], resources: Resources, output: Path) -> None:
             if missing := job.missing():
                 if not stage.after and not resources.after:
                     raise UserError(missing)
-            elif difference := config_difference(job):
-                raise UserError(difference)
+            else:
+                difference = None
+                with suppress(UserError):  # a damaged one is this run's failure, see `_incomplete`
+                    difference = provenance.config_difference(job)
+                if difference:
+                    raise UserError(difference)
 
 
 def _incomplete(stages: Sequence[Stage]) -> tuple[list[Job], list[Failure]]:
@@ -107,7 +117,11 @@ def _incomplete(stages: Sequence[Stage]) -> tuple[list[Job], list[Failure]]:
     todo, damaged = list[Job](), list[Failure]()
     for job in (job for stage in stages for job in stage.jobs):
         try:
-            if job.missing() or not job.is_complete():
+            if job.missing():
+                todo.append(job)
+                continue
+            provenance.config_difference(job)
+            if not job.is_complete():
                 todo.append(job)
         except UserError as error:
             damaged.append(Failure(job, describe(error)))

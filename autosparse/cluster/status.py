@@ -15,11 +15,11 @@ from autosparse.cluster import lease, logs, slurm
 from autosparse.cluster.progress import PROGRESS
 from autosparse.cluster.provenance import read_config
 from autosparse.errors import UserError
-from autosparse.files import read_json
+from autosparse.files import read_json, read_record
 from autosparse.metrics import described
 
 COLUMNS = ("run", "state", "job", "iteration", "done", "left", "sparsity", "metric", "requeues", "node")
-ENDED = ("complete", "failed", "killed", "interrupted", "not started")
+ENDED = ("complete", "failed", "killed", "interrupted", "not started", "damaged")
 SILENT = "Slurm does not answer (squeue)"
 
 Row = dict[str, str]
@@ -44,7 +44,8 @@ def rows(folders: Iterable[Path]) -> list[Row]:
     """A row a run, each with all `COLUMNS`.
 
     `state`: complete, running, pending (with Slurm's reason), requeued, failed, interrupted (stopped at a step),
-    killed, or not started; what Slurm calls it while a job starts or ends; unknown where Slurm is silent.
+    killed, not started, or damaged (a file of its folder cannot be read); what Slurm calls it while a job starts or
+    ends; unknown where Slurm is silent.
     """
     queue = slurm.queue()
     found = [_row(folder, queue) for folder in folders]
@@ -61,10 +62,10 @@ def stop(folders: Iterable[Path]) -> list[Path]:
     queue, jobs, stopped = slurm.queue(), list[str](), list[Path]()
     errors = list[str]()
     for folder in folders:
-        job, holder = _read(folder / "job.json").get("job"), lease.holder_of(folder)
+        job, holder = _job(folder), lease.holder_of(folder)
         # two, where it was submitted twice
         queued = [each for each in {job, holder["job"] if holder else None} if queue and each in queue]
-        if queue is None and job and _read(folder / "status.json").get("state") != "complete":
+        if queue is None and job and read_record(folder / "status.json").get("state") != "complete":
             errors.append(f"{folder}: {SILENT}, and job {job} may be in its queue; try again")
         elif queued:
             jobs += queued
@@ -91,17 +92,28 @@ def _runs(path: Path) -> Iterator[Path]:
 
 
 def _row(folder: Path, queue: dict[str, slurm.State] | None) -> dict[str, Any]:
-    said, job = _read(folder / "status.json"), _read(folder / "job.json").get("job")
+    said, job = read_record(folder / "status.json"), _job(folder)
     state = _state(folder, said, job, queue)
     row = {"run": folder.name, "state": state, "job": job, "requeues": said.get("requeues"), "node": said.get("node")}
-    if state == "running" and (steps := _read(folder / PROGRESS)):
+    if state == "running" and (steps := read_record(folder / PROGRESS)):
         row["done"] = f"{steps['done'] / max(1, steps['total']):.0%}"
         row["left"] = str(datetime.timedelta(seconds=round(steps["seconds_left"])))
-    return row | _figures(folder)
+    try:
+        return row | _figures(folder)
+    except (UserError, KeyError, TypeError, AttributeError):  # one bad run is one line; the others go on
+        return row | ({"state": "damaged"} if state in ENDED else {})
+
+
+def _job(folder: Path) -> str | None:
+    """The job of Slurm that a run was submitted as, or, where that record is lost, that last worked on it."""
+    submitted, worked = (read_record(folder / name) for name in ("job.json", "status.json"))
+    return submitted.get("job", worked.get("job"))
 
 
 def _state(folder: Path, said: dict[str, Any], job: str | None, queue: dict[str, slurm.State] | None) -> str:
-    state = str(said.get("state", "not started"))
+    state = str(said.get("state", "damaged" if (folder / "status.json").is_file() else "not started"))
+    if state == "damaged" and lease.holder_of(folder):
+        state = "running"
     if state == "complete":
         return state
     if job and queue is None:
@@ -116,7 +128,7 @@ def _state(folder: Path, said: dict[str, Any], job: str | None, queue: dict[str,
 
 def _figures(folder: Path) -> dict[str, str]:
     """Iteration, sparsity and metric, as far as there are any."""
-    if result := _read(folder / "result.json"):
+    if result := read_record(folder / "result.json"):
         return {"sparsity": f"{1 - result['density']:.2%}", "metric": described(result["metric"], result["test"])}
     config = read_config(folder) if (folder / "config.yaml").is_file() else {}
     history = read_json(folder / "history.json") if (folder / "history.json").is_file() else []
@@ -127,8 +139,3 @@ def _figures(folder: Path) -> dict[str, str]:
         last = history[-1]
         return figures | {"sparsity": f"{1 - last['density']:.2%}", "metric": described(last["metric"], last["test"])}
     return figures | ({"sparsity": f"{config['sparsity']:.2%}"} if "sparsity" in config else {})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON file of a run, or nothing where it is not there yet."""
-    return read_json(path) if path.is_file() else {}

@@ -13,7 +13,7 @@ from autosparse.cluster.outcome import Failure, say
 from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_REQUEUES, Resources
 from autosparse.cluster.stage import Stage, blocked
 from autosparse.errors import UserError
-from autosparse.files import read_json
+from autosparse.files import read_record
 
 Placed = dict[Path, tuple[str, Path]]  # a run's folder -> the id and the log of its job
 
@@ -31,7 +31,7 @@ def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
         if not slurm.knows(job_id):
             raise UserError(f"after {job_id}: Slurm does not know this job (any more); leave it out if it ended well")
     jobs = [job for stage in stages for job in stage.jobs]
-    queued: Placed = {job.folder: place for job in jobs if (place := _queued(job, queue))}
+    queued: Placed = {job.folder: place for job in jobs if (place := _queued(job, queue, root))}
     if queued:
         say(f"{len(queued)} of them in the queue already: {_arrays(job_id for job_id, _ in queued.values())}")
     logs.prune(root, "slurm", queue)
@@ -66,8 +66,7 @@ def _stale(stages: list[Stage], queued: Placed, queue: dict[str, slurm.State]) -
 
 def _has_run(job: Job, job_id: str) -> bool:
     """Whether the run was started by this very job of Slurm."""
-    status = job.folder / "status.json"
-    return status.is_file() and read_json(status).get("job") == job_id
+    return read_record(job.folder / "status.json").get("job") == job_id
 
 
 def _submit(stages: list[Stage], queued: Placed, resources: Resources, root: Path) -> Placed:
@@ -118,13 +117,16 @@ def _attempts(jobs: list[Job], resources: Resources) -> list[Attempt]:
     return [Attempt(job, cpus, requeues) for job in jobs]
 
 
-def _queued(job: Job, queue: dict[str, slurm.State]) -> tuple[str, Path] | None:
+def _queued(job: Job, queue: dict[str, slurm.State], root: Path) -> tuple[str, Path] | None:
     """Id and log of the job that a run waits or works in, if there is one."""
     path = job.folder / "job.json"
     if not path.is_file():
         return None
-    said = read_json(path)
-    return (said["job"], Path(said["log"])) if said["job"] in queue else None
+    said = read_record(path)
+    if not said and (place := logs.place_of(root, job.folder)):  # it is damaged
+        said = {"job": place[0], "log": str(place[1])}
+        provenance.write_submission(job.folder, *said.values())
+    return (said["job"], Path(said["log"])) if said.get("job") in queue else None
 
 
 def show(stages: list[Stage], resources: Resources, root: Path) -> None:

@@ -12,7 +12,7 @@ from autosparse.cluster import lease, outcome, slurm
 from autosparse.cluster.job import Job
 from autosparse.cluster.outcome import Failure, say
 from autosparse.errors import UserError
-from autosparse.files import read_json
+from autosparse.files import read_record
 
 
 def wait(submitted: Sequence[tuple[Job, str, Path]], name: str) -> list[Failure]:
@@ -69,9 +69,8 @@ def _elsewhere(job: Job, job_id: str) -> bool:
 
 def _complete(job: Job) -> bool:
     """Whether the run is complete, asked for its output only if it says so itself."""
-    status = job.folder / "status.json"
     with suppress(UserError):
-        return status.is_file() and read_json(status)["state"] == "complete" and job.is_complete()
+        return read_record(job.folder / "status.json").get("state") == "complete" and job.is_complete()
     return False
 
 

@@ -14,7 +14,7 @@ import tyro
 from autosparse.cluster import status
 from autosparse.config import Bounds, Config
 from autosparse.errors import UserError
-from autosparse.files import read_json
+from autosparse.files import read_record
 
 Runs = Annotated[tuple[Path, ...], tyro.conf.Positional]
 
@@ -67,7 +67,7 @@ class Logs(Config):
             if path.is_file():
                 with path.open(errors="replace") as file:
                     sys.stdout.writelines(deque(file, self.lines))
-            elif (folder / "job.json").is_file() and (log := read_json(folder / "job.json")["log"]):
+            elif log := read_record(folder / "job.json").get("log"):
                 print(f"not started; Slurm's log: {log}")
             else:
                 print("not started")
@@ -98,10 +98,14 @@ class Resume:
         if "unknown" in states:
             raise UserError(f"{status.SILENT}: what waits or runs there is not known; try again")
         stopped = [folder for folder, state in zip(folders, states, strict=True) if state in status.ENDED[1:]]
-        asked = filter(Path.is_file, (folder / "job.json" for folder in stopped))
-        commands = {(tuple(_without_after(job["command"])), job["folder"]) for job in map(read_json, asked)}
-        if not commands:
+        asked = [path for folder in stopped if (path := folder / "job.json").is_file()]
+        jobs = [job for path in asked if (job := read_record(path))]
+        commands = {(tuple(_without_after(job["command"])), job["folder"]) for job in jobs}
+        if not asked:
             print("nothing to resume", file=sys.stderr)
+        for path in asked:
+            if not read_record(path):
+                print(f"{path} is damaged: give the command of this run again yourself", file=sys.stderr)
         failed = 0
         for command, folder in sorted(commands):
             print(f"cd {shlex.quote(folder)} && python {shlex.join(command)}", file=sys.stderr)

@@ -8,7 +8,6 @@ from autosparse.cluster import provenance
 from autosparse.cluster.progress import progress
 from autosparse.config import IRPConfig
 from autosparse.errors import UserError
-from autosparse.files import read_json
 from autosparse.jobs.setting import TrainingRun, described
 
 if TYPE_CHECKING:
@@ -44,15 +43,13 @@ class IRPRun(TrainingRun):
 
     def is_complete(self) -> bool:
         from autosparse.store import TripleStore
+        from autosparse.store.beside import read_history
         from autosparse.store.schema import MARKER
 
         if not (self.folder / "triples.zarr" / MARKER).is_file():
             return False
-        TripleStore.open(self.folder)  # a damaged store is an error, not a reason to run again over it
-        history = self.folder / "history.json"
-        if not history.is_file() or len(read_json(history)) != self.config.iterations + 1:
-            raise UserError(f"{history} is missing or damaged; delete the run and run it again")
-        return True
+        store = TripleStore.open(self.folder)  # a damaged store is an error, not a reason to run again over it
+        return len(read_history(self.folder, store.beside)) > self.config.iterations  # what it lacks is made again
 
     def run(self, accelerator: "Accelerator") -> None:
         from autosparse.irp import IRP

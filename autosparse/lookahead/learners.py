@@ -8,15 +8,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, send_to_device
-from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 
+from autosparse import tensors
 from autosparse.criteria.base import Batches
 from autosparse.criteria.loss import Loss
 from autosparse.data import Data
 from autosparse.errors import UserError
-from autosparse.files import replacing
 from autosparse.lookahead.probe import Probe
 from autosparse.pruning import Mask
 from autosparse.seeds import stream
@@ -59,7 +58,7 @@ class RecipeLearner:
         main = self.accelerator.is_main_process
         # one looks, for all: on a network file system another process may not see yet what is there
         if broadcast_object_list([main and path.is_file()])[0]:
-            probe.load_state_dict(load_file(path, device=str(mask.kept.device)))
+            probe.load_state_dict(_seen(path, mask.kept.device))
             self.progress(self.steps)
             return
         tag = f"probe of {mask.count}"
@@ -77,8 +76,7 @@ class RecipeLearner:
             steps=self.steps,
         )
         if main:
-            with replacing(path) as temporary:
-                save_file(probe.columns, temporary)
+            tensors.save(path, probe.columns, {})
         self.accelerator.wait_for_everyone()
         checkpoint.remove()
 
@@ -132,6 +130,14 @@ class OptimizerLearner:
                     optimizer.zero_grad()
                 if step == before:
                     raise UserError("looking ahead needs at least one batch; none was given")
+
+
+def _seen(path: Path, device: torch.device) -> dict[str, Tensor]:
+    """What a probe has kept."""
+    try:
+        return {name: values.to(device) for name, values in tensors.load(path)[0].items()}
+    except Exception as error:  # safetensors has its own error type
+        raise UserError(f"{path} is damaged; delete this file alone and run the same again") from error
 
 
 def _average_gradients(model: nn.Module) -> None:

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from autosparse import tensors
 from autosparse.errors import UserError
-from autosparse.files import replacing
 from autosparse.pruning.compress import compress, restore
 from autosparse.pruning.export import export
 from autosparse.pruning.hold import Hold
@@ -126,9 +124,8 @@ class Mask:
 
     def save(self, path: str | Path) -> None:
         """Write the mask as safetensors: a bool tensor a layer, under the weight's own name; atomic."""
-        tensors = {name: kept.cpu().contiguous() for name, kept in self.layout.unflatten(self.kept).items()}
-        with replacing(Path(path)) as temporary:
-            save_file(tensors, temporary, metadata={"layout": json.dumps(self.layout.to_json())})
+        about = {"layout": json.dumps(self.layout.to_json())}
+        tensors.save(Path(path), self.layout.unflatten(self.kept), about)
 
     @classmethod
     def load(cls, path: str | Path) -> "Mask":
@@ -140,11 +137,11 @@ class Mask:
         if not Path(path).is_file():
             raise UserError(f"no mask at {path}")
         try:
-            with safe_open(path, framework="pt") as file:
-                layout = Layout.from_json(json.loads(file.metadata()["layout"]))
-                return cls(layout, layout.flatten({layer.name: file.get_tensor(layer.name) for layer in layout.layers}))
+            kept, about = tensors.load(Path(path))
+            layout = Layout.from_json(json.loads(about["layout"]))
+            return cls(layout, layout.flatten(kept))
         except Exception as error:  # safetensors has its own error type, JSON and the table theirs
-            raise UserError(f"{path} is not a mask file: {error}") from error
+            raise UserError(f"{path} is not a mask file, or damaged: {error}") from error
 
     def compress(self, model: nn.Module, path: str | Path) -> None:
         """Write a model as safetensors that hold, of its pruned tensors, only what is kept and where; atomic.

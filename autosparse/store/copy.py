@@ -27,7 +27,7 @@ def copy(store: TripleStore, to: str, shard: int | None = None) -> TripleStore:
     if writer.run != store.run:
         raise UserError(f"{to} is an unfinished copy of a run by other code; choose another folder")
     if writer.committed < 0:
-        writer.commit_features(store.theta, store.grad)
+        writer.commit_features(store.theta, store.grad, beside=store.beside)
     for i in range(writer.committed + 1, store.iterations + 1):
         probe = {name: torch.from_numpy(store.probe(name, i - 1)) for name in store.columns}
         writer.commit_alive(i, store.mask(i), probe)

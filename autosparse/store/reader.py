@@ -46,6 +46,7 @@ class TripleStore:
         columns: what a probe measured in each iteration, by name, see `probe`.
         densities: share kept by m_0, m_1, ... as far as committed.
         run: what made the store, as it was given to `TripleWriter.open`.
+        beside: digests of what the run keeps beside the store, see `autosparse.store.beside`.
         complete: whether the run was finished.
         fingerprint: hex digits that change with any byte committed.
     """
@@ -72,6 +73,7 @@ class TripleStore:
         self.iterations: int = attributes["iterations"]
         self.run: dict[str, Any] = attributes["run"]
         self.densities: list[float] = self._ledger.densities
+        self.beside: dict[str, str] = self._ledger.beside
         self.grid = Grid.parse(storage.read("theta/zarr.json"), self.layout.size)
         self._forms = forms(self.grid, self.iterations, self.columns)
         sizes = storage.sizes()  # at once: a request for each would take long in a bucket

@@ -9,7 +9,7 @@
       probe-*/       float32 (N, P)      where the run looked ahead: row i: of the parameters that m_i keeps, in their
                                          order; what lies behind them was never written
       ledger.json    which files were committed, with their size and checksums; sums of squares of theta and grad;
-                     the densities of the iterations
+                     the densities of the iterations; digests of what the run keeps beside the store, see `beside`
       complete       the checksum of the final ledger; there only when the store is whole
 
 Shards are files with one owner each, the unit of writing; chunks lie within them and have a checksum each, the unit of
@@ -101,10 +101,12 @@ def survival_dtype(iterations: int) -> np.dtype[Any]:
 
 @dataclass
 class Ledger:
-    """What was committed: files by their path in the store, and one density for each iteration, m_0 first."""
+    """What was committed: files by their path in the store, one density for each iteration, m_0 first, and digests of
+    what the run keeps beside the store."""
 
     files: dict[str, Entry] = field(default_factory=dict)
     densities: list[float] = field(default_factory=list)
+    beside: dict[str, str] = field(default_factory=dict)
 
     @property
     def iterations(self) -> int:
@@ -131,7 +133,10 @@ class Ledger:
 
     @property
     def _body(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        body = asdict(self)
+        if not self.beside:  # so that a ledger from before they were there is what it was
+            del body["beside"]
+        return json.dumps(body, sort_keys=True)
 
     @classmethod
     def read(cls, storage: Storage) -> "Ledger":

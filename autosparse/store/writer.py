@@ -33,6 +33,7 @@ from autosparse.store.schema import (
 from autosparse.store.storage import Storage, is_temporary, storage_of
 
 Values = Callable[[slice], NDArray[Any]]  # those of a shard, by its flat indices
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _AT_A_TIME = 4  # shards being written; disks are faster where several files are synced at once
 # of a run: to go on with newer code, or with data elsewhere, is the user's choice
 _CODE = {"versions", "commit", "task_path", "task_fields"}
@@ -116,22 +117,36 @@ class TripleWriter:
         """A reader of what has been committed so far."""
         return TripleStore.open(str(self.storage), unfinished=True)
 
-    def commit_features(self, theta: Tensor | Values, grad: Tensor | Values) -> None:
+    @property
+    def ledger(self) -> Ledger:
+        """What has been committed so far."""
+        return self._ledger
+
+    def commit_features(
+        self, theta: Tensor | Values, grad: Tensor | Values, *, beside: Mapping[str, str] = _NOTHING
+    ) -> None:
         """Write and commit theta and grad, float32 (P,), and m_0.
 
-        Each is one tensor, or, where that would not fit into memory, a function from a shard's flat indices to values.
+        Args:
+            theta, grad: each one tensor, or, where that would not fit into memory, a function from a shard's flat
+                indices to values.
+            beside: digests of what the run will read again, see `autosparse.store.beside`; those of the main process
+                count, here and in the other commits.
         """
         if self.committed >= 0:
             raise StoreError(f"{self.storage}: theta and grad were committed before and are never written twice")
-        self._commit({"theta": self._by_shard(theta), "grad": self._by_shard(grad)}, density=1.0)
+        self._commit({"theta": self._by_shard(theta), "grad": self._by_shard(grad)}, density=1.0, beside=beside)
 
-    def commit_alive(self, i: int, mask: Mask, probe: Mapping[str, Tensor] | None = None) -> None:
+    def commit_alive(
+        self, i: int, mask: Mask, probe: Mapping[str, Tensor] | None = None, beside: Mapping[str, str] = _NOTHING
+    ) -> None:
         """Write and commit m_i, i = 1..N, and what a probe saw in the training that it was chosen after.
 
         Args:
             i: follows the iteration that was committed last.
             mask: m_i.
             probe: for each of the store's columns float32, one value for each parameter that m_{i-1} keeps, in order.
+            beside: see `commit_features`.
         """
         if i != self.committed + 1 or not 1 <= i <= self.iterations:
             raise StoreError(f"{self.storage}: mask {i} does not follow mask {self.committed} of {self.iterations}")
@@ -148,7 +163,7 @@ class TripleWriter:
                 raise StoreError(f"{self.storage}: {name} has {alive} values, got {tuple(column.shape)}")
             values[name] = column.cpu().numpy().__getitem__
         ends = dict.fromkeys(self.columns, -(-alive // self.grid.shard))
-        self._commit(values, i - 1, mask.density, ends)
+        self._commit(values, i - 1, mask.density, ends, beside)
         kept, kind = mask.kept.cpu().numpy(), self._forms["survival"].dtype
         for k in range(self._group.rank, self.grid.shards, self._group.size):
             here = kept[self.grid.indices(k)]
@@ -157,7 +172,7 @@ class TripleWriter:
             elif k in self._survival:
                 self._survival[k] += here
 
-    def finish(self) -> None:
+    def finish(self, beside: Mapping[str, str] = _NOTHING) -> None:
         """Write and commit survival, the sum of the masks, and mark the store complete."""
         if self.committed != self.iterations:
             raise StoreError(
@@ -176,7 +191,7 @@ class TripleWriter:
                     total += store.alive(i, shard)
                 return total
 
-            self._commit({"survival": survival})
+            self._commit({"survival": survival}, beside=beside)
         if self._group.is_main:
             self.storage.write(MARKER, self._ledger.checksum.encode())
         self._group.gather(None)
@@ -223,7 +238,8 @@ class TripleWriter:
         arrays: dict[str, Values],
         row: int | None = None,
         density: float | None = None,
-        ends: Mapping[str, int] = MappingProxyType({}),
+        ends: Mapping[str, int] = _NOTHING,
+        beside: Mapping[str, str] = _NOTHING,
     ) -> None:
         """Write this process's shards of some arrays, or of rows of some, and commit those of all processes.
 
@@ -236,9 +252,11 @@ class TripleWriter:
             written = dict(writers.map(lambda it: self._write(it[0], it[1], arrays[it[0]], row), mine))
         self.storage.sync(written)
         files: dict[str, Entry] = {}
-        for part in self._group.gather(written):
+        parts = self._group.gather((written, dict(beside)))
+        for part, _ in parts:
             files |= part
-        ledger = Ledger(self._ledger.files | files, self._ledger.densities + ([] if density is None else [density]))
+        densities = self._ledger.densities + ([] if density is None else [density])
+        ledger = Ledger(self._ledger.files | files, densities, self._ledger.beside | parts[0][1])
         if self._group.is_main:
             expected = [shard_path(array, k, row) for array in arrays for k in range(counts[array])]
             self._check_written(expected, files)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from autosparse.autos import AutoS, Surface
 from autosparse.autos.autos import CARD
 from autosparse.autos.features import STORED
+from autosparse.cluster.outcome import say
 from autosparse.errors import UserError
 from autosparse.files import read_json, write_text
 from autosparse.metrics import factor, label
@@ -98,10 +99,12 @@ def overview(document: Document, runs: Sequence[Path]) -> None:
     Raises:
         UserError: there is no complete run of pruning or IRP among them, or their recipes differ.
     """
-    pruned, irp = results.load(*runs), results.load_irp(*runs)
+    damaged = [f"{folder}/config.yaml is damaged" for folder in results.find_damaged(runs)]
+    pruned, irp = results.load(*runs, damaged=damaged), results.load_irp(*runs, damaged=damaged)
     if pruned.empty and irp.empty:
+        where = ", ".join(map(str, runs))
         raise UserError(
-            f"nothing to report in {', '.join(map(str, runs))}; run launch/irp.py and launch/prune.py first"
+            "; ".join(damaged) or f"nothing to report in {where}; run launch/irp.py and launch/prune.py first"
         )
     document.text(_counts(runs, pruned, irp))
     document.rows(pruned, irp)
@@ -109,7 +112,15 @@ def overview(document: Document, runs: Sequence[Path]) -> None:
     for network, dataset in settings:
         _setting(document, _of(pruned, network, dataset), _of(irp, network, dataset), network, dataset)
     for folder in results.find(runs, "autos"):
-        _autos(document, folder, results.find(runs, "irp"))
+        try:
+            _autos(document, folder, [Path(each) for each in irp["folder"].unique()] if len(irp) else [])
+        except UserError as error:
+            damaged.append(str(error))
+    if damaged:
+        document.heading("Damaged, and left out")
+        for line in damaged:
+            document.text(line)
+            say(f"left out: {line}")
     if unfinished := results.find_unfinished(runs):
         document.heading("Not finished")
         for folder in unfinished:

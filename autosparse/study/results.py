@@ -1,7 +1,7 @@
 """Results: gathered from the folders of runs as data frames, and compared in tables of mean and deviation."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from autosparse.errors import UserError
 from autosparse.files import read_json
 from autosparse.metrics import factor
 from autosparse.store import TripleStore
+from autosparse.store.beside import HISTORY, read_history
 from autosparse.store.schema import MARKER
 from autosparse.training import Recipe
 
@@ -36,43 +37,37 @@ def find(paths: Iterable[str | Path], kind: str) -> list[Path]:
 
 def find_unfinished(paths: Iterable[str | Path]) -> list[Path]:
     """Folders of runs that have not ended."""
-    return [folder for folder, kind in _configured(paths) if not (folder / _RESULT[kind]).is_file()]
+    return [folder for folder, kind in _configured(paths) if kind and not (folder / _RESULT[kind]).is_file()]
 
 
-def load(*paths: str | Path) -> pd.DataFrame:
+def find_damaged(paths: Iterable[str | Path]) -> list[Path]:
+    """Folders of runs whose configuration cannot be read."""
+    return [folder for folder, kind in _configured(paths) if kind is None]
+
+
+def load(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
     """One row for each network pruned at initialization and trained, below the given folders.
 
     Columns: `criterion`, `sparsity`, `seed`, `network`, `dataset`, `same_initialization`, the accuracies of `MEASURES`,
     `cost` in trainings, `density`, `kept`, `parameters`, `empty_layers`, `layer_densities`, `recipe` (JSON), seconds,
     `folder`.
 
+    Args:
+        paths: folders of runs, or folders that hold them.
+        damaged: gets a line for each run that cannot be read, which is left out then.
+
     Raises:
-        UserError: a result that cannot be read.
+        UserError: a result that cannot be read, where `damaged` is not given.
     """
-    return pd.DataFrame([_pruned(folder) for folder in find(paths, "prune")])
+    return pd.DataFrame(_read(find(paths, "prune"), lambda folder: [_pruned(folder)], damaged))
 
 
-def load_irp(*paths: str | Path) -> pd.DataFrame:
+def load_irp(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
     """One row for each mask of each run of IRP: the accuracy of the network trained with it from its own weights.
 
-    Columns as in `load`, with `iteration`, and `criterion` as `irp-<criterion>`.
+    Columns as in `load`, with `iteration`, and `criterion` as `irp-<criterion>`; arguments and errors, too.
     """
-    rows = []
-    for folder in find(paths, "irp"):
-        config = read_config(folder)
-        common = {key: config[key] for key in ("network", "dataset", "seed")}
-        for mask in read_json(folder / "history.json"):
-            rows.append(
-                {
-                    **common,
-                    "criterion": f"irp-{config['criterion']}",
-                    "recipe": _protocol(config),
-                    "sparsity": 1.0 - mask["density"],
-                    "folder": str(folder),
-                    **mask,
-                }
-            )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(_read(find(paths, "irp"), _iterations, damaged))
 
 
 def concordance(a: TripleStore, b: TripleStore) -> float:
@@ -216,6 +211,31 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def _read(
+    folders: list[Path], rows: Callable[[Path], list[dict[str, Any]]], damaged: list[str] | None
+) -> list[dict[str, Any]]:
+    """The rows of all runs; see `load`."""
+    found = []
+    for folder in folders:
+        try:
+            found += rows(folder)
+        except UserError as error:
+            if damaged is None:
+                raise
+            damaged.append(str(error))
+    return found
+
+
+def _iterations(folder: Path) -> list[dict[str, Any]]:
+    config, store = read_config(folder), TripleStore.open(folder)
+    history = read_history(folder, store.beside)
+    if len(history) != store.iterations + 1:
+        raise UserError(f"{folder / HISTORY} is not whole; the command of the run makes it again")
+    common = {key: config[key] for key in ("network", "dataset", "seed")}
+    common |= {"criterion": f"irp-{config['criterion']}", "recipe": _protocol(config)}
+    return [{**common, "sparsity": 1.0 - mask["density"], "folder": str(folder), **mask} for mask in history]
+
+
 def _pruned(folder: Path) -> dict[str, Any]:
     result = read_json(folder / "result.json")
     try:
@@ -244,12 +264,20 @@ def _protocol(config: dict[str, Any]) -> str:
     return json.dumps({**task, **defaults(Recipe), **config["recipe"], "recipe": None}, sort_keys=True)
 
 
-def _configured(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:
-    found = {}
+def _configured(paths: Iterable[str | Path]) -> list[tuple[Path, str | None]]:
+    """The folders of runs and their kinds; None where the configuration cannot be read."""
+    found = dict[Path, str | None]()
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"no runs at {path}")
         for config in [path / "config.yaml", *path.rglob("config.yaml")]:
-            if config.is_file() and (kind := read_config(config.parent).get("kind")) in _RESULT:
+            if not config.is_file():
+                continue
+            try:
+                kind = read_config(config.parent).get("kind")
+            except UserError:
+                found[config.parent.resolve()] = None
+                continue
+            if kind in _RESULT:
                 found[config.parent.resolve()] = kind
     return sorted(found.items())

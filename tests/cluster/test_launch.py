@@ -57,12 +57,13 @@ def test_a_run_that_failed_before_any_output_can_be_asked_for_otherwise(tmp_path
     assert yaml.safe_load((tmp_path / "note_a" / "config.yaml").read_text())["fail"] == ""
 
 
-def test_a_damaged_config_is_one_line(tmp_path: Path) -> None:
+def test_a_damaged_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
     for text in ("junk", "", "a: [1"):
         (tmp_path / "note_a" / "config.yaml").write_text(text)
-        with pytest.raises(UserError, match=r"config\.yaml is damaged"):
+        with pytest.raises(UserError, match="1 of 1 runs failed"):
             launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
+        assert capsys.readouterr().err.count("config.yaml is damaged") == 1
 
 
 def test_local_tasks_are_one_world(tmp_path: Path) -> None:
@@ -177,3 +178,38 @@ def test_the_record_names_the_commit_of_the_code(tmp_path: Path) -> None:
     environment = json.loads((tmp_path / "note_a" / "environment.json").read_text())
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert environment["commit"].rstrip("+") == head.stdout.strip()
+
+
+@pytest.mark.parametrize("name", ["job.json", "status.json", "environment.json", "config.yaml"])
+@pytest.mark.parametrize("content", ["", "[]", "\0\0\0"])
+def test_a_small_file_that_a_lost_machine_left_damaged_is_this_runs_alone(
+    name: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, damaged = Note(tmp_path, "whole"), Note(tmp_path, "damaged", fail="user")
+    with pytest.raises(UserError, match="1 of 2 runs failed"):
+        launch([whole, damaged], Resources(cluster="inline"), tmp_path, "notes")
+    (damaged.folder / "span0").touch()  # it has some output
+    for job in (whole, damaged):
+        (job.folder / name).write_text(content)
+    added = Note(tmp_path, "added")
+    with pytest.raises(UserError, match=r"of 3 runs failed"):
+        launch([whole, damaged, added], Resources(cluster="inline"), tmp_path, "notes")
+    assert added.is_complete()
+    said = capsys.readouterr().err
+    if name == "config.yaml":
+        assert f"{damaged.folder}/config.yaml is damaged; delete this file alone and give the very command" in said
+    else:
+        assert said.count("no such word") == 2
+    if name == "status.json":
+        assert json.loads((whole.folder / name).read_text())["state"] == "complete"
+
+
+def test_a_run_whose_record_is_damaged_is_not_submitted_twice(commands: Commands, tmp_path: Path) -> None:
+    job = Note(tmp_path, "a")
+    launch([job], Resources(cluster="slurm"), tmp_path, "notes")
+    before = json.loads((job.folder / "job.json").read_text())
+    (job.folder / "job.json").write_text("")
+    commands.answer("squeue", "echo '4242|PENDING|Priority'")
+    launch([job], Resources(cluster="slurm"), tmp_path, "notes")
+    assert len(commands.calls("sbatch")) == 1
+    assert json.loads((job.folder / "job.json").read_text()) == before

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,3 +78,33 @@ def test_mistakes(script: Script, capsys: pytest.CaptureFixture[str], tmp_path: 
     assert capsys.readouterr().err == f"error: no runs at {tmp_path}\n"
     assert script("runs", "restart") == 2
     assert "Available subcommands: status, logs, cancel, resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["job.json", "status.json", "progress.json", "history.json", "config.yaml"])
+def test_a_damaged_file_of_one_run_is_one_line(
+    name: str, script: Script, finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for folder in ("a", "b"):
+        shutil.copytree(finished / "irp" / RUN, tmp_path / folder)
+    (tmp_path / "a" / name).write_text("")
+    code, table = status(script, capsys, tmp_path)
+    assert "b  " in table.splitlines()[2]
+    assert "complete" in table.splitlines()[2]
+    assert "damaged" in table.splitlines()[1] or name in ("job.json", "progress.json")
+    assert code == (0 if name in ("job.json", "progress.json") else 4)
+    assert script("report", tmp_path, "--output", tmp_path / "report") == 0
+    told = capsys.readouterr().err
+    assert ("left out" in told) == (name in ("history.json", "config.yaml"))
+
+
+def test_a_run_without_a_history_is_one_line_of_the_report_and_gets_it_again(
+    script: Script, finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "runs")
+    history = tmp_path / "runs" / "irp" / RUN / "history.json"
+    content = history.read_bytes()
+    history.unlink()
+    assert script("report", tmp_path / "runs", "--output", tmp_path / "report") == 2
+    assert f"{RUN}/history.json is not whole; the command of the run makes it again" in capsys.readouterr().err
+    assert script("irp", *SMALL_IRP, "--output", tmp_path / "runs") == 0
+    assert history.read_bytes() == content

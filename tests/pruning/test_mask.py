@@ -43,6 +43,16 @@ def test_save_and_load(model: nn.Module, tmp_path: Path) -> None:
     assert torch.equal(loaded.kept, mask.kept)
 
 
+def test_a_mask_with_other_bits_than_were_saved_is_refused(model: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "mask.safetensors"
+    some_mask(model).save(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is not a mask file, or damaged: its content is not what was written"):
+        Mask.load(path)
+
+
 def test_export_to_torch(model: nn.Module) -> None:
     mask = some_mask(model)
     mask.export(model)
