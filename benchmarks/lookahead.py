@@ -44,7 +44,7 @@ _PROBES: Mapping[str, tuple[Probed, ...]] = {
     "one column": IRPConfig.probe_columns,
     "three columns": ("probe-gradient", "probe-theta", "probe-rms"),
 }
-_NONE, _DENSE, _MASKED = "no probe", "plain training", "with the same masks"
+_NONE = "no probe"
 _SHARE = 5  # a training has so many times the steps of a probe
 _IN_TRAINING, _IN_PRUNING = 2.0, 5.0  # per cent
 _FLOATS = 1.05  # a parameter; what the system gives to a process is not exact
@@ -55,7 +55,7 @@ class Arguments:
     """Time probes and prunings by what they see in turns with plain training; measure a large network's memory.
 
     On the CPU, whose seconds in this process are what is compared: other work on the machine makes wall times longer,
-    not those. The first turn does not count.
+    not those. What comes first does not count.
     """
 
     networks: tuple[Network, ...] = ("lenet-300-100", "resnet8", "gpt")
@@ -71,7 +71,9 @@ class Arguments:
     sparsity: float = 0.98
     """Share of the weights to remove."""
     repeats: int = 3
-    """Turns of prunings and trainings of R K steps, and of those whose memory is measured."""
+    """Prunings by each criterion, each round beside K steps alone, and trainings whose memory is measured."""
+    memory: bool = True
+    """Measure memory, too."""
     large: str = "vgg19-4096"
     """The network whose memory is measured, on random images of 32 x 32, in a new process each time."""
     large_steps: int = 3
@@ -90,14 +92,25 @@ class Taken(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Noting(RecipeLearner):
-    """Notes the mask of each round."""
+class Beside(RecipeLearner):
+    """After each round, times its steps alone: under no mask, and under the round's own."""
 
-    masks: list[Mask] = field(default_factory=list)
+    plain: list[Taken] = field(default_factory=list)
+    masked: list[Taken] = field(default_factory=list)
 
     def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
-        self.masks.append(mask)
         super().learn(model, mask, probe)
+        for held, found in ((Mask.full(mask.layout), self.plain), (mask, self.masked)):
+            arguments = model, held, self.data, self.recipe, self.accelerator
+            found.append(_taken(partial(train, *arguments, steps=self.steps)))
+
+
+class Pruned(NamedTuple):
+    """What a pruning took, and what its steps do alone."""
+
+    whole: Taken
+    plain: Taken
+    masked: Taken
 
 
 def main(a: Arguments) -> None:
@@ -109,7 +122,8 @@ def main(a: Arguments) -> None:
             timed = Timed(name, a.steps, folder)
             print(f"\n{timed.title}\n")
             goals += [(f"{name}, {text}", met) for text, met in _probes(a, timed) + _prunings(a, timed)]
-    goals += _memory(a)
+    if a.memory:
+        goals += _memory(a)
     print()
     for text, met in goals:
         goal(text, met)
@@ -128,39 +142,37 @@ class Timed:
         self._initial = {key: value.clone() for key, value in self.model.state_dict().items()}
         self.title = f"{name} on {setting.task.source}, {self.layout.size:,} prunable weights"
 
-    def training(self, steps: int, mask: Mask | None = None, columns: tuple[Probed, ...] = ()) -> None:
+    def training(self, columns: tuple[Probed, ...]) -> None:
         """The first steps of a training, with a probe if it is to see something."""
         self.model.load_state_dict(self._initial)
         probe = Probe(self.layout, self.steps, columns) if columns else None
-        train(self.model, mask or self.full, self.data, self.recipe, self.accelerator, callback=probe, steps=steps)
+        train(self.model, self.full, self.data, self.recipe, self.accelerator, callback=probe, steps=self.steps)
 
-    def trainings(self, masks: list[Mask]) -> None:
-        """What a pruning trains, without all else that it does."""
-        for mask in masks:
-            self.training(self.steps, mask)
-
-    def pruning(self, criterion: str, rounds: int, sparsity: float) -> list[Mask]:
-        """By a criterion that looks ahead; returns the masks that it trained under."""
+    def pruning(self, criterion: str, rounds: int, sparsity: float) -> Pruned:
+        """By a criterion that looks ahead."""
         self.model.load_state_dict(self._initial)
-        learner = Noting(self.data, self.recipe, self.accelerator, self.steps, 0, self.folder)
+        learner = Beside(self.data, self.recipe, self.accelerator, self.steps, 0, self.folder)
         scoring = self.data.scoring()
         batches = Scored(scoring, loss_of(scoring), learner=learner)
         k = keep_count(1 - sparsity, self.layout.size)
-        select(find_criterion(criterion, rounds=rounds), self.model, self.full, batches, k)
-        learner.forget()
-        return learner.masks
+
+        def prune() -> None:
+            select(find_criterion(criterion, rounds=rounds), self.model, self.full, batches, k)
+            learner.forget()
+
+        whole, plain, masked = _taken(prune), _sum(learner.plain), _sum(learner.masked)
+        return Pruned(Taken(*(all_ - p - m for all_, p, m in zip(whole, plain, masked, strict=True))), plain, masked)
 
 
 def _probes(a: Arguments, timed: Timed) -> list[Goal]:
     """Print what a probe adds to a training; returns the goals."""
-    steps, ways = timed.steps, {_NONE: (), **_PROBES}
-    found = _in_turns(
-        {way: partial(timed.training, steps, columns=columns) for way, columns in ways.items()}, a.probe_repeats
-    )
+    steps = timed.steps
+    ways: dict[str, tuple[Probed, ...]] = {_NONE: (), **_PROBES}
+    found = _in_turns({way: partial(timed.training, columns) for way, columns in ways.items()}, a.probe_repeats)
     table(f"{steps:,} steps with", "seconds", "CPU seconds", "more, %", f"of a training of {_SHARE * steps:,}, %")
     shares = {}
     for way in ways:
-        more = _more(found, way, _NONE)
+        more = _more(found[way], found[_NONE])
         shares[way] = more / _SHARE
         row(way, *_medians(found[way]), f"{more:.1f}", f"{shares[way]:.2f}")
     return [
@@ -171,26 +183,21 @@ def _probes(a: Arguments, timed: Timed) -> list[Goal]:
 
 def _prunings(a: Arguments, timed: Timed) -> list[Goal]:
     """Print what prunings take beside their steps; returns the goals."""
-    prune = partial(timed.pruning, rounds=a.rounds, sparsity=a.sparsity)
-    masks = prune(a.criteria[0])
-    ways: dict[str, Callable[[], object]] = {
-        _DENSE: partial(timed.training, a.rounds * timed.steps),
-        _MASKED: partial(timed.trainings, masks),
-        **{name: partial(prune, name) for name in a.criteria},
-    }
-    found = _in_turns(ways, a.repeats)
     print()
-    columns = "seconds", "CPU seconds", f"more than {_DENSE}, %", f"than {_MASKED}, %"
+    columns = "seconds", "CPU seconds", "more than as many plain steps, %", "than steps under the same masks, %"
     table(f"{a.rounds} x {timed.steps:,} steps", *columns)
     goals = []
-    for way in ways:
-        more = {base: _more(found, way, base) for base in (_DENSE, _MASKED)}
-        row(way, *_medians(found[way]), *(f"{each:.1f}" for each in more.values()))
-        if way in a.criteria:
-            goals += [
-                (f"{way}: under {_IN_PRUNING:g}% more than {base}: {each:.1f}", each < _IN_PRUNING)
-                for base, each in more.items()
-            ]
+    for way in a.criteria:
+        turns = [timed.pruning(way, a.rounds, a.sparsity) for _ in range(1 + a.repeats)][1:]
+        more = {
+            "as many plain steps": _more([each.whole for each in turns], [each.plain for each in turns]),
+            "steps under the same masks": _more([each.whole for each in turns], [each.masked for each in turns]),
+        }
+        row(way, *_medians([each.whole for each in turns]), *(f"{each:.1f}" for each in more.values()))
+        goals += [
+            (f"{way}: under {_IN_PRUNING:g}% more than {base}: {each:.1f}", each < _IN_PRUNING)
+            for base, each in more.items()
+        ]
     return goals
 
 
@@ -206,9 +213,13 @@ def _taken(action: Callable[[], object]) -> Taken:
     return Taken(wall, time.process_time() - start)
 
 
-def _more(found: Mapping[str, list[Taken]], way: str, base: str) -> float:
-    """How much more of the CPU a way takes than another, per cent: the median over turns."""
-    ratios = [taken.cpu / plain.cpu for taken, plain in zip(found[way], found[base], strict=True)]
+def _sum(taken: list[Taken]) -> Taken:
+    return Taken(*map(sum, zip(*taken, strict=True)))
+
+
+def _more(found: list[Taken], base: list[Taken]) -> float:
+    """How much more of the CPU one way takes than another, per cent: the median over turns."""
+    ratios = [taken.cpu / plain.cpu for taken, plain in zip(found, base, strict=True)]
     return 100 * (statistics.median(ratios) - 1)
 
 

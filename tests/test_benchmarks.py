@@ -28,7 +28,7 @@ from tests.conftest import ROOT
             [
                 "| three columns |",
                 "| 2 x 2 steps |",
-                "- gpt, short-irp: under 5% more than plain training: ",
+                "- gpt, short-irp: under 5% more than as many plain steps: ",
                 "- one column: one float32 a parameter more: ",
             ],
         ),
