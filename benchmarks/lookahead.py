@@ -160,8 +160,10 @@ class Timed:
             select(find_criterion(criterion, rounds=rounds), self.model, self.full, batches, k)
             learner.forget()
 
-        whole, plain, masked = _taken(prune), _sum(learner.plain), _sum(learner.masked)
-        return Pruned(Taken(*(all_ - p - m for all_, p, m in zip(whole, plain, masked, strict=True))), plain, masked)
+        every = _taken(prune)
+        plain, masked = _sum(learner.plain), _sum(learner.masked)
+        own = Taken(every.wall - plain.wall - masked.wall, every.cpu - plain.cpu - masked.cpu)
+        return Pruned(own, plain, masked)
 
 
 def _probes(a: Arguments, timed: Timed) -> list[Goal]:
