@@ -22,6 +22,16 @@ from tests.conftest import ROOT
                 "grasp on lenet-300-100 within 6",
             ],
         ),
+        (
+            "lookahead",
+            "--networks gpt --steps 2 --rounds 2 --probe-repeats 1 --repeats 1 --large lenet-300-100 --folder FOLDER",
+            [
+                "| three columns |",
+                "| 2 x 2 steps |",
+                "- gpt, short-irp: under 5% more than as many plain steps: ",
+                "- one column: one float32 a parameter more: ",
+            ],
+        ),
         ("large", "--network resnet18 --steps 1 --batch-size 4", ["GB, whole |"]),
         (
             "irp_gpu",
