@@ -41,13 +41,25 @@ def create(
     group = zarr.create_group(MemoryStore(encoded), zarr_format=3, attributes=about)
     plain, packed = Crc32cCodec(), ZstdCodec(level=1, checksum=True)
     survival = survival_dtype(iterations)
-    flat: dict[str, Any] = {"shape": (grid.size,), "chunks": (grid.chunk,), "shards": (grid.shard,)}
+    # with names of dimensions xarray opens a store; those of one name are as long as each other
+    flat: dict[str, Any] = {
+        "shape": (grid.size,),
+        "chunks": (grid.chunk,),
+        "shards": (grid.shard,),
+        "dimension_names": ("parameter",),
+    }
     rows: dict[str, Any] = {
         "shape": (iterations, -(-grid.size // 8)),
         "chunks": (1, grid.chunk // 8),
         "shards": (1, grid.shard // 8),
+        "dimension_names": ("iteration", "byte"),
     }
-    values = {"shape": (iterations, grid.size), "chunks": (1, grid.chunk), "shards": (1, grid.shard)}
+    values = {
+        "shape": (iterations, grid.size),
+        "chunks": (1, grid.chunk),
+        "shards": (1, grid.shard),
+        "dimension_names": ("iteration", "survivor"),
+    }
     # NaN and an impossible count: what was never written cannot pass for data
     arrays: list[tuple[str, Any, Any, Any, dict[str, Any]]] = [
         ("theta", "f4", np.nan, plain, flat),
