@@ -22,6 +22,18 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def walk(top: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As `os.walk`, but links are followed, and no folder comes twice."""
+    seen = set[str]()
+    for where, folders, files in os.walk(top, followlinks=True):
+        if (real := os.path.realpath(where)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield Path(where), folders, files
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it is durable and takes the place of `path`.

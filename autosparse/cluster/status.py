@@ -15,7 +15,7 @@ from autosparse.cluster import lease, logs, slurm
 from autosparse.cluster.progress import PROGRESS
 from autosparse.cluster.provenance import read_config
 from autosparse.errors import UserError
-from autosparse.files import read_json, read_record
+from autosparse.files import read_json, read_record, walk
 from autosparse.metrics import described
 
 COLUMNS = ("run", "state", "job", "iteration", "done", "left", "sparsity", "metric", "requeues", "node")
@@ -83,9 +83,9 @@ def stop(folders: Iterable[Path]) -> list[Path]:
 
 def _runs(path: Path) -> Iterator[Path]:
     """The runs at or below a path; not what lies in them, which may be thousands of files."""
-    for where, folders, files in os.walk(path):
+    for where, folders, files in walk(path):
         if "config.yaml" in files or "job.json" in files:
-            yield Path(where)
+            yield where
             folders.clear()
         elif logs.JOBS in files:
             folders.clear()

@@ -38,13 +38,25 @@ def create(
     encoded: dict[str, Buffer] = {}
     about = attributes(layout, iterations, run, columns)
     group = zarr.create_group(MemoryStore(encoded), zarr_format=3, attributes=about)
-    flat: dict[str, Any] = {"shape": (grid.size,), "chunks": (grid.chunk,), "shards": (grid.shard,)}
+    # with names of dimensions xarray opens a store; those of one name are as long as each other
+    flat: dict[str, Any] = {
+        "shape": (grid.size,),
+        "chunks": (grid.chunk,),
+        "shards": (grid.shard,),
+        "dimension_names": ("parameter",),
+    }
     rows: dict[str, Any] = {
         "shape": (iterations, -(-grid.size // 8)),
         "chunks": (1, grid.chunk // 8),
         "shards": (1, grid.shard // 8),
+        "dimension_names": ("iteration", "byte"),
     }
-    values = {"shape": (iterations, grid.size), "chunks": (1, grid.chunk), "shards": (1, grid.shard)}
+    values = {
+        "shape": (iterations, grid.size),
+        "chunks": (1, grid.chunk),
+        "shards": (1, grid.shard),
+        "dimension_names": ("iteration", "survivor"),
+    }
     shapes = {"theta": flat, "grad": flat, "survival": flat, "alive": rows}
     for name, form in forms(grid, iterations, columns).items():
         shape = shapes.get(name, values)

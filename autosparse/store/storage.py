@@ -16,7 +16,7 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, ObjectStore
 
 from autosparse.errors import StoreError, UserError
-from autosparse.files import fsync_folder
+from autosparse.files import fsync_folder, walk
 
 _VARIABLES = "AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _RETRY: Any = {"max_retries": 3, "retry_timeout": datetime.timedelta(seconds=30)}
@@ -132,9 +132,9 @@ class Folder(Storage):
 
     def sizes(self) -> dict[str, int]:
         found = {}
-        for path in self.path.rglob("*"):
-            with contextlib.suppress(FileNotFoundError):  # gone meanwhile: the temporary file of a writer at work
-                if not path.is_dir():
+        for folder, _, names in walk(self.path):
+            for path in map(folder.joinpath, names):
+                with contextlib.suppress(FileNotFoundError):  # gone meanwhile: the temporary file of a writer at work
                     found[str(path.relative_to(self.path))] = path.stat().st_size
         return found
 

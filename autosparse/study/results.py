@@ -12,7 +12,7 @@ from autosparse.autos.autos import CARD
 from autosparse.cluster.provenance import read_config
 from autosparse.config import IRPConfig, PruneConfig, defaults
 from autosparse.errors import UserError
-from autosparse.files import read_json
+from autosparse.files import read_json, walk
 from autosparse.metrics import factor
 from autosparse.store import TripleStore
 from autosparse.store.beside import HISTORY, read_history
@@ -270,14 +270,14 @@ def _configured(paths: Iterable[str | Path]) -> list[tuple[Path, str | None]]:
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"no runs at {path}")
-        for config in [path / "config.yaml", *path.rglob("config.yaml")]:
-            if not config.is_file():
+        for folder, _, files in walk(path):
+            if "config.yaml" not in files:
                 continue
             try:
-                kind = read_config(config.parent).get("kind")
+                kind = read_config(folder).get("kind")
             except UserError:
-                found[config.parent.resolve()] = None
+                found[folder.resolve()] = None
                 continue
             if kind in _RESULT:
-                found[config.parent.resolve()] = kind
+                found[folder.resolve()] = kind
     return sorted(found.items())

@@ -97,6 +97,18 @@ def test_a_damaged_file_of_one_run_is_one_line(
     assert ("left out" in told) == (name in ("history.json", "config.yaml"))
 
 
+def test_runs_that_lie_behind_a_link_are_found(
+    script: Script, finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copytree(finished / "irp" / RUN, tmp_path / "other")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / RUN).symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "circle").symlink_to(tmp_path)
+    code, table = status(script, capsys, tmp_path / "runs")
+    assert (code, len(table.splitlines())) == (0, 2)
+    assert script("report", tmp_path / "runs", "--output", tmp_path / "report") == 0
+
+
 def test_a_run_without_a_history_is_one_line_of_the_report_and_gets_it_again(
     script: Script, finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 
 from autosparse.errors import StoreError, UserError
 from autosparse.store import TripleStore, TripleWriter
@@ -113,3 +114,21 @@ def test_what_is_not_there_is_refused(store: TripleStore, tmp_path: Path) -> Non
         writer.commit_alive(1, RUN.masks[1])
     with pytest.raises(StoreError, match="probe-gradient has 30011 values, got"):
         writer.commit_alive(1, RUN.masks[1], {name: torch.ones(5) for name in RUN.columns})
+
+
+@pytest.mark.filterwarnings("ignore")  # of zarr and xarray: what else lies there, and that there is no consolidation
+def test_every_array_names_its_dimensions_and_xarray_opens_a_store(tmp_path: Path) -> None:
+    write(tmp_path / "s")
+    arrays = dict(zarr.open_group(tmp_path / "s", mode="r").arrays())
+    names = {name: array.metadata.dimension_names for name, array in arrays.items()}
+    flat, rows = ("parameter",), ("iteration", "survivor")
+    assert names == {"theta": flat, "grad": flat, "survival": flat, "alive": ("iteration", "byte")} | dict.fromkeys(
+        RUN.columns, rows
+    )
+    lengths = {
+        (name, size) for array, found in names.items() for name, size in zip(found, arrays[array].shape, strict=True)
+    }
+    assert len(lengths) == len(dict(lengths))
+    xarray = pytest.importorskip("xarray")
+    opened = xarray.open_zarr(tmp_path / "s")
+    assert np.array_equal(opened["theta"].values, RUN.theta.numpy())

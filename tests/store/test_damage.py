@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from numpy.typing import NDArray
 
 from autosparse.errors import StoreError
@@ -129,6 +130,32 @@ def test_damaged_metadata_are_refused_by_readers_and_writers(store: Path, name: 
         TripleWriter.open(store, RUN.layout, 3, {"seed": 0})
     if name != LEDGER:
         assert any(name in line for line in problems(before))
+
+
+@pytest.mark.filterwarnings("ignore")  # of zarr: what else lies there, and that others may not know this
+@pytest.mark.parametrize("pipeline", INSTALLED)
+def test_metadata_that_others_have_consolidated_are_whole(store: Path, pipeline: str) -> None:
+    zarr.consolidate_metadata(store)
+    opened = TripleStore.open(store, pipeline=pipeline)
+    assert problems(opened) == []
+    assert equal(opened.theta(), RUN.theta.numpy())
+    (store / MARKER).unlink()
+    writer = TripleWriter.open(store, RUN.layout, 3, {"seed": 0})
+    writer.finish()
+    assert problems(TripleStore.open(store)) == []
+
+
+def test_arrays_may_lie_behind_links(store: Path, tmp_path: Path) -> None:
+    for name in ("theta", "alive"):
+        shutil.move(store / name, tmp_path / "other" / name)
+        (store / name).symlink_to(tmp_path / "other" / name)
+    (store / "alive" / "c" / "circle").symlink_to(store)
+    opened = TripleStore.open(store)
+    assert problems(opened) == []
+    assert equal(opened.theta(), RUN.theta.numpy())
+    (tmp_path / "other" / "theta" / "c" / "1").unlink()
+    with pytest.raises(StoreError, match="theta/c/1 is missing"):
+        TripleStore.open(store)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
