@@ -133,10 +133,9 @@ def test_damaged_metadata_are_refused_by_readers_and_writers(store: Path, name: 
 
 
 @pytest.mark.filterwarnings("ignore")  # of zarr: what else lies there, and that others may not know this
-@pytest.mark.parametrize("pipeline", INSTALLED)
-def test_metadata_that_others_have_consolidated_are_whole(store: Path, pipeline: str) -> None:
+def test_metadata_that_others_have_consolidated_are_whole(store: Path) -> None:
     zarr.consolidate_metadata(store)
-    opened = TripleStore.open(store, pipeline=pipeline)
+    opened = TripleStore.open(store)
     assert problems(opened) == []
     assert equal(opened.theta(), RUN.theta.numpy())
     (store / MARKER).unlink()
