@@ -19,6 +19,7 @@ def world(size: int, work: Callable[..., object], *arguments: object) -> list[An
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        group["TORCHELASTIC_RUN_ID"] = "none"  # as under torchrun: other processes take no world from the environment
     ends = []
     for rank in range(size):
         end, far = FORKS.Pipe(duplex=False)

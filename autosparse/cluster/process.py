@@ -12,12 +12,22 @@ from accelerate import Accelerator
 from autosparse.cluster.requeue import requeues
 from autosparse.errors import UserError
 
+_GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_STARTERS = {
+    "SUBMITIT_EXECUTOR",
+    "TORCHELASTIC_RUN_ID",
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+}
+
 
 def start(cpus: int | None = None) -> Accelerator:
     """Join the world of this job and return its `Accelerator`.
 
     Inside a submitit job of several tasks the process-group environment is exported first: without LOCAL_RANK every
-    task would silently become a world of one, all of them writing one store.
+    task would silently become a world of one, all of them writing one store. A process that nobody has started as one
+    of several is a world of one, whatever the environment has left of another job.
 
     Args:
         cpus: threads for PyTorch; left as they are if None.
@@ -28,6 +38,9 @@ def start(cpus: int | None = None) -> Accelerator:
     if cpus is not None:
         os.environ["OMP_NUM_THREADS"] = str(cpus)  # Accelerate would set one thread a process otherwise
         torch.set_num_threads(cpus)
+    if not (_started_as_one_of_several() or torch.distributed.is_initialized()):
+        for name in _GROUP:
+            os.environ.pop(name, None)
     expected = int(os.environ.get("WORLD_SIZE", 1))
     if "SUBMITIT_EXECUTOR" in os.environ:
         job = submitit.JobEnvironment()
@@ -46,10 +59,25 @@ def start(cpus: int | None = None) -> Accelerator:
     if not cpu:
         _be_deterministic()
     # what `accelerate config` may have left in the environment must not change the numbers
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no", gradient_accumulation_steps=1)
+    try:
+        accelerator = Accelerator(cpu=cpu, mixed_precision="no", gradient_accumulation_steps=1)
+    except torch.distributed.DistError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"waited in vain for {expected} processes to meet at {where} (WORLD_SIZE, MASTER_ADDR, MASTER_PORT); "
+            "start them all, or run this outside of torchrun, srun and mpirun"
+        ) from error
     if accelerator.num_processes != expected:
         raise UserError(f"the job has {expected} tasks, but the process group has {accelerator.num_processes}")
     return accelerator
+
+
+def _started_as_one_of_several() -> bool:
+    """Whether submitit, torchrun (accelerate, too), srun or mpirun have started this process."""
+    if not _STARTERS.isdisjoint(os.environ):
+        return True
+    # the shell of an salloc is a step of one task, and may well have a stale WORLD_SIZE
+    return os.environ.get("SLURM_STEP_NUM_TASKS", "1") == os.environ.get("WORLD_SIZE")
 
 
 def _join(job: submitit.JobEnvironment) -> None:

@@ -60,6 +60,7 @@ def folder(irp_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, processes = tmp_path_factory.mktemp("fits"), []
     for rank in range(2):
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
+        group["TORCHELASTIC_RUN_ID"] = "none"  # as under torchrun
         group["MASTER_PORT"] = 30000 + os.getpid() % 9000
         environment = os.environ | {key: str(value) for key, value in group.items()}
         command = [sys.executable, "-c", SCRIPT, str(irp_run), str(folder)]

@@ -65,3 +65,25 @@ def test_where_no_port_is_free_it_is_said() -> None:
                 stack.enter_context(socket.create_server(("", port)))
         with pytest.raises(UserError, match=f"none of the ports {taken[0]} .* is free on 127.0.0.1"):
             rendezvous.meet("127.0.0.1", "1", 0, main=True)
+
+
+STALE = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "29500"}
+
+
+def alone(**more: str) -> subprocess.CompletedProcess[str]:
+    """What one process says that finds these variables."""
+    command = [sys.executable, "-c", SCRIPT]
+    return subprocess.run(command, env=os.environ | more, capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize("shell", [{}, {"SLURM_JOB_ID": "1", "SLURM_STEP_NUM_TASKS": "1"}])
+def test_what_another_job_has_left_in_the_environment_makes_no_world(shell: dict[str, str]) -> None:
+    assert alone(**STALE, **shell).stdout.strip() == "[0]"
+    assert alone(MASTER_ADDR="nowhere.invalid", WORLD_SIZE="2").stdout.strip() == "[0]"
+
+
+def test_torchrun_makes_a_world(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    said = subprocess.run([*command, tmp_path / "script.py"], capture_output=True, text=True, timeout=100)
+    assert said.stdout.split("\n")[:2] == ["[0, 1]"] * 2

@@ -45,6 +45,7 @@ def test_two_processes_compile_their_network_and_hold_the_mask() -> None:
     processes = []
     for rank in range(2):
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
+        group["TORCHELASTIC_RUN_ID"] = "none"  # as under torchrun
         group |= {"MASTER_PORT": 41000 + os.getpid() % 9000, "OMP_NUM_THREADS": 1}
         environment = os.environ | {key: str(value) for key, value in group.items()}
         command = [sys.executable, "-c", SCRIPT]
