@@ -6,10 +6,10 @@ import numpy as np
 import torch
 import zarr
 
-from autosparse.errors import StoreError
+from autosparse.errors import StoreError, UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.store.reader import TripleStore
-from autosparse.store.schema import MARKER
+from autosparse.store.schema import MARKER, Ledger
 from autosparse.store.storage import storage_of
 from autosparse.store.writer import TripleWriter
 
@@ -29,6 +29,12 @@ def convert(path: str, to: str) -> TripleStore:
     storage = nested if nested.size("zarr.json") is not None else storage
     if storage.size(MARKER) is None:
         raise StoreError(f"no complete store at {storage}; only complete ones are converted")
+    if str(storage_of(to)) == str(storage):
+        raise StoreError(f"{storage} cannot be converted onto itself; give another folder")
+    sizes = storage.sizes()
+    for name, committed in Ledger.read(storage).files.items():  # zarr would read a missing shard as its fill value
+        if sizes.get(name) != committed["size"]:
+            raise StoreError(f"{storage}: {name} is missing or cut; run the IRP again")
     try:
         group: Any = zarr.open_group(storage.readable(), mode="r", zarr_format=3)
         about = dict(group.attrs)
@@ -45,6 +51,8 @@ def convert(path: str, to: str) -> TripleStore:
                 probe = {name: torch.from_numpy(group[name][i - 1, :alive]) for name in columns}
                 writer.commit_alive(i, Mask(layout, kept), probe)
             alive = int(kept.sum())
+    except (StoreError, UserError):  # of the other folder
+        raise
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise StoreError(f"{storage} cannot be converted ({error}); run the IRP again") from error
     writer.finish()

@@ -1,7 +1,6 @@
 """Stores that earlier versions have written: compressed, with a checksum of another kind."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,8 @@ from autosparse.errors import StoreError
 from autosparse.store import TripleStore
 from autosparse.store.__main__ import Arguments, main
 from autosparse.store.convert import convert
+from autosparse.store.schema import Ledger
+from autosparse.store.storage import Folder
 from tests.conftest import tree
 from tests.store.drawn import draw, write
 
@@ -39,6 +40,8 @@ def older(tmp_path: Path) -> Path:
         values["probe-theta"][i, : len(seen)] = seen
     for name, array in values.items():
         group.create_array(name, data=array, compressors=packed)
+    sizes = {str(path.relative_to(old)): {"size": path.stat().st_size} for path in old.rglob("*") if path.is_file()}
+    Ledger(sizes, store.densities).write(Folder(old))
     (old / "complete").write_text("of then")
     return old.parent
 
@@ -51,8 +54,14 @@ def test_it_is_refused_with_the_command_and_the_command_makes_the_same_store(old
 
 
 def test_what_is_not_complete_or_no_store_is_refused(older: Path, tmp_path: Path) -> None:
-    shutil.rmtree(older / "triples.zarr" / "grad")
-    with pytest.raises(StoreError, match="cannot be converted"):
+    with pytest.raises(StoreError, match="cannot be converted onto itself; give another folder"):
+        convert(str(older), str(older / "triples.zarr"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(StoreError, match=r"full is not empty and no triple store; choose another path"):
+        convert(str(older), str(tmp_path / "full"))
+    (older / "triples.zarr" / "theta" / "c" / "0").unlink()
+    with pytest.raises(StoreError, match="theta/c/0 is missing or cut; run the IRP again"):
         convert(str(older), str(tmp_path / "new"))
     (older / "triples.zarr" / "complete").unlink()
     with pytest.raises(StoreError, match="only complete ones are converted"):
