@@ -15,10 +15,12 @@ from autosparse.errors import UserError
 
 JOB = f"{os.getpid()}_7"
 SCRIPT = """
+import sys
 from accelerate.utils import gather_object
 from autosparse.cluster import process
 accelerator = process.start(1)
-print(gather_object([accelerator.process_index]))
+ranks = gather_object([accelerator.process_index])
+sys.stdout.write(f"{ranks}\\n")  # one write: print() makes two, and processes that share a pipe mix them
 process.finish(accelerator)
 """
 
