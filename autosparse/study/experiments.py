@@ -24,7 +24,7 @@ from autosparse.study.paper import PLANS
 from autosparse.study.parts import Overview, Part
 from autosparse.study.pretrained import pretrained
 from autosparse.study.report import Document
-from autosparse.study.scale import DEMO, FULL, SCALES, Scale
+from autosparse.study.scale import DEMO, FULL, NARROW, SCALES, Scale
 
 
 def demo(scale: Scale) -> list[Part]:
@@ -75,10 +75,11 @@ def find_scale(experiment: str, name: str | None = None, output: Path | None = N
     """The scale of that name or, if none is given, that of an experiment itself; in the scale's own folder if none is.
 
     Raises:
-        UserError: there is no scale of that name.
+        UserError: there is no scale of that name, or the experiment has none.
     """
-    if name and name not in SCALES:
-        raise unknown("scale", name, SCALES)
+    known = [scale for scale in SCALES if experiment not in _OWN or scale != NARROW.name]
+    if name and name not in known:
+        raise unknown("scale", name, known)
     scale = SCALES[name] if name else DEMO if experiment == "demo" else FULL
     return replace(scale, output=output or scale.output)
 

@@ -1,6 +1,6 @@
 """The paper's tables and figures, each a small declared grid whose docstring says what it takes and what to expect.
 
-`launch/paper.py NAME --scale full|small|smoke` runs one; `scale.py` says what stands for the paper's networks and data.
+`launch/paper.py NAME --scale full|narrow|small|smoke` runs one; `scale.py` says what stands for the paper's networks.
 Jobs and trainings are those that `--dry-run` prints for the full scale, where a training is of 160 epochs but for
 LeNet-300-100 (100) and Tiny-ImageNet (300); `all` shares what plans have in common and is 1,313 jobs, 2,326 trainings.
 """

@@ -1,4 +1,4 @@
-"""How large experiments are run: as in the paper, on two cores within an hour or within minutes, or as a trial."""
+"""How large experiments are run: as in the paper, with narrow networks of its kinds, with LeNets, or as a trial."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -104,6 +104,14 @@ def _small(pair: str) -> Setting:
     return Setting(task=Images(source="fashion-mnist" if pair == "resnet18/cifar10" else "mnist"), epochs=3)
 
 
+_NARROW = {
+    "lenet/mnist": _small("lenet/mnist"),
+    "resnet18/cifar10": Setting(task=Images(network="resnet8", source="cifar10-16"), epochs=4),
+    "vgg16/cifar10": Setting(task=Images(network="vgg7", source="cifar10-16"), epochs=4),
+    "vgg19/cifar100": Setting(task=Images(network="vgg7", source="fashion-mnist"), epochs=2),
+    "resnet18/tiny-imagenet": Setting(task=Images(network="resnet8", source="fashion-mnist"), epochs=2),
+}
+
 FULL = Scale(
     name="full",
     settings={pair: _papers(pair) for pair in PAPERS},
@@ -127,6 +135,8 @@ SMALL = Scale(
     extras=("magnitude", "random-erk", "synflow"),
     output=Path("runs", "small"),
 )
+NARROW = replace(SMALL, name="narrow", settings=_NARROW, output=Path("runs", "narrow"))
+"""ResNet-8 and VGG-7 for the paper's ResNet and VGG: minutes on a GPU, hours on two cores."""
 SMOKE = Scale(
     name="smoke",
     settings=dict.fromkeys(PAPERS, Setting(task=Images(source="digits"), epochs=1)),
@@ -150,4 +160,4 @@ DEMO = Scale(
     repetitions=1,
     extras=(),
 )
-SCALES = {scale.name: scale for scale in (FULL, SMALL, SMOKE)}
+SCALES = {scale.name: scale for scale in (FULL, NARROW, SMALL, SMOKE)}

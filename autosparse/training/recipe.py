@@ -76,6 +76,8 @@ _CIFAR_PAPER = Recipe(160, "nesterov", 0.1, weight_decay=1e-4, drops=(60, 120), 
 _CIFAR_STRONG = Recipe(160, "nesterov", 0.1, drops=(80, 120), augment=True)
 _CIFAR_SHORT = Recipe(10, "nesterov", 0.05, drops=(6, 9), drop_rate=0.2, augment=True)
 
+_NARROW_SHORT = Recipe(8, "nesterov", 0.1, cosine=True)
+
 # Tables A.3 and C. What they call momentum is Nesterov's, 0.9, in the authors' code.
 PAPER: dict[tuple[str, str], Recipe] = {
     ("lenet-300-100", "mnist"): _LENET_PAPER,
@@ -84,11 +86,12 @@ PAPER: dict[tuple[str, str], Recipe] = {
     ("vgg19", "cifar100"): _CIFAR_PAPER,
     ("resnet18", "tiny-imagenet"): Recipe(300, "sgd", 0.1, weight_decay=1e-4, drops=(150, 225), augment=True),
 }
-# For any data set; what two cores (LeNet, ResNet-8) or a GPU (the others) do in minutes.
+# For any data set; what two cores (LeNet, ResNet-8, VGG-7) or a GPU (the others) do in minutes.
 SHORT: dict[str, Recipe] = {
     "lenet-300-100": Recipe(30, "adam", 1.2e-3),
     "lenet-500-300": Recipe(30, "adam", 1.2e-3),
-    "resnet8": Recipe(8, "nesterov", 0.1, cosine=True),
+    "resnet8": _NARROW_SHORT,
+    "vgg7": _NARROW_SHORT,
     "resnet18": _CIFAR_SHORT,
     "vgg16": _CIFAR_SHORT,
     "vgg19": _CIFAR_SHORT,

@@ -15,6 +15,7 @@ from autosparse.pruning import Layout
         ("resnet8", (3, 16, 16), 10, 77_360),
         ("resnet18", (3, 32, 32), 10, 11_164_352),
         ("resnet18", (3, 64, 64), 200, 11_261_632),
+        ("vgg7", (3, 16, 16), 10, 72_496),
         ("vgg16", (3, 32, 32), 10, 14_715_584),
         ("vgg19", (3, 32, 32), 100, 20_070_080),
         ("vgg19-4096", (3, 32, 32), 10, 139_597_504),
@@ -27,7 +28,7 @@ def test_prunable_counts(name: str, shape: tuple[int, int, int], classes: int, p
     assert Layout.of(model).size == prunable
 
 
-@pytest.mark.parametrize("name", ["lenet-300-100", "resnet8", "resnet18", "vgg16"])
+@pytest.mark.parametrize("name", ["lenet-300-100", "resnet8", "resnet18", "vgg7", "vgg16"])
 def test_forward_shape_for_any_channels(name: str) -> None:
     model = networks.build(name, (1, 32, 32), 7).eval()
     assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 7)

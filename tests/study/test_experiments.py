@@ -10,6 +10,7 @@ import torch
 
 from autosparse.autos import AutoSCriterion, Surface
 from autosparse.cluster import Resources, launch_graph
+from autosparse.errors import UserError
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.study import paper
 from autosparse.study.experiments import EXPERIMENTS, describe, find_scale, in_all, stages
@@ -46,8 +47,17 @@ def test_tables_and_figures_at_the_scale_of_a_trial(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
-@pytest.mark.parametrize("name", [*PLANS, "pretrained"])
+@pytest.mark.parametrize("name", PLANS)
 def test_what_an_experiment_needs_is_in_its_graph(name: str, scale: Scale) -> None:
+    _check_graph(name, scale)
+
+
+@pytest.mark.parametrize("scale", ["full", "small", "smoke"])
+def test_what_the_pretrained_criterion_needs_is_in_its_graph(scale: str) -> None:
+    _check_graph("pretrained", SCALES[scale])
+
+
+def _check_graph(name: str, scale: Scale) -> None:
     graph = stages((name,), scale)
     found = {job.folder: job for stage in graph for job in stage.jobs}
     for job in found.values():
@@ -142,3 +152,9 @@ def test_the_pretrained_criterion_is_made_at_the_scale_of_a_trial(tmp_path: Path
     card = (report / "pretrained" / "autos.json").read_text()
     assert str(tmp_path) not in card
     assert AutoSCriterion.load(report / "pretrained").autos is None  # the surface alone
+
+
+def test_an_experiment_of_ones_own_networks_has_no_narrow_scale() -> None:
+    assert find_scale("figure6", "narrow").settings["vgg16/cifar10"].task.network == "vgg7"
+    with pytest.raises(UserError, match="unknown scale 'narrow'; valid: full, small, smoke"):
+        find_scale("lookahead", "narrow")
