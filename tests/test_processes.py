@@ -1,7 +1,9 @@
-"""Two processes, two networks, and a kill in the middle."""
+"""Two processes and four, two networks, and a kill in the middle."""
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -25,19 +27,20 @@ class KilledError(Exception):
 
 
 def prune(folder: Path, network: str, stop: int = 0, blind: bool = False) -> str:
-    """What one of two processes does; killed at a step if `stop` is one.
+    """What one of some processes does; killed at a step if `stop` is one.
 
-    Where the second is `blind`, it sees no file yet, as may be on a network file system.
+    Where all but the first are `blind`, they see no file yet, as may be on a network file system.
     """
     accelerator = process.start(1)
-    assert accelerator.num_processes == 2
+    rank, size = accelerator.process_index, accelerator.num_processes
+    assert size == int(os.environ["WORLD_SIZE"])
     torch.manual_seed(0)
     model: nn.Module = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(256, 10)
     )
-    data: Data = ImageData(load("digits"), validation=0.1, rank=accelerator.process_index, world_size=2)
+    data: Data = ImageData(load("digits"), validation=0.1, rank=rank, world_size=size)
     if network == "gpt":
-        model, data = GPT(), SampleData(Language(), "cpu", rank=accelerator.process_index, world_size=2)
+        model, data = GPT(), SampleData(Language(), "cpu", rank=rank, world_size=size)
     calls = 0
 
     def die(steps: int) -> None:
@@ -46,7 +49,7 @@ def prune(folder: Path, network: str, stop: int = 0, blind: bool = False) -> str
         if calls == stop:
             raise KilledError
 
-    if blind and accelerator.process_index:
+    if blind and rank:
         Path.exists = Path.is_file = lambda path: False
 
     IRP(
@@ -61,7 +64,7 @@ def prune(folder: Path, network: str, stop: int = 0, blind: bool = False) -> str
     ).run()
     flat = torch.cat([p.detach().flatten() for p in model.parameters()])
     others = accelerator.gather(flat[None])
-    assert torch.equal(others[0], others[1])
+    assert all(torch.equal(others[0], other) for other in others)
     process.finish(accelerator)
     return "done"
 
@@ -93,3 +96,12 @@ def test_a_process_that_sees_no_file_yet_leaves_a_complete_run_alone(network: st
     before = tree(whole)
     assert world(2, prune, whole, network, 0, True) == ["done", "done"]
     assert tree(whole) == before
+
+
+@pytest.mark.parametrize("network", ["gpt"], indirect=True)
+def test_four_processes_are_one_world(network: str, whole: Path, tmp_path: Path) -> None:
+    assert world(4, prune, tmp_path, network) == ["done"] * 4
+    two, four = TripleStore.open(whole), TripleStore.open(tmp_path)
+    assert problems(four) == []
+    np.testing.assert_array_equal(four.theta(), two.theta())
+    np.testing.assert_allclose(four.grad(), two.grad(), rtol=1e-3, atol=1e-5)
