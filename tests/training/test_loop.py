@@ -14,7 +14,7 @@ from autosparse.data import ImageData, Images
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.training import Checkpoint, Recipe, evaluate, summarize, train
-from autosparse.training.loop import make_optimizer
+from autosparse.training.loop import _hold, _kept_bits, make_optimizer
 
 RECIPE = Recipe(2, "nesterov", 0.05, batch_size=128, weight_decay=1e-2, drops=(1,))
 
@@ -209,3 +209,20 @@ def test_the_three_accuracies() -> None:
     assert summarize(history) == {**measured, "test_best_validation": 0.7, "test_best": 0.9}
     measured["better"] = "lower"
     assert summarize(history, "lower") == {**measured, "test_best_validation": 0.9, "test_best": 0.5}
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_what_is_removed_is_zero_whatever_it_was_and_the_rest_has_the_same_bits(kind: torch.dtype) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(5, 6)).to(kind).to(memory_format=torch.channels_last)
+    mask = sparse(model, 0.5)
+    odd = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 1.5, -2.0], dtype=kind)
+    with torch.no_grad():
+        for weight in mask.layout.weights(model).values():
+            weight.copy_(odd[torch.arange(weight.numel()) % len(odd)].view(weight.shape))
+    before = {name: weight.detach().clone() for name, weight in mask.layout.weights(model).items()}
+    _hold(_kept_bits(model, mask))
+    for name, kept in mask.layout.unflatten(mask.kept).items():
+        weight = model.get_parameter(name).detach()
+        expected = before[name].masked_fill(~kept, 0.0)
+        bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
+        assert torch.equal(weight.view(bits), expected.view(bits))
