@@ -244,7 +244,7 @@ def find_criterion(
         check_rounds(str(name), rounds)
         return make_criterion(str(name), seed, batch_norm)
     if name in get_args(Dynamic):
-        raise UserError(f"{name} chooses its mask during the training; run launch/prune.py --criteria {name}")
+        raise UserError(f"{name} chooses its mask during the training; run autosparse prune --criteria {name}")
     check_batch_norm(str(name), batch_norm)
     if registry.is_path(str(name)):
         own: Criterion | Targeted = registry.resolve(str(name), "criterion", {})

@@ -1,5 +1,6 @@
 """What all command lines share: arguments from a dataclass, one line for what is refused, exit codes."""
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -8,6 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
+from autosparse import options
 from autosparse.errors import UserError
 
 Arguments = TypeVar("Arguments")
@@ -40,7 +42,8 @@ def _parse(kind: type[Arguments], args: Sequence[str], prog: str | None) -> Argu
         return tyro.cli(hints["resources"], args=["--help"], default=_resources(kind), prog=prog, config=_CONFIG)
     if {"-h", "--help"} & {*args} and "resources" in hints:
         kind = _folded(kind, hints["resources"].__base__)
-    return tyro.cli(kind, args=args, prog=prog, config=_CONFIG)
+    about = f"{inspect.getdoc(kind)}\n\n{options.HELP}"
+    return tyro.cli(kind, args=args, prog=prog, description=about, config=_CONFIG)
 
 
 def _resources(kind: type[Any]) -> Any:
@@ -65,7 +68,7 @@ def run(
 ) -> None:
     """Parse, run `main`, and turn what it refuses into one line on standard error and exit code 2."""
     try:
-        main(parse(kind, args, prog))
+        main(parse(kind, options.expanded(kind, sys.argv[1:] if args is None else args), prog))
     except UserError as error:
         sys.exit(_report(str(error), 2))
     except OSError as error:  # a full disk, a folder that may not be written to

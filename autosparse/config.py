@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from autosparse.errors import UserError, unknown
+from autosparse.options import plain
 from autosparse.sizes import parse_size
 
 OneShot = Literal["random", "magnitude", "snip", "grasp"]
@@ -261,7 +262,7 @@ def settings(config: Any) -> dict[str, Any]:
     for each in fields(config):
         value = getattr(config, each.name)
         if key := each.metadata.get("identity", each.name):
-            found |= settings(value) if is_dataclass(value) else {key: _plain(value)}
+            found |= settings(value) if is_dataclass(value) else {key: plain(value)}
     return found
 
 
@@ -272,14 +273,8 @@ def defaults(kind: type[Any]) -> dict[str, Any]:
         # by type: a class that was pickled by its value has a MISSING of its own
         value = each.default_factory() if callable(each.default_factory) else each.default
         if not isinstance(value, type(MISSING)) and (key := each.metadata.get("identity", each.name)):
-            found |= settings(value) if is_dataclass(value) else {key: _plain(value)}
+            found |= settings(value) if is_dataclass(value) else {key: plain(value)}
     return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(each) for each in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 @functools.cache

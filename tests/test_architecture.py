@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 # ground first; a room imports from itself and from lower layers only
 LAYERS = [
     {"errors", "lazy"},
+    {"options"},
     {"files", "command", "distributed", "generators", "metrics", "registry", "seeds", "sizes"},
     {"config", "tensors"},
     {"networks", "data", "pruning", "cluster"},

@@ -150,7 +150,7 @@ class AutoS:
         digest = hashlib.blake2b(digest_size=8)
         there = [name for name in (WEIGHTS, TABLE, CARD) if (Path(folder) / name).is_file()]
         if CARD not in there or len(there) == 1:
-            raise UserError(f"no saved AutoS in {folder}; fit one with: python launch/autos.py --runs RUN...")
+            raise UserError(f"no saved AutoS in {folder}; fit one with: autosparse fit --runs RUN...")
         for name in there:
             digest.update((Path(folder) / name).read_bytes())
         return digest.hexdigest()
@@ -169,7 +169,7 @@ class AutoS:
         """
         folder = Path(folder)
         if not cls.is_in(folder):
-            raise UserError(f"no saved AutoS in {folder}; fit one with: python launch/autos.py --runs RUN...")
+            raise UserError(f"no saved AutoS in {folder}; fit one with: autosparse fit --runs RUN...")
         try:
             saved = read_json(folder / CARD)
             features = Features.from_json(saved["features"])

@@ -228,7 +228,7 @@ class Surface:
         """
         folder = Path(folder)
         if not cls.is_in(folder):
-            raise UserError(f"no saved surface in {folder}; fit an AutoS with: python launch/autos.py --runs RUN...")
+            raise UserError(f"no saved surface in {folder}; fit an AutoS with: autosparse fit --runs RUN...")
         try:
             card, tensors = read_json(folder / SURFACE_CARD), load_file(folder / TABLE)
             features = Features.from_json(card["features"])

@@ -3,10 +3,14 @@
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import make_dataclass
 from importlib import import_module
+from typing import Annotated, Any
+
+import tyro
 
 import autosparse
-from autosparse.command import run
+from autosparse.command import parse, run
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("paper", "the whole road in minutes: iterative pruning, a fit, rivals, a report"),
@@ -24,8 +28,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 def start(module: str, args: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run a command's module with the arguments of the command line, or those given; `prog` is its name in help."""
-    found = import_module("autosparse.store.__main__" if module == "store" else f"autosparse.cli.{module}")
+    found = _module(module)
     run(found.Arguments, found.main, args, prog)
+
+
+def _module(name: str) -> Any:
+    return import_module("autosparse.store.__main__" if name == "store" else f"autosparse.cli.{name}")
 
 
 def main() -> None:
@@ -33,6 +41,8 @@ def main() -> None:
     name, *args = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(_screen())
+    elif name.startswith("--tyro-"):  # a script of completions for a shell, of all commands in one
+        parse(_together(), sys.argv[1:], "autosparse")
     elif name == "--version":
         print(autosparse.__version__)
     elif name in COMMANDS:
@@ -44,6 +54,16 @@ def main() -> None:
         sys.exit(2)
 
 
+def _together() -> Any:
+    """All commands as the subcommands of one."""
+    commands: Any = None
+    for name, (module, what) in COMMANDS.items():
+        arguments = _module(module).Arguments
+        kind: Any = Annotated[arguments, tyro.conf.subcommand(name, description=what)]
+        commands = kind if commands is None else commands | kind
+    return make_dataclass("Together", [("command", commands)])
+
+
 def _screen() -> str:
     lines = [f"  {name:<8}{what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(
@@ -53,5 +73,6 @@ def _screen() -> str:
             *lines,
             "",
             "autosparse COMMAND --help lists the options of one; start with: autosparse demo",
+            "completion: autosparse --tyro-print-completion bash, zsh or tcsh prints a script for the shell",
         ]
     )

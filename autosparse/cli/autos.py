@@ -14,7 +14,7 @@ from autosparse.jobs import FitRun
 class Arguments:
     """Fit the network that learns survival from initial weights and gradients.
 
-    One fit to all the runs together, below OUTPUT/autos. Prints its folder, which launch/prune.py takes as a criterion.
+    One fit to all the runs together, below OUTPUT/autos. Prints its folder, a criterion for `autosparse prune`.
     """
 
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)

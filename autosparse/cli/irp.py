@@ -25,9 +25,9 @@ class Arguments(Tasked):
 
     criteria: Annotated[tuple[OneShot, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
     """What decides in each iteration; several make a grid."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """Seeds of initial weights and order of samples; several make a grid."""
-    order_seeds: tuple[int, ...] = ()
+    order_seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--order-seed"])] = ()
     """Seeds of order, augmentation and random criterion instead, each with each seed: runs from the same weights."""
     job: IRPRun = field(default_factory=IRPRun)
     resources: Resources = field(default_factory=site_resources)

@@ -23,7 +23,7 @@ class Arguments:
 def main(a: Arguments) -> None:
     """Write the report."""
     if not a.runs:
-        raise UserError("which runs? give their folders: python launch/report.py runs --output report")
+        raise UserError("which runs? give their folders: autosparse report runs --output report")
     document = study.Document(a.output)
     study.overview(document, a.runs)
     print(document.write())

@@ -48,6 +48,10 @@ class Job(ABC):
         """The resolved configuration, which `config.yaml` holds; two runs with the same one are the same run."""
         return {"kind": self.kind, **settings(self), **self.derived()}
 
+    def options(self) -> dict[str, Any]:
+        """The options of the command line that ask for this very run, which `config.yaml` says, too."""
+        return {}
+
     def sources(self) -> list[Path]:
         """Files of the user's that the run computes with; copied into its folder."""
         return []

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from autosparse import options
 from autosparse.cluster.job import Job
 from autosparse.errors import UserError
 from autosparse.files import read_record, write_json, write_text
@@ -46,12 +47,13 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """Commit of the code that runs, with `+` if files differ from it; None outside a checkout."""
-    commit = _git("rev-parse", "HEAD")
+    ours = _git("ls-files", "--error-unmatch", __file__)  # not a repository that a virtual environment lies in
+    commit = ours and _git("rev-parse", "HEAD")
     return commit and commit.strip() + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def write_config(job: Job) -> None:
-    """Write `config.yaml`, or check that the one there is the same.
+    """Write `config.yaml`, the job's identity and its options, or check that the one there is of the same identity.
 
     Raises:
         UserError: the folder is of a run with another configuration (names the first difference).
@@ -62,7 +64,8 @@ def write_config(job: Job) -> None:
     if not _has_output(job.folder) or not path.is_file():
         for source in job.sources():
             write_text(path.parent / source.name, source.read_text())
-        write_text(path, yaml.safe_dump(job.identity(), sort_keys=False))
+        said = {options.SECTION: asked} if (asked := job.options()) else {}
+        write_text(path, yaml.safe_dump({**job.identity(), **said}, sort_keys=False))
 
 
 def config_difference(job: Job) -> str | None:
@@ -74,7 +77,7 @@ def config_difference(job: Job) -> str | None:
     if not (folder / "config.yaml").is_file() or not _has_output(folder):
         return None
     there, asked = (_filled(config, job.defaults()) for config in (read_config(folder), job.identity()))
-    for key in [*asked, *there]:
+    for key in [*asked, *(key for key in there if key != options.SECTION)]:
         if there.get(key) != asked.get(key):
             return (
                 f"{folder} is a run with {key} = {there.get(key)}, asked for is {asked.get(key)}; "
@@ -134,7 +137,7 @@ def write_environment(folder: Path, job_id: str | None) -> None:
             "jobs": jobs + [job_id] * (job_id is not None),
         },
     )
-    if diff := _git("diff", "HEAD"):
+    if git_commit() and (diff := _git("diff", "HEAD")):
         write_text(folder / "code.diff", diff)
 
 

@@ -1,7 +1,7 @@
 """Data sets by name: each a function to uint8 arrays, either packaged with a library, or read from `ROOT/<name>.npz`,
 or derived from such a file of another.
 
-Compute nodes have no network, so jobs only ever read; `fetch` (behind `launch/data.py`) is what downloads.
+Compute nodes have no network, so jobs only ever read; `fetch` (behind `autosparse data`) is what downloads.
 """
 
 import functools
@@ -195,7 +195,7 @@ def check(name: str, root: Path | None = None) -> Path | None:
     path = root / f"{name}.npz"
     if not path.is_file():
         raise UserError(
-            f"data set {name} is not in {root}; get it with: python launch/data.py --dataset {name} --data-root {root}"
+            f"data set {name} is not in {root}; get it with: autosparse data --dataset {name} --data-root {root}"
         )
     return path
 

@@ -51,8 +51,8 @@ class Tasked:
         Raises:
             UserError: there is none of that name, or one of its fields has the name of another option.
         """
-        name = next((value for key, value in pairwise(args) if key == "--task"), None)
-        name = name or next((each.partition("=")[2] for each in args if each.startswith("--task=")), "images")
+        pairs = [tuple(word.split("=", 1)) if "=" in word else (word, after) for word, after in pairwise([*args, ""])]
+        name = next((value for key, value in reversed(pairs) if key == "--task"), "images")
         kind = find_task(name)
         if taken := {each.name for each in fields(kind)} & _RESERVED:
             raise UserError(f"the field {min(taken)} of {name} has the name of an option; rename it")
@@ -98,6 +98,7 @@ _RESERVED = frozenset(
         "layer_densities",
         "learning_rate",
         "metric",
+        "options",
         "network_code",
         "order_seed",
         "order_seeds",

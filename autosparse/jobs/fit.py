@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from autosparse import options
 from autosparse.cluster import Job
 from autosparse.config import NO_IDENTITY, Bounds, Config, FitConfig
 from autosparse.errors import StoreError, UserError
@@ -20,7 +21,7 @@ class FitRun(Job, Config):
     kind = "autos"
 
     runs: tuple[str, ...] = field(metadata=NO_IDENTITY)
-    """Runs of launch/irp.py: their folders, or s3:// URLs of their stores; complete, or made by the jobs that this
+    """Runs of `autosparse irp`: their folders, or s3:// URLs of their stores; complete, or made by the jobs that this
     waits for."""
     config: FitConfig = field(default_factory=FitConfig)
     leave_one_out: bool = False
@@ -36,7 +37,7 @@ class FitRun(Job, Config):
 
     def check(self) -> None:
         if not self.runs:
-            raise UserError("no runs to fit to; give the folders of complete runs of launch/irp.py")
+            raise UserError("no runs to fit to; give the folders of complete runs of autosparse irp")
         for run in self.runs:
             if "://" not in run and (inside := sorted(path.parent for path in Path(run).glob("*/triples.zarr"))):
                 raise UserError(f"{run} holds runs and is none; name them: {' '.join(map(str, inside[:3]))} ...")
@@ -81,6 +82,9 @@ class FitRun(Job, Config):
         from autosparse.store import TripleStore
 
         return {"stores": [TripleStore.open(run).fingerprint for run in self.runs]}
+
+    def options(self) -> dict[str, Any]:
+        return options.of(self)
 
     def is_complete(self) -> bool:
         from autosparse.autos.autos import CARD, WEIGHTS

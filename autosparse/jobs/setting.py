@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hi
 
 import tyro
 
-from autosparse import registry
+from autosparse import options, registry
 from autosparse.cluster import Job
 from autosparse.config import NO_IDENTITY, Bounds, Config, defaults, settings
 from autosparse.jobs.chosen import chosen_task, default_task
@@ -194,6 +194,9 @@ class TrainingRun(Job):
 
     def derived(self) -> dict[str, Any]:
         return self.setting.derived()
+
+    def options(self) -> dict[str, Any]:
+        return {"task": registry.name_of(type(self.setting.task), TASKS), **options.of(self)}
 
     def sources(self) -> list[Path]:
         own = [] if self.setting.task_name in TASKS else [registry.source_of(type(self.setting.task))]

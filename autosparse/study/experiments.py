@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from accelerate import Accelerator
@@ -184,6 +185,11 @@ class ReportRun(Job):
     names: tuple[str, ...] = ()
     """The experiments, and their scale, where another report could have the same folder."""
     scale: str | None = None
+    command: Mapping[str, str] = field(default_factory=dict, metadata=NO_IDENTITY)
+    """The options of `autosparse paper` that ask for it."""
+
+    def options(self) -> dict[str, Any]:
+        return {**self.command}
 
     @property
     def folder(self) -> Path:
@@ -208,13 +214,20 @@ def _report(names: Sequence[str], scale: Scale) -> ReportRun:
     parts = {name: EXPERIMENTS[name](scale) for name in names}
     if "demo" in parts:
         (overview,) = parts["demo"]
-        return ReportRun(output=scale.output / "report", title="AutoSparse report", content=overview)
+        folder, title = scale.output / "report", "AutoSparse report"
+        return ReportRun(output=folder, title=title, content=overview, command=_command("demo", scale))
     what = "Beyond the paper" if _OWN & parts.keys() else "The paper's tables and figures"
-    folder = scale.output / "paper" / ("all" if parts.keys() == PLANS.keys() else "-".join(parts))
+    name = "all" if parts.keys() == PLANS.keys() else "-".join(parts)
+    folder = scale.output / "paper" / name
     return ReportRun(
         output=folder,
         title=f"{what}, {scale.name} scale",
         content=Sections(scale, parts),
         names=tuple(parts),
         scale=scale.name,
+        command=_command(name, scale),
     )
+
+
+def _command(name: str, scale: Scale) -> dict[str, str]:
+    return {"name": name, "output": str(scale.output)} | ({"scale": scale.name} if scale.name in SCALES else {})

@@ -104,7 +104,7 @@ def overview(document: Document, runs: Sequence[Path]) -> None:
     if pruned.empty and irp.empty:
         where = ", ".join(map(str, runs))
         raise UserError(
-            "; ".join(damaged) or f"nothing to report in {where}; run launch/irp.py and launch/prune.py first"
+            "; ".join(damaged) or f"nothing to report in {where}; run autosparse irp and autosparse prune first"
         )
     document.text(_counts(runs, pruned, irp))
     document.rows(pruned, irp)

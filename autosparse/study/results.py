@@ -20,7 +20,7 @@ from autosparse.store.schema import MARKER
 from autosparse.training import Recipe
 
 # what a run's configuration says beside task and training
-_VARIED = {*defaults(IRPConfig), *defaults(PruneConfig), "kind", "autos", "criterion_code", "grad_batches"}
+_VARIED = {*defaults(IRPConfig), *defaults(PruneConfig), "kind", "options", "autos", "criterion_code", "grad_batches"}
 NEAR = 0.05  # relative: a mask of IRP stands for a sparsity if its density is that close
 _RESULT = {"prune": "result.json", "autos": CARD, "irp": f"triples.zarr/{MARKER}", "report": "index.html"}
 MEASURES = {
@@ -245,7 +245,7 @@ def _pruned(folder: Path) -> dict[str, Any]:
         label = f"{result['criterion']} (same init)" if result["same_initialization"] else result["criterion"]
         label += "" if result["sanity"] == "none" else f", {result['sanity']}"
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'result.json'} is damaged; run the same launch/prune.py again") from error
+        raise UserError(f"{folder / 'result.json'} is damaged; run the same autosparse prune again") from error
     return {
         **result,
         "criterion": label,

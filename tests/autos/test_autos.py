@@ -53,7 +53,7 @@ def test_save_and_load(fitted: AutoS, store: TripleStore, tmp_path: Path) -> Non
     (tmp_path / "autos.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(UserError, match="is damaged"):
         AutoS.load(tmp_path)
-    with pytest.raises(UserError, match=r"no saved AutoS in .*launch/autos\.py"):
+    with pytest.raises(UserError, match=r"no saved AutoS in .*autosparse fit"):
         AutoS.load(tmp_path / "none")
 
 

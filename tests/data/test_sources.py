@@ -34,7 +34,7 @@ def test_an_npz_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_derived_set_is_read_from_the_file_of_another(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cifar10 is not in .* launch/data\.py --dataset cifar10 --data-root"):
+    with pytest.raises(UserError, match=r"cifar10 is not in .* autosparse data --dataset cifar10 --data-root"):
         load("cifar10-16", tmp_path)
     x = np.zeros((6, 32, 32, 3), np.uint8)
     x[1, :2, 2:4, 2] = [[255, 255], [254, 254]]
@@ -55,7 +55,7 @@ def test_the_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest
 
 
 def test_what_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"launch/data\.py --dataset cifar100 --data-root"):
+    with pytest.raises(UserError, match=r"autosparse data --dataset cifar100 --data-root"):
         load("cifar100", tmp_path)
     with pytest.raises(UserError, match=r"tiny-imagenet-200\.zip"):
         sources.fetch("tiny-imagenet", tmp_path)

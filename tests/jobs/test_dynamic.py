@@ -85,7 +85,7 @@ def test_a_run_that_is_killed_between_two_checkpoints_ends_with_the_same_mask(
 
 
 def test_what_they_cannot_do_is_refused(tmp_path: Path, model: object) -> None:
-    with pytest.raises(UserError, match="gmp chooses its mask during the training; run launch/prune"):
+    with pytest.raises(UserError, match="gmp chooses its mask during the training; run autosparse prune"):
         autosparse.prune(model, [], criterion="gmp")
     with pytest.raises(UserError, match="rigl chooses its mask during the training; sanity checks"):
         run_of(tmp_path, "rigl", sanity="shuffled").check()

@@ -52,6 +52,7 @@ def test_an_option_at_its_default_is_no_part_of_the_identity(tmp_path: Path) -> 
     (run.folder / "history.json").write_text("[]")  # there is output
     path = run.folder / "config.yaml"
     config = yaml.safe_load(path.read_text())
+    assert config.pop("options") == run.options()  # which are no part of it either
     assert config == run.identity()
     del config["rewind_epoch"], config["recipe"]["channels_last"]  # as if from before there was a choice
     path.write_text(yaml.safe_dump(config))

@@ -57,6 +57,19 @@ def test_the_road_by_commands(
     assert Path(capsys.readouterr().out.strip()).is_file()
 
 
+def test_a_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from autosparse.cli import main; main()", "--tyro-print-completion", "bash"],
+        capture_output=True,
+        check=True,
+    )
+    (tmp_path / "script").write_bytes(done.stdout)
+    for line, expected in ((("",), "demo"), (("irp", "--epo"), "--epochs"), (("irp", "--schedule", ""), "geometric")):
+        words = f"COMP_WORDS=(autosparse {' '.join(repr(word) for word in line)}); COMP_CWORD={len(line)}"
+        ask = f'source {tmp_path}/script; {words}; _tyro_autosparse; echo "${{COMPREPLY[@]}}"'
+        assert expected in subprocess.run(["bash", "-c", ask], capture_output=True, text=True).stdout.split()
+
+
 def test_each_script_is_a_command() -> None:
     modules = {module for module, _ in cli.COMMANDS.values()} - {"store"}
     assert {path.stem for path in (ROOT / "launch").glob("*.py")} == modules

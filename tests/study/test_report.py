@@ -16,6 +16,6 @@ def test_figures_whose_names_differ_after_a_dot_are_two(tmp_path: Path) -> None:
 
 
 def test_a_report_of_nothing_names_the_commands(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing to report in .*; run launch/irp\.py and launch/prune\.py first"):
+    with pytest.raises(UserError, match=r"nothing to report in .*; run autosparse irp and autosparse prune first"):
         report.overview(report.Document(tmp_path / "report"), [tmp_path])
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,108 @@
+"""`--config FILE.yaml`: a run's configuration makes it again, and a file of one's own is options."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from autosparse import options
+from autosparse.cli import autos, irp, paper, prune, report
+from autosparse.command import parse
+from autosparse.errors import UserError
+from autosparse.study.experiments import find_scale, stages
+
+OWN = """
+from dataclasses import dataclass
+from autosparse.tasks.images import Images
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Images):
+    width: int = 128
+"""
+
+
+def read(kind: Any, path: Path, *arguments: str) -> Any:
+    return parse(kind, options.expanded(kind, ["--config", str(path), *arguments]))
+
+
+def written(folder: Path, content: Any) -> Path:
+    path = folder / "some.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (irp.Arguments, "--dataset digits --recipe strong --seeds 3 --order-seeds 5 --criteria magnitude --epochs 2"),
+        (irp.Arguments, "--task text --layers 1 --width 32 --include-weights embed* --iterations 3 --compile"),
+        (prune.Arguments, "--criteria gmp --sparsities 0.9 --seeds 7 --trainings 2 --learning-rate 0.5"),
+        (autos.Arguments, "--runs a b --weights 1 0.5 --anneal --memory 1GB --features theta --name x --seeds 4"),
+    ],
+)
+def test_a_run_says_the_options_that_ask_for_it(kind: Any, arguments: str, tmp_path: Path) -> None:
+    asked = parse(kind, arguments.split())
+    swept = {"criteria": "criterion", "sparsities": "sparsity", "seeds": "seed", "order_seeds": "order_seed"}
+    single = {one: values[0] for many, one in swept.items() if len(values := getattr(asked, many, ())) == 1}
+    said = asked.job.options() | single
+    assert read(kind, written(tmp_path, {"kind": "irp", "options": said})) == asked
+
+
+def test_a_run_is_made_again_by_its_configuration(
+    script: Any, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = (finished / "irp").iterdir()
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.json")}
+    assert script("irp", "--config", run / "config.yaml") == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == str(run)
+    assert "1 complete, 0 to run" in printed.err
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.json")} == before
+    assert script("irp", "--config", run / "config.yaml", "--output", tmp_path, "--seed", "1", "--dry-run") == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "irp" / run.name.replace("_s0", "_s1"))
+
+
+def test_a_task_of_ones_own_comes_with_its_options(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    file = written(tmp_path, {"task": f"{tmp_path}/mine.py:Mine", "width": 64, "seeds": [1, 2]})
+    arguments = read(irp.Arguments, file, "--seeds", "3")
+    assert (arguments.job.setting.task.width, arguments.seeds) == (64, (3,))
+    with pytest.raises(UserError, match="unknown option width"):
+        read(irp.Arguments, file, "--task", "images")
+
+
+def test_positional_words_come_from_the_file_unless_they_are_typed(tmp_path: Path) -> None:
+    file = written(tmp_path, {"runs": ["a", "b"], "output": "here"})
+    assert read(report.Arguments, file) == report.Arguments((Path("a"), Path("b")), Path("here"))
+    typed = parse(report.Arguments, options.expanded(report.Arguments, ["c", "--config", str(file)]))
+    assert typed == report.Arguments((Path("c"),), Path("here"))
+
+
+@pytest.mark.parametrize(("name", "scale"), [("demo", "smoke"), ("table2", "small"), ("all", "full")])
+def test_a_plan_says_its_name_and_scale(name: str, scale: str, tmp_path: Path) -> None:
+    found = find_scale(name, scale, tmp_path)
+    last = stages(tuple(paper.study.find_experiments(name)), found)[-1].jobs[0]
+    asked = read(paper.Arguments, written(tmp_path, {"options": last.options()}))
+    assert (asked.name, asked.scale, asked.output) == (name, scale, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epoch": 3}, "unknown option epoch; did you mean epochs? valid: account, accumulate, "),
+        ({"epochs": {"a": 1}}, "epochs must be a value or a list of values"),
+        (["epochs"], "is no list of OPTION: VALUE"),
+        ({"kind": "irp", "epochs": 3}, "is of a run that does not say its options; its command is in environment.json"),
+    ],
+)
+def test_a_file_that_is_none_is_one_line(
+    content: Any, message: str, script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("irp", "--config", written(tmp_path, content)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert script("irp", "--config", tmp_path / "none.yaml") == 2
+    assert "none.yaml: No such file or directory; it takes a file of options" in capsys.readouterr().err
+    assert script("irp", "--config") == 2
+    assert "--config needs a file" in capsys.readouterr().err
