@@ -50,14 +50,30 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         fsync_folder(path.parent)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, Exception) and (number := _system_error(error)):
+        with contextlib.suppress(OSError):  # a read-only file system refuses this even where there is none
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, Exception) and (number := _system_error(error, temporary)):
             raise OSError(number, os.strerror(number), str(path)) from error
         raise
 
 
-def _system_error(error: Exception) -> int | None:
-    """The number of the operating system's error behind one that a writer in native code made of it."""
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an error of the operating system within the block that names no file, as that of a full disk, name this."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+def _system_error(error: Exception, written: Path) -> int | None:
+    """The number of the operating system's error in writing a file, as it is or as a writer in native code has put it;
+    None if it is another error, or about another file.
+    """
+    if isinstance(error, OSError):
+        return error.errno if error.filename in (None, str(written), written) else None
     if match := re.search(r"os error (\d+)", str(error)):  # safetensors
         return int(match[1])
     if isinstance(error, RuntimeError) and "file write failed" in str(error):  # torch.save does not say why
@@ -74,6 +90,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, keys in the order given."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_record(path: Path, value: Any) -> None:
+    """Write JSON that others can do without, if it can be: where a disk has no room for a second file, over the first,
+    and not at all where there is none.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    try:
+        write_text(path, text)
+    except OSError:
+        with contextlib.suppress(OSError), open(path, "rb+") as file:
+            file.write(text.encode())
+            file.truncate()
 
 
 def read_json(path: Path) -> Any:

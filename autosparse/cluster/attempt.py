@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from autosparse.cluster.job import ERRORS, Job, describe
 from autosparse.cluster.lease import lease
 from autosparse.cluster.requeue import requeue, requeues
 from autosparse.errors import UserError
-from autosparse.files import write_json
+from autosparse.files import write_record
 
 log = logging.getLogger("autosparse")
 
@@ -77,7 +77,7 @@ class Attempt:
             except BaseException as error:
                 user = isinstance(error, UserError)
                 log.error("%s", describe(error), exc_info=not user)
-                write_json(folder / "logs" / f"rank{rank}.error.json", {"error": describe(error), "user": user})
+                write_record(folder / "logs" / f"rank{rank}.error.json", {"error": describe(error), "user": user})
                 if main:
                     self._say("failed", job_id, why=describe(error))
                 raise
@@ -95,11 +95,30 @@ class Attempt:
         provenance.write_status(self.job.folder, state, job_id, **place, **more)
 
 
+class _File(logging.FileHandler):
+    """Says once, in a line, that a disk has no room for what is logged; the work goes on, as long as it finds room."""
+
+    _full = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._full:
+            self._full = True
+            with suppress(OSError):  # standard error may lie on the same disk
+                print(f"{error.strerror}: {self.baseFilename}; going on without this log", file=sys.stderr)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what there was no room for is tried once more
+            super().close()
+
+
 @contextmanager
 def _logging_to(path: Path, main: bool) -> Iterator[None]:
     """Log to a file, and the main process also to standard error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(path)
+    file = _File(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     console = logging.StreamHandler(sys.stderr)
     console.addFilter(lambda record: record.levelno < logging.ERROR)  # errors are reported by who started the job

@@ -19,8 +19,8 @@ def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
         for job in stage.jobs if not found else ():
             number += 1
             say(f"[{number}/{total}] {job.folder}")
-            provenance.write_submission(job.folder, None, None)
             try:
+                provenance.write_submission(job.folder, None, None)
                 Attempt(job, resources.cpus_per_task)()
             except Exception as error:  # the other jobs go on; the traceback is in the run's log
                 found.append(Failure(job, describe(error)))

@@ -72,6 +72,8 @@ class Job(ABC):
 
 def describe(error: BaseException) -> str:
     """An error in one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename:  # a full disk, a folder that may not be read
+        return f"{error.strerror}: {error.filename}"
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
@@ -92,5 +94,8 @@ def failure(job: Job) -> str | None:
     status = job.folder / "status.json"
     if not status.is_file():
         return "it was not started"
-    state = read_record(status).get("state", "running")  # a machine that lost power may leave an empty file
+    said = read_record(status)
+    state = said.get("state", "running")  # a machine that lost power may leave an empty file
+    if state == "failed" and "why" in said:  # a full disk had no room for more
+        return str(said["why"])
     return "it was killed" if state == "running" else f"it is {state}"

@@ -17,12 +17,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from autosparse.cluster import interruption
 from autosparse.errors import UserError
+from autosparse.files import naming
 
 LEASE = ".lease-"
 _BEAT = 10.0  # seconds between two touches
@@ -83,8 +84,9 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
 def _acquire(folder: Path, mine: dict[str, Any], stale: float) -> Path:
     said = json.dumps(mine)
     temporary = folder / f"{LEASE}{secrets.token_hex(8)}.tmp"
-    temporary.write_text(said)
     try:
+        with naming(folder):
+            temporary.write_text(said)
         while True:
             newest = _newest(folder)
             if newest is not None:
@@ -112,7 +114,8 @@ def _acquire(folder: Path, mine: dict[str, Any], stale: float) -> Path:
                 return path
             path.unlink(missing_ok=True)  # a number that was passed long ago
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system refuses this even where there is none
+            temporary.unlink(missing_ok=True)
 
 
 def _publish(path: Path, said: str, temporary: Path) -> None:
@@ -126,7 +129,7 @@ def _publish(path: Path, said: str, temporary: Path) -> None:
     except FileExistsError:
         raise
     except OSError:  # no hard links on this file system; whatever else it is, this meets it too
-        with path.open("x") as file:
+        with naming(path), path.open("x") as file:
             file.write(said)
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from autosparse.files import read_record, write_json
+from autosparse.files import naming, read_record, write_json
 
 JOBS = "jobs.json"
 
@@ -38,7 +38,8 @@ def claimed(root: Path, name: str) -> Iterator[Path]:
             folder.mkdir()
             break
     try:
-        yield folder
+        with naming(folder):  # submitit's files
+            yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         for each in made:

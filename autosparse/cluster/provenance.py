@@ -14,7 +14,7 @@ import yaml
 from autosparse import options
 from autosparse.cluster.job import Job
 from autosparse.errors import UserError
-from autosparse.files import read_record, write_json, write_text
+from autosparse.files import read_record, write_json, write_record, write_text
 
 _PACKAGES = (
     "autosparse",
@@ -148,8 +148,8 @@ def write_submission(folder: Path, job_id: str | None, log: str | None) -> None:
 
 
 def write_status(folder: Path, state: str, job_id: str | None, **more: Any) -> None:
-    """Write `status.json`: how the run stands, and where it was last worked on."""
-    write_json(folder / "status.json", {"state": state, "job": job_id, **more})
+    """Write `status.json`, if it can be: how the run stands, and where it was last worked on."""
+    write_record(folder / "status.json", {"state": state, "job": job_id, **more})
 
 
 def _git(*arguments: str) -> str | None:

@@ -54,8 +54,9 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
     jobs = [job for stage in stages for job in stage.jobs]
     for job in jobs if not resources.dry_run else ():
         status = job.folder / "status.json"
-        if job not in todo and job.folder not in damaged and status.is_file() and not read_record(status):
-            provenance.write_status(job.folder, "complete", None)  # what a machine that lost power has left of it
+        done = job not in todo and job.folder not in damaged and status.is_file()
+        if done and read_record(status).get("state") != "complete":  # its last words are lost: power, or a full disk
+            provenance.write_status(job.folder, "complete", None)
     if resources.dry_run:
         from autosparse.cluster.submit import show
 

@@ -13,7 +13,7 @@ from autosparse.cluster.outcome import Failure, say
 from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_REQUEUES, Resources
 from autosparse.cluster.stage import Stage, blocked
 from autosparse.errors import UserError
-from autosparse.files import read_record
+from autosparse.files import naming, read_record
 
 Placed = dict[Path, tuple[str, Path]]  # a run's folder -> the id and the log of its job
 
@@ -85,15 +85,16 @@ def _submit(stages: list[Stage], queued: Placed, resources: Resources, root: Pat
                 found = batch.submit(_attempts(new, resources), _of(stage, resources, ids), stage.name, folder)
                 submitted.append((folder, new, found))
                 ids[stage.name] += _arrays(each.job_id for each in found).split()
+            for folder, new, found in submitted:
+                logs.record(folder, "slurm", {each.job_id: job.folder for job, each in zip(new, found, strict=True)})
+                for job, each in zip(new, found, strict=True):
+                    provenance.write_submission(job.folder, each.job_id, str(each.log))
+                    with naming(job.folder / "batch.sh"):
+                        shutil.copyfile(each.script, job.folder / "batch.sh")
+                    placed[job.folder] = each.job_id, each.log
     except BaseException:
         slurm.cancel([each.job_id for *_, found in submitted for each in found])
         raise
-    for folder, new, found in submitted:
-        logs.record(folder, "slurm", {each.job_id: job.folder for job, each in zip(new, found, strict=True)})
-        for job, each in zip(new, found, strict=True):
-            provenance.write_submission(job.folder, each.job_id, str(each.log))
-            shutil.copyfile(each.script, job.folder / "batch.sh")
-            placed[job.folder] = each.job_id, each.log
     if placed:
         say(f"submitted as {_arrays(job_id for job_id, _ in placed.values())}; see squeue --me")
     return placed

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from autosparse.autos import AutoS, Scale, Surface
+from autosparse.files import replacing
 from autosparse.metrics import factor
 from autosparse.metrics import label as metric_label
 from autosparse.store import TripleStore, sample
@@ -232,9 +233,10 @@ def save(figure: Figure, stem: Path) -> Path:
     """Write `stem.svg` and `stem.png`; returns the latter."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     svg, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png"))
-    with rc_context({"svg.hashsalt": stem.name}):  # the same figure gives the same bytes
-        figure.savefig(svg, metadata={"Date": None})
-    figure.savefig(png, dpi=130)
+    with rc_context({"svg.hashsalt": stem.name}), replacing(svg) as temporary:  # the same figure gives the same bytes
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    with replacing(png) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
     return png
 
 

@@ -13,7 +13,7 @@ from autosparse.autos.autos import CARD
 from autosparse.autos.features import STORED
 from autosparse.cluster.outcome import say
 from autosparse.errors import UserError
-from autosparse.files import read_json, write_text
+from autosparse.files import read_json, replacing, write_text
 from autosparse.metrics import factor, label
 from autosparse.store import TripleStore
 from autosparse.study import figures, results
@@ -74,7 +74,8 @@ class Document:
     def rows(self, *frames: pd.DataFrame) -> None:
         """All results, as `results.csv`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        pd.concat([frame for frame in frames if len(frame)]).to_csv(self.folder / "results.csv", index=False)
+        with replacing(self.folder / "results.csv") as temporary:
+            pd.concat([frame for frame in frames if len(frame)]).to_csv(temporary, index=False)
         self._html.append('<p>All rows: <a href="results.csv">results.csv</a>.</p>')
         self._markdown.append("All rows: [results.csv](results.csv).")
 

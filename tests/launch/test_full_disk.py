@@ -1,0 +1,86 @@
+"""A disk that fills up under a run: nothing is lost, and a line says which file there was no room for."""
+
+import errno
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autosparse import files
+from autosparse.cluster import Resources, launch
+from tests.cluster.conftest import Commands, commands  # noqa: F401 (a fixture)
+from tests.cluster.jobs import Note
+from tests.conftest import RUN, SMALL_IRP, tree
+from tests.store.test_limits import disk, remount  # noqa: F401 (a fixture)
+
+Script = Callable[..., int]
+FULL = "No space left on device"
+
+
+@pytest.mark.parametrize("sizes", [(8, 12, 16, 24, 44, 252, 460, 660, 700, 720, 1000)])
+def test_a_run_on_a_disk_that_is_full_again_and_again(
+    sizes: tuple[int, ...],
+    disk: Path,  # noqa: F811
+    irp_run: Path,
+    script: Script,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    full, run = 0, disk / "irp" / RUN
+    for size in sizes:
+        remount(f"size={size}k", disk)
+        capfd.readouterr()
+        code = script("irp", *SMALL_IRP, "--output", disk)
+        said = capfd.readouterr().err
+        assert "Traceback" not in said
+        assert "Logging error" not in said
+        if code == 0:
+            break
+        full += 1
+        failed = [line for line in said.splitlines() if line.startswith(("failed: ", "error: "))]
+        assert re.search(rf"{FULL}: '?{disk}/.+", failed[0]), said
+        if (run / "status.json").is_file():
+            assert json.loads((run / "status.json").read_text())["state"] == "failed"
+        assert not [name for name in tree(disk) if name.endswith(".tmp")]
+    assert full > 5
+    assert tree(run / "triples.zarr") == tree(irp_run / "triples.zarr")
+    assert json.loads((run / "status.json").read_text())["state"] == "complete"
+
+
+def test_what_is_submitted_when_the_disk_is_full_is_cancelled(
+    tmp_path: Path,
+    commands: Commands,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_room(path: Path, text: str) -> None:
+        if path.name == "job.json":
+            raise OSError(errno.ENOSPC, FULL, str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    monkeypatch.setattr(files, "write_text", no_room)
+    with pytest.raises(OSError, match=f"{FULL}: .*job.json"):
+        launch([Note(tmp_path, "a")], Resources(cluster="slurm"), tmp_path, "notes")
+    assert commands.calls("scancel") == ["scancel 4242"]
+    assert not (tmp_path / "submitted").exists()
+
+
+def test_a_record_is_written_over_the_one_before_where_there_is_no_room_for_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "status.json"
+    files.write_record(path, {"state": "running", "a": "longer text"})
+
+    def no_room(descriptor: int) -> Any:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(OSError, match=f"{path}"):
+        files.write_json(path, {})
+    files.write_record(path, {"state": "failed"})
+    assert files.read_json(path) == {"state": "failed"}
+    files.write_record(tmp_path / "other.json", {})
+    assert os.listdir(tmp_path) == ["status.json"]
