@@ -10,11 +10,12 @@ from typing import Any, TypeVar, get_type_hints
 import tyro
 
 from autosparse import options
-from autosparse.errors import UserError
+from autosparse.errors import UserError, refused
 
 Arguments = TypeVar("Arguments")
 
-_CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+_CONFIG = (tyro.conf.OmitArgPrefixes,)
+_HELP = (*_CONFIG, tyro.conf.FlagCreatePairsOff)  # --no-FLAG is said once, not of each flag
 
 
 def choices(names: Iterable[str], alias: str | None = None, name: str | None = None) -> Any:
@@ -39,11 +40,12 @@ def parse(kind: type[Arguments], args: Sequence[str] | None = None, prog: str | 
 def _parse(kind: type[Arguments], args: Sequence[str], prog: str | None) -> Arguments:
     hints = get_type_hints(kind)
     if "--help-cluster" in args and "resources" in hints:
-        return tyro.cli(hints["resources"], args=["--help"], default=_resources(kind), prog=prog, config=_CONFIG)
-    if {"-h", "--help"} & {*args} and "resources" in hints:
+        return tyro.cli(hints["resources"], args=["--help"], default=_resources(kind), prog=prog, config=_HELP)
+    helping = bool({"-h", "--help"} & {*args})
+    if helping and "resources" in hints:
         kind = _folded(kind, hints["resources"].__base__)
     about = f"{inspect.getdoc(kind)}\n\n{options.HELP}"
-    return tyro.cli(kind, args=args, prog=prog, description=about, config=_CONFIG)
+    return tyro.cli(kind, args=args, prog=prog, description=about, config=_HELP if helping else _CONFIG)
 
 
 def _resources(kind: type[Any]) -> Any:
@@ -72,7 +74,7 @@ def run(
     except UserError as error:
         sys.exit(_report(str(error), 2))
     except OSError as error:  # a full disk, a folder that may not be written to
-        sys.exit(_report(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1))
+        sys.exit(_report(refused(error), 1))
     except KeyboardInterrupt:
         sys.exit(_report("interrupted; the same command goes on from here", 130))
 

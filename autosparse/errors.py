@@ -11,6 +11,11 @@ class StoreError(UserError):
     """A triple store that is damaged, unfinished, or not what was asked for."""
 
 
+def refused(error: OSError) -> str:
+    """What the operating system refuses, and the file: `No space left on device: FILE`."""
+    return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+
+
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
     """The error for a name that no registry holds, listing those it does."""
     return UserError(f"unknown {kind} {name!r}; valid: {', '.join(valid)}")

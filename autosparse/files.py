@@ -93,9 +93,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_record(path: Path, value: Any) -> None:
-    """Write JSON that others can do without, if it can be: where a disk has no room for a second file, over the first,
-    and not at all where there is none.
-    """
+    """Write JSON that others can do without: on a full disk over the old file, or not at all."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     try:
         write_text(path, text)

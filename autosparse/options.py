@@ -14,8 +14,12 @@ from autosparse.errors import UserError
 
 SECTION = "options"
 """The section of a run's `config.yaml` that says by which options it was made."""
-HELP = "--config FILE.yaml: options from a file, a run's config.yaml, say; those of the command line win."
+HELP = (
+    "--config FILE.yaml: options from a file, a run's config.yaml, say; those of the command line win. "
+    "--no-FLAG switches off a FLAG of the file."
+)
 _NOTHING = ("", "null", "~")
+_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # as YAML 1.1 has it
 
 
 def plain(value: Any) -> Any:
@@ -57,6 +61,8 @@ def expanded(kind: type[Any], args: Sequence[str]) -> list[str]:
         if place == len(args):
             raise UserError("--config needs a file: --config FILE.yaml")
         name = args.pop(place)
+    if any(word.partition("=")[0] == "--config" for word in args):
+        raise UserError("--config can be given once")
     first = next((k for k, word in enumerate(args) if word.startswith("-")), len(args))
     return [*args[:first], *_words(kind, Path(name), args), *args[first:]]
 
@@ -74,36 +80,65 @@ def _words(kind: type[Any], path: Path, args: Sequence[str]) -> list[str]:
             near = difflib.get_close_matches(key.replace("_", "-"), valid, 1)
             meant = f"did you mean {near[0]}? " if near else ""
             raise UserError(f"{path}: unknown option {key}; {meant}valid: {', '.join(sorted(valid))}")
-        texts = value if isinstance(value, list) else [value] * (value not in _NOTHING)
-        if not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{path}: {key} must be a value or a list of values, got {value!r}")
+        given = texts(path, key, value)
         flag = f"--{key.replace('_', '-')}"
         if tyro.conf.Positional in _marks(hint):
-            positionals += [] if args and not args[0].startswith("-") else texts
+            positionals += [] if args and not args[0].startswith("-") else given
         elif hint is bool:
-            words += [flag] * (texts == ["true"])
-        elif texts or isinstance(value, list):
-            words += [flag, *texts]
+            if len(given) != 1 or given[0].lower() not in _TRUTH:
+                raise UserError(f"{path}: {key} must be true or false, got {value}")
+            words.append(flag if _TRUTH[given[0].lower()] else f"--no-{flag[2:]}")
+        elif given or isinstance(value, list):
+            words += [flag, *given]
     return [*positionals, *words]
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """A file of options, its values as they would be typed; of the `config.yaml` of a run the section of options."""
+    """A file of options; of the `config.yaml` of a run the section of options."""
     try:
-        # YAML's own types would make 720 minutes of 12:00:00
-        said = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}
+        said = typed(path)
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}; it takes a file of options, OPTION: VALUE") from None
+    if isinstance(said.get(SECTION), dict):
+        return dict(said[SECTION])
+    if "kind" in said:
+        raise UserError(f"{path} is of a run that does not say its options; its command is in environment.json")
+    return said
+
+
+def typed(path: Path) -> dict[str, Any]:
+    """The options of a YAML file, their values as they would be typed on a command line.
+
+    Raises:
+        UserError: it is no YAML, no list of options, or has one twice, of which PyYAML would take the last.
+        OSError: it cannot be read.
+    """
+    try:
+        # YAML's own types would make 720 minutes of 12:00:00, and False of a partition "no"
+        loader = yaml.BaseLoader(path.read_text(encoding="utf-8"))
+        top = loader.get_single_node()
+        said = loader.construct_document(top) if top else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         raise UserError(f"{path} is no YAML{f', see line {mark.line + 1}' if mark else ''}") from None
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}; it takes a file of options, OPTION: VALUE") from None
-    if isinstance(said, dict) and isinstance(said.get(SECTION), dict):
-        return dict(said[SECTION])
-    if isinstance(said, dict) and "kind" in said:
-        raise UserError(f"{path} is of a run that does not say its options; its command is in environment.json")
     if not isinstance(said, dict):
         raise UserError(f"{path} is no list of OPTION: VALUE")
+    keys = [key.value for key, _ in top.value] if top else []
+    if len(said) < len(keys):
+        raise UserError(f"{path} has {max(keys, key=keys.count)} twice")
     return said
+
+
+def texts(path: Path, key: str, value: Any) -> list[str]:
+    """The words of an option's value in a file; none for null.
+
+    Raises:
+        UserError: it is neither a value nor a list of values.
+    """
+    found = value if isinstance(value, list) else [value] * (value not in _NOTHING)
+    if not all(isinstance(text, str) for text in found):
+        raise UserError(f"{path}: {key} must be a value or a list of values, got {value!r}")
+    return found
 
 
 def _options(kind: type[Any]) -> Iterator[tuple[list[str], Any]]:

@@ -23,7 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "runs": ("runs", "watch, stop and go on with runs"),
     "store": ("store", "look into a store of triples, check it, take it elsewhere"),
 }
-"""By command: its module, and what it is for."""
+"""Maps a command to its module and to what it is for."""
 
 
 def start(module: str, args: Sequence[str] | None = None, prog: str | None = None) -> None:

@@ -96,7 +96,7 @@ class Attempt:
 
 
 class _File(logging.FileHandler):
-    """Says once, in a line, that a disk has no room for what is logged; the work goes on, as long as it finds room."""
+    """A log that reports a full disk once, in one line, and lets the work go on."""
 
     _full = False
 

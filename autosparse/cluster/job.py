@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autosparse.config import defaults, settings
-from autosparse.errors import UserError
+from autosparse.errors import UserError, refused
 from autosparse.files import read_record
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Job(ABC):
 def describe(error: BaseException) -> str:
     """An error in one line."""
     if isinstance(error, OSError) and error.strerror and error.filename:  # a full disk, a folder that may not be read
-        return f"{error.strerror}: {error.filename}"
+        return refused(error)
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 

@@ -4,11 +4,10 @@ import os
 from dataclasses import fields, replace
 from pathlib import Path
 
-import yaml
-
 from autosparse.cluster.resources import Resources, spelled
 from autosparse.command import parse
 from autosparse.errors import UserError
+from autosparse.options import texts, typed
 
 VARIABLE = "AUTOSPARSE_SLURM"
 EXAMPLES = Path(__file__).parents[2] / "slurm" / "profiles"
@@ -48,25 +47,15 @@ def _find() -> Path | None:
 
 def _read(path: Path) -> Resources:
     """A profile, read as the command line would be."""
-    try:
-        # text as it would be typed: YAML's own types would make 720 minutes of 12:00:00, and False of a partition "no"
-        entries = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(f"{path} is no YAML{f', see line {mark.line + 1}' if mark else ''}") from None
-    if not isinstance(entries or {}, dict):
-        raise UserError(f"{path} is no list of KEY: VALUE")
     valid = [spelled(each.name) for each in fields(Resources) if each.name not in _PER_COMMAND]
     words: list[str] = []
-    for name, value in (entries or {}).items():
+    for name, value in typed(path).items():
         if name not in valid:
             raise UserError(f"{path}: unknown key {name!r}; valid: {', '.join(valid)}")
-        texts = value if isinstance(value, list) else [value] * (value != "")
-        if not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{path}: {name} must be a text or a list of texts, got {value!r}")
+        said = texts(path, name, value)
         if name == "log-dir":
-            texts = [os.path.expanduser(text) for text in texts]
-        words += [f"--{name}", *(text.lstrip("-") if name == "slurm" else text for text in texts)] if texts else []
+            said = [os.path.expanduser(text) for text in said]
+        words += [f"--{name}", *(text.lstrip("-") if name == "slurm" else text for text in said)] if said else []
     try:
         return parse(Resources, words)
     except SystemExit:  # the value that is wrong has been named, with what is valid

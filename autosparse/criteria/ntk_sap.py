@@ -32,14 +32,14 @@ class NTKSAP:
     it is. The authors' code (YiteWang/NTK-SAP) calls the initializer of its own networks.
 
     Looks at no batch but for the shape of an input, and at no target; any network that returns a tensor. In float64;
-    costs four forward and two backward passes of `samples` a drawing. Meant for 20 `Rounds`, each of which draws anew.
+    costs four forward and two backward passes of `samples` a drawing. It is meant for 20 `Rounds`; each draws again.
 
     Attributes:
         seed: of all that is drawn.
         drawings: R; the authors' script for ResNet-20 on CIFAR-10 takes 5, the default of their code is 1.
         epsilon: ε, the default of their code.
         samples: of z in a drawing. Theirs are as many as the samples of a loader, ten for each class by default, so 100
-            for CIFAR-10; of more than 256 they draw anew for each batch of 256, which ours do not.
+            for CIFAR-10; of more than 256 they draw again for each batch of 256; ours do not.
     """
 
     seed: int

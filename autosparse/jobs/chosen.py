@@ -41,7 +41,7 @@ class Tasked:
     """The arguments of a command that works on a task."""
 
     task: Annotated[str, choices([*TASKS, "FILE.py:CLASS"])] = "images"
-    """What is learned; the options of another than images: --task NAME --help."""
+    """The task to learn; `--task NAME --help` lists the options of another than images."""
 
     @classmethod
     @contextmanager

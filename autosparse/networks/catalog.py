@@ -14,6 +14,7 @@ NETWORKS = {
     "vgg19": "autosparse.networks.vgg:vgg19",
     "vgg19-4096": "autosparse.networks.vgg:vgg19_4096",
 }
+_HALVINGS = {"vgg7": 2, "vgg16": 5, "vgg19": 5, "vgg19-4096": 5}  # by pooling, which needs something to pool
 
 
 def check(name: str, shape: tuple[int, int, int] | None = None) -> None:
@@ -24,5 +25,9 @@ def check(name: str, shape: tuple[int, int, int] | None = None) -> None:
     """
     if name not in NETWORKS:
         registry.resolve(name, "network", NETWORKS)
-    if shape and name.startswith("vgg1") and min(shape[1:]) < 32:
-        raise UserError(f"{name} halves its images five times and needs 32 x 32 or larger, got {shape[1]} x {shape[2]}")
+    halvings = _HALVINGS.get(name, 0)
+    if shape and min(shape[1:]) < (smallest := 2**halvings):
+        raise UserError(
+            f"{name} halves its images {halvings} times and needs {smallest} x {smallest} or larger, "
+            f"got {shape[1]} x {shape[2]}"
+        )

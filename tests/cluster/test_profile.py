@@ -48,10 +48,11 @@ def test_values_are_those_that_would_be_typed(profile: Callable[[str], Path]) ->
         ("slurm: [time=5]", "has a value that does not fit, see above"),
         ("after: [1]", "unknown key 'after'"),
         ("dry-run: true", "unknown key 'dry-run'"),
-        ("setup: {a: b}", "setup must be a text or a list of texts"),
-        ("setup: [{a: b}]", "setup must be a text or a list of texts"),
+        ("setup: {a: b}", "setup must be a value or a list of values"),
+        ("setup: [{a: b}]", "setup must be a value or a list of values"),
         ("[a", "is no YAML, see line 1"),
-        ("partition", "is no list of KEY: VALUE"),
+        ("partition", "is no list of OPTION: VALUE"),
+        ("partition: a\npartition: b", "has partition twice"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_file(profile: Callable[[str], Path], text: str, message: str) -> None:

@@ -79,6 +79,26 @@ def test_positional_words_come_from_the_file_unless_they_are_typed(tmp_path: Pat
     assert typed == report.Arguments((Path("c"),), Path("here"))
 
 
+@pytest.mark.parametrize(
+    ("said", "on"), [("true", True), ("True", True), ("'on'", True), ("no", False), ("FALSE", False)]
+)
+def test_a_flag_is_switched_either_way_and_the_command_line_wins(said: str, on: bool, tmp_path: Path) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_text(f"compile: {said}")
+    assert read(irp.Arguments, file).job.setting.compile is on
+    assert read(irp.Arguments, file, "--no-compile").job.setting.compile is False
+    assert read(irp.Arguments, file, "--compile").job.setting.compile is True
+
+
+def test_a_key_or_a_file_is_given_once(tmp_path: Path) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_text("epochs: 3\nseeds: 1\nepochs: 4\n")
+    with pytest.raises(UserError, match=r"some\.yaml has epochs twice"):
+        read(irp.Arguments, file)
+    with pytest.raises(UserError, match="--config can be given once"):
+        read(irp.Arguments, file, f"--config={file}")
+
+
 @pytest.mark.parametrize(("name", "scale"), [("demo", "smoke"), ("table2", "small"), ("all", "full")])
 def test_a_plan_says_its_name_and_scale(name: str, scale: str, tmp_path: Path) -> None:
     found = find_scale(name, scale, tmp_path)
@@ -93,6 +113,8 @@ def test_a_plan_says_its_name_and_scale(name: str, scale: str, tmp_path: Path) -
         ({"epoch": 3}, "unknown option epoch; did you mean epochs? valid: account, accumulate, "),
         ({"epochs": {"a": 1}}, "epochs must be a value or a list of values"),
         (["epochs"], "is no list of OPTION: VALUE"),
+        ({"compile": "maybe"}, "compile must be true or false, got maybe"),
+        ({"compile": []}, "compile must be true or false, got []"),
         ({"kind": "irp", "epochs": 3}, "is of a run that does not say its options; its command is in environment.json"),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         ("irp", ["--seeds", "-1"], "seed must be in 0..4294967295, got -1"),
         ("irp", ["--learning-rate", "nan"], "learning rate must be positive, got nan"),
         ("irp", ["--validation", "1"], "the validation share must lie in [0, 1), got 1.0"),
-        ("irp", ["--network", "vgg16"], "vgg16 halves its images five times and needs 32 x 32"),
+        ("irp", ["--network", "vgg16"], "vgg16 halves its images 5 times and needs 32 x 32"),
         ("irp", ["--seeds"], "nothing to run"),
         ("irp", ["--rewind-epoch", "31"], "rewind epoch must lie in 0..30, the epochs of a training, got 31"),
         ("irp", ["--cluster", "inline", "--mem", "1GB"], "mem does nothing with the cluster inline"),
