@@ -11,13 +11,13 @@ from typing import Any
 
 import yaml
 
+import autosparse
 from autosparse import options
 from autosparse.cluster.job import Job
 from autosparse.errors import UserError
 from autosparse.files import read_record, write_json, write_record, write_text
 
 _PACKAGES = (
-    "autosparse",
     "torch",
     "torchvision",
     "accelerate",
@@ -42,7 +42,11 @@ _RECORDS = (
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide what a run computes."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
+    own = {
+        "python": platform.python_version(),
+        "autosparse": autosparse.__version__,
+    }  # a checkout need not be installed
+    return own | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def git_commit() -> str | None:
