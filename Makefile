@@ -3,7 +3,7 @@ PYTHON ?= python3
 EXTRAS ?= test
 PY = $(VENV)/bin/python
 
-.PHONY: setup demo test test-long lint clean
+.PHONY: setup demo docs test test-long lint clean
 
 setup: $(VENV)/.ready
 
@@ -14,6 +14,13 @@ $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 
 demo: setup  ## a fresh clone to a report: runs/report/index.html
 	$(PY) launch/paper.py demo
+
+docs: $(VENV)/.docs  ## the site: site/index.html; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
 
 test: setup
 	$(PY) -m pytest -n 2 --dist loadgroup
@@ -27,4 +34,4 @@ lint: setup
 	$(PY) -m mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache *.egg-info

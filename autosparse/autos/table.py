@@ -114,9 +114,11 @@ class Surface:
         """The mask of the k parameters that score highest; with `refine`, the network's own.
 
         Args:
-            columns, scale: see `score`.
-            k, alive: see `autosparse.pruning.keep_top`.
+            columns: see `score`.
+            k: see `autosparse.pruning.keep_top`.
+            alive: see there, too.
             refine: the network that was tabulated.
+            scale: see `score`.
 
         Raises:
             UserError: see `score` and `keep_top`; `refine` is another network.

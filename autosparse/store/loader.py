@@ -56,7 +56,8 @@ class TripleLoader:
         stores: where the triples lie.
         batch_size: of the global batch, over all processes.
         seed: of order and split.
-        rank, world_size: this process takes its part of every global batch, and reads that alone.
+        rank: of this process, which takes its part of every global batch, and reads that alone.
+        world_size: number of processes.
         part: `train` (nine tenths), `held-out` (one tenth, drawn across all layers) or `all`.
         memory: for mixing, over all processes, such as `512MB`. More mixes better; the order depends on it.
         threads: that read and permute ahead; 0 to do so when a batch is asked for.

@@ -88,7 +88,8 @@ class Task(Protocol):
 
         Args:
             device: where batches are wanted.
-            rank, world_size: this process; every process cuts its part of the same global batches.
+            rank: of this process; every process cuts its part of the same global batches.
+            world_size: number of processes.
             workers: processes that read; 0 for this one.
 
         Raises:
