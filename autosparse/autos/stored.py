@@ -1,7 +1,7 @@
 """The triples of runs as samples: what was known of each parameter at initialization, out of the runs' stores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -13,7 +13,7 @@ from autosparse.autos.labels import label_table
 from autosparse.autos.samples import Sample, SampleLoader
 from autosparse.config import FitConfig
 from autosparse.errors import UserError
-from autosparse.store import TripleLoader, Triples, TripleStore, sample
+from autosparse.store import TripleLoader, Triples, TripleStore, samples
 from autosparse.store.order import Part, count
 
 _VALIDATION = 1 << 20  # triples of a run that a fit is measured by, at most
@@ -36,6 +36,8 @@ class StoredSamples:
     stores: Sequence[TripleStore]
     config: FitConfig
     threads: int = 2
+    _tabulated: dict[int, Sample] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What a surface is made by, drawn of each run when that was read to measure the fit."""
 
     def __post_init__(self) -> None:
         if self.config.by_states:
@@ -59,11 +61,16 @@ class StoredSamples:
         return SampleLoader(loader, Encoder(stores, self.scales, config, accelerator.device))
 
     def validation(self, run: int, part: Part = "held-out") -> Sample:
-        return self._sample(run, _VALIDATION, part)
+        limits = (_VALIDATION, _TABULATION // len(self.stores))
+        seen, few = (self._known(run, triples) for triples in samples(self.stores[run], limits, self.config.seed, part))
+        if part == "held-out":
+            self._tabulated[run] = few
+        return seen
 
     def tabulation(self) -> list[Sample]:
-        runs = range(len(self.stores))
-        return [self._sample(run, _TABULATION // len(runs), "held-out") for run in runs]
+        for run in {*range(len(self.stores))} - {*self._tabulated}:
+            self.validation(run)
+        return [self._tabulated[run] for run in range(len(self.stores))]
 
     def only(self, runs: Sequence[int]) -> "StoredSamples":
         return StoredSamples([self.stores[run] for run in runs], self.config.only(runs), self.threads)
@@ -78,7 +85,11 @@ class StoredSamples:
         """The triples that are fitted to in place of all, and weights by which a run comes as often as if all were."""
         runs = range(len(self.stores))
         sizes = [count(0, len(store), self.config.seed, "train") for store in self.stores]
-        each = [self._sample(run, max(1, self.config.samples * sizes[run] // sum(sizes)), "train") for run in runs]
+        each = []
+        for run in runs:
+            limit = max(1, self.config.samples * sizes[run] // sum(sizes))
+            (triples,) = samples(self.stores[run], (limit,), self.config.seed, "train")
+            each.append(self._known(run, triples))
         times = self.config.weights or [1.0] * len(runs)
         weights = [
             torch.full_like(drawn.labels, weight * size / len(drawn.labels))
@@ -86,10 +97,9 @@ class StoredSamples:
         ]
         return each, torch.cat(weights)
 
-    def _sample(self, run: int, limit: int, part: Part) -> Sample:
-        """At most `limit` triples of a part of a run."""
+    def _known(self, run: int, triples: Triples) -> Sample:
+        """Triples of a run with their labels."""
         store = self.stores[run]
-        triples = sample(store, limit, self.config.seed, part)
         labels = torch.from_numpy(label_table(self.config.label, store.densities))[triples.survival]
         return Sample((triples.theta, triples.grad), self.scales[run], labels, torch.zeros_like(triples.survival))
 

@@ -7,8 +7,8 @@ from autosparse.lazy import lazily
 if TYPE_CHECKING:
     from autosparse.store.loader import Counters, TripleLoader
     from autosparse.store.reader import TripleStore
-    from autosparse.store.triples import Triples, sample
+    from autosparse.store.triples import Triples, sample, samples
     from autosparse.store.writer import TripleWriter
 
-__all__ = ["Counters", "TripleLoader", "TripleStore", "TripleWriter", "Triples", "sample"]
+__all__ = ["Counters", "TripleLoader", "TripleStore", "TripleWriter", "Triples", "sample", "samples"]
 __getattr__ = lazily(__name__)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autosparse.seeds import stream
+from autosparse.store.lanes import Columns
 from autosparse.store.order import Part, count, select
 from autosparse.store.reader import TripleStore
 
@@ -46,15 +47,27 @@ def sample(store: TripleStore, limit: int, seed: int, part: Part = "all") -> Tri
 
     Reads the store window by window.
     """
+    return samples(store, (limit,), seed, part)[0]
+
+
+def samples(store: TripleStore, limits: Sequence[int], seed: int, part: Part = "all") -> list[Triples]:
+    """For each limit what `sample` draws, in one reading of the store."""
     total = count(0, len(store), seed, part)
-    generator = np.random.Generator(np.random.PCG64(stream("sample of triples", seed)))
-    parts = []
+    generators = [np.random.Generator(np.random.PCG64(stream("sample of triples", seed))) for _ in limits]
+    parts: list[list[Columns]] = [[] for _ in limits]
     for window, columns in store.scan("theta", "grad", "survival"):
-        wanted = select(window.start, window.stop, seed, part)
-        if total > limit:
-            n = len(wanted) * limit // total
-            wanted = np.sort(generator.choice(wanted, n, replace=False, shuffle=False))
-        parts.append({name: values[wanted] for name, values in columns.items()})
+        there = select(window.start, window.stop, seed, part)
+        for limit, generator, drawn in zip(limits, generators, parts, strict=True):
+            wanted = there
+            if total > limit:
+                n = len(there) * limit // total
+                wanted = np.sort(generator.choice(there, n, replace=False, shuffle=False))
+            drawn.append({name: values[wanted] for name, values in columns.items()})
+    return [_joined(drawn) for drawn in parts]
+
+
+def _joined(parts: Sequence[Columns]) -> Triples:
+    """Columns of one store end to end."""
     theta, grad, survival = (
         torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in ("theta", "grad", "survival")
     )

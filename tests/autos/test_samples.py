@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from autosparse.autos import StoredSamples, fit, validate
 from autosparse.autos.sampler import WeightedSampler
 from autosparse.config import FitConfig
 from autosparse.errors import UserError
-from autosparse.store import TripleStore, order
+from autosparse.store import TripleStore, order, sample
 
 pytestmark = pytest.mark.usefixtures("small_mlp")
 CONFIG = FitConfig(samples=4096, batch_size=512, epochs=3)
@@ -84,3 +85,23 @@ def test_too_few_samples_are_refused() -> None:
             FitConfig(samples=wrong)
     with pytest.raises(UserError, match="samples are for fits to stored triples"):
         FitConfig(samples=4096, rounds=2)
+
+
+def test_what_measures_a_fit_and_makes_its_surface_comes_from_one_reading(
+    store: TripleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, scan, scans = StoredSamples([store], replace(CONFIG, samples=0)), TripleStore.scan, list[tuple[str, ...]]()
+
+    def counted(self: TripleStore, *arrays: str) -> Any:
+        scans.append(arrays)
+        return scan(self, *arrays)
+
+    monkeypatch.setattr(TripleStore, "scan", counted)
+    seen = samples.validation(0)
+    (few,) = samples.tabulation()
+    assert len(scans) == 1
+    for drawn, limit in ((seen, 1 << 20), (few, 1 << 17)):
+        alone = sample(store, limit, CONFIG.seed, "held-out")
+        assert torch.equal(torch.stack(drawn.columns), torch.stack((alone.theta, alone.grad)))
+    (before,) = StoredSamples([store], replace(CONFIG, samples=0)).tabulation()  # whichever is asked for first
+    assert torch.equal(torch.stack(before.columns), torch.stack(few.columns))
