@@ -1,0 +1,67 @@
+"""Every block of Python in the documents runs, page by page, in an empty folder, on small networks and batches."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sybil import Document
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+from torch import nn
+
+from tests.conftest import ROOT
+
+PAGES = [
+    page
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    if "```python" in page.read_text(encoding="utf-8")
+]
+Script = Callable[..., int]
+
+
+def files_of(page: Path) -> dict[str, str]:
+    """The blocks of a page that are a file, `# NAME.py` their first line."""
+    regions = CodeBlockParser("python", lambda _: None)(Document(page.read_text(encoding="utf-8"), str(page)))
+    blocks = {region.parsed.partition("\n")[0].removeprefix("# "): region.parsed for region in regions}
+    return {first: block for first, block in blocks.items() if first.endswith(".py")}
+
+
+def given() -> dict[str, Any]:
+    """What the pages take as there: a network, batches for it, the same from a loader."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 10))
+    batches = [(torch.randn(16, 20), torch.randint(10, (16,))) for _ in range(4)]
+    loader = torch.utils.data.DataLoader([pair for batch in batches for pair in zip(*batch, strict=True)], 16)
+    return {"__name__": "a_page", "torch": torch, "model": model, "batches": batches, "loader": loader}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_blocks_run(page: Path, irp_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "irp").mkdir(parents=True)
+    (tmp_path / "runs" / "irp" / "NAME").symlink_to(irp_run)
+    monkeypatch.chdir(tmp_path)
+    document = Document.parse(str(page), PythonCodeBlockParser())
+    examples = list(document.examples())
+    assert len(examples) == page.read_text().count("```python")
+    for example in examples:
+        document.namespace.update(given())
+        example.evaluate()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tasks.md"])
+def test_the_task_of_a_page_is_a_file_that_is_pruned(
+    page: str, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prefix = Path(page).stem.lower()  # one process has one module of a name
+    for name, text in files_of(ROOT / page).items():
+        Path(f"{prefix}_{name}").write_text(text)
+    task = ("--task", f"{prefix}_mine.py:Mine", "--width", "64", "--epochs", "1")
+    assert script("irp", *task, "--iterations", "1") == 0
+    assert Path(capsys.readouterr().out.strip(), "triples.zarr").is_dir()
+    if page == "docs/tasks.md":
+        own = ("--criteria", f"{prefix}_flow.py:mine", "--sparsities", "0.9", "--seeds", "1")
+        assert script("prune", *task, *own) == 0
+        assert Path(capsys.readouterr().out.strip(), "mask.safetensors").is_file()
