@@ -1,15 +1,16 @@
 """How fast are triples written, durably, and read, beside raw files and other stores of arrays?
 
-Every peer stores the same values: theta and grad, float32, and survival, uint8; a gigabyte counts these 9 bytes a
-triple, whatever lies on the disk. Writing ends when the peer says that the data are on the disk, and reading begins
-with opening. All take turns, `--repeats` times, so that a slow moment of the machine hits all; the median counts.
+Every peer stores the same values: theta and grad, float32, survival, uint8, and the masks of all iterations, a bit
+each; a gigabyte counts these bytes, whatever lies on the disk. Theta, grad and survival are read, 9 bytes a triple.
+Writing ends when the peer says that the data are on the disk, and reading begins with opening. All take turns,
+`--repeats` times, so that a slow moment of the machine hits all; the median counts.
 """
 
 import os
 import shutil
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from autosparse.command import run
+from autosparse.pruning import Mask
 from autosparse.store import TripleStore, TripleWriter
 from benchmarks.common import (
     forget,
@@ -27,17 +29,16 @@ from benchmarks.common import (
     heading,
     installed,
     layout_of,
-    random_triples,
     row,
     scratch,
     seconds,
     table,
-    write_store,
 )
 
 Arrays = dict[str, NDArray[Any]]
 NAMES = ("theta", "grad", "survival")
 _CHUNK = 1 << 18  # elements, as in a store of triples
+_PROMISES = ("crc32c a chunk", "files and folders", "shard, store")
 _SCAN, _RAW_READ = "this package, scan", "raw files, np.fromfile"
 
 
@@ -47,6 +48,8 @@ class Arguments:
 
     triples: int = 100_000_000
     """How many."""
+    iterations: int = 20
+    """N, how many masks the run has."""
     repeats: int = 5
     """Rounds, in each of which every peer writes, reads, and reads again from the disk; the medians count."""
     folder: Path | None = None
@@ -60,10 +63,10 @@ class Peer:
     Attributes:
         name: in the tables.
         write: the arrays into a folder that is not there yet; the data are durable when it returns.
-        reads: ways to read all three arrays, by their names in the tables.
+        reads: ways to read theta, grad and survival, by their names in the tables.
         guarantees: what has a checksum, what is synced to the disk, and what appears whole or not at all.
         pip: what to install, where it is not.
-        width: bytes of a triple that it stores.
+        names: of the arrays that it stores.
     """
 
     name: str
@@ -71,11 +74,27 @@ class Peer:
     reads: dict[str, Callable[[Path], object]]
     guarantees: tuple[str, str, str]
     pip: str = ""
-    width: int = 9
+    names: tuple[str, ...] = (*NAMES, "alive")
 
 
-def ours() -> Peer:
-    """A store of one iteration: besides the three arrays it holds one mask, an eighth of a byte a triple."""
+def run_of(triples: int, iterations: int) -> Arrays:
+    """What a run stores: theta and grad, normal; survival, every count as often; the masks it is of, packed."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    theta, grad = (generator.standard_normal(triples, np.float32) for _ in range(2))
+    survival = generator.integers(0, iterations + 1, triples, np.uint8)
+    rows = [np.packbits(survival >= i, bitorder="little") for i in range(1, iterations + 1)]
+    return {"theta": theta, "grad": grad, "survival": survival, "alive": np.stack(rows)}
+
+
+def ours(masks: Sequence[Mask]) -> Peer:
+    """A store of the run, mask after mask as an IRP commits them, each packed on the way."""
+
+    def write(folder: Path, arrays: Arrays) -> None:
+        writer = TripleWriter.open(folder, layout_of(len(arrays["theta"])), len(masks), {})
+        writer.commit_features(*(torch.from_numpy(arrays[name]) for name in ("theta", "grad")))
+        for i, mask in enumerate(masks, 1):
+            writer.commit_alive(i, mask)
+        writer.finish()
 
     def scan(folder: Path) -> None:
         for _ in TripleStore.open(folder).scan(*NAMES):
@@ -86,7 +105,7 @@ def ours() -> Peer:
         store.theta(), store.grad(), store.survival()
 
     reads: dict[str, Callable[[Path], object]] = {_SCAN: scan, "this package, whole arrays": whole}
-    return Peer("this package", write_store, reads, ("crc32c a chunk", "files and folders", "shard, store"))
+    return Peer("this package", write, reads, _PROMISES)
 
 
 def features() -> Peer:
@@ -96,15 +115,16 @@ def features() -> Peer:
         writer = TripleWriter.open(folder, layout_of(len(arrays["theta"])), 1, {})
         writer.commit_features(*(torch.from_numpy(arrays[name]) for name in ("theta", "grad")))
 
-    return Peer("this package, theta and grad alone", write, {}, ours().guarantees, width=8)
+    return Peer("this package, theta and grad alone", write, {}, _PROMISES, names=("theta", "grad"))
 
 
 def raw() -> Peer:
-    """A plain file an array: what the disk and the system's calls allow."""
+    """A plain file an array and one a mask: what the disk and the system's calls allow."""
 
     def write(folder: Path, arrays: Arrays) -> None:
         folder.mkdir()
-        for name, values in arrays.items():
+        masks = {f"alive{i}": row for i, row in enumerate(arrays["alive"])}
+        for name, values in ({name: arrays[name] for name in NAMES} | masks).items():
             with open(folder / name, "wb") as file:
                 values.tofile(file)
                 file.flush()
@@ -130,7 +150,7 @@ def tensorstore() -> Peer:
         return installed("tensorstore").open(spec, open=True).result()
 
     def write(folder: Path, arrays: Arrays) -> None:
-        TripleWriter.open(folder, layout_of(len(arrays["theta"])), 1, {})
+        TripleWriter.open(folder, layout_of(len(arrays["theta"])), len(arrays["alive"]), {})
         futures = [
             open_array(folder, name).write(values, can_reference_source_data_indefinitely=True)
             for name, values in arrays.items()
@@ -153,7 +173,8 @@ def h5py() -> Peer:
         folder.mkdir()
         with installed("h5py").File(folder / "triples.h5", "w", rdcc_nbytes=1 << 24) as file:
             for name, values in arrays.items():
-                file.create_dataset(name, data=values, chunks=(min(_CHUNK, len(values)),), fletcher32=True)
+                chunk = (*[1] * (values.ndim - 1), min(_CHUNK, values.shape[-1]))
+                file.create_dataset(name, data=values, chunks=chunk, fletcher32=True)
             file.flush()
             os.fsync(file.id.get_vfd_handle())
 
@@ -169,8 +190,10 @@ def h5py() -> Peer:
 def main(a: Arguments) -> None:
     """Time and print."""
     heading("zarrs", "tensorstore", "h5py")
-    arrays = random_triples(a.triples)
-    peers = [raw(), ours(), features(), tensorstore(), h5py()]
+    arrays = run_of(a.triples, a.iterations)
+    layout = layout_of(a.triples)
+    masks = [Mask(layout, torch.from_numpy(arrays["survival"] >= i)) for i in range(1, a.iterations + 1)]
+    peers = [raw(), ours(masks), features(), tensorstore(), h5py()]
     there = [peer for peer in peers if not peer.pip or installed(peer.pip)]
     writing, warm, cold = (defaultdict[str, list[float]](list) for _ in range(3))
     kept = 0.0
@@ -186,12 +209,12 @@ def main(a: Arguments) -> None:
                     kept = max(kept, forget(target))
                     cold[name].append(seconds(partial(read, target)))
                 shutil.rmtree(target)
-    widths = {peer.name: peer.width for peer in peers}
-    rates = [
-        {name: a.triples * widths.get(name, 9) / 1e9 / statistics.median(times) for name, times in found.items()}
-        for found in (writing, warm, cold)
-    ]
-    print(f"\n{a.triples:,} triples, {a.triples * 9 / 1e9:.2f} GB; median of {a.repeats}\n")
+    stored = {peer.name: sum(arrays[name].nbytes for name in peer.names) / 1e9 for peer in peers}
+    rates = [{name: stored[name] / statistics.median(times) for name, times in writing.items()}]
+    for found in (warm, cold):
+        rates.append({name: a.triples * 9 / 1e9 / statistics.median(times) for name, times in found.items()})
+    whole = stored["raw files"]
+    print(f"\n{a.triples:,} triples, {a.iterations} masks, {whole:.2f} GB; median of {a.repeats}\n")
     table("writing", "checksum", "synced", "atomic", "GB/s", "of raw", right=4)
     for peer in peers:
         if peer in there:

@@ -86,6 +86,11 @@ from tests.conftest import ROOT
             ["| 100,000 |", "| peak memory of the process |", "- fit and validation within 2 GiB"],
         ),
         (
+            "ranks",
+            "--writers 2 --shard 4096 --masks 1 --files 300 --folder FOLDER",
+            ["- both wrote the same bytes: met", "| 4,096 | 68.7 billion |", "ranks on a commit keeps all of them"],
+        ),
+        (
             "cluster",
             "--dataset digits --networks lenet-300-100 --epochs 1 --repeats 1 --no-slurm --folder FOLDER",
             ["| processes | ms a step |", "| lenet-300-100 |", "- checkpoints under 2 per cent"],
