@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -39,6 +40,8 @@ SPARSITIES = (0.5, 0.9, 0.95, 0.98, 0.99, 0.995)
 class Arguments:
     """Time the scoring of the triples of a run, repeated to so many, and compare the masks on the run itself."""
 
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where all is scored."""
     parameters: int = 144_000_000
     """How many are scored by the surface."""
     autos: Path | None = None
@@ -109,6 +112,7 @@ def main(a: Arguments) -> None:
     """Time and print."""
     heading()
     autos, theta, grad = prepare(a)
+    theta, grad = theta.to(a.device), grad.to(a.device)
     scale = Scale.of(theta, grad)
     surface = autos.surface(theta, grad, scale=scale, resolution=a.resolution, tolerance=0)
     masks = agreement(autos, surface, theta, grad, scale)
@@ -116,7 +120,7 @@ def main(a: Arguments) -> None:
     times = -(-a.parameters // len(theta))
     many = theta.repeat(times)[: a.parameters], grad.repeat(times)[: a.parameters]
     first = seconds(lambda: surface.score(*many))
-    memory = extra_memory(lambda: surface.score(*many), 4 * a.parameters)
+    memory = extra_memory(lambda: surface.score(*many), 0 if theta.is_cuda else 4 * a.parameters)
     print(f"\n{a.parameters:,} parameters; ways that take longer than minutes are measured on a sample and scaled\n")
     table("scored by", "sample", "parameters/s", f"seconds for {a.parameters:,}", "of torch.add")
     out = torch.empty_like(many[0])

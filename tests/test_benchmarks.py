@@ -105,8 +105,19 @@ def test_tiny(name: str, arguments: str, expected: list[str], tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_gpu_there_is_one_line() -> None:
-    command = [sys.executable, "-m", "benchmarks.irp_gpu"]
+@pytest.mark.parametrize("name", ["irp_gpu", "gpu"])
+def test_without_a_gpu_there_is_one_line(name: str) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{name}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("no GPU here, so nothing to measure: skipped")
     assert done.stdout.count("\n") == 1
+
+
+def test_what_a_gpu_is_for_runs_in_turn_and_what_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    options = f"--device cpu --dataset digits --parameters 20000 --minutes 0.02 --output {tmp_path}/gpu.md".split()
+    command = [sys.executable, "-m", "benchmarks.gpu", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    written = (tmp_path / "gpu.md").read_text()
+    for name in ("irp_gpu", "score", "scale"):
+        assert f"## {name}\n" in written
+        assert f"{name} was stopped at its share of 0 s" in done.stdout
