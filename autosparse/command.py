@@ -44,8 +44,29 @@ def _parse(kind: type[Arguments], args: Sequence[str], prog: str | None) -> Argu
     helping = bool({"-h", "--help"} & {*args})
     if helping and "resources" in hints:
         kind = _folded(kind, hints["resources"].__base__)
+    if not helping:
+        _check_lists(kind, args)
     about = f"{inspect.getdoc(kind)}\n\n{options.HELP}"
     return tyro.cli(kind, args=args, prog=prog, description=about, config=_HELP if helping else _CONFIG)
+
+
+def _check_lists(kind: type[Any], args: Sequence[str]) -> None:
+    """Refuse numbers and names of a list that stand between commas, which the parser says no more of than that.
+
+    Raises:
+        UserError: says how lists are spelled.
+    """
+    flag = ""
+    lists = options.lists(kind)
+    for word in args:
+        value = word
+        if word.startswith("--"):
+            flag, _, value = word.partition("=")
+        apart = value.replace(",", " ").split()
+        if "," in value and flag in lists:
+            decimal = lists[flag] is float and len(apart) == 2
+            point = f", and a point in a number: {'.'.join(apart)}" if decimal else ""
+            raise UserError(f"{flag} takes values with blanks between them: {flag} {' '.join(apart)}{point}")
 
 
 def _resources(kind: type[Any]) -> Any:

@@ -18,4 +18,5 @@ def refused(error: OSError) -> str:
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
     """The error for a name that no registry holds, listing those it does."""
-    return UserError(f"unknown {kind} {name!r}; valid: {', '.join(valid)}")
+    apart = "; several are given with blanks between them, no commas" if "," in name else ""
+    return UserError(f"unknown {kind} {name!r}; valid: {', '.join(valid)}{apart}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,24 @@ def naming(path: Path) -> Iterator[None]:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+def check_writable(folder: Path, name: str) -> None:
+    """Refuse a folder that nothing can be written to, before there is anything to write; leaves nothing in it.
+
+    Args:
+        folder: there, or to be made.
+        name: of the option that names it.
+
+    Raises:
+        UserError: it, or the nearest folder above it that is there, takes no files.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    try:
+        with tempfile.TemporaryDirectory(prefix=".autosparse-", dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"{name} {folder}: {there} takes no files ({error.strerror}); name another folder") from None
 
 
 def _system_error(error: Exception, written: Path) -> int | None:

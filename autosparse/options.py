@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -155,6 +155,17 @@ def _options(kind: type[Any]) -> Iterator[tuple[list[str], Any]]:
         elif tyro.conf.Suppress not in _marks(hint):
             names = [name.lstrip("-").replace("_", "-") for name in _names(each.name, hint)]
             yield names, hint if tyro.conf.Positional in _marks(hint) else bare
+
+
+def lists(kind: type[Any]) -> dict[str, Any]:
+    """The flags of a dataclass that take several numbers, or names of a choice, which have no commas; their type."""
+    return {
+        f"--{name}": element
+        for names, hint in _options(kind)
+        for name in names
+        if get_origin(hint) is tuple
+        and ((element := get_args(hint)[0]) in (int, float) or get_origin(element) is Literal)
+    }
 
 
 def _marks(hint: Any) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ import tyro
 
 from autosparse import study
 from autosparse.errors import UserError
+from autosparse.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ def main(a: Arguments) -> None:
     """Write the report."""
     if not a.runs:
         raise UserError("which runs? give their folders: autosparse report runs --output report")
+    check_writable(a.output, "output")
     document = study.Document(a.output)
     study.overview(document, a.runs)
     print(document.write())

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -15,8 +14,8 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 from submitit.helpers import clean_env, environment_variables
 
-from autosparse.cluster import interruption, slurm
-from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_PARALLELISM, DEFAULT_REQUEUES, Resources, spelled
+from autosparse.cluster import interruption, refusal, slurm
+from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_PARALLELISM, DEFAULT_REQUEUES, Resources
 from autosparse.errors import UserError
 
 # submitit guesses by its own idea of the time limit whether a signal means that time is up, always so below 10 minutes,
@@ -30,26 +29,6 @@ _STAND_IN = {
     "squeue": "",
     "scancel": "",
 }
-
-# words of Slurm's refusals, and the fields that they are about
-_ABOUT = {
-    r"partition": ("partition",),
-    r"account": ("account",),
-    r"\bqos\b": ("qos",),
-    r"memory|--mem": ("mem",),
-    r"time ?limit": ("time", "partition"),
-    r"feature": ("constraint",),
-    r"node name": ("exclude",),
-    r"node count": ("nodes",),
-    r"CPU count|processors": ("cpus_per_task",),
-    r"gres|generic resource": ("gpus_per_node",),
-    r"node configuration": ("nodes", "gpus_per_node", "cpus_per_task", "mem", "constraint", "partition"),
-    r"PartitionConfig": ("time", "nodes", "partition"),
-    r"dependency": ("after",),
-    r"option|specification": ("slurm",),
-}
-# reasons for which a job would be pending for ever
-_NEVER = re.compile(r"Partition(Config|TimeLimit|NodeLimit)|BadConstraints|Invalid(Account|QOS)|.*PerJob(Limit)?")
 
 
 class Submitted(NamedTuple):
@@ -83,8 +62,8 @@ def submit(tasks: Sequence[Callable[[], Any]], resources: Resources, name: str, 
             previous = submitted[-1].job_id.split("_")[0] if submitted else None
             submitted += _submit_part(tasks[start : start + size], resources, name, folder, previous)
         state = (slurm.queue() or {}).get(submitted[0].job_id)
-        if state and _NEVER.fullmatch(state.reason):
-            raise UserError(f"Slurm would never start it: {state.reason}{_flags(state.reason, resources)}")
+        if state and refusal.never_starts(state.reason):
+            raise UserError(f"Slurm would never start it: {refusal.explained(state.reason, resources)}")
     except BaseException:
         slurm.cancel([each.job_id for each in submitted])
         raise
@@ -159,8 +138,7 @@ def _submit_part(
         try:
             handles = executor.submit_array(tasks)
         except (FailedJobError, FailedSubmissionError) as error:
-            said = _reasons(str(error))
-            raise UserError(f"Slurm refuses: {said}{_flags(said, resources)}") from None
+            raise UserError(f"Slurm refuses: {refusal.explained(_reasons(str(error)), resources)}") from None
     script = JobPaths(folder / "%j", handles[0].job_id.split("_")[0]).submission_file
     return [Submitted(handle.job_id, script, handle.task(0).paths.stderr) for handle in handles]
 
@@ -191,19 +169,3 @@ def _reasons(text: str) -> str:
     lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in text.splitlines() if "sbatch: " in line]
     reasons = [line.removeprefix("Batch job submission failed: ") for line in lines]
     return "; ".join(reasons) or " ".join(text.split())
-
-
-def _flags(reason: str, resources: Resources) -> str:
-    """The flags that a refusal is about, with their values, and what is valid where that can be told."""
-    names = dict.fromkeys(
-        name for words, about in _ABOUT.items() if re.search(words, reason, re.IGNORECASE) for name in about
-    )
-    used = {"nodes": 1, "gpus_per_node": resources.gpus(1), "cpus_per_task": DEFAULT_CPUS, "time": resources.minutes}
-    values = {name: getattr(resources, name) or used.get(name) for name in names}
-    said = ", ".join(
-        f"{spelled(name)} {' '.join(value) if isinstance(value, tuple) else value}"
-        for name, value in values.items()
-        if value
-    )
-    there = f"; partitions: {', '.join(slurm.partitions())}" if "partition name" in reason.lower() else ""
-    return f" ({said}{there})" if said else ""

@@ -40,6 +40,12 @@ class Job(ABC):
         """Which input is not there yet, in one line; the methods below are called when none is missing."""
         return None
 
+    def absent(self) -> str | None:
+        """Which data are not on this machine, in one line. Only those that run the job need them; what only they can
+        tell is no part of `derived` here.
+        """
+        return None
+
     def derived(self) -> dict[str, Any]:
         """What decides the run beside its fields, as values of YAML: digests of its inputs, what fields resolve to."""
         return {}

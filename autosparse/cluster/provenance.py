@@ -60,8 +60,10 @@ def write_config(job: Job) -> None:
     """Write `config.yaml`, the job's identity and its options, or check that the one there is of the same identity.
 
     Raises:
-        UserError: the folder is of a run with another configuration (names the first difference).
+        UserError: the folder is of a run with another configuration (names the first difference), or data are absent.
     """
+    if absent := job.absent():
+        raise UserError(absent)
     if difference := config_difference(job):
         raise UserError(difference)
     path = job.folder / "config.yaml"
@@ -75,13 +77,15 @@ def write_config(job: Job) -> None:
 def config_difference(job: Job) -> str | None:
     """How the configuration of the run in the job's folder differs from the job's; what is not said is the default.
 
-    None if it does not, or if the run in the folder failed before it had any output.
+    None if it does not, or if the run in the folder failed before it had any output. What only a machine with the data
+    can tell is left to that.
     """
     folder = job.folder
     if not (folder / "config.yaml").is_file() or not _has_output(folder):
         return None
     there, asked = (_filled(config, job.defaults()) for config in (read_config(folder), job.identity()))
-    for key in [*asked, *(key for key in there if key != options.SECTION)]:
+    told_there = [] if job.absent() else [key for key in there if key != options.SECTION]
+    for key in [*asked, *told_there]:
         if there.get(key) != asked.get(key):
             return (
                 f"{folder} is a run with {key} = {there.get(key)}, asked for is {asked.get(key)}; "

@@ -11,7 +11,7 @@ from autosparse.cluster.outcome import Failure, say
 from autosparse.cluster.resources import Resources
 from autosparse.cluster.stage import Stage, blocked, left
 from autosparse.errors import UserError
-from autosparse.files import read_record
+from autosparse.files import check_writable, read_record
 
 Runner = Callable[[list[Stage], Resources, Path], list[Failure]]
 
@@ -34,13 +34,18 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
         output: the folder of all runs; Slurm's and submitit's files go to `output/submitted`, if not elsewhere.
 
     Raises:
-        UserError: a job that cannot run, two jobs share a folder, a folder holds another run, a job's input is missing
-            and no stage before makes it, Slurm refuses, or jobs failed.
+        UserError: a job that cannot run, two jobs share a folder, a folder holds another run or takes no files, a job's
+            input is missing and no stage before makes it, data are, and this machine needs them, Slurm refuses, or jobs
+            failed.
     """
     _check(stages, resources, output)
     resources = resources.resolve()
     todo, failures = _incomplete(stages)
     root = (resources.log_dir or output / "submitted").absolute()
+    if todo:
+        check_writable(output, "output")
+        check_writable(root, "log-dir")
+        _check_data(todo, resources)
     if resources.cluster != "inline" and re.search(r"[%\\]", str(root)):
         raise UserError(f"{root}: Slurm gives % and backslashes in file names a meaning; choose another log-dir")
     damaged = {failed.job.folder for failed in failures}
@@ -111,6 +116,14 @@ def _check(stages: Sequence[Stage], resources: Resources, output: Path) -> None:
                     difference = provenance.config_difference(job)
                 if difference:
                     raise UserError(difference)
+
+
+def _check_data(todo: list[Job], resources: Resources) -> None:
+    """Data must be on this machine only where it runs the jobs."""
+    for absent in dict.fromkeys(filter(None, (job.absent() for job in todo))):
+        if resources.cluster != "slurm" and not resources.dry_run:
+            raise UserError(absent)
+        say(f"{absent}; the machines that run the jobs need it")
 
 
 def _incomplete(stages: Sequence[Stage]) -> tuple[list[Job], list[Failure]]:

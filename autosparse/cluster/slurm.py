@@ -25,6 +25,26 @@ def partitions() -> list[str]:
     return sorted(set((_ask("sinfo", "--noheader", "--all", "--format=%R") or "").split()))
 
 
+def node_names() -> list[str]:
+    """The nodes' names, as Slurm folds them: gpu[1-4]."""
+    return (_ask("sinfo", "--noheader", "--all", "--format=%N") or "").split()
+
+
+def hardware(partition: str | None) -> list[str]:
+    """What the nodes of a partition, or of the default one, have, a text for each kind of node."""
+    said = []
+    for name, nodes, count, cpus, memory, gres, features in _partition(partition, "%R|%N|%D|%c|%m|%G|%f"):
+        more = [f"gres {gres}"] * (gres != "(null)") + [f"features {features}"] * (features != "(null)")
+        each = ", ".join([f"{cpus} CPUs", f"{memory} MB", *more])
+        said.append(f"partition {name} has {count} x {nodes}, each with {each}")
+    return said
+
+
+def time_limits(partition: str | None) -> list[str]:
+    """The time limit of a partition, or of the default one."""
+    return [f"partition {name} has a limit of {limit}" for name, limit in _partition(partition, "%R|%l")]
+
+
 def max_array_size() -> int | None:
     """How many jobs an array may have; None where Slurm does not say."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config") or "", re.MULTILINE)
@@ -54,6 +74,13 @@ def cancel(job_ids: list[str]) -> None:
     """Take jobs out of the queue; those that have ended do not matter."""
     if job_ids:
         _ask("scancel", *job_ids)
+
+
+def _partition(name: str | None, columns: str) -> list[list[str]]:
+    """Rows of sinfo about a partition, or the default one, which it marks with a star."""
+    answer = _ask("sinfo", "--noheader", "--all", f"--format=%P|{columns}") or ""
+    rows = [line.split("|") for line in answer.splitlines() if line.count("|") == columns.count("|") + 1]
+    return [row[1:] for row in rows if (row[1] == name if name else row[0].endswith("*"))]
 
 
 def _jobs(*which: str) -> dict[str, State] | None:

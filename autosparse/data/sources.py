@@ -187,17 +187,27 @@ def check(name: str, root: Path | None = None) -> Path | None:
     Raises:
         UserError: an unknown name, or a file that is missing (says how to get it).
     """
+    if missing := absent(name, root):
+        raise UserError(missing)
+    return None if name in PACKAGED else _file(name, root)
+
+
+def absent(name: str, root: Path | None = None) -> str | None:
+    """That the file which holds a data set is not there, and how to get it; None if it is, or need not be.
+
+    Raises:
+        UserError: an unknown name.
+    """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
-    if name in PACKAGED:
+    if name in PACKAGED or _file(name, root).is_file():
         return None
     root, name = root or default_root(), stored(name)
-    path = root / f"{name}.npz"
-    if not path.is_file():
-        raise UserError(
-            f"data set {name} is not in {root}; get it with: autosparse data --dataset {name} --data-root {root}"
-        )
-    return path
+    return f"data set {name} is not in {root}; get it with: autosparse data --dataset {name} --data-root {root}"
+
+
+def _file(name: str, root: Path | None) -> Path:
+    return (root or default_root()) / f"{stored(name)}.npz"
 
 
 @functools.lru_cache(maxsize=8)

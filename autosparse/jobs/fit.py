@@ -49,12 +49,7 @@ class FitRun(Job, Config):
             raise UserError(f"the name is that of one folder, got {self.name!r}")
         if self.leave_one_out and len(self.runs) < 2:
             raise UserError("leaving one out needs at least two runs")
-        if self.config.recomputed and not self.missing():
-            from autosparse.jobs.work.remeasure import setting_of
-            from autosparse.store import TripleStore
-
-            for run in self.runs:
-                setting_of(TripleStore.open(run), self.data_root)
+        self.absent()
 
     @property
     def folder(self) -> Path:
@@ -77,6 +72,16 @@ class FitRun(Job, Config):
             except StoreError as error:
                 return f"cannot fit to {run}: {error}"
         return None
+
+    def absent(self) -> str | None:
+        """Also refuses runs whose task or data are others than they were."""
+        if not self.config.recomputed or self.missing():
+            return None
+        from autosparse.jobs.work.remeasure import setting_of
+        from autosparse.store import TripleStore
+
+        found = [setting_of(TripleStore.open(run), self.data_root).task.absent() for run in self.runs]
+        return next(filter(None, found), None)
 
     def derived(self) -> dict[str, Any]:
         from autosparse.store import TripleStore

@@ -114,7 +114,7 @@ class Setting(Config):
             "code": None if self.task_name in TASKS else registry.digest_of(type(self.task)),
             "network": self.task.network.rpartition("/")[2],
             "dataset": self.task.source,
-            "data": self.task.digest(),
+            **({} if self.task.absent() else {"data": self.task.digest()}),
             **self.task.resolved(),
             "recipe": settings(self.make_recipe()),
         }
@@ -191,6 +191,9 @@ class TrainingRun(Job):
 
     def check(self) -> None:
         self.setting.check()
+
+    def absent(self) -> str | None:
+        return self.setting.task.absent()
 
     def derived(self) -> dict[str, Any]:
         return self.setting.derived()

@@ -65,7 +65,7 @@ class Task(Protocol):
         return "own-data"
 
     def check(self) -> None:
-        """Refuse what cannot run, before anything is submitted.
+        """Refuse what cannot run, before anything is submitted, also where the data are absent.
 
         Raises:
             UserError: what is wrong.
@@ -74,6 +74,13 @@ class Task(Protocol):
     def files(self) -> "list[Path]":
         """Files, beside that of the task itself, that a run computes with and keeps a copy of."""
         return []
+
+    def absent(self) -> str | None:
+        """Which data are not on this machine, in one line; the methods below are called where they are.
+
+        A machine that submits need not have them.
+        """
+        return None
 
     def digest(self) -> str | None:
         """A digest of the data, if there is one; a run does not go on with others."""

@@ -41,11 +41,12 @@ class Images(Config, Task):
 
     def check(self) -> None:
         networks.check(self.network)
-        sources.check(self.source, self.data_root)
+        absent = self.absent()
         if not 0.0 <= self.validation_share < 1.0:
             raise UserError(f"the validation share must lie in [0, 1), got {self.validation_share}")
         find_recipe(self.recipe_name, self.network, self.source)
-        networks.check(self.network, sources.shape(self.source, self.data_root))
+        if not absent:
+            networks.check(self.network, sources.shape(self.source, self.data_root))
 
     @property
     def recipe(self) -> Recipe:
@@ -68,6 +69,9 @@ class Images(Config, Task):
 
     def _own(self) -> Any:
         return registry.resolve(self.network, "network", networks.NETWORKS)
+
+    def absent(self) -> str | None:
+        return sources.absent(self.source, self.data_root)
 
     def digest(self) -> str | None:
         return sources.fingerprint(self.source, self.data_root)

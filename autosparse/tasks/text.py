@@ -47,9 +47,7 @@ class Text(Config, Task):
     def check(self) -> None:
         if self.width % self.heads:
             raise UserError(f"the width must be a multiple of the heads, got {self.width} and {self.heads}")
-        if self.text is not None and not self.text.is_file():
-            raise UserError(f"there is no file {self.text}")
-        if len(_read(self.text)) < 40 * self.context:
+        if not self.absent() and len(_read(self.text)) < 40 * self.context:
             raise UserError(
                 f"the text has {len(_read(self.text)):,} bytes; at least 40 samples of the context are needed"
             )
@@ -96,6 +94,9 @@ class Text(Config, Task):
     @property
     def source(self) -> str:
         return self.text.stem if self.text else "python"
+
+    def absent(self) -> str | None:
+        return None if self.text is None or self.text.is_file() else f"there is no file {self.text}, which --text names"
 
     def digest(self) -> str:
         return f"{zlib.crc32(_read(self.text)):08x}"

@@ -17,6 +17,7 @@ from autosparse.pruning import Mask
 from autosparse.store.__main__ import Arguments, main
 from autosparse.study import load
 from autosparse.study.experiments import find_scale, stages
+from tests.cluster.conftest import Commands
 from tests.conftest import ROOT, RUN, SMALL_IRP, tree
 
 Script = Callable[..., int]
@@ -90,6 +91,18 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         ("irp", ["--network", "alexnet"], "unknown network 'alexnet'; valid: lenet-300-100, lenet-500-300, resnet8"),
         ("irp", ["--dataset", "svhn"], "unknown data set 'svhn'; valid: digits, mnist5k"),
         ("irp", ["--dataset", "cifar10", "--data-root", "/none"], "get it with: autosparse data"),
+        ("irp", ["--seeds", "0,1"], "--seeds takes values with blanks between them: --seeds 0 1"),
+        ("irp", ["--criteria=snip,random"], "--criteria takes values with blanks between them: --criteria snip random"),
+        ("prune", ["--sparsity", "0,9"], "--sparsity 0 9, and a point in a number: 0.9"),
+        ("prune", ["--criteria", "snip,random"], "several are given with blanks between them, no commas"),
+        ("irp", ["--output", "/proc/nope"], "output /proc/nope: /proc takes no files (No such file or "),
+        ("irp", ["--output", "/proc/nope", "--dry-run"], "output /proc/nope: /proc takes no files"),
+        (
+            "irp",
+            ["--cluster", "local", "--log-dir", "/dev/null/x"],
+            "log-dir /dev/null/x: /dev/null takes no files (Not a",
+        ),
+        ("report", [".", "--output", "/proc/nope"], "output /proc/nope: /proc takes no files"),
         ("irp", ["--seeds", "1", "1"], "two runs of this grid have the folder"),
         ("irp", ["--seeds", "-1"], "seed must be in 0..4294967295, got -1"),
         ("irp", ["--learning-rate", "nan"], "learning rate must be positive, got nan"),
@@ -142,6 +155,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
         ("irp", ["--schedule", "cosine"], "Expected one of ('geometric', 'linear', 'constant')"),
         ("irp", ["--recipe", "long"], "Expected one of ('short', 'paper', 'strong')"),
         ("irp", ["--iteration", "3"], "Perhaps you meant: --iterations"),
+        ("irp", ["--epoch", "3"], "Perhaps you meant: --epochs"),
         ("irp", ["--epochs", "many"], "Error parsing --epochs"),
         ("irp", ["--iterations", "0"], "iterations must be at least 1, got 0"),
         ("irp", ["--final-sparsity", "99"], "final sparsity must be above 0 and below 1, got 99"),
@@ -177,6 +191,45 @@ def test_help_folds_what_only_a_cluster_needs(script: Script, capsys: pytest.Cap
     cluster = set(re.findall(r"--[a-z][a-z-]* ", capsys.readouterr().out))
     assert {"--partition ", "--cluster "} <= folded & cluster
     assert {"--mem ", "--qos ", "--array-parallelism "} <= cluster - folded
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("irp", ["--dataset", "mnist"]),
+        ("prune", ["--dataset", "mnist", "--seeds", "1", "--sparsities", "0.9"]),
+        ("paper", ["table2", "--scale", "small"]),
+        ("irp", ["--task", "text", "--text", "/none.txt"]),
+    ],
+)
+def test_who_plans_or_submits_needs_no_data(
+    name: str,
+    arguments: list[str],
+    script: Script,
+    commands: Commands,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("AUTOSPARSE_DATA", str(tmp_path / "data"))
+    output = ["--output", tmp_path / "out"]
+    assert script(name, *arguments, *output, "--dry-run", "--cluster", "inline") == 0
+    assert "; the machines that run the jobs need it" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert script(name, *arguments, *output, "--cluster", "slurm") == 0
+    assert "submitted as 4242" in capsys.readouterr().err
+    assert script(name, *arguments, *output, "--cluster", "inline") == 2  # here it is this machine that does
+
+
+def test_what_is_complete_is_known_so_without_its_data(
+    script: Script, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished / "irp" / RUN, tmp_path / "irp" / RUN)
+    monkeypatch.setattr("autosparse.data.sources.absent", lambda name, root=None: "it is elsewhere")
+    assert script("irp", *SMALL_IRP, "--output", tmp_path) == 0
+    assert "1 complete, 0 to run" in capsys.readouterr().err
+    assert script("irp", *SMALL_IRP[:-1], "3", "--output", tmp_path) == 2  # a difference is seen all the same
+    assert "is a run with recipe = " in capsys.readouterr().err
 
 
 def test_partition_without_slurm_says_so(
