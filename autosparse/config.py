@@ -8,9 +8,10 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -86,13 +87,18 @@ class Config:
 
     def __post_init__(self) -> None:
         kind: Any = type(self)
-        for name, (choices, bounds) in _allowed(kind).items():
+        for name, (choices, bounds, types) in _allowed(kind).items():
             value, called = getattr(self, name), name.replace("_", " ")
-            if value is not None and choices and value not in choices:
+            if value is None and NoneType in types:
+                continue
+            if choices and value not in choices:
                 raise unknown(called, value, choices)
-            if value is not None and bounds and (isinstance(value, bool) or not isinstance(value, Real)):
-                raise UserError(f"{called} must be a number, got {value!r}")
-            if value is not None and bounds and not bounds.hold(value):
+            if not bounds:
+                continue
+            number, wanted = (Real, "a number") if float in types else (Integral, "a whole number")
+            if isinstance(value, bool) or not isinstance(value, number):
+                raise UserError(f"{called} must be {wanted}, got {value!r}")
+            if not bounds.hold(float(value)):
                 raise UserError(f"{called} must be {bounds}, got {value}")
 
 
@@ -278,10 +284,17 @@ def defaults(kind: type[Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def _allowed(kind: type[Any]) -> dict[str, tuple[tuple[Any, ...], Bounds | None]]:
-    """The choices (none where any value will do, or several) and the bounds of each field."""
+def _allowed(kind: type[Any]) -> dict[str, tuple[tuple[Any, ...], Bounds | None, set[Any]]]:
+    """The choices (none where any value will do, or several), the bounds and the types of each field."""
     hints = get_type_hints(kind, include_extras=True)
-    return {each.name: (_choices(hints[each.name]), _bounds(hints[each.name])) for each in fields(kind)}
+    named = {each.name: hints[each.name] for each in fields(kind)}
+    return {name: (_choices(hint), _bounds(hint), _types(hint)) for name, hint in named.items()}
+
+
+def _types(hint: Any) -> set[Any]:
+    """The types that a hint is of, those of a union each."""
+    parts = get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
+    return set[Any]().union(*map(_types, parts)) if get_origin(hint) in (Annotated, Union, UnionType) else {hint}
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
