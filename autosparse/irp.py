@@ -31,7 +31,7 @@ from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.beside import HISTORY, agrees, check_file, of_file, of_row, read_history
 from autosparse.store.schema import LEDGER, MARKER, Ledger
 from autosparse.store.storage import Folder
-from autosparse.training import Checkpoint, Recipe, summarize, train
+from autosparse.training import Checkpoint, Epoch, Recipe, Training, summarize, train
 
 CHECKPOINT = "checkpoint.pt"
 log = logging.getLogger(__name__)
@@ -102,16 +102,24 @@ class IRP:
             UserError: a loss, gradient or score that is no number (names iteration and layer), a folder of another run,
                 or a file that is not what the run committed.
         """
-        if self._is_complete():
+        if not self.begin():
             return self.history
-        self._open()
         self.features()
         for i in range(self.schedule.iterations + 1):  # line 10, and once more for the accuracy of m_N
-            with _naming(i):
-                self.train(i)
+            with naming(i):
+                if training := self.training(i):
+                    epochs = train(data=self.data, recipe=self.recipe, accelerator=self.accelerator, **vars(training))
+                    self.record(i, epochs)
                 self.prune(i)
         self.finish()
         return self.history
+
+    def begin(self) -> bool:
+        """Open the store and bring the history to what it has; whether anything is left to do."""
+        if self._is_complete():
+            return False
+        self._open()
+        return True
 
     def features(self) -> None:
         """Measure and store θ0 and its gradient g0 over the data (line 9)."""
@@ -126,32 +134,33 @@ class IRP:
         grad = mean_gradient(self.model, self._layout, self._batches, self.config.batch_norm)
         self._writer.commit_features(theta, grad, beside=of_file(self._initial))
 
-    def train(self, i: int) -> None:
-        """Train θ0 under m_i (line 11); the first training leaves the state to rewind to."""
+    def training(self, i: int) -> Training | None:
+        """What trains θ0 under m_i (line 11), None where that is done; the first leaves the state to rewind to."""
         if i < len(self.history):
-            return
+            return None
         self._load(self._rewound if i else self._initial)  # line 15
         if self._mask is None:
             self._mask = self._store.mask(i).to(self.accelerator.device)
         self._probe = self._make_probe() if self._ledger.iterations <= i < self.schedule.iterations else None
-        epochs = train(
-            self.model,
-            self._mask,
-            self.data,
-            self.recipe,
-            self.accelerator,
+        return Training(
+            model=self.model,
+            mask=self._mask,
             seed=self.config.order,
             resume=self._checkpoint(i),
             progress=self.progress,
             after_epoch=self._keep if i == 0 else lambda epochs: None,
             callback=self._probe,
         )
+
+    def record(self, i: int, epochs: list[Epoch]) -> None:
+        """Add the training under m_i to the history, from one entry an epoch."""
+        assert self._mask is not None
         row: dict[str, Any] = {"iteration": i, "density": self._mask.density, "loss": epochs[-1]["loss"]}
         row |= summarize(epochs, self.data.better)
         if not agrees(self._ledger.beside, of_row(row)):
             raise UserError(
                 "the training that makes history.json again has another result than the first; "
-                "run it on the same hardware, with as many processes"
+                "run it on the same hardware, with as many processes, in a pack if it was in one"
             )
         self.history.append(row)
         log.info(
@@ -271,7 +280,8 @@ def _save(model: nn.Module, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _naming(i: int) -> Iterator[None]:
+def naming(i: int) -> Iterator[None]:
+    """Let an error for the user say in which iteration it is."""
     try:
         yield
     except UserError as error:

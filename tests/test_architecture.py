@@ -22,7 +22,7 @@ LAYERS = [
     {"criteria", "training", "store", "integrations"},
     {"lookahead"},
     {"irp", "autos", "tasks"},
-    {"api"},
+    {"api", "pack"},
     {"jobs"},
     {"study"},
     {"cli"},

@@ -16,14 +16,17 @@ def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
     total = sum(len(stage.jobs) for stage in stages)
     for stage in stages:
         found = blocked(stage, failed)
-        for job in stage.jobs if not found else ():
-            number += 1
-            say(f"[{number}/{total}] {job.folder}")
+        for jobs in stage.packs() if not found else ():
+            for job in jobs:
+                number += 1
+                say(f"[{number}/{total}] {job.folder}")
             try:
-                provenance.write_submission(job.folder, None, None)
-                Attempt(job, resources.cpus_per_task)()
+                for job in jobs:
+                    provenance.write_submission(job.folder, None, None)
+                errors = Attempt(jobs, resources.cpus_per_task).run()
             except Exception as error:  # the other jobs go on; the traceback is in the run's log
-                found.append(Failure(job, describe(error)))
+                errors = dict.fromkeys([job.folder for job in jobs], error)
+            found += [Failure(job, describe(errors[job.folder])) for job in jobs if job.folder in errors]
         if found:
             failed.add(stage.name)
             failures += found

@@ -27,14 +27,14 @@ def run(stages: Sequence[Stage], resources: Resources, root: Path) -> list[Failu
         root: folder of what submitit writes.
     """
     total = sum(len(stage.jobs) for stage in stages)
-    at_once = min(resources.local_jobs(), total)
+    at_once = min(resources.local_jobs(), sum(len(stage.packs()) for stage in stages))
     gpus, there = resources.local_gpus(), _visible_gpus()
     logs.prune(root, "local", _Processes())
     free = list(range(at_once))
-    waiting = {stage.name: list(stage.jobs) for stage in stages}
+    waiting = {stage.name: stage.packs() for stage in stages}
     left = {stage.name: len(stage.jobs) for stage in stages}
     submissions = {stage.name: _Submission(root, stage.name) for stage in stages}
-    running = dict[int, tuple[Stage, Job, Any]]()
+    running = dict[int, tuple[Stage, tuple[Job, ...], Any]]()
     failures, failed = list[Failure](), set[str]()
     with tqdm(total=total, desc="runs", unit="run", disable=None, smoothing=0) as bar:
         while running or any(waiting.values()):
@@ -43,22 +43,22 @@ def run(stages: Sequence[Stage], resources: Resources, root: Path) -> list[Failu
                 if queue and (found := blocked(stage, failed)):
                     failed.add(stage.name)
                     failures += found
-                    bar.update(len(queue))
+                    bar.update(sum(map(len, queue)))
                     queue.clear()
                 while queue and free and not any(left[name] for name in stage.after):
-                    job, place = queue.pop(0), free.pop(0)
+                    jobs, place = queue.pop(0), free.pop(0)
                     visible = [there[(place * gpus + k) % len(there)] for k in range(gpus)]
                     own = resources.single() if stage.single else resources
-                    handle = submissions[stage.name].start(job, own, own.local_cpus(at_once), visible)
-                    running[place] = stage, job, handle
+                    handle = submissions[stage.name].start(jobs, own, own.local_cpus(at_once), visible)
+                    running[place] = stage, jobs, handle
             bar.set_postfix_str(f"{len(running)} running, {sum(map(len, waiting.values()))} waiting")
-            for place, (stage, job, handle) in list(running.items()):
+            for place, (stage, jobs, handle) in list(running.items()):
                 if handle.done():
                     del running[place]
                     free.append(place)
-                    bar.update()
-                    left[stage.name] -= 1
-                    if found := outcome.failures([(job, handle.task(0).paths.stderr)]):
+                    bar.update(len(jobs))
+                    left[stage.name] -= len(jobs)
+                    if found := outcome.failures([(job, handle.task(0).paths.stderr) for job in jobs]):
                         failed.add(stage.name)
                         failures += found
             time.sleep(0.1)
@@ -72,21 +72,22 @@ class _Submission:
     def __init__(self, root: Path, name: str) -> None:
         self._root, self._name = root, name
         self._executor: submitit.LocalExecutor | None = None
-        self._runs: dict[str, Path] = {}
+        self._runs: dict[str, list[Path]] = {}
 
-    def start(self, job: Job, resources: Resources, cpus: int, gpus: list[int]) -> Any:
-        """Start a job on GPUs of its own; returns submitit's handle."""
+    def start(self, jobs: tuple[Job, ...], resources: Resources, cpus: int, gpus: list[int]) -> Any:
+        """Start jobs that run together, on GPUs of their own; returns submitit's handle."""
         if self._executor is None:
             with logs.claimed(self._root, self._name) as self._folder:
                 self._executor = submitit.LocalExecutor(self._folder / "%j")
         self._executor.update_parameters(
             timeout_min=resources.minutes, tasks_per_node=resources.tasks, gpus_per_node=len(gpus), visible_gpus=gpus
         )
-        handle = self._executor.submit(Attempt(job, cpus))
-        self._runs[handle.job_id] = job.folder
+        handle = self._executor.submit(Attempt(jobs, cpus))
+        self._runs[handle.job_id] = [job.folder for job in jobs]
         logs.record(self._folder, "local", self._runs)
-        provenance.write_submission(job.folder, None, str(handle.task(0).paths.stderr))
-        outcome.say(f"started {job.folder}")
+        for job in jobs:
+            provenance.write_submission(job.folder, None, str(handle.task(0).paths.stderr))
+            outcome.say(f"started {job.folder}")
         return handle
 
 

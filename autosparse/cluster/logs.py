@@ -2,7 +2,7 @@
 
 OUTPUT/submitted/
   irp_0/            the first submission of launch/irp.py
-    jobs.json       which job is which run's
+    jobs.json       which runs each job works on
     4242/           the batch script of the array
     4242_0/         what the first job said, before and around the run's own logs, and what submitit keeps
 """
@@ -11,7 +11,7 @@ import datetime
 import os
 import re
 import shutil
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -48,26 +48,26 @@ def claimed(root: Path, name: str) -> Iterator[Path]:
         raise
 
 
-def record(folder: Path, cluster: str, runs: Mapping[str, Path]) -> None:
-    """Note which job of a submission is which run's, and remove what submitit leaves beside."""
+def record(folder: Path, cluster: str, runs: Mapping[str, Sequence[Path]]) -> None:
+    """Note which runs each job of a submission works on, and remove what submitit leaves beside."""
     for link in folder.glob(".submission_file_*.sh"):
         link.unlink()
     where = folder.resolve()
-    jobs = {job_id: os.path.relpath(run.resolve(), where) for job_id, run in runs.items()}
+    jobs = {job_id: [os.path.relpath(run.resolve(), where) for run in own] for job_id, own in runs.items()}
     write_json(folder / JOBS, {"cluster": cluster, "submitted": datetime.datetime.now().isoformat(), "jobs": jobs})
 
 
 def place_of(root: Path, run: Path) -> tuple[str, Path] | None:
     """The job of Slurm that a run was submitted as last, and what its first process writes to standard error."""
     for folder, jobs in _submissions(root, "slurm"):
-        for job_id, of in jobs.items():
-            if of == run.resolve():
+        for job_id, runs in jobs.items():
+            if run.resolve() in runs:
                 return job_id, folder / job_id / f"{job_id}_0_log.err"
     return None
 
 
 def prune(root: Path, cluster: str, active: Container[str]) -> None:
-    """Remove the folders of jobs that have ended, if their run is complete by now or was submitted again.
+    """Remove the folders of jobs that have ended, if their runs are complete by now or were submitted again.
 
     So what is kept is bounded by the number of runs: those of jobs in the queue, and of each other run the last.
 
@@ -78,23 +78,26 @@ def prune(root: Path, cluster: str, active: Container[str]) -> None:
     """
     again = set[Path]()
     for folder, jobs in _submissions(root, cluster):
-        for job_id, run in jobs.items():
-            if job_id not in active and (run in again or _is_complete(run)):
+        for job_id, runs in jobs.items():
+            if job_id not in active and all(run in again or _is_complete(run) for run in runs):
                 shutil.rmtree(folder / job_id, ignore_errors=True)
-            again.add(run)
+            again.update(runs)
         if not any((folder / job_id).exists() for job_id in jobs):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _submissions(root: Path, cluster: str) -> list[tuple[Path, dict[str, Path]]]:
-    """Folders of submissions, newest first, and the run of each of their jobs."""
+def _submissions(root: Path, cluster: str) -> list[tuple[Path, dict[str, list[Path]]]]:
+    """Folders of submissions, newest first, and the runs of each of their jobs."""
     found: list[tuple[str, Path, dict[str, Any]]] = []
     for path in root.glob(f"*/{JOBS}"):
         said = read_record(path)  # a damaged one is left alone
         if said.get("cluster") == cluster:
             found.append((said["submitted"], path.parent, said["jobs"]))
     found.sort(key=lambda row: row[0], reverse=True)
-    return [(folder, {job_id: (folder / run).resolve() for job_id, run in jobs.items()}) for _, folder, jobs in found]
+    return [
+        (folder, {job_id: [(folder / run).resolve() for run in runs] for job_id, runs in jobs.items()})
+        for _, folder, jobs in found
+    ]
 
 
 def _is_complete(run: Path) -> bool:

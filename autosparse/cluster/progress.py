@@ -43,9 +43,9 @@ class Progress:
 
 
 @contextmanager
-def progress(folder: Path, steps: int, name: str, main: bool) -> Iterator[Progress]:
-    """Follow a job of so many steps; only its main process shows and writes."""
-    with tqdm(total=steps, desc=name, unit="step", disable=None if main else True, leave=False) as bar:
+def progress(folder: Path, steps: int, name: str, main: bool, shown: bool = True) -> Iterator[Progress]:
+    """Follow a job of so many steps; only its main process shows, if at all, and writes."""
+    with tqdm(total=steps, desc=name, unit="step", disable=None if main and shown else True, leave=False) as bar:
         following = Progress(folder / PROGRESS if main else None, bar, steps)
         try:
             yield following

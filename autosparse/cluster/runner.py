@@ -16,9 +16,9 @@ from autosparse.files import check_writable, read_record
 Runner = Callable[[list[Stage], Resources, Path], list[Failure]]
 
 
-def launch(jobs: Sequence[Job], resources: Resources, output: Path, name: str) -> None:
-    """Run the jobs that are not complete: a graph of one stage, see `launch_graph`."""
-    launch_graph([Stage(name, tuple(jobs))], resources, output)
+def launch(jobs: Sequence[Job], resources: Resources, output: Path, name: str, pack: int = 1) -> None:
+    """Run the jobs that are not complete, `pack` of them together: a graph of one stage, see `launch_graph`."""
+    launch_graph([Stage(name, tuple(jobs), pack=pack)], resources, output)
 
 
 def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) -> None:
@@ -53,8 +53,9 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
         to_run = sum(job in todo for job in stage.jobs)
         done = len(stage.jobs) - to_run - sum(job.folder in damaged for job in stage.jobs)
         name = f"{stage.name}: " if len(stages) > 1 else ""
+        together = f", {stage.pack} together" if stage.pack > 1 else ""
         after = f", after {' and '.join(stage.after)}" if stage.after else ""
-        say(f"{name}{len(stage.jobs)} runs, {done} complete, {to_run} to run ({resources.cluster}{after})")
+        say(f"{name}{len(stage.jobs)} runs, {done} complete, {to_run} to run ({resources.cluster}{together}{after})")
     runnable, failures = _without_blocked(stages, todo, failures)
     jobs = [job for stage in stages for job in stage.jobs]
     for job in jobs if not resources.dry_run else ():

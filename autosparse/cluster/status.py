@@ -60,6 +60,7 @@ def stop(folders: Iterable[Path]) -> list[Path]:
             silent.
     """
     queue, jobs, stopped = slurm.queue(), list[str](), list[Path]()
+    asked = set[int]()  # of several runs in one process: a second signal would end it there and then
     errors = list[str]()
     for folder in folders:
         job, holder = _job(folder), lease.holder_of(folder)
@@ -71,11 +72,13 @@ def stop(folders: Iterable[Path]) -> list[Path]:
             jobs += queued
             stopped.append(folder)
         elif holder and holder["host"] == socket.gethostname():
-            os.kill(holder["pid"], signal.SIGTERM)
+            if holder["pid"] not in asked:
+                os.kill(holder["pid"], signal.SIGTERM)
+            asked.add(holder["pid"])
             stopped.append(folder)
         elif holder:
             errors.append(f"{folder}: process {holder['pid']} on {holder['host']} works on it; stop it there")
-    slurm.cancel(jobs)
+    slurm.cancel([*dict.fromkeys(jobs)])
     if errors:
         raise UserError("; ".join(errors))
     return stopped

@@ -26,8 +26,8 @@ def wait(submitted: Sequence[tuple[Job, str, Path]], name: str) -> list[Failure]
         submitted: jobs, their ids, and the logs of their first processes.
         name: shown while they run.
     """
-    left = {job_id: job for job, job_id, _ in submitted}
-    missing, running = set[str](), set[str]()
+    left = {job.folder: (job, job_id) for job, job_id, _ in submitted}
+    missing, running = set[Path](), set[Path]()
     start, silent = time.monotonic(), False
     with tqdm(total=len(left), desc=name, unit="run", disable=None) as bar:
         while True:
@@ -36,9 +36,11 @@ def wait(submitted: Sequence[tuple[Job, str, Path]], name: str) -> list[Failure]
                 say("squeue does not answer; still waiting")
             silent = queue is None
             if queue is not None:
-                gone = {job_id for job_id in left.keys() - queue.keys() if not _elsewhere(left[job_id], job_id)}
-                for job_id in [job_id for job_id, job in left.items() if job_id in gone & missing or _complete(job)]:
-                    del left[job_id]
+                absent = {folder: run for folder, run in left.items() if run[1] not in queue}
+                gone = {folder for folder, run in absent.items() if not _elsewhere(*run)}
+                lost = gone & missing
+                for folder in [folder for folder, (job, _) in left.items() if folder in lost or _complete(job)]:
+                    del left[folder]
                     bar.update()
                 if not left:
                     break
@@ -51,14 +53,15 @@ def wait(submitted: Sequence[tuple[Job, str, Path]], name: str) -> list[Failure]
     return [Failure(each.job, _with_end(each.error, ids[each.job.folder], ends)) for each in failures]
 
 
-def _tell(left: dict[str, Job], queue: dict[str, slurm.State], running: set[str], bar: tqdm) -> set[str]:
-    """Say what has changed; returns the ids of the jobs that run."""
-    waiting = {job_id for job_id in left if job_id in queue and queue[job_id].state == "PENDING"}
-    for job_id in sorted(waiting & running):
-        say(f"queued again: {left[job_id].folder} ({job_id})")
-    reasons = Counter(queue[job_id].reason for job_id in waiting)
+def _tell(left: dict[Path, tuple[Job, str]], queue: dict[str, slurm.State], running: set[Path], bar: tqdm) -> set[Path]:
+    """Say what has changed; returns the folders of the runs that run."""
+    states = {folder: queue[job_id] for folder, (_, job_id) in left.items() if job_id in queue}
+    waiting = {folder for folder, state in states.items() if state.state == "PENDING"}
+    for folder in sorted(waiting & running):
+        say(f"queued again: {folder} ({left[folder][1]})")
+    reasons = Counter(states[folder].reason for folder in waiting)
     bar.set_postfix_str(", ".join(f"{count} pending: {reason}" for reason, count in reasons.items()))
-    return left.keys() & queue.keys() - waiting
+    return states.keys() - waiting
 
 
 def _elsewhere(job: Job, job_id: str) -> bool:

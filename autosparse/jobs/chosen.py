@@ -103,6 +103,7 @@ _RESERVED = frozenset(
         "order_seed",
         "order_seeds",
         "output",
+        "pack",
         "parameters",
         "precision",
         "rate",

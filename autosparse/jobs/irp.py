@@ -1,17 +1,23 @@
 """A run of iterative rewind pruning."""
 
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autosparse.cluster import provenance
-from autosparse.cluster.progress import progress
+from autosparse.cluster import Job, provenance
+from autosparse.cluster.progress import Progress, progress
+from autosparse.cluster.speaking import speaking
 from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.jobs.setting import TrainingRun, described
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from autosparse.data import Data
+    from autosparse.irp import IRP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,23 +58,43 @@ class IRPRun(TrainingRun):
         return len(read_history(self.folder, store.beside)) > self.config.iterations  # what it lacks is made again
 
     def run(self, accelerator: "Accelerator") -> None:
+        data = self.setting.make_data(accelerator)
+        with progress(self.folder, self._steps(data), "irp", accelerator.is_main_process) as bar:
+            self._algorithm(accelerator, data, bar).run()
+
+    @classmethod
+    def run_together(cls, jobs: Sequence[Job], accelerator: "Accelerator") -> Mapping[Path, Exception]:
+        from autosparse.pack import Pack
+
+        own = [job for job in jobs if isinstance(job, IRPRun)]
+        data = own[0].setting.make_data(accelerator)
+        with ExitStack() as bars:
+            runs = []
+            for k, job in enumerate(own):
+                bar = bars.enter_context(progress(job.folder, job._steps(data), "irp", True, shown=k == 0))
+                with speaking(job.folder):
+                    runs.append(job._algorithm(accelerator, data, bar))
+            return Pack(runs).run()
+
+    def _steps(self, data: "Data") -> int:
+        """Of all trainings."""
+        recipe = self.setting.make_recipe()
+        return len(data.training(recipe.batch_size)) * recipe.epochs * (self.config.iterations + 1)
+
+    def _algorithm(self, accelerator: "Accelerator", data: "Data", bar: Progress) -> "IRP":
         from autosparse.irp import IRP
 
-        model, data = self.setting.make(self.config.seed, accelerator)
-        recipe = self.setting.make_recipe()
-        steps = len(data.training(recipe.batch_size)) * recipe.epochs * (self.config.iterations + 1)
+        model = self.setting.make_model(self.config.seed, accelerator)
         own = {**self.identity(), **described(self.setting.task)}
-        attributes = {**own, "versions": provenance.versions(), "commit": provenance.git_commit()}
-        with progress(self.folder, steps, "irp", accelerator.is_main_process) as bar:
-            IRP(
-                model=model,
-                data=data,
-                recipe=recipe,
-                config=self.config,
-                folder=self.folder,
-                accelerator=accelerator,
-                layout=self.setting.layout(model),
-                grad_batches=self.setting.grad_batches,
-                attributes=attributes,
-                progress=bar.update,
-            ).run()
+        return IRP(
+            model=model,
+            data=data,
+            recipe=self.setting.make_recipe(),
+            config=self.config,
+            folder=self.folder,
+            accelerator=accelerator,
+            layout=self.setting.layout(model),
+            grad_batches=self.setting.grad_batches,
+            attributes={**own, "versions": provenance.versions(), "commit": provenance.git_commit()},
+            progress=bar.update,
+        )

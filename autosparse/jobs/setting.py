@@ -83,6 +83,10 @@ class Setting(Config):
 
     def make(self, seed: int, accelerator: "Accelerator") -> "tuple[nn.Module, Data]":
         """The model at its initial weights, and the data, on this process's device."""
+        return self.make_model(seed, accelerator), self.make_data(accelerator)
+
+    def make_model(self, seed: int, accelerator: "Accelerator") -> "nn.Module":
+        """The model at its initial weights, on this process's device."""
         import torch
 
         from autosparse.seeds import stream
@@ -90,9 +94,12 @@ class Setting(Config):
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(stream("initial weights", seed))
             model = self.task.model()
+        return model.to(accelerator.device)
+
+    def make_data(self, accelerator: "Accelerator") -> "Data":
+        """The data of this process."""
         rank, world_size = accelerator.process_index, accelerator.num_processes
-        data = self.task.on(accelerator.device, rank, world_size, self.workers)
-        return model.to(accelerator.device), data
+        return self.task.on(accelerator.device, rank, world_size, self.workers)
 
     def layout(self, model: "nn.Module") -> "Layout":
         """What of the model is pruned; what else it has of matrices is said.

@@ -8,7 +8,19 @@ if TYPE_CHECKING:
     from autosparse.training.callback import Callback
     from autosparse.training.checkpoint import Checkpoint
     from autosparse.training.loop import Epoch, evaluate, summarize, train
+    from autosparse.training.packed import Training, train_together
     from autosparse.training.recipe import Recipe, find_recipe
 
-__all__ = ["Callback", "Checkpoint", "Epoch", "Recipe", "evaluate", "find_recipe", "summarize", "train"]
+__all__ = [
+    "Callback",
+    "Checkpoint",
+    "Epoch",
+    "Recipe",
+    "Training",
+    "evaluate",
+    "find_recipe",
+    "summarize",
+    "train",
+    "train_together",
+]
 __getattr__ = lazily(__name__)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate.utils import recursively_apply
+from torch import Tensor, nn
 
 from autosparse.cluster import interruption
 from autosparse.errors import UserError
@@ -69,15 +70,8 @@ class Checkpoint:
         """
         if self._write and not interruption.lost():
             with replacing(self.path) as temporary:
-                torch.save(
-                    {
-                        "tag": self.tag,
-                        "model": model.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "position": position,
-                    },
-                    temporary,
-                )
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "position": position}
+                torch.save({"tag": self.tag, **recursively_apply(_alone, state)}, temporary)
             self._saved_at = time.monotonic()
         if self._stop:
             raise interruption.InterruptedAtStep(interruption.received() or "another process was asked to stop")
@@ -86,3 +80,8 @@ class Checkpoint:
         """Delete the file, once nothing will go on from it."""
         if self._write:
             self.path.unlink(missing_ok=True)
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """A view of a larger memory as a tensor of its own: torch would save all of that."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor

@@ -19,8 +19,7 @@ from autosparse.training.callback import Callback
 from autosparse.training.checkpoint import Checkpoint
 from autosparse.training.epoch import end_epoch, private_generators
 from autosparse.training.recipe import Recipe
-
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
+from autosparse.training.step import autocast, hold, kept_bits, make_optimizer, number, set_rate
 
 
 class Epoch(TypedDict):
@@ -86,8 +85,8 @@ def train(
     if position:
         callback.load_state_dict(position["callback"])
     mask = callback.start(model, mask)
-    kept = _kept_bits(model, mask)
-    _hold(kept)
+    kept = kept_bits(model, mask)
+    hold(kept)
     history: list[Epoch] = position["history"] if position else []
     first_epoch, first_step = (position["epoch"], position["step"]) if position else (0, 0)
     if resume and len(set(gather_object([(first_epoch, first_step)]))) > 1:  # on a network file system, for a moment
@@ -110,8 +109,8 @@ def train(
         for k in range(recipe.accumulate):
             torch.manual_seed(int(dropout[step * recipe.accumulate + k]))
             whole = k == recipe.accumulate - 1
-            with nullcontext() if whole else accelerator.no_sync(network), _autocast(accelerator.device, recipe):
-                loss = _number(data.loss(network, _as_trained(next(pieces), recipe)))
+            with nullcontext() if whole else accelerator.no_sync(network), autocast(accelerator.device, recipe):
+                loss = number(data.loss(network, _as_trained(next(pieces), recipe)))
             if recipe.accumulate > 1:
                 loss = loss / recipe.accumulate
             accelerator.backward(loss)
@@ -119,15 +118,15 @@ def train(
         done = epoch * len(batches) + step + 1
         callback.gradients(done, model)
         if recipe.clip:
-            _hold([(weight.grad, bits) for weight, bits in kept if weight.grad is not None])
+            hold([(weight.grad, bits) for weight, bits in kept if weight.grad is not None])
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         optimizer.zero_grad()
-        _hold(kept)
+        hold(kept)
         held, mask = mask, callback.stepped(done, model, mask, optimizer)
         if mask is not held:
-            kept = _kept_bits(model, mask)
-            _hold(kept)
+            kept = kept_bits(model, mask)
+            hold(kept)
 
     def save_if_due(epoch: int, step: int) -> None:
         if resume and resume.due():
@@ -140,10 +139,10 @@ def train(
             model.train()
             dropout = streams("dropout", len(batches) * recipe.accumulate, seed, epoch, data.rank)
             pieces = batches.epoch(epoch, first_step)
-            _set_rate(optimizer, recipe.rate(epoch))
+            set_rate(optimizer, recipe.rate(epoch))
             for step in range(first_step, min(len(batches), last - epoch * len(batches))):
                 if recipe.by_step:
-                    _set_rate(optimizer, recipe.rate(epoch + (step + 1) / len(batches)))
+                    set_rate(optimizer, recipe.rate(epoch + (step + 1) / len(batches)))
                 learn(epoch, step, pieces)
                 progress(1)
                 save_if_due(epoch, step + 1)
@@ -151,18 +150,7 @@ def train(
             mean_loss = end_epoch(model, total, len(batches), epoch, accelerator)
             if steps is not None:
                 continue
-            held_out = evaluate(model, data, "validation", accelerator, recipe) if data.has_validation else {}
-            (name, test), *more = evaluate(model, data, "test", accelerator, recipe).items()
-            history.append(
-                Epoch(
-                    epoch=epoch + 1,
-                    loss=mean_loss,
-                    metric=name,
-                    test=test,
-                    validation=held_out.get(name),
-                    more=dict(more),
-                )
-            )
+            history.append(measured(model, data, accelerator, recipe, epoch, mean_loss))
             after_epoch(epoch + 1)
             save_if_due(epoch + 1, 0)
     if recipe.channels_last:
@@ -170,6 +158,13 @@ def train(
     if network is not compiled:
         accelerator.free_memory()  # the wrapper of this training, which holds a copy of the gradients
     return history
+
+
+def measured(model: nn.Module, data: Data, accelerator: Accelerator, recipe: Recipe, epoch: int, loss: float) -> Epoch:
+    """What is known of an epoch, counted from 0, once it is done; `loss` is its mean loss."""
+    held_out = evaluate(model, data, "validation", accelerator, recipe) if data.has_validation else {}
+    (name, test), *more = evaluate(model, data, "test", accelerator, recipe).items()
+    return Epoch(epoch=epoch + 1, loss=loss, metric=name, test=test, validation=held_out.get(name), more=dict(more))
 
 
 @torch.no_grad()
@@ -183,7 +178,7 @@ def evaluate(model: nn.Module, data: Data, split: str, accelerator: Accelerator,
     model.eval()
     totals = dict[str, Tensor]()  # sum, count
     for batch in data.evaluation(split):
-        with _autocast(accelerator.device, recipe):
+        with autocast(accelerator.device, recipe):
             found = data.metrics(model, _as_trained(batch, recipe))
         for name, (value, count) in found.items():
             if name not in totals:
@@ -201,23 +196,6 @@ def evaluate(model: nn.Module, data: Data, split: str, accelerator: Accelerator,
     return {name: value / count for name, (value, count) in sums.items()}
 
 
-def _number(loss: object) -> Tensor:
-    """A loss, as a scalar."""
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-        raise UserError(f"loss must return the mean loss of a batch, a tensor of one number; it returns {got}")
-    return loss.reshape(())
-
-
-def _autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 def _as_trained(batch: Any, recipe: Recipe) -> Any:
     """A batch whose images (B, C, H, W) have the strides that the recipe trains with."""
     if not recipe.channels_last:
@@ -225,27 +203,6 @@ def _as_trained(batch: Any, recipe: Recipe) -> Any:
     return recursively_apply(
         lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor, batch
     )
-
-
-def _kept_bits(model: nn.Module, mask: Mask) -> list[tuple[Tensor, Tensor]]:
-    """Weights and the bits of their elements that stay, all or none; layers that lose nothing left out.
-
-    The parameters themselves, not views of them: DistributedDataParallel gives a parameter new memory. Both have the
-    same strides, which makes the holding of one by the other a pass over memory in order.
-    """
-    kept = mask.layout.unflatten(mask.kept)
-    return [
-        (weight, torch.empty_like(weight, dtype=_INTEGERS[weight.element_size()]).copy_(kept[name]).neg_())
-        for name, weight in mask.layout.weights(model).items()
-        if not kept[name].all()
-    ]
-
-
-@torch.no_grad()
-def _hold(kept: list[tuple[Tensor, Tensor]]) -> None:
-    """Zero what is removed, a NaN as well; `masked_fill_` does not vectorize on a CPU and takes many times as long."""
-    for weight, bits in kept:
-        weight.view(bits.dtype).bitwise_and_(bits)
 
 
 def summarize(history: list[Epoch], better: str = "higher") -> dict[str, Any]:
@@ -264,26 +221,3 @@ def summarize(history: list[Epoch], better: str = "higher") -> dict[str, Any]:
         "test_best_validation": best(validated, key=itemgetter(0))[1] if validated else None,
         "test_best": best(epoch["test"] for epoch in history),
     }
-
-
-def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """A fresh optimizer of all the model's parameters."""
-    if recipe.optimizer == "adamw":
-        parameters = list(model.parameters())
-        groups = [
-            {"params": [each for each in parameters if each.dim() > 1], "weight_decay": recipe.weight_decay},
-            {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=True)
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(
-            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-        )
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=0.9 if recipe.optimizer == "nesterov" else 0.0,
-        nesterov=recipe.optimizer == "nesterov",
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
