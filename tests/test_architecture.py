@@ -18,7 +18,7 @@ LAYERS = [
     {"options"},
     {"files", "command", "distributed", "generators", "metrics", "registry", "seeds", "sizes"},
     {"config", "tensors"},
-    {"networks", "data", "pruning", "cluster"},
+    {"networks", "data", "pruning", "cluster", "page"},
     {"criteria", "training", "store", "integrations"},
     {"lookahead"},
     {"irp", "autos", "tasks"},

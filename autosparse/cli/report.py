@@ -9,6 +9,7 @@ import tyro
 from autosparse import study
 from autosparse.errors import UserError
 from autosparse.files import check_writable
+from autosparse.page import Document
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,6 @@ def main(a: Arguments) -> None:
     if not a.runs:
         raise UserError("which runs? give their folders: autosparse report runs --output report")
     check_writable(a.output, "output")
-    document = study.Document(a.output)
+    document = Document(a.output)
     study.overview(document, a.runs)
     print(document.write())

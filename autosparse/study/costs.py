@@ -7,9 +7,9 @@ import pandas as pd
 from autosparse.cluster import Job
 from autosparse.config import Sanity
 from autosparse.jobs import IRPRun, PruneRun
-from autosparse.study import figures, results
+from autosparse.page import Document
+from autosparse.study import charts, results
 from autosparse.study.parts import Method
-from autosparse.study.report import Document
 from autosparse.study.scale import Scale
 
 _CAPTION = (
@@ -55,17 +55,17 @@ class AtCost:
         document.heading(self.title, 3)
         dense = results.load(*(run.folder for run in self._dense()))
         seeds = ", ".join(map(str, self.scale.seeds))
-        document.text(
+        panels = {f"{100 * at:g}% sparsity": rows[rows["at"] == at] for at in self.sparsities}
+        if rows["family"].any():
+            document.chart(charts.against_cost(panels), self.stem, f"{_CAPTION} A panel a sparsity.")
+        caption = (
             f"Test {metric} after the last epoch, {better} is better; mean ± deviation over seeds {seeds}; dense: "
             f"{results.cell(dense['test'], metric)}. Cost: trainings in all, the last one included. Bold: better than "
             "all others of its cost by two deviations, the larger of both."
         )
-        document.table(self._table(rows, metric, better))
+        document.table(self._table(rows, metric, better), caption)
         if self.checked:
-            document.text(f"Sanity checks at {100 * self._checked_at:g}%.")
-            document.table(self._sanity(metric))
-        panels = {f"sparsity {100 * at:g}%": rows[rows["at"] == at] for at in self.sparsities}
-        document.figure(figures.against_cost(panels, self.title), self.stem, f"{_CAPTION} A panel a sparsity.")
+            document.table(self._sanity(metric), f"Sanity checks at {100 * self._checked_at:g}%.")
 
     def _dense(self) -> list[PruneRun]:
         """The unpruned network."""
@@ -87,7 +87,7 @@ class AtCost:
                 if method.by:
                     rows = results.load(*(run.folder for run in self._runs(method, sparsity)))
                 else:
-                    rows = _reached(results.load_irp(*(run.folder for run in method.sources)), sparsity)
+                    rows = results.reached(results.load_irp(*(run.folder for run in method.sources)), sparsity)
                 found.append(rows.assign(method=method.label, family=method.family, at=sparsity))
         return pd.concat(found)
 
@@ -148,25 +148,12 @@ class SideBySide:
             rows = table.rows()
             panels[table.scale.settings[table.pair].name.replace("_", " on ")] = rows[rows["at"] == self.sparsity]
         document.heading(self.title, 3)
-        document.figure(figures.against_cost(panels, self.title), self.stem, _CAPTION)
+        document.chart(charts.against_cost(panels), self.stem, _CAPTION)
 
 
 def iterative(scale: Scale, pair: str) -> tuple[IRPRun, ...]:
     """Iterative pruning by magnitude of the seeds that are pruned: the ceiling."""
     return tuple(scale.irp(pair, "magnitude", seed=seed) for seed in scale.seeds)
-
-
-def _reached(masks: pd.DataFrame, sparsity: float) -> pd.DataFrame:
-    """Of each run of IRP the metric at a sparsity, and the trainings until it has a mask as sparse as that."""
-    values = results.interpolated(masks, sparsity, "test")
-    rows = []
-    for folder, run in masks.groupby("folder"):
-        there = run[run["density"] <= (1.0 - sparsity) * (1.0 + results.NEAR)]["iteration"]
-        if len(there):
-            rows.append(
-                {**run.iloc[0].to_dict(), "test": values[folder], "cost": 1.0 + there.min(), "density": 1 - sparsity}
-            )
-    return pd.DataFrame(rows)
 
 
 def _beats(one: pd.Series, other: pd.Series, better: str) -> bool:

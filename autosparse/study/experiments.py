@@ -17,6 +17,7 @@ from autosparse.cluster import Job, Stage
 from autosparse.config import NO_IDENTITY, PRETRAINED_AHEAD
 from autosparse.errors import unknown
 from autosparse.jobs import FitRun, IRPRun, PruneRun
+from autosparse.page import Document
 from autosparse.study import results
 from autosparse.study.labels import labels
 from autosparse.study.learnable import learnable
@@ -24,7 +25,7 @@ from autosparse.study.lookahead import lookahead
 from autosparse.study.paper import PLANS
 from autosparse.study.parts import Overview, Part
 from autosparse.study.pretrained import pretrained
-from autosparse.study.report import Document
+from autosparse.study.report import add_runs
 from autosparse.study.scale import DEMO, FULL, NARROW, SCALES, Scale
 
 
@@ -157,6 +158,7 @@ class Sections:
             document.code(f"python launch/paper.py {name} --scale {self.scale.name}")
             for part in parts:
                 part.write(document)
+        add_runs(document, [*folders])
 
     def _stand_ins(self, document: Document) -> None:
         """Say what is not the paper's own."""

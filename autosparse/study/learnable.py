@@ -23,11 +23,11 @@ from autosparse.config import Label, Probed
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun
 from autosparse.lookahead import Probe
+from autosparse.page import Document
 from autosparse.pruning import Layout, Mask
 from autosparse.store import TripleStore
 from autosparse.study.lookahead import Kind, kinds_of, labelled
 from autosparse.study.parts import Part
-from autosparse.study.report import Document
 from autosparse.study.scale import Scale
 from autosparse.training import Callback, train
 

@@ -11,8 +11,8 @@ from typing import Any
 from autosparse.config import PRETRAINED_AHEAD, Sanity
 from autosparse.jobs import IRPRun
 from autosparse.jobs.setting import Setting
+from autosparse.study.charts import AT_START
 from autosparse.study.costs import AtCost, SideBySide, iterative
-from autosparse.study.figures import AT_START
 from autosparse.study.parts import Method, Part
 from autosparse.study.pretrained import Pretrained
 from autosparse.study.scale import Scale

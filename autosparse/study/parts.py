@@ -15,10 +15,11 @@ from autosparse.cluster import Job
 from autosparse.config import Sanity
 from autosparse.criteria.grasp import GraSP
 from autosparse.jobs import FitRun, IRPRun, PruneRun
+from autosparse.page import Document, numbered
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
-from autosparse.study import figures, results
-from autosparse.study.report import LAYERS, Document, overview
+from autosparse.study import charts, learned, results
+from autosparse.study.report import CHECKS, CURVES, LAYERS, add_switch, add_trainings, overview
 from autosparse.study.scale import Scale
 
 _PAPERS_MEASURE = "test_best"
@@ -92,23 +93,23 @@ class Accuracies:
         iterative = [run.folder for method in self.methods if not method.by for run in method.sources]
         results.one_recipe(results.load(*dict.fromkeys(pruned)), results.load_irp(*iterative))
         dense = results.load(*(run.folder for run in self._dense()))
-        for measure, meaning in results.MEASURES.items():
-            if dense[measure].isna().all():
-                continue
-            paper = measure == _PAPERS_MEASURE and any(method.paper for method in self.methods)
-            name, seeds = self.scale.settings[self.pair].name, ", ".join(map(str, self.scale.seeds))
-            beside = "; the paper's → here (the difference)" if paper else ""
-            over = f"mean ± deviation over seeds {seeds}{beside}"
-            document.text(f"{name}, {meaning.format('accuracy')}, %: {over}; dense: {results.cell(dense[measure])}.")
-            document.table(self._table(measure, beside_paper=paper))
+        measures = [measure for measure in results.MEASURES if dense[measure].notna().any()]
+        add_switch(document, "accuracy", measures)
+        levels = {measure: 100 * dense[measure].astype(float).mean() for measure in measures}
+        points = pd.concat([self._points(measure) for measure in measures], ignore_index=True)
+        codes = numbered(method.label for method in self.methods)
+        document.chart(charts.against_sparsity(points, "accuracy", "higher", levels, codes), self.stem, CURVES)
+        document.tables({measure: (self._caption(measure, dense), self._table(measure)) for measure in measures})
         if iterative:
             document.note("Iterative: its own masks, trained from its own weights; interpolated between two of them.")
         if self.checked:
-            document.text(f"Sanity checks at {100 * self._checked_at:g}%: the last epoch's accuracy, %.")
-            document.table(self._sanity())
-        figure = figures.lines(self._curves(), self.title)
-        document.figure(figure, self.stem, "Test accuracy after the last epoch; what falls below the axis is cut off.")
-        document.figure(figures.layer_densities(self._pruned(), self.title), f"{self.stem}_layers", LAYERS)
+            document.chart(charts.checks(self._check_points(), "accuracy", codes), f"{self.stem}_checks", CHECKS)
+            document.table(
+                self._sanity(), f"Sanity checks at {100 * self._checked_at:g}%: the last epoch's accuracy, %."
+            )
+        pruned_rows = self._pruned()
+        document.chart(charts.layer_densities(pruned_rows, codes), f"{self.stem}_layers", LAYERS)
+        add_trainings(document, pruned_rows, self.stem, codes)
 
     def _dense(self) -> list[PruneRun]:
         """The unpruned network."""
@@ -139,8 +140,18 @@ class Accuracies:
             return results.interpolated(masks, sparsity, measure)
         return results.load(*(run.folder for run in self._runs(method, sparsity, sanity)))[measure]
 
-    def _table(self, measure: str, beside_paper: bool) -> pd.DataFrame:
-        rows = {}
+    def _beside_paper(self, measure: str) -> bool:
+        return measure == _PAPERS_MEASURE and any(method.paper for method in self.methods)
+
+    def _caption(self, measure: str, dense: pd.DataFrame) -> str:
+        name, seeds = self.scale.settings[self.pair].name, ", ".join(map(str, self.scale.seeds))
+        beside = "; the paper's → here (the difference)" if self._beside_paper(measure) else ""
+        over = f"mean ± deviation over seeds {seeds}{beside}"
+        meaning = results.MEASURES[measure].format("accuracy")
+        return f"{name}, {meaning}, %: {over}; dense: {results.cell(dense[measure])}."
+
+    def _table(self, measure: str) -> pd.DataFrame:
+        rows, beside_paper = {}, self._beside_paper(measure)
         for method in self.methods:
             cells = []
             for sparsity in self.sparsities:
@@ -158,15 +169,29 @@ class Accuracies:
             for method in self.methods
             if method.label in self.checked
         }
-        return _frame(rows, ["as it is" if check == "none" else check for check in _SANITY], "method")
+        return _frame(rows, [*map(_named, _SANITY)], "method")
 
-    def _curves(self) -> dict[str, pd.DataFrame]:
-        found = {}
-        for method in self.methods:
-            values = [self._values(method, sparsity, "test") for sparsity in self.sparsities]
-            rows = {"sparsity": self.sparsities, "mean": [v.mean() for v in values], "std": [v.std() for v in values]}
-            found[method.label] = pd.DataFrame(rows).fillna({"std": 0.0}).dropna()
-        return found
+    def _check_points(self) -> pd.DataFrame:
+        """What `charts.checks` draws."""
+        return pd.DataFrame(
+            [
+                {"series": method.label, "sparsity": self._checked_at, "check": _named(check), **_spread(values)}
+                for method in self.methods
+                if method.label in self.checked
+                for check in _SANITY
+                for values in [self._values(method, self._checked_at, "test", check)]
+            ]
+        )
+
+    def _points(self, measure: str) -> pd.DataFrame:
+        """What `charts.against_sparsity` draws."""
+        rows = [
+            {"series": method.label, "measure": measure, "sparsity": sparsity, "iterative": not method.by}
+            | _spread(self._values(method, sparsity, measure))
+            for method in self.methods
+            for sparsity in self.sparsities
+        ]
+        return pd.DataFrame(rows).dropna(subset="mean")
 
 
 @dataclass(frozen=True)
@@ -224,12 +249,13 @@ class Predictions:
             if self.before:
                 untrained = make_network(autos.backbone, autos.features, fit.config.seed).eval()
                 blank = AutoS(untrained, autos.backbone, autos.features, autos.card)
-                figure = figures.truth_and_prediction(blank, store)
-                document.figure(figure, f"{stem}_before", f"{label}, before its fit.")
-            figure = figures.truth_and_prediction(autos, store)
-            document.figure(figure, f"{stem}_after", f"{label}: as it was, and as predicted after the fit.")
-            figure = figures.learned_map(autos, Surface.load(fit.folder))
-            document.figure(figure, f"{stem}_map", f"{label}: the learned map.")
+                document.chart(
+                    learned.truth_and_prediction(blank, store), f"{stem}_before", f"{label}, before its fit."
+                )
+            after = learned.truth_and_prediction(autos, store)
+            document.chart(after, f"{stem}_after", f"{label}: as it was, and as predicted after the fit.")
+            surface = Surface.load(fit.folder)
+            document.chart(learned.learned_map(autos, surface), f"{stem}_map", f"{label}: the learned map.")
 
 
 @dataclass(frozen=True)
@@ -256,9 +282,9 @@ class Scores:
             flow = GraSP()(model, Mask.full(store.layout, accelerator.device), batches)
         theta, grad = store.theta(), store.grad()
         columns = {"theta": theta, "SNIP: |theta grad|": np.abs(theta * grad), "GraSP": flow.cpu().numpy()}
-        figure = figures.survival_beside(columns, store.survival() / store.iterations)
+        chart = learned.survival_beside(columns, store.survival() / store.iterations)
         name = self.run.folder.name
-        document.figure(figure, f"{self.stem}_{name}", f"{name}: survival beside what is known at initialization.")
+        document.chart(chart, f"{self.stem}_{name}", f"{name}: survival beside what is known at initialization.")
 
 
 @dataclass(frozen=True)
@@ -278,3 +304,13 @@ class Overview:
 def _frame(rows: Mapping[str, list[str]], columns: list[str], kind: str) -> pd.DataFrame:
     """A table of cells by the labels of its rows, whose kind its first column is headed by."""
     return pd.DataFrame(list(rows.values()), index=list(rows), columns=columns).rename_axis(kind)
+
+
+def _spread(values: pd.Series) -> dict[str, Any]:
+    """Mean and deviation of some accuracies, in per cent; 0 is the deviation of a single one."""
+    values = 100 * values.dropna().astype(float)
+    return {"mean": values.mean(), "std": values.std() if len(values) > 1 else 0.0, "runs": len(values)}
+
+
+def _named(check: Sanity) -> str:
+    return "as it is" if check == "none" else check

@@ -18,12 +18,12 @@ from autosparse.config import PRETRAINED
 from autosparse.files import read_json, write_json
 from autosparse.jobs import FitRun, IRPRun
 from autosparse.jobs.setting import Setting
+from autosparse.page import Document
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore
-from autosparse.study import figures
+from autosparse.study import learned
 from autosparse.study.parts import Accuracies, Method, Part
-from autosparse.study.report import Document
 from autosparse.study.scale import Scale
 from autosparse.tasks import Images
 
@@ -129,7 +129,7 @@ class Pretrained:
         off = "{mean:.1e} in the mean, {p999:.1e} at 99.9%, {max:.1e} at most".format(**surface.error)
         document.text(f"The surface has {nodes} nodes ({size} kB) and is off its network by {off}; in `{self.name}/`.")
         document.table(self._agreement(autos, surface))
-        document.figure(figures.learned_map(autos, surface), f"{self.name}_map", _MAP)
+        document.chart(learned.learned_map(autos, surface), f"{self.name}_map", _MAP)
 
     def _agreement(self, autos: AutoS, surface: Surface) -> pd.DataFrame:
         """How much of the network's one-shot mask the surface keeps.

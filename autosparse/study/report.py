@@ -1,162 +1,177 @@
-"""Reports: documents in the making, and the one that shows whatever a set of runs has brought."""
+"""The report that shows whatever a set of runs has brought."""
 
-import re
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from autosparse.autos import AutoS, Surface
 from autosparse.autos.autos import CARD
 from autosparse.autos.features import STORED
 from autosparse.cluster.outcome import say
+from autosparse.config import Sanity
 from autosparse.errors import UserError
-from autosparse.files import read_json, replacing, write_text
+from autosparse.files import read_json
 from autosparse.metrics import factor, label
+from autosparse.page import Document, numbered
 from autosparse.store import TripleStore
-from autosparse.study import figures, results
+from autosparse.study import charts, curves, learned, results, runs
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: .6rem 0 1.4rem }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd }
-td, th:not(:first-child) { text-align: right } td:first-child, th:first-child { text-align: left }
-img { max-width: 100% } figure { margin: 1.2rem 0 }
-h2 { margin-top: 2.4rem } .note { color: #666; font-size: 13px } code { font-size: 13px }
-"""
-
-_CURVES = "The test metric after the last epoch against sparsity; what falls below the axis is cut off."
-_MAP = "The score that AutoS gives a parameter, by its first two features in root mean squares of its network."
-_TRUTH = "Survival of 20,000 parameters drawn at random: as it was, and as AutoS predicts it from theta and grad."
+CURVES = "The test metric against sparsity, mean and deviation over seeds; what lies beyond the axis is cut off."
 LAYERS = "Share of each layer's weights that is kept, from the input to the output, mean over seeds."
+COST = "The test metric after the last epoch against all that was trained for it; better is higher up."
+TRAININGS = "Every training: a line a run."
+CHECKS = "Sanity checks: the mask as it is, and what is left of it when its indices within layers, or weights, change."
+_MAP = "The score that AutoS gives a parameter, by its first two features in root mean squares of its network."
+_CHECKS = ["as it is", *get_args(Sanity)[1:]]
+ITERATIVE = " (iterative)"
+_TRUTH = (
+    "Survival of 20,000 parameters drawn at random: as it was, and as AutoS predicts it from theta and grad. Lines are "
+    "means, bands are where 80% lie."
+)
 
 
-class Document:
-    """Collects blocks; `write` makes `index.html` and `report.md` of them, beside the folder `figures`.
-
-    Args:
-        folder: where to write; what an earlier report left there is replaced file by file.
-        title: what the page is called.
-    """
-
-    def __init__(self, folder: Path, title: str = "AutoSparse report") -> None:
-        self.folder, self._title = folder, title
-        self._html, self._markdown = [f"<h1>{escape(title)}</h1>"], [f"# {title}"]
-
-    def heading(self, text: str, level: int = 2) -> None:
-        """A heading; the title has level 1."""
-        self._html.append(f"<h{level}>{escape(text)}</h{level}>")
-        self._markdown.append(f"{'#' * level} {text}")
-
-    def text(self, text: str) -> None:
-        """A paragraph."""
-        self._html.append(f"<p>{escape(text)}</p>")
-        self._markdown.append(text)
-
-    def note(self, text: str) -> None:
-        """A remark, in smaller letters."""
-        self._html.append(f'<p class="note">{escape(text)}</p>')
-        self._markdown.append(text)
-
-    def code(self, text: str) -> None:
-        """A command."""
-        self._html.append(f"<p><code>{escape(text)}</code></p>")
-        self._markdown.append(f"    {text}")
-
-    def table(self, frame: pd.DataFrame) -> None:
-        """A table, its index as the first column; **bold** as in Markdown."""
-        html = frame.reset_index().to_html(index=False, border=0)
-        self._html.append(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html))
-        self._markdown.append(results.markdown(frame).rstrip())
-
-    def rows(self, *frames: pd.DataFrame) -> None:
-        """All results, as `results.csv`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self.folder / "results.csv") as temporary:
-            pd.concat([frame for frame in frames if len(frame)]).to_csv(temporary, index=False)
-        self._html.append('<p>All rows: <a href="results.csv">results.csv</a>.</p>')
-        self._markdown.append("All rows: [results.csv](results.csv).")
-
-    def figure(self, figure: Figure, name: str, caption: str) -> None:
-        """A figure, saved as SVG and PNG."""
-        path = figures.save(figure, self.folder / "figures" / name)
-        image = f'<a href="figures/{name}.svg"><img src="figures/{path.name}" alt="{escape(caption)}"></a>'
-        self._html.append(f'<figure>{image}<figcaption class="note">{escape(caption)}</figcaption></figure>')
-        self._markdown.append(f"![{caption}](figures/{path.name})\n\n{caption}")
-
-    def write(self) -> Path:
-        """Write the pages; returns the path of the HTML."""
-        head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(self._title)}</title>'
-        write_text(self.folder / "index.html", f"{head}<style>{_STYLE}</style>" + "\n".join(self._html) + "</html>\n")
-        write_text(self.folder / "report.md", "\n\n".join(self._markdown) + "\n")
-        return self.folder / "index.html"
-
-
-def overview(document: Document, runs: Sequence[Path]) -> None:
-    """Add all that a set of runs has brought, by network and data set, then by AutoS.
+def overview(document: Document, folders: Sequence[Path]) -> None:
+    """Add all that a set of runs has brought, by network and data set, then by AutoS, then run by run.
 
     Raises:
         UserError: there is no complete run of pruning or IRP among them, or their recipes differ.
     """
-    damaged = [f"{folder}/config.yaml is damaged" for folder in results.find_damaged(runs)]
-    pruned, irp = results.load(*runs, damaged=damaged), results.load_irp(*runs, damaged=damaged)
+    damaged = [f"{folder}/config.yaml is damaged" for folder in results.find_damaged(folders)]
+    pruned, irp = results.load(*folders, damaged=damaged), results.load_irp(*folders, damaged=damaged)
     if pruned.empty and irp.empty:
-        where = ", ".join(map(str, runs))
+        where = ", ".join(map(str, folders))
         raise UserError(
             "; ".join(damaged) or f"nothing to report in {where}; run autosparse irp and autosparse prune first"
         )
-    document.text(_counts(runs, pruned, irp))
+    document.text(_counts(folders, pruned, irp))
     document.rows(pruned, irp)
     settings = sorted({(row.network, row.dataset) for frame in (pruned, irp) for row in frame.itertuples()})
     for network, dataset in settings:
         _setting(document, _of(pruned, network, dataset), _of(irp, network, dataset), network, dataset)
-    for folder in results.find(runs, "autos"):
+    for folder in results.find(folders, "autos"):
         try:
             _autos(document, folder, [Path(each) for each in irp["folder"].unique()] if len(irp) else [])
         except UserError as error:
             damaged.append(str(error))
+    add_runs(document, folders)
     if damaged:
         document.heading("Damaged, and left out")
         for line in damaged:
             document.text(line)
             say(f"left out: {line}")
-    if unfinished := results.find_unfinished(runs):
+    if unfinished := results.find_unfinished(folders):
         document.heading("Not finished")
         for folder in unfinished:
             document.code(str(folder))
 
 
+def add_runs(document: Document, folders: Sequence[Path]) -> None:
+    """Add the table of runs; one that cannot be read is left out, as it is everywhere."""
+    document.heading("Runs")
+    document.runs(runs.gather(folders, []))
+
+
+def add_switch(document: Document, metric: str, measures: Sequence[str]) -> None:
+    """Add the choice of a measure."""
+    document.switch(f"Test {metric}", {measure: results.SHORT[measure] for measure in measures})
+
+
+def add_trainings(document: Document, pruned: pd.DataFrame, stem: str, codes: charts.Codes = None) -> None:
+    """Add the curves of all trainings."""
+    document.switch("Training curves", curves.CURVES, name="curve")
+    document.chart(curves.training_curves(pruned, results.histories(pruned), codes), f"{stem}_trainings", TRAININGS)
+
+
 def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, network: str, dataset: str) -> None:
-    title, stem = f"{network} on {dataset}", f"{network}_{dataset}"
-    document.heading(title)
-    if pruned.empty:
-        metric = label(results.metric_of(irp)[0])
-        document.text(f"Test {metric}, of every mask after the last epoch.")
-        document.table(results.iterations_table(irp))
-        document.figure(figures.accuracy_curves(pruned, irp, title), f"{stem}_accuracy", _CURVES)
-        return
-    metric, _ = results.metric_of(pruned, irp)
-    unit = ", %" if factor(metric) > 1 else ""
-    for measure, meaning in results.MEASURES.items():
-        if pruned[measure].isna().all():
-            continue
-        dense = results.dense_accuracy(irp, measure)
-        over = f"mean ± deviation over seeds {_seeds(pruned)}; dense: {dense}; cost in trainings"
-        named = meaning.format(metric)
-        document.text(f"{named[0].upper()}{named[1:]}{unit}; {over}.")
-        document.table(results.accuracy_table(pruned, irp, measure))
+    stem = f"{network}_{dataset}"
+    document.heading(f"{network} on {dataset}")
+    metric, better = results.metric_of(pruned, irp)
+    as_it_is = pruned[pruned["sanity"] == "none"] if len(pruned) else pruned
+    shown = irp if as_it_is.empty else as_it_is
+    measures = [measure for measure in results.MEASURES if shown[measure].notna().any()]
+    points, dense = _points(as_it_is, irp, measures), irp[irp["iteration"] == 0] if len(irp) else irp
+    levels = {each: factor(metric) * dense[each].astype(float).mean() for each in measures} if len(dense) else {}
+    best_first = points.groupby("series")["mean"].mean().sort_values(ascending=better == "lower").index
+    codes = numbered(sorted(best_first, key=lambda name: not name.endswith(ITERATIVE)))
+    add_switch(document, metric, measures)
+    picture = charts.against_sparsity(points, metric, better, levels, codes)
+    document.chart(picture, f"{stem}_accuracy", CURVES)
+    if as_it_is.empty:
+        document.table(results.iterations_table(irp), f"Test {label(metric)}, of every mask after the last epoch.")
+    else:
+        document.tables({each: _table(as_it_is, irp, each) for each in measures})
+        _pruned(document, as_it_is, irp, stem, codes)
+    if len(as_it_is) < len(pruned):
+        _sanity(document, pruned, metric, stem, codes)
+
+
+def _pruned(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: str, codes: dict[str, int]) -> None:
     empty = pruned[pruned["empty_layers"].map(len) > 0]
     if len(empty):
         collapsed = sorted({f"{row.criterion} at {100 * row.sparsity:g}%" for row in empty.itertuples()})
         document.note(f"Layers without any weight left: {', '.join(collapsed)}.")
-    document.figure(figures.accuracy_curves(pruned, irp, title), f"{stem}_accuracy", _CURVES)
-    document.figure(figures.layer_densities(pruned, title), f"{stem}_layers", LAYERS)
+    panels = {}
+    for sparsity in sorted(pruned["sparsity"].unique()):
+        masks = results.reached(irp, sparsity) if len(irp) else irp
+        iterative = [masks.assign(criterion=masks["criterion"] + ITERATIVE)] if len(masks) else []
+        at = pd.concat([*iterative, pruned[pruned["sparsity"] == sparsity]])
+        panels[f"{100 * sparsity:g}% sparsity"] = at.assign(method=at["criterion"], family=at["criterion"])
+    document.heading("What it costs", 3)
+    document.chart(charts.against_cost(panels, codes), f"{stem}_cost", COST)
+    document.heading("What is kept of each layer", 3)
+    document.chart(charts.layer_densities(pruned, codes), f"{stem}_layers", LAYERS)
+    document.heading("How the training went", 3)
+    add_trainings(document, pruned, stem, codes)
+
+
+def _sanity(document: Document, pruned: pd.DataFrame, metric: str, stem: str, codes: dict[str, int]) -> None:
+    """The criteria that were checked, at the sparsities at which they were."""
+    names = [row.criterion.removesuffix(f", {row.sanity}") for row in pruned.itertuples()]
+    rows = pruned.assign(series=names, check=pruned["sanity"].replace("none", "as it is"))
+    checked = rows.groupby(["series", "sparsity"])["check"].transform("nunique") > 1
+    rows = rows[checked].sort_values("check", key=lambda column: column.map(_CHECKS.index), kind="stable")
+    document.heading("Sanity checks", 3)
+    points = charts.spread(rows, ("series", "sparsity", "check"))
+    document.chart(charts.checks(points, metric, codes), f"{stem}_checks", CHECKS)
+    at = [f"{row.series} at {100 * row.sparsity:g}%" for row in rows.itertuples()]
+    cells = rows.groupby([pd.Index(at, name="criterion"), "check"], sort=False)["test"].agg(
+        lambda values: results.cell(values, metric)
+    )
+    document.table(cells.unstack(fill_value="–"), f"Test {label(metric)} after the last epoch.")
+
+
+def _points(pruned: pd.DataFrame, irp: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """What `charts.against_sparsity` draws."""
+    found = []
+    for measure in measures:
+        if len(irp):
+            masks = irp.assign(sparsity=irp["iteration"].map(irp.groupby("iteration")["sparsity"].mean()))
+            masks["series"] = masks["criterion"] + ITERATIVE
+            found.append(charts.spread(masks, ("series", "sparsity"), measure).assign(iterative=True, measure=measure))
+        if len(pruned):
+            spread = charts.spread(pruned.assign(series=pruned["criterion"]), ("series", "sparsity"), measure)
+            found.append(spread.assign(iterative=False, measure=measure))
+    return pd.concat(found, ignore_index=True)
+
+
+def _table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str) -> tuple[str, pd.DataFrame]:
+    """Caption and table of a measure."""
+    metric, _ = results.metric_of(pruned, irp)
+    unit = ", %" if factor(metric) > 1 else ""
+    named = results.MEASURES[measure].format(metric)
+    over = f"mean ± deviation over seeds {_seeds(pruned)}; dense: {results.dense_accuracy(irp, measure)}"
+    caption = f"{named[0].upper()}{named[1:]}{unit}; {over}; cost in trainings."
+    return caption, results.accuracy_table(pruned, irp, measure)
 
 
 def _autos(document: Document, folder: Path, irp_runs: Sequence[Path]) -> None:
     autos, config = AutoS.load(folder), read_json(folder / CARD)
+    document.heading(f"AutoS: {folder.name}")
+    surface = Surface.load(folder) if Surface.is_in(folder) else None
+    if len(autos.features.columns) > 1:
+        document.chart(learned.learned_map(autos, surface), f"autos_{folder.name}_map", _MAP)
     rows = []
     for metrics in config["card"]["held_out"]:
         overlap = {f"overlap at {100 * float(s):g}%": f"{100 * v:.1f}%" for s, v in metrics["overlap"].items()}
@@ -170,15 +185,11 @@ def _autos(document: Document, folder: Path, irp_runs: Sequence[Path]) -> None:
                 **overlap,
             }
         )
-    document.heading(f"AutoS: {folder.name}")
     document.text(
         "How well the predictions fit the tenth of the triples that was held out. Overlap: the share of the kept "
         "parameters that survival keeps too; by chance it would be the density."
     )
     document.table(pd.DataFrame(rows).set_index("labels from"))
-    surface = Surface.load(folder) if Surface.is_in(folder) else None
-    if len(autos.features.columns) > 1:
-        document.figure(figures.learned_map(autos, surface), f"autos_{folder.name}_map", _MAP)
     if autos.features.columns != STORED:
         return
     fitted_to = {run["fingerprint"] for run in config["card"]["runs"]}
@@ -186,7 +197,7 @@ def _autos(document: Document, folder: Path, irp_runs: Sequence[Path]) -> None:
     if store is None:
         document.note("The runs it was fitted to are not among those reported.")
         return
-    document.figure(figures.truth_and_prediction(autos, store), f"autos_{folder.name}_truth", _TRUTH)
+    document.chart(learned.truth_and_prediction(autos, store), f"autos_{folder.name}_truth", _TRUTH)
 
 
 def _of(frame: pd.DataFrame, network: str, dataset: str) -> pd.DataFrame:

@@ -29,6 +29,13 @@ MEASURES = {
     "test_best": "best over epochs of the test {} (the paper's figure; the test set chose the epoch)",
 }
 
+SHORT = {
+    "test": "last epoch",
+    "test_best_validation": "best by validation",
+    "test_best": "maximum over epochs, the paper's",
+}
+"""The measures in a word or two."""
+
 
 def find(paths: Iterable[str | Path], kind: str) -> list[Path]:
     """Folders of complete runs of one kind (`irp`, `autos` or `prune`) at or below the paths, sorted."""
@@ -68,6 +75,11 @@ def load_irp(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFra
     Columns as in `load`, with `iteration`, and `criterion` as `irp-<criterion>`; arguments and errors, too.
     """
     return pd.DataFrame(_read(find(paths, "irp"), _iterations, damaged))
+
+
+def histories(pruned: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """The epochs of each row of `load`, by its folder."""
+    return {folder: read_json(Path(folder) / "result.json")["history"] for folder in pruned["folder"]}
 
 
 def concordance(a: TripleStore, b: TripleStore) -> float:
@@ -203,12 +215,22 @@ def one_recipe(*frames: pd.DataFrame) -> None:
             )
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A data frame as a Markdown table, its index as the first column."""
-    header = [str(table.index.name or ""), *map(str, table.columns)]
-    rows = [[str(index), *map(str, row)] for index, row in zip(table.index, table.to_numpy().tolist(), strict=True)]
-    lines = [header, ["---", *["---:"] * len(table.columns)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+def reached(irp: pd.DataFrame, sparsity: float) -> pd.DataFrame:
+    """Of each run of IRP the metric at a sparsity, and as its cost the trainings until it has a mask as sparse as that.
+
+    Args:
+        irp: rows of `load_irp`.
+        sparsity: a share; a run that does not get there has no row.
+    """
+    values = interpolated(irp, sparsity, "test")
+    rows = []
+    for folder, run in irp.groupby("folder"):
+        there = run[run["density"] <= (1.0 - sparsity) * (1.0 + NEAR)]["iteration"]
+        if len(there):
+            rows.append(
+                {**run.iloc[0].to_dict(), "test": values[folder], "cost": 1.0 + there.min(), "density": 1 - sparsity}
+            )
+    return pd.DataFrame(rows)
 
 
 def _read(

@@ -9,10 +9,10 @@ import pytest
 
 from autosparse import study
 from autosparse.jobs import FitRun, IRPRun, PruneRun
-from autosparse.study import costs, figures, results
+from autosparse.page import Document
+from autosparse.study import charts, results
 from autosparse.study.costs import AtCost
 from autosparse.study.parts import Method
-from autosparse.study.report import Document
 from autosparse.study.scale import SCALES
 
 METHODS = (
@@ -74,20 +74,24 @@ def test_iterative_pruning_costs_the_trainings_until_it_is_as_sparse() -> None:
     masks = pd.DataFrame(
         {"iteration": range(4), "density": (1.0, 0.3, 0.1, 0.03), "test": (0.9, 0.8, 0.7, 0.6), "folder": "a"}
     )
-    reached = costs._reached(masks, 0.9)
+    reached = results.reached(masks, 0.9)
     assert reached[["cost", "test", "density"]].iloc[0].tolist() == pytest.approx([3.0, 0.7, 0.1])
-    assert costs._reached(masks, 0.95)["cost"].tolist() == [4.0]
-    assert costs._reached(masks, 0.99).empty
+    assert results.reached(masks, 0.95)["cost"].tolist() == [4.0]
+    assert results.reached(masks, 0.99).empty
 
 
-def test_the_figure_has_a_point_a_method_and_a_line_a_family() -> None:
-    figure = figures.against_cost({"here": rows(), "loss": rows("lower")}, "T")
-    for axes, better in zip(figure.axes, ("higher", "lower"), strict=True):
-        drawn = {container.get_label(): list(container[0].get_xdata()) for container in axes.containers}
-        assert drawn == {"short": pytest.approx([2.0], rel=0.05), "ahead": pytest.approx([2.0, 3.0], rel=0.05)}
-        assert drawn["short"] != drawn["ahead"][:1]  # beside each other
-        assert axes.get_xscale() == "log"
-        assert (axes.get_ylim()[0] < axes.get_ylim()[1]) == (better == "higher")  # better is up
+def test_the_chart_has_a_point_a_method_and_a_line_a_family() -> None:
+    chart = charts.against_cost({"here": rows(), "loss": rows("lower")})
+    assert [*chart.series] == ["short", "ahead"]
+    for panel, times in (("here", 100), ("loss", 1)):
+        points = [row for row in chart.rows if row["panel"] == panel]
+        assert [(row["series"], row["cost"], row["runs"]) for row in points] == [
+            ("short", 2.0, 2),
+            ("ahead", 2.0, 2),
+            ("ahead", 3.0, 2),
+        ]
+        assert [row["mean"] for row in points] == pytest.approx([times * mean for mean in (0.81, 0.91, 0.95)])
+        assert points[0]["at"] != points[1]["at"]  # beside each other
 
 
 @pytest.mark.parametrize("name", ["small", "full", "smoke"])

@@ -12,6 +12,7 @@ import yaml
 from torch import nn
 
 from autosparse.errors import UserError
+from autosparse.page import markdown
 from autosparse.pruning import Layout, Mask
 from autosparse.store import TripleStore
 from autosparse.study import results
@@ -82,7 +83,7 @@ def test_iterative_pruning_is_interpolated_between_its_masks() -> None:
 
 
 def test_markdown() -> None:
-    text = results.markdown(results.accuracy_table(rows(), irp()))
+    text = markdown(results.accuracy_table(rows(), irp()))
     assert text.splitlines()[:2] == ["| criterion | cost | 90% | 99% |", "| --- | ---: | ---: | ---: |"]
     assert "| snip | 1 | 91.00 ± 1.41 | 81.00 ± 1.41 |" in text
 

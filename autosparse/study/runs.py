@@ -1,0 +1,146 @@
+"""Runs as a report shows them: a row of its table, and a page each with all that the folder says."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from autosparse.autos.autos import CARD
+from autosparse.cluster.provenance import read_config
+from autosparse.errors import UserError
+from autosparse.files import read_json, read_record
+from autosparse.metrics import factor
+from autosparse.options import SECTION
+from autosparse.page import Run
+from autosparse.store import TripleStore
+from autosparse.store.beside import read_history
+from autosparse.study import curves, results
+
+_LINES = 25  # of a log's end
+_COMMANDS = {"prune": "prune", "irp": "irp", "autos": "fit"}
+
+
+def gather(folders: Sequence[Path], damaged: list[str]) -> list[Run]:
+    """All complete runs at or below some folders.
+
+    Args:
+        folders: of runs, or folders that hold them.
+        damaged: gets a line for each run that cannot be read, which is left out then.
+    """
+    found = []
+    for kind, read in (("irp", _irp), ("autos", _autos), ("prune", _prune)):
+        for folder in results.find(folders, kind):
+            try:
+                found.append(read(folder))
+            except UserError as error:
+                damaged.append(str(error))
+    return found
+
+
+def _prune(folder: Path) -> Run:
+    (row,) = results.load(folder).to_dict("records")
+    metric, times = row["metric"], factor(row["metric"])
+    layers = pd.DataFrame(
+        {"density, %": {name: f"{100 * share:.3g}" for name, share in row["layer_densities"].items()}}
+    )
+    kept = f"{row['kept']:,} of {row['parameters']:,} weights are kept"
+    cells = {
+        "kind": "prune",
+        "network": row["network"],
+        "data": row["dataset"],
+        "criterion": row["criterion"],
+        "sparsity, %": 100.0 * row["sparsity"],
+        "seed": float(row["seed"]),
+        "cost": float(row["cost"]),
+        "metric": metric,
+        "last epoch": times * row["test"],
+        "best by validation": _times(times, row["test_best_validation"]),
+        "maximum": times * row["test_best"],
+    }
+    history = read_json(folder / "result.json")["history"]
+    return Run(
+        name=folder.name,
+        label=folder.name.removeprefix(f"{cells['network']}_{cells['data']}_"),
+        cells=cells,
+        texts=_texts(folder),
+        tables={f"Mask by layer: {kept}": layers.rename_axis("layer")},
+        chart=curves.one_training(history, metric),
+    )
+
+
+def _irp(folder: Path) -> Run:
+    config, store = read_config(folder), TripleStore.open(folder)
+    history = read_history(folder, store.beside)
+    last = history[-1]
+    metric, times = last["metric"], factor(last["metric"])
+    masks = pd.DataFrame(
+        {
+            "density, %": [f"{100 * row['density']:.3g}" for row in history],
+            "loss": [f"{row['loss']:.4g}" for row in history],
+            f"test {metric}": [f"{times * row['test']:.4g}" for row in history],
+        },
+        index=pd.Index([row["iteration"] for row in history], name="iteration"),
+    )
+    cells = {
+        "kind": "irp",
+        "network": config["network"],
+        "data": config["dataset"],
+        "criterion": config["criterion"],
+        "sparsity, %": 100.0 * (1.0 - last["density"]),
+        "seed": float(config["seed"]),
+        "cost": float(len(history)),
+        "metric": metric,
+        "last epoch": times * last["test"],
+        "best by validation": _times(times, last["test_best_validation"]),
+        "maximum": times * last["test_best"],
+    }
+    return Run(
+        name=folder.name,
+        label=folder.name.removeprefix(f"{cells['network']}_{cells['data']}_"),
+        cells=cells,
+        texts=_texts(folder),
+        tables={"Masks": masks},
+        chart=curves.masks_of(history, metric),
+    )
+
+
+def _autos(folder: Path) -> Run:
+    card = read_json(folder / CARD)["card"]
+    fitted = "\n".join(Path(of["run"]).name for of in card["held_out"])
+    by = f"{card['fit']['backbone']} of {', '.join(card['fit']['features'])}"
+    cells: dict[str, str | float | None] = {"kind": "autos", "criterion": by, "seed": float(card["fit"]["seed"])}
+    return Run(
+        name=folder.name,
+        label=folder.name,
+        cells=cells,
+        texts={"Fitted to": fitted, **_texts(folder)},
+        chart=curves.losses_of(card["losses"]),
+    )
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    """The command, the configuration, the environment and the end of the log, as far as they are there."""
+    config = folder / "config.yaml"
+    environment = read_record(folder / "environment.json")
+    command = environment.pop("command", None)
+    said = {"Command that made it": shlex.join(command) if command else ""}
+    if SECTION in read_config(folder):
+        said["This run alone"] = f"autosparse {_COMMANDS[read_config(folder)['kind']]} --config {config}"
+    for log in sorted((folder / "logs").glob("rank0.log")):
+        said["End of the log"] = "\n".join(log.read_text(errors="replace").splitlines()[-_LINES:])
+    said["Environment"] = "\n".join(f"{key}: {_flat(value)}" for key, value in environment.items() if value)
+    said["Configuration"] = config.read_text()
+    return {"Folder": str(folder)} | {heading: text.rstrip() for heading, text in said.items() if text.strip()}
+
+
+def _flat(value: Any) -> str:
+    """A value of the environment on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _times(factor: float, value: float | None) -> float | None:
+    return None if value is None else factor * value

@@ -1,0 +1,313 @@
+"""A report in a real Chromium: what it looks like at two widths in two schemes, and that each control does its work."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from autosparse.page import Document
+from autosparse.study import charts, learned, overview
+from tests.conftest import run_script
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+TABLE = pd.DataFrame(
+    {"90%": ["91.00 ± 1.41", "**95.00**"], "text": ['a, "b"', "c_d & 5%"]},
+    index=pd.Index(["x|y", "z"], name="criterion"),
+)
+CSV = 'criterion,90%,text\nx|y,91.00 ± 1.41,"a, ""b"""\nz,95.00,c_d & 5%\n'
+MARKDOWN = (
+    "| criterion | 90% | text |\n| --- | ---: | ---: |\n"
+    '| x\\|y | 91.00 ± 1.41 | a, "b" |\n| z | **95.00** | c_d & 5% |\n'
+)
+LATEX = (
+    "\\begin{tabular}{lrr}\n\\toprule\ncriterion & 90\\% & text \\\\\n\\midrule\n"
+    'x|y & 91.00 $\\pm$ 1.41 & a, "b" \\\\\nz & \\textbf{95.00} & c\\_d \\& 5\\% \\\\\n'
+    "\\bottomrule\n\\end{tabular}\n"
+)
+# of each visible text the contrast with what is behind it, where it is below 4.5 (WCAG 2, AA)
+FAINT = """() => {
+  const parsed = (color) => { const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
+  const over = ([r, g, b, a], under) => [r, g, b].map((value, k) => value * a + under[k] * (1 - a));
+  const luminance = (color) => {
+    const [r, g, b] = color.map((value) => value / 255)
+      .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (node) => {
+    if (!node) return [255, 255, 255];
+    const color = parsed(getComputedStyle(node).backgroundColor);
+    return color[3] === 1 ? color.slice(0, 3) : over(color, ground(node.parentElement));
+  };
+  const found = [];
+  let texts = 0;
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const parent = node.parentElement;
+    if (!node.textContent.trim() || !parent.checkVisibility() || parent.closest("script, style, template")) continue;
+    const style = getComputedStyle(parent);
+    const color = parsed(parent instanceof SVGElement ? style.fill : style.color);
+    for (let each = parent; each; each = each.parentElement) color[3] *= Number(getComputedStyle(each).opacity);
+    if (color[3] === 0) continue;
+    const behind = ground(parent);
+    const [dark, light] = [luminance(over(color, behind)), luminance(behind)].sort((a, b) => a - b);
+    const contrast = (light + 0.05) / (dark + 0.05);
+    texts += 1;
+    if (contrast < 4.5) found.push(`${node.textContent.trim()}: ${contrast.toFixed(2)}`);
+  }
+  return { texts, found };
+}"""
+TOO_WIDE = """() => [...document.querySelectorAll("body *")].filter((each) =>
+  each.checkVisibility() && !each.closest(".scroll, .skip") && each.getBoundingClientRect().right > innerWidth + 0.5
+).map((each) => each.outerHTML.slice(0, 80))"""
+
+HAND = {"good": (95, 90, 85), "fair": (85, 80, 75), "weak": (75, 70, 65), "chance": (70, 65, 10)}
+# the least number along an axis
+LOWEST = """(figure) => Math.min(...[...figure.querySelectorAll(".role-axis-label text")]
+  .map((text) => Number(text.textContent)).filter((value) => !Number.isNaN(value)))"""
+
+
+@pytest.fixture(scope="module")
+def report(irp_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a few small runs of every kind, and at its end what they do not have."""
+    folder = tmp_path_factory.mktemp("page")
+    fit = ["--epochs", "1", "--max-steps", "4", "--resolution", "8", "--name", "small"]
+    assert run_script("autos", "--runs", str(irp_run), *fit, "--output", str(folder)) == 0
+    prune = ["--dataset", "digits", "--epochs", "2", "--seeds", "7", "--output", str(folder)]
+    assert run_script("prune", "--criteria", "random", "snip", "--sparsities", "0.9", "0.98", *prune) == 0
+    assert run_script("prune", "--criteria", "snip", "--sparsities", "0.9", "--sanity", "shuffled", *prune) == 0
+    document = Document(folder / "report")
+    overview(document, [irp_run, folder])
+    document.heading("Drawn by hand")
+    points = pd.DataFrame(
+        [
+            {"series": name, "measure": measure, "sparsity": sparsity, "mean": mean + add, "std": 1.0, "runs": 2}
+            for measure, add in (("test", 0.0), ("test_best", 3.0))
+            for name, means in HAND.items()
+            for sparsity, mean in zip((0.8, 0.9, 0.98), means, strict=True)
+        ]
+    )
+    document.switch("Test", {"test": "last", "test_best": "best"})
+    document.chart(charts.against_sparsity(points.assign(iterative=False), "accuracy", "higher"), "hand", "By hand.")
+    values = np.random.default_rng(0).normal(size=2000)
+    document.chart(learned.survival_beside({"theta": values}, np.abs(values) / 4), "beside", "Beside.")
+    document.table(TABLE, "To be copied.")
+    return document.write()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium; skipped without it, failed if AUTOSPARSE_REQUIRE_CHROMIUM is set."""
+    path = shutil.which("chromium")
+    if path is None:
+        reason = "no chromium: apt-get install --no-install-recommends chromium"
+        if os.environ.get("AUTOSPARSE_REQUIRE_CHROMIUM"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=FLAGS, timeout=120_000)
+        yield started
+        started.close()
+
+
+@contextlib.contextmanager
+def window(browser: Browser, **how: Any) -> Iterator[BrowserContext]:
+    """A window of its own, patient: the machine may be busy."""
+    with browser.new_context(**how) as context:
+        context.set_default_timeout(120_000)
+        yield context
+
+
+@pytest.fixture
+def page(browser: Browser, report: Path) -> Iterator[Page]:
+    """The report, in a window of its own."""
+    with window(browser, permissions=["clipboard-read", "clipboard-write"]) as context:
+        page = context.new_page()
+        page.goto(report.as_uri())
+        yield page
+
+
+def draw_all(page: Page) -> None:
+    """Scroll until every chart is drawn."""
+    for figure in page.locator("figure[data-chart]").all():
+        figure.scroll_into_view_if_needed()
+        figure.locator("xpath=self::*[contains(@class, 'drawn')]").wait_for()
+
+
+def by_hand(page: Page) -> Any:
+    """The figure whose values are known, drawn."""
+    figure = page.locator("figure", has_text="By hand.")
+    figure.scroll_into_view_if_needed()
+    figure.locator(".plot svg").wait_for()
+    page.wait_for_function("(figure) => figure.classList.contains('drawn')", arg=figure.element_handle())
+    return figure
+
+
+def has_points(figure: Any, number: int) -> None:
+    """Wait until that many points are drawn in a figure."""
+    figure.page.wait_for_function(
+        "([figure, number]) => figure.querySelectorAll('.mark-symbol path').length === number",
+        arg=[figure.element_handle(), number],
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_it_fits_is_legible_and_says_nothing_to_the_console(
+    width: int, scheme: Any, browser: Browser, report: Path
+) -> None:
+    said: list[str] = []
+    with window(browser, viewport={"width": width, "height": 900}, color_scheme=scheme) as context:
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+        for place in ("", "#run=0", "#run=1", "#run=3"):
+            page.goto("about:blank")
+            page.goto(report.as_uri() + place)
+            page.locator(".scripted").wait_for()
+            if place:
+                page.locator("#run figure.drawn").wait_for()
+            else:
+                draw_all(page)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(TOO_WIDE) == []
+            contrast = page.evaluate(FAINT)
+            assert contrast["texts"] > 25
+            assert contrast["found"] == []
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+        assert dark == (scheme == "dark")
+    assert said == []
+
+
+def test_the_switch_chooses_for_all_tables_and_charts(page: Page) -> None:
+    assert page.locator(".tables:has([data-value=test_best]) > .table:visible").count() == 1
+    figure = by_hand(page)
+    before = figure.locator(".mark-symbol path").first.get_attribute("transform")
+    switches = page.locator(".switch[data-name=measure]")
+    switches.last.get_by_text("best", exact=True).click()
+    shown = page.locator(".tables:has([data-value=test_best]) > .table:visible")
+    assert shown.get_attribute("data-value") == "test_best"
+    assert "Best over epochs" in shown.inner_text()
+    assert switches.first.locator("input:checked").get_attribute("value") == "test_best"
+    path = figure.locator(".mark-symbol path").first
+    path.hover(force=True)
+    tip = page.locator("#vg-tooltip-element")
+    tip.locator("xpath=self::*[contains(@class, 'visible')]").wait_for()
+    assert "good" in tip.inner_text()
+    assert "98" in tip.inner_text()
+    assert path.get_attribute("transform") != before
+
+
+def test_the_legend_hides_and_shows_and_the_axis_shows_all(page: Page) -> None:
+    figure = by_hand(page)
+    has_points(figure, 12)
+    cut = figure.evaluate(LOWEST)
+    figure.get_by_role("checkbox", name="whole axis").check()
+    page.wait_for_function(f"([figure, cut]) => ({LOWEST})(figure) < cut", arg=[figure.element_handle(), cut])
+    figure.get_by_role("checkbox", name="chance").uncheck()
+    has_points(figure, 9)
+    assert figure.evaluate(LOWEST) >= cut  # the axis follows what is shown
+    figure.get_by_role("checkbox", name="chance").check()
+    has_points(figure, 12)
+
+
+@pytest.mark.parametrize(("format", "text"), [("Markdown", MARKDOWN), ("LaTeX", LATEX), ("CSV", CSV)])
+def test_a_table_is_copied(format: str, text: str, page: Page) -> None:
+    table = page.locator(".table", has_text="To be copied.")
+    table.get_by_role("button", name=format).click()
+    table.get_by_text("copied", exact=True).wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == text
+
+
+def test_runs_are_filtered_sorted_and_copied_as_they_are_shown(page: Page) -> None:
+    runs = page.locator(".runs")
+    rows = runs.locator("tbody tr:visible")
+    assert rows.count() == 7
+    runs.get_by_role("searchbox").fill("snip prune")
+    assert [row.split()[0] for row in rows.all_inner_texts()] == ["snip_90_s7", "snip_90_shuffled_s7", "snip_98_s7"]
+    assert "3 of 7 runs" in runs.inner_text()
+    header = runs.get_by_role("columnheader", name="sparsity")
+    for order, names in (("ascending", ["snip_90_s7", "snip_90_shuffled_s7", "snip_98_s7"]), ("descending", None)):
+        header.get_by_role("button").click()
+        assert header.get_attribute("aria-sort") == order
+        if names:
+            assert [row.split()[0] for row in rows.all_inner_texts()] == names
+    assert rows.first.inner_text().startswith("snip_98_s7")
+    runs.get_by_role("button", name="CSV").click()
+    runs.get_by_text("copied", exact=True).wait_for()
+    copied = page.evaluate("navigator.clipboard.readText()").splitlines()
+    assert copied[0].startswith("run,kind,criterion,")
+    assert [line.split(",")[0] for line in copied[1:2]] == ["snip_98_s7"]
+    assert len(copied) == 4
+
+
+def test_a_run_has_a_page(page: Page, report: Path) -> None:
+    page.get_by_role("link", name="snip_98_s7").click()
+    article = page.get_by_role("article")
+    article.locator("figure.drawn").wait_for()
+    assert article.get_by_role("heading", level=1).inner_text() == "lenet-300-100_digits_snip_98_s7"
+    text = article.inner_text()
+    for part in ("Command that made it", "--criteria random snip", "criterion: snip", "torch ", "snip at 98%, seed 7"):
+        assert part in text
+    assert [row.split()[0] for row in article.locator("tbody tr").all_inner_texts()] == [
+        "fc1.weight",
+        "fc2.weight",
+        "fc3.weight",
+    ]
+    assert not page.get_by_role("main").is_visible()
+    article.get_by_role("link", name="previous run").click()
+    article.get_by_role("heading", name="lenet-300-100_digits_snip_90_shuffled_s7").wait_for()
+    page.go_back()
+    article.get_by_role("heading", name="lenet-300-100_digits_snip_98_s7").wait_for()
+    article.get_by_role("link", name="the report").click()
+    page.get_by_role("main").wait_for()
+    assert not article.is_visible()
+
+
+def test_every_control_is_reached_and_works_by_keyboard(page: Page) -> None:
+    draw_all(page)
+    controls = page.evaluate("""() => [...document.querySelectorAll("a[href], button, input, .scroll")]
+      .filter((each) => each.checkVisibility() && (each.type !== "radio" || each.checked))
+      .map((each, number) => (each.dataset.number = number))""")
+    page.evaluate("scrollTo(0, 0)")
+    reached = set()
+    for _ in range(len(controls) + 5):
+        page.keyboard.press("Tab")
+        number, outline = page.evaluate("""() => {
+          const at = document.activeElement;
+          const outlined = at.type === "radio" ? at.nextElementSibling : at;
+          return [at.dataset.number, getComputedStyle(outlined).outlineStyle];
+        }""")
+        if number is not None:
+            reached.add(int(number))
+            assert outline != "none"
+    assert reached == {*controls}
+    page.locator(".switch[data-name=measure] input:checked").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".switch[data-name=measure] input:checked").first.get_attribute("value") != "test"
+    figure = by_hand(page)
+    figure.get_by_role("checkbox", name="good").focus()
+    page.keyboard.press("Space")
+    has_points(figure, 9)
+
+
+def test_without_scripts_and_in_print_all_stands_still(browser: Browser, report: Path, page: Page) -> None:
+    draw_all(page)
+    page.emulate_media(media="print")
+    with window(browser, java_script_enabled=False) as context:
+        still = context.new_page()
+        still.goto(report.as_uri())
+        for each in (page, still):
+            pictures, tables = each.locator("img.static"), each.locator(".tables > .table")
+            assert pictures.count() > 7
+            assert all(picture.is_visible() for picture in pictures.all())
+            assert all(table.is_visible() for table in tables.all())
+            assert each.locator(".views svg:visible, .legend:visible, .copies:visible").count() == 0
+        assert still.locator(".switch:visible, .filter:visible").count() == 0
