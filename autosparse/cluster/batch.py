@@ -139,6 +139,9 @@ def _submit_part(
             handles = executor.submit_array(tasks)
         except (FailedJobError, FailedSubmissionError) as error:
             raise UserError(f"Slurm refuses: {refusal.explained(_reasons(str(error)), resources)}") from None
+    for handle in handles:  # nobody else writes to what will be loaded, whatever the umask
+        pickle = handle.paths.submitted_pickle
+        pickle.chmod(pickle.stat().st_mode & ~0o022)
     script = JobPaths(folder / "%j", handles[0].job_id.split("_")[0]).submission_file
     return [Submitted(handle.job_id, script, handle.task(0).paths.stderr) for handle in handles]
 

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)  # time limit and preemption; the same; a person
+# time limit and preemption; the same; a person; a person's terminal that is closed
+_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # what a Slurm task runs first, given the rest of its command: the signals wait until `listening`, while without it one
-# that comes during the imports would end the process, and the job with it
+# that comes during the imports would end the process, and the job with it; submitit's module gives way to `begin`
 HOLD = (
     "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM}); "
-    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    "words = [word.replace('submitit.core._submit', 'autosparse.cluster.begin') for word in sys.argv[1:4]]; "
+    "os.execv(sys.executable, [sys.executable, *words, *sys.argv[4:]])"
 )
 _TOGETHER = 3.0  # seconds between two agreements of several processes: each costs a round trip
 
@@ -95,7 +97,9 @@ def listening() -> Iterator[None]:
         signal.signal(number, before[number])
 
     before: dict[int, Any] = {number: signal.getsignal(number) or signal.SIG_DFL for number in _SIGNALS}
-    for each in _SIGNALS:
+    if before[signal.SIGHUP] == signal.SIG_IGN:  # nohup: it is to outlive its terminal
+        del before[signal.SIGHUP]
+    for each in before:
         signal.signal(each, note)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # held since the start of a Slurm task
     try:

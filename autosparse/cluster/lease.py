@@ -7,7 +7,8 @@ is about to say who they are. The file of the highest N is never deleted, so a n
 new one.
 
 A holder touches its file every few seconds. It is dead when it has not done so for long, by the clock of the file
-system, and at once when it is known to be gone: its process, on this machine, or an earlier run of this Slurm job.
+system, and does not while it is watched, as clocks jump; at once when it is known to be gone: its process, on this
+machine, or an earlier run of this Slurm job. In the copy of a folder it is that of the other folder.
 """
 
 import json
@@ -28,6 +29,7 @@ from autosparse.files import naming
 LEASE = ".lease-"
 _BEAT = 10.0  # seconds between two touches
 _STALE = 120.0  # seconds without one, after which the holder is dead
+_WATCHED = 1 / 5  # of that time: it is watched for so long before it is believed to be
 _SOMEBODY: dict[str, Any] = {"host": None, "pid": None, "started": None, "job": None}  # who has not yet said who
 _RELEASED = 1  # bytes of its file that a holder leaves
 
@@ -53,6 +55,7 @@ def lease(folder: Path, job_id: str | None, beat: float = _BEAT, stale: float = 
         "pid": os.getpid(),
         "started": _start_of(os.getpid()),
         "job": job_id,
+        "folder": str(folder.resolve()),
     }
     path = _acquire(folder, mine, stale)
     done = threading.Event()
@@ -74,7 +77,7 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
     if not newest or not holder or holder == _SOMEBODY:
         return None
     if holder["host"] == socket.gethostname():
-        return holder if _start_of(holder["pid"]) == holder["started"] else None
+        return None if _start_of(holder["pid"]) != holder["started"] or _is_elsewhere(holder, folder) else holder
     try:
         return holder if time.time() - newest.stat().st_mtime < _STALE else None
     except FileNotFoundError:
@@ -135,11 +138,21 @@ def _publish(path: Path, said: str, temporary: Path) -> None:
 
 def _is_gone(holder: dict[str, Any], mine: dict[str, Any], path: Path, fresh: Path, stale: float) -> bool:
     if holder["host"] == mine["host"]:
-        return _start_of(holder["pid"]) != holder["started"]
+        return _start_of(holder["pid"]) != holder["started"] or _is_elsewhere(holder, path.parent)
     if holder["job"] is not None and holder["job"] == mine["job"]:
         return True
     os.utime(fresh)  # now, by the clock of the file system
-    return fresh.stat().st_mtime - path.stat().st_mtime > stale
+    touched = path.stat().st_mtime
+    if fresh.stat().st_mtime - touched <= stale:
+        return False
+    time.sleep(stale * _WATCHED)
+    return path.stat().st_mtime == touched
+
+
+def _is_elsewhere(holder: dict[str, Any], folder: Path) -> bool:
+    """Whether a process of this machine works on the folder that this one is a copy of."""
+    there = Path(holder.get("folder", folder))
+    return there.is_dir() and not there.samefile(folder)
 
 
 def _keep(path: Path, beat: float, done: threading.Event) -> None:

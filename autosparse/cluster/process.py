@@ -58,7 +58,8 @@ def start(cpus: int | None = None) -> Accelerator:
     cpu = not torch.cuda.is_available()
     if not cpu:
         _be_deterministic()
-    # what `accelerate config` may have left in the environment must not change the numbers
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]  # what `accelerate launch`, or a shell, says of precision and sharding changes the numbers
     try:
         accelerator = Accelerator(cpu=cpu, mixed_precision="no", gradient_accumulation_steps=1)
     except torch.distributed.DistError as error:

@@ -16,6 +16,8 @@ from autosparse.config import Bounds, Config
 from autosparse.errors import UserError
 from autosparse.files import read_record
 
+_PAUSE = 5.0  # seconds
+
 Runs = Annotated[tuple[Path, ...], tyro.conf.Positional]
 
 
@@ -27,12 +29,14 @@ class Status:
     runs: Runs = (Path("runs"),)
     """Folders of runs, or folders that hold them."""
     live: bool = False
-    """Keep it up to date, every two seconds, until nothing waits or runs."""
+    """Keep it up to date, every few seconds, until nothing waits or runs."""
 
     def run(self) -> None:
         folders = status.find(self.runs)
         while True:
+            began = time.monotonic()
             rows = status.rows(folders)
+            took = time.monotonic() - began
             shown = _table(rows)
             print(f"\033[H\033[J{shown}" if self.live else shown, flush=True)
             states = {row["state"] for row in rows}
@@ -41,7 +45,7 @@ class Status:
             ended = states <= set(status.ENDED)
             if ended or not self.live:
                 break
-            time.sleep(2)
+            time.sleep(max(_PAUSE, 10 * took))  # a Slurm that is slow is asked less
         if not ended:
             sys.exit(3)
         if states != {"complete"}:

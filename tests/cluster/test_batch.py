@@ -96,6 +96,7 @@ def test_what_is_submitted_is_what_the_dry_run_shows(commands: Commands, tmp_pat
     assert {each.script.read_text() for each in submitted} == {shown}
     assert [each.log.name for each in submitted] == [f"4242_{k}_0_log.err" for k in range(3)]
     assert len(commands.calls("sbatch")) == 1
+    assert not [path for path in folder.rglob("*_submitted.pkl") if path.stat().st_mode & 0o022]
 
 
 def test_an_array_of_one_is_a_plain_job(commands: Commands, tmp_path: Path) -> None:

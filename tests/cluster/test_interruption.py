@@ -17,7 +17,7 @@ from tests.conftest import ROOT, RUN, SMALL_IRP, tree
 from tests.waiting import waiting_irp
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_only_sets_a_flag(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with interruption.listening():
@@ -33,6 +33,16 @@ def test_the_second_signal_does_what_it_did_before() -> None:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_under_nohup_a_terminal_may_be_closed() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruption.listening():
+            signal.raise_signal(signal.SIGHUP)
+            assert not interruption.agreed()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_run_is_one_jobs_and_goes_on_from_the_step_where_it_was_stopped(

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from autosparse.cluster import interruption
-from autosparse.cluster.lease import LEASE, lease
+from autosparse.cluster.lease import LEASE, holder_of, lease
 from autosparse.errors import UserError
 
 
@@ -68,8 +69,34 @@ def test_another_machine_is_trusted_until_it_is_silent(tmp_path: Path) -> None:
         lease(tmp_path, "5_2").__enter__()
     long_ago = time.time() - 121
     os.utime(newest(tmp_path), (long_ago, long_ago))
-    with lease(tmp_path, "5_2"):
+    with lease(tmp_path, "5_2", stale=1):
         assert who(tmp_path)["job"] == "5_2"
+
+
+def test_a_holder_whose_clock_seems_to_have_stopped_is_watched_before_it_is_taken_for_dead(tmp_path: Path) -> None:
+    holder(tmp_path)
+    os.utime(newest(tmp_path), (0, 0))  # the clock of the file system has jumped
+    beats = threading.Timer(0.1, lambda: os.utime(newest(tmp_path)))
+    beats.start()
+    with pytest.raises(UserError, match="process 1 on node7 works on this run"):
+        lease(tmp_path, None, stale=5).__enter__()
+    beats.join()
+
+
+def test_who_works_on_a_folder_does_not_hold_a_copy_of_it(tmp_path: Path) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    with lease(original, None):
+        shutil.copytree(original, copy)
+        assert holder_of(original) is not None
+        assert holder_of(copy) is None
+        with lease(copy, None):
+            assert who(copy)["folder"] == str(copy)
+        with pytest.raises(UserError, match="works on this run"):
+            lease(original, None).__enter__()
+    with lease(original, None):  # moved in the middle, it is still the holder's
+        original.rename(tmp_path / "moved")
+        assert holder_of(tmp_path / "moved") is not None
+        (tmp_path / "moved").rename(original)
 
 
 def test_a_requeued_job_takes_over_from_itself(tmp_path: Path) -> None:
@@ -88,7 +115,7 @@ def test_an_empty_file_is_that_of_somebody_who_is_about_to_fill_it_or_died_befor
     filling.join()
     newest(tmp_path).write_text("")
     os.utime(newest(tmp_path), (0, 0))
-    with lease(tmp_path, None):
+    with lease(tmp_path, None, stale=1):
         assert who(tmp_path)["pid"] == os.getpid()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autosparse.cluster import rendezvous
+from autosparse.cluster import begin, rendezvous
 from autosparse.errors import UserError
 
 JOB = f"{os.getpid()}_7"
@@ -19,6 +19,7 @@ import sys
 from accelerate.utils import gather_object
 from autosparse.cluster import process
 accelerator = process.start(1)
+assert accelerator.mixed_precision == "no" and accelerator.gradient_accumulation_steps == 1
 ranks = gather_object([accelerator.process_index])
 sys.stdout.write(f"{ranks}\\n")  # one write: print() makes two, and processes that share a pipe mix them
 process.finish(accelerator)
@@ -69,6 +70,17 @@ def test_where_no_port_is_free_it_is_said() -> None:
             rendezvous.meet("127.0.0.1", "1", 0, main=True)
 
 
+def test_what_another_user_has_submitted_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pickle = tmp_path / "4242_submitted.pkl"
+    pickle.touch()
+    begin.check_owner(pickle)
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path: os.stat_result((*stat(path)[:4], 12345, *stat(path)[5:])))
+    with pytest.raises(SystemExit, match=r"4242_submitted\.pkl is of another user, and is not loaded; submit again"):
+        begin.check_owner(pickle)
+    assert list(tmp_path.iterdir()) == [pickle]
+
+
 STALE = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "29500"}
 
 
@@ -82,6 +94,12 @@ def alone(**more: str) -> subprocess.CompletedProcess[str]:
 def test_what_another_job_has_left_in_the_environment_makes_no_world(shell: dict[str, str]) -> None:
     assert alone(**STALE, **shell).stdout.strip() == "[0]"
     assert alone(MASTER_ADDR="nowhere.invalid", WORLD_SIZE="2").stdout.strip() == "[0]"
+
+
+def test_what_accelerate_was_configured_to_do_changes_nothing() -> None:
+    asked = {"MIXED_PRECISION": "bf16", "GRADIENT_ACCUMULATION_STEPS": "4", "USE_FSDP": "true", "USE_DEEPSPEED": "true"}
+    said = alone(**{f"ACCELERATE_{name}": value for name, value in asked.items()})
+    assert said.stdout.strip() == "[0]", said.stderr
 
 
 def test_torchrun_makes_a_world(tmp_path: Path) -> None:
