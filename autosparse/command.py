@@ -66,7 +66,7 @@ def _check_lists(kind: type[Any], args: Sequence[str]) -> None:
         if "," in value and flag in lists:
             decimal = lists[flag] is float and len(apart) == 2
             point = f", and a point in a number: {'.'.join(apart)}" if decimal else ""
-            raise UserError(f"{flag} takes values with blanks between them: {flag} {' '.join(apart)}{point}")
+            raise UserError(f"{flag} takes values with spaces between them: {flag} {' '.join(apart)}{point}")
 
 
 def _resources(kind: type[Any]) -> Any:

@@ -16,7 +16,7 @@ def refused(error: OSError) -> str:
     return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
 
 
-def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
+def unknown(kind: str, name: object, valid: Iterable[str]) -> UserError:
     """The error for a name that no registry holds, listing those it does."""
-    apart = "; several are given with blanks between them, no commas" if "," in name else ""
+    apart = "; several are given with spaces between them, no commas" if "," in str(name) else ""
     return UserError(f"unknown {kind} {name!r}; valid: {', '.join(valid)}{apart}")

@@ -92,10 +92,10 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         ("irp", ["--network", "alexnet"], "unknown network 'alexnet'; valid: lenet-300-100, lenet-500-300, resnet8"),
         ("irp", ["--dataset", "svhn"], "unknown data set 'svhn'; valid: digits, mnist5k"),
         ("irp", ["--dataset", "cifar10", "--data-root", "/none"], "get it with: autosparse data"),
-        ("irp", ["--seeds", "0,1"], "--seeds takes values with blanks between them: --seeds 0 1"),
-        ("irp", ["--criteria=snip,random"], "--criteria takes values with blanks between them: --criteria snip random"),
+        ("irp", ["--seeds", "0,1"], "--seeds takes values with spaces between them: --seeds 0 1"),
+        ("irp", ["--criteria=snip,random"], "--criteria takes values with spaces between them: --criteria snip random"),
         ("prune", ["--sparsity", "0,9"], "--sparsity 0 9, and a point in a number: 0.9"),
-        ("prune", ["--criteria", "snip,random"], "several are given with blanks between them, no commas"),
+        ("prune", ["--criteria", "snip,random"], "several are given with spaces between them, no commas"),
         ("irp", ["--output", "/proc/nope"], "output /proc/nope: /proc takes no files (No such file or "),
         ("irp", ["--output", "/proc/nope", "--dry-run"], "output /proc/nope: /proc takes no files"),
         (
