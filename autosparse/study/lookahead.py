@@ -15,7 +15,7 @@ from autosparse.study.charts import AT_START
 from autosparse.study.costs import AtCost, SideBySide, iterative
 from autosparse.study.parts import Method, Part
 from autosparse.study.pretrained import Pretrained
-from autosparse.study.scale import Scale
+from autosparse.study.scale import DIGITS, GPT, LENET, RESNET, Scale
 from autosparse.tasks import Images, Text
 
 _AHEAD = "AutoS, looking ahead"
@@ -46,22 +46,18 @@ class Kind:
     """Sanity checks of the AutoS that looks ahead."""
 
 
-_LENET = Setting(task=Images(source="fashion-mnist"), epochs=3, grad_batches=20)
-_RESNET = Setting(task=Images(network="resnet8", source="cifar10-16"), epochs=4, grad_batches=20)
-_GPT = Setting(task=Text(layers=2, heads=2, width=64, context=64), epochs=1, batch_size=18, grad_batches=20)
-_DIGITS = Setting(task=Images(source="digits"), epochs=1, grad_batches=1)
 _TINY = Setting(task=Text(layers=1, heads=1, width=16, context=32), epochs=1, batch_size=512, grad_batches=1)
 _BIG = Setting(task=Images(network="resnet18", source="cifar10", recipe_name="strong"), grad_batches=20)
 _KINDS: Mapping[str, Sequence[Kind]] = {
     "full": (Kind(setting=_BIG, steps=11_264, labels=(0, 1)),),
     "small": (
-        Kind(setting=_LENET, steps=253, sparsities=(0.9, 0.95, 0.98, 0.99), further=True, checks=_ALL),
-        Kind(setting=replace(_LENET, task=Images(source="mnist")), steps=253, sparsities=(0.98, 0.99)),
-        Kind(setting=_RESNET, steps=112, sparsities=(0.98, 0.99)),
-        Kind(setting=_GPT, steps=163, one_shot=("random", "magnitude", "snip")),
+        Kind(setting=LENET, steps=253, sparsities=(0.9, 0.95, 0.98, 0.99), further=True, checks=_ALL),
+        Kind(setting=replace(LENET, task=Images(source="mnist")), steps=253, sparsities=(0.98, 0.99)),
+        Kind(setting=RESNET, steps=112, sparsities=(0.98, 0.99)),
+        Kind(setting=GPT, steps=163, one_shot=("random", "magnitude", "snip")),
     ),
     "smoke": (
-        Kind(setting=_DIGITS, steps=2, labels=(0,), sparsities=(0.9, 0.95), one_shot=("synflow",), further=True),
+        Kind(setting=DIGITS, steps=2, labels=(0,), sparsities=(0.9, 0.95), one_shot=("synflow",), further=True),
         Kind(setting=_TINY, steps=2, labels=(0,), sparsities=(0.9, 0.95), one_shot=("random",)),
     ),
 }

@@ -24,26 +24,42 @@ from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore
 from autosparse.study import learned
 from autosparse.study.parts import Accuracies, Method, Part
-from autosparse.study.scale import Scale
+from autosparse.study.scale import DIGITS, GPT, LENET, RESNET, Scale
 from autosparse.tasks import Images
 
-_SPARSITIES = (0.95, 0.98, 0.99, 0.995)
 _STRONG = ("random-erk", "magnitude", "iterative-snip", "synflow", "dataflow")
 _ALL = ("random", "snip", "force", "grasp", "npb", *_STRONG)
-_RESNET, _VGG = (
+_RESNET18, _VGG16 = (
     Setting(task=Images(network=name, source="cifar10", recipe_name="strong")) for name in ("resnet18", "vgg16")
 )
-_FASHION = Setting(task=Images(source="fashion-mnist"), epochs=3, grad_batches=20)
-_WIDER = replace(_FASHION, task=Images(network="lenet-500-300", source="fashion-mnist"))
-_MNIST, _CIFAR = (replace(_FASHION, task=Images(source=name)) for name in ("mnist", "cifar10"))
-_DIGITS = Setting(task=Images(source="digits"), epochs=1, grad_batches=1)
+_WIDER = replace(LENET, task=Images(network="lenet-500-300", source="fashion-mnist"))
+_MNIST, _CIFAR = (replace(LENET, task=Images(source=name)) for name in ("mnist", "cifar10"))
+_FOUR, _TWO = (0.95, 0.98, 0.99, 0.995), (0.98, 0.99)
 _MAP = "The score over the first two inputs, in root mean squares of a network; for three values of a third."
-# by scale, what is pruned, the seeds that it gives labels from, and the criteria beside; the paper's AutoS learns from
-# the first
-_NETWORKS: Mapping[str, Sequence[tuple[Setting, tuple[int, ...], tuple[str, ...]]]] = {
-    "full": ((_RESNET, (0, 1), _ALL), (_VGG, (0,), _ALL)),
-    "small": ((_FASHION, (0, 1), _ALL), (_MNIST, (0, 1), _ALL), (_WIDER, (), _STRONG), (_CIFAR, (0,), _STRONG)),
-    "smoke": ((_DIGITS, (0,), ("dataflow",)),),
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What is pruned, the seeds that it gives labels from, the criteria beside, and the sparsities."""
+
+    setting: Setting
+    labels: tuple[int, ...]
+    criteria: tuple[str, ...]
+    sparsities: tuple[float, ...] = _FOUR
+
+
+# the paper's AutoS learns from the first
+_NETWORKS: Mapping[str, Sequence[Pruned]] = {
+    "full": (Pruned(_RESNET18, (0, 1), _ALL), Pruned(_VGG16, (0,), _ALL)),
+    "small": (
+        Pruned(LENET, (0, 1), _ALL),
+        Pruned(_MNIST, (0, 1), _ALL),
+        Pruned(_WIDER, (), _STRONG),
+        Pruned(_CIFAR, (0,), _STRONG),
+        Pruned(RESNET, (), ("random-erk", "synflow", "dataflow"), _TWO),
+        Pruned(GPT, (), ("random", "random-erk", "dataflow"), _TWO),
+    ),
+    "smoke": (Pruned(DIGITS, (0,), ("dataflow",), _TWO),),
 }
 
 
@@ -54,13 +70,14 @@ def pretrained(scale: Scale) -> list[Part]:
     put into autosparse/autos/pretrained are beside the report.
     """
     networks = _NETWORKS[scale.name]
+    labelled = [(each.setting.name, seed) for each in networks for seed in each.labels]
     scale = replace(
         scale,
-        settings={setting.name: setting for setting, *_ in networks},
+        settings={each.setting.name: each.setting for each in networks},
         backbones={"resnet18": "mlp"},
         output=scale.output / "pretrained",
     )
-    labels = tuple(scale.irp(setting.name, "magnitude", seed=seed) for setting, seeds, _ in networks for seed in seeds)
+    labels = tuple(scale.irp(name, "magnitude", seed=seed) for name, seed in labelled)
     fit = scale.fit_to(
         labels,
         name=PRETRAINED,
@@ -73,22 +90,23 @@ def pretrained(scale: Scale) -> list[Part]:
     first, *_ = scale.settings
     snip = (scale.irp(first, "snip"),)
     parts: list[Part] = [Pretrained(fit, labels)]
-    for setting, _, criteria in networks:
+    for each in networks:
+        pair = each.setting.name
         methods = (
-            *(Method(name, name) for name in criteria),
+            *(Method(name, name) for name in each.criteria),
             Method("AutoS, the paper's", scale.fit_to(snip, name="paper"), snip),
             Method("AutoS, pretrained", fit, labels),
-            Method("iterative, magnitude", None, (scale.irp(setting.name, "magnitude"),)),
-            *([Method("iterative, SNIP", None, snip)] if setting.name == first else []),
+            Method("iterative, magnitude", None, (scale.irp(pair, "magnitude"),)),
+            *([Method("iterative, SNIP", None, snip)] if pair == first else []),
         )
         parts.append(
             Accuracies(
-                title=f"Pruned at initialization: {setting.name.replace('_', ' on ')}",
-                stem=f"pretrained_{setting.name}",
+                title=f"Pruned at initialization: {pair.replace('_', ' on ')}",
+                stem=f"pretrained_{pair}",
                 scale=scale,
-                pair=setting.name,
+                pair=pair,
                 methods=methods,
-                sparsities=_SPARSITIES[-scale.sparsities - 1 :],
+                sparsities=each.sparsities[-scale.sparsities - 1 :],
                 checked=("AutoS, pretrained",),
             )
         )
@@ -150,7 +168,7 @@ class Pretrained:
                 columns = autos.features.measure(model, full, batches, autos.batch_norm)
         own, tabulated = autos.score(*columns), surface.score(*columns)
         row = {}
-        for sparsity in (0.5, 0.9, *_SPARSITIES):
+        for sparsity in (0.5, 0.9, *_FOUR):
             k = keep_count(1 - sparsity, full.layout.size)
             same = keep_top(own, k, full).kept & keep_top(tabulated, k, full).kept
             row[f"{100 * sparsity:g}%"] = f"{100 * int(same.sum()) / k:.2f}"

@@ -32,7 +32,7 @@ MEASURES = {
 SHORT = {
     "test": "last epoch",
     "test_best_validation": "best by validation",
-    "test_best": "maximum over epochs, the paper's",
+    "test_best": "best over epochs, the paper's",
 }
 """The measures in a word or two."""
 

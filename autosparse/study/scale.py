@@ -8,7 +8,7 @@ from typing import Any
 from autosparse.config import Backbone, FitConfig, IRPConfig, OneShot, PruneConfig, Sanity
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.jobs.setting import Setting
-from autosparse.tasks import Images
+from autosparse.tasks import Images, Text
 
 PAPERS = ("lenet/mnist", "resnet18/cifar10", "vgg16/cifar10", "vgg19/cifar100", "resnet18/tiny-imagenet")
 
@@ -89,6 +89,13 @@ class Scale:
             seen.setdefault(self.settings[pair], pair)
         return list(seen.values())
 
+
+LENET = Setting(task=Images(source="fashion-mnist"), epochs=3, grad_batches=20)
+RESNET = Setting(task=Images(network="resnet8", source="cifar10-16"), epochs=4, grad_batches=20)
+GPT = Setting(task=Text(layers=2, heads=2, width=64, context=64), epochs=1, batch_size=18, grad_batches=20)
+"""The kinds of network that the criteria of the package are made from and measured on, at a size for two cores."""
+DIGITS = Setting(task=Images(source="digits"), epochs=1, grad_batches=1)
+"""For a trial."""
 
 _ALL_EXTRAS = ("magnitude", "random-erk", "iterative-snip", "force", "synflow")
 _MLP: Mapping[str, Backbone] = {"resnet18": "mlp", "vgg19": "mlp"}
