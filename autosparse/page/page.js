@@ -91,7 +91,7 @@
     if (group?.matches(".legend")) {
       const boxes = [...group.querySelectorAll("input")];
       const parameters = {
-        hidden: boxes.filter((box) => box.value !== "on" && !box.checked).map((box) => box.value),
+        hidden: boxes.filter((box) => box.name !== "whole" && !box.checked).map((box) => box.value),
         whole: boxes.some((box) => box.name === "whole" && box.checked),
       };
       const state = drawn.get(group.closest("figure"));

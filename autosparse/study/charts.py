@@ -57,7 +57,7 @@ def against_sparsity(
     """
     series = chosen(points["series"], codes)
     rows = [*_rows(points.assign(density=100 * (1 - points["sparsity"])))]
-    rows += [{"measure": name, "dense": value} for name, value in (dense or {}).items()]
+    rows += [{"measure": name, "dense": number_of(value)} for name, value in (dense or {}).items()]
     pruned = points[~points["iterative"]]
     ticks = sorted({100.0, *(100 * (1 - (pruned if len(pruned) else points[::3])["sparsity"])).round(3)})
     color, shape = coded(series)

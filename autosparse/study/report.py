@@ -55,10 +55,10 @@ def overview(document: Document, folders: Sequence[Path]) -> None:
             _autos(document, folder, [Path(each) for each in irp["folder"].unique()] if len(irp) else [])
         except UserError as error:
             damaged.append(str(error))
-    add_runs(document, folders)
+    add_runs(document, folders, damaged)
     if damaged:
         document.heading("Damaged, and left out")
-        for line in damaged:
+        for line in dict.fromkeys(damaged):
             document.text(line)
             say(f"left out: {line}")
     if unfinished := results.find_unfinished(folders):
@@ -67,10 +67,11 @@ def overview(document: Document, folders: Sequence[Path]) -> None:
             document.code(str(folder))
 
 
-def add_runs(document: Document, folders: Sequence[Path]) -> None:
-    """Add the table of runs; one that cannot be read is left out, as it is everywhere."""
+def add_runs(document: Document, folders: Sequence[Path], damaged: list[str] | None = None) -> None:
+    """Add the table of runs; see `runs.gather`."""
+    found = runs.gather(folders, damaged)
     document.heading("Runs")
-    document.runs(runs.gather(folders, []))
+    document.runs(found)
 
 
 def add_switch(document: Document, metric: str, measures: Sequence[str]) -> None:

@@ -22,12 +22,15 @@ _LINES = 25  # of a log's end
 _COMMANDS = {"prune": "prune", "irp": "irp", "autos": "fit"}
 
 
-def gather(folders: Sequence[Path], damaged: list[str]) -> list[Run]:
+def gather(folders: Sequence[Path], damaged: list[str] | None = None) -> list[Run]:
     """All complete runs at or below some folders.
 
     Args:
         folders: of runs, or folders that hold them.
         damaged: gets a line for each run that cannot be read, which is left out then.
+
+    Raises:
+        UserError: a run that cannot be read, where `damaged` is not given.
     """
     found = []
     for kind, read in (("irp", _irp), ("autos", _autos), ("prune", _prune)):
@@ -35,6 +38,8 @@ def gather(folders: Sequence[Path], damaged: list[str]) -> list[Run]:
             try:
                 found.append(read(folder))
             except UserError as error:
+                if damaged is None:
+                    raise
                 damaged.append(str(error))
     return found
 
@@ -124,11 +129,12 @@ def _texts(folder: Path) -> dict[str, str]:
     """The command, the configuration, the environment and the end of the log, as far as they are there."""
     config = folder / "config.yaml"
     environment = read_record(folder / "environment.json")
+    asked = read_config(folder)
     command = environment.pop("command", None)
     said = {"Command that made it": shlex.join(command) if command else ""}
-    if SECTION in read_config(folder):
-        said["This run alone"] = f"autosparse {_COMMANDS[read_config(folder)['kind']]} --config {config}"
-    for log in sorted((folder / "logs").glob("rank0.log")):
+    if SECTION in asked:
+        said["This run alone"] = f"autosparse {_COMMANDS[asked['kind']]} --config {config}"
+    if (log := folder / "logs" / "rank0.log").is_file():
         said["End of the log"] = "\n".join(log.read_text(errors="replace").splitlines()[-_LINES:])
     said["Environment"] = "\n".join(f"{key}: {_flat(value)}" for key, value in environment.items() if value)
     said["Configuration"] = config.read_text()
