@@ -6,12 +6,16 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from autosparse.errors import UserError
+
+_SCRATCH = ".tmp"
 
 
 def fsync_folder(folder: Path) -> None:
@@ -37,25 +41,39 @@ def walk(top: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well it is durable and takes the place of `path`.
+    """Yield a temporary path; when the block ends well it is durable and takes the place of `path`.
 
-    Whatever stood at `path` stays untouched until then, and for good if the block raises. One writer at a time:
-    the temporary name is fixed, so what a killed writer left is overwritten by the next.
+    Whatever stood at `path` stays untouched until then, and for good if the block raises. It may be read by whom the
+    umask lets, whoever writes it. One writer at a time: the temporary path lies in a folder beside `path` whose name is
+    fixed, so what a killed writer left there, also under names of its own, is removed by the next.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    scratch = path.with_name(f".{path.name}{_SCRATCH}")
+    temporary = scratch / path.name
     try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
         with open(temporary, "rb+") as file:
+            os.fchmod(file.fileno(), mode)  # safetensors puts a file there that is for its user alone
             os.fsync(file.fileno())
         os.replace(temporary, path)
         fsync_folder(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # a read-only file system refuses this even where there is none
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, Exception) and (number := _system_error(error, temporary)):
+    except Exception as error:
+        if number := _system_error(error, scratch):
             raise OSError(number, os.strerror(number), str(path)) from error
         raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # a read-only file system refuses this even where there is none
+
+
+def remove_unfinished(folder: Path, but: str) -> None:
+    """Remove what killed writers left in a folder that only this process writes to, but for the file `but`."""
+    for scratch in folder.glob(f".*{_SCRATCH}"):
+        if scratch.name != f".{but}{_SCRATCH}":
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -87,12 +105,13 @@ def check_writable(folder: Path, name: str) -> None:
         raise UserError(f"{name} {folder}: {there} takes no files ({error.strerror}); name another folder") from None
 
 
-def _system_error(error: Exception, written: Path) -> int | None:
+def _system_error(error: Exception, scratch: Path) -> int | None:
     """The number of the operating system's error in writing a file, as it is or as a writer in native code has put it;
-    None if it is another error, or about another file.
+    None if it is another error, or about a file elsewhere.
     """
     if isinstance(error, OSError):
-        return error.errno if error.filename in (None, str(written), written) else None
+        here = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(scratch)
+        return error.errno if here else None
     if match := re.search(r"os error (\d+)", str(error)):  # safetensors
         return int(match[1])
     if isinstance(error, RuntimeError) and "file write failed" in str(error):  # torch.save does not say why

@@ -19,7 +19,7 @@ from autosparse.cluster.lease import lease
 from autosparse.cluster.requeue import requeue, requeues
 from autosparse.cluster.speaking import of, speaking
 from autosparse.errors import UserError
-from autosparse.files import write_record
+from autosparse.files import remove_unfinished, write_record
 
 log = logging.getLogger("autosparse")
 
@@ -96,6 +96,7 @@ class Attempt:
         if main:  # an earlier attempt may have had more processes; the others are held by the broadcast below
             for path in folder.glob(ERRORS):
                 path.unlink(missing_ok=True)
+            remove_unfinished(folder, but="job.json")  # which is written by who submits, maybe now
         with _logging_to(folder, rank, named=len(self.jobs) > 1):
             try:
                 to_do = not broadcast_object_list([main and _is_complete(job)])[0]

@@ -101,6 +101,10 @@ class Resources(Where):
         for job in self.after:
             if not re.fullmatch(r"\d+(_\d+)?", job):
                 raise UserError(f"after takes job ids of Slurm, such as 4242 or 4242_3, got {job!r}")
+        for name in (each.name for each in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, str | Path) and not str(value).isprintable():  # a batch script has an option a line
+                raise UserError(f"{spelled(name)} takes one line of text, got {str(value)!r}")
         _ = self.minutes, self.slurm_options
 
     @property
@@ -118,7 +122,7 @@ class Resources(Where):
         options: dict[str, str | bool] = {}
         for text in self.slurm:
             key, equals, value = text.lstrip("-").partition("=")
-            if not re.fullmatch(r"[a-z][a-z-]*", key) or "\n" in text:
+            if not re.fullmatch(r"[a-z][a-z-]*", key) or not text.isprintable():
                 raise UserError(f"slurm takes options of sbatch as KEY=VALUE, got {text!r}")
             own = _OTHER_NAME.get(key, key.replace("-", "_"))
             if own in {each.name for each in fields(self)}:

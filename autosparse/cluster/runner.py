@@ -46,8 +46,8 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
         check_writable(output, "output")
         check_writable(root, "log-dir")
         _check_data(todo, resources)
-    if resources.cluster != "inline" and re.search(r"[%\\]", str(root)):
-        raise UserError(f"{root}: Slurm gives % and backslashes in file names a meaning; choose another log-dir")
+    if resources.cluster != "inline" and (re.search(r"[%\\]", str(root)) or not str(root).isprintable()):
+        raise UserError(f"{str(root)!r}: Slurm takes no %, backslash or line break in file names; use another log-dir")
     damaged = {failed.job.folder for failed in failures}
     for stage in stages:
         to_run = sum(job in todo for job in stage.jobs)

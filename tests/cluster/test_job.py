@@ -61,3 +61,13 @@ def test_a_run_that_ended_without_a_word_was_killed(tmp_path: Path) -> None:
     job.folder.mkdir()
     (job.folder / "status.json").write_text('{"state": "running"}')
     assert failure(job) == "it was killed"
+
+
+def test_what_a_killed_attempt_was_about_to_write_is_removed(tmp_path: Path) -> None:
+    job = Note(tmp_path, "a")
+    left, submitting = job.folder / ".checkpoint.pt.tmp", job.folder / ".job.json.tmp"
+    for folder in (left, submitting):
+        folder.mkdir(parents=True)
+    Attempt((job,), 1)()
+    assert not left.exists()
+    assert submitting.exists()

@@ -167,10 +167,12 @@ def test_who_stops_waiting_is_told_that_the_jobs_go_on(
     assert (tmp_path / "submitted" / "notes_0" / "jobs.json").exists()
 
 
-def test_names_that_slurm_would_expand_are_refused(tmp_path: Path) -> None:
+def test_names_that_a_batch_script_cannot_hold_are_refused(tmp_path: Path) -> None:
     for resources in (Resources(cluster="slurm", dry_run=True), Resources(cluster="local")):
-        with pytest.raises(UserError, match="choose another log-dir"):
-            launch([Note(tmp_path, "a")], resources, tmp_path / "100%", "notes")
+        for name in ("100%", "a\\b", "a\ntouch b"):
+            with pytest.raises(UserError, match="use another log-dir"):
+                launch([Note(tmp_path, "a")], resources, tmp_path / name, "notes")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_record_names_the_commit_of_the_code(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 import shlex
 from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,3 +129,10 @@ def test_options_that_have_a_flag_are_refused(text: str, message: str) -> None:
 def test_after_takes_job_ids(job: str) -> None:
     with pytest.raises(UserError, match="after takes job ids"):
         Resources(after=(job,))
+
+
+@pytest.mark.parametrize("name", ["partition", "account", "qos", "mem", "constraint", "exclude", "log_dir", "slurm"])
+def test_no_value_adds_a_line_to_a_batch_script(name: str) -> None:
+    value: Any = {"log_dir": Path("a\nb"), "slurm": ("comment=a\ntouch b",)}.get(name, "a\ntouch b")
+    with pytest.raises(UserError, match=rf"{name.replace('_', '-')} takes .*, got '.*a\\n"):
+        Resources(**{name: value})

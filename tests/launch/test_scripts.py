@@ -68,6 +68,10 @@ def test_the_whole_road(script: Script, finished: Path, tmp_path: Path, capsys: 
         assert (page.parent / "figures" / name).stat().st_size > 1000
     assert text.count('<img class="static" src="data:image/') == len(stems)
 
+    os.umask(umask := os.umask(0))  # whom it lets read may read what a shared folder holds
+    modes = {path.stat().st_mode & 0o777 for path in (*finished.rglob("*"), *tmp_path.rglob("*")) if path.is_file()}
+    assert modes == {0o666 & ~umask}
+
 
 def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -48,9 +48,10 @@ def test_an_array_runs_as_many_at_once_as_asked_for_also_when_it_is_cut(tmp_path
 
 
 def test_quotes_in_every_path_and_a_job_that_fails_beside_one_that_does_not(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / 'it\'s a "b" $HOME; c'
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / 'it\'s a "b" $HOME; $(touch pwned) `touch pwned` & c'
     good, bad = Note(output, "a"), Note(output, "b", fail="user")
     resources = {**CPU, "setup": ("export GREETING='it is \"here\"'",), "slurm": ("comment=it's here",)}
     launch([good, bad], Resources(**resources, dry_run=True), output, "notes")
@@ -67,6 +68,7 @@ def test_quotes_in_every_path_and_a_job_that_fails_beside_one_that_does_not(
     assert json.loads((good.folder / "status.json").read_text())["state"] == "complete"
     (log,) = (output / "submitted" / "notes_0" / job_id).glob("*_0_log.out")
     assert "Job completed successfully" in log.read_text()
+    assert list(tmp_path.iterdir()) == [output]  # no shell has run what the name says
 
 
 def test_a_process_that_fails_does_not_leave_the_others_waiting(tmp_path: Path) -> None:
