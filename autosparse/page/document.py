@@ -121,7 +121,10 @@ class Document:
             if len(runs) == 1 or len({run.cells[column] for run in runs if run.cells.get(column) is not None}) > 1
         ]
         numbers = {column for column in columns if any(isinstance(run.cells.get(column), float) for run in runs)}
-        self._blocks.append({"kind": "runs", "runs": runs, "columns": columns, "numbers": numbers})
+        rows = [[_shown(run.cells.get(column)) for column in columns] for run in runs]
+        names = pd.Index([run.label for run in runs], name="run")
+        plain = markdown(pd.DataFrame(rows, names, columns, dtype=str))
+        self._add("runs", plain, runs=runs, columns=columns, numbers=numbers)
 
     def write(self) -> Path:
         """Write the pages; returns the path of the HTML."""

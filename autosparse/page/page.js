@@ -102,8 +102,9 @@
 
   // Copies: what a table shows, in the order in which it shows it.
 
-  const escaped = (text) => text.replace(/\\/g, "\\textbackslash{}").replace(/[%&#_$]/g, "\\$&")
-    .replace(/±/g, "$\\pm$").replace(/→/g, "$\\to$").replace(/–/g, "--");
+  const tex = { "\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}", "±": "$\\pm$", "→": "$\\to$",
+    "–": "--" };
+  const escaped = (text) => text.replace(/[\\^~±→–%&#_${}]/g, (character) => tex[character] ?? `\\${character}`);
   const bold = { markdown: (text) => `**${text}**`, latex: (text) => `\\textbf{${text}}`, csv: (text) => text };
   const plain = {
     markdown: (text) => text.replace(/\|/g, "\\|"),

@@ -8,8 +8,9 @@ import pandas as pd
 def markdown(table: pd.DataFrame) -> str:
     """A data frame as a Markdown table, its index as the first column."""
     header, *rows = grid(table)
-    lines = [header, ["---", *["---:"] * len(table.columns)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    rows.insert(1, ["---", *["---:"] * len(table.columns)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def grid(table: pd.DataFrame) -> list[list[str]]:

@@ -1,20 +1,28 @@
 """Results as charts: the metric against sparsity and cost, what each layer keeps, how the training went, checks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from autosparse.metrics import factor, label
-from autosparse.page import Chart, Spec, coded, numbered
+from autosparse.page import Chart, Spec, coded
+from autosparse.study.encodings import (
+    SHOWN,
+    Codes,
+    chosen,
+    deviations,
+    limits,
+    metric_axis,
+    number_of,
+    rows_of,
+    title_of,
+    tooltip_of,
+)
 from autosparse.study.results import metric_of
 
 AT_START = "at initialization"
 """The family of criteria that look at the start alone, whose points are not joined."""
-Codes = Mapping[str, int] | None
-"""Numbers of colours and markers by series, so that a page shows each in one way; in order of appearance if None."""
-SHOWN: Spec = {"filter": "indexof(hidden, datum.series) < 0"}
 _DECADES = [digit * 10.0**power for power in range(-4, 3) for digit in (1, 3)]
 _DENSE: Sequence[Spec] = (
     {
@@ -56,12 +64,12 @@ def against_sparsity(
         codes: see `Codes`.
     """
     series = chosen(points["series"], codes)
-    rows = [*_rows(points.assign(density=100 * (1 - points["sparsity"])))]
+    rows = [*rows_of(points.assign(density=100 * (1 - points["sparsity"])))]
     rows += [{"measure": name, "dense": number_of(value)} for name, value in (dense or {}).items()]
     pruned = points[~points["iterative"]]
     ticks = sorted({100.0, *(100 * (1 - (pruned if len(pruned) else points[::3])["sparsity"])).round(3)})
     color, shape = coded(series)
-    low, high, cut = _limits(points, metric, better)
+    low, high, cut = limits(points, metric, better)
     x: Spec = {
         "field": "density",
         "type": "quantitative",
@@ -73,7 +81,7 @@ def against_sparsity(
             "title": "sparsity (logarithmic in density)",
         },
     }
-    y = _metric_axis("mean", f"test {label(metric)}", low, high, cut)
+    y = metric_axis(f"test {label(metric)}", low, high, cut)
     tooltip = tooltip_of(series="", sparsity_label="sparsity", mean="mean", std="deviation", runs="runs")
     line: Spec = {"encoding": {"x": x, "y": y, "color": color}}
     view: Spec = {
@@ -92,7 +100,7 @@ def against_sparsity(
                 }
                 for iterative in sorted(set(points["iterative"]))
             ),
-            *_bars(points, x, y, color),
+            *deviations(points, x, y, color),
             {
                 "transform": [{"filter": "isValid(datum.series)"}],
                 "mark": {"type": "point", "clip": True},
@@ -127,8 +135,8 @@ def against_cost(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Cha
         # beside each other, not upon
         points["at"] = points["cost"] * (1 + 0.02 * (points["family"].map([*families].index) - len(families) / 2))
         points = points.rename(columns={"family": "series"}).assign(panel=title).sort_values("at")
-        rows += _rows(points)
-        low, high, beyond = _limits(points, metric, better)
+        rows += rows_of(points)
+        low, high, beyond = limits(points, metric, better)
         cut |= beyond
         x: Spec = {
             "field": "at",
@@ -136,7 +144,7 @@ def against_cost(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Cha
             "scale": {"type": "log", "nice": False, "domain": [0.85 * points["at"].min(), 1.15 * points["at"].max()]},
             "axis": {"values": [1, 2, 3, 5, 10, 20, 50], "title": "cost, trainings"},
         }
-        y = _metric_axis("mean", f"test {label(metric)}, {better} is better", low, high, beyond)
+        y = metric_axis(f"test {label(metric)}, {better} is better", low, high, beyond, reverse=better == "lower")
         tooltip = tooltip_of(method="", cost="cost", mean="mean", std="deviation", runs="runs")
         views[title] = {
             "transform": [{"filter": {"field": "panel", "equal": title}}, SHOWN],
@@ -146,7 +154,7 @@ def against_cost(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Cha
                     "mark": {"type": "line", "clip": True},
                     "encoding": {"x": x, "y": y, "color": color, "order": {"field": "at"}},
                 },
-                *_bars(points, x, y, color),
+                *deviations(points, x, y, color),
                 {
                     "mark": {"type": "point", "clip": True},
                     "encoding": {"x": x, "y": y, "color": color, "shape": shape, "tooltip": tooltip},
@@ -235,91 +243,9 @@ def checks(points: pd.DataFrame, metric: str, codes: Codes = None) -> Chart:
                 {"mark": "point", "encoding": {**where, "x": x, "shape": shape, "tooltip": tooltip}},
             ],
         }
-    return Chart(rows=_rows(points), views=views, series=series)
-
-
-def _metric_axis(field: str, title: str, low: float, high: float, cut: bool) -> Spec:
-    """The axis of a metric between limits or, where `whole` is true, as far as there are points."""
-    scale: Spec = {"zero": False, "nice": False}
-    if cut:
-        scale |= {
-            "domainMin": {"expr": f"whole ? null : {low:.6g}"},
-            "domainMax": {"expr": f"whole ? null : {high:.6g}"},
-        }
-    else:
-        scale |= {"domain": [low, high]}
-    return {"field": field, "type": "quantitative", "scale": scale, "axis": {"title": title, "tickCount": 6}}
-
-
-def _limits(points: pd.DataFrame, metric: str, better: str) -> tuple[float, float, bool]:
-    """Where the axis ends, and whether that cuts something off.
-
-    A criterion at chance must not flatten the differences among the others.
-    """
-    means = points["mean"]
-    bottom, top = float((means - points["std"]).min()), float((means + points["std"]).max())
-    margin = 0.05 * (top - bottom) or 0.5
-    low, high = bottom - margin, top + margin
-    if better == "higher":
-        rest = float(means.quantile(0.12))
-        low = max(low, rest - 0.5 * (top - rest) - margin) if rest < top else low
-    else:
-        rest = float(means.quantile(0.88))
-        high = min(high, rest + 0.5 * (rest - bottom) + margin) if rest > bottom else high
-    if factor(metric) > 1:
-        low, high = max(low, 0.0), min(high, 100.0)
-    return low, high, low > float(means.min()) or high < float(means.max())
-
-
-def _bars(points: pd.DataFrame, x: Spec, y: Spec, color: Spec) -> list[Spec]:
-    """The deviation around each point, where there is any: a layer without rows would be told of on the console."""
-    if not (points["std"] > 0).any():
-        return []
-    return [
-        {
-            "transform": [
-                {"filter": "datum.std > 0"},
-                {"calculate": "datum.mean - datum.std", "as": "low"},
-                {"calculate": "datum.mean + datum.std", "as": "high"},
-            ],
-            "mark": {"type": "rule", "clip": True},
-            "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": color},
-        }
-    ]
-
-
-def tooltip_of(**titles: str) -> list[Spec]:
-    """Fields by name; numbers in four digits."""
-    numbers = {"mean", "std", "cost", "density", "value"}
-    return [
-        {"field": name, "title": title or "series"}
-        | ({"format": ".4~g", "type": "quantitative"} if name in numbers else {})
-        for name, title in titles.items()
-    ]
+    return Chart(rows=rows_of(points), views=views, series=series)
 
 
 def _points_min(points: pd.DataFrame) -> float:
     """The least density, in per cent."""
     return float(100 * (1 - points["sparsity"].max()))
-
-
-def chosen(names: Iterable[str], codes: Codes) -> dict[str, int]:
-    """The series there are, in the order of their codes."""
-    there = numbered(names)
-    return there if codes is None else {name: number for name, number in codes.items() if name in there}
-
-
-def title_of(sparsity: float) -> str:
-    return f"{100 * sparsity:g}% sparsity"
-
-
-def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """A data frame as rows; numbers in six digits, None where there is none."""
-    return [{key: number_of(value) for key, value in row.items()} for row in frame.to_dict("records")]
-
-
-def number_of(value: Any) -> Any:
-    """A number in six digits, None if it is none; all else as it is."""
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.6g}") if np.isfinite(value) else None

@@ -17,6 +17,7 @@ from autosparse.metrics import factor, label
 from autosparse.page import Document, numbered
 from autosparse.store import TripleStore
 from autosparse.study import charts, curves, learned, results, runs
+from autosparse.study.encodings import Codes
 
 CURVES = "The test metric against sparsity, mean and deviation over seeds; what lies beyond the axis is cut off."
 LAYERS = "Share of each layer's weights that is kept, from the input to the output, mean over seeds."
@@ -79,7 +80,7 @@ def add_switch(document: Document, metric: str, measures: Sequence[str]) -> None
     document.switch(f"Test {metric}", {measure: results.SHORT[measure] for measure in measures})
 
 
-def add_trainings(document: Document, pruned: pd.DataFrame, stem: str, codes: charts.Codes = None) -> None:
+def add_trainings(document: Document, pruned: pd.DataFrame, stem: str, codes: Codes = None) -> None:
     """Add the curves of all trainings."""
     document.switch("Training curves", curves.CURVES, name="curve")
     document.chart(curves.training_curves(pruned, results.histories(pruned), codes), f"{stem}_trainings", TRAININGS)
@@ -97,12 +98,13 @@ def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, networ
     best_first = points.groupby("series")["mean"].mean().sort_values(ascending=better == "lower").index
     codes = numbered(sorted(best_first, key=lambda name: not name.endswith(ITERATIVE)))
     add_switch(document, metric, measures)
+    tables = {} if as_it_is.empty else {each: _table(as_it_is, irp, each) for each in measures}  # refuses mixed recipes
     picture = charts.against_sparsity(points, metric, better, levels, codes)
     document.chart(picture, f"{stem}_accuracy", CURVES)
     if as_it_is.empty:
         document.table(results.iterations_table(irp), f"Test {label(metric)}, of every mask after the last epoch.")
     else:
-        document.tables({each: _table(as_it_is, irp, each) for each in measures})
+        document.tables(tables)
         _pruned(document, as_it_is, irp, stem, codes)
     if len(as_it_is) < len(pruned):
         _sanity(document, pruned, metric, stem, codes)

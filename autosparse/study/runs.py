@@ -1,7 +1,7 @@
 """Runs as a report shows them: a row of its table, and a page each with all that the folder says."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from autosparse.errors import UserError
 from autosparse.files import read_json, read_record
 from autosparse.metrics import factor
 from autosparse.options import SECTION
-from autosparse.page import Run
+from autosparse.page import Chart, Run
 from autosparse.store import TripleStore
 from autosparse.store.beside import read_history
 from autosparse.study import curves, results
@@ -46,68 +46,56 @@ def gather(folders: Sequence[Path], damaged: list[str] | None = None) -> list[Ru
 
 def _prune(folder: Path) -> Run:
     (row,) = results.load(folder).to_dict("records")
-    metric, times = row["metric"], factor(row["metric"])
     layers = pd.DataFrame(
         {"density, %": {name: f"{100 * share:.3g}" for name, share in row["layer_densities"].items()}}
     )
     kept = f"{row['kept']:,} of {row['parameters']:,} weights are kept"
-    cells = {
-        "kind": "prune",
-        "network": row["network"],
-        "data": row["dataset"],
-        "criterion": row["criterion"],
-        "sparsity, %": 100.0 * row["sparsity"],
-        "seed": float(row["seed"]),
-        "cost": float(row["cost"]),
-        "metric": metric,
-        "last epoch": times * row["test"],
-        "best by validation": _times(times, row["test_best_validation"]),
-        "maximum": times * row["test_best"],
-    }
+    tables = {f"Mask by layer: {kept}": layers.rename_axis("layer")}
     history = read_json(folder / "result.json")["history"]
-    return Run(
-        name=folder.name,
-        label=folder.name.removeprefix(f"{cells['network']}_{cells['data']}_"),
-        cells=cells,
-        texts=_texts(folder),
-        tables={f"Mask by layer: {kept}": layers.rename_axis("layer")},
-        chart=curves.one_training(history, metric),
-    )
+    return _pruning(folder, "prune", row, tables, curves.one_training(history, row["metric"]))
 
 
 def _irp(folder: Path) -> Run:
     config, store = read_config(folder), TripleStore.open(folder)
     history = read_history(folder, store.beside)
     last = history[-1]
-    metric, times = last["metric"], factor(last["metric"])
+    metric = last["metric"]
     masks = pd.DataFrame(
         {
             "density, %": [f"{100 * row['density']:.3g}" for row in history],
             "loss": [f"{row['loss']:.4g}" for row in history],
-            f"test {metric}": [f"{times * row['test']:.4g}" for row in history],
+            f"test {metric}": [f"{factor(metric) * row['test']:.4g}" for row in history],
         },
         index=pd.Index([row["iteration"] for row in history], name="iteration"),
     )
-    cells = {
-        "kind": "irp",
-        "network": config["network"],
-        "data": config["dataset"],
-        "criterion": config["criterion"],
-        "sparsity, %": 100.0 * (1.0 - last["density"]),
-        "seed": float(config["seed"]),
-        "cost": float(len(history)),
-        "metric": metric,
-        "last epoch": times * last["test"],
-        "best by validation": _times(times, last["test_best_validation"]),
-        "maximum": times * last["test_best"],
+    row = config | last | {"sparsity": 1.0 - last["density"], "cost": len(history)}
+    return _pruning(folder, "irp", row, {"Masks": masks}, curves.masks_of(history, metric))
+
+
+def _pruning(folder: Path, kind: str, row: Mapping[Any, Any], tables: Mapping[str, pd.DataFrame], chart: Chart) -> Run:
+    """A run that has pruned a network; of IRP, what its last mask is and reached."""
+    times = factor(row["metric"])
+    best_validation = row["test_best_validation"]
+    cells: dict[str, str | float | None] = {
+        "kind": kind,
+        "network": row["network"],
+        "data": row["dataset"],
+        "criterion": row["criterion"],
+        "sparsity, %": 100.0 * row["sparsity"],
+        "seed": float(row["seed"]),
+        "cost": float(row["cost"]),
+        "metric": row["metric"],
+        "last epoch": times * row["test"],
+        "best by validation": None if best_validation is None else times * best_validation,
+        "maximum": times * row["test_best"],
     }
     return Run(
         name=folder.name,
         label=folder.name.removeprefix(f"{cells['network']}_{cells['data']}_"),
         cells=cells,
         texts=_texts(folder),
-        tables={"Masks": masks},
-        chart=curves.masks_of(history, metric),
+        tables=tables,
+        chart=chart,
     )
 
 
@@ -146,7 +134,3 @@ def _flat(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {each}" for key, each in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _times(factor: float, value: float | None) -> float | None:
-    return None if value is None else factor * value

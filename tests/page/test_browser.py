@@ -18,17 +18,18 @@ from tests.conftest import run_script
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 TABLE = pd.DataFrame(
-    {"90%": ["91.00 ± 1.41", "**95.00**"], "text": ['a, "b"', "c_d & 5%"]},
+    {"90%": ["91.00 ± 1.41", "**95.00**"], "text": ['a, "b"', "c_d & 5% of 2^{~n}"]},
     index=pd.Index(["x|y", "z"], name="criterion"),
 )
-CSV = 'criterion,90%,text\nx|y,91.00 ± 1.41,"a, ""b"""\nz,95.00,c_d & 5%\n'
+CSV = 'criterion,90%,text\nx|y,91.00 ± 1.41,"a, ""b"""\nz,95.00,c_d & 5% of 2^{~n}\n'
 MARKDOWN = (
     "| criterion | 90% | text |\n| --- | ---: | ---: |\n"
-    '| x\\|y | 91.00 ± 1.41 | a, "b" |\n| z | **95.00** | c_d & 5% |\n'
+    '| x\\|y | 91.00 ± 1.41 | a, "b" |\n| z | **95.00** | c_d & 5% of 2^{~n} |\n'
 )
 LATEX = (
     "\\begin{tabular}{lrr}\n\\toprule\ncriterion & 90\\% & text \\\\\n\\midrule\n"
-    'x|y & 91.00 $\\pm$ 1.41 & a, "b" \\\\\nz & \\textbf{95.00} & c\\_d \\& 5\\% \\\\\n'
+    'x|y & 91.00 $\\pm$ 1.41 & a, "b" \\\\\n'
+    "z & \\textbf{95.00} & c\\_d \\& 5\\% of 2\\textasciicircum{}\\{\\textasciitilde{}n\\} \\\\\n"
     "\\bottomrule\n\\end{tabular}\n"
 )
 # of each visible text the contrast with what is behind it, where it is below 4.5 (WCAG 2, AA)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from autosparse.page import Chart, Document, Run, coded, numbered
 from autosparse.page.chart import COLORS, MARKERS, library
+from autosparse.page.tables import markdown
 
 LINE: dict[str, Any] = {"mark": "line", "encoding": {"x": {"field": "x"}, "y": {"field": "y", "type": "quantitative"}}}
 CHART = Chart(rows=[{"x": 0, "y": 1.0}, {"x": 1, "y": None}], views={"one": LINE, "two": LINE})
@@ -77,6 +78,16 @@ def test_the_page_has_the_parts_and_what_the_script_draws(page: str) -> None:
     assert [run["name"] for run in data["runs"]] == ["net_snip", "net_rand", "net_fit"]
     assert data["runs"][0]["texts"] == {"Log": "a\n</script>"}
     assert [run["cells"]["seed"] for run in data["runs"]] == ["1", "2", "–"]
+
+
+def test_the_markdown_has_the_table_of_runs(page: str, tmp_path: Path) -> None:
+    assert page
+    table = "| run | seed |\n| --- | ---: |\n| snip | 1 |\n| rand | 2 |\n| fit | – |\n"
+    assert table in (tmp_path / "report.md").read_text()
+
+
+def test_a_bar_in_a_cell_does_not_end_it_in_markdown() -> None:
+    assert "| x\\|y | 1 |" in markdown(pd.DataFrame({"a": [1]}, index=["x|y"]))
 
 
 def test_columns_that_say_the_same_of_all_runs_are_left_out(page: str) -> None:

@@ -92,6 +92,8 @@ def test_the_chart_has_a_point_a_method_and_a_line_a_family() -> None:
         ]
         assert [row["mean"] for row in points] == pytest.approx([times * mean for mean in (0.81, 0.91, 0.95)])
         assert points[0]["at"] != points[1]["at"]  # beside each other
+        y = chart.views[panel]["layer"][-1]["encoding"]["y"]
+        assert y["scale"]["reverse"] == (panel == "loss")  # better is higher up
 
 
 @pytest.mark.parametrize("name", ["small", "full", "smoke"])
