@@ -49,7 +49,7 @@ class FitRun(Job, Config):
             raise UserError(f"the name is that of one folder, got {self.name!r}")
         if self.leave_one_out and len(self.runs) < 2:
             raise UserError("leaving one out needs at least two runs")
-        self.absent()
+        self.absent()  # raises for other tasks or data; what is not there yet may still come
 
     @property
     def folder(self) -> Path:

@@ -1,41 +1,16 @@
 """Several trainings of one network at once: their weights, masks and batches stacked, each step one of them all."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
-from torch.utils.data import default_collate
 
-from autosparse.cluster.interruption import InterruptedAtStep
 from autosparse.data import Data
 from autosparse.errors import UserError
-from autosparse.pruning import Mask
-from autosparse.training.callback import Callback
-from autosparse.training.checkpoint import Checkpoint
-from autosparse.training.epoch import end_epoch, private_generators
-from autosparse.training.loop import Epoch, measured, train
-from autosparse.training.recipe import UNPACKED, Recipe
-from autosparse.training.step import Held, autocast, bits_of, hold, make_optimizer, number, set_rate
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Training:
-    """What one training has of its own; its fields are arguments of `autosparse.training.train`.
-
-    In a pack, a callback only looks on: its `stepped` returns the mask that it was given.
-    """
-
-    model: nn.Module
-    mask: Mask
-    seed: int = 0
-    resume: Checkpoint | None = None
-    progress: Callable[[int], object] = lambda steps: None
-    after_epoch: Callable[[int], object] = lambda epochs: None
-    callback: Callback | None = None
+from autosparse.training.epoch import private_generators
+from autosparse.training.lanes import Lane, Training, due, save
+from autosparse.training.loop import Epoch, train
+from autosparse.training.recipe import Recipe
+from autosparse.training.stack import Stack
 
 
 def train_together(
@@ -65,9 +40,9 @@ def train_together(
         except UserError as error:
             return [error]
     recipe.check_packed(accelerator.num_processes)
-    lanes = [_Lane(training, recipe, accelerator.device) for training in trainings]
+    lanes = [Lane(training, recipe, accelerator.device) for training in trainings]
     steps = len(data.training(recipe.batch_size))
-    stack: _Stack | None = None
+    stack: Stack | None = None
     for lane in lanes:
         lane.training.progress(lane.epoch * steps + lane.step)
     with private_generators(accelerator.device):
@@ -75,200 +50,13 @@ def train_together(
             epoch, step = min((lane.epoch, lane.step) for lane in left)
             behind = [lane for lane in left if (lane.epoch, lane.step) == (epoch, step)]
             stop = min((lane.step for lane in left if lane not in behind and lane.epoch == epoch), default=steps)
-            stack = stack if stack and stack.lanes == behind else _Stack(behind, data, recipe, accelerator.device)
+            stack = stack if stack and stack.lanes == behind else Stack(behind, data, recipe, accelerator.device)
             stack.train(epoch, step, stop)
             if stop == steps:
                 for lane in behind:
                     lane.end_epoch(steps, data, accelerator)
-                if _due(well := [lane for lane in behind if lane.error is None]):
-                    _save(well)
+                if due(well := [lane for lane in behind if lane.error is None]):
+                    save(well)
     for lane in lanes:
         lane.part()
     return [lane.error or lane.history for lane in lanes]
-
-
-class _Lane:
-    """One of the trainings: where it stands."""
-
-    def __init__(self, training: Training, recipe: Recipe, device: torch.device) -> None:
-        self.training, self.recipe, self.model = training, recipe, training.model
-        self.callback = training.callback or Callback()
-        training.mask.apply_(self.model)
-        self.optimizer = make_optimizer(recipe, self.model)
-        resume = training.resume
-        position = (resume.load(self.model, self.optimizer) if resume else None) or {"epoch": 0, "step": 0}
-        if "callback" in position:
-            self.callback.load_state_dict(position["callback"])
-        self.mask = self.callback.start(self.model, training.mask)
-        self.epoch: int = position["epoch"]
-        self.step: int = position["step"]
-        self.history: list[Epoch] = position.get("history", [])
-        self.total = torch.full((), position.get("total", 0.0), device=device)
-        self.error: UserError | None = None
-
-    def end_epoch(self, steps: int, data: Data, accelerator: Accelerator) -> None:
-        """Measure what the epoch has led to, or note that the loss is no number."""
-        try:
-            loss = end_epoch(self.model, self.total, steps, self.epoch, accelerator)
-            self.history.append(measured(self.model, data, accelerator, self.recipe, self.epoch, loss))
-        except UserError as error:
-            self.error = error
-            return
-        self.epoch, self.step = self.epoch + 1, 0
-        views = self.part()
-        self.training.after_epoch(self.epoch)
-        for tensor, view in zip(_tensors(self.model), views, strict=True):
-            tensor.data = view
-
-    def part(self) -> list[Tensor]:
-        """Give the model memory of its own, which safetensors insists on; returns the views of the stack."""
-        views = [tensor.detach() for tensor in _tensors(self.model)]
-        for tensor in _tensors(self.model):
-            tensor.data = tensor.detach().clone()
-        return views
-
-
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
-
-
-def _due(lanes: Sequence[_Lane]) -> bool:
-    """Whether one of them should be saved now; each is asked, and remembers whether it is to stop."""
-    due = [lane.training.resume.due() for lane in lanes if lane.training.resume]
-    return any(due)
-
-
-def _save(lanes: Sequence[_Lane]) -> None:
-    """Save all, which stand at the same step, before any of them says that it was asked to stop there."""
-    stopped: InterruptedAtStep | None = None
-    for lane in lanes:
-        position = {"epoch": lane.epoch, "step": lane.step, "history": lane.history, "total": lane.total.item()}
-        try:
-            if lane.training.resume:
-                position["callback"] = lane.callback.state_dict()
-                lane.training.resume.save(lane.model, lane.optimizer, position)
-        except InterruptedAtStep as stop:
-            stopped = stop
-    if stopped:
-        raise stopped
-
-
-class _Stack:
-    """Lanes that stand at the same step, their parameters and buffers stacked (S, ...); those of their models are views
-    of the stacked ones from here on."""
-
-    def __init__(self, lanes: Sequence[_Lane], data: Data, recipe: Recipe, device: torch.device) -> None:
-        self.lanes, self._data, self._recipe, self._device = lanes, data, recipe, device
-        models = [lane.model.train() for lane in lanes]
-        self._model = models[0]
-        self._parameters, self._buffers = stack_module_state(models)
-        stacked = self._parameters | self._buffers
-        for k, model in enumerate(models):
-            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-                tensor.data = stacked[name].detach()[k]
-        by_id = {id(own): self._parameters[name] for name, own in self._model.named_parameters()}
-        first = lanes[0].optimizer
-        groups = [{**group, "params": [by_id[id(own)] for own in group["params"]]} for group in first.param_groups]
-        self._optimizer = type(first)(groups)  # type: ignore[call-arg]  # its defaults are in the groups
-        for name, tensor in self._parameters.items():
-            states = [lane.optimizer.state.get(lane.model.get_parameter(name), {}) for lane in lanes]
-            for key in states[0]:  # the number of steps is that of all
-                values = [state[key] for state in states]
-                self._optimizer.state[tensor][key] = values[0].clone() if key == "step" else torch.stack(values)
-        self._held = self._bits(by_id)
-        hold(self._held)
-        self._losses = vmap(self._loss, randomness="error")
-
-    def train(self, epoch: int, start: int, stop: int) -> None:
-        """The steps of an epoch from `start` to before `stop`, all lanes at once."""
-        data, recipe = self._data, self._recipe
-        batches = [
-            data.training(recipe.batch_size, lane.training.seed, recipe.augment, recipe.accumulate)
-            for lane in self.lanes
-        ]
-        steps, pieces = len(batches[0]), zip(*(each.epoch(epoch, start) for each in batches), strict=True)
-        totals = torch.stack([lane.total for lane in self.lanes])
-        for lane, total in zip(self.lanes, totals, strict=True):
-            lane.total = total  # a view
-        self._model.train()
-        set_rate(self._optimizer, recipe.rate(epoch))
-        for step in range(start, stop):
-            if recipe.by_step:
-                set_rate(self._optimizer, recipe.rate(epoch + (step + 1) / steps))
-            for _ in range(recipe.accumulate):
-                losses = self._forward(next(pieces)) / recipe.accumulate
-                losses.sum().backward()
-                totals += losses.detach()
-            self._step(epoch * steps + step + 1)
-            for lane in self.lanes:
-                lane.step = step + 1
-                lane.training.progress(1)
-            if _due(self.lanes):
-                self._give_back()
-                _save(self.lanes)
-        self._give_back()
-
-    def _forward(self, batches: Sequence[Any]) -> Tensor:
-        """The loss of each lane, (S,)."""
-        try:
-            with autocast(self._device, self._recipe):
-                return self._losses(self._parameters, self._buffers, default_collate(list(batches)))
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, UserError):
-                raise
-            why = " ".join(str(error).split())
-            raise UserError(f"this network, its loss or its batches cannot be packed; {UNPACKED}: {why}") from error
-
-    def _loss(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Any) -> Tensor:
-        def model(*args: Any, **kwargs: Any) -> Any:
-            return functional_call(self._model, (parameters, buffers), args, kwargs)
-
-        return number(self._data.loss(model, batch))  # type: ignore[arg-type]  # of a model that is only called
-
-    def _step(self, done: int) -> None:
-        """The optimizer's step number `done`, from the gradients that are there."""
-        watching = [k for k, lane in enumerate(self.lanes) if lane.training.callback]
-        for k in watching:
-            lane = self.lanes[k]
-            for name, own in lane.model.named_parameters():
-                gradient = self._parameters[name].grad
-                own.grad = None if gradient is None else gradient[k]
-            lane.callback.gradients(done, lane.model)
-            lane.model.zero_grad()
-        if self._recipe.clip:
-            self._clip()
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        hold(self._held)
-        for k in watching:
-            lane = self.lanes[k]
-            if lane.callback.stepped(done, lane.model, lane.mask, lane.optimizer) is not lane.mask:
-                raise ValueError("a callback that changes the mask cannot be packed")
-
-    def _give_back(self) -> None:
-        """Let the lanes' own optimizers have what the one of the stack remembers."""
-        for k, lane in enumerate(self.lanes):
-            for name, own in lane.model.named_parameters():
-                state = self._optimizer.state.get(self._parameters[name], {})
-                lane.optimizer.state[own] = {key: value if key == "step" else value[k] for key, value in state.items()}
-
-    @torch.no_grad()
-    def _clip(self) -> None:
-        """As `torch.nn.utils.clip_grad_norm_`, of each lane by itself; removed weights do not count."""
-        hold([(weight.grad, bits) for weight, bits in self._held if weight.grad is not None])
-        gradients = [each.grad for each in self._parameters.values() if each.grad is not None]
-        norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
-        shares = (self._recipe.clip / (norms + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient *= shares.view(-1, *[1] * (gradient.dim() - 1))
-
-    def _bits(self, by_id: dict[int, Tensor]) -> Held:
-        """The stacked weights, and what of them is held."""
-        kept = [lane.mask.layout.unflatten(lane.mask.kept) for lane in self.lanes]
-        weights = self.lanes[0].mask.layout.weights(self._model)
-        whole = {name: torch.stack([each[name] for each in kept]) for name in weights}
-        return [
-            (by_id[id(weight)], bits_of(by_id[id(weight)], whole[name]))
-            for name, weight in weights.items()
-            if not whole[name].all()
-        ]
