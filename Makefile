@@ -2,6 +2,8 @@ VENV ?= .venv
 PYTHON ?= python3
 EXTRAS ?= test
 PY = $(VENV)/bin/python
+# one of three processes waits for Slurm most of its time
+PARALLEL = -n 3 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: setup demo docs test test-long lint clean
 
@@ -23,10 +25,10 @@ $(VENV)/.docs: $(VENV)/.ready
 	touch $@
 
 test: setup
-	$(PY) -m pytest -n 2 --dist loadgroup
+	$(PY) -m pytest $(PARALLEL)
 
 test-long: setup  ## with the tests that take minutes: kills at every step, damage everywhere
-	$(PY) -m pytest -n 2 --dist loadgroup -m "long or not long" --timeout 3600
+	$(PY) -m pytest $(PARALLEL) -m "long or not long" --timeout 3600
 
 lint: setup
 	$(PY) -m ruff check .

@@ -32,10 +32,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give a file, whose fixtures are made once, to one process of pytest-xdist; likewise all that share a Slurm."""
+    """Give a file, whose fixtures are made once, to one process of pytest-xdist; likewise all that share a Slurm.
+
+    What takes longest begins first: Slurm, which mostly waits, and the benchmarks.
+    """
     for item in items:
         group = "slurm" if item.path.parent.name == "slurm" else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: (item.path.parent.name != "slurm", item.path.name != "test_benchmarks.py"))
 
 
 @pytest.fixture(autouse=True)

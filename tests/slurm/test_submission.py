@@ -110,7 +110,7 @@ def test_a_task_of_a_users_file_is_found_on_the_nodes(tmp_path: Path) -> None:
 def test_the_command_of_a_user_from_submission_to_complete_stores(
     irp_run: Path, script: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--partition", "gpu", *SMALL_IRP, "--seeds", "0", "1", "--cpus-per-task", "2", "--output", tmp_path]
+    arguments = ["--partition", "gpu", *SMALL_IRP, "--seeds", "0", "1", "--cpus-per-task", "1", "--output", tmp_path]
     command = [sys.executable, ROOT / "launch" / "irp.py", *arguments, "--wait"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
