@@ -7,8 +7,9 @@ is about to say who they are. The file of the highest N is never deleted, so a n
 new one.
 
 A holder touches its file every few seconds. It is dead when it has not done so for long, by the clock of the file
-system, and does not while it is watched, as clocks jump; at once when it is known to be gone: its process, on this
-machine, or an earlier run of this Slurm job. In the copy of a folder it is that of the other folder.
+system, or its job of Slurm has ended, and it does not while it is watched, as clocks jump and nodes are lost; at once
+when it is known to be gone: its process, on this machine, or an earlier run of this Slurm job. In the copy of a folder
+it is that of the other folder.
 """
 
 import json
@@ -22,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from autosparse.cluster import interruption
+from autosparse.cluster import interruption, slurm
 from autosparse.errors import UserError
 from autosparse.files import naming
 
@@ -143,10 +144,16 @@ def _is_gone(holder: dict[str, Any], mine: dict[str, Any], path: Path, fresh: Pa
         return True
     os.utime(fresh)  # now, by the clock of the file system
     touched = path.stat().st_mtime
-    if fresh.stat().st_mtime - touched <= stale:
+    if fresh.stat().st_mtime - touched <= stale and not _has_ended(holder["job"]):
         return False
     time.sleep(stale * _WATCHED)
     return path.stat().st_mtime == touched
+
+
+def _has_ended(job_id: str | None) -> bool:
+    """Whether Slurm says so of a job, which may be at work all the same: another user's, or one on a lost node."""
+    queue = slurm.queue() if job_id else None
+    return queue is not None and job_id not in queue
 
 
 def _is_elsewhere(holder: dict[str, Any], folder: Path) -> bool:

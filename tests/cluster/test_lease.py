@@ -14,6 +14,7 @@ import pytest
 from autosparse.cluster import interruption
 from autosparse.cluster.lease import LEASE, holder_of, lease
 from autosparse.errors import UserError
+from tests.cluster.conftest import Commands
 
 
 def holder(folder: Path, **changes: object) -> None:
@@ -71,6 +72,22 @@ def test_another_machine_is_trusted_until_it_is_silent(tmp_path: Path) -> None:
     os.utime(newest(tmp_path), (long_ago, long_ago))
     with lease(tmp_path, "5_2", stale=1):
         assert who(tmp_path)["job"] == "5_2"
+
+
+def test_a_holder_whose_job_has_ended_is_watched_before_it_is_taken_for_dead(
+    tmp_path: Path, commands: Commands
+) -> None:
+    """It was killed on another machine; but the end of a job on a lost node need not be that of its work."""
+    commands.answer("squeue", "echo '6|RUNNING|None'")
+    holder(tmp_path, job="5_1")
+    with lease(tmp_path, "6", stale=1):
+        assert who(tmp_path)["job"] == "6"
+    holder(tmp_path, job="5_1")
+    beats = threading.Timer(0.3, lambda: os.utime(newest(tmp_path)))
+    beats.start()
+    with pytest.raises(UserError, match=r"process 1 on node7 \(job 5_1\) works on this run"):
+        lease(tmp_path, "6", stale=5).__enter__()
+    beats.join()
 
 
 def test_a_holder_whose_clock_seems_to_have_stopped_is_watched_before_it_is_taken_for_dead(tmp_path: Path) -> None:
