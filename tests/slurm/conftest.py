@@ -16,6 +16,7 @@ from tests import waiting
 from tests.cluster import jobs
 from tests.conftest import ROOT
 from tests.slurm import work
+from tests.store.test_limits import mounted
 
 MAX_ARRAY = 8
 BY_VALUE = (jobs, work, waiting)  # jobs cannot import tests by name: they start in pytest's folder, whichever it is
@@ -49,8 +50,21 @@ class Sandbox:
 
 
 @pytest.fixture(scope="package")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A cluster for all tests of this folder; skipped without Slurm, failed if AUTOSPARSE_REQUIRE_SLURM is set."""
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file system of its own, which a test may fill; where only root may mount, a folder like any other."""
+    folder = tmp_path_factory.mktemp("disk")
+    own = mounted("size=1g", folder)
+    yield folder
+    if own:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture(scope="package")
+def sandbox(tmp_path_factory: pytest.TempPathFactory, disk: Path) -> Iterator[Sandbox]:
+    """A cluster for all tests of this folder; skipped without Slurm, failed if AUTOSPARSE_REQUIRE_SLURM is set.
+
+    Its nodes see what is mounted before.
+    """
     places = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     missing = [name for name in ("slurmctld", "slurmd", "sbatch") if not shutil.which(name, path=places)]
     if missing:

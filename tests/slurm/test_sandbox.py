@@ -70,4 +70,4 @@ def test_a_node_that_does_not_exist_is_refused(sandbox: Sandbox) -> None:
     program = Path(__file__).parents[2] / "slurm" / "sandbox"
     command = [program, "crash", sandbox.folder, "gpu9"]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=600)
-    assert (done.returncode, done.stderr) == (1, "slurm/sandbox: which node? gpu1 gpu2 cpu1 cpu2\n")
+    assert (done.returncode, done.stderr) == (1, "slurm/sandbox: which node? gpu1 gpu2 cpu1 cpu2 controller\n")
