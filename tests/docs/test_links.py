@@ -47,3 +47,9 @@ def test_readme_is_a_page_and_its_links_are_addresses_on_a_package_index() -> No
     assert all(link.startswith("https://") for link in links)
     assert "](https://github.com/owner/name/blob/v1/docs/tutorial.md)" in text
     assert re.search(r"!\[[^]]*\]\(https://github.com/owner/name/raw/v1/docs/\w+\.(png|svg)\)", text)
+
+
+def test_the_tests_that_a_page_names_are_there() -> None:
+    named = re.findall(r"\b((?:[a-z0-9]+/)?test_[a-z0-9_]+)", (ROOT / "docs" / "clusters.md").read_text())
+    assert len(named) > 50
+    assert [name for name in named if not (ROOT / "tests" / f"{name}.py").is_file()] == []

@@ -1,3 +1,5 @@
+import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,6 +128,26 @@ def test_the_state_of_another_training_is_not_loaded(
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot be read"):
         Checkpoint(path, "iteration 1").load(model, optimizer)
+
+
+class Trap:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, sign: Path) -> None:
+        self.sign = sign
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.sign,)
+
+
+def test_what_others_put_in_the_place_of_a_checkpoint_runs_no_code(model: nn.Module, tmp_path: Path) -> None:
+    torch.save({"tag": "train", "model": Trap(tmp_path / "sign")}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=r"checkpoint .*checkpoint.pt cannot be read; delete it"):
+        Checkpoint(tmp_path / "checkpoint.pt", "train").load(model, torch.optim.SGD(model.parameters()))
+    assert not (tmp_path / "sign").exists()
+    with contextlib.suppress(Exception):  # it would have
+        torch.load(tmp_path / "checkpoint.pt", weights_only=False)
+    assert (tmp_path / "sign").exists()
 
 
 def test_a_loss_that_is_no_number_names_epoch_and_layer(
