@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Part = tuple[Tensor, Tensor | None]
-_CHUNKS = (1 << 18, 1 << 22)  # scores looked at together on CPU, where they stay in the cache, and on GPU
+_CHUNKS = (1 << 20, 1 << 22)  # scores looked at together on CPU, where they stay in the cache, and on GPU
 BINS = 1 << 16
 
 

@@ -139,17 +139,25 @@ def _histogram(parts: Iterable[Part], top: int | None) -> tuple[Tensor, int]:
             # much faster than taking those alive out; what is counted too much is taken off below
             scores = scores.where(alive, -torch.inf)
             dead += len(alive) - int(alive.count_nonzero())
-        counts = counts.to(scores.device).add_(_counted(scores, top))
+        counts = counts.to(scores.device).add_(_counted_upper(scores) if top is None else _counted_lower(scores, top))
+    if top is None:  # negative floats, in the upper half of the bins, are ordered backwards
+        counts = torch.cat((counts[BINS // 2 :].flip(0), counts[: BINS // 2]))
     if top in (None, _MINUS_INFINITE):
         counts[_MINUS_INFINITE if top is None else 0xFFFF] -= dead
     return counts, size
 
 
-def _counted(scores: Tensor, top: int | None) -> Tensor:
-    keys = _keys(scores)
-    upper = (keys >> 16) + BINS // 2
-    half = upper if top is None else keys[(upper == top).nonzero().squeeze(1)] & 0xFFFF
-    return torch.bincount(half, minlength=BINS)
+def _counted_upper(scores: Tensor) -> Tensor:
+    """By the upper half of their bits, not of their key: that is a step less for each."""
+    bits = (scores + 0.0).view(torch.int32)
+    return torch.bincount(bits.bitwise_right_shift_(16).bitwise_and_(0xFFFF), minlength=BINS)
+
+
+def _counted_lower(scores: Tensor, top: int) -> Tensor:
+    # one of these bounds is no number in the bins of the infinities, and bounds nothing
+    beyond = (scores < _value(top, 0)).logical_or_(scores > _value(top, 0xFFFF))
+    keys = _keys(scores[beyond.logical_not_()])
+    return torch.bincount(keys[(keys >> 16) + BINS // 2 == top] & 0xFFFF, minlength=BINS)
 
 
 def _masks(parts: Iterable[Part], threshold: float, least: int, start: int) -> Iterator[Tensor]:
