@@ -8,6 +8,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class IRP:
         attributes: what the store says of this run, JSON values.
         checkpoint_interval: seconds.
         progress: told the number of training steps done since it was last told.
+        after_epoch: told of each epoch of the training under m_i with i, before any checkpoint says so.
         history: one row a mask m_0..m_N: iteration, density, loss and metric of the network trained with it.
     """
 
@@ -74,6 +76,7 @@ class IRP:
     attributes: dict[str, Any] = field(default_factory=dict)
     checkpoint_interval: float = 60.0
     progress: Callable[[int], object] = lambda steps: None
+    after_epoch: Callable[[int, Epoch], object] = lambda i, epoch: None
     history: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -148,7 +151,7 @@ class IRP:
             seed=self.config.order,
             resume=self._checkpoint(i),
             progress=self.progress,
-            after_epoch=self._keep if i == 0 else lambda epochs: None,
+            after_epoch=partial(self._end_epoch, i),
             callback=self._probe,
         )
 
@@ -258,10 +261,11 @@ class IRP:
             return None
         return Probe(self._layout, c.probe_steps, c.probe_columns, self.accelerator.device)
 
-    def _keep(self, epochs: int) -> None:
-        """Keep the state to rewind to, when so many epochs are done."""
-        if self.accelerator.is_main_process and epochs == self.config.rewind_epoch:
+    def _end_epoch(self, i: int, epoch: Epoch) -> None:
+        """Tell of an epoch of the training under m_i; of the first one keep the state to rewind to."""
+        if self.accelerator.is_main_process and i == 0 and epoch["epoch"] == self.config.rewind_epoch:
             _save(self.model, self._rewound)
+        self.after_epoch(i, epoch)
 
     def _checkpoint(self, i: int) -> Checkpoint:
         main = self.accelerator.is_main_process

@@ -24,6 +24,7 @@ def fit(
     *,
     resume: Checkpoint | None = None,
     progress: Callable[[int, Counters], object] = lambda steps, counters: None,
+    after_epoch: Callable[[int, float], object] = lambda epochs, loss: None,
 ) -> AutoS:
     """Fit a network to the labels of nine tenths of the samples, with Adam and the mean squared error.
 
@@ -33,6 +34,7 @@ def fit(
         resume: where to keep and look for the state. Going on with another number of processes takes the same samples
             in the same order; with the same number it ends with the same bits.
         progress: told the number of steps done since it was last told, and how the reading goes.
+        after_epoch: told the number of epochs done and the mean loss of the last.
 
     Returns:
         The criterion, its card telling what made it, without metrics: see `validate`.
@@ -79,6 +81,7 @@ def fit(
                     resume.save(model, optimizer, here)
             taken = min(len(batches), steps - epoch * len(batches))
             losses.append(end_epoch(model, total, taken, epoch, accelerator))
+            after_epoch(epoch + 1, losses[-1])
     if network is not model:
         accelerator.free_memory()
     card = {

@@ -1,5 +1,6 @@
 """Watch, stop and go on with runs: `python launch/runs.py status|logs|cancel|resume [RUN...]`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tyro
@@ -12,6 +13,11 @@ class Arguments:
     """Watch, stop and go on with runs."""
 
     action: tyro.conf.OmitSubcommandPrefixes[Status | Logs | Cancel | Resume]
+
+
+def meant(args: Sequence[str]) -> list[str]:
+    """A command line with the action that it leaves out: `runs --live` is `runs status --live`."""
+    return ["status", *args] if args and args[0] == "--live" else list(args)
 
 
 def main(a: Arguments) -> None:

@@ -18,7 +18,7 @@ from autosparse.errors import UserError
 from autosparse.files import read_json, read_record, walk
 from autosparse.metrics import described
 
-COLUMNS = ("run", "state", "job", "iteration", "done", "left", "sparsity", "metric", "requeues", "node")
+COLUMNS = ("run", "state", "job", "iteration", "epoch", "done", "left", "sparsity", "metric", "requeues", "node")
 ENDED = ("complete", "failed", "killed", "interrupted", "not started", "damaged")
 SILENT = "Slurm does not answer (squeue)"
 
@@ -50,6 +50,29 @@ def rows(folders: Iterable[Path]) -> list[Row]:
     queue = slurm.queue()
     found = [_row(folder, queue) for folder in folders]
     return [{name: str(row.get(name) or "") for name in COLUMNS} for row in found]
+
+
+def interest(row: Row) -> int:
+    """How soon a row is to be looked at, 0 first: what works, what went wrong, what waits, what is complete."""
+    state = row["state"]
+    if state == "complete":
+        return 3
+    if state.startswith("pending") or state in ("requeued", "not started"):
+        return 2
+    return 1 if state in (*ENDED, "unknown") else 0
+
+
+def ended(rows: Iterable[Row]) -> bool:
+    """Whether nothing waits or runs."""
+    return all(row["state"] in ENDED for row in rows)
+
+
+def table(rows: list[Row]) -> str:
+    """The columns in which anything stands, as lines of text."""
+    columns = [[name, *(row[name] for row in rows)] for name in COLUMNS if any(row[name] for row in rows)]
+    widths = [max(map(len, column)) for column in columns]
+    lines = zip(*columns, strict=True)
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def stop(folders: Iterable[Path]) -> list[Path]:
@@ -98,12 +121,10 @@ def _row(folder: Path, queue: dict[str, slurm.State] | None) -> dict[str, Any]:
     said, job = read_record(folder / "status.json"), _job(folder)
     state = _state(folder, said, job, queue)
     row = {"run": folder.name, "state": state, "job": job, "requeues": said.get("requeues"), "node": said.get("node")}
-    if state == "running" and (steps := read_record(folder / PROGRESS)):
-        row["done"] = f"{steps['done'] / max(1, steps['total']):.0%}"
-        row["left"] = str(datetime.timedelta(seconds=round(steps["seconds_left"])))
     try:
-        return row | _figures(folder)
-    except (UserError, KeyError, TypeError, AttributeError):  # one bad run is one line; the others go on
+        return row | _steps(folder, state) | _figures(folder)
+    # one bad run is one line, and so is one that is deleted just now; the others go on
+    except (UserError, OSError, LookupError, TypeError, ValueError, AttributeError):
         return row | ({"state": "damaged"} if state in ENDED else {})
 
 
@@ -129,10 +150,26 @@ def _state(folder: Path, said: dict[str, Any], job: str | None, queue: dict[str,
     return "killed" if state == "running" and lease.holder_of(folder) is None else state
 
 
+def _steps(folder: Path, state: str) -> dict[str, str]:
+    """How far a run is within its training or fit, as far as it says."""
+    said = read_record(folder / PROGRESS) if state != "complete" else {}
+    row = {}
+    if said and state == "running":
+        row["done"] = f"{said['done'] / max(1, said['total']):.0%}"
+        row["left"] = str(datetime.timedelta(seconds=round(said["seconds_left"])))
+    if "epoch" in said:
+        row["epoch"] = f"{said['epoch']} of {said['epochs']}"
+        row["metric"] = described(said["metric"], said["value"])
+    return row
+
+
 def _figures(folder: Path) -> dict[str, str]:
-    """Iteration, sparsity and metric, as far as there are any."""
+    """Iteration, sparsity and metric, as far as there are any; of a fit that is complete, its last loss."""
     if result := read_record(folder / "result.json"):
         return {"sparsity": f"{1 - result['density']:.2%}", "metric": described(result["metric"], result["test"])}
+    if fitted := read_record(folder / "autos.json"):
+        losses = fitted["card"]["losses"]
+        return {"epoch": f"{len(losses)} of {len(losses)}", "metric": described("loss", losses[-1])}
     config = read_config(folder) if (folder / "config.yaml").is_file() else {}
     history = read_json(folder / "history.json") if (folder / "history.json").is_file() else []
     figures = {}

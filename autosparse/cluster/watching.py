@@ -3,7 +3,6 @@
 import shlex
 import subprocess
 import sys
-import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Annotated
 import tyro
 
 from autosparse.cluster import status
+from autosparse.cluster.poll import Poll
 from autosparse.config import Bounds, Config
 from autosparse.errors import UserError
 from autosparse.files import read_record
-
-_PAUSE = 5.0  # seconds
 
 Runs = Annotated[tuple[Path, ...], tyro.conf.Positional]
 
@@ -24,31 +22,27 @@ Runs = Annotated[tuple[Path, ...], tyro.conf.Positional]
 @dataclass(frozen=True)
 class Status:
     """Print a table. Exit codes: 0 all complete, 3 some wait or run, 4 some have failed or were stopped and none wait
-    or run."""
+    or run. Ctrl-C ends --live with the code of what it showed last."""
 
     runs: Runs = (Path("runs"),)
     """Folders of runs, or folders that hold them."""
     live: bool = False
-    """Keep it up to date, every few seconds, until nothing waits or runs."""
+    """A page in place of the table, kept up to date with all runs there, also new ones, until nothing waits or runs;
+    what is no terminal gets the table again whenever more than the share done and the time left have changed."""
 
     def run(self) -> None:
-        folders = status.find(self.runs)
-        while True:
-            began = time.monotonic()
-            rows = status.rows(folders)
-            took = time.monotonic() - began
-            shown = _table(rows)
-            print(f"\033[H\033[J{shown}" if self.live else shown, flush=True)
-            states = {row["state"] for row in rows}
-            if "unknown" in states:
-                print(f"{status.SILENT}: what waits or runs there is not known", file=sys.stderr)
-            ended = states <= set(status.ENDED)
-            if ended or not self.live:
-                break
-            time.sleep(max(_PAUSE, 10 * took))  # a Slurm that is slow is asked less
-        if not ended:
+        if self.live:
+            from autosparse.cluster.live import watch  # whoever looks once does not wait for rich
+
+            rows = watch(Poll(self.runs))
+        else:
+            rows = status.rows(status.find(self.runs))
+            print(status.table(rows))
+        if any(row["state"] == "unknown" for row in rows):
+            print(f"{status.SILENT}: what waits or runs there is not known", file=sys.stderr)
+        if not status.ended(rows):
             sys.exit(3)
-        if states != {"complete"}:
+        if any(row["state"] != "complete" for row in rows):
             sys.exit(4)
 
 
@@ -116,14 +110,6 @@ class Resume:
             failed += subprocess.run([sys.executable, *command], cwd=folder).returncode != 0
         if failed:
             raise UserError(f"{failed} of {len(commands)} commands failed")
-
-
-def _table(rows: list[status.Row]) -> str:
-    """The columns in which anything stands."""
-    columns = [[name, *(row[name] for row in rows)] for name in status.COLUMNS if any(row[name] for row in rows)]
-    widths = [max(map(len, column)) for column in columns]
-    lines = zip(*columns, strict=True)
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def _without_after(command: list[str]) -> list[str]:

@@ -84,12 +84,12 @@ class IRPRun(TrainingRun):
     def _algorithm(self, accelerator: "Accelerator", data: "Data", bar: Progress) -> "IRP":
         from autosparse.irp import IRP
 
-        model = self.setting.make_model(self.config.seed, accelerator)
+        model, recipe = self.setting.make_model(self.config.seed, accelerator), self.setting.make_recipe()
         own = {**self.identity(), **described(self.setting.task)}
         return IRP(
             model=model,
             data=data,
-            recipe=self.setting.make_recipe(),
+            recipe=recipe,
             config=self.config,
             folder=self.folder,
             accelerator=accelerator,
@@ -97,4 +97,5 @@ class IRPRun(TrainingRun):
             grad_batches=self.setting.grad_batches,
             attributes={**own, "versions": provenance.versions(), "commit": provenance.git_commit()},
             progress=bar.update,
+            after_epoch=lambda i, epoch: bar.tell(epoch["epoch"], recipe.epochs, epoch["metric"], epoch["test"]),
         )

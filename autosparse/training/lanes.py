@@ -31,7 +31,7 @@ class Training:
     seed: int = 0
     resume: Checkpoint | None = None
     progress: Callable[[int], object] = lambda steps: None
-    after_epoch: Callable[[int], object] = lambda epochs: None
+    after_epoch: Callable[[Epoch], object] = lambda epoch: None
     callback: Callback | None = None
 
 
@@ -64,7 +64,7 @@ class Lane:
             return
         self.epoch, self.step = self.epoch + 1, 0
         views = self.part()
-        self.training.after_epoch(self.epoch)
+        self.training.after_epoch(self.history[-1])
         for tensor, view in zip(tensors(self.model), views, strict=True):
             tensor.data = view
 

@@ -47,7 +47,7 @@ def train(
     seed: int = 0,
     resume: Checkpoint | None = None,
     progress: Callable[[int], object] = lambda steps: None,
-    after_epoch: Callable[[int], object] = lambda epochs: None,
+    after_epoch: Callable[[Epoch], object] = lambda epoch: None,
     callback: Callback | None = None,
     steps: int | None = None,
 ) -> list[Epoch]:
@@ -63,7 +63,7 @@ def train(
         seed: of the order of samples, augmentation and dropout.
         resume: where to keep and look for the state of this training.
         progress: told the number of steps done since it was last told.
-        after_epoch: called with the number of epochs done, before any checkpoint says so.
+        after_epoch: called with each epoch that is done, before any checkpoint says so.
         callback: told of every step; may change the mask.
         steps: stop after so many, which evaluates nothing; the whole recipe if not given.
 
@@ -151,7 +151,7 @@ def train(
             if steps is not None:
                 continue
             history.append(measured(model, data, accelerator, recipe, epoch, mean_loss))
-            after_epoch(epoch + 1)
+            after_epoch(history[-1])
             save_if_due(epoch + 1, 0)
     if recipe.channels_last:
         model.to(memory_format=torch.contiguous_format)

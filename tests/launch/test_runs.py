@@ -33,6 +33,22 @@ def test_a_complete_run(script: Script, finished: Path, capsys: pytest.CaptureFi
     assert row(table).startswith(f"{RUN} complete 4 of 4 99.00%")
 
 
+def test_a_run_tells_its_epoch_and_a_fit_its_loss(
+    script: Script, irp_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    told = json.loads((irp_run / "progress.json").read_text())
+    last = json.loads((irp_run / "history.json").read_text())[-1]
+    assert told["done"] == told["total"] > 0
+    assert [told[key] for key in ("epoch", "epochs", "metric", "value")] == [2, 2, "accuracy", last["test"]]
+    fit = ("--epochs", "3", "--samples", "4096", "--resolution", "8", "--name", "a")
+    assert script("autos", "--runs", irp_run, *fit, "--output", tmp_path) == 0
+    losses = json.loads((tmp_path / "autos" / "a" / "autos.json").read_text())["card"]["losses"]
+    told = json.loads((tmp_path / "autos" / "a" / "progress.json").read_text())
+    assert [told[key] for key in ("epoch", "epochs", "metric", "value")] == [len(losses)] * 2 + ["loss", losses[-1]]
+    _, table = status(script, capsys, tmp_path)
+    assert row(table, "complete").startswith(f"a complete {len(losses)} of {len(losses)} loss {losses[-1]:.4g} ")
+
+
 def test_a_run_while_it_runs_when_stopped_and_after_it_was_resumed(
     script: Script, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

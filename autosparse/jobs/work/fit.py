@@ -33,7 +33,9 @@ def run(job: FitRun, accelerator: Accelerator) -> None:
     """Fit, measure what was held out, tabulate, save."""
     start = time.perf_counter()
     samples = _samples(job, accelerator)
-    steps = number_of_steps(job.config, len(samples.batches(accelerator)))
+    an_epoch = len(samples.batches(accelerator))
+    steps = number_of_steps(job.config, an_epoch)
+    epochs = -(-steps // an_epoch)
     reading = Counters()
     with progress(job.folder, steps, "fit", accelerator.is_main_process) as bar:
 
@@ -43,7 +45,13 @@ def run(job: FitRun, accelerator: Accelerator) -> None:
             bar.update(steps, str(counters))
 
         checkpoint = Checkpoint(job.folder / "checkpoint.pt", "fit", write=accelerator.is_main_process)
-        autos = fit(samples, accelerator, resume=checkpoint, progress=follow)
+        autos = fit(
+            samples,
+            accelerator,
+            resume=checkpoint,
+            progress=follow,
+            after_epoch=lambda epoch, loss: bar.tell(epoch, epochs, "loss", loss),
+        )
     log.info("%s", reading)
     seconds = time.perf_counter() - start
     metrics = [{"run": run, **validate(autos, samples, k)} for k, run in enumerate(job.runs)]

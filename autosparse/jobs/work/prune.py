@@ -64,6 +64,7 @@ def run(job: PruneRun, accelerator: Accelerator) -> None:
             seed=config.seed,
             resume=checkpoint,
             progress=bar.update,
+            after_epoch=lambda epoch: bar.tell(epoch["epoch"], recipe.epochs, epoch["metric"], epoch["test"]),
             callback=changing,
         )
     if changing:

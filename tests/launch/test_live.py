@@ -1,0 +1,151 @@
+"""`status --live`: a page in a terminal, tables in a log."""
+
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from autosparse.cluster import poll, status
+from autosparse.cluster.live import Page
+from autosparse.cluster.poll import Poll
+from tests.cluster.conftest import Commands
+from tests.conftest import ROOT, RUN
+from tests.launch.test_watching import leave, submitted
+
+Script = Callable[..., int]
+STATES = ("complete", "pending (Priority)", "running", "failed", "not started", "killed", "completing", "unknown")
+
+
+def row(state: str, name: str = RUN, **cells: str) -> status.Row:
+    return dict.fromkeys(status.COLUMNS, "") | {"run": name, "state": state} | cells
+
+
+def drawn(rows: list[status.Row], width: int, height: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, height=height)
+    console.print(Page(rows))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def test_what_is_to_be_looked_at_comes_first() -> None:
+    found = [each["state"] for each in sorted(map(row, STATES), key=status.interest)]
+    assert found[:2] == ["running", "completing"]
+    assert found[2:5] == ["failed", "killed", "unknown"]
+    assert found[5:] == ["pending (Priority)", "not started", "complete"]
+
+
+@pytest.mark.parametrize("width", [24, 40, 80, 200])
+@pytest.mark.parametrize("height", [6, 24])
+def test_the_page_fits_into_any_terminal(width: int, height: int) -> None:
+    cells = {"job": "4242_17", "epoch": "3 of 160", "done": "42%", "left": "1:02:03", "metric": "accuracy 91.00%"}
+    rows = [row("running", f"{RUN}{k}", **cells, node=f"gpu{k}", iteration="3 of 20") for k in range(3)]
+    rows += [row("pending (Priority)", f"{RUN}{k}") for k in range(3, 60)]
+    lines = drawn(rows, width, height)
+    assert len(lines) == height
+    assert max(map(len, lines)) <= width
+    assert lines[0].startswith("60 in all: 3 running")
+    assert lines[1].split()[:2] == ["run", "state"]
+    assert re.search(r"_s00 +running", lines[2])  # the name keeps its end
+    assert lines[-1].startswith(f"{60 - (height - 3)} more: ")
+    assert ("1:02:03" in lines[2]) == (width >= 80)
+    assert ("gpu0" in lines[2]) == (width == 200)
+
+
+def test_a_page_of_no_runs_any_more() -> None:
+    assert drawn([], 80, 24)[0].startswith("0 in all")
+
+
+def test_a_slurm_that_is_silent_is_said_on_the_page() -> None:
+    assert drawn([row("unknown")], 80, 24)[-1].startswith("Slurm does not answer (squeue)")
+
+
+def test_new_runs_are_found_and_slurm_is_asked_every_few_seconds(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path / "a", job=submitted("1"), status={"state": "complete", "job": "1"})
+    seen = Poll([tmp_path])
+    assert [each["run"] for each in seen.rows()] == ["a"]
+    leave(tmp_path / "b", job=submitted("2"))
+    assert [each["run"] for each in seen.rows()] == ["a"]
+    assert len(commands.calls("squeue")) == 1
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + poll.PAUSE)
+    monkeypatch.setattr(poll, "PAUSE", 0.0)
+    seen._due -= 60.0
+    assert [each["run"] for each in seen.rows()] == ["b", "a"]
+    for path in sorted(tmp_path.rglob("*.json")):
+        path.unlink()
+    seen._due = 0.0
+    assert seen.rows() == []
+
+
+def test_a_log_gets_a_table_when_something_has_changed(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps: dict[str, Any] = {"done": 1, "total": 4, "seconds_left": 9.0}
+    told: dict[str, Any] = {"epoch": 1, "epochs": 4, "metric": "loss", "value": 0.25}
+    changes = iter(
+        [
+            lambda: leave(tmp_path / "a", progress=steps | {"done": 2}),
+            lambda: leave(tmp_path / "a", progress=steps | {"done": 3} | told),
+            lambda: leave(tmp_path / "a", status={"state": "failed"}),
+        ]
+    )
+    monkeypatch.setattr(Poll, "wait", lambda self: (next(changes)(), setattr(self, "_due", 0.0)))
+    monkeypatch.setattr(status.lease, "holder_of", lambda folder: {"host": "here"})
+    leave(tmp_path / "a", config={"kind": "autos"}, status={"state": "running"}, progress=steps)
+    assert script("runs", "--live", tmp_path) == 4  # as `runs status --live` is
+    shown = capsys.readouterr().out
+    assert "\033" not in shown
+    first, second, third = shown.strip().split("\n\n")
+    assert first.splitlines()[1].split() == ["a", "running", "25%", "0:00:09"]
+    assert second.splitlines()[1].split() == ["a", "running", "1", "of", "4", "75%", "0:00:09", "loss", "0.25"]
+    assert third.splitlines()[1].split() == ["a", "failed", "1", "of", "4", "loss", "0.25"]
+
+
+def test_a_complete_run_whose_output_is_gone_is_a_row(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave(tmp_path / "a", status={"state": "complete"}, config={"kind": "autos"}, progress={"done": 4, "total": 4})
+    leave(tmp_path / "b", status={"state": "complete"}, autos={"card": {"losses": [0.5, 0.125]}})
+    leave(tmp_path / "b", config={"kind": "autos"})
+    assert script("runs", "status", tmp_path) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert lines == [["a", "complete"], ["b", "complete", "2", "of", "2", "loss", "0.125"]]
+
+
+def test_a_page_in_a_terminal_ends_with_ctrl_c(tmp_path: Path) -> None:
+    run = leave(tmp_path / "a", job=submitted(None), status={"state": "running"})
+    host, started = os.uname().nodename, status.lease._start_of(os.getpid())
+    holder = {"host": host, "pid": os.getpid(), "started": started, "job": None, "folder": str(run)}
+    (run / f"{status.lease.LEASE}1").write_text(json.dumps(holder))
+    above, below = pty.openpty()
+    command = [sys.executable, ROOT / "launch" / "runs.py", "status", "--live", tmp_path]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "60", "LINES": "10"}
+    process = subprocess.Popen(command, stdout=below, stderr=below, env=environment)
+    os.close(below)
+    shown = b""
+    while b"1 running" not in shown:
+        shown += os.read(above, 4096)
+    process.send_signal(signal.SIGINT)
+    try:
+        while more := os.read(above, 4096):
+            shown += more
+    except OSError:  # the other end is closed
+        pass
+    os.close(above)
+    assert process.wait(timeout=60) == 3
+    assert shown.startswith(b"\x1b[?1049h")
+    _, left, after = shown.rpartition(b"\x1b[?1049l")
+    assert left
+    assert b"Traceback" not in after
+    assert b"a    running" in after
