@@ -20,7 +20,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "report": ("report", "tables and figures of runs"),
     "paper": ("paper", "whole experiments by name"),
     "data": ("data", "get a data set"),
-    "runs": ("runs", "watch, stop and go on with runs"),
+    "runs": ("runs", "watch, stop and go on with runs; runs --live follows them"),
+    "serve": ("serve", "the same as a web page, which updates by itself"),
     "store": ("store", "look into a store of triples, check it, take it elsewhere"),
 }
 """Maps a command to its module and to what it is for."""
@@ -29,7 +30,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 def start(module: str, args: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run a command's module with the arguments of the command line, or those given; `prog` is its name in help."""
     found = _module(module)
-    run(found.Arguments, found.main, args, prog)
+    words = sys.argv[1:] if args is None else args
+    run(found.Arguments, found.main, getattr(found, "meant", list)(words), prog)
 
 
 def _module(name: str) -> Any:
