@@ -244,8 +244,13 @@ class Bucket(Storage):
     def place(self, name: str, parts: Sequence[memoryview], replace: bool = False) -> None:
         # one request, not parts: parts have no way to say "only if there is none"
         mode: Any = "overwrite" if replace else "create"
-        with self.errors():
-            self._obstore.put(self._store, name, b"".join(parts), mode=mode, use_multipart=False)
+        content = b"".join(parts)
+        try:
+            with self.errors():
+                self._obstore.put(self._store, name, content, mode=mode, use_multipart=False)
+        except FileExistsError:
+            if self.read(name) != content:  # or it is this very one: its answer was lost, and it was sent again
+                raise
 
     def sync(self, names: Iterable[str]) -> None:
         """An object is durable when its upload ends."""

@@ -1,0 +1,106 @@
+"""A bucket whose server fails or is slow, now and then or for good."""
+
+import itertools
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from autosparse.errors import StoreError
+from autosparse.store import TripleStore
+from autosparse.store.verify import problems
+from tests.conftest import tree
+from tests.store.test_s3 import bucket, endpoint, local, moto, objects, write_remote  # noqa: F401 (fixtures)
+
+pytest.importorskip("obstore")
+
+
+class Gate(ThreadingHTTPServer):
+    """Hands requests on to a server, but for those that it answers with an error, or lets wait."""
+
+    def __init__(self, server: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.server_url, self.numbers = server, itertools.count(1)
+        self.fails: Callable[[int], bool] = lambda number: False
+        self.loses: Callable[[int], bool] = lambda number: False
+        """Whether it is done, and the answer is lost."""
+        self.seconds: Callable[[int], float] = lambda number: 0.0
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Gate
+
+    def _answer(self) -> None:
+        number = next(self.server.numbers)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or None
+        time.sleep(self.server.seconds(number))
+        if self.server.fails(number):
+            return self._send(503, {}, b"")
+        url = f"{self.server.server_url}{self.path}"
+        headers = {"Content-Type": "application/octet-stream", **self.headers}  # or it would be taken for a form
+        request = urllib.request.Request(url, body, headers, method=self.command)
+        try:
+            with urllib.request.urlopen(request) as answer:
+                if self.server.loses(number):
+                    return self._send(503, {}, b"")
+                self._send(answer.status, dict(answer.headers), answer.read())
+        except urllib.error.HTTPError as error:
+            self._send(error.code, dict(error.headers), error.read())
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _answer
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response_only(status)
+        length = headers.get("Content-Length", str(len(body)))
+        for name, value in {**headers, "Content-Length": length}.items():
+            if name not in ("Transfer-Encoding", "Connection"):
+                self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nobody reads it."""
+
+
+@pytest.fixture
+def gate(bucket: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:  # noqa: F811
+    with Gate(endpoint) as gate:
+        Thread(target=gate.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{gate.server_port}")
+        yield gate
+        gate.shutdown()
+
+
+def test_errors_and_slow_answers_now_and_then_change_nothing(gate: Gate, bucket: str, local: Path) -> None:  # noqa: F811
+    gate.fails = lambda number: number % 29 == 0
+    gate.seconds = lambda number: 0.2 if number % 11 == 0 else 0.0
+    write_remote(f"{bucket}/s")
+    assert problems(TripleStore.open(f"{bucket}/s")) == []
+    assert objects(f"{bucket}/s") == tree(local)
+    assert next(gate.numbers) > 30
+
+
+def test_an_answer_that_is_lost_changes_nothing(gate: Gate, bucket: str, local: Path) -> None:  # noqa: F811
+    gate.loses = lambda number: number % 29 == 0
+    write_remote(f"{bucket}/s")
+    assert objects(f"{bucket}/s") == tree(local)
+
+
+def test_a_server_that_fails_for_good_is_one_line_and_the_run_goes_on_later(
+    gate: Gate,
+    bucket: str,  # noqa: F811
+    local: Path,  # noqa: F811
+) -> None:
+    gate.fails = lambda number: number > 12
+    with pytest.raises(StoreError, match=rf"{bucket}/s: .*503.* say where and who\)$"):
+        write_remote(f"{bucket}/s")
+    gate.fails = lambda number: False
+    write_remote(f"{bucket}/s")
+    assert objects(f"{bucket}/s") == tree(local)
