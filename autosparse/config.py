@@ -52,6 +52,8 @@ Feature = Literal["theta", "grad", "flow", Probed]
 Transform = Literal["scaled", "raw"]
 Label = Literal["share", "min-max", "log-density", "rank"]
 Sanity = Literal["none", "shuffled", "reinitialized", "inverted"]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+"""What can be told of a run while it works, where it is installed."""
 
 NO_IDENTITY: Mapping[str, Any] = {"identity": False}
 """Metadata of a field that says where or how fast, or is resolved into another: two runs that differ in it are one.

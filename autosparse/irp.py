@@ -61,6 +61,7 @@ class IRP:
         checkpoint_interval: seconds.
         progress: told the number of training steps done since it was last told.
         after_epoch: told of each epoch of the training under m_i with i, before any checkpoint says so.
+        after_training: told each row of the history before that is written.
         history: one row a mask m_0..m_N: iteration, density, loss and metric of the network trained with it.
     """
 
@@ -77,6 +78,7 @@ class IRP:
     checkpoint_interval: float = 60.0
     progress: Callable[[int], object] = lambda steps: None
     after_epoch: Callable[[int, Epoch], object] = lambda i, epoch: None
+    after_training: Callable[[dict[str, Any]], object] = lambda row: None
     history: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -165,6 +167,7 @@ class IRP:
                 "the training that makes history.json again has another result than the first; "
                 "run it on the same hardware, with as many processes, in a pack if it was in one"
             )
+        self.after_training(row)
         self.history.append(row)
         log.info(
             "iteration %d of %d: sparsity %.2f%%, %s",

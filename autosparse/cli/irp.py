@@ -44,6 +44,8 @@ def main(a: Arguments) -> None:
     if a.pack > 1:
         here = a.resources.resolve()
         a.job.setting.make_recipe().check_packed(here.tasks * (here.nodes or 1))
+        if others := [name for name in a.job.track if name != "tensorboard"]:  # which have one run a process
+            raise UserError(f"--track {others[0]} does not go with a pack, tensorboard does")
     grid = product(a.criteria, a.seeds, a.order_seeds or (None,))
     configs = [replace(a.job.config, criterion=name, seed=seed, order_seed=order) for name, seed, order in grid]
     jobs = [replace(a.job, config=config) for config in configs]

@@ -126,6 +126,7 @@ _RESERVED = frozenset(
         "test_best",
         "test_best_validation",
         "threads",
+        "track",
         "trainings",
         "versions",
         "workers",

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from autosparse import options
 from autosparse.cluster import Job
-from autosparse.config import NO_IDENTITY, Bounds, Config, FitConfig
+from autosparse.config import NO_IDENTITY, Bounds, Config, FitConfig, Tracker
 from autosparse.errors import StoreError, UserError
 from autosparse.files import is_json
+from autosparse.jobs.tracking import check_trackers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -34,8 +35,11 @@ class FitRun(Job, Config):
     """The folder's name; made from the options if not given."""
     output: Path = field(default=Path("runs"), metadata=NO_IDENTITY)
     """The folder of all runs."""
+    track: tuple[Tracker, ...] = field(default=(), metadata=NO_IDENTITY)
+    """Trackers that are told of every epoch; TensorBoard's files are in RUN/tracking."""
 
     def check(self) -> None:
+        check_trackers(self.track)
         if not self.runs:
             raise UserError("no runs to fit to; give the folders of complete runs of autosparse irp")
         for run in self.runs:

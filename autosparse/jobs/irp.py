@@ -1,7 +1,7 @@
 """A run of iterative rewind pruning."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,14 @@ from autosparse.cluster.speaking import speaking
 from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.jobs.setting import TrainingRun, described
+from autosparse.jobs.tracking import Tracking, of_epoch, tracking
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from autosparse.data import Data
     from autosparse.irp import IRP
+    from autosparse.training import Epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,9 @@ class IRPRun(TrainingRun):
 
     def run(self, accelerator: "Accelerator") -> None:
         data = self.setting.make_data(accelerator)
-        with progress(self.folder, self._steps(data), "irp", accelerator.is_main_process) as bar:
-            self._algorithm(accelerator, data, bar).run()
+        main = accelerator.is_main_process
+        with progress(self.folder, self._steps(data), "irp", main) as bar, self._tracking(main) as tracked:
+            self._algorithm(accelerator, data, bar, tracked).run()
 
     @classmethod
     def run_together(cls, jobs: Sequence[Job], accelerator: "Accelerator") -> Mapping[Path, Exception]:
@@ -72,8 +75,9 @@ class IRPRun(TrainingRun):
             runs = []
             for k, job in enumerate(own):
                 bar = bars.enter_context(progress(job.folder, job._steps(data), "irp", True, shown=k == 0))
+                tracked = bars.enter_context(job._tracking(main=True))
                 with speaking(job.folder):
-                    runs.append(job._algorithm(accelerator, data, bar))
+                    runs.append(job._algorithm(accelerator, data, bar, tracked))
             return Pack(runs).run()
 
     def _steps(self, data: "Data") -> int:
@@ -81,11 +85,26 @@ class IRPRun(TrainingRun):
         recipe = self.setting.make_recipe()
         return len(data.training(recipe.batch_size)) * recipe.epochs * (self.config.iterations + 1)
 
-    def _algorithm(self, accelerator: "Accelerator", data: "Data", bar: Progress) -> "IRP":
+    def _tracking(self, main: bool) -> AbstractContextManager[Tracking]:
+        return tracking(self.track, self.folder, self.identity(), main)
+
+    def _algorithm(self, accelerator: "Accelerator", data: "Data", bar: Progress, tracked: Tracking) -> "IRP":
         from autosparse.irp import IRP
 
         model, recipe = self.setting.make_model(self.config.seed, accelerator), self.setting.make_recipe()
         own = {**self.identity(), **described(self.setting.task)}
+
+        def after_epoch(i: int, epoch: "Epoch") -> None:
+            bar.tell(epoch["epoch"], recipe.epochs, epoch["metric"], epoch["test"])
+            values = of_epoch(epoch, recipe.rate(epoch["epoch"] - 1))
+            tracked.log("epoch", i * recipe.epochs + epoch["epoch"], values)
+
+        def after_training(row: dict[str, Any]) -> None:
+            i = row["iteration"]
+            values = {"number": i, "sparsity": 1 - row["density"], row["metric"]: row["test"]}
+            named = {f"iteration/{name}": value for name, value in values.items()}
+            tracked.log("iteration", (i + 1) * recipe.epochs, named)
+
         return IRP(
             model=model,
             data=data,
@@ -97,5 +116,6 @@ class IRPRun(TrainingRun):
             grad_batches=self.setting.grad_batches,
             attributes={**own, "versions": provenance.versions(), "commit": provenance.git_commit()},
             progress=bar.update,
-            after_epoch=lambda i, epoch: bar.tell(epoch["epoch"], recipe.epochs, epoch["metric"], epoch["test"]),
+            after_epoch=after_epoch,
+            after_training=after_training,
         )

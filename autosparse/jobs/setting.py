@@ -10,8 +10,9 @@ import tyro
 
 from autosparse import options, registry
 from autosparse.cluster import Job
-from autosparse.config import NO_IDENTITY, Bounds, Config, defaults, settings
+from autosparse.config import NO_IDENTITY, Bounds, Config, Tracker, defaults, settings
 from autosparse.jobs.chosen import chosen_task, default_task
+from autosparse.jobs.tracking import check_trackers
 from autosparse.tasks.base import Task
 from autosparse.tasks.catalog import TASKS, find_task
 from autosparse.training.recipe import Recipe
@@ -195,9 +196,12 @@ class TrainingRun(Job):
     setting: Setting = field(default_factory=Setting)
     output: Path = field(default=Path("runs"), metadata=NO_IDENTITY)
     """The folder of all runs."""
+    track: tuple[Tracker, ...] = field(default=(), metadata=NO_IDENTITY)
+    """Trackers that are told of every epoch; TensorBoard's files are in RUN/tracking."""
 
     def check(self) -> None:
         self.setting.check()
+        check_trackers(self.track)
 
     def absent(self) -> str | None:
         return self.setting.task.absent()

@@ -21,6 +21,7 @@ from autosparse.autos.fit import number_of_steps
 from autosparse.cluster import provenance
 from autosparse.cluster.progress import progress
 from autosparse.jobs.fit import FitRun
+from autosparse.jobs.tracking import tracking
 from autosparse.jobs.work.remeasure import remeasure
 from autosparse.store import Counters, TripleStore
 from autosparse.training import Checkpoint
@@ -37,21 +38,22 @@ def run(job: FitRun, accelerator: Accelerator) -> None:
     steps = number_of_steps(job.config, an_epoch)
     epochs = -(-steps // an_epoch)
     reading = Counters()
-    with progress(job.folder, steps, "fit", accelerator.is_main_process) as bar:
+    with (
+        progress(job.folder, steps, "fit", accelerator.is_main_process) as bar,
+        tracking(job.track, job.folder, job.identity(), accelerator.is_main_process) as tracked,
+    ):
 
         def follow(steps: int, counters: Counters) -> None:
             nonlocal reading
             reading = counters
             bar.update(steps, str(counters))
 
+        def tell(epoch: int, loss: float) -> None:
+            bar.tell(epoch, epochs, "loss", loss)
+            tracked.log("epoch", epoch, {"fit/loss": loss})
+
         checkpoint = Checkpoint(job.folder / "checkpoint.pt", "fit", write=accelerator.is_main_process)
-        autos = fit(
-            samples,
-            accelerator,
-            resume=checkpoint,
-            progress=follow,
-            after_epoch=lambda epoch, loss: bar.tell(epoch, epochs, "loss", loss),
-        )
+        autos = fit(samples, accelerator, resume=checkpoint, progress=follow, after_epoch=tell)
     log.info("%s", reading)
     seconds = time.perf_counter() - start
     metrics = [{"run": run, **validate(autos, samples, k)} for k, run in enumerate(job.runs)]

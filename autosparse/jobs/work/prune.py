@@ -24,13 +24,14 @@ from autosparse.criteria.scored import Scored
 from autosparse.data import Data
 from autosparse.files import read_json, write_json
 from autosparse.jobs.prune import MASK, RESULT, PruneRun
+from autosparse.jobs.tracking import of_epoch, tracking
 from autosparse.jobs.work.sanity import inverted, reinitialized, shuffled
 from autosparse.lookahead import RecipeLearner
 from autosparse.metrics import described
 from autosparse.pruning import Mask
 from autosparse.pruning.schedule import keep_count
 from autosparse.tasks import Images
-from autosparse.training import Checkpoint, summarize, train
+from autosparse.training import Checkpoint, Epoch, summarize, train
 from autosparse.training.dynamic import Changing, GradualMagnitude, RigL
 
 _TOLD = ("network", "dataset", "criterion", "iterations", "seed")  # of a run that labels came from
@@ -49,7 +50,15 @@ def run(job: PruneRun, accelerator: Accelerator) -> None:
     changing = _changing(job, full, steps)
     criterion = None if job.dynamic else find_criterion(config.criterion, config.seed, config.rounds, config.batch_norm)
     ahead = _ahead(job, criterion, steps // config.trainings)
-    with progress(job.folder, ahead.all_steps + steps, job.label, accelerator.is_main_process) as bar:
+    with (
+        progress(job.folder, ahead.all_steps + steps, job.label, accelerator.is_main_process) as bar,
+        tracking(job.track, job.folder, job.identity(), accelerator.is_main_process) as tracked,
+    ):
+
+        def tell(epoch: Epoch) -> None:
+            bar.tell(epoch["epoch"], recipe.epochs, epoch["metric"], epoch["test"])
+            tracked.log("epoch", epoch["epoch"], of_epoch(epoch, recipe.rate(epoch["epoch"] - 1)))
+
         mask = _mask(job, criterion, ahead, full, model, data, accelerator, bar.update)
         masked = time.perf_counter()
         if config.sanity == "reinitialized":
@@ -64,7 +73,7 @@ def run(job: PruneRun, accelerator: Accelerator) -> None:
             seed=config.seed,
             resume=checkpoint,
             progress=bar.update,
-            after_epoch=lambda epoch: bar.tell(epoch["epoch"], recipe.epochs, epoch["metric"], epoch["test"]),
+            after_epoch=tell,
             callback=changing,
         )
     if changing:
