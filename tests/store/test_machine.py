@@ -177,7 +177,8 @@ class Machine(RuleBasedStateMachine):
     def damage(self, data: st.DataObject, damages: int) -> None:
         """A bit is flipped, the end of a write is lost, or a file is."""
         for _ in range(damages):
-            files = tree(self.path)
+            if not (files := tree(self.path)):  # all are lost
+                return
             name = data.draw(st.sampled_from(sorted(files)))
             content = bytearray(files[name])
             self.damaged.setdefault(name, files[name])
