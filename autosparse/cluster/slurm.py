@@ -14,6 +14,11 @@ class State(NamedTuple):
     reason: str
     """Why it is pending: Priority, Resources, Dependency ..."""
 
+    @property
+    def held(self) -> bool:
+        """Whether it stays pending until it is released, as Slurm does with a job that a node could not start."""
+        return self.state == "PENDING" and "held" in self.reason.lower()
+
 
 def slurm_answers() -> bool:
     """Whether there is a Slurm to submit to."""
@@ -74,6 +79,12 @@ def cancel(job_ids: list[str]) -> None:
     """Take jobs out of the queue; those that have ended do not matter."""
     if job_ids:
         _ask("scancel", *job_ids)
+
+
+def release(job_ids: list[str]) -> None:
+    """Let jobs start that are held; what an administrator holds, Slurm goes on holding."""
+    if job_ids:
+        _ask("scontrol", "release", *job_ids)
 
 
 def _partition(name: str | None, columns: str) -> list[list[str]]:

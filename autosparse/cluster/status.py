@@ -43,9 +43,9 @@ def find(paths: Iterable[Path]) -> list[Path]:
 def rows(folders: Iterable[Path]) -> list[Row]:
     """A row a run, each with all `COLUMNS`.
 
-    `state`: complete, running, pending (with Slurm's reason), requeued, failed, interrupted (stopped at a step),
-    killed, not started, or damaged (a file of its folder cannot be read); what Slurm calls it while a job starts or
-    ends; unknown where Slurm is silent.
+    `state`: complete, running, pending or held (with Slurm's reason), requeued, failed, interrupted (stopped at a
+    step), killed, not started, or damaged (a file of its folder cannot be read); what Slurm calls it while a job starts
+    or ends; unknown where Slurm is silent.
     """
     queue = slurm.queue()
     found = [_row(folder, queue) for folder in folders]
@@ -59,7 +59,7 @@ def interest(row: Row) -> int:
         return 3
     if state.startswith("pending") or state in ("requeued", "not started"):
         return 2
-    return 1 if state in (*ENDED, "unknown") else 0
+    return 1 if state.startswith("held") or state in (*ENDED, "unknown") else 0
 
 
 def ended(rows: Iterable[Row]) -> bool:
@@ -146,6 +146,8 @@ def _state(folder: Path, said: dict[str, Any], job: str | None, queue: dict[str,
         now = queue[job]
         if now.state != "PENDING":
             return now.state.lower()
+        if now.held:
+            return f"held ({now.reason})"
         return "requeued" if said.get("job") == job else f"pending ({now.reason})"
     return "killed" if state == "running" and lease.holder_of(folder) is None else state
 

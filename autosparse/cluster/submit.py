@@ -34,6 +34,10 @@ def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
     queued: Placed = {job.folder: place for job in jobs if (place := _queued(job, queue, root))}
     if queued:
         say(f"{len(queued)} of them in the queue already: {_arrays(job_id for job_id, _ in queued.values())}")
+    held = [*dict.fromkeys(job_id for job_id, _ in queued.values() if queue[job_id].held)]
+    if held:
+        say(f"held, and released now: {' '.join(held)}")
+        slurm.release(held)
     logs.prune(root, "slurm", queue)
     stale = _stale(stages, queued, queue)
     queued = {folder: place for folder, place in queued.items() if folder not in stale}

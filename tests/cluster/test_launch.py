@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autosparse.cluster import Resources, launch
+from autosparse.cluster import Resources, launch, status
 from autosparse.errors import UserError
 from tests.cluster.conftest import Commands
 from tests.cluster.jobs import Note
@@ -124,6 +124,22 @@ def test_what_is_in_the_queue_is_not_submitted_again(
     before = len(commands.calls("sbatch"))
     launch([*jobs, Note(tmp_path, "c")], Resources(cluster="slurm"), tmp_path, "notes")
     assert len(commands.calls("sbatch")) == before
+
+
+def test_what_slurm_holds_since_a_node_could_not_start_it_is_released(
+    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [Note(tmp_path, word) for word in "ab"]
+    launch(jobs, Resources(cluster="slurm"), tmp_path, "notes")
+    commands.answer("squeue", "echo '4242_0|PENDING|launch failed requeued held'; echo '4242_1|PENDING|Priority'")
+    assert [row["state"] for row in status.rows([job.folder for job in jobs])] == [
+        "held (launch failed requeued held)",
+        "pending (Priority)",
+    ]
+    launch(jobs, Resources(cluster="slurm"), tmp_path, "notes")
+    assert "held, and released now: 4242_0\n" in capsys.readouterr().err
+    assert commands.calls("scontrol")[-1] == "scontrol release 4242_0"
+    assert len(commands.calls("sbatch")) == 1
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,8 @@ def test_a_graph_in_chaos(
         """What a person does who watches the table: where runs have stopped, what is advised, and the command again."""
         nonlocal asked
         chaos.note()
-        states = {row["state"] for row in status.rows([job.folder for job in runs])}
-        if states & set(status.ENDED[1:]) and time.monotonic() - asked > 3:
+        states = {row["state"].partition(" (")[0] for row in status.rows([job.folder for job in runs])}
+        if states & {"held", *status.ENDED[1:]} and time.monotonic() - asked > 3:
             command()
             for advised in re.findall(r"(\S+) is damaged; delete this file alone", capsys.readouterr().err):
                 Path(advised).unlink(missing_ok=True)
