@@ -12,6 +12,7 @@ import pytest
 from autosparse.cluster import Resources, Stage, launch_graph, slurm, status
 from autosparse.config import IRPConfig, PruneConfig
 from autosparse.errors import UserError
+from autosparse.files import read_record
 from autosparse.jobs import IRPRun, PruneRun
 from autosparse.jobs.setting import Setting, TrainingRun
 from autosparse.tasks import Images
@@ -92,7 +93,8 @@ def test_a_graph_in_chaos(
         states = {row["state"].partition(" (")[0] for row in status.rows([job.folder for job in runs])}
         if states & {"held", *status.ENDED[1:]} and time.monotonic() - asked > 3:
             command()
-            for advised in re.findall(r"(\S+) is damaged; delete this file alone", capsys.readouterr().err):
+            told = [capsys.readouterr().err, *(str(read_record(job.folder / "status.json").get("why")) for job in runs)]
+            for advised in re.findall(r"(\S+) is damaged; delete this file alone", "\n".join(told)):
                 Path(advised).unlink(missing_ok=True)
             asked = time.monotonic()
         return states
