@@ -66,6 +66,11 @@ def place_of(root: Path, run: Path) -> tuple[str, Path] | None:
     return None
 
 
+def job_ids(root: Path) -> list[str]:
+    """The jobs of Slurm that were submitted and may be in its queue, of complete runs, too."""
+    return [job_id for _, jobs in _submissions(root, "slurm") for job_id in jobs]
+
+
 def prune(root: Path, cluster: str, active: Container[str]) -> None:
     """Remove the folders of jobs that have ended, if their runs are complete by now or were submitted again.
 

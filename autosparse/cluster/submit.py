@@ -34,8 +34,8 @@ def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
     queued: Placed = {job.folder: place for job in jobs if (place := _queued(job, queue, root))}
     if queued:
         say(f"{len(queued)} of them in the queue already: {_arrays(job_id for job_id, _ in queued.values())}")
-    held = [*dict.fromkeys(job_id for job_id, _ in queued.values() if queue[job_id].held)]
-    if held:
+    # of a complete run, too: its job may have lost its node just then, and the next array waits for it
+    if held := [job_id for job_id in logs.job_ids(root) if job_id in queue and queue[job_id].held]:
         say(f"held, and released now: {' '.join(held)}")
         slurm.release(held)
     logs.prune(root, "slurm", queue)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate import Accelerator
 
 from autosparse.cluster import Resources, launch, status
 from autosparse.errors import UserError
@@ -140,6 +141,9 @@ def test_what_slurm_holds_since_a_node_could_not_start_it_is_released(
     assert "held, and released now: 4242_0\n" in capsys.readouterr().err
     assert commands.calls("scontrol")[-1] == "scontrol release 4242_0"
     assert len(commands.calls("sbatch")) == 1
+    jobs[0].run(Accelerator(cpu=True))  # it had done its work, and others wait for the end of its job
+    launch(jobs, Resources(cluster="slurm"), tmp_path, "notes")
+    assert commands.calls("scontrol")[-2:] == ["scontrol release 4242_0"] * 2
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,8 @@ def test_a_graph_in_chaos(
         nonlocal asked
         chaos.note()
         states = {row["state"].partition(" (")[0] for row in status.rows([job.folder for job in runs])}
-        if states & {"held", *status.ENDED[1:]} and time.monotonic() - asked > 3:
+        stuck = states & {"held", *status.ENDED[1:]} or "running" not in states
+        if stuck and states != {"complete"} and time.monotonic() - asked > 3:
             command()
             told = [capsys.readouterr().err, *(str(read_record(job.folder / "status.json").get("why")) for job in runs)]
             for advised in re.findall(r"(\S+) is damaged; delete this file alone", "\n".join(told)):
