@@ -87,64 +87,74 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
 
 def _acquire(folder: Path, mine: dict[str, Any], stale: float) -> Path:
     said = json.dumps(mine)
-    temporary = folder / f"{LEASE}{secrets.token_hex(8)}.tmp"
+    while True:
+        newest = _newest(folder)
+        if newest is not None:
+            holder = _holder(newest)
+            if holder is None:
+                continue  # superseded and deleted just now
+            try:
+                free = not holder or _is_gone(holder, mine, newest, stale)
+            except FileNotFoundError:
+                continue  # superseded while it was looked at
+            if not free:
+                if holder == _SOMEBODY:
+                    time.sleep(0.05)
+                    continue
+                who = f"process {holder['pid']} on {holder['host']}"
+                job = f" (job {holder['job']})" if holder["job"] else ""
+                raise UserError(f"{folder}: {who}{job} works on this run; wait for it, or stop it and run this again")
+        path = folder / f"{LEASE}{_number(newest) + 1 if newest else 1}"
+        try:
+            _publish(path, said)
+        except FileExistsError:
+            continue  # somebody else was faster
+        if _newest(folder) == path:
+            for passed in _leases(folder):
+                if _number(passed) < _number(path):
+                    passed.unlink(missing_ok=True)
+            return path
+        path.unlink(missing_ok=True)  # a number that was passed long ago
+
+
+@contextmanager
+def _temporary(folder: Path, text: str) -> Iterator[Path]:
+    """A new file beside the leases, for a moment only: who is killed meanwhile leaves it."""
+    path = folder / f"{LEASE}{secrets.token_hex(8)}.tmp"
     try:
         with naming(folder):
-            temporary.write_text(said)
-        while True:
-            newest = _newest(folder)
-            if newest is not None:
-                holder = _holder(newest)
-                if holder is None:
-                    continue  # superseded and deleted just now
-                if holder and not _is_gone(holder, mine, newest, temporary, stale):
-                    if holder == _SOMEBODY:
-                        time.sleep(0.05)
-                        continue
-                    who = f"process {holder['pid']} on {holder['host']}"
-                    job = f" (job {holder['job']})" if holder["job"] else ""
-                    raise UserError(
-                        f"{folder}: {who}{job} works on this run; wait for it, or stop it and run this again"
-                    )
-            path = folder / f"{LEASE}{_number(newest) + 1 if newest else 1}"
-            try:
-                _publish(path, said, temporary)
-            except FileExistsError:
-                continue  # somebody else was faster
-            if _newest(folder) == path:
-                for passed in _leases(folder):
-                    if _number(passed) < _number(path):
-                        passed.unlink(missing_ok=True)
-                return path
-            path.unlink(missing_ok=True)  # a number that was passed long ago
+            path.write_text(text)
+        yield path
     finally:
         with suppress(OSError):  # a read-only file system refuses this even where there is none
-            temporary.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
-def _publish(path: Path, said: str, temporary: Path) -> None:
-    """Make a lease, which must not be there, of the temporary file that says the same.
+def _publish(path: Path, said: str) -> None:
+    """Make a lease, which must not be there.
 
     Raises:
         FileExistsError: it is there.
     """
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:  # no hard links on this file system; whatever else it is, this meets it too
-        with naming(path), path.open("x") as file:
-            file.write(said)
+    with _temporary(path.parent, said) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # no hard links on this file system; whatever else it is, this meets it too
+            with naming(path), path.open("x") as file:
+                file.write(said)
 
 
-def _is_gone(holder: dict[str, Any], mine: dict[str, Any], path: Path, fresh: Path, stale: float) -> bool:
+def _is_gone(holder: dict[str, Any], mine: dict[str, Any], path: Path, stale: float) -> bool:
     if holder["host"] == mine["host"]:
         return _start_of(holder["pid"]) != holder["started"] or _is_elsewhere(holder, path.parent)
     if holder["job"] is not None and holder["job"] == mine["job"]:
         return True
-    os.utime(fresh)  # now, by the clock of the file system
+    with _temporary(path.parent, "") as fresh:
+        now = fresh.stat().st_mtime  # by the clock of the file system
     touched = path.stat().st_mtime
-    if fresh.stat().st_mtime - touched <= stale and not _has_ended(holder["job"]):
+    if now - touched <= stale and not _has_ended(holder["job"]):
         return False
     time.sleep(stale * _WATCHED)
     return path.stat().st_mtime == touched

@@ -83,11 +83,18 @@ def test_a_holder_whose_job_has_ended_is_watched_before_it_is_taken_for_dead(
     with lease(tmp_path, "6", stale=1):
         assert who(tmp_path)["job"] == "6"
     holder(tmp_path, job="5_1")
-    beats = threading.Timer(0.3, lambda: os.utime(newest(tmp_path)))
+    while_watched = list[str]()
+
+    def beat() -> None:
+        while_watched.extend(path.name for path in tmp_path.iterdir())
+        os.utime(newest(tmp_path))
+
+    beats = threading.Timer(0.3, beat)
     beats.start()
     with pytest.raises(UserError, match=r"process 1 on node7 \(job 5_1\) works on this run"):
         lease(tmp_path, "6", stale=5).__enter__()
     beats.join()
+    assert not [name for name in while_watched if name.endswith(".tmp")]  # who is killed meanwhile leaves nothing
 
 
 def test_a_holder_whose_clock_seems_to_have_stopped_is_watched_before_it_is_taken_for_dead(tmp_path: Path) -> None:
