@@ -31,15 +31,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate", action="store_true", help="write golden files anew instead of comparing")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Give a file, whose fixtures are made once, to one process of pytest-xdist; likewise all that share a Slurm.
 
-    What takes longest begins first: Slurm, which mostly waits, and the benchmarks.
+    (pytest 9.2 would not: pytest-xdist 3.8 hands its groups over in a way that is gone there.)
     """
-    for item in items:
-        group = "slurm" if item.path.parent.name == "slurm" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    item.add_marker(pytest.mark.xdist_group("slurm" if item.path.parent.name == "slurm" else str(item.path)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first: Slurm, which mostly waits, and the benchmarks."""
     items.sort(key=lambda item: (item.path.parent.name != "slurm", item.path.name != "test_benchmarks.py"))
 
 
