@@ -41,6 +41,8 @@ class Arguments:
     """The network."""
     autos: Path | None = None
     """Folder of a fit with its surface; without one an mlp is fitted to a short run of IRP on digits."""
+    fit_steps: int = 200
+    """Of the AutoS that is fitted here."""
     sparsity: float = 0.99
     """Share of the weights to remove."""
     batches: int = 2
@@ -67,7 +69,7 @@ def main(a: Arguments) -> None:
         raise UserError(f"no AutoS with its surface in {a.autos}; fit one with: python launch/autos.py --runs RUN...")
     heading()
     with scratch(a.folder) as folder:
-        autos = a.autos or _fitted(folder)
+        autos = a.autos or _fitted(folder, a.fit_steps)
         ways = {
             "the surface alone": _apart(a, autos, False),
             "the network's own mask": _apart(a, autos, True),
@@ -91,7 +93,7 @@ def main(a: Arguments) -> None:
         goal(text, met)
 
 
-def _fitted(folder: Path) -> Path:
+def _fitted(folder: Path, steps: int) -> Path:
     """The folder of an AutoS and its surface, fitted in seconds to a run of IRP on digits."""
     images, accelerator = load("digits"), Accelerator(cpu=True)
     model = networks.build("lenet-300-100", images.shape, images.classes)
@@ -103,7 +105,7 @@ def _fitted(folder: Path) -> Path:
         folder=folder / "run",
         accelerator=accelerator,
     ).run()
-    samples = StoredSamples([TripleStore.open(folder / "run")], FitConfig(max_steps=200))
+    samples = StoredSamples([TripleStore.open(folder / "run")], FitConfig(max_steps=steps))
     autos = fit(samples, accelerator)
     tabulate_held_out(autos, samples).save(folder / "autos")
     autos.save(folder / "autos")
