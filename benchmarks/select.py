@@ -50,7 +50,8 @@ def main(a: Arguments) -> None:
     print()
     for density, found in lines:
         (ours, memory), (topk, topk_memory), (kth, kth_memory) = found.values()
-        goal(f"at {density:.0%}, 3 times faster than torch.topk: {topk / ours:.1f}", topk >= 3 * ours)
+        times = 5 if density == min(a.densities) else 3
+        goal(f"at {density:.0%}, {times} times faster than torch.topk: {topk / ours:.1f}", topk >= times * ours)
         goal(f"at {density:.0%}, no slower than torch.kthvalue: {kth / ours:.1f}", kth >= ours)
         least = min(topk_memory, kth_memory)
         goal(
