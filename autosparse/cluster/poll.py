@@ -1,4 +1,4 @@
-"""The rows of runs for those who keep looking: found anew every few seconds, once for all of them."""
+"""The rows of runs for those who keep looking: read again every few seconds, once for all of them."""
 
 import threading
 import time

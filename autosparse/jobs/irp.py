@@ -81,7 +81,7 @@ class IRPRun(TrainingRun):
             return Pack(runs).run()
 
     def _steps(self, data: "Data") -> int:
-        """Of all trainings."""
+        """Count the steps of all trainings."""
         recipe = self.setting.make_recipe()
         return len(data.training(recipe.batch_size)) * recipe.epochs * (self.config.iterations + 1)
 

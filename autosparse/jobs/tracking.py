@@ -36,7 +36,8 @@ def check_trackers(names: Sequence[str]) -> None:
             raise unknown("tracker", name, get_args(Tracker))
         if names.count(name) > 1:
             raise UserError(f"the tracker {name} is named twice")
-        if importlib.util.find_spec(name) is None:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:  # a folder of that name, as wandb leaves one, is no package
             raise UserError(f"the tracker {name} is not installed: pip install {name}")
 
 

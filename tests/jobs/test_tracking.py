@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, get_args
 
@@ -106,10 +107,15 @@ def test_a_tracker_that_fails_is_left_behind(
     assert capsys.readouterr().err.count("going on without the tracker tensorboard: no server") == 1
 
 
+@pytest.mark.parametrize("spec", [None, ModuleSpec("wandb", None)], ids=["nothing", "a folder of its name"])
 def test_a_tracker_that_is_not_there_is_refused_before_anything_is_planned(
-    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    spec: ModuleSpec | None,
+    script: Script,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: spec)
     for command in (("irp",), ("autos", "--runs", tmp_path / "none")):
         assert script(*command, "--track", "wandb", "--output", tmp_path / "runs") == 2
         assert capsys.readouterr().err == "error: the tracker wandb is not installed: pip install wandb\n"
