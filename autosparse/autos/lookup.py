@@ -81,4 +81,5 @@ def has_compiler() -> bool:
 
 @functools.cache
 def _compiled() -> Lookup:
-    return torch.compile(lookup, dynamic=True)
+    inside: dict[str, bool | int | str | Callable[..., object]] = {"assert_indirect_indexing": False}  # the indices are clamped; checking them again costs an eighth
+    return torch.compile(lookup, dynamic=True, options=inside)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -52,7 +53,7 @@ class Mask:
     @property
     def count(self) -> int:
         """Number of parameters kept."""
-        return int(self.kept.count_nonzero())
+        return int(np.count_nonzero(self.kept) if self.kept.device.type == "cpu" else self.kept.count_nonzero())
 
     @property
     def density(self) -> float:

@@ -58,7 +58,7 @@ def overview(document: Document, folders: Sequence[Path]) -> None:
             damaged.append(str(error))
     add_runs(document, folders, damaged)
     if damaged:
-        document.heading("Damaged, and left out")
+        document.heading("Left out")
         for line in dict.fromkeys(damaged):
             document.text(line)
             say(f"left out: {line}")

@@ -21,6 +21,8 @@ from autosparse.training import Recipe
 
 # what a run's configuration says beside task and training
 _VARIED = {*defaults(IRPConfig), *defaults(PruneConfig), "kind", "options", "autos", "criterion_code", "grad_batches"}
+# of that, what has a column of its own, or decides nothing
+_TOLD = {"kind", "options", "criterion", "sparsity", "sanity", "seed", "order_seed"}
 NEAR = 0.05  # relative: a mask of IRP stands for a sparsity if its density is that close
 _RESULT = {"prune": "result.json", "autos": CARD, "irp": f"triples.zarr/{MARKER}", "report": "index.html"}
 MEASURES = {
@@ -57,16 +59,20 @@ def load(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
 
     Columns: `criterion`, `sparsity`, `seed`, `network`, `dataset`, `same_initialization`, the accuracies of `MEASURES`,
     `cost` in trainings, `density`, `kept`, `parameters`, `empty_layers`, `layer_densities`, `recipe` (JSON), seconds,
-    `folder`.
+    `folder`. Where runs of one criterion differ in other settings, `criterion` says in which. Of a run and its copies
+    one counts.
 
     Args:
         paths: folders of runs, or folders that hold them.
-        damaged: gets a line for each run that cannot be read, which is left out then.
+        damaged: gets a line for each run that cannot be read or is a copy, which is left out.
 
     Raises:
         UserError: a result that cannot be read, where `damaged` is not given.
     """
-    return pd.DataFrame(_read(find(paths, "prune"), lambda folder: [_pruned(folder)], damaged))
+    found = _told_apart(_read(find(paths, "prune"), lambda folder: [_pruned(folder)], damaged), damaged)
+    if len(found):
+        found["criterion"] += found["sanity"].map(lambda check: "" if check == "none" else f", {check}")
+    return found
 
 
 def load_irp(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
@@ -74,7 +80,7 @@ def load_irp(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFra
 
     Columns as in `load`, with `iteration`, and `criterion` as `irp-<criterion>`; arguments and errors, too.
     """
-    return pd.DataFrame(_read(find(paths, "irp"), _iterations, damaged))
+    return _told_apart(_read(find(paths, "irp"), _iterations, damaged), damaged)
 
 
 def histories(pruned: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
@@ -253,25 +259,25 @@ def _iterations(folder: Path) -> list[dict[str, Any]]:
     history = read_history(folder, store.beside)
     if len(history) != store.iterations + 1:
         raise UserError(f"{folder / HISTORY} is not whole; the command of the run makes it again")
-    common = {key: config[key] for key in ("network", "dataset", "seed")}
-    common |= {"criterion": f"irp-{config['criterion']}", "recipe": _protocol(config)}
+    common = {key: config[key] for key in ("network", "dataset", "seed", "order_seed")}
+    common |= {"criterion": f"irp-{config['criterion']}", "recipe": _protocol(config), "settings": _settings(config)}
     return [{**common, "sparsity": 1.0 - mask["density"], "folder": str(folder), **mask} for mask in history]
 
 
 def _pruned(folder: Path) -> dict[str, Any]:
-    result = read_json(folder / "result.json")
+    result, config = read_json(folder / "result.json"), read_config(folder)
     try:
         seconds = result.pop("seconds")
         for key in ("history", "versions", "kind"):
             result.pop(key)
         label = f"{result['criterion']} (same init)" if result["same_initialization"] else result["criterion"]
-        label += "" if result["sanity"] == "none" else f", {result['sanity']}"
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'result.json'} is damaged; run the same autosparse prune again") from error
     return {
         **result,
         "criterion": label,
-        "recipe": _protocol(read_config(folder)),
+        "recipe": _protocol(config),
+        "settings": _settings(config),
         **{f"seconds_{key}": value for key, value in seconds.items()},
         "folder": str(folder),
     }
@@ -284,6 +290,32 @@ def _protocol(config: dict[str, Any]) -> str:
     """
     task = {key: value for key, value in config.items() if key not in _VARIED}
     return json.dumps({**task, **defaults(Recipe), **config["recipe"], "recipe": None}, sort_keys=True)
+
+
+def _settings(config: dict[str, Any]) -> str:
+    """What of a run neither the table nor the row says, as JSON."""
+    return json.dumps({key: value for key, value in config.items() if key in _VARIED - _TOLD}, sort_keys=True)
+
+
+def _told_apart(rows: list[dict[str, Any]], damaged: list[str] | None) -> pd.DataFrame:
+    """The rows, without those of copies, with criteria that say in what else their settings differ."""
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        return frame
+    who = frame.columns.intersection(["network", "dataset", "criterion", "seed", "order_seed", "sparsity", "sanity"])
+    key = [*who, "recipe", "settings", *frame.columns.intersection(["iteration"])]
+    copies = frame.duplicated(key)
+    if damaged is not None:
+        first = frame.groupby(key, dropna=False)["folder"].transform("first")
+        damaged += dict.fromkeys(frame["folder"][copies] + " is a copy of the run in " + first[copies])
+    frame = frame[~copies].reset_index(drop=True)
+    for _, group in frame.groupby(["network", "dataset", "criterion"]):
+        found = group["settings"].map(json.loads)
+        names = sorted({name for settings in found for name in settings})
+        differ = [name for name in names if len({json.dumps(settings.get(name)) for settings in found}) > 1]
+        says = found.map(lambda settings, differ=differ: "".join(f", {n}={settings.get(n)}" for n in differ))
+        frame.loc[group.index, "criterion"] += says
+    return frame.drop(columns="settings")
 
 
 def _configured(paths: Iterable[str | Path]) -> list[tuple[Path, str | None]]:

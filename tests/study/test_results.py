@@ -97,12 +97,38 @@ def test_results_of_different_recipes_are_not_compared() -> None:
         results.accuracy_table(rows(), newer)
 
 
+def edited(run: Path, copy: Path, **changes: object) -> Path:
+    """A copy of a run whose configuration says something else."""
+    shutil.copytree(run, copy)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config |= changes
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    return copy
+
+
 def test_a_run_from_before_an_option_had_its_default(irp_run: Path, tmp_path: Path) -> None:
-    old = shutil.copytree(irp_run, tmp_path / "old")
-    config = yaml.safe_load((old / "config.yaml").read_text())
-    del config["recipe"]["channels_last"]
-    (old / "config.yaml").write_text(yaml.safe_dump(config))
-    assert results.load_irp(old, irp_run)["recipe"].nunique() == 1
+    recipe = yaml.safe_load((irp_run / "config.yaml").read_text())["recipe"]
+    recipe.pop("channels_last")
+    old = edited(irp_run, tmp_path / "old", recipe=recipe, seed=7)
+    found = results.load_irp(old, irp_run)
+    assert found["folder"].nunique() == 2
+    assert found["recipe"].nunique() == 1
+
+
+def test_runs_of_other_settings_are_other_rows(irp_run: Path, tmp_path: Path) -> None:
+    other = edited(irp_run, tmp_path / "other", rewind_epoch=1, seed=7, order_seed=9)
+    found = results.load_irp(irp_run, other).groupby("folder")["criterion"].unique().map(list).to_dict()
+    assert found == {str(irp_run): ["irp-snip, rewind_epoch=0"], str(other): ["irp-snip, rewind_epoch=1"]}
+
+
+def test_a_copy_of_a_run_counts_once_and_is_named(irp_run: Path, tmp_path: Path) -> None:
+    copy = edited(irp_run, tmp_path / "copy")
+    told = list[str]()
+    found = results.load_irp(irp_run, copy, damaged=told)
+    assert set(found["criterion"]) == {"irp-snip"}
+    assert len(found) == len(results.load_irp(irp_run))
+    first, second = sorted((str(irp_run), str(copy)))
+    assert told == [f"{second} is a copy of the run in {first}"]
 
 
 def store(path: Path, survival: list[int], iterations: int, model: nn.Module | None = None) -> TripleStore:
