@@ -1,6 +1,7 @@
 """What all command lines share: arguments from a dataclass, one line for what is refused, exit codes."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -94,6 +95,9 @@ def run(
         main(parse(kind, options.expanded(kind, sys.argv[1:] if args is None else args), prog))
     except UserError as error:
         sys.exit(_report(str(error), 2))
+    except BrokenPipeError:  # whoever read the output has seen enough; Python must not try to write the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
     except OSError as error:  # a full disk, a folder that may not be written to
         sys.exit(_report(refused(error), 1))
     except KeyboardInterrupt:

@@ -8,9 +8,16 @@ import numpy as np
 import torch
 
 
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Start those of the CPU and of one device: `torch.manual_seed` notes a stack trace for each device not in use."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 def start_generators(seed: int) -> None:
     """Start them all from a seed."""
-    torch.default_generator.manual_seed(seed)  # not of all devices: it would be noted for those not in use yet
+    torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
     np.random.seed(seed % (1 << 32))  # noqa: NPY002

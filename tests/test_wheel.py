@@ -33,21 +33,27 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def called(environment: Path, folder: Path, *command: str) -> str:
+    return done(environment, folder, *command).stdout.strip()
+
+
+def done(environment: Path, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
+    found = subprocess.run(
         [environment / command[0], *command[1:]], cwd=folder, env=clean, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    assert found.returncode == 0, found.stderr
+    return found
 
 
 def test_the_demo_runs_from_the_wheel_in_an_empty_folder(environment: Path, tmp_path: Path) -> None:
     where = called(environment, tmp_path, "python", "-c", "import autosparse; print(autosparse.__file__)")
     assert Path(where).is_relative_to(environment.parent)
     assert called(environment, tmp_path, "autosparse").startswith("usage: autosparse COMMAND")
-    folders = called(
-        environment, tmp_path, "autosparse", "demo", "--scale", "smoke", "--cluster", "inline"
-    ).splitlines()
+    demo = done(environment, tmp_path, "autosparse", "demo", "--scale", "smoke", "--cluster", "inline")
+    folders = demo.stdout.splitlines()
+    said = demo.stderr.splitlines()
+    assert said[-1] == f"the report: {folders[-1]}/index.html"
+    assert {"random", "gmp", "gmp-x2"} <= {line.split()[0] for line in said if line.strip()}
     assert (tmp_path / folders[-1] / "index.html").is_file()
     pruned = next(folder for folder in folders if "/prune/" in folder)
     again = called(environment, tmp_path, "autosparse", "prune", "--config", f"{pruned}/config.yaml")

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Callable
 
 import torch
-import torchvision
 from torch import nn
 
 from autosparse.autos.features import Features
@@ -18,6 +17,8 @@ def mlp(width: int) -> nn.Module:
 
 def resnet18(width: int) -> nn.Module:
     """Linear encoder to 3 x 32 x 32, ResNet-18 with a 3 x 3 stem and no max-pool, one output. 1.1 GFLOP a parameter."""
+    import torchvision.models  # takes a second, and most fits need none of it
+
     backbone = torchvision.models.resnet18(num_classes=1)
     backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
     backbone.maxpool = nn.Identity()
@@ -27,6 +28,8 @@ def resnet18(width: int) -> nn.Module:
 
 def vgg19(width: int) -> nn.Module:
     """Linear encoder to 3 x 64 x 64, VGG-19 with batch norm, head 2048-1024-1024-1 with dropout."""
+    import torchvision.models
+
     features = torchvision.models.vgg19_bn(init_weights=False).features
     head: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in ((512 * 2 * 2, 1024), (1024, 1024)):

@@ -12,6 +12,7 @@ from autosparse.autos.backbones import make_network
 from autosparse.autos.features import Features
 from autosparse.autos.samples import Samples
 from autosparse.config import FitConfig, settings
+from autosparse.generators import seed_torch
 from autosparse.seeds import streams
 from autosparse.store import Counters
 from autosparse.training import Checkpoint
@@ -66,7 +67,7 @@ def fit(
                 if config.anneal:
                     for group in optimizer.param_groups:
                         group["lr"] = config.learning_rate * (1 + math.cos(math.pi * done / steps)) / 2
-                torch.manual_seed(int(dropout[step]))
+                seed_torch(int(dropout[step]), accelerator.device)
                 loss = F.mse_loss(network(inputs), labels)
                 accelerator.backward(loss)
                 optimizer.step()

@@ -81,5 +81,6 @@ def has_compiler() -> bool:
 
 @functools.cache
 def _compiled() -> Lookup:
-    inside: dict[str, bool | int | str | Callable[..., object]] = {"assert_indirect_indexing": False}  # the indices are clamped; checking them again costs an eighth
-    return torch.compile(lookup, dynamic=True, options=inside)
+    # the indices are clamped; checking them again costs an eighth
+    options: dict[str, bool | int | str | Callable[..., object]] = {"assert_indirect_indexing": False}
+    return torch.compile(lookup, dynamic=True, options=options)

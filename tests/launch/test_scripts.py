@@ -78,7 +78,7 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
 ) -> None:
     graph = stages(("demo",), find_scale("demo", "smoke", tmp_path))
     launch_graph(graph, Resources(cluster="inline"), tmp_path)
-    assert len(capsys.readouterr().out.splitlines()) == 11
+    assert len(capsys.readouterr().out.splitlines()) == 10
     page = tmp_path / "report" / "index.html"
     before = page.stat().st_mtime_ns
     launch_graph(graph, Resources(cluster="inline"), tmp_path)

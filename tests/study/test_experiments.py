@@ -126,6 +126,17 @@ def test_a_line_for_each_stage_and_one_for_all() -> None:
     ]
 
 
+def test_the_jobs_of_the_demo_share_the_cores_out(
+    script: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("autosparse.cluster.resources.slurm_answers", lambda: False)
+    demo = ("paper", "demo", "--scale", "smoke", "--output", str(tmp_path), "--dry-run")
+    assert script(*demo) == 0
+    assert capsys.readouterr().err.count(" to run (local") == 5
+    assert script(*demo, "--cluster", "inline") == 0
+    assert capsys.readouterr().err.count(" to run (inline") == 5
+
+
 def test_a_dry_run_counts_where_the_data_is_not_there(
     script: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
