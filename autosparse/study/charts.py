@@ -7,6 +7,7 @@ import pandas as pd
 
 from autosparse.metrics import factor, label
 from autosparse.page import Chart, Spec, coded
+from autosparse.study.compare import metric_of
 from autosparse.study.encodings import (
     SHOWN,
     Codes,
@@ -19,7 +20,6 @@ from autosparse.study.encodings import (
     title_of,
     tooltip_of,
 )
-from autosparse.study.results import metric_of
 
 AT_START = "at initialization"
 """The family of criteria that look at the start alone, whose points are not joined."""

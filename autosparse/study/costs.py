@@ -8,7 +8,7 @@ from autosparse.cluster import Job
 from autosparse.config import Sanity
 from autosparse.jobs import IRPRun, PruneRun
 from autosparse.page import Document
-from autosparse.study import charts, results
+from autosparse.study import charts, compare, results
 from autosparse.study.parts import Method
 from autosparse.study.scale import Scale
 
@@ -50,8 +50,8 @@ class AtCost:
 
     def write(self, document: Document) -> None:
         rows = self.rows()
-        results.one_recipe(rows)
-        metric, better = results.metric_of(rows)
+        compare.one_recipe(rows)
+        metric, better = compare.metric_of(rows)
         document.heading(self.title, 3)
         dense = results.load(*(run.folder for run in self._dense()))
         seeds = ", ".join(map(str, self.scale.seeds))
@@ -60,7 +60,7 @@ class AtCost:
             document.chart(charts.against_cost(panels), self.stem, f"{_CAPTION} A panel a sparsity.")
         caption = (
             f"Test {metric} after the last epoch, {better} is better; mean ± deviation over seeds {seeds}; dense: "
-            f"{results.cell(dense['test'], metric)}. Cost: trainings in all, the last one included. Bold: better than "
+            f"{compare.cell(dense['test'], metric)}. Cost: trainings in all, the last one included. Bold: better than "
             "all others of its cost by two deviations, the larger of both."
         )
         document.table(self._table(rows, metric, better), caption)
@@ -87,7 +87,7 @@ class AtCost:
                 if method.by:
                     rows = results.load(*(run.folder for run in self._runs(method, sparsity)))
                 else:
-                    rows = results.reached(results.load_irp(*(run.folder for run in method.sources)), sparsity)
+                    rows = compare.reached(results.load_irp(*(run.folder for run in method.sources)), sparsity)
                 found.append(rows.assign(method=method.label, family=method.family, at=sparsity))
         return pd.concat(found)
 
@@ -99,7 +99,7 @@ class AtCost:
             for sparsity in self.sparsities:
                 at = rows[rows["at"] == sparsity]
                 values = {name: group["test"] for name, group in at.groupby("method")}
-                said = results.cell(values[method.label], metric)
+                said = compare.cell(values[method.label], metric)
                 peers = [name for name in values if name != method.label and abs(cost[name] - cost[method.label]) < 0.1]
                 if peers and all(_beats(values[method.label], values[name], better) for name in peers):
                     said = f"**{said}**"
@@ -114,7 +114,7 @@ class AtCost:
         kinds: tuple[Sanity, ...] = ("none", *self.checks)
         table = {
             method.label: [
-                results.cell(
+                compare.cell(
                     results.load(*(r.folder for r in self._runs(method, self._checked_at, kind)))["test"], metric
                 )
                 for kind in kinds

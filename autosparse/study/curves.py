@@ -8,8 +8,8 @@ import pandas as pd
 
 from autosparse.metrics import factor, label
 from autosparse.page import Chart, Spec, coded, numbered
+from autosparse.study.compare import metric_of
 from autosparse.study.encodings import SHOWN, Codes, chosen, number_of, title_of, tooltip_of
-from autosparse.study.results import metric_of
 
 CURVES = {"test": "test", "validation": "validation", "loss": "training loss"}
 """What training curves show, by the key of a run's history."""

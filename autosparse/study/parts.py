@@ -18,7 +18,7 @@ from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.page import Document, numbered
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
-from autosparse.study import charts, learned, results
+from autosparse.study import charts, compare, learned, results
 from autosparse.study.report import CHECKS, CURVES, LAYERS, add_switch, add_trainings, overview
 from autosparse.study.scale import Scale
 
@@ -91,9 +91,9 @@ class Accuracies:
         document.heading(self.title, 3)
         pruned = [run.folder for run in self.jobs() if isinstance(run, PruneRun)]
         iterative = [run.folder for method in self.methods if not method.by for run in method.sources]
-        results.one_recipe(results.load(*dict.fromkeys(pruned)), results.load_irp(*iterative))
+        compare.one_recipe(results.load(*dict.fromkeys(pruned)), results.load_irp(*iterative))
         dense = results.load(*(run.folder for run in self._dense()))
-        measures = [measure for measure in results.MEASURES if dense[measure].notna().any()]
+        measures = [measure for measure in compare.MEASURES if dense[measure].notna().any()]
         add_switch(document, "accuracy", measures)
         levels = {measure: 100 * dense[measure].astype(float).mean() for measure in measures}
         points = pd.concat([self._points(measure) for measure in measures], ignore_index=True)
@@ -137,7 +137,7 @@ class Accuracies:
         """A measure of each seed's run; of each run of IRP, that of its own masks."""
         if not method.by:
             masks = results.load_irp(*(run.folder for run in method.sources))
-            return results.interpolated(masks, sparsity, measure)
+            return compare.interpolated(masks, sparsity, measure)
         return results.load(*(run.folder for run in self._runs(method, sparsity, sanity)))[measure]
 
     def _beside_paper(self, measure: str) -> bool:
@@ -147,8 +147,8 @@ class Accuracies:
         name, seeds = self.scale.settings[self.pair].name, ", ".join(map(str, self.scale.seeds))
         beside = "; the paper's → here (the difference)" if self._beside_paper(measure) else ""
         over = f"mean ± deviation over seeds {seeds}{beside}"
-        meaning = results.MEASURES[measure].format("accuracy")
-        return f"{name}, {meaning}, %: {over}; dense: {results.cell(dense[measure])}."
+        meaning = compare.MEASURES[measure].format("accuracy")
+        return f"{name}, {meaning}, %: {over}; dense: {compare.cell(dense[measure])}."
 
     def _table(self, measure: str) -> pd.DataFrame:
         rows, beside_paper = {}, self._beside_paper(measure)
@@ -156,7 +156,7 @@ class Accuracies:
             cells = []
             for sparsity in self.sparsities:
                 here, there = self._values(method, sparsity, measure), method.paper.get(sparsity)
-                said = results.cell(here)
+                said = compare.cell(here)
                 if beside_paper and there is not None:
                     said = f"{there:.2f} → {said}" + (f" ({100 * here.mean() - there:+.2f})" if len(here) else "")
                 cells.append(said)
@@ -165,7 +165,7 @@ class Accuracies:
 
     def _sanity(self) -> pd.DataFrame:
         rows = {
-            method.label: [results.cell(self._values(method, self._checked_at, "test", check)) for check in _SANITY]
+            method.label: [compare.cell(self._values(method, self._checked_at, "test", check)) for check in _SANITY]
             for method in self.methods
             if method.label in self.checked
         }
@@ -216,7 +216,7 @@ class Agreement:
             cells = []
             for pairs, there in zip(kinds, self.paper[label], strict=True):
                 stores = [[TripleStore.open(run.folder) for run in pair] for pair in pairs]
-                found = pd.Series([results.concordance(a, b) for a, b in stores])
+                found = pd.Series([compare.concordance(a, b) for a, b in stores])
                 deviation = f" ± {found.std():.4f}" if len(found) > 1 else ""
                 cells.append(f"{there:.4f} → {found.mean():.4f}{deviation}")
             rows[label] = cells

@@ -16,7 +16,7 @@ from autosparse.files import read_json
 from autosparse.metrics import factor, label
 from autosparse.page import Document, numbered
 from autosparse.store import TripleStore
-from autosparse.study import charts, curves, learned, results, runs
+from autosparse.study import charts, compare, curves, learned, results, runs
 from autosparse.study.encodings import Codes
 
 CURVES = "The test metric against sparsity, mean and deviation over seeds; what lies beyond the axis is cut off."
@@ -88,7 +88,7 @@ def add_runs(document: Document, folders: Sequence[Path], damaged: list[str] | N
 
 def add_switch(document: Document, metric: str, measures: Sequence[str]) -> None:
     """Add the choice of a measure."""
-    document.switch(f"Test {metric}", {measure: results.SHORT[measure] for measure in measures})
+    document.switch(f"Test {metric}", {measure: compare.SHORT[measure] for measure in measures})
 
 
 def add_trainings(document: Document, pruned: pd.DataFrame, stem: str, codes: Codes = None) -> None:
@@ -100,10 +100,10 @@ def add_trainings(document: Document, pruned: pd.DataFrame, stem: str, codes: Co
 def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, network: str, dataset: str) -> None:
     stem = f"{network}_{dataset}"
     document.heading(f"{network} on {dataset}")
-    metric, better = results.metric_of(pruned, irp)
+    metric, better = compare.metric_of(pruned, irp)
     as_it_is = pruned[pruned["sanity"] == "none"] if len(pruned) else pruned
     shown = irp if as_it_is.empty else as_it_is
-    measures = [measure for measure in results.MEASURES if shown[measure].notna().any()]
+    measures = [measure for measure in compare.MEASURES if shown[measure].notna().any()]
     points, dense = _points(as_it_is, irp, measures), irp[irp["iteration"] == 0] if len(irp) else irp
     levels = {each: factor(metric) * dense[each].astype(float).mean() for each in measures} if len(dense) else {}
     best_first = points.groupby("series")["mean"].mean().sort_values(ascending=better == "lower").index
@@ -113,7 +113,7 @@ def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, networ
     picture = charts.against_sparsity(points, metric, better, levels, codes)
     document.chart(picture, f"{stem}_accuracy", CURVES)
     if as_it_is.empty:
-        document.table(results.iterations_table(irp), f"Test {label(metric)}, of every mask after the last epoch.")
+        document.table(compare.iterations_table(irp), f"Test {label(metric)}, of every mask after the last epoch.")
     else:
         document.tables(tables)
         _pruned(document, as_it_is, irp, stem, codes)
@@ -128,7 +128,7 @@ def _pruned(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: s
         document.note(f"Layers without any weight left: {', '.join(collapsed)}.")
     panels = {}
     for sparsity in sorted(pruned["sparsity"].unique()):
-        masks = results.reached(irp, sparsity) if len(irp) else irp
+        masks = compare.reached(irp, sparsity) if len(irp) else irp
         iterative = [masks.assign(criterion=masks["criterion"] + ITERATIVE)] if len(masks) else []
         at = pd.concat([*iterative, pruned[pruned["sparsity"] == sparsity]])
         panels[f"{100 * sparsity:g}% sparsity"] = at.assign(method=at["criterion"], family=at["criterion"])
@@ -151,7 +151,7 @@ def _sanity(document: Document, pruned: pd.DataFrame, metric: str, stem: str, co
     document.chart(charts.checks(points, metric, codes), f"{stem}_checks", CHECKS)
     at = [f"{row.series} at {100 * row.sparsity:g}%" for row in rows.itertuples()]
     cells = rows.groupby([pd.Index(at, name="criterion"), "check"], sort=False)["test"].agg(
-        lambda values: results.cell(values, metric)
+        lambda values: compare.cell(values, metric)
     )
     document.table(cells.unstack(fill_value="–"), f"Test {label(metric)} after the last epoch.")
 
@@ -172,12 +172,12 @@ def _points(pruned: pd.DataFrame, irp: pd.DataFrame, measures: Sequence[str]) ->
 
 def _table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str) -> tuple[str, pd.DataFrame]:
     """Caption and table of a measure."""
-    metric, _ = results.metric_of(pruned, irp)
+    metric, _ = compare.metric_of(pruned, irp)
     unit = ", %" if factor(metric) > 1 else ""
-    named = results.MEASURES[measure].format(metric)
-    over = f"mean ± deviation over seeds {_seeds(pruned)}; dense: {results.dense_accuracy(irp, measure)}"
+    named = compare.MEASURES[measure].format(metric)
+    over = f"mean ± deviation over seeds {_seeds(pruned)}; dense: {compare.dense_accuracy(irp, measure)}"
     caption = f"{named[0].upper()}{named[1:]}{unit}; {over}; cost in trainings."
-    return caption, results.accuracy_table(pruned, irp, measure)
+    return caption, compare.accuracy_table(pruned, irp, measure)
 
 
 def _autos(document: Document, folder: Path, irp_runs: Sequence[Path]) -> None:

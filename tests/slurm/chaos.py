@@ -19,6 +19,7 @@ from tests.store.test_limits import remount
 
 SMALL_FILES = ("job.json", "status.json", "progress.json", "history.json")
 NODES = {"gpu1": "gpu", "gpu2": "gpu", "cpu1": "cpu", "cpu2": "cpu"}  # and the partition whose jobs preempt there
+PREEMPTING = "preempts"
 Event = Callable[[], tuple[str, Sequence[Job]] | None]
 
 
@@ -82,9 +83,10 @@ class Chaos:
                 self.write(goes_on=folder.name, after=why, seconds=round(status.stat().st_mtime - since, 1))
 
     def repair(self) -> None:
-        """Wait until everything is repaired."""
+        """Wait until everything is repaired, and take out of the queue what was to preempt."""
         for repair in self._repairs:
             repair.join()
+        _call("scancel", f"--name={PREEMPTING}")  # held for good, if a node could not start it
 
     def write(self, **what: Any) -> None:
         """Add a line to the log."""
@@ -129,7 +131,7 @@ class Chaos:
         if node in self._broken or node not in NODES:
             return None
         where = [f"--partition={NODES[node]}", f"--nodelist={node}", "--cpus-per-task=8", "--time=1"]
-        if not _call("sbatch", *where, "--output=/dev/null", "--wrap=sleep 1"):
+        if not _call("sbatch", *where, "--output=/dev/null", f"--job-name={PREEMPTING}", "--wrap=sleep 1"):
             return None
         return node, [found[1]]
 

@@ -10,7 +10,7 @@ import pytest
 from autosparse import study
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.page import Document
-from autosparse.study import charts, results
+from autosparse.study import charts, compare, results
 from autosparse.study.costs import AtCost
 from autosparse.study.parts import Method
 from autosparse.study.scale import SCALES
@@ -74,10 +74,10 @@ def test_iterative_pruning_costs_the_trainings_until_it_is_as_sparse() -> None:
     masks = pd.DataFrame(
         {"iteration": range(4), "density": (1.0, 0.3, 0.1, 0.03), "test": (0.9, 0.8, 0.7, 0.6), "folder": "a"}
     )
-    reached = results.reached(masks, 0.9)
+    reached = compare.reached(masks, 0.9)
     assert reached[["cost", "test", "density"]].iloc[0].tolist() == pytest.approx([3.0, 0.7, 0.1])
-    assert results.reached(masks, 0.95)["cost"].tolist() == [4.0]
-    assert results.reached(masks, 0.99).empty
+    assert compare.reached(masks, 0.95)["cost"].tolist() == [4.0]
+    assert compare.reached(masks, 0.99).empty
 
 
 def test_the_chart_has_a_point_a_method_and_a_line_a_family() -> None:

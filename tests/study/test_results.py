@@ -1,100 +1,11 @@
-"""Results side by side: tables of accuracies, and concordance of survival."""
+"""Results gathered from the folders of runs."""
 
-import json
 import shutil
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import pytest
-import torch
 import yaml
-from torch import nn
 
-from autosparse.errors import UserError
-from autosparse.page import markdown
-from autosparse.pruning import Layout, Mask
-from autosparse.store import TripleStore
 from autosparse.study import results
-from tests.store.drawn import Drawn, write
-
-RECIPE = json.dumps({"epochs": 3, "learning_rate": 0.1})
-
-
-def rows() -> pd.DataFrame:
-    found = []
-    for criterion, base in (("snip", 0.90), ("random", 0.80)):
-        for sparsity in (0.9, 0.99):
-            for seed in (0, 1):
-                accuracy = base - 0.1 * (sparsity > 0.9) + 0.02 * seed
-                found.append(
-                    {
-                        "criterion": criterion,
-                        "sparsity": sparsity,
-                        "seed": seed,
-                        "cost": 1.0,
-                        "test": accuracy,
-                        "metric": "accuracy",
-                        "better": "higher",
-                        "recipe": RECIPE,
-                    }
-                )
-    return pd.DataFrame(found).assign(folder="runs/a")
-
-
-def irp() -> pd.DataFrame:
-    densities, accuracies = (1.0, 0.102, 0.5, 0.01), (0.95, 0.94, 0.93, 0.92)
-    return pd.DataFrame(
-        {
-            "criterion": "irp-snip",
-            "iteration": range(4),
-            "density": densities,
-            "test": accuracies,
-            "metric": "accuracy",
-            "better": "higher",
-            "recipe": RECIPE,
-            "folder": "runs/irp",
-        }
-    )
-
-
-def test_the_table_of_accuracies() -> None:
-    table = results.accuracy_table(rows(), irp())
-    assert list(table.index) == ["irp-snip (iterative, the ceiling)", "snip", "random"]
-    assert list(table.columns) == ["cost", "90%", "99%"]
-    assert list(table["cost"]) == ["up to 4", "1", "1"]
-    assert table.loc["snip", "90%"] == "91.00 ± 1.41"
-    assert table.loc["random", "99%"] == "71.00 ± 1.41"
-    assert list(table.loc["irp-snip (iterative, the ceiling)"]) == ["up to 4", "94.00", "92.00"]
-    assert results.dense_accuracy(irp()) == "95.00"
-
-
-def test_a_mask_of_irp_far_from_a_sparsity_does_not_stand_for_it() -> None:
-    assert results.nearest(irp(), 0.95).empty
-    assert results.nearest(irp(), 0.9)["iteration"].tolist() == [1]
-
-
-def test_iterative_pruning_is_interpolated_between_its_masks() -> None:
-    masks = irp()
-    assert results.interpolated(masks, 0.5, "test").tolist() == pytest.approx([0.93])
-    between = 1 - (0.5 * 0.102) ** 0.5  # half way, in the logarithm
-    assert results.interpolated(masks, between, "test").tolist() == pytest.approx([0.935])
-    assert results.interpolated(masks, 0.999, "test").isna().all()
-
-
-def test_markdown() -> None:
-    text = markdown(results.accuracy_table(rows(), irp()))
-    assert text.splitlines()[:2] == ["| criterion | cost | 90% | 99% |", "| --- | ---: | ---: | ---: |"]
-    assert "| snip | 1 | 91.00 ± 1.41 | 81.00 ± 1.41 |" in text
-
-
-def test_results_of_different_recipes_are_not_compared() -> None:
-    other = irp().assign(recipe=json.dumps({"epochs": 3, "learning_rate": 0.2}))
-    with pytest.raises(UserError, match=r"learning_rate is 0\.1 in runs/a and 0\.2 in runs/irp"):
-        results.accuracy_table(rows(), other)
-    newer = irp().assign(recipe=json.dumps({**json.loads(RECIPE), "compile": True}))
-    with pytest.raises(UserError, match=r"compile is None in runs/a and True in runs/irp"):
-        results.accuracy_table(rows(), newer)
 
 
 def edited(run: Path, copy: Path, **changes: object) -> Path:
@@ -129,33 +40,3 @@ def test_a_copy_of_a_run_counts_once_and_is_named(irp_run: Path, tmp_path: Path)
     assert len(found) == len(results.load_irp(irp_run))
     first, second = sorted((str(irp_run), str(copy)))
     assert told == [f"{second} is a copy of the run in {first}"]
-
-
-def store(path: Path, survival: list[int], iterations: int, model: nn.Module | None = None) -> TripleStore:
-    """A complete run whose parameters have these survivals."""
-    layout = Layout.of(model or nn.Linear(len(survival), 1))
-    masks = [Mask(layout, torch.tensor([s >= i for s in survival])) for i in range(iterations + 1)]
-    write(path, Drawn(torch.ones(layout.size), torch.ones(layout.size), masks))
-    return TripleStore.open(path)
-
-
-def test_the_formula_of_the_paper(tmp_path: Path) -> None:
-    a, b = [0, 1, 2, 3, 4, 4, 2, 0], [1, 1, 2, 0, 4, 3, 2, 2]
-    x, y = np.array(a) / 4, np.array(b) / 4
-    expected = 2 * np.cov(x, y, bias=True)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
-    first, second = store(tmp_path / "a", a, 4), store(tmp_path / "b", b, 4)
-    assert results.concordance(first, second) == pytest.approx(expected, rel=1e-12)
-    assert results.concordance(first, first) == 1.0
-
-
-def test_runs_of_other_lengths_are_compared_by_share(tmp_path: Path) -> None:
-    a, b = store(tmp_path / "a", [0, 1, 2], 2), store(tmp_path / "b", [0, 2, 4], 4)
-    assert results.concordance(a, b) == pytest.approx(1.0)
-
-
-def test_what_cannot_be_compared(tmp_path: Path) -> None:
-    a, b = store(tmp_path / "a", [1, 1], 2), store(tmp_path / "b", [0, 1, 2], 2)
-    with pytest.raises(UserError, match="runs of different networks"):
-        results.concordance(a, b)
-    with pytest.raises(UserError, match="every parameter has the same survival"):
-        results.concordance(a, a)

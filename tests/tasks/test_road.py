@@ -19,7 +19,7 @@ from autosparse.pruning import Mask
 from autosparse.store import TripleStore
 from autosparse.store.schema import MARKER
 from autosparse.store.verify import problems
-from autosparse.study import results
+from autosparse.study import compare, results
 from autosparse.tasks import find_task
 from tests.conftest import ROOT, run_script, tree
 from tests.waiting import waiting_irp
@@ -231,7 +231,7 @@ def test_networks_that_differ_in_a_field_share_no_cell(script: Script, tmp_path:
     for width, seed in (("8", "1"), ("16", "2")):
         assert script("prune", *task, "--width", width, "--seeds", seed, "--output", tmp_path) == 0
     with pytest.raises(UserError, match=r"width is 8 in .* and 16 in"):
-        results.accuracy_table(results.load(tmp_path), pd.DataFrame())
+        compare.accuracy_table(results.load(tmp_path), pd.DataFrame())
 
 
 WRONG = """
