@@ -152,8 +152,8 @@ class TripleWriter:
             raise StoreError(f"{self.storage}: mask {i} does not follow mask {self.committed} of {self.iterations}")
         if mask.layout != self.layout:
             raise StoreError(f"{self.storage}: the mask is of another layout")
-        bits = np.packbits(mask.kept.cpu().numpy(), bitorder="little")
-        values: dict[str, Values] = {"alive": lambda shard: bits[_bytes_of(shard)]}
+        kept, kind = mask.kept.cpu().numpy(), self._forms["survival"].dtype
+        values: dict[str, Values] = {"alive": lambda shard: np.packbits(kept[shard], bitorder="little")}
         alive = keep_count(self._ledger.densities[-1], self.layout.size)
         given = dict(probe or {})
         if [*given] != self.columns:
@@ -164,7 +164,6 @@ class TripleWriter:
             values[name] = column.cpu().numpy().__getitem__
         ends = dict.fromkeys(self.columns, -(-alive // self.grid.shard))
         self._commit(values, i - 1, mask.density, ends, beside)
-        kept, kind = mask.kept.cpu().numpy(), self._forms["survival"].dtype
         for k in range(self._group.rank, self.grid.shards, self._group.size):
             here = kept[self.grid.indices(k)]
             if i == 1:
