@@ -361,7 +361,9 @@ def test_a_run_whose_store_was_deleted_is_run_again(
     assert tree(tmp_path) == whole
 
 
-def interrupted(folder: Path, images: Images, accelerator: Accelerator, steps: int, config: IRPConfig = CONFIG) -> None:
+def interrupted(
+    folder: Path, images: Images, accelerator: Accelerator, steps: int, config: IRPConfig = CONFIG, **more: Any
+) -> None:
     """A run that is killed after so many steps, with a checkpoint of the last one."""
 
     def die(done: int) -> None:
@@ -371,7 +373,19 @@ def interrupted(folder: Path, images: Images, accelerator: Accelerator, steps: i
             raise KilledError
 
     with pytest.raises(KilledError):
-        run(folder, images, accelerator, config=config, progress=die, checkpoint_interval=0)
+        run(folder, images, accelerator, config=config, progress=die, checkpoint_interval=0, **more)
+
+
+def test_another_version_of_the_package_goes_on_with_the_same_numbers(
+    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    before = {"versions": {"autosparse": "0.0.1"}, "commit": "before"}
+    interrupted(tmp_path, images, accelerator, 15, attributes=before)
+    after = {"versions": {"autosparse": "9.9.9"}, "commit": "after", "an option of later": True}
+    run(tmp_path, images, accelerator, attributes=after)
+    numbers = [name for name in whole if "/c/" in name or name.endswith((".safetensors", "history.json"))]
+    assert {name: tree(tmp_path)[name] for name in numbers} == {name: whole[name] for name in numbers}
+    assert before.items() <= TripleStore.open(tmp_path).run.items()
 
 
 def altered(path: Path) -> None:
