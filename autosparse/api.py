@@ -67,7 +67,8 @@ def prune(
     Args:
         model: any module with convolutions, linear, attention or recurrent layers.
         batches: (inputs, targets), or whatever `loss` takes; a list or a DataLoader. A generator or other iterator only
-            for criteria that look at them once, which `pretrained` and those that work in rounds do not. Of what does
+            for criteria that look at them once, which `pretrained` and those that work in rounds do not. Some hundred
+            samples are enough: each round takes the gradient of all, and `pretrained` has 30 rounds. Of what does
             not say how many it has, at most 1,000. None for criteria that look at no data: random, random-erk,
             magnitude.
         unnamed: nothing; all that follows is given by name.
@@ -144,6 +145,10 @@ def _check_ahead(
             raise UserError(f"steps must be at least 1, got {steps}")
         if steps is None or optimizer is None:
             raise UserError(LACKING.format(name))
+        if not callable(optimizer):
+            raise UserError(
+                "optimizer= takes a function that makes one: lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
+            )
     elif steps is not None or optimizer is not None:
         raise UserError(f"{name} does not train: steps= and optimizer= are for {AHEAD}")
 

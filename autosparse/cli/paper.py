@@ -14,11 +14,12 @@ _AT_ONCE = 8  # jobs of the demo, at most: each takes half a GB of memory
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Run an experiment from its first job to its report, OUTPUT/paper/NAME/index.html. Prints the folders of its runs.
+    """Run an experiment from its first job to its report, OUTPUT/paper/NAME/index.html, that of the demo
+    OUTPUT/report/index.html. Prints the folders of its runs.
 
     On Slurm all its jobs are submitted at once, each array with a dependency on those whose output it needs. What is
     there already is not run again; after a failure, the same command goes on from there. --dry-run counts trainings.
-    Where there is no Slurm, the jobs of the demo share the cores out, one each, so its numbers are the same anywhere.
+    Where there is no Slurm, the jobs of the demo are processes of a core each, so its numbers are the same anywhere.
     """
 
     name: Annotated[str, tyro.conf.Positional]

@@ -16,8 +16,8 @@ class Arguments:
 
 
 def meant(args: Sequence[str]) -> list[str]:
-    """A command line with the action that it leaves out: `runs --live` is `runs status --live`."""
-    return ["status", *args] if args and args[0] == "--live" else list(args)
+    """A command line with the action that it leaves out: `runs [--live]` is `runs status [--live]`."""
+    return ["status", *args] if not args or args[0] == "--live" else list(args)
 
 
 def main(a: Arguments) -> None:

@@ -1,5 +1,7 @@
 """A job: one run, with a folder of its own, that can be run again until it is complete."""
 
+import sysconfig
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from autosparse.files import read_record
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+_NOT_THEIRS = (Path(__file__).parents[1], *map(Path, {*sysconfig.get_paths().values()}))
 ERRORS = "logs/rank*.error.json"
 
 
@@ -89,7 +92,18 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:  # a full disk, a folder that may not be read
         return refused(error)
     text = " ".join(str(error).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """Where in the user's own files an error comes from, if it does: ` (mine.py, line 40)`."""
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(Path(frame.filename).is_relative_to(place) for place in _NOT_THEIRS)
+        and Path(frame.filename).is_file()
+    ]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
 def failure(job: Job) -> str | None:

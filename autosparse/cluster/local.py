@@ -35,7 +35,7 @@ def run(stages: Sequence[Stage], resources: Resources, root: Path) -> list[Failu
     left = {stage.name: len(stage.jobs) for stage in stages}
     submissions = {stage.name: _Submission(root, stage.name) for stage in stages}
     running = dict[int, tuple[Stage, tuple[Job, ...], Any]]()
-    failures, failed = list[Failure](), set[str]()
+    failures, failed, started = list[Failure](), set[str](), 0
     with tqdm(total=total, desc="runs", unit="run", disable=None, smoothing=0) as bar:
         while running or any(waiting.values()):
             for stage in stages:
@@ -51,6 +51,9 @@ def run(stages: Sequence[Stage], resources: Resources, root: Path) -> list[Failu
                     own = resources.single() if stage.single else resources
                     handle = submissions[stage.name].start(jobs, own, own.local_cpus(at_once), visible)
                     running[place] = stage, jobs, handle
+                    for job in jobs:
+                        started += 1
+                        outcome.say(f"[{started}/{total}] started {job.folder}")
             bar.set_postfix_str(f"{len(running)} running, {sum(map(len, waiting.values()))} waiting")
             for place, (stage, jobs, handle) in list(running.items()):
                 if handle.done():
@@ -87,7 +90,6 @@ class _Submission:
         logs.record(self._folder, "local", self._runs)
         for job in jobs:
             provenance.write_submission(job.folder, None, str(handle.task(0).paths.stderr))
-            outcome.say(f"started {job.folder}")
         return handle
 
 

@@ -87,11 +87,18 @@ def config_difference(job: Job) -> str | None:
     told_there = [] if job.absent() else [key for key in there if key != options.SECTION]
     for key in [*asked, *told_there]:
         if there.get(key) != asked.get(key):
-            return (
-                f"{folder} is a run with {key} = {there.get(key)}, asked for is {asked.get(key)}; "
-                "choose another output folder or delete it"
-            )
+            return f"{folder} is a run with {_told(key, there, asked)}; choose another output folder or delete it"
     return None
+
+
+def _told(key: str, there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What differs between two configurations in a setting, or in the first one within it that does."""
+    one, other = there.get(key), asked.get(key)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return _told(next(name for name in {**one, **other} if one.get(name) != other.get(name)), one, other)
+    if key == "code":
+        return "another file of the task, of which a copy is in its folder"
+    return f"{key} = {one}, asked for is {other}"
 
 
 def _filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

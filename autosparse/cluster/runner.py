@@ -74,7 +74,8 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
     for job in jobs if not resources.dry_run else ():
         print(job.folder)
     if failures:
-        raise UserError(f"{len(failures)} of {len(jobs)} runs failed; the same command runs them again")
+        why = f"autosparse runs logs {failures[0].job.folder} says more"
+        raise UserError(f"{len(failures)} of {len(jobs)} runs failed; {why}; the same command runs them again")
 
 
 def _runner(cluster: str) -> Runner:

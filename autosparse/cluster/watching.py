@@ -85,7 +85,7 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Resume:
-    """Give the commands again that asked for the runs; what is complete is left alone."""
+    """Run the commands again that asked for the runs, here; what is complete is left alone."""
 
     runs: Runs = (Path("runs"),)
     """Folders of runs, or folders that hold them."""

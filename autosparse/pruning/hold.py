@@ -61,6 +61,8 @@ class Hold:
             for group in optimizer.param_groups
             for weight in group["params"]
         }
+        if not optimizers:
+            raise UserError("a mask is held while an optimizer trains: mask.hold(model, optimizer)")
         if not any(id(weight) in optimized for weight in weights.values()):
             raise UserError(
                 f"the optimizer has none of the weights of the mask ({next(iter(weights))}, ...); "

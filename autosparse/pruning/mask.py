@@ -41,6 +41,16 @@ class Mask:
     def __repr__(self) -> str:
         return f"Mask({self.count:,} of {self.layout.size:,} weights in {len(self.layout.layers)} layers)"
 
+    def __eq__(self, other: object) -> bool:
+        """Whether another mask keeps the same parameters of the same layout."""
+        return (
+            isinstance(other, Mask)
+            and self.layout == other.layout
+            and torch.equal(self.kept, other.kept.to(self.kept.device))
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # as of all that is compared by its values
+
     @classmethod
     def full(cls, layout: Layout, device: torch.device | str = "cpu") -> "Mask":
         """The mask that keeps everything."""

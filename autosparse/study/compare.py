@@ -9,6 +9,8 @@ from autosparse.errors import UserError
 from autosparse.metrics import factor
 from autosparse.store import TripleStore
 
+ITERATIVE = " (iterative)"
+"""What follows the name of a criterion of IRP."""
 NEAR = 0.05  # relative: a mask of IRP stands for a sparsity if its density is that close
 MEASURES = {
     "test": "test {} after the last epoch",
@@ -53,12 +55,13 @@ def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "test
 
     Args:
         pruned: rows of `load`.
-        irp: rows of `load_irp`, which give the ceiling and the dense network; may be empty.
+        irp: rows of `load_irp`, which give the first rows; may be empty.
         measure: the column to show, see `MEASURES`.
 
     Returns:
-        Strings `mean ± deviation` (of the sample, over seeds); index: criteria, that of the best last
-        epoch first; columns: the cost in trainings, the last one included, and sparsities.
+        Strings `mean ± deviation` (of the sample, over seeds), `≈` before what lies between masks of IRP, none of
+        which is as sparse; index: criteria, iterative ones and then that of the best last epoch first; columns: the
+        cost in trainings, the last one included, and sparsities.
 
     Raises:
         UserError: the rows were trained by different recipes (names what differs).
@@ -73,12 +76,23 @@ def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "test
         order[name] = np.nanmean([runs["test"].mean() for runs in at])
     names = sorted(rows, key=order.__getitem__, reverse=better == "higher")
     for name, group in irp.groupby("criterion") if len(irp) else ():
-        cells = [cell(nearest(group, s)[measure], metric) for s in sparsities]
-        rows[f"{name} (iterative, the ceiling)"] = [f"up to {group['iteration'].max() + 1}", *cells]
-        names.insert(0, f"{name} (iterative, the ceiling)")
+        rows[f"{name}{ITERATIVE}"] = [
+            f"up to {group['iteration'].max() + 1}",
+            *(_iterative(group, s, measure) for s in sparsities),
+        ]
+        names.insert(0, f"{name}{ITERATIVE}")
     columns = ["cost", *(f"{100 * s:g}%" for s in sparsities)]
     table = pd.DataFrame([rows[name] for name in names], index=names, columns=columns)
     return table.rename_axis(index="criterion")
+
+
+def _iterative(irp: pd.DataFrame, sparsity: float, measure: str) -> str:
+    """The cell of masks of IRP at a sparsity: of those as sparse, or else between the sparser and the denser."""
+    metric, _ = metric_of(irp)
+    if len(near := nearest(irp, sparsity)):
+        return cell(near[measure], metric)
+    between = cell(interpolated(irp, sparsity, measure), metric)
+    return between if between == "–" else f"≈ {between}"
 
 
 def iterations_table(irp: pd.DataFrame) -> pd.DataFrame:

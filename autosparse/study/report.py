@@ -26,10 +26,9 @@ TRAININGS = "Every training: a line a run."
 CHECKS = "Sanity checks: the mask as it is, and what is left of it when its indices within layers, or weights, change."
 _MAP = "The score that AutoS gives a parameter, by its first two features in root mean squares of its network."
 _CHECKS = ["as it is", *get_args(Sanity)[1:]]
-ITERATIVE = " (iterative)"
 _TRUTH = (
-    "Survival of 20,000 parameters drawn at random: as it was, and as AutoS predicts it from theta and grad. Lines are "
-    "means, bands are where 80% lie."
+    "Survival of parameters drawn at random, 20,000 at most: as it was, and as AutoS predicts it from theta and grad. "
+    "Lines are means, bands are where 80% lie."
 )
 
 
@@ -107,7 +106,7 @@ def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, networ
     points, dense = _points(as_it_is, irp, measures), irp[irp["iteration"] == 0] if len(irp) else irp
     levels = {each: factor(metric) * dense[each].astype(float).mean() for each in measures} if len(dense) else {}
     best_first = points.groupby("series")["mean"].mean().sort_values(ascending=better == "lower").index
-    codes = numbered(sorted(best_first, key=lambda name: not name.endswith(ITERATIVE)))
+    codes = numbered(sorted(best_first, key=lambda name: not name.endswith(compare.ITERATIVE)))
     add_switch(document, metric, measures)
     tables = {} if as_it_is.empty else {each: _table(as_it_is, irp, each) for each in measures}  # refuses mixed recipes
     picture = charts.against_sparsity(points, metric, better, levels, codes)
@@ -129,7 +128,7 @@ def _pruned(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: s
     panels = {}
     for sparsity in sorted(pruned["sparsity"].unique()):
         masks = compare.reached(irp, sparsity) if len(irp) else irp
-        iterative = [masks.assign(criterion=masks["criterion"] + ITERATIVE)] if len(masks) else []
+        iterative = [masks.assign(criterion=masks["criterion"] + compare.ITERATIVE)] if len(masks) else []
         at = pd.concat([*iterative, pruned[pruned["sparsity"] == sparsity]])
         panels[f"{100 * sparsity:g}% sparsity"] = at.assign(method=at["criterion"], family=at["criterion"])
     document.heading("What it costs", 3)
@@ -162,7 +161,7 @@ def _points(pruned: pd.DataFrame, irp: pd.DataFrame, measures: Sequence[str]) ->
     for measure in measures:
         if len(irp):
             masks = irp.assign(sparsity=irp["iteration"].map(irp.groupby("iteration")["sparsity"].mean()))
-            masks["series"] = masks["criterion"] + ITERATIVE
+            masks["series"] = masks["criterion"] + compare.ITERATIVE
             found.append(charts.spread(masks, ("series", "sparsity"), measure).assign(iterative=True, measure=measure))
         if len(pruned):
             spread = charts.spread(pruned.assign(series=pruned["criterion"]), ("series", "sparsity"), measure)
@@ -176,8 +175,11 @@ def _table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str) -> tuple[str, 
     unit = ", %" if factor(metric) > 1 else ""
     named = compare.MEASURES[measure].format(metric)
     over = f"mean ± deviation over seeds {_seeds(pruned)}; dense: {compare.dense_accuracy(irp, measure)}"
-    caption = f"{named[0].upper()}{named[1:]}{unit}; {over}; cost in trainings."
-    return caption, compare.accuracy_table(pruned, irp, measure)
+    table = compare.accuracy_table(pruned, irp, measure)
+    between = (
+        "; ≈: between two masks of iterative pruning" if table.map(lambda text: "≈" in text).any(axis=None) else ""
+    )
+    return f"{named[0].upper()}{named[1:]}{unit}; {over}; cost in trainings{between}.", table
 
 
 def _autos(document: Document, folder: Path, irp_runs: Sequence[Path]) -> None:

@@ -87,7 +87,7 @@ def _pruning(folder: Path, kind: str, row: Mapping[Any, Any], tables: Mapping[st
         "metric": row["metric"],
         "last epoch": times * row["test"],
         "best by validation": None if best_validation is None else times * best_validation,
-        "maximum": times * row["test_best"],
+        "best epoch": times * row["test_best"],
     }
     return Run(
         name=folder.name,

@@ -110,7 +110,7 @@ def test_a_damaged_file_of_one_run_is_one_line(
     assert code == (0 if name in ("job.json", "progress.json") else 4)
     assert script("report", tmp_path, "--output", tmp_path / "report") == 0
     told = capsys.readouterr().err
-    assert ("left out" in told) == (name in ("history.json", "config.yaml"))
+    assert (f"left out: {tmp_path / 'a'}/" in told) == (name in ("history.json", "config.yaml"))
 
 
 def test_runs_that_lie_behind_a_link_are_found(

@@ -55,7 +55,7 @@ def test_the_whole_road(script: Script, finished: Path, tmp_path: Path, capsys: 
     page = Path(capsys.readouterr().out.strip())
     text = page.read_text()
     assert "autos-small (same init)" in text
-    assert "irp-snip (iterative, the ceiling)" in text
+    assert "irp-snip (iterative)" in text
     with open(page.parent / "results.csv") as file:
         assert len(list(csv.DictReader(file))) == 12 + 5
     tables = (page.parent / "report.md").read_text()

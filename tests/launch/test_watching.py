@@ -133,6 +133,16 @@ def test_resume_gives_the_command_as_it_can_be_typed_and_waits_for_no_job_of_the
     assert said.err == f"cd {tmp_path} && python '{tmp_path}/it'\"'\"'s here.py' --output 'a b' --wait\n"
 
 
+def test_without_an_action_the_state_is_told(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    leave(tmp_path / "runs" / "run", job=submitted(None))
+    assert script("runs") == script("runs", "status")
+    first, second = capsys.readouterr().out.split("run  ")[1:][::2] or ("", "")
+    assert first == second
+
+
 @pytest.mark.parametrize(("lines", "shown"), [("0", []), ("1", ["c"]), ("2", ["b", "c"]), ("9", ["a", "b", "c"])])
 def test_the_last_lines(
     lines: str, shown: list[str], script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]

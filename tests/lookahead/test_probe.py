@@ -198,6 +198,7 @@ def test_rounds_train_what_is_left_from_the_initial_weights(model: nn.Module, da
         ({}, r"short-irp looks ahead: .*give steps= and optimizer=, as in optimizer=lambda"),
         ({"steps": 3}, "give steps= and optimizer="),
         ({"steps": 0, "optimizer": torch.optim.Adam}, "steps must be at least 1, got 0"),
+        ({"steps": 3, "optimizer": torch.optim.SGD([torch.zeros(1)])}, "optimizer= takes a function that makes one"),
         ({"steps": 3, "optimizer": lambda parameters: 3}, "optimizer= makes an optimizer of parameters; it made a int"),
         ({"steps": 30, "optimizer": lambda p: torch.optim.SGD(p, 1e30)}, "not finite|loss is"),
         (

@@ -229,8 +229,10 @@ def test_several_optimizers() -> None:
         assert holds(mask, model)
 
 
-def test_an_optimizer_of_another_model_is_refused() -> None:
+def test_an_optimizer_of_another_model_or_none_is_refused() -> None:
     model = network()
+    with pytest.raises(UserError, match=r"mask\.hold\(model, optimizer\)"):
+        Mask.full(Layout.of(model)).hold(model)
     with pytest.raises(UserError, match=r"has none of the weights of the mask \(attention\.in_proj_weight, "):
         half(model).hold(model, SGD(network().parameters(), 0.1))
 

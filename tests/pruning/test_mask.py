@@ -41,6 +41,8 @@ def test_save_and_load(model: nn.Module, tmp_path: Path) -> None:
     loaded = Mask.load(tmp_path / "mask.safetensors")
     assert loaded.layout == mask.layout
     assert torch.equal(loaded.kept, mask.kept)
+    assert loaded == mask
+    assert loaded != Mask.full(mask.layout)
 
 
 def test_a_mask_with_other_bits_than_were_saved_is_refused(model: nn.Module, tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def run(job: FitRun, accelerator: Accelerator) -> None:
             {"run": run, **_without(job, k, samples, accelerator)} for k, run in enumerate(job.runs)
         ]
     for of in metrics:
-        log.info("held out of %s: MSE %.5f of %.5f, Spearman %.3f", *(of[k] for k in _SHOWN))
+        log.info("held out of %s: MSE %.5f, a constant's %.5f, Spearman %.3f", *(of[k] for k in _SHOWN))
+        if of["mse"] >= of["variance"]:
+            log.warning("on %s the fit is no better than a constant: more --epochs, or more --runs", of["run"])
     if accelerator.is_main_process:
         surface = tabulate_held_out(autos, samples)
         log.info("surface: %s nodes, off by %.1e at most", tuple(surface.table.shape), surface.error["max"])
