@@ -200,7 +200,9 @@ class _NoData:
         self._criterion = criterion
 
     def __iter__(self) -> Iterator[Any]:
-        raise UserError(f"{self._criterion} looks at data: give batches; random, random-erk and magnitude need none")
+        raise UserError(
+            f"{self._criterion} needs batches, if only for their shape; random, random-erk and magnitude need none"
+        )
 
 
 @contextlib.contextmanager

@@ -28,6 +28,8 @@ _PACKAGES = (
     "safetensors",
 )
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+_END = "\n...\n"
+"""What ends a document of YAML."""
 _RECORDS = (
     "config.yaml",
     "environment.json",
@@ -67,11 +69,11 @@ def write_config(job: Job) -> None:
     if difference := config_difference(job):
         raise UserError(difference)
     path = job.folder / "config.yaml"
-    if not _has_output(job.folder) or not path.is_file():
+    if not _has_output(job) or not path.is_file():
         for source in job.sources():
             write_text(path.parent / source.name, source.read_text())
         said = {options.SECTION: asked} if (asked := job.options()) else {}
-        write_text(path, yaml.safe_dump({**job.identity(), **said}, sort_keys=False))
+        write_text(path, yaml.safe_dump({**job.identity(), **said}, sort_keys=False, explicit_end=True))
 
 
 def config_difference(job: Job) -> str | None:
@@ -81,7 +83,7 @@ def config_difference(job: Job) -> str | None:
     can tell is left to that.
     """
     folder = job.folder
-    if not (folder / "config.yaml").is_file() or not _has_output(folder):
+    if not (folder / "config.yaml").is_file() or not _has_output(job):
         return None
     there, asked = (_filled(config, job.defaults()) for config in (read_config(folder), job.identity()))
     told_there = [] if job.absent() else [key for key in there if key != options.SECTION]
@@ -111,11 +113,12 @@ def _filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
     return {**defaults, **config, **inner}
 
 
-def _has_output(folder: Path) -> bool:
-    """Whether there is anything in a run's folder beside the records that every run starts with."""
-    if not folder.is_dir():
+def _has_output(job: Job) -> bool:
+    """Whether there is anything in a run's folder beside the records and copies that every run starts with."""
+    if not job.folder.is_dir():
         return False
-    return any(path.name not in _RECORDS and not path.name.startswith(".") for path in folder.iterdir())
+    records = {*_RECORDS, *(source.name for source in job.sources())}
+    return any(path.name not in records and not path.name.startswith(".") for path in job.folder.iterdir())
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -126,7 +129,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.yaml"
     try:
-        config = yaml.load(path.read_text(), _LOADER)
+        text = path.read_text()
+        config = yaml.load(text, _LOADER) if text.endswith(_END) else None  # a part of it may be YAML, too
     except (yaml.YAMLError, UnicodeDecodeError):
         config = None
     if not isinstance(config, dict):

@@ -152,7 +152,9 @@ class Mask:
             layout = Layout.from_json(json.loads(about["layout"]))
             return cls(layout, layout.flatten(kept))
         except Exception as error:  # safetensors has its own error type, JSON and the table theirs
-            raise UserError(f"{path} is not a mask file, or damaged: {error}") from error
+            raise UserError(
+                f"{path} is not a mask file, or damaged: {error}; Mask.restore reads what compress wrote"
+            ) from error
 
     def compress(self, model: nn.Module, path: str | Path) -> None:
         """Write a model as safetensors that hold, of its pruned tensors, only what is kept and where; atomic.

@@ -42,6 +42,9 @@ _DENSE: Sequence[Spec] = (
 )
 
 
+_ENDS = "length(datum.label) > 18 ? '…' + slice(datum.label, -17) : datum.label"  # names begin alike
+
+
 def spread(rows: pd.DataFrame, by: Sequence[str], measure: str = "test") -> pd.DataFrame:
     """Mean and deviation over seeds: columns `by`, `mean`, `std` (0 of a single one), `runs`; shares in per cent."""
     metric, _ = metric_of(rows)
@@ -187,7 +190,7 @@ def layer_densities(pruned: pd.DataFrame, codes: Codes = None) -> Chart:
             "field": "layer",
             "type": "ordinal",
             "sort": None,
-            "axis": {"title": None, "labelAngle": -40, "labelLimit": 110, "labelOverlap": "greedy"},
+            "axis": {"title": None, "labelAngle": -40, "labelExpr": _ENDS, "labelOverlap": "greedy"},
         }
         y: Spec = {
             "field": "density",

@@ -154,6 +154,17 @@ def metric_of(*frames: pd.DataFrame) -> tuple[str, str]:
     return next(iter(found), ("accuracy", "higher"))
 
 
+def recipes(*frames: pd.DataFrame) -> list[tuple[str, str]]:
+    """The recipes of the rows, the most frequent first, and what of each is not as in the first: `, batch_size=32`."""
+    found = pd.concat([frame["recipe"] for frame in frames if len(frame)]).value_counts(sort=True).index
+    first, *others = (json.loads(recipe) for recipe in found)
+    says = [""]
+    for other in others:
+        differ = [key for key in {**first, **other} if first.get(key) != other.get(key)]
+        says.append("".join(f", {key}={other.get(key)}" for key in differ))
+    return list(zip(found, says, strict=True))
+
+
 def one_recipe(*frames: pd.DataFrame) -> None:
     """Refuse to compare results of different recipes.
 

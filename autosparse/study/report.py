@@ -36,20 +36,21 @@ def overview(document: Document, folders: Sequence[Path]) -> None:
     """Add all that a set of runs has brought, by network and data set, then by AutoS, then run by run.
 
     Raises:
-        UserError: there is no complete run of pruning or IRP among them, or their recipes differ.
+        UserError: there is no complete run of pruning or IRP among them.
     """
-    damaged = [f"{folder}/config.yaml is damaged" for folder in results.find_damaged(folders)]
+    damaged = [f"{folder}/config.yaml is damaged, or missing" for folder in results.find_damaged(folders)]
     pruned, irp = results.load(*folders, damaged=damaged), results.load_irp(*folders, damaged=damaged)
     if pruned.empty and irp.empty:
-        where = ", ".join(map(str, folders))
-        raise UserError(
-            "; ".join(damaged) or f"nothing to report in {where}; run autosparse irp and autosparse prune first"
-        )
+        raise UserError("; ".join(damaged) or _nothing(folders))
     document.text(_counts(folders, pruned, irp))
     document.rows(pruned, irp)
     settings = sorted({(row.network, row.dataset) for frame in (pruned, irp) for row in frame.itertuples()})
     for network, dataset in settings:
-        _setting(document, _of(pruned, network, dataset), _of(irp, network, dataset), network, dataset)
+        own = _of(pruned, network, dataset), _of(irp, network, dataset)
+        for number, (recipe, says) in enumerate(compare.recipes(*own)):
+            ours, theirs = (frame[frame["recipe"] == recipe] if len(frame) else frame for frame in own)
+            stem = f"{network}_{dataset}" + (f"_{number}" if number else "")
+            _setting(document, ours, theirs, f"{network} on {dataset}{says}", stem)
     for folder in results.find(folders, "autos"):
         try:
             _autos(document, folder, [Path(each) for each in irp["folder"].unique()] if len(irp) else [])
@@ -96,9 +97,15 @@ def add_trainings(document: Document, pruned: pd.DataFrame, stem: str, codes: Co
     document.chart(curves.training_curves(pruned, results.histories(pruned), codes), f"{stem}_trainings", TRAININGS)
 
 
-def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, network: str, dataset: str) -> None:
-    stem = f"{network}_{dataset}"
-    document.heading(f"{network} on {dataset}")
+def _nothing(folders: Sequence[Path]) -> str:
+    where = " ".join(map(str, folders))
+    if unfinished := results.find_unfinished(folders):
+        return f"{len(unfinished)} runs in {where}, none complete; autosparse runs status {where} says how they stand"
+    return f"nothing to report in {where}; run autosparse irp and autosparse prune first"
+
+
+def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, title: str, stem: str) -> None:
+    document.heading(title)
     metric, better = compare.metric_of(pruned, irp)
     as_it_is = pruned[pruned["sanity"] == "none"] if len(pruned) else pruned
     shown = irp if as_it_is.empty else as_it_is

@@ -35,7 +35,7 @@ def find_unfinished(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def find_damaged(paths: Iterable[str | Path]) -> list[Path]:
-    """Folders of runs whose configuration cannot be read."""
+    """Folders of runs whose configuration cannot be read, or is not there."""
     return [folder for folder, kind in _configured(paths) if kind is None]
 
 
@@ -153,13 +153,15 @@ def _told_apart(rows: list[dict[str, Any]], damaged: list[str] | None) -> pd.Dat
 
 
 def _configured(paths: Iterable[str | Path]) -> list[tuple[Path, str | None]]:
-    """The folders of runs and their kinds; None where the configuration cannot be read."""
+    """The folders of runs and their kinds; None where the configuration cannot be read, or is not there."""
     found = dict[Path, str | None]()
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"no runs at {path}")
         for folder, _, files in walk(path):
             if "config.yaml" not in files:
+                if {"result.json", HISTORY} & {*files}:
+                    found[folder.resolve()] = None
                 continue
             try:
                 kind = read_config(folder).get("kind")

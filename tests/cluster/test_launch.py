@@ -60,7 +60,8 @@ def test_a_run_that_failed_before_any_output_can_be_asked_for_otherwise(tmp_path
 
 def test_a_damaged_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
-    for text in ("junk", "", "a: [1"):
+    whole = (tmp_path / "note_a" / "config.yaml").read_text()
+    for text in ("junk", "", "a: [1", whole.splitlines()[0] + "\n", whole[:-4]):
         (tmp_path / "note_a" / "config.yaml").write_text(text)
         with pytest.raises(UserError, match="1 of 1 runs failed"):
             launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")

@@ -48,7 +48,7 @@ def call(words: Sequence[str]) -> tuple[str, list[str]] | None:
             return script[1], rest
         if word == "autosparse.store":
             return "store", rest
-        if re.search(r"(?:^|/)autosparse$", word) and rest and words[0] != "cd":
+        if re.search(r"(?:^|/)autosparse$", word) and rest and rest[0][:2] != "--" and words[0] != "cd":
             assert rest[0] in cli.COMMANDS, f"autosparse {rest[0]} is no command"
             return cli.COMMANDS[rest[0]][0], ["demo", *rest[1:]] if rest[0] == "demo" else rest[1:]
     return None

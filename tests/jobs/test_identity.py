@@ -55,12 +55,12 @@ def test_an_option_at_its_default_is_no_part_of_the_identity(tmp_path: Path) -> 
     assert config.pop("options") == run.options()  # which are no part of it either
     assert config == run.identity()
     del config["rewind_epoch"], config["recipe"]["channels_last"]  # as if from before there was a choice
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(config, explicit_end=True))
     assert config_difference(run) is None
     later = replace(run, setting=replace(DIGITS, channels_last=True))
     assert "is a run with channels_last = False, asked for is True" in (config_difference(later) or "")
     config["rewind_epoch"] = 1
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(config, explicit_end=True))
     assert "is a run with rewind_epoch = 1, asked for is 0" in (config_difference(run) or "")
 
 
@@ -73,7 +73,9 @@ def test_the_mode_of_batch_norm_is_part_of_a_run_where_the_criterion_has_one(tmp
     write_config(run)
     (run.folder / "result.json").write_text("{}")
     path = run.folder / "config.yaml"
-    path.write_text(yaml.safe_dump({k: v for k, v in run.identity().items() if k != "batch_norm"}))  # from before
+    path.write_text(
+        yaml.safe_dump({k: v for k, v in run.identity().items() if k != "batch_norm"}, explicit_end=True)
+    )  # from before
     assert config_difference(run) is None
     other.check()
     for criterion in ("synflow", PRETRAINED, "runs/autos/mine", "mine.py:mine"):

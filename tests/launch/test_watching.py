@@ -22,7 +22,7 @@ def leave(folder: Path, **files: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         if name == "config":
-            (folder / "config.yaml").write_text(yaml.safe_dump(content))
+            (folder / "config.yaml").write_text(yaml.safe_dump(content, explicit_end=True))
         else:
             (folder / f"{name}.json").write_text(json.dumps(content))
     return folder

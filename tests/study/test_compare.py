@@ -101,6 +101,11 @@ def test_results_of_different_recipes_are_not_compared() -> None:
         compare.accuracy_table(rows(), newer)
 
 
+def test_what_tells_recipes_apart() -> None:
+    other = json.dumps({"epochs": 3, "learning_rate": 0.2})
+    assert compare.recipes(rows(), irp().assign(recipe=other)) == [(RECIPE, ""), (other, ", learning_rate=0.2")]
+
+
 def store(path: Path, survival: list[int], iterations: int, model: nn.Module | None = None) -> TripleStore:
     """A complete run whose parameters have these survivals."""
     layout = Layout.of(model or nn.Linear(len(survival), 1))

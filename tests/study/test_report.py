@@ -16,7 +16,7 @@ def test_a_report_of_nothing_names_the_commands(tmp_path: Path) -> None:
 
 
 def test_a_run_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("kind: prune\n")
+    (tmp_path / "config.yaml").write_text("kind: prune\n...\n")
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(UserError, match=r"result\.json is damaged"):
         runs.gather([tmp_path])

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from autosparse.study import results
+from autosparse.page import Document
+from autosparse.study import overview, results
 
 
 def edited(run: Path, copy: Path, **changes: object) -> Path:
@@ -13,7 +14,7 @@ def edited(run: Path, copy: Path, **changes: object) -> Path:
     shutil.copytree(run, copy)
     config = yaml.safe_load((copy / "config.yaml").read_text())
     config |= changes
-    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    (copy / "config.yaml").write_text(yaml.safe_dump(config, explicit_end=True))
     return copy
 
 
@@ -40,3 +41,17 @@ def test_a_copy_of_a_run_counts_once_and_is_named(irp_run: Path, tmp_path: Path)
     assert len(found) == len(results.load_irp(irp_run))
     first, second = sorted((str(irp_run), str(copy)))
     assert told == [f"{second} is a copy of the run in {first}"]
+
+
+def test_runs_of_other_recipes_have_sections_of_their_own(irp_run: Path, tmp_path: Path) -> None:
+    recipe = yaml.safe_load((irp_run / "config.yaml").read_text())["recipe"]
+    edited(irp_run, tmp_path / "other", recipe=recipe | {"batch_size": 7}, seed=7)
+    document = Document(tmp_path / "report")
+    overview(document, [irp_run, tmp_path / "other"])
+    document.write()
+    assert ", batch_size=" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_run_without_its_configuration_is_told_of(irp_run: Path, tmp_path: Path) -> None:
+    (edited(irp_run, tmp_path / "lost") / "config.yaml").unlink()
+    assert results.find_damaged([tmp_path]) == [(tmp_path / "lost").resolve()]
