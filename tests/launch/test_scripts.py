@@ -234,7 +234,7 @@ def test_what_is_complete_is_known_so_without_its_data(
     assert script("irp", *SMALL_IRP, "--output", tmp_path) == 0
     assert "1 complete, 0 to run" in capsys.readouterr().err
     assert script("irp", *SMALL_IRP[:-1], "3", "--output", tmp_path) == 2  # a difference is seen all the same
-    assert "is a run with recipe = " in capsys.readouterr().err
+    assert "is a run with epochs = 2, asked for is 3" in capsys.readouterr().err
 
 
 def test_partition_without_slurm_says_so(
@@ -259,7 +259,7 @@ def test_other_settings_in_the_same_folder_are_refused(
     script: Script, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert script("irp", *SMALL_IRP[:-1], "3", "--output", finished) == 2
-    assert "is a run with recipe = " in capsys.readouterr().err
+    assert "is a run with epochs = 2, asked for is 3" in capsys.readouterr().err
 
 
 def test_fitting_to_an_unfinished_run_is_refused(
