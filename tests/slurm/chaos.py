@@ -87,6 +87,9 @@ class Chaos:
         for repair in self._repairs:
             repair.join()
         _call("scancel", f"--name={PREEMPTING}")  # held for good, if a node could not start it
+        for job_id, state in (slurm.queue() or {}).items():
+            if state.state == "SUSPENDED":  # a controller that was killed just then has forgotten that it is resumed
+                _call("scontrol", "resume", job_id)
 
     def write(self, **what: Any) -> None:
         """Add a line to the log."""
