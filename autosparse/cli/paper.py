@@ -9,7 +9,7 @@ import tyro
 from autosparse import cluster, study
 from autosparse.cluster.outcome import say
 
-_AT_ONCE = 8  # jobs of the demo, at most: each takes half a GB of memory
+_AT_ONCE = 8  # jobs of the demo, if not said otherwise: each takes half a GB of memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def main(a: Arguments) -> None:
     graph, demo = study.stages(names, scale), a.name == "demo"
     if resources.dry_run:
         print(*study.describe(graph), sep="\n")
-    if demo and resources.cluster == "auto" and resources.resolve().cluster == "inline":
+    if demo and resources.cluster == "auto":
         resources = _a_core_each(resources)
     cluster.launch_graph(graph, resources, scale.output)
     (report,) = graph[-1].jobs
@@ -51,6 +51,9 @@ def main(a: Arguments) -> None:
 
 
 def _a_core_each(resources: cluster.Resources) -> cluster.Resources:
-    """Of this machine: networks as small as the demo's train fastest that way."""
-    here = replace(resources, cluster="local", gpus_per_node=0, cpus_per_task=1)
-    return replace(here, array_parallelism=min(_AT_ONCE, here.local_jobs()))
+    """Give each job a core of this machine, on which such small networks train fastest, unless Slurm runs them."""
+    found = resources.resolve("local")
+    if found.cluster == "slurm":
+        return resources
+    found = replace(found, gpus_per_node=found.gpus_per_node or 0, cpus_per_task=found.cpus_per_task or 1)
+    return replace(found, array_parallelism=found.array_parallelism or min(_AT_ONCE, found.local_jobs()))

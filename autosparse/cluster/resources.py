@@ -148,14 +148,17 @@ class Resources(Where):
         gpus = None if self.gpus_per_node is None else min(1, self.gpus_per_node)
         return replace(self, nodes=None, gpus_per_node=gpus, tasks_per_node=self.tasks_per_node and 1)
 
-    def resolve(self) -> "Resources":
+    def resolve(self, alone: Cluster = "inline") -> "Resources":
         """The same with the cluster that `auto` means here, and, if that is not Slurm, without what the site's profile
         says, which is about its Slurm.
+
+        Args:
+            alone: what `auto` means where there is no Slurm.
 
         Raises:
             UserError: Slurm is asked for, by name or by one of its flags, and does not answer; or a flag does nothing.
         """
-        cluster = self._where()
+        cluster = self._where(alone)
         if cluster == "slurm":
             return replace(self, cluster=cluster)
         ignored = _SLURM_ONLY + (_NOT_INLINE if cluster == "inline" else ())
@@ -167,7 +170,7 @@ class Resources(Where):
         kept = {name: getattr(self, name) for name in self._given()}
         return replace(self, **{**defaults, **kept, "cluster": cluster, "site": {}})
 
-    def _where(self) -> Cluster:
+    def _where(self, alone: Cluster) -> Cluster:
         """The cluster that is asked for, or the one that is there."""
         if self.cluster in ("local", "inline"):
             return self.cluster
@@ -181,7 +184,7 @@ class Resources(Where):
                 f"no Slurm here (sinfo does not answer), which {' '.join(asked)} needs; "
                 "run this on a login node, or with the cluster local or inline and without Slurm's options"
             )
-        return "inline"
+        return alone
 
     def _given(self) -> list[str]:
         """The flags with a value that is neither the default nor the site's."""
