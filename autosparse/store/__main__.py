@@ -29,7 +29,7 @@ class Arguments:
     path: Annotated[str, tyro.conf.Positional]
     """The store, or the folder of the run that made it; a path or an s3:// URL."""
     to: Annotated[str, tyro.conf.Positional] = ""
-    """export: a file that ends in .npz or .parquet. copy, convert: a path or an s3:// URL."""
+    """export: a file that ends in .npz, .parquet or .zarr.zip. copy, convert: a path or an s3:// URL."""
     shard: int = 0
     """copy: parameters in a shard; as in the store if not given."""
 

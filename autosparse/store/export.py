@@ -1,4 +1,4 @@
-"""A store as one file for other tools: NumPy's .npz or Parquet, written a window at a time."""
+"""A store as one file for other tools: NumPy's .npz, Parquet or a compressed Zarr, written a window at a time."""
 
 import json
 import zipfile
@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+from zarr.storage import ZipStore
 
 from autosparse.errors import UserError, unknown
 from autosparse.files import replacing
@@ -22,6 +25,8 @@ def export(store: TripleStore, path: Path) -> None:
       parameters; `densities` (N + 1,).
     - `.parquet`: a row a parameter, columns `layer`, `theta`, `grad`, `survival`; densities and what made the store as
       JSON in the metadata, under `autosparse`. Needs pyarrow.
+    - `.zarr.zip`: Zarr arrays `theta`, `grad`, `survival` (P,), compressed by Blosc; `layer_names`, `layer_sizes`,
+      `densities` and what made the store are attributes of the group.
 
     The file is there whole or not at all.
 
@@ -29,10 +34,11 @@ def export(store: TripleStore, path: Path) -> None:
         UserError: another ending, or pyarrow is not installed.
         StoreError: the store is damaged.
     """
-    if path.suffix not in _WRITERS:
+    write = next((write for ending, write in _WRITERS.items() if path.name.endswith(ending)), None)
+    if write is None:
         raise unknown("kind of file", path.suffix or path.name, _WRITERS)
     with replacing(path) as temporary:
-        _WRITERS[path.suffix](store, temporary)
+        write(store, temporary)
 
 
 def _write_npz(store: TripleStore, path: Path) -> None:
@@ -79,4 +85,29 @@ def _write_parquet(store: TripleStore, path: Path) -> None:
             writer.close()
 
 
-_WRITERS = {".npz": _write_npz, ".parquet": _write_parquet}
+def _write_zarr(store: TripleStore, path: Path) -> None:
+    # the bits of each place side by side: counts and exponents repeat, the lower bits of a float do not
+    packed = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")
+    layers = store.layout.layers
+    about = {
+        "layer_names": [layer.name for layer in layers],
+        "layer_sizes": [layer.size for layer in layers],
+        "densities": store.densities,
+        "run": store.run,
+    }
+    with ZipStore(path, mode="w") as archive:
+        group = zarr.create_group(archive, attributes=about)
+        for name in _ARRAYS:
+            array = group.create_array(
+                name,
+                shape=(len(store),),
+                chunks=(store.grid.chunk,),
+                dtype=getattr(store, name)(slice(0, 1)).dtype,
+                compressors=packed,
+                dimension_names=("parameter",),
+            )
+            for window, columns in store.scan(name):
+                array[window] = columns[name]
+
+
+_WRITERS = {".npz": _write_npz, ".parquet": _write_parquet, ".zarr.zip": _write_zarr}

@@ -225,13 +225,13 @@ class TripleLoader:
 
     def _chunk(self, chunk: Chunk, samples: NDArray[np.int64]) -> tuple[Columns, int]:
         """What of a chunk has to be read for some of its samples, and where in the chunk that starts."""
+        first, last = int(samples[0]), int(samples[-1]) + 1
         if self._kept is None:
-            first, last = int(samples[0]), int(samples[-1]) + 1
             return self._fetch(chunk.store, slice(chunk.start + first, chunk.start + last)), first
         key = chunk.store, chunk.start
         if key not in self._kept:
             self._kept[key] = self._fetch(chunk.store, slice(chunk.start, chunk.stop))
-        return self._kept[key], 0
+        return {name: values[first:last] for name, values in self._kept[key].items()}, first
 
     def _fetch(self, number: int, index: slice) -> Columns:
         store = self.stores[number]

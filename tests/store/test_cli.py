@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+import zarr
+from zarr.storage import ZipStore
 
 from autosparse.command import run
 from autosparse.store import TripleStore
@@ -96,6 +98,23 @@ def test_export_to_parquet(store: Path, tmp_path: Path, command: Command) -> Non
     assert b'"iterations": 3' in table.schema.metadata[b"autosparse"]
 
 
+def test_export_to_a_compressed_zarr(store: Path, tmp_path: Path, command: Command) -> None:
+    assert command("export", store, tmp_path / "out.zarr.zip")[0] == 0
+    with ZipStore(tmp_path / "out.zarr.zip", mode="r") as archive:
+        group = zarr.open_group(archive, mode="r")
+        for name, values in {"theta": THETA.numpy(), "grad": GRAD.numpy(), "survival": SURVIVAL}.items():
+            array = group[name]
+            assert isinstance(array, zarr.Array)
+            assert np.array_equal(array[:], values)
+            assert array.metadata.dimension_names == ("parameter",)
+            assert array.dtype == (np.uint8 if name == "survival" else np.float32)
+        assert array.nbytes_stored() < SIZE / 2  # two bits would do for a count of three masks
+        assert group.attrs["layer_names"] == [layer.name for layer in LAYOUT.layers]
+        assert group.attrs["layer_sizes"] == [layer.size for layer in LAYOUT.layers]
+        assert group.attrs["densities"] == [mask.density for mask in MASKS]
+        assert group.attrs["run"] == TripleStore.open(store).run
+
+
 def test_a_copy_has_the_same_bytes(store: Path, tmp_path: Path, command: Command) -> None:
     assert command("copy", store, tmp_path / "copy")[0] == 0
     assert tree(tmp_path / "copy") == tree(store)
@@ -135,7 +154,7 @@ def test_a_copy_does_not_go_on_with_another_store(store: Path, tmp_path: Path, c
         (["info", "nowhere"], "no triple store at nowhere"),
         (["info", "PATH", "more"], "info takes one path, got 'more' as well"),
         (["export", "PATH"], "export needs a target: python -m autosparse.store export"),
-        (["export", "PATH", "out.csv"], "unknown kind of file '.csv'; valid: .npz, .parquet"),
+        (["export", "PATH", "out.csv"], "unknown kind of file '.csv'; valid: .npz, .parquet, .zarr.zip"),
         (["verify", "PATH", "--shard", "8"], "a shard is for copy"),
         (["copy", "PATH", "new", "--shard", "12"], "a shard must be a multiple of 8 elements"),
         (["copy", "PATH", "gs://bucket/x"], "stores lie in folders or at s3://BUCKET/PREFIX"),
