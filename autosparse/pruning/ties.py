@@ -1,6 +1,6 @@
 """Equal scores: which of them are kept, and when so many are equal that the scores say nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NoReturn
 
 import torch
@@ -81,12 +81,16 @@ def refuse_ties(
     Raises:
         UserError: always; names the layers in which all scores are equal.
     """
-    constant = _constant_layers(parts, layout, world, start)
-    some = ", ".join(constant[:_SHOWN]) + (", ..." if len(constant) > _SHOWN else "")
-    count = f"{len(constant)} layer{'s' if len(constant) > 1 else ''}"
-    where = f"; all scores are equal in {count} ({some})" if constant else ""
-    cause = "all-zero gradients: a zero-initialized head, or a backbone without gradients"
-    cause = cause if value == 0 else "weights set to one value, or a criterion of few values"
+    equal = _constant_layers(parts, layout, world, start)
+    removed = [name for name, score in equal.items() if score == -torch.inf]
+    where = f"; all scores are equal in {_listed(equal)}" if equal else ""
+    if removed:
+        where = f"; nothing is left of {_listed(removed)}"
+        cause = "too few rounds: one of them removed a whole layer"
+    elif value == 0:
+        cause = "all-zero gradients: a zero-initialized head, or a backbone without gradients"
+    else:
+        cause = "weights set to one value, or a criterion of few values"
     taken, of, k = drawn
     raise UserError(
         f"the scores do not tell the weights apart: {taken:,} of the {k:,} to keep would be drawn among {of:,} that "
@@ -94,8 +98,14 @@ def refuse_ties(
     )
 
 
-def _constant_layers(parts: Iterable[Part], layout: Layout, world: World, start: int) -> list[str]:
-    """The layers of which at least two weights are alive and all that are score the same."""
+def _listed(names: Collection[str]) -> str:
+    """How many layers, and which, the first of them."""
+    some = ", ".join(list(names)[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"{len(names)} layer{'s' if len(names) > 1 else ''} ({some})"
+
+
+def _constant_layers(parts: Iterable[Part], layout: Layout, world: World, start: int) -> dict[str, float]:
+    """The layers of which at least two weights are alive and all that are score the same, and that score."""
     highest = torch.full((2, len(layout.layers)), -torch.inf)  # of the scores, and of their negatives
     alive_of = torch.zeros(len(layout.layers), dtype=torch.int64)
     for scores, alive in pieces(parts):
@@ -109,4 +119,5 @@ def _constant_layers(parts: Iterable[Part], layout: Layout, world: World, start:
         start += len(scores)
     highest, alive_of = world.highest(highest), world.total(alive_of)
     constant = (highest[0] == -highest[1]) & (alive_of > 1)
-    return [layer.name for layer, same in zip(layout.layers, constant.tolist(), strict=True) if same]
+    found = zip(layout.layers, highest[0].tolist(), constant.tolist(), strict=True)
+    return {layer.name: score for layer, score, same in found if same}

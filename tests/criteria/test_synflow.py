@@ -65,6 +65,11 @@ def test_no_layer_collapses_where_one_shot_does(model: nn.Module, data: ImageDat
         autosparse.prune(model, data.scoring(100, 1), criterion=synflow, sparsity=0.998)
 
 
+def test_a_layer_that_a_round_has_removed_is_named(model: nn.Module, data: ImageData) -> None:
+    with pytest.raises(UserError, match=r"nothing is left of 2 layers \(fc1\.weight, fc2\.weight\); likely too few"):
+        autosparse.prune(model, data.scoring(100, 1), criterion=Rounds(synflow, 2), sparsity=0.9999)
+
+
 def test_scores_of_a_deep_network_stay_in_range() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*[nn.Linear(100, 100) for _ in range(60)])
