@@ -19,7 +19,7 @@ from autosparse.store.reader import TripleStore
 from autosparse.store.schema import survival_dtype
 from autosparse.store.triples import Triples
 
-_LAID_OUT = 1 << 18  # samples that are laid out as batches at once
+_LAID_OUT = 1 << 20  # samples that are laid out as batches at once
 
 
 @dataclass

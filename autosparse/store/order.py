@@ -14,7 +14,7 @@ that the split is the same for every run and the number of samples in a range is
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -28,8 +28,15 @@ Part = Literal["train", "held-out", "all"]
 STRIDE = 10
 
 
+@lru_cache(maxsize=4)  # neighbouring lanes share a chunk, all of them where a store is small
 def select(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
-    """The flat indices start..stop that belong to a part of the split, ascending, counted from `start`."""
+    """The flat indices start..stop that belong to a part of the split, ascending, counted from `start`; read-only."""
+    chosen = _select(start, stop, seed, part)
+    chosen.flags.writeable = False
+    return chosen
+
+
+def _select(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
     if part == "all":
         return np.arange(stop - start)
     groups = np.arange(start // STRIDE, -(-stop // STRIDE), dtype=np.uint64)
@@ -158,8 +165,7 @@ class Order:
     def windows(self, lane: int) -> list[Window]:
         """The windows of a lane in the order in which they come."""
         columns, total = self.columns(lane), len(self)
-        offset = int(self._generator(0).integers(total))
-        first, last = (offset + total * column // self.size for column in (columns.start, columns.stop))
+        first, last = (self._offset + total * column // self.size for column in (columns.start, columns.stop))
         chunks = self._cut(first, min(last, total)) + self._cut(max(first, total) - total, max(last, total) - total)
         order = self._generator(1, lane).permutation(len(chunks))
         found, start = list[Window](), 0
@@ -197,6 +203,11 @@ class Order:
                     both = np.concatenate(chunks, axis=1)[:, self.permutation(window)]
                     parts.append(both[:, max(start - window.start, 0) : stop - window.start])
         return np.concatenate(parts, axis=1)
+
+    @cached_property
+    def _offset(self) -> int:
+        """By how much the line is turned."""
+        return int(self._generator(0).integers(len(self)))
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
