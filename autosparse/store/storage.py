@@ -142,8 +142,6 @@ class Folder(Storage):
     def stream(self, name: str, start: int, stop: int) -> Iterator[Fill]:
         with open(self.path / name, "rb", buffering=0) as file:
             descriptor, place = file.fileno(), start
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
 
             def fill(buffers: Sequence[memoryview]) -> None:
                 nonlocal place
