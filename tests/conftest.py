@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from autosparse import networks
+from autosparse.cluster import sharing
 from autosparse.data import ImageData, Images, load
 
 # Tests are about the CPU, on any machine with the same threads; tests/test_gpu.py gives its processes the GPU back.
@@ -51,6 +52,18 @@ def as_many_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runtime")
+
+
+@pytest.fixture(autouse=True)
+def slurm_is_not_spared(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process asks of Slurm it asks at once; and nothing is left in folders of the system."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setattr(sharing, "PAUSE", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,11 @@
 
 import os
 import re
+import shutil
 import subprocess
 from typing import NamedTuple
+
+from autosparse.cluster import sharing
 
 
 class State(NamedTuple):
@@ -67,12 +70,18 @@ def queue() -> dict[str, State] | None:
     This, and not accounting, says whether a job has ended: a job that is requeued never leaves the queue, while
     accounting may be off, or call it NODE_FAIL or PREEMPTED for seconds.
     """
-    return _jobs()
+    return _parsed(_squeue())
+
+
+def watched_queue() -> dict[str, State] | None:
+    """The same for those who ask again and again: one question in some seconds, however many of them there are."""
+    where = (shutil.which("squeue"), *map(os.environ.get, ("SLURM_CONF", "SLURM_CLUSTERS")))
+    return _parsed(sharing.shared(_squeue, f"squeue {where}"))
 
 
 def last_states() -> dict[str, State]:
     """The same as `queue`, with those that ended in the last minutes (the site's MinJobAge)."""
-    return _jobs("--states=all") or {}
+    return _parsed(_squeue("--states=all")) or {}
 
 
 def cancel(job_ids: list[str]) -> None:
@@ -94,8 +103,11 @@ def _partition(name: str | None, columns: str) -> list[list[str]]:
     return [row[1:] for row in rows if (row[1] == name if name else row[0].endswith("*"))]
 
 
-def _jobs(*which: str) -> dict[str, State] | None:
-    answer = _ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r", *which)
+def _squeue(*which: str) -> str | None:
+    return _ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r", *which)
+
+
+def _parsed(answer: str | None) -> dict[str, State] | None:
     if answer is None:
         return None
     rows = [line.split("|", 2) for line in answer.splitlines() if line.count("|") >= 2]

@@ -31,20 +31,20 @@ def wait(submitted: Sequence[tuple[Job, str, Path]], name: str) -> list[Failure]
     start, silent = time.monotonic(), False
     with tqdm(total=len(left), desc=name, unit="run", disable=None) as bar:
         while True:
-            queue = slurm.queue()
+            queue = slurm.watched_queue()
             if queue is None and not silent:
                 say("squeue does not answer; still waiting")
-            silent = queue is None
+            silent, lost = queue is None, set[Path]()
             if queue is not None:
                 absent = {folder: run for folder, run in left.items() if run[1] not in queue}
                 gone = {folder for folder, run in absent.items() if not _elsewhere(*run)}
-                lost = gone & missing
-                for folder in [folder for folder, (job, _) in left.items() if folder in lost or _complete(job)]:
-                    del left[folder]
-                    bar.update()
-                if not left:
-                    break
-                missing = gone
+                lost, missing = gone & missing, gone
+            for folder in [folder for folder, (job, _) in left.items() if folder in lost or _complete(job)]:
+                del left[folder]
+                bar.update()
+            if not left:
+                break
+            if queue is not None:
                 running = _tell(left, queue, running, bar)
             time.sleep(min(20.0, 0.5 + (time.monotonic() - start) / 20))
     failures = outcome.failures([(job, log) for job, _, log in submitted])

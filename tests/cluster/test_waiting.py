@@ -28,7 +28,7 @@ def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
                 return None
             return {job_id: State(*state.split()) for job_id, state in states.items()}
 
-        monkeypatch.setattr("autosparse.cluster.slurm.queue", queue)
+        monkeypatch.setattr("autosparse.cluster.slurm.watched_queue", queue)
         monkeypatch.setattr("autosparse.cluster.slurm.last_states", lambda: {"1": State("CANCELLED", "None")})
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
@@ -106,6 +106,14 @@ def test_a_queue_that_is_silent_is_asked_again(
     polls([{"1": RUNNING}, None, None, {"1": RUNNING}, None, {}, {}])
     assert len(waiting.wait([(Note(tmp_path, "a"), "1", tmp_path / "log")], "notes")) == 1
     assert capsys.readouterr().err.count("squeue does not answer; still waiting") == 2
+
+
+def test_what_completes_while_the_queue_is_silent_is_not_waited_for(polls: Polls, tmp_path: Path) -> None:
+    job = Note(tmp_path, "a")
+    says(job, "complete")
+    (job.folder / "word").write_text("a")
+    polls([None])
+    assert waiting.wait([(job, "1", tmp_path / "log")], "notes") == []
 
 
 def test_accounting_is_not_asked(commands: Commands, tmp_path: Path) -> None:

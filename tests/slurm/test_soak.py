@@ -63,8 +63,9 @@ def result(job: TrainingRun) -> dict[str, Any]:
     return files
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("irp", "prune", "iterations", "events"), [(3, 1, 4, 10), (24, 16, 6, 200)])
+@pytest.mark.parametrize(
+    ("irp", "prune", "iterations", "events"), [(3, 1, 4, 10), pytest.param(24, 16, 6, 200, marks=pytest.mark.long)]
+)
 def test_a_graph_in_chaos(
     irp: int,
     prune: int,
