@@ -1,4 +1,4 @@
-"""What a newcomer meets first: prune a network in one line."""
+"""`autosparse.prune`: choose which weights of a network to keep, before training."""
 
 import contextlib
 import warnings
@@ -59,15 +59,15 @@ def prune(
 ) -> Mask:
     """Choose which weights of a network to keep, before training it.
 
-    The model is left as it was, and so are the global random generators; `mask.apply_(model)` prunes it, and
-    `autosparse.training.train`, or the hook that `mask.export(model)` installs, keeps it pruned while it learns. The
-    same call gives the same mask: each pass over batches that are shuffled or augmented starts from `seed`. What takes
-    longer than two seconds shows how far it is on standard error.
+    The model is left as it was, and so are the global random generators. `mask.apply_(model)` prunes it once;
+    `mask.hold(model, optimizer)` keeps it pruned in any training loop. The same call gives the same mask: each pass
+    over batches that are shuffled or augmented starts from `seed`. What takes longer than two seconds shows how far it
+    is on standard error.
 
     Args:
         model: any module with convolutions, linear, attention or recurrent layers.
         batches: (inputs, targets), or whatever `loss` takes; a list or a DataLoader. A generator or other iterator only
-            for criteria that look at them once, which `pretrained` and those that work in rounds do not. Some hundred
+            for criteria that look at them once, which `pretrained` and those that work in rounds do not. A few hundred
             samples are enough: each round takes the gradient of all, and `pretrained` has 30 rounds. Of what does
             not say how many it has, at most 1,000. None for criteria that look at no data: random, random-erk,
             magnitude.
@@ -161,7 +161,7 @@ def _refuse_unnamed(unnamed: Sequence[object]) -> None:
 
 
 def _start(model: nn.Module, include: Sequence[str], exclude: Sequence[str], mask: Mask | None) -> Mask:
-    """What is left to choose from; warns of what stays dense, and if it is mostly zeros."""
+    """What is left to choose from; warns of layers that stay dense, and of weights that are mostly zero."""
     if mask is not None and (include or exclude):
         raise UserError("mask has its own choice of parameters; include= and exclude= are for a start without one")
     layout = Layout.of(model, include, exclude) if mask is None else mask.layout
@@ -177,7 +177,7 @@ def _start(model: nn.Module, include: Sequence[str], exclude: Sequence[str], mas
     alive = sum(int((weight.ne(0) & parts[name]).count_nonzero()) for name, weight in weights.items())
     if mask.count - alive > _MANY_ZEROS * mask.count:
         zeros = 1 - alive / mask.count
-        _warn(f"{zeros:.0%} of the weights are zero already; what has been pruned is given by mask=")
+        _warn(f"{zeros:.0%} of the weights are zero already; if they were pruned before, give that mask as mask=")
     return mask
 
 
@@ -186,7 +186,8 @@ def _checked(batches: Iterable[Any] | None, criterion: str) -> Iterable[Any]:
         return _NoData(criterion)
     if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
         raise UserError(
-            f"batches are a list of batches or a DataLoader, got a {type(batches).__name__}; one is [batch]"
+            f"batches are a list of batches or a DataLoader, got a {type(batches).__name__}; "
+            "give a single one as [batch]"
         )
     if isinstance(batches, tuple) and batches and all(isinstance(part, Tensor) for part in batches):
         raise UserError("batches are a list of batches or a DataLoader, got one batch; give [(inputs, targets)]")
@@ -243,16 +244,16 @@ def find_criterion(
     """A criterion by name, by the folder of a saved AutoS, or `package.module:function` or `path/file.py:function`.
 
     Raises:
-        UserError: neither, rounds for another than an AutoS, or a mode of batch norm that it has not.
+        UserError: an unknown name, or `rounds` or `batch_norm` for a criterion that has no choice of them.
     """
-    if name in LOOK_AHEAD:
-        return make_look_ahead(str(name), rounds)
+    check_rounds(str(name), rounds)
     if name in CRITERIA:
-        check_rounds(str(name), rounds)
         return make_criterion(str(name), seed, batch_norm)
     if name in get_args(Dynamic):
         raise UserError(f"{name} chooses its mask during the training; run autosparse prune --criteria {name}")
     check_batch_norm(str(name), batch_norm)
+    if name in LOOK_AHEAD:
+        return make_look_ahead(str(name), rounds)
     if registry.is_path(str(name)):
         own: Criterion | Targeted = registry.resolve(str(name), "criterion", {})
         return own
@@ -266,9 +267,9 @@ def check_rounds(name: str, rounds: int | None) -> None:
     """Refuse a number of rounds for a criterion that has none, or its own.
 
     Raises:
-        UserError: it has.
+        UserError: its number of rounds cannot be chosen.
     """
-    if rounds is not None and name in CRITERIA:
+    if rounds is not None and (name in CRITERIA or registry.is_path(name)):
         raise UserError(
             f"rounds are for a saved AutoS and for {AHEAD}, not for {name}; snip in rounds is iterative-snip"
         )

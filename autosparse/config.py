@@ -125,7 +125,8 @@ class IRPConfig(Config):
     probe_columns: tuple[Probed, ...] = ("probe-gradient",)
     """What to store of them: the mean gradient, the weight after them, the gradient's root mean square."""
     batch_norm: BatchNorm = "batch"
-    """Batch norm in the stored gradient works on each batch, or by its fresh running statistics (the paper's code)."""
+    """Batch norm while the stored gradient is taken: batch, each batch's statistics; running, the initial ones (the
+    paper's code)."""
     seed: Annotated[Seed, SWEPT] = 0
     order_seed: Annotated[Seed | None, SWEPT] = None
 
@@ -155,22 +156,21 @@ class PruneConfig(Config):
     sparsity: Annotated[float, SWEPT] = 0.95
     sanity: Annotated[Sanity, SWEPT] = "none"
     rounds: Annotated[int | None, Bounds(1)] = None
-    """The rounds in which an AutoS prunes, instead of those that it was fitted for, or a criterion that looks ahead: 1
-    for one shot."""
+    """Number of rounds of an AutoS or of a criterion that looks ahead, in place of its own; 1 for one shot."""
     steps: Annotated[int | None, Bounds(1)] = None
     """The steps that a criterion which looks ahead trains in each round; if not given, all rounds together take as many
     as one training."""
     trainings: Annotated[int, Bounds(1)] = 1
-    """How many trainings long the training is: cost-matched rivals take 2."""
+    """Train for this many times the recipe's epochs; rivals at the cost of looking ahead take 2."""
     batch_norm: BatchNorm = "batch"
-    """Batch norm in the criterion's gradients works on each batch, or by its fresh running statistics (the paper's
-    code); snip, iterative-snip, force, grasp and prospr have the choice."""
+    """Batch norm while the criterion's gradients are taken: batch, each batch's statistics; running, the initial ones
+    (the paper's code). Only snip, iterative-snip, force, grasp and prospr have the choice."""
     seed: Annotated[Seed, SWEPT] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig(Config):
-    """A fit of AutoS; the defaults are the paper's (appendix B.3) but for the small backbone."""
+    """A fit of AutoS; the defaults are the paper's (appendix B.3) except for the small backbone."""
 
     backbone: Backbone = "mlp"
     """The network (paper, Table 7); resnet18 and vgg19 want a GPU."""
@@ -180,8 +180,8 @@ class FitConfig(Config):
     transform: Transform = "scaled"
     """scaled: inputs are divided by their size over the network and compressed; raw: as they are."""
     label: Label = "share"
-    """What it learns: the share of the iterations survived; that min-max over those of the run; the log-density at
-    death, which means the same at any N; the rank, the share of all parameters outlived."""
+    """What it learns. share: of the iterations survived; min-max: that, scaled to 0..1 over the run; log-density:
+    -log10 of the density at death, comparable at any N; rank: the share of all parameters outlived."""
     epochs: Annotated[int, Bounds(1)] = 10
     """Passes over the triples."""
     max_steps: Annotated[int, Bounds(0)] = 0
@@ -196,10 +196,10 @@ class FitConfig(Config):
     """Nodes an axis, at most, of the table that prunes in place of the network. For three inputs, as many nodes in all
     as for two."""
     samples: int = 0
-    """How many triples, drawn evenly from everywhere, are fitted to, and held in memory; 0 for all of them."""
+    """Fit to this many triples, drawn evenly from all runs and held in memory; 0 for all of them."""
     rounds: Annotated[int, Bounds(1)] = 1
-    """The rounds in which the criterion is meant to prune; above 1 it is fitted to what each iteration of the runs has
-    left; unless it looks ahead that is recomputed, for which the runs' data must be there."""
+    """The rounds in which the criterion is meant to prune. Above 1 it is fitted to what each iteration of the runs has
+    left; its gradient and flow are recomputed, for which the runs' data must be there; probes are read from stores."""
     weights: tuple[float, ...] = ()
     """How often each run comes in an epoch, one number a run; once each if not given."""
     memory: str = "512MB"

@@ -1,4 +1,4 @@
-"""What the processes of one job tell each other; alone, a process tells itself."""
+"""Communication between the processes of one job; a single process is a group of its own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one line saying what is wrong, what is valid, what to run."""
+"""Errors that the user can fix: one line that says what is wrong, what is valid and what to run."""
 
 from collections.abc import Iterable
 

@@ -131,7 +131,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_record(path: Path, value: Any) -> None:
-    """Write JSON that others can do without: on a full disk over the old file, or not at all."""
+    """Write JSON that is not essential: where that fails, as on a full disk, overwrite the old file or give up."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     try:
         write_text(path, text)
@@ -156,7 +156,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A JSON object that others can do without; empty where there is none, or a damaged one."""
+    """Read a JSON object that is not essential; empty if the file is missing or damaged."""
     try:
         found = read_json(path)
     except (OSError, UserError):

@@ -9,14 +9,14 @@ import torch
 
 
 def seed_torch(seed: int, device: torch.device) -> None:
-    """Start those of the CPU and of one device: `torch.manual_seed` notes a stack trace for each device not in use."""
+    """Seed the CPU's and one device's generator; `torch.manual_seed` notes a stack trace for each device not in use."""
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
 
 
 def start_generators(seed: int) -> None:
-    """Start them all from a seed."""
+    """Seed all global generators."""
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
@@ -26,7 +26,7 @@ def start_generators(seed: int) -> None:
 
 @contextmanager
 def as_found() -> Iterator[None]:
-    """Put them back after."""
+    """Restore all global generators when the block ends."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
@@ -39,7 +39,7 @@ def as_found() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Start them from a seed, and put them back after."""
+    """Seed all global generators for the block, and restore them afterwards."""
     with as_found():
         start_generators(seed)
         yield

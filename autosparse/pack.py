@@ -16,8 +16,8 @@ Result = TypeVar("Result")
 class Pack:
     """Runs of IRP of one architecture, data and recipe, with as many iterations each.
 
-    Each has its own folder, and leaves there what it would leave alone, but for the rounding of the trainings: what is
-    not done, a pack or a run alone goes on from. One that fails leaves the pack.
+    Each run has its own folder, with the same files as without a pack; numbers differ by rounding. Either a pack or
+    a single run can continue an unfinished run. A run that fails leaves the pack.
 
     Attributes:
         failed: why, by the folder of the run.

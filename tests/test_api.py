@@ -30,7 +30,7 @@ CALLED_WRONGLY: dict[str, tuple[Callable[[nn.Module], object], str]] = {
     "no batches": (lambda m: prune(m, None, criterion="snip"), "snip needs batches, if only for their shape"),
     "an exhausted iterator": (lambda m: prune(m, iter([]), criterion="snip"), "iterator of batches is exhausted"),
     "a batch for batches": (lambda m: prune(m, images()[0], criterion="snip"), "give [(inputs, targets)]"),
-    "a tensor for batches": (lambda m: prune(m, images()[0][0], criterion="snip"), "one is [batch]"),
+    "a tensor for batches": (lambda m: prune(m, images()[0][0], criterion="snip"), "give a single one as [batch]"),
     "a number for batches": (lambda m: prune(m, 5, criterion="snip"), "got a int"),  # type: ignore[arg-type]
     "without an end": (lambda m: prune(m, endless(), criterion="snip"), "no length and do not end after 1,000; give a"),
     "rounds over a generator": (lambda m: prune(m, endless()), "list(itertools.islice(batches, 10)) is one of ten"),

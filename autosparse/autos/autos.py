@@ -85,7 +85,7 @@ class AutoS:
         Args:
             columns: float32 (P,) each: initial weights and gradients of the mean loss, and what else the features
                 want, see `Features.columns`.
-            scale: of the network that they are part of; theirs, if they are the whole of it.
+            scale: of the whole network; computed from the columns if not given, which must then be all of it.
 
         Raises:
             UserError: weights or gradients are not finite or all zero, or not the columns that the features want.

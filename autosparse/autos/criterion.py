@@ -21,15 +21,15 @@ _FLOOR = 0.1  # in rounds, no layer falls below a tenth of the network's density
 class AutoSCriterion:
     """AutoS(θ0, g0): one pass over the batches for the gradient, one over the weights for the scores.
 
-    One that sees what a probe saw trains ahead instead, see `lookahead`: (θ0, ḡ).
+    One with probe features trains ahead for them instead, see `autosparse.lookahead`.
     In rounds (`rounds` above 1), the gradient and all else it looks at are recomputed for the network that the round
     before has left, at its initial weights: no training. Costs so many times as much; no layer falls below a tenth of
     the network's density.
 
     Attributes:
         autos: the fitted network; None for a surface alone.
-        surface: the same tabulated. Where both are there the surface scores; choices in one shot are the network's own,
-            those in rounds the surface's, which would else be held up by the network in every round.
+        surface: the network tabulated; it scores wherever it is given. In one shot the network decides near the
+            threshold, so the mask is its own. In rounds, which the network would slow, the surface decides alone.
         rounds: in how many it prunes; those that it was fitted for, if None.
     """
 

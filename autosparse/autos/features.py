@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Scale:
-    """The size of each column over a network: root mean squares of theta and grad, the mean of flow.
+    """The size of each column over a network: the mean of flow, the root mean square of all others.
 
     Few flows are thousands of times the others, and would make a root mean square of their own.
     """
@@ -98,7 +98,7 @@ class Features:
 
     def __post_init__(self) -> None:
         if self.transform not in get_args(Transform):
-            raise unknown("features", self.transform, get_args(Transform))
+            raise unknown("transform", self.transform, get_args(Transform))
         for name in self.names:
             if name not in _NAMES:
                 raise unknown("feature", name, _NAMES)

@@ -30,7 +30,7 @@ def fit(
     """Fit a network to the labels of nine tenths of the samples, with Adam and the mean squared error.
 
     Args:
-        samples: of the runs, and how the fit is made.
+        samples: the parameters to fit to; `samples.config` says how.
         accelerator: of this process; batches are cut over all.
         resume: where to keep and look for the state. Going on with another number of processes takes the same samples
             in the same order; with the same number it ends with the same bits.

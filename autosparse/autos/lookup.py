@@ -27,8 +27,8 @@ def lookup(inputs: Sequence[Tensor], axes: Axes, table: Tensor) -> tuple[Tensor,
 
     Args:
         inputs: float32 (B,), one an axis.
-        axes: for each float32 (3,), the gain and, of the coordinate asinh(gain * input), the lowest that is tabulated
-            and the pieces of the warp in a unit; and the warp, from 0 to 1.
+        axes: for each axis float32 (3,): its gain, the lowest tabulated coordinate asinh(gain * input) and the warp
+            pieces per unit of that coordinate; and its warp, float32, from 0 to 1.
         table: float32, contiguous, a dimension an axis.
 
     Returns:

@@ -16,9 +16,9 @@ from autosparse.store import Counters
 class WeightedSampler:
     """Batches of the numbers of samples, each drawn in proportion to its weight.
 
-    An epoch is as many draws as there are samples. A batch is spread evenly over the weight as it lies, sample after
-    sample, and shifted at random within; it is a function of (seed, epoch, batch), and each process takes its part of
-    it. Iterating gives the rest of the current epoch, int64 (B,), and then moves on to the next.
+    An epoch is as many draws as there are samples. Sampling is stratified: the cumulative weight is cut into one
+    stratum per draw of a batch, and each draw is uniform in its stratum. A batch is a function of (seed, epoch, batch);
+    each process takes its part. Iterating gives the rest of the current epoch, int64 (B,), then moves to the next.
 
     Args:
         weights: of the samples, float64 (S,).
@@ -31,7 +31,7 @@ class WeightedSampler:
         counters: how many samples were drawn, and how fast.
 
     Raises:
-        UserError: a batch that cannot be cut over the processes.
+        UserError: a batch cannot be cut over the processes.
     """
 
     def __init__(

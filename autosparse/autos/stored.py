@@ -30,7 +30,7 @@ class StoredSamples:
         threads: that read ahead.
 
     Raises:
-        UserError: the fit wants more than stores hold.
+        UserError: the fit has rounds, flow or probe features (see `TrajectorySamples`).
     """
 
     stores: Sequence[TripleStore]
@@ -41,7 +41,7 @@ class StoredSamples:
 
     def __post_init__(self) -> None:
         if self.config.by_states:
-            raise UserError("a fit in rounds or with flow needs the states of its runs (TrajectorySamples)")
+            raise UserError("a fit with rounds, flow or probes needs the states of its runs (TrajectorySamples)")
 
     def batches(self, accelerator: Accelerator) -> SampleLoader:
         config, stores = self.config, self.stores

@@ -56,8 +56,8 @@ class Surface:
         axes: one for each input.
         table: float32, (resolution,) an axis.
         network: digest of the network that was tabulated.
-        error: `max`, `mean` and `p999` (the 99.9th percentile) of the absolute difference from the network over a
-            sample that the grid was not made by, where it is not clamped; `samples`, and `clamped`, a share of them.
+        error: absolute difference from the network over parameters that the grid was not made from: `max`, `mean` and
+            `p999` (99.9th percentile) inside the table; `samples`, their number; `clamped`, the share outside it.
         batch_norm, rounds: as `AutoS.batch_norm` and `AutoS.rounds`.
     """
 
@@ -77,7 +77,7 @@ class Surface:
 
         Args:
             columns: float32 (P,) each, see `AutoS.score`.
-            scale: of the network that they are part of; theirs, if they are the whole of it.
+            scale: of the whole network; computed from the columns if not given, which must then be all of it.
 
         Raises:
             UserError: weights or gradients are not finite or all zero, or not the columns that the features want.

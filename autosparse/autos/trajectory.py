@@ -1,4 +1,4 @@
-"""What is known of a run's parameters as they stand after each of its iterations, before any training.
+"""Features and labels of a run's parameters as they are after each of its iterations, before any training.
 
 A store holds what was known of them at initialization and, if the run had a probe, what that saw in each iteration. A
 criterion that prunes in rounds without one, or looks at the flow, learns from the network itself, masked as it was
@@ -65,7 +65,7 @@ class TrajectorySamples:
         states: of each run.
 
     Raises:
-        UserError: the fit is to what stores hold.
+        UserError: the fit has one round and no feature but theta and grad (see `StoredSamples`).
     """
 
     stores: Sequence[TripleStore]

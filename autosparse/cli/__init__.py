@@ -13,15 +13,15 @@ import autosparse
 from autosparse.command import parse, run
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "demo": ("paper", "the whole road in minutes: iterative pruning, a fit, rivals, a report"),
+    "demo": ("paper", "the whole pipeline in minutes: iterative pruning, a fit, rivals, a report"),
     "irp": ("irp", "prune networks iteratively, and store what survives"),
-    "fit": ("autos", "fit AutoS, the criterion, to such runs"),
+    "fit": ("autos", "fit AutoS, the learned criterion, to runs of irp"),
     "prune": ("prune", "prune networks before training by a criterion, and train them"),
     "report": ("report", "tables and figures of runs"),
     "paper": ("paper", "whole experiments by name"),
     "data": ("data", "get a data set"),
     "runs": ("runs", "watch, stop and go on with runs; runs --live follows them"),
-    "serve": ("serve", "the same as a web page, which updates by itself"),
+    "serve": ("serve", "show runs as a web page that updates by itself"),
     "store": ("store", "look into a store of triples, check it, take it elsewhere"),
 }
 """Maps a command to its module and to what it is for."""

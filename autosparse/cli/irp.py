@@ -29,7 +29,8 @@ class Arguments(Tasked):
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """Seeds of initial weights and order of samples; several make a grid."""
     order_seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--order-seed"])] = ()
-    """Seeds of order, augmentation and random criterion instead, each with each seed: runs from the same weights."""
+    """Seeds of the order of samples, augmentation and random criterion, in place of --seeds. Each is combined with each
+    of --seeds: runs from the same weights."""
     pack: int = 1
     """How many runs train together, in one process, as one on stacked weights: the same numbers but for rounding. It
     pays on a GPU that a small network leaves idle. What draws random numbers in training (dropout) cannot be packed."""

@@ -91,7 +91,7 @@ class Attempt:
 
     @contextmanager
     def _recorded(self, job: Job, accelerator: Accelerator, job_id: str | None) -> Iterator[bool]:
-        """Say in a run's folder how the block went; it is told whether there is anything to do."""
+        """Record in a run's folder how the block ended; yields whether there is anything to do."""
         folder, main, rank = job.folder, accelerator.is_main_process, accelerator.process_index
         if main:  # an earlier attempt may have had more processes; the others are held by the broadcast below
             for path in folder.glob(ERRORS):

@@ -21,7 +21,7 @@ ERRORS = "logs/rank*.error.json"
 class Job(ABC):
     """One run, a dataclass. Running it again resumes it; running it when complete does nothing.
 
-    What submits it need not wait for PyTorch: only what `run` and its like need is imported there.
+    Submitting must not import PyTorch, so imports that only `run` and `is_complete` need are inside them.
     """
 
     kind: ClassVar[str]
@@ -44,8 +44,9 @@ class Job(ABC):
         return None
 
     def absent(self) -> str | None:
-        """Which data are not on this machine, in one line. Only those that run the job need them; what only they can
-        tell is no part of `derived` here.
+        """Which data are missing on this machine, in one line.
+
+        Only machines that run the job need them; without them, `derived` leaves out what depends on them.
         """
         return None
 
@@ -67,7 +68,7 @@ class Job(ABC):
 
     @classmethod
     def defaults(cls) -> Mapping[str, Any]:
-        """What a configuration that does not say an option means: a run from before the option was there had it so."""
+        """Values of the options that a `config.yaml` does not name because it was written before they existed."""
         return defaults(cls)
 
     @abstractmethod

@@ -6,10 +6,10 @@ Where a file system has no hard links, the file is created exclusively and fille
 is about to say who they are. The file of the highest N is never deleted, so a number that was passed can be told from a
 new one.
 
-A holder touches its file every few seconds. It is dead when it has not done so for long, by the clock of the file
-system, or its job of Slurm has ended, and it does not while it is watched, as clocks jump and nodes are lost; at once
-when it is known to be gone: its process, on this machine, or an earlier run of this Slurm job. In the copy of a folder
-it is that of the other folder.
+A holder touches its file every few seconds. It counts as dead at once if its process on this machine has ended, or if
+it was an earlier attempt of this Slurm job. Otherwise it counts as dead if it has not touched the file for two minutes,
+by the clock of the file system, or its Slurm job has ended, and if it stays silent while it is watched: clocks jump,
+and nodes are lost. In a copied folder, a lease whose holder works on the original on this machine does not count.
 """
 
 import json

@@ -34,9 +34,8 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
         output: the folder of all runs; Slurm's and submitit's files go to `output/submitted`, if not elsewhere.
 
     Raises:
-        UserError: a job that cannot run, two jobs share a folder, a folder holds another run or takes no files, a job's
-            input is missing and no stage before makes it, data are, and this machine needs them, Slurm refuses, or jobs
-            failed.
+        UserError: a job cannot run; two jobs share a folder; a folder holds another run or takes no files; an input is
+            missing that no earlier stage makes; data are missing that this machine needs; Slurm refuses; jobs failed.
     """
     _check(stages, resources, output)
     resources = resources.resolve()

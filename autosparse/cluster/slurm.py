@@ -1,4 +1,4 @@
-"""What is asked of Slurm: each a command that answers for all jobs at once."""
+"""Questions to Slurm: each is one command that answers for all jobs at once."""
 
 import os
 import re

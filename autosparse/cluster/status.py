@@ -166,7 +166,7 @@ def _steps(folder: Path, state: str) -> dict[str, str]:
 
 
 def _figures(folder: Path) -> dict[str, str]:
-    """Iteration, sparsity and metric, as far as there are any; of a fit that is complete, its last loss."""
+    """Iteration, sparsity and metric, as far as they are known; for a complete fit, its epochs and its last loss."""
     if result := read_record(folder / "result.json"):
         return {"sparsity": f"{1 - result['density']:.2%}", "metric": described(result["metric"], result["test"])}
     if fitted := read_record(folder / "autos.json"):

@@ -28,7 +28,7 @@ class Status:
     """Folders of runs, or folders that hold them."""
     live: bool = False
     """A page in place of the table, kept up to date with all runs there, also new ones, until nothing waits or runs;
-    what is no terminal gets the table again whenever more than the share done and the time left have changed."""
+    in a file or a pipe the table is printed again when more than the share done and the time left has changed."""
 
     def run(self) -> None:
         if self.live:

@@ -1,4 +1,4 @@
-"""What a criterion is, and the one road from a criterion to a mask."""
+"""What a criterion is, and the one way from a criterion to a mask."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -57,7 +57,7 @@ def select(criterion: Criterion | Targeted, model: nn.Module, mask: Mask, batche
 
 
 def check_values(model: nn.Module, layout: Layout) -> None:
-    """Refuse weights that have none.
+    """Refuse weights without values.
 
     Raises:
         UserError: a layer is on the meta device.

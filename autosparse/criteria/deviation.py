@@ -1,4 +1,4 @@
-"""What the data vary in: the standard deviation of each element of the inputs, or of what embeddings give for them."""
+"""The standard deviation of each element of the inputs, or of the values that embeddings give for them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _MEMO = "deviation"
 
 @dataclass(frozen=True)
 class Deviation:
-    """What to feed a network so that what flows is what the data vary in.
+    """What to feed a network so that only elements that differ between inputs bring something into it.
 
     Attributes:
         call: with one input, float64 (1, ...), the deviations themselves; or, where the network takes indices, of one
@@ -127,7 +127,7 @@ class _Embeddings(TorchFunctionMode):
 
 def _of_embeddings(criterion: str, model: nn.Module, batches: Batches, first: Call) -> Deviation:
     def embedded(call: Call) -> list[tuple[bool, Tensor]]:
-        """What is embedded in a call, (B, ...) each, and whether it is a sample's own."""
+        """The embeddings that a call looks up, (B, ...) each, and whether each sample has its own."""
         problem = f"{criterion} cannot prune this network"
         with scoring_mode(model, "running"), naming_layers(problem, model), _Embeddings() as noted, torch.no_grad():
             call(model)

@@ -54,7 +54,7 @@ class Call:
 
 
 def call_of(criterion: str, model: nn.Module, loss: Loss, batch: Any) -> Call:
-    """What a network is called with for a batch: by the cross-entropy, the batch or its first part; else it is seen.
+    """The call of the network for a batch: by the cross-entropy with it or its first part, else as the loss does.
 
     Raises:
         UserError: it is not one tensor that the data are in, or the loss fails before it calls the network.
@@ -86,7 +86,7 @@ def first_call(criterion: str, model: nn.Module, batches: Batches) -> Call:
             call = call.of(torch.ones(call.inputs.shape, dtype=torch.float64))
     first = next((each for each in gather(call) if each is not None), None)
     if first is None:
-        raise UserError("the shape of an input is that of a batch; at least one batch is needed, none was given")
+        raise UserError("at least one batch is needed, for the shape of its inputs; none was given")
     return first
 
 
@@ -112,7 +112,7 @@ def _seen(criterion: str, model: nn.Module, loss: Loss, batch: Any) -> Call:
 
     hook = model.register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
     try:
-        with in_one_line(f"{criterion} cannot prune this network: the loss fails before it calls it"):
+        with in_one_line(f"{criterion} cannot prune this network: the loss fails before it calls the network"):
             loss(model, batch)
     except _CalledError as call:
         found = dict[int | str, Any](enumerate(call.given))
@@ -122,7 +122,7 @@ def _seen(criterion: str, model: nn.Module, loss: Loss, batch: Any) -> Call:
         return Call(found[place], args, {k: v for k, v in call.named.items() if k != place}, place)
     finally:
         hook.remove()
-    raise UserError(f"{criterion} cannot prune this network: the loss does not call it")
+    raise UserError(f"{criterion} cannot prune this network: the loss does not call the network")
 
 
 def _place(criterion: str, found: dict[int | str, Any]) -> int | str:

@@ -1,4 +1,4 @@
-"""How much flows from an input to the outputs: the ground of SynFlow and NPB."""
+"""How much flows from an input to the outputs: the basis of SynFlow and NPB."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 
 def ones_of(criterion: str, model: nn.Module, batches: Batches, device: torch.device) -> tuple[Call, Embedding | None]:
-    """A call with one input of ones, float64 (1, ...); of what takes indices, with some and an embedding in ones.
+    """A call with one input of ones, float64 (1, ...); if inputs are indices, one sample's, and an embedding of ones.
 
-    Of other indices, such as positions, the embedding is a parameter like any other.
+    Embeddings of other indices, such as positions, stay parameters like any other.
     """
     call = first_call(criterion, model, batches).map(lambda x: x.to(device))
     if not takes_ids(model, call.inputs):

@@ -1,4 +1,4 @@
-"""The gradient of the mean loss over a set of batches: the feature of AutoS and the ground of SNIP."""
+"""The gradient of the mean loss over a set of batches: the feature of AutoS and the basis of SNIP."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

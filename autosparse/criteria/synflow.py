@@ -1,4 +1,4 @@
-"""SynFlow: synaptic flow, without data (Tanaka et al. 2020, eq. 3), and from what the data vary in."""
+"""SynFlow: synaptic flow, without data (Tanaka et al. 2020, eq. 3), and with data."""
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +59,7 @@ def dataflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
     """
     vary = deviation("dataflow", model, batches, mask.kept.device)
     if vary.is_zero:
-        raise UserError(
-            "dataflow looks at what the inputs vary in; those that were given are all the same, or only one"
-        )
+        raise UserError("dataflow looks at how inputs differ; those that were given are all the same, or only one")
     state = {
         name: tensor.zero_() if name.endswith(("bias", "running_mean")) else tensor.abs_()
         for name, tensor in in_double(model).items()

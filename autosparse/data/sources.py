@@ -195,7 +195,7 @@ def check(name: str, root: Path | None = None) -> Path | None:
 
 
 def absent(name: str, root: Path | None = None) -> str | None:
-    """That the file which holds a data set is not there, and how to get it; None if it is, or need not be.
+    """Says that the file of a data set is missing, and how to get it; None if it is there or not needed.
 
     Raises:
         UserError: an unknown name.

@@ -44,7 +44,9 @@ class FitRun(Job, Config):
             raise UserError("no runs to fit to; give the folders of complete runs of autosparse irp")
         for run in self.runs:
             if "://" not in run and (inside := sorted(path.parent for path in Path(run).glob("*/triples.zarr"))):
-                raise UserError(f"{run} holds runs and is none; name them: {' '.join(map(str, inside[:3]))} ...")
+                raise UserError(
+                    f"{run} is a folder of runs, not a run; name them: {' '.join(map(str, inside[:3]))} ..."
+                )
         if len({_parts(run) for run in self.runs}) < len(self.runs):
             raise UserError("a run is named twice; to have it come more often give it a weight")
         if (weights := len(self.config.weights)) not in (0, len(self.runs)):

@@ -1,4 +1,4 @@
-"""What is learned, and how it is trained: the part that runs of IRP and of pruning have in common."""
+"""The task and its training: the settings that runs of IRP and of pruning share."""
 
 import logging
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class Setting(Config):
     learning_rate: float | None = field(default=None, metadata=NO_IDENTITY)
     """Initial learning rate instead of the recipe's."""
     accumulate: Annotated[int | None, Bounds(1)] = field(default=None, metadata=NO_IDENTITY)
-    """Pieces that a process takes its part of a batch in while training, instead of the recipe's."""
+    """Pieces into which each process cuts its part of a batch (gradient accumulation), instead of the recipe's."""
     grad_batches: Annotated[int | None, Bounds(1)] = None
     """How many batches a gradient looks at, of 256 images, or of the recipe of another task; the whole training set if
     not given."""
@@ -50,7 +50,7 @@ class Setting(Config):
     exclude: Annotated[tuple[str, ...], tyro.conf.arg(name="exclude-weights")] = ()
     """Parameters to leave dense, likewise; stronger than --include-weights."""
     workers: Annotated[int, Bounds(0)] = field(default=0, metadata=NO_IDENTITY)
-    """Processes, beside each that trains, that read samples which do not lie in the device's memory."""
+    """Worker processes, for each training process, that read samples not held in the device's memory."""
     precision: Literal["float32", "bf16"] = field(default="float32", metadata=NO_IDENTITY)
     """bf16: forward passes of training under autocast."""
     compile: bool = field(default=False, metadata=NO_IDENTITY)

@@ -89,7 +89,7 @@ def keep_count(density: float, size: int) -> int:
     """How many of `size` parameters a density keeps: round(density · size).
 
     Raises:
-        UserError: none.
+        UserError: it keeps none of them.
     """
     count = round(density * size)
     if not count:

@@ -49,8 +49,8 @@ class Counters:
 class TripleLoader:
     """Shuffled batches of triples, epoch after epoch, the same for any number of processes and threads.
 
-    Iterating gives the rest of the current epoch and then moves on to the next. See `order` for the policy, that of the
-    tail too. The position is a few integers; `load_state_dict` seeks.
+    Iterating gives the rest of the current epoch and then moves on to the next. See `autosparse.store.order` for
+    the order and for which samples an epoch leaves out. The position is a few integers; `load_state_dict` seeks.
 
     Args:
         stores: where the triples lie.
@@ -68,7 +68,7 @@ class TripleLoader:
         counters: how fast it goes.
 
     Raises:
-        UserError: no stores, or a batch, memory, weights or number of processes that cannot be.
+        UserError: no stores, or a batch, memory, weights or number of processes that is not possible.
     """
 
     def __init__(

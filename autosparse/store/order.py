@@ -84,7 +84,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Window:
-    """Blocks whose samples are mixed, and where the window starts among the samples of its lane."""
+    """Chunks whose samples are mixed, and where the window starts among the samples of its lane."""
 
     lane: int
     number: int

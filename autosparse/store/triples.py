@@ -43,7 +43,7 @@ class Triples:
 
 
 def sample(store: TripleStore, limit: int, seed: int, part: Part = "all") -> Triples:
-    """At most `limit` triples of a part of the split, drawn evenly from everywhere; in the order of their index.
+    """At most `limit` triples of a part of the split, the same share of each window, in the order of their index.
 
     Reads the store window by window.
     """

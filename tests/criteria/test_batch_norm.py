@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import autosparse
-from autosparse.config import BY_LOSS, CRITERIA, PRETRAINED
+from autosparse.api import find_criterion
+from autosparse.config import BY_LOSS, CRITERIA, LOOK_AHEAD, PRETRAINED
 from autosparse.criteria import Targeted, make_criterion
 from autosparse.criteria.force import Force
 from autosparse.criteria.rounds import Rounds
@@ -75,6 +76,12 @@ def test_a_criterion_without_the_choice_refuses_it(name: object) -> None:
     with pytest.raises(UserError, match=message) as error:
         autosparse.prune(network(), images(), criterion=name, sparsity=0.5, batch_norm="running")  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", LOOK_AHEAD)
+def test_criteria_that_look_ahead_refuse_the_choice(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} has no batch norm of mode running"):
+        find_criterion(name, batch_norm="running")
 
 
 def test_an_unknown_mode_is_refused() -> None:

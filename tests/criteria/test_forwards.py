@@ -167,7 +167,7 @@ def test_token_ids_in_a_dictionary(name: str) -> None:
         (None, "this is a dict; snip, .* take any batch with loss=|a pair .* got a dict"),
         (lambda model, batch: model(batch["image"], batch["image"]).mean(), "loss= calls it with 2; snip"),
         (lambda model, batch: model(batch["nothing"]).mean(), "KeyError 'nothing'"),
-        (lambda model, batch: model.a.weight.sum(), "the loss does not call it"),
+        (lambda model, batch: model.a.weight.sum(), "the loss does not call the network"),
     ],
 )
 def test_what_a_network_cannot_be_fed_is_refused_in_one_line(loss: Any, message: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The launch scripts as a user calls them: the whole road, and every mistake in one line."""
+"""The launch scripts as a user calls them: the whole pipeline, and every mistake in one line."""
 
 import csv
 import json
@@ -333,7 +333,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
 
 def test_runs_inside_a_folder_are_named(script: Script, irp_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("autos", "--runs", irp_run.parent) == 2
-    assert f"holds runs and is none; name them: {irp_run}" in capsys.readouterr().err
+    assert f"is a folder of runs, not a run; name them: {irp_run}" in capsys.readouterr().err
 
 
 def test_a_report_of_irp_alone(script: Script, irp_run: Path, tmp_path: Path) -> None:

@@ -206,6 +206,7 @@ def test_rounds_train_what_is_left_from_the_initial_weights(model: nn.Module, da
             r"snip does not train: steps= and optimizer=",
         ),
         ({"criterion": "snip", "rounds": 3}, "rounds are for a saved AutoS and for lookahead, short-irp"),
+        ({"criterion": "mine.py:score", "rounds": 3}, "rounds are for a saved AutoS and .*, not for mine.py:score"),
     ],
 )
 def test_what_cannot_look_ahead_is_refused(

@@ -1,4 +1,4 @@
-"""The whole road, IRP to report, on tasks that are not images: those of examples/, of a user's file, and text."""
+"""The whole pipeline, IRP to report, on tasks that are not images: those of examples/, of a user's file, and text."""
 
 import json
 import signal
@@ -141,7 +141,7 @@ def test_fields_and_code_are_part_of_the_identity(tmp_path: Path) -> None:
     [
         (("--task", "nothing"), "unknown task 'nothing'; valid: images, text, package.module:Object"),
         (("--task", "nothing.py:Own"), "there is no file"),
-        (("--task", "torch.nn:Linear"), "is no task: a frozen dataclass that extends autosparse.Task"),
+        (("--task", "torch.nn:Linear"), "is not a task: it must be a frozen dataclass that extends autosparse.Task"),
         (("--task", "nothing.at.all:Own"), "cannot be imported"),
         (("--task", f"{ROOT}/tests/tasks/own.py:Other"), "unknown task in"),
         (("--task", "text", "--width", "10"), "the width must be a multiple of the heads, got 10 and 4"),
@@ -270,7 +270,7 @@ SEVEN = 7
         ("Numbers", ""),
         ("NoTensor", "loss must return the mean loss of a batch, a tensor of one number; it returns a float"),
         ("NaN", "mse of the validation samples is not a finite number"),
-        ("SEVEN", "is no task: a frozen dataclass"),
+        ("SEVEN", "is not a task: it must be a frozen dataclass"),
     ],
 )
 def test_what_losses_and_metrics_may_be(

@@ -19,7 +19,7 @@ def remeasure(store: TripleStore, how: FitConfig, data_root: Path | None, accele
     Args:
         store: of the run.
         how: its features, label, rounds and seed.
-        data_root: see `Setting.data_root`.
+        data_root: see `FitRun.data_root`.
         accelerator: of this process; batches are dealt to all.
 
     Raises:
@@ -39,7 +39,7 @@ def remeasure(store: TripleStore, how: FitConfig, data_root: Path | None, accele
 
 
 def setting_of(store: TripleStore, data_root: Path | None) -> Setting:
-    """The task of a run.
+    """The setting that holds the task of a run.
 
     Raises:
         UserError: see `remeasure`.
