@@ -70,7 +70,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path, but: str) -> None:
-    """Remove what killed writers left in a folder that only this process writes to, but for the file `but`."""
+    """Remove what killed writers left in a folder that only this process writes to, except for the file `but`."""
     for scratch in folder.glob(f".*{_SCRATCH}"):
         if scratch.name != f".{but}{_SCRATCH}":
             shutil.rmtree(scratch, ignore_errors=True)

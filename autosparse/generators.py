@@ -25,7 +25,7 @@ def start_generators(seed: int) -> None:
 
 
 @contextmanager
-def as_found() -> Iterator[None]:
+def restoring_generators() -> Iterator[None]:
     """Restore all global generators when the block ends."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002
@@ -40,6 +40,6 @@ def as_found() -> Iterator[None]:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed all global generators for the block, and restore them afterwards."""
-    with as_found():
+    with restoring_generators():
         start_generators(seed)
         yield

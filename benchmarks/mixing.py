@@ -1,6 +1,6 @@
 """How well do the batches mix, beside those of a full shuffle?
 
-A batch of a full shuffle has its share of every label, every layer and every region of the network, but for chance.
+A batch of a full shuffle has its share of every label, every layer and every region of the network, except for chance.
 The numbers are those of `dispersion`: how far the batches' composition is from those shares, in units of that chance.
 A full shuffle has 1, by definition; the last row draws one, to show what so few batches make of it. Chance shrinks as a
 batch grows: the same departure from the shares counts 64 times as much in batches of 65,536 as in batches of 1,024.

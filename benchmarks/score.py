@@ -100,7 +100,7 @@ def agreement(
         k = max(1, round((1 - sparsity) * len(theta)))
         own = keep_top(network, k, full).kept
         masks = [
-            surface.keep_top(theta, grad, k=k, alive=full, refine=refine, scale=scale).kept for refine in (None, autos)
+            surface.keep_top(theta, grad, k=k, alive=full, autos=network, scale=scale).kept for network in (None, autos)
         ]
         same = [int((mask & own).sum()) / k for mask in masks]
         row(f"{100 * sparsity:g}%", f"{k:,}", *(f"{100 * share:.3f}" for share in same))

@@ -14,7 +14,7 @@ from autosparse.autos.samples import Sample, SampleLoader
 from autosparse.config import FitConfig
 from autosparse.errors import UserError
 from autosparse.store import TripleLoader, Triples, TripleStore, samples
-from autosparse.store.order import Part, count
+from autosparse.store.order import Part, part_size
 
 _VALIDATION = 1 << 20  # triples of a run that a fit is measured by, at most
 _TABULATION = 1 << 17  # triples of all runs that a surface is made and measured by, at most
@@ -84,7 +84,7 @@ class StoredSamples:
     def _drawn(self) -> tuple[list[Sample], Tensor]:
         """The triples that are fitted to in place of all, and weights by which a run comes as often as if all were."""
         runs = range(len(self.stores))
-        sizes = [count(0, len(store), self.config.seed, "train") for store in self.stores]
+        sizes = [part_size(0, len(store), self.config.seed, "train") for store in self.stores]
         each = []
         for run in runs:
             limit = max(1, self.config.samples * sizes[run] // sum(sizes))

@@ -108,24 +108,24 @@ class Surface:
         *columns: Tensor,
         k: int,
         alive: Mask,
-        refine: Scorer | None = None,
+        autos: Scorer | None = None,
         scale: Scale | None = None,
     ) -> Mask:
-        """The mask of the k parameters that score highest; with `refine`, the network's own.
+        """The mask of the k parameters that score highest; with `autos`, the network's own.
 
         Args:
             columns: see `score`.
             k: see `autosparse.pruning.keep_top`.
             alive: see there, too.
-            refine: the network that was tabulated.
+            autos: the network that was tabulated.
             scale: see `score`.
 
         Raises:
-            UserError: see `score` and `keep_top`; `refine` is another network.
+            UserError: see `score` and `keep_top`; `autos` is another network.
         """
-        if refine is None:
+        if autos is None:
             return keep_top(self.score(*columns, scale=scale), k, alive)
-        return keep_top(self.refined(*columns, k=k, alive=alive, autos=refine, scale=scale), k, alive)
+        return keep_top(self.refined(*columns, k=k, alive=alive, autos=autos, scale=scale), k, alive)
 
     @torch.no_grad()
     def refined(self, *columns: Tensor, k: int, alive: Mask, autos: Scorer, scale: Scale | None = None) -> Tensor:

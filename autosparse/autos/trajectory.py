@@ -22,7 +22,7 @@ from autosparse.criteria.base import Batches
 from autosparse.errors import UserError
 from autosparse.seeds import stream
 from autosparse.store import TripleStore
-from autosparse.store.order import Part, select
+from autosparse.store.order import Part, part_indices
 
 SAMPLES = 1 << 16  # parameters of each iteration, at most: what a fit costs does not grow with their number
 _TABULATION = 1 << 17  # held-out parameters that a surface is made and measured by, at most
@@ -168,7 +168,7 @@ def _states(
 ) -> States:
     """The states of a run, by what is known of the parameters that m_i keeps: (i, their indices) -> columns."""
     held_out = torch.zeros(len(store), dtype=torch.bool)
-    held_out[torch.from_numpy(select(0, len(store), seed, "held-out"))] = True
+    held_out[torch.from_numpy(part_indices(0, len(store), seed, "held-out"))] = True
     survival = torch.from_numpy(store.survival().astype(np.int64))
     parts = []
     for i in range(store.iterations if iterations is None else iterations):

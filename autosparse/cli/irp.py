@@ -32,7 +32,7 @@ class Arguments(Tasked):
     """Seeds of the order of samples, augmentation and random criterion, in place of --seeds. Each is combined with each
     of --seeds: runs from the same weights."""
     pack: int = 1
-    """How many runs train together, in one process, as one on stacked weights: the same numbers but for rounding. It
+    """How many runs train together, in one process, as one on stacked weights: the same numbers except for rounding. It
     pays on a GPU that a small network leaves idle. What draws random numbers in training (dropout) cannot be packed."""
     job: IRPRun = field(default_factory=IRPRun)
     resources: Resources = field(default_factory=site_resources)

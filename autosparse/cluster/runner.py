@@ -24,9 +24,9 @@ def launch(jobs: Sequence[Job], resources: Resources, output: Path, name: str, p
 def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) -> None:
     """Run the jobs that are not complete, then print every job's folder, one a line, on standard output.
 
-    On Slurm they are submitted, each stage as one array with a dependency on those before, but for jobs that are in the
-    queue already; with `resources.wait` it returns when all have ended. Elsewhere they are run to their end. A job that
-    fails keeps only the stages after its own from running. Progress goes to standard error.
+    On Slurm they are submitted, each stage as one array with a dependency on those before, except for jobs that are in
+    the queue already; with `resources.wait` it returns when all have ended. Elsewhere they are run to their end. A job
+    that fails keeps only the stages after its own from running. Progress goes to standard error.
 
     Args:
         stages: the graph, heads first.
@@ -47,34 +47,46 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
         _check_data(todo, resources)
     if resources.cluster != "inline" and (re.search(r"[%\\]", str(root)) or not str(root).isprintable()):
         raise UserError(f"{str(root)!r}: Slurm takes no %, backslash or line break in file names; use another log-dir")
-    damaged = {failed.job.folder for failed in failures}
-    for stage in stages:
-        to_run = sum(job in todo for job in stage.jobs)
-        done = len(stage.jobs) - to_run - sum(job.folder in damaged for job in stage.jobs)
-        name = f"{stage.name}: " if len(stages) > 1 else ""
-        together = f", {stage.pack} together" if stage.pack > 1 else ""
-        after = f", after {' and '.join(stage.after)}" if stage.after else ""
-        say(f"{name}{len(stage.jobs)} runs, {done} complete, {to_run} to run ({resources.cluster}{together}{after})")
-    runnable, failures = _without_blocked(stages, todo, failures)
     jobs = [job for stage in stages for job in stage.jobs]
-    for job in jobs if not resources.dry_run else ():
-        status = job.folder / "status.json"
-        done = job not in todo and job.folder not in damaged and status.is_file()
-        if done and read_record(status).get("state") != "complete":  # its last words are lost: power, or a full disk
-            provenance.write_status(job.folder, "complete", None)
+    to_run = {job.folder for job in todo}
+    complete = {job.folder for job in jobs} - to_run - {failed.job.folder for failed in failures}
+    for stage in stages:
+        _announce(stage, to_run, complete, resources.cluster, named=len(stages) > 1)
+    runnable, failures = _without_blocked(stages, todo, failures)
     if resources.dry_run:
         from autosparse.cluster.submit import show
 
         show(runnable, resources, root)
-    elif runnable:
-        failures += _runner(resources.cluster)(runnable, resources, root)
+    else:
+        _mend_status(complete)
+        if runnable:
+            failures += _runner(resources.cluster)(runnable, resources, root)
     for failed in failures:
         say(f"failed: {failed.job.folder}: {failed.error}")
-    for job in jobs if not resources.dry_run else ():
-        print(job.folder)
+    if not resources.dry_run:
+        for job in jobs:
+            print(job.folder)
     if failures:
         why = f"autosparse runs logs {failures[0].job.folder} says more"
         raise UserError(f"{len(failures)} of {len(jobs)} runs failed; {why}; the same command runs them again")
+
+
+def _announce(stage: Stage, to_run: set[Path], complete: set[Path], cluster: str, *, named: bool) -> None:
+    """Say how many runs of a stage there are, are complete and are to be run, and where."""
+    folders = {job.folder for job in stage.jobs}
+    name = f"{stage.name}: " if named else ""
+    counts = f"{len(folders)} runs, {len(folders & complete)} complete, {len(folders & to_run)} to run"
+    together = f", {stage.pack} together" if stage.pack > 1 else ""
+    after = f", after {' and '.join(stage.after)}" if stage.after else ""
+    say(f"{name}{counts} ({cluster}{together}{after})")
+
+
+def _mend_status(complete: set[Path]) -> None:
+    """Let complete runs say that they are, where a loss of power or a full disk kept them from it."""
+    for folder in complete:
+        status = folder / "status.json"
+        if status.is_file() and read_record(status).get("state") != "complete":
+            provenance.write_status(folder, "complete", None)
 
 
 def _runner(cluster: str) -> Runner:

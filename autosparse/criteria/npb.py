@@ -39,7 +39,7 @@ class NPB:
     Their f_n also counts input channels that no path enters; their cap falls by 2 at stages of VGG and, while above 5,
     at shortcuts of ResNet, ours stays; they cut linear layers, too, by 10 outputs.
 
-    Looks at no batch but for the shape of an input; costs a small linear program a layer, time linear in the number
+    Looks at no batch except for the shape of an input; costs a small linear program a layer, time linear in the number
     of weights, and two passes of one sample in float64.
 
     Attributes:

@@ -31,7 +31,7 @@ class NTKSAP:
     mean square: that is its initializer, where that is Kaiming normal as in this package's networks. The rest stays as
     it is. The authors' code (YiteWang/NTK-SAP) calls the initializer of its own networks.
 
-    Looks at no batch but for the shape of an input, and at no target; any network that returns a tensor. In float64;
+    Looks at no batch except for the shape of an input, and at no target; any network that returns a tensor. In float64;
     costs four forward and two backward passes of `samples` a drawing. It is meant for 20 `Rounds`; each draws again.
 
     Attributes:

@@ -118,7 +118,7 @@ def _carried(model: nn.Module, own: Named, first: Call, batches: Batches) -> Ten
 
 
 def _without_shifts(model: nn.Module, own: Named, change: Callable[[Tensor], Tensor]) -> Named:
-    """The parameters changed, but for biases, which are 0 as running means are; tied ones stay one tensor."""
+    """The parameters changed, except for biases, which are 0 as running means are; tied ones stay one tensor."""
     parameters = {canonical(name) for name, _ in unwrapped(model).named_parameters(remove_duplicate=False)}
     changed = dict[Tensor, Tensor]()
     for name, tensor in own.items():

@@ -24,7 +24,7 @@ _HELD = 1 << 29
 class Reading:
     """Batches that every pass reads from the same seed: a loader that shuffles or augments gives the same again.
 
-    Inside `as_found` only: each pass starts the global generators again.
+    Inside `restoring_generators` only: each pass starts the global generators again.
 
     Attributes:
         batches: what is read.

@@ -21,7 +21,7 @@ def synflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
 
     All weights, biases and statistics by their absolute values, batch norm and dropout in evaluation mode, in float64,
     as products over many layers leave the range of float32. Where inputs are indices, ones are what their embedding
-    gives. Normalization of a sample can turn a flow round; its size is what is given. Looks at no batch but for the
+    gives. Normalization of a sample can turn a flow round; its size is what is given. Looks at no batch except for the
     first input; costs a forward and a backward pass of one sample in float64. One shot it is poor; it is meant for 100
     `Rounds`.
 

@@ -27,28 +27,28 @@ def one_thread() -> Iterator[None]:
 class World:
     """The processes that hold a slice each, or this one alone."""
 
-    ranks: bool
+    distributed: bool
 
     @property
     def rank(self) -> int:
         """The number of this process."""
-        return torch.distributed.get_rank() if self.ranks else 0
+        return torch.distributed.get_rank() if self.distributed else 0
 
     def total(self, counts: Tensor) -> Tensor:
         """The sum over all, on each."""
-        return self._reduced(counts, torch.distributed.ReduceOp.SUM) if self.ranks else counts
+        return self._reduced(counts, torch.distributed.ReduceOp.SUM) if self.distributed else counts
 
     def highest(self, values: Tensor) -> Tensor:
         """The maximum over all, on each."""
-        return self._reduced(values, torch.distributed.ReduceOp.MAX) if self.ranks else values
+        return self._reduced(values, torch.distributed.ReduceOp.MAX) if self.distributed else values
 
-    def slots(self, count: int) -> list[int]:
+    def gather_counts(self, count: int) -> list[int]:
         """The count of each."""
-        if not self.ranks:
+        if not self.distributed:
             return [count]
-        slots = torch.zeros(torch.distributed.get_world_size(), dtype=torch.int64)
-        slots[self.rank] = count
-        return [int(slot) for slot in self.total(slots)]
+        counts = torch.zeros(torch.distributed.get_world_size(), dtype=torch.int64)
+        counts[self.rank] = count
+        return [int(slot) for slot in self.total(counts)]
 
     def _reduced(self, values: Tensor, by: torch.distributed.ReduceOp.RedOpType) -> Tensor:
         reduced = values.to("cuda" if torch.distributed.get_backend() == "nccl" else "cpu", copy=True)

@@ -57,7 +57,7 @@ def keep_top_each(scores: Tensor, counts: Sequence[int], alive: Mask) -> Mask:
     return Mask(alive.layout, kept)
 
 
-def keep_top_of_parts(parts: Iterable[Part], k: int, layout: Layout, *, ranks: bool = False) -> Iterator[Tensor]:
+def keep_top_of_parts(parts: Iterable[Part], k: int, layout: Layout, *, distributed: bool = False) -> Iterator[Tensor]:
     """The mask of `keep_top`, piece by piece, for scores that lie on several ranks or exceed the memory.
 
     Args:
@@ -65,8 +65,8 @@ def keep_top_of_parts(parts: Iterable[Part], k: int, layout: Layout, *, ranks: b
             where all are; end to end they are the layout's P parameters.
         k: how many to keep of them all.
         layout: the index space.
-        ranks: under `torch.distributed`, the parts of this process are its slice and the slices lie in the order of
-            the ranks. Histograms are all-reduced; scores stay where they are.
+        distributed: the parts of this process are its slice, and the slices lie in the order of the ranks of
+            `torch.distributed`. Histograms are all-reduced; scores stay where they are.
 
     Returns:
         bool pieces that end to end are the mask of this process's parts. The threshold is found before this returns.
@@ -75,7 +75,7 @@ def keep_top_of_parts(parts: Iterable[Part], k: int, layout: Layout, *, ranks: b
         UserError: as in `keep_top`; on every rank.
         ValueError: the parts are not as long as the layout.
     """
-    return _kept(parts, k, layout, World(ranks))
+    return _kept(parts, k, layout, World(distributed))
 
 
 def _kept(
@@ -83,7 +83,7 @@ def _kept(
 ) -> Iterator[Tensor]:
     """`keep_top_of_parts`; the first score of all has the flat index `first`. If lenient, ties may decide all."""
     upper, size = _histogram(parts, None)
-    upper, sizes = world.total(upper), world.slots(size)
+    upper, sizes = world.total(upper), world.gather_counts(size)
     if sum(sizes) != layout.size:
         raise ValueError(f"the scores are {sum(sizes)}, the parameters {layout.size}")
     start = sum(sizes[: world.rank])
@@ -181,6 +181,6 @@ def _refuse_nan(parts: Iterable[Part], layout: Layout, world: World, offset: int
             first = min(first, offset + int(bad.nonzero()[0]))
             count += int(bad.sum())
         offset += len(scores)
-    if count := sum(world.slots(count)):
-        layer = layout.layer_at(min(world.slots(first)))
+    if count := sum(world.gather_counts(count)):
+        layer = layout.layer_at(min(world.gather_counts(first)))
         raise UserError(f"{count} scores are NaN, the first in layer {layer.name}")

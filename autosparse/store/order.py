@@ -29,14 +29,14 @@ STRIDE = 10
 
 
 @lru_cache(maxsize=4)  # neighbouring lanes share a chunk, all of them where a store is small
-def select(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
+def part_indices(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
     """The flat indices start..stop that belong to a part of the split, ascending, counted from `start`; read-only."""
-    chosen = _select(start, stop, seed, part)
+    chosen = _part_indices(start, stop, seed, part)
     chosen.flags.writeable = False
     return chosen
 
 
-def _select(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
+def _part_indices(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
     if part == "all":
         return np.arange(stop - start)
     groups = np.arange(start // STRIDE, -(-stop // STRIDE), dtype=np.uint64)
@@ -49,16 +49,16 @@ def _select(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
     return np.flatnonzero(others)
 
 
-def count(start: int, stop: int, seed: int, part: Part) -> int:
+def part_size(start: int, stop: int, seed: int, part: Part) -> int:
     """How many of the flat indices start..stop belong to a part of the split."""
     if part == "all":
         return stop - start
     first, last = -(-start // STRIDE) * STRIDE, stop // STRIDE * STRIDE
     if first >= last:
-        n = len(select(start, stop, seed, "held-out"))
+        n = len(part_indices(start, stop, seed, "held-out"))
     else:
         n = (last - first) // STRIDE
-        n += len(select(start, first, seed, "held-out")) + len(select(last, stop, seed, "held-out"))
+        n += len(part_indices(start, first, seed, "held-out")) + len(part_indices(last, stop, seed, "held-out"))
     return n if part == "held-out" else stop - start - n
 
 
@@ -130,7 +130,7 @@ class Order:
                 share = min(1.0, weight - copy)
                 for start in range(0, size, width):
                     stop = min(start + width, size)
-                    n = int(count(start, stop, self.seed, self.part) * share)
+                    n = int(part_size(start, stop, self.seed, self.part) * share)
                     found.append(Chunk(k, start, stop, copy, n, 0, n))
         return found
 
@@ -178,7 +178,7 @@ class Order:
 
     def samples(self, chunk: Chunk) -> NDArray[np.int64]:
         """The samples of a chunk, ascending, counted from its start."""
-        chosen = select(chunk.start, chunk.stop, self.seed, self.part)
+        chosen = part_indices(chunk.start, chunk.stop, self.seed, self.part)
         if chunk.samples < len(chosen):
             generator = self._generator(2, chunk.store, chunk.start, chunk.copy)
             chosen = np.sort(generator.choice(chosen, chunk.samples, replace=False, shuffle=False))

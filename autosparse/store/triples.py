@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autosparse.seeds import stream
 from autosparse.store.lanes import Columns
-from autosparse.store.order import Part, count, select
+from autosparse.store.order import Part, part_indices, part_size
 from autosparse.store.reader import TripleStore
 
 
@@ -52,11 +52,11 @@ def sample(store: TripleStore, limit: int, seed: int, part: Part = "all") -> Tri
 
 def samples(store: TripleStore, limits: Sequence[int], seed: int, part: Part = "all") -> list[Triples]:
     """For each limit what `sample` draws, in one reading of the store."""
-    total = count(0, len(store), seed, part)
+    total = part_size(0, len(store), seed, part)
     generators = [np.random.Generator(np.random.PCG64(stream("sample of triples", seed))) for _ in limits]
     parts: list[list[Columns]] = [[] for _ in limits]
     for window, columns in store.scan("theta", "grad", "survival"):
-        there = select(window.start, window.stop, seed, part)
+        there = part_indices(window.start, window.stop, seed, part)
         for limit, generator, drawn in zip(limits, generators, parts, strict=True):
             wanted = there
             if total > limit:

@@ -126,8 +126,8 @@ def interpolated(irp: pd.DataFrame, sparsity: float, measure: str) -> pd.Series:
     for folder, run in irp.groupby("folder"):
         run = run.sort_values("density")
         places = np.log(run["density"].to_numpy())
-        reached = wanted > places[0] - NEAR
-        found[folder] = float(np.interp(wanted, places, run[measure].astype(float))) if reached else np.nan
+        within = wanted > places[0] - NEAR
+        found[folder] = float(np.interp(wanted, places, run[measure].astype(float))) if within else np.nan
     return pd.Series(found, dtype=float)
 
 

@@ -1,7 +1,7 @@
 """The paper's tables and figures, each a small declared grid whose docstring says what it takes and what to expect.
 
 `launch/paper.py NAME --scale full|narrow|small|smoke` runs one; `scale.py` says what stands for the paper's networks.
-Jobs and trainings are those that `--dry-run` prints for the full scale, where a training is of 160 epochs but for
+Jobs and trainings are those that `--dry-run` prints for the full scale, where a training is of 160 epochs except for
 LeNet-300-100 (100) and Tiny-ImageNet (300); `all` shares what plans have in common and is 1,313 jobs, 2,326 trainings.
 """
 
@@ -76,7 +76,7 @@ def figure6(scale: Scale) -> list[Part]:
 
     240 jobs, 396 trainings. Three fits, two runs of IRP (magnitude, which is LTH, and SNIP) on each of four
     networks, three seeds of each fit at six sparsities.
-    The paper: the three fits are alike but on LeNet and VGG; a gap to iterative pruning remains.
+    The paper: the three fits are alike except on LeNet and VGG; a gap to iterative pruning remains.
     """
     fits = (
         _autos("AutoS", scale),
@@ -238,7 +238,7 @@ def table9(scale: Scale) -> list[Part]:
 
     37 jobs, 756 trainings. LeNet-300-100 on MNIST by four criteria, from the same initial weights and from
     others, three repetitions: 36 runs of IRP.
-    The paper: near 0 but for SNIP with SNIP (0.24), magnitude with magnitude (0.16), both (0.12).
+    The paper: near 0 except for SNIP with SNIP (0.24), magnitude with magnitude (0.16), both (0.12).
     """
     irp = partial(scale.irp, "lenet/mnist")
     names: dict[str, OneShot] = {"Random": "random", "SNIP": "snip", "Mag": "magnitude", "GraSP": "grasp"}

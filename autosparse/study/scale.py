@@ -26,7 +26,7 @@ class Scale:
     backbones: Mapping[str, Backbone]
     """Networks of AutoS by the paper's."""
     fit: FitConfig
-    """How every AutoS is fitted, but for what an experiment varies."""
+    """How every AutoS is fitted, except for what an experiment varies."""
     sparsities: int
     """How many of a table's sparsities are run, from the highest."""
     seeds: tuple[int, ...]

@@ -20,7 +20,7 @@ from autosparse.training.callback import Callback
 from autosparse.training.checkpoint import Checkpoint
 from autosparse.training.epoch import end_epoch, private_generators
 from autosparse.training.recipe import Recipe
-from autosparse.training.step import autocast, hold, kept_bits, make_optimizer, number, set_rate
+from autosparse.training.step import autocast, kept_bits, make_optimizer, number, set_rate, zero_removed
 
 
 class Epoch(TypedDict):
@@ -87,7 +87,7 @@ def train(
         callback.load_state_dict(position["callback"])
     mask = callback.start(model, mask)
     kept = kept_bits(model, mask)
-    hold(kept)
+    zero_removed(kept)
     history: list[Epoch] = position["history"] if position else []
     first_epoch, first_step = (position["epoch"], position["step"]) if position else (0, 0)
     if resume and len(set(gather_object([(first_epoch, first_step)]))) > 1:  # on a network file system, for a moment
@@ -119,15 +119,15 @@ def train(
         done = epoch * len(batches) + step + 1
         callback.gradients(done, model)
         if recipe.clip:
-            hold([(weight.grad, bits) for weight, bits in kept if weight.grad is not None])
+            zero_removed([(weight.grad, bits) for weight, bits in kept if weight.grad is not None])
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         optimizer.zero_grad()
-        hold(kept)
+        zero_removed(kept)
         held, mask = mask, callback.stepped(done, model, mask, optimizer)
         if mask is not held:
             kept = kept_bits(model, mask)
-            hold(kept)
+            zero_removed(kept)
 
     def save_if_due(epoch: int, step: int) -> None:
         if resume and resume.due():

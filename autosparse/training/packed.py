@@ -7,8 +7,8 @@ from accelerate import Accelerator
 from autosparse.data import Data
 from autosparse.errors import UserError
 from autosparse.training.epoch import private_generators
-from autosparse.training.lanes import Lane, Training, due, save
 from autosparse.training.loop import Epoch, train
+from autosparse.training.members import Member, Training, due, save
 from autosparse.training.recipe import Recipe
 from autosparse.training.stack import Stack
 
@@ -16,7 +16,7 @@ from autosparse.training.stack import Stack
 def train_together(
     trainings: Sequence[Training], data: Data, recipe: Recipe, accelerator: Accelerator
 ) -> list[list[Epoch] | UserError]:
-    """Train several models in place, each as `train` does alone, but for rounding.
+    """Train several models in place, each as `train` does alone, except for rounding.
 
     A single one is trained by `train`, bit for bit. The checkpoints are those of `train`, too, and either of the two
     goes on from them. Those that are behind the others train until they have caught up, and one whose loss is no number
@@ -40,23 +40,24 @@ def train_together(
         except UserError as error:
             return [error]
     recipe.check_packed(accelerator.num_processes)
-    lanes = [Lane(training, recipe, accelerator.device) for training in trainings]
+    members = [Member(training, recipe, accelerator.device) for training in trainings]
     steps = len(data.training(recipe.batch_size))
     stack: Stack | None = None
-    for lane in lanes:
-        lane.training.progress(lane.epoch * steps + lane.step)
+    for member in members:
+        member.training.progress(member.epoch * steps + member.step)
     with private_generators(accelerator.device):
-        while left := [lane for lane in lanes if lane.error is None and lane.epoch < recipe.epochs]:
-            epoch, step = min((lane.epoch, lane.step) for lane in left)
-            behind = [lane for lane in left if (lane.epoch, lane.step) == (epoch, step)]
-            stop = min((lane.step for lane in left if lane not in behind and lane.epoch == epoch), default=steps)
-            stack = stack if stack and stack.lanes == behind else Stack(behind, data, recipe, accelerator.device)
+        while left := [member for member in members if member.error is None and member.epoch < recipe.epochs]:
+            epoch, step = min((member.epoch, member.step) for member in left)
+            behind = [member for member in left if (member.epoch, member.step) == (epoch, step)]
+            ahead = [member.step for member in left if member not in behind and member.epoch == epoch]
+            stop = min(ahead, default=steps)
+            stack = stack if stack and stack.members == behind else Stack(behind, data, recipe, accelerator.device)
             stack.train(epoch, step, stop)
             if stop == steps:
-                for lane in behind:
-                    lane.end_epoch(steps, data, accelerator)
-                if due(well := [lane for lane in behind if lane.error is None]):
+                for member in behind:
+                    member.end_epoch(steps, data, accelerator)
+                if due(well := [member for member in behind if member.error is None]):
                     save(well)
-    for lane in lanes:
-        lane.part()
-    return [lane.error or lane.history for lane in lanes]
+    for member in members:
+        member.detach_from_stack()
+    return [member.error or member.history for member in members]

@@ -10,18 +10,20 @@ from torch.utils.data import default_collate
 
 from autosparse.data import Data
 from autosparse.errors import UserError
-from autosparse.training.lanes import Lane, due, save
+from autosparse.training.members import Member, due, save
 from autosparse.training.recipe import UNPACKED, Recipe
-from autosparse.training.step import Held, autocast, bits_of, hold, number, set_rate
+from autosparse.training.step import Held, autocast, bits_of, number, set_rate, zero_removed
 
 
 class Stack:
-    """Lanes that stand at the same step, their parameters and buffers stacked (S, ...); those of their models are views
-    of the stacked ones from here on."""
+    """Members that stand at the same step, their parameters and buffers stacked (S, ...).
 
-    def __init__(self, lanes: Sequence[Lane], data: Data, recipe: Recipe, device: torch.device) -> None:
-        self.lanes, self._data, self._recipe, self._device = lanes, data, recipe, device
-        models = [lane.model.train() for lane in lanes]
+    Those of their models are views of the stacked ones from here on.
+    """
+
+    def __init__(self, members: Sequence[Member], data: Data, recipe: Recipe, device: torch.device) -> None:
+        self.members, self._data, self._recipe, self._device = members, data, recipe, device
+        models = [member.model.train() for member in members]
         self._model = models[0]
         self._parameters, self._buffers = stack_module_state(models)
         stacked = self._parameters | self._buffers
@@ -29,29 +31,29 @@ class Stack:
             for name, tensor in (*model.named_parameters(), *model.named_buffers()):
                 tensor.data = stacked[name].detach()[k]
         by_id = {id(own): self._parameters[name] for name, own in self._model.named_parameters()}
-        first = lanes[0].optimizer
+        first = members[0].optimizer
         groups = [{**group, "params": [by_id[id(own)] for own in group["params"]]} for group in first.param_groups]
         self._optimizer = type(first)(groups)  # type: ignore[call-arg]  # its defaults are in the groups
         for name, tensor in self._parameters.items():
-            states = [lane.optimizer.state.get(lane.model.get_parameter(name), {}) for lane in lanes]
+            states = [member.optimizer.state.get(member.model.get_parameter(name), {}) for member in members]
             for key in states[0]:  # the number of steps is that of all
                 values = [state[key] for state in states]
                 self._optimizer.state[tensor][key] = values[0].clone() if key == "step" else torch.stack(values)
         self._held = self._bits(by_id)
-        hold(self._held)
+        zero_removed(self._held)
         self._losses = vmap(self._loss, randomness="error")
 
     def train(self, epoch: int, start: int, stop: int) -> None:
-        """The steps of an epoch from `start` to before `stop`, all lanes at once."""
+        """The steps of an epoch from `start` to before `stop`, all members at once."""
         data, recipe = self._data, self._recipe
         batches = [
-            data.training(recipe.batch_size, lane.training.seed, recipe.augment, recipe.accumulate)
-            for lane in self.lanes
+            data.training(recipe.batch_size, member.training.seed, recipe.augment, recipe.accumulate)
+            for member in self.members
         ]
         steps, pieces = len(batches[0]), zip(*(each.epoch(epoch, start) for each in batches), strict=True)
-        totals = torch.stack([lane.total for lane in self.lanes])
-        for lane, total in zip(self.lanes, totals, strict=True):
-            lane.total = total  # a view
+        totals = torch.stack([member.total for member in self.members])
+        for member, total in zip(self.members, totals, strict=True):
+            member.total = total  # a view
         self._model.train()
         set_rate(self._optimizer, recipe.rate(epoch))
         for step in range(start, stop):
@@ -62,16 +64,16 @@ class Stack:
                 losses.sum().backward()
                 totals += losses.detach()
             self._step(epoch * steps + step + 1)
-            for lane in self.lanes:
-                lane.step = step + 1
-                lane.training.progress(1)
-            if due(self.lanes):
+            for member in self.members:
+                member.step = step + 1
+                member.training.progress(1)
+            if due(self.members):
                 self._give_back()
-                save(self.lanes)
+                save(self.members)
         self._give_back()
 
     def _forward(self, batches: Sequence[Any]) -> Tensor:
-        """The loss of each lane, (S,)."""
+        """The loss of each member, (S,)."""
         try:
             with autocast(self._device, self._recipe):
                 return self._losses(self._parameters, self._buffers, default_collate(list(batches)))
@@ -89,35 +91,37 @@ class Stack:
 
     def _step(self, done: int) -> None:
         """The optimizer's step number `done`, from the gradients that are there."""
-        watching = [k for k, lane in enumerate(self.lanes) if lane.training.callback]
+        watching = [k for k, member in enumerate(self.members) if member.training.callback]
         for k in watching:
-            lane = self.lanes[k]
-            for name, own in lane.model.named_parameters():
+            member = self.members[k]
+            for name, own in member.model.named_parameters():
                 gradient = self._parameters[name].grad
                 own.grad = None if gradient is None else gradient[k]
-            lane.callback.gradients(done, lane.model)
-            lane.model.zero_grad()
+            member.callback.gradients(done, member.model)
+            member.model.zero_grad()
         if self._recipe.clip:
             self._clip()
         self._optimizer.step()
         self._optimizer.zero_grad()
-        hold(self._held)
+        zero_removed(self._held)
         for k in watching:
-            lane = self.lanes[k]
-            if lane.callback.stepped(done, lane.model, lane.mask, lane.optimizer) is not lane.mask:
+            member = self.members[k]
+            if member.callback.stepped(done, member.model, member.mask, member.optimizer) is not member.mask:
                 raise ValueError("a callback that changes the mask cannot be packed")
 
     def _give_back(self) -> None:
-        """Let the lanes' own optimizers have what the one of the stack remembers."""
-        for k, lane in enumerate(self.lanes):
-            for name, own in lane.model.named_parameters():
+        """Let the members' own optimizers have what the one of the stack remembers."""
+        for k, member in enumerate(self.members):
+            for name, own in member.model.named_parameters():
                 state = self._optimizer.state.get(self._parameters[name], {})
-                lane.optimizer.state[own] = {key: value if key == "step" else value[k] for key, value in state.items()}
+                member.optimizer.state[own] = {
+                    key: value if key == "step" else value[k] for key, value in state.items()
+                }
 
     @torch.no_grad()
     def _clip(self) -> None:
-        """As `torch.nn.utils.clip_grad_norm_`, of each lane by itself; removed weights do not count."""
-        hold([(weight.grad, bits) for weight, bits in self._held if weight.grad is not None])
+        """As `torch.nn.utils.clip_grad_norm_`, of each member by itself; removed weights do not count."""
+        zero_removed([(weight.grad, bits) for weight, bits in self._held if weight.grad is not None])
         gradients = [each.grad for each in self._parameters.values() if each.grad is not None]
         norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
         shares = (self._recipe.clip / (norms + 1e-6)).clamp(max=1.0)
@@ -126,8 +130,8 @@ class Stack:
 
     def _bits(self, by_id: dict[int, Tensor]) -> Held:
         """The stacked weights, and what of them is held."""
-        kept = [lane.mask.layout.unflatten(lane.mask.kept) for lane in self.lanes]
-        weights = self.lanes[0].mask.layout.weights(self._model)
+        kept = [member.mask.layout.unflatten(member.mask.kept) for member in self.members]
+        weights = self.members[0].mask.layout.weights(self._model)
         whole = {name: torch.stack([each[name] for each in kept]) for name in weights}
         return [
             (by_id[id(weight)], bits_of(by_id[id(weight)], whole[name]))

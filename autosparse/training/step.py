@@ -76,7 +76,7 @@ def bits_of(weight: Tensor, kept: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def hold(held: Held) -> None:
+def zero_removed(held: Held) -> None:
     """Zero what is removed, a NaN as well; `masked_fill_` does not vectorize on a CPU and takes many times as long."""
     for weight, bits in held:
         weight.view(bits.dtype).bitwise_and_(bits)

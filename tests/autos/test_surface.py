@@ -80,7 +80,7 @@ def test_a_surface_is_near_its_network_and_refined_it_is_the_same(features: Feat
     for sparsity in SPARSITIES:
         k = round((1 - sparsity) * 30_000)
         mask = keep_top(expected, k, full)
-        assert torch.equal(surface.keep_top(*other, k=k, alive=full, refine=autos).kept, mask.kept)
+        assert torch.equal(surface.keep_top(*other, k=k, alive=full, autos=autos).kept, mask.kept)
         assert (surface.keep_top(*other, k=k, alive=full).kept & mask.kept).sum() > 0.98 * k
 
 
@@ -107,7 +107,7 @@ def test_refining_leaves_dead_parameters_dead() -> None:
     autos, (theta, grad) = bent(Features()), parameters()
     surface = autos.surface(theta, grad, resolution=32)
     alive = Mask(everything(20_000).layout, theta > 0)
-    mask = surface.keep_top(theta, grad, k=500, alive=alive, refine=autos)
+    mask = surface.keep_top(theta, grad, k=500, alive=alive, autos=autos)
     assert torch.equal(mask.kept, keep_top(autos.score(theta, grad), 500, alive).kept)
 
 
@@ -128,7 +128,7 @@ def test_what_lies_outside_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     assert scores.max() <= surface.table.max()
     full = everything(20_000)
     expected = keep_top(autos.score(far, grad, scale=scale), 700, full)
-    assert torch.equal(surface.keep_top(far, grad, k=700, alive=full, refine=autos, scale=scale).kept, expected.kept)
+    assert torch.equal(surface.keep_top(far, grad, k=700, alive=full, autos=autos, scale=scale).kept, expected.kept)
 
 
 def test_saved_and_loaded_without_the_network(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_inputs_that_cannot_be_scored_are_refused() -> None:
     with pytest.raises(UserError, match=r"float32 vectors of one length; got .*\(20000,\) and .*\(19999,\)"):
         surface.score(theta, grad[1:])
     with pytest.raises(UserError, match="that of another network"):
-        surface.keep_top(theta, grad, k=5, alive=everything(20_000), refine=bent(Features(), steep=2.0))
+        surface.keep_top(theta, grad, k=5, alive=everything(20_000), autos=bent(Features(), steep=2.0))
     with pytest.raises(UserError, match="that of another network"):
         AutoSCriterion(replace(autos, features=Features(names=("grad",))), surface)
     with pytest.raises(UserError, match="resolution of a surface must be at least 2, got 1"):
@@ -194,7 +194,7 @@ def test_compiled_or_not_the_scores_agree(monkeypatch: pytest.MonkeyPatch) -> No
     torch.testing.assert_close(scores, plain, rtol=0, atol=1e-5)
     full = everything(300_001)
     expected = keep_top(autos.score(theta, grad), 3000, full)
-    assert torch.equal(surface.keep_top(theta, grad, k=3000, alive=full, refine=autos).kept, expected.kept)
+    assert torch.equal(surface.keep_top(theta, grad, k=3000, alive=full, autos=autos).kept, expected.kept)
     monkeypatch.setenv("CXX", "no such compiler")
     assert lookup.make_lookup(theta.device, 1 << 30)[0] is lookup.lookup
 
@@ -242,4 +242,4 @@ def test_a_table_of_three_inputs() -> None:
     for sparsity in SPARSITIES:
         k = round((1 - sparsity) * 30_000)
         mask = keep_top(expected, k, full)
-        assert torch.equal(surface.keep_top(*columns, k=k, alive=full, refine=autos).kept, mask.kept)
+        assert torch.equal(surface.keep_top(*columns, k=k, alive=full, autos=autos).kept, mask.kept)

@@ -175,14 +175,14 @@ def slices(folder: Path) -> None:
         scores, alive = draw(kind, 1000)
         for k in (0, 1, 77, alive.count - 1, alive.count):
             try:
-                masks = keep_top_of_parts([(scores[own], alive.kept[own])], k, alive.layout, ranks=True)
+                masks = keep_top_of_parts([(scores[own], alive.kept[own])], k, alive.layout, distributed=True)
                 found[kind, k] = torch.cat([torch.zeros(0, dtype=torch.bool), *masks])
             except UserError as error:
                 found[kind, k] = str(error)
     scores = torch.ones(1000)
     scores[[5, 700]] = torch.nan
     try:
-        keep_top_of_parts([(scores[own], None)], 1, full(1000).layout, ranks=True)
+        keep_top_of_parts([(scores[own], None)], 1, full(1000).layout, distributed=True)
     except UserError as error:
         found["nan", 1] = str(error)
     torch.save(found, folder / f"{rank}.pt")

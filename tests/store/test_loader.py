@@ -12,7 +12,7 @@ import torch
 from autosparse.errors import StoreError, UserError
 from autosparse.store import TripleLoader, Triples, TripleStore, sample
 from autosparse.store import loader as loader
-from autosparse.store.order import Part, count, select
+from autosparse.store.order import Part, part_indices, part_size
 from tests.store.drawn import bits, draw, write
 
 RUNS = [draw(20_011, seed=0), draw(9_001, iterations=5, seed=1), draw(700, iterations=255, seed=2)]  # 16 bits survival
@@ -102,7 +102,7 @@ def test_processes_share_each_batch(stores: list[TripleStore], world_size: int, 
 @pytest.mark.parametrize("part", ["train", "held-out", "all"])
 def test_an_epoch_holds_no_triple_twice_and_all_but_less_than_a_batch(stores: list[TripleStore], part: Part) -> None:
     everything = Triples.cat(list(batches(stores[:2], 16, part=part)))
-    expected = sum(count(0, len(store), 5, part) for store in stores[:2])
+    expected = sum(part_size(0, len(store), 5, part) for store in stores[:2])
     assert len(everything) == expected // 16 * 16
     assert len(set(triples(everything))) == len(everything)
 
@@ -204,7 +204,7 @@ def test_no_stores_are_refused() -> None:
 def test_a_sample_is_drawn_from_every_shard(stores: list[TripleStore], part: Part) -> None:
     size = len(stores[0])
     whole = sample(stores[0], 1 << 20, 5, part)
-    assert torch.equal(whole.grad, RUNS[0].grad[torch.from_numpy(select(0, size, 5, part))])
+    assert torch.equal(whole.grad, RUNS[0].grad[torch.from_numpy(part_indices(0, size, 5, part))])
     few = sample(stores[0], 500, 5, part)
     assert len(few) == pytest.approx(500, abs=5)
     position = {grad: k for k, grad in enumerate(RUNS[0].grad.tolist())}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from autosparse.errors import UserError
-from autosparse.store.order import Order, Part, count, select
+from autosparse.store.order import Order, Part, part_indices, part_size
 from benchmarks.mixing import dispersion
 
 few = settings(max_examples=50, deadline=None)
@@ -59,7 +59,9 @@ def enough(order: Order) -> Order:
 
 def check_epoch(order: Order) -> None:
     """Every batch full, no sample in two, all of the part but less than one batch."""
-    line = names(np.array([(k, i) for k, n in enumerate(order.sizes) for i in select(0, n, order.seed, order.part)]).T)
+    line = names(
+        np.array([(k, i) for k, n in enumerate(order.sizes) for i in part_indices(0, n, order.seed, order.part)]).T
+    )
     assert len(order) == len(line)
     batches = everything(order)
     assert batches.shape == (order.batches, 2, order.size)
@@ -136,7 +138,7 @@ def test_a_weight_is_how_often_a_sample_comes(order: Order) -> None:
     line = np.concatenate([(np.full(b.take, b.store), b.start + order.samples(b)) for b in order.line], axis=1)
     for k, weight in enumerate(order.weights or ()):
         times = np.bincount(line[1][line[0] == k], minlength=order.sizes[k])
-        chosen = select(0, order.sizes[k], order.seed, order.part)
+        chosen = part_indices(0, order.sizes[k], order.seed, order.part)
         assert times.sum() == times[chosen].sum()
         if len(chosen):
             assert int(weight) <= times[chosen].min() <= times[chosen].max() <= np.ceil(weight)
@@ -183,16 +185,16 @@ def test_seeds_and_epochs_have_orders_of_their_own() -> None:
 def test_the_split_is_the_same_for_any_cut(a: int, b: int, c: int, seed: int) -> None:
     start, middle, stop = sorted((a, b, c))
     for part in PARTS:
-        halves = select(start, middle, seed, part), select(middle, stop, seed, part) + middle - start
-        whole = select(start, stop, seed, part)
+        halves = part_indices(start, middle, seed, part), part_indices(middle, stop, seed, part) + middle - start
+        whole = part_indices(start, stop, seed, part)
         assert np.array_equal(whole, np.concatenate(halves))
-        assert count(start, stop, seed, part) == len(whole)
-    train, held = (select(start, stop, seed, part) for part in ("train", "held-out"))
+        assert part_size(start, stop, seed, part) == len(whole)
+    train, held = (part_indices(start, stop, seed, part) for part in ("train", "held-out"))
     assert np.array_equal(np.sort(np.concatenate([train, held])), np.arange(stop - start))
 
 
 def test_one_in_ten_is_held_out_and_which_depends_on_the_seed() -> None:
-    held = [select(0, 100_000, seed, "held-out") for seed in (0, 1)]
+    held = [part_indices(0, 100_000, seed, "held-out") for seed in (0, 1)]
     for chosen in held:
         assert np.array_equal(chosen // 10, np.arange(10_000))
         assert np.abs(np.bincount(chosen % 10, minlength=10) / 10_000 - 0.1).max() < 0.01

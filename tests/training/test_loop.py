@@ -16,7 +16,7 @@ from autosparse.data import ImageData, Images
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.training import Checkpoint, Recipe, evaluate, summarize, train
-from autosparse.training.step import hold, kept_bits, make_optimizer
+from autosparse.training.step import kept_bits, make_optimizer, zero_removed
 
 RECIPE = Recipe(2, "nesterov", 0.05, batch_size=128, weight_decay=1e-2, drops=(1,))
 
@@ -242,7 +242,7 @@ def test_what_is_removed_is_zero_whatever_it_was_and_the_rest_has_the_same_bits(
         for weight in mask.layout.weights(model).values():
             weight.copy_(odd[torch.arange(weight.numel()) % len(odd)].view(weight.shape))
     before = {name: weight.detach().clone() for name, weight in mask.layout.weights(model).items()}
-    hold(kept_bits(model, mask))
+    zero_removed(kept_bits(model, mask))
     for name, kept in mask.layout.unflatten(mask.kept).items():
         weight = model.get_parameter(name).detach()
         expected = before[name].masked_fill(~kept, 0.0)

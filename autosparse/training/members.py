@@ -35,7 +35,7 @@ class Training:
     callback: Callback | None = None
 
 
-class Lane:
+class Member:
     """One of the trainings: where it stands."""
 
     def __init__(self, training: Training, recipe: Recipe, device: torch.device) -> None:
@@ -63,12 +63,12 @@ class Lane:
             self.error = error
             return
         self.epoch, self.step = self.epoch + 1, 0
-        views = self.part()
+        views = self.detach_from_stack()
         self.training.after_epoch(self.history[-1])
         for tensor, view in zip(tensors(self.model), views, strict=True):
             tensor.data = view
 
-    def part(self) -> list[Tensor]:
+    def detach_from_stack(self) -> list[Tensor]:
         """Give the model memory of its own, which safetensors insists on; returns the views of the stack."""
         views = [tensor.detach() for tensor in tensors(self.model)]
         for tensor in tensors(self.model):
@@ -80,21 +80,21 @@ def tensors(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def due(lanes: Sequence[Lane]) -> bool:
+def due(members: Sequence[Member]) -> bool:
     """Whether one of them should be saved now; each is asked, and remembers whether it is to stop."""
-    due = [lane.training.resume.due() for lane in lanes if lane.training.resume]
+    due = [member.training.resume.due() for member in members if member.training.resume]
     return any(due)
 
 
-def save(lanes: Sequence[Lane]) -> None:
+def save(members: Sequence[Member]) -> None:
     """Save all, which stand at the same step, before any of them says that it was asked to stop there."""
     stopped: InterruptedAtStep | None = None
-    for lane in lanes:
-        position = {"epoch": lane.epoch, "step": lane.step, "history": lane.history, "total": lane.total.item()}
+    for member in members:
+        position = {"epoch": member.epoch, "step": member.step, "history": member.history, "total": member.total.item()}
         try:
-            if lane.training.resume:
-                position["callback"] = lane.callback.state_dict()
-                lane.training.resume.save(lane.model, lane.optimizer, position)
+            if member.training.resume:
+                position["callback"] = member.callback.state_dict()
+                member.training.resume.save(member.model, member.optimizer, position)
         except InterruptedAtStep as stop:
             stopped = stop
     if stopped:
