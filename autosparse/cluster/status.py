@@ -41,7 +41,7 @@ def find(paths: Iterable[Path]) -> list[Path]:
 
 
 def rows(folders: Iterable[Path]) -> list[Row]:
-    """A row a run, each with all `COLUMNS`.
+    """A row a run, each with all `COLUMNS`, and with `why` it failed or was interrupted, if it said so.
 
     `state`: complete, running, pending or held (with Slurm's reason), requeued, failed, interrupted (stopped at a
     step), killed, not started, or damaged (a file of its folder cannot be read); what Slurm calls it while a job starts
@@ -49,7 +49,7 @@ def rows(folders: Iterable[Path]) -> list[Row]:
     """
     queue = slurm.watched_queue()
     found = [_row(folder, queue) for folder in folders]
-    return [{name: str(row.get(name) or "") for name in COLUMNS} for row in found]
+    return [{name: str(row.get(name) or "") for name in (*COLUMNS, "why")} for row in found]
 
 
 def interest(row: Row) -> int:
@@ -121,6 +121,7 @@ def _row(folder: Path, queue: dict[str, slurm.State] | None) -> dict[str, Any]:
     said, job = read_record(folder / "status.json"), _job(folder)
     state = _state(folder, said, job, queue)
     row = {"run": folder.name, "state": state, "job": job, "requeues": said.get("requeues"), "node": said.get("node")}
+    row["why"] = said.get("why") if state in ("failed", "interrupted") else None
     try:
         return row | _steps(folder, state) | _figures(folder)
     # one bad run is one line, and so is one that is deleted just now; the others go on

@@ -38,6 +38,9 @@ class Status:
         else:
             rows = status.rows(status.find(self.runs))
             print(status.table(rows))
+        for row in rows:
+            if row["why"]:
+                print(f"{row['state']}: {row['run']}: {row['why']}", file=sys.stderr)
         if any(row["state"] == "unknown" for row in rows):
             print(f"{status.SILENT}: what waits or runs there is not known", file=sys.stderr)
         if not status.ended(rows):

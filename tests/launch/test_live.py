@@ -28,7 +28,7 @@ STATES = ("complete", "pending (Priority)", "running", "failed", "not started", 
 
 
 def row(state: str, name: str = RUN, **cells: str) -> status.Row:
-    return dict.fromkeys(status.COLUMNS, "") | {"run": name, "state": state} | cells
+    return dict.fromkeys((*status.COLUMNS, "why"), "") | {"run": name, "state": state} | cells
 
 
 def drawn(rows: list[status.Row], width: int, height: int) -> list[str]:
