@@ -19,7 +19,7 @@ from autosparse.store.reader import TripleStore
 from autosparse.store.schema import survival_dtype
 from autosparse.store.triples import Triples
 
-_LAID_OUT = 1 << 20  # samples that are laid out as batches at once
+_LAID_OUT = 32 * 16  # a 32nd of the memory for batches that are laid out at once, 16 bytes a sample
 
 
 @dataclass
@@ -95,6 +95,7 @@ class TripleLoader:
             _check_weights(weights, len(stores))
         self.stores, self.counters, self._memory = list(stores), Counters(), memory
         self._rank, self._world_size, self._threads = rank, world_size, threads
+        self._laid_out = parse_size(memory) // _LAID_OUT
         self._device = torch.device(device)
         self._number = np.min_scalar_type(len(stores) - 1)  # type of a store's number
         self._bytes_per_sample = 8 + max(survival_dtype(store.iterations).itemsize for store in stores)
@@ -137,7 +138,7 @@ class TripleLoader:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="triples") if self._threads else None
         try:
             lanes = [Lane(order, number, self._read, pool) for number in self._lanes(order)]
-            rows = max(1, _LAID_OUT // order.size)
+            rows = max(1, self._laid_out // order.size)
             for first in range(self._batch, len(self), rows):
                 batches = self._lay_out(order, lanes, first, min(first + rows, len(self)))
                 for row in range(len(batches.theta)):

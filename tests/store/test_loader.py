@@ -11,7 +11,6 @@ import torch
 
 from autosparse.errors import StoreError, UserError
 from autosparse.store import TripleLoader, Triples, TripleStore, sample
-from autosparse.store import loader as loader
 from autosparse.store.order import Part, part_indices, part_size
 from tests.store.drawn import bits, draw, write
 
@@ -26,12 +25,6 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[TripleStore]:
     for number, (run, shard) in enumerate(zip(RUNS, SHARDS, strict=True)):
         write(folder / str(number), run, shard)
     return [TripleStore.open(folder / str(number)) for number in range(len(RUNS))]
-
-
-@pytest.fixture(autouse=True)
-def _many_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is laid out at once ends within windows, as it does where stores are large."""
-    monkeypatch.setattr(loader, "_LAID_OUT", 2000)
 
 
 def batches(stores: list[TripleStore], size: int = BATCH, **options: Any) -> TripleLoader:
