@@ -127,10 +127,10 @@ def prune(
         )
     given = _checked(batches, name)
     with seeded(stream("prune", seed)), showing(name), _masked(model, start), torch.no_grad():
-        of = loss_of(given) if loss is None else loss
+        loss = loss or loss_of(given)
         reading = Reading(given, seed)
-        learner = OptimizerLearner(optimizer, reading, of, steps) if optimizer and steps else None
-        read = Scored(reading, of, learner=learner)
+        learner = OptimizerLearner(optimizer, reading, loss, steps) if optimizer and steps else None
+        read = Scored(reading, loss, learner=learner)
         chosen = select(criterion, model, start, read, kept)
     _warn_of_empty(model, chosen)
     return chosen

@@ -84,18 +84,18 @@ class IRP:
     def __post_init__(self) -> None:
         c = self.config
         self.schedule = make_schedule(c.schedule, c.iterations, c.final_sparsity, c.rate)
-        found = self.criterion or make_criterion(c.criterion, c.order)
-        if isinstance(found, Targeted):
+        criterion = self.criterion or make_criterion(c.criterion, c.order)
+        if isinstance(criterion, Targeted):
             raise UserError("this criterion scores for one final sparsity, and IRP has one an iteration")
-        self._score = found
+        self._score = criterion
         self._layout = self.layout or Layout.of(self.model)
         self._batches = self.data.scoring(limit=self.grad_batches)
         steps = self.recipe.epochs * len(self.data.training(self.recipe.batch_size))
         if c.probe_steps > steps:
             raise UserError(f"a probe of {c.probe_steps:,} steps is longer than a training, which has {steps:,}")
-        self._initial = self.folder / "initial.safetensors"
-        self._rewound = self.folder / "rewind.safetensors" if c.rewind_epoch else self._initial
-        self._path, self._found, self._finished = self.folder / "triples.zarr", Ledger(), False
+        self._initial_path = self.folder / "initial.safetensors"
+        self._rewind_path = self.folder / "rewind.safetensors" if c.rewind_epoch else self._initial_path
+        self._path, self._committed, self._finished = self.folder / "triples.zarr", Ledger(), False
         self._writer: TripleWriter | None = None  # none where the store is complete, and only the history is not
         self._mask: Mask | None = None
         self._probe: Probe | None = None
@@ -132,18 +132,18 @@ class IRP:
             return
         assert self._writer
         if self.accelerator.is_main_process:  # in place of one that nothing vouches for yet
-            _save(self.model, self._initial)
+            _save(self.model, self._initial_path)
         self.accelerator.wait_for_everyone()
-        self._load(self._initial)
+        self._load(self._initial_path)
         theta = self._layout.flatten(self._layout.weights(self.model))
         grad = mean_gradient(self.model, self._layout, self._batches, self.config.batch_norm)
-        self._writer.commit_features(theta, grad, beside=of_file(self._initial))
+        self._writer.commit_features(theta, grad, beside=of_file(self._initial_path))
 
     def training(self, i: int) -> Training | None:
         """What trains θ0 under m_i (line 11), None where that is done; the first leaves the state to rewind to."""
         if i < len(self.history):
             return None
-        self._load(self._rewound if i else self._initial)  # line 15
+        self._load(self._rewind_path if i else self._initial_path)  # line 15
         if self._mask is None:
             self._mask = self._store.mask(i).to(self.accelerator.device)
         self._probe = self._make_probe() if self._ledger.iterations <= i < self.schedule.iterations else None
@@ -192,7 +192,7 @@ class IRP:
         probe = {name: values[self._mask.kept] for name, values in seen.items()}
         self._mask = keep_top(scores, k, self._mask)
         del scores  # as large as the model
-        rewound = of_file(self._rewound) if i == 0 and self._rewound != self._initial else {}
+        rewound = of_file(self._rewind_path) if i == 0 and self._rewind_path != self._initial_path else {}
         self._writer.commit_alive(i + 1, self._mask, probe, of_row(self.history[i]) | rewound)
         self._forget(i)
 
@@ -209,13 +209,13 @@ class IRP:
 
     @property
     def _ledger(self) -> Ledger:
-        return self._writer.ledger if self._writer else self._found
+        return self._writer.ledger if self._writer else self._committed
 
     def _is_complete(self) -> bool:
         """Whether all is done; the history so far is read."""
         # one looks, for all: on a network file system another process may not see yet what is there
         seen = self._look() if self.accelerator.is_main_process else None
-        self._finished, self._found, self.history = broadcast_object_list([seen])[0]
+        self._finished, self._committed, self.history = broadcast_object_list([seen])[0]
         return self._finished and len(self.history) > self.schedule.iterations
 
     def _look(self) -> tuple[bool, Ledger, list[dict[str, Any]]]:
@@ -224,15 +224,16 @@ class IRP:
             return False, Ledger(), []
         ledger = Ledger.read(Folder(self._path))
         history = read_history(self.folder, ledger.beside)
-        if 0 < len(history) <= self.schedule.iterations and not self._rewound.is_file() and self.config.rewind_epoch:
+        unfinished = 0 < len(history) <= self.schedule.iterations
+        if unfinished and self.config.rewind_epoch and not self._rewind_path.is_file():
             history = []  # the state to rewind to is lost: the first training is done again, from its start
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return (self._path / MARKER).exists(), ledger, history
 
     def _open(self) -> None:
         """Keep the initial state, open the store, and bring the history to what it has."""
-        if self.accelerator.is_main_process and not self._initial.is_file():
-            _save(self.model, self._initial)
+        if self.accelerator.is_main_process and not self._initial_path.is_file():
+            _save(self.model, self._initial_path)
         if self._finished:
             self.accelerator.wait_for_everyone()
             self._resume()
@@ -267,7 +268,7 @@ class IRP:
     def _end_epoch(self, i: int, epoch: Epoch) -> None:
         """Tell of an epoch of the training under m_i; of the first one keep the state to rewind to."""
         if self.accelerator.is_main_process and i == 0 and epoch["epoch"] == self.config.rewind_epoch:
-            _save(self.model, self._rewound)
+            _save(self.model, self._rewind_path)
         self.after_epoch(i, epoch)
 
     def _checkpoint(self, i: int) -> Checkpoint:

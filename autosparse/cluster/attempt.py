@@ -17,7 +17,7 @@ from autosparse.cluster import interruption, process, provenance
 from autosparse.cluster.job import ERRORS, Job, describe
 from autosparse.cluster.lease import lease
 from autosparse.cluster.requeue import requeue, requeues
-from autosparse.cluster.speaking import of, speaking
+from autosparse.cluster.speaking import about, speaking
 from autosparse.errors import UserError
 from autosparse.files import remove_unfinished, write_record
 
@@ -195,7 +195,7 @@ def _logging_to(folder: Path, rank: int, named: bool) -> Iterator[None]:
     console.addFilter(lambda record: record.levelno < logging.ERROR)  # errors are reported by who started the job
     handlers: list[logging.Handler] = [file] if rank else [file, console]
     for handler in handlers:
-        handler.addFilter(of(folder))
+        handler.addFilter(about(folder))
         log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:

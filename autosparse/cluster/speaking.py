@@ -19,6 +19,6 @@ def speaking(folder: Path) -> Iterator[None]:
         _SPEAKER.reset(token)
 
 
-def of(folder: Path) -> Callable[[logging.LogRecord], bool]:
+def about(folder: Path) -> Callable[[logging.LogRecord], bool]:
     """A filter for what is logged of a run, or by nobody in particular."""
     return lambda record: _SPEAKER.get() in (None, folder)
