@@ -15,6 +15,7 @@ from autosparse.command import run
 from autosparse.config import CRITERIA
 from autosparse.criteria import make_criterion, select
 from autosparse.criteria.gradient import mean_gradient
+from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
 from benchmarks.common import goal, heading, peak_memory, row, seconds, table
@@ -53,7 +54,11 @@ def main(a: Arguments) -> None:
         row(_PASS, "", f"{base:.2f}", "1.0", f"{memory:.2f}")
         peaks = {}
         for name in a.criteria:
-            taken, peaks[name] = _apart(a, network, name)
+            try:
+                taken, peaks[name] = _apart(a, network, name)
+            except UserError as refused:  # random images in few rounds may leave a criterion nothing to choose by
+                row(name, "", str(refused), "", "")
+                continue
             rounds = getattr(_criterion(a, name), "rounds", "")
             row(name, f"{rounds}", f"{taken:.2f}", f"{taken / base:.1f}", f"{peaks[name]:.2f}")
         for name in peaks.keys() & {"grasp", "synflow"}:
