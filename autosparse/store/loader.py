@@ -19,7 +19,7 @@ from autosparse.store.reader import TripleStore
 from autosparse.store.schema import survival_dtype
 from autosparse.store.triples import Triples
 
-_LAID_OUT = 32 * 16  # a 32nd of the memory for batches that are laid out at once, 16 bytes a sample
+_LAID_OUT = 64 * 16  # a 64th of the memory for batches that are laid out at once, 16 bytes a sample
 
 
 @dataclass
