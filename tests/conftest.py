@@ -62,7 +62,8 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def slurm_is_not_spared(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What this process asks of Slurm it asks at once; and nothing is left in folders of the system."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("TMPDIR", str(runtime))
+    monkeypatch.setattr(sharing, "FOLDER", runtime / "shared")
     monkeypatch.setattr(sharing, "PAUSE", 0.0)
 
 

@@ -117,14 +117,19 @@ def failure(job: Job) -> str | None:
             return None
     except UserError as damaged:
         return describe(damaged)
-    errors = [found for path in sorted(job.folder.glob(ERRORS)) if (found := read_record(path))]
-    for error in sorted(errors, key=lambda error: not error["user"]):
-        return str(error["error"])
+    if said := why(job.folder):
+        return said
     status = job.folder / "status.json"
     if not status.is_file():
         return "it was not started"
-    said = read_record(status)
-    state = said.get("state", "running")  # a machine that lost power may leave an empty file
-    if state == "failed" and "why" in said:  # a full disk had no room for more
-        return str(said["why"])
+    state = read_record(status).get("state", "running")  # a machine that lost power may leave an empty file
     return "it was killed" if state == "running" else f"it is {state}"
+
+
+def why(folder: Path) -> str | None:
+    """What the last attempt in a run's folder says of its failure or interruption."""
+    errors = [found for path in sorted(folder.glob(ERRORS)) if "error" in (found := read_record(path))]
+    for error in sorted(errors, key=lambda error: not error.get("user")):
+        return str(error["error"])
+    said = read_record(folder / "status.json")  # alone, where a full disk had no room for more
+    return str(said["why"]) if said.get("state") in ("failed", "interrupted") and "why" in said else None

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from autosparse.cluster import sharing
 
+_DECIDE = ("SLURM_CONF", "SLURM_CLUSTERS", "SQUEUE_")  # variables by which squeue answers otherwise
+
 
 class State(NamedTuple):
     """What Slurm says of a job."""
@@ -75,8 +77,11 @@ def queue() -> dict[str, State] | None:
 
 def watched_queue() -> dict[str, State] | None:
     """The same for those who ask again and again: one question in some seconds, however many of them there are."""
-    where = (shutil.which("squeue"), *map(os.environ.get, ("SLURM_CONF", "SLURM_CLUSTERS")))
-    return _parsed(sharing.shared(_squeue, f"squeue {where}"))
+    program = shutil.which("squeue")
+    if program is None:
+        return None
+    own = sorted((name, value) for name, value in os.environ.items() if name.startswith(_DECIDE))
+    return _parsed(sharing.shared(_squeue, f"{program} {own}"))
 
 
 def last_states() -> dict[str, State]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autosparse.cluster import lease, logs, slurm
+from autosparse.cluster.job import why
 from autosparse.cluster.progress import PROGRESS
 from autosparse.cluster.provenance import read_config
 from autosparse.errors import UserError
@@ -121,7 +122,7 @@ def _row(folder: Path, queue: dict[str, slurm.State] | None) -> dict[str, Any]:
     said, job = read_record(folder / "status.json"), _job(folder)
     state = _state(folder, said, job, queue)
     row = {"run": folder.name, "state": state, "job": job, "requeues": said.get("requeues"), "node": said.get("node")}
-    row["why"] = said.get("why") if state in ("failed", "interrupted") else None
+    row["why"] = why(folder) if state in ("failed", "interrupted") else None
     try:
         return row | _steps(folder, state) | _figures(folder)
     # one bad run is one line, and so is one that is deleted just now; the others go on

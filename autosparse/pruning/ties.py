@@ -86,9 +86,9 @@ def refuse_ties(
     where = f"; all scores are equal in {_listed(equal)}" if equal else ""
     if removed:
         where = f"; nothing is left of {_listed(removed)}"
-        cause = "too few rounds: one of them removed a whole layer"
+        cause = "too few rounds, of which one has removed a whole layer, or a criterion that scores it -inf"
     elif value == 0:
-        cause = "all-zero gradients: a zero-initialized head, or a backbone without gradients"
+        cause = "all-zero gradients: a zero-initialized head, a backbone without gradients, rounds that cut it in two"
     else:
         cause = "weights set to one value, or a criterion of few values"
     taken, of, k = drawn

@@ -28,15 +28,8 @@ Part = Literal["train", "held-out", "all"]
 STRIDE = 10
 
 
-@lru_cache(maxsize=4)  # neighbouring lanes share a chunk, all of them where a store is small
 def part_indices(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
-    """The flat indices start..stop that belong to a part of the split, ascending, counted from `start`; read-only."""
-    chosen = _part_indices(start, stop, seed, part)
-    chosen.flags.writeable = False
-    return chosen
-
-
-def _part_indices(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
+    """The flat indices start..stop that belong to a part of the split, ascending, counted from `start`."""
     if part == "all":
         return np.arange(stop - start)
     groups = np.arange(start // STRIDE, -(-stop // STRIDE), dtype=np.uint64)
@@ -178,7 +171,7 @@ class Order:
 
     def samples(self, chunk: Chunk) -> NDArray[np.int64]:
         """The samples of a chunk, ascending, counted from its start."""
-        chosen = part_indices(chunk.start, chunk.stop, self.seed, self.part)
+        chosen = _of_chunk(chunk.start, chunk.stop, self.seed, self.part)
         if chunk.samples < len(chosen):
             generator = self._generator(2, chunk.store, chunk.start, chunk.copy)
             chosen = np.sort(generator.choice(chosen, chunk.samples, replace=False, shuffle=False))
@@ -228,6 +221,14 @@ class Order:
 
     def _generator(self, *purpose: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(stream("order of triples", self.seed, self.epoch, *purpose)))
+
+
+@lru_cache(maxsize=4)  # neighbouring lanes share a chunk, all of them where a store is small
+def _of_chunk(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
+    """`part_indices`, read-only."""
+    chosen = part_indices(start, stop, seed, part)
+    chosen.flags.writeable = False
+    return chosen
 
 
 def _hash(x: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:

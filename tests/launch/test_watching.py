@@ -71,8 +71,8 @@ def test_what_waits_is_told_from_what_was_queued_again(
 def test_what_went_wrong_is_told_below_the_table(
     script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    leave(tmp_path / "a", status={"state": "failed", "why": "the loss is not finite"})
-    leave(tmp_path / "b", status={"state": "complete"})
+    leave(tmp_path / "a", status={"state": "failed", "why": "the loss is not finite"}, config={})
+    leave(tmp_path / "b", status={"state": "complete"}, config={})
     assert script("runs", "status", tmp_path) == 4
     said = capsys.readouterr()
     assert said.err == "failed: a: the loss is not finite\n"

@@ -16,7 +16,8 @@ def test_the_page_follows_runs(browser: Browser, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("autosparse.cluster.serve.PAUSE", 0.2)
     name = "lenet-300-100_mnist5k_snip_n20_<img src=x>"
     told = {"done": 1, "total": 4, "seconds_left": 9.0, "epoch": 1, "epochs": 4, "metric": "accuracy", "value": 0.25}
-    leave(tmp_path / "failed", status={"state": "failed"}, progress=told, config={"iterations": 20})
+    failed = {"state": "failed", "why": "the loss is not finite"}
+    leave(tmp_path / "failed", status=failed, progress=told, config={"iterations": 20})
     leave(tmp_path / name, status={"state": "complete", "node": "gpu7"}, config={"iterations": 20})
     monkeypatch.setattr("autosparse.cluster.lease.holder_of", lambda folder: {"host": "here"})
     leave(tmp_path / "running", status={"state": "running"}, progress=told, config={"iterations": 20})
@@ -31,7 +32,8 @@ def test_the_page_follows_runs(browser: Browser, tmp_path: Path, monkeypatch: py
                 page.goto(f"http://127.0.0.1:{port}/")
                 page.get_by_text("1 running, 1 failed, 1 complete").wait_for()
                 rows = page.locator("tbody tr")
-                assert [row.locator(".state").inner_text() for row in rows.all()] == ["running", "failed", "complete"]
+                states = [row.locator(".state").inner_text().split() for row in rows.all()]
+                assert states == [["running"], ["failed", *failed["why"].split()], ["complete"]]
                 assert rows.nth(2).locator(".run").inner_text() == name
                 assert page.locator("progress").evaluate("bar => bar.value") == 25
                 assert page.evaluate(TOO_WIDE) == []
@@ -43,4 +45,4 @@ def test_the_page_follows_runs(browser: Browser, tmp_path: Path, monkeypatch: py
                     leave(tmp_path / "failed", status={"state": "killed"})
                     page.get_by_text("1 running, 1 killed, 1 complete").wait_for()
                     assert page.evaluate("document.body.dataset.same") == "yes"  # without being loaded again
-                    leave(tmp_path / "failed", status={"state": "failed"})
+                    leave(tmp_path / "failed", status=failed)
