@@ -24,6 +24,12 @@ from tests.conftest import ROOT
             ],
         ),
         (
+            "criteria",
+            "--networks lenet-300-100 --criteria random synflow --batches 1 --batch-size 10 --rounds 2 "
+            "--sparsity 0.9999",
+            ["| random | |", "| synflow | | the scores do not tell the weights apart: "],
+        ),
+        (
             "lookahead",
             "--networks gpt --steps 2 --rounds 2 --probe-repeats 1 --repeats 1 --large lenet-300-100 --folder FOLDER",
             [
