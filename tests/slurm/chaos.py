@@ -35,10 +35,18 @@ class Chaos:
         again: gives the command that asks for the runs.
         log: JSON lines: events, runs that go on after them, and what else is written.
         seed: of all that is random.
+        but: events that do not come.
     """
 
     def __init__(
-        self, sandbox: Sandbox, disk: Path, runs: Sequence[Job], again: Callable[[], None], log: Path, seed: int
+        self,
+        sandbox: Sandbox,
+        disk: Path,
+        runs: Sequence[Job],
+        again: Callable[[], None],
+        log: Path,
+        seed: int,
+        but: Sequence[str] = (),
     ) -> None:
         self._sandbox, self._disk, self._runs, self._again = sandbox, disk, runs, again
         self._log, self._random = log, random.Random(seed)
@@ -59,6 +67,8 @@ class Chaos:
             "a small file is damaged": self._damage,
             "the same command is given again": self._command,
         }
+        for name in but:
+            del self._events[name]
 
     def strike(self) -> None:
         """One event: of the kinds that have come least often, one for which there is something to strike."""
@@ -86,6 +96,8 @@ class Chaos:
         """Wait until everything is repaired, and take out of the queue what was to preempt."""
         for repair in self._repairs:
             repair.join()
+        for node in NODES:  # a controller that was killed may count a job twice when it is back, and drains its node
+            _call("scontrol", "update", f"nodename={node}", "state=resume")
         _call("scancel", f"--name={PREEMPTING}")  # held for good, if a node could not start it
         for job_id, state in (slurm.queue() or {}).items():
             if state.state == "SUSPENDED":  # a controller that was killed just then has forgotten that it is resumed
