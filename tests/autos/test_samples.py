@@ -58,7 +58,7 @@ def test_some_triples_come_from_everywhere_but_what_is_held_out(store: TripleSto
     assert len(batches) == pytest.approx(4096 // 512, abs=1)
     drawn = {theta for inputs, _ in batches for theta in inputs[:, 0].tolist()}
     theta = torch.from_numpy(store.theta())
-    held_out = theta[torch.from_numpy(order.select(0, len(store), 0, "held-out"))]
+    held_out = theta[torch.from_numpy(order.part_indices(0, len(store), 0, "held-out"))]
     assert drawn < set(theta.tolist())
     assert not drawn & set(held_out.tolist())
     for layer in store.layout.layers:

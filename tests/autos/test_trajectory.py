@@ -94,7 +94,7 @@ def test_the_label_of_log_density_starts_where_the_iteration_left(
 
 def test_the_same_tenth_is_held_out_of_every_state(states: States, store: TripleStore) -> None:
     held_out = torch.zeros(len(store), dtype=torch.bool)
-    held_out[torch.from_numpy(order.select(0, len(store), 0, "held-out"))] = True
+    held_out[torch.from_numpy(order.part_indices(0, len(store), 0, "held-out"))] = True
     for i in range(4):
         assert torch.equal(states[states.iteration == i].held_out, held_out[store.mask(i).kept])
     (seen,) = TrajectorySamples([store], CONFIG, [states]).tabulation()
