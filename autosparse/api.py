@@ -127,7 +127,7 @@ def prune(
         )
     given = _checked(batches, name)
     with seeded(stream("prune", seed)), showing(name), _masked(model, start), torch.no_grad():
-        loss = loss or loss_of(given)
+        loss = loss_of(given) if loss is None else loss
         reading = Reading(given, seed)
         learner = OptimizerLearner(optimizer, reading, loss, steps) if optimizer and steps else None
         read = Scored(reading, loss, learner=learner)
@@ -161,7 +161,7 @@ def _refuse_unnamed(unnamed: Sequence[object]) -> None:
 
 
 def _start(model: nn.Module, include: Sequence[str], exclude: Sequence[str], mask: Mask | None) -> Mask:
-    """What is left to choose from; warns of layers that stay dense, and of weights that are mostly zero."""
+    """The mask to start from; warns of layers that stay dense, and of weights that are mostly zero."""
     if mask is not None and (include or exclude):
         raise UserError("mask has its own choice of parameters; include= and exclude= are for a start without one")
     layout = Layout.of(model, include, exclude) if mask is None else mask.layout

@@ -28,7 +28,7 @@ def parse(kind: type[Arguments], args: Sequence[str] | None = None, prog: str | 
     """Read a dataclass from the command line.
 
     Of the field `resources`, `--help` shows what most users need, the options of the class that its own extends;
-    `--help-cluster` shows all. A class that has `reading` is told the arguments while they are read.
+    `--help-cluster` shows all. A class with a method `reading` gets the arguments while they are read.
 
     Raises:
         SystemExit: help was printed, or (exit code 2) what is wrong and which option is nearest.

@@ -97,7 +97,7 @@ def resident_memory() -> float:
 
 def peak_during(action: Callable[[], object]) -> float:
     """The largest resident memory of this process while an action runs, MiB."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     action()
     return _status("VmHWM") / 1024
 

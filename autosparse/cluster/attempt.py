@@ -26,11 +26,13 @@ log = logging.getLogger("autosparse")
 
 @dataclass(frozen=True)
 class Attempt:
-    """What is submitted: a job, or several that run together, and the threads of each process.
+    """Runs a job, or several together, in each process that Slurm or this machine starts; it is what is submitted.
 
     A job's state is in its folder, so going on is running again.
 
     Attributes:
+        jobs: one, or several that run together.
+        cpus: threads of each process; as many as PyTorch takes, if None.
         max_requeues: how often it may be requeued.
     """
 

@@ -19,7 +19,7 @@ from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_PARALLELISM, DEFA
 from autosparse.errors import UserError
 
 # submitit guesses by its own idea of the time limit whether a signal means that time is up, always so below 10 minutes,
-# and then gives up jobs that were only preempted: it is told of a limit that is never near
+# and then gives up jobs that were only preempted; so it gets a limit that is never near
 _NO_LIMIT = 10**6  # minutes
 
 # the commands of Slurm that a submission uses, for a dry run

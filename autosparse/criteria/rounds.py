@@ -32,7 +32,7 @@ class Rounds:
     SynFlow (Tanaka et al. 2020, algorithm 1: 100 rounds).
 
     Attributes:
-        criterion: that scores in each round; one that must know how many are kept is told so.
+        criterion: scores in each round; a `Targeted` one gets the number that the round keeps.
         rounds: N.
         floor: no layer falls below this share of the network's density, nor loses its last weight, unless it had less
             before: a guard against layer collapse, which logs a warning if it had to act. 0 for none.

@@ -87,7 +87,7 @@ class Tracking:
 
     @contextmanager
     def _leaving(self, name: str) -> Iterator[None]:
-        """A tracker that fails, as its server is away, is told no more; the work goes on."""
+        """Leave a tracker behind that fails, as when its server is away; the work goes on."""
         try:
             yield
         except Exception as error:  # of any library

@@ -1,4 +1,4 @@
-"""What is pruned: networks by name, with Kaiming normal weights."""
+"""The networks that are pruned, by name, with Kaiming normal weights."""
 
 from typing import TYPE_CHECKING
 

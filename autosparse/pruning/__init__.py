@@ -1,4 +1,4 @@
-"""What is kept: the flat index space of prunable weights, masks over it, exact selection, schedules."""
+"""Masks: the flat index space of prunable weights, masks over it, exact selection, schedules."""
 
 from typing import TYPE_CHECKING
 

@@ -37,7 +37,7 @@ def export(layout: Layout, kept: Tensor, model: nn.Module) -> None:
 
 
 def _owners(model: nn.Module) -> dict[str, tuple[nn.Module, str | None]]:
-    """By name of the parameter: its module, and the kind of module that reads it past the hook, if there is one."""
+    """Map a parameter's name to its module, and to the kind of module that reads it past the hook, if one does."""
     found: dict[str, tuple[nn.Module, str | None]] = {}
     inside: dict[nn.Module, str] = {}
     for path, module in model.named_modules():

@@ -120,7 +120,7 @@ class Mask:
         export(self.layout, self.kept, model)
 
     def summary(self, model: nn.Module, batch: Any = None) -> Summary:
-        """What is kept of each matrix of a model, and why the others are dense; print it, or take its `frame`.
+        """Tell what is kept of each matrix of a model, and why the others are dense; print it, or take its `frame`.
 
         Args:
             model: the one that the mask is of, in wrappers or not.

@@ -148,7 +148,7 @@ def _histogram(parts: Iterable[Part], top: int | None) -> tuple[Tensor, int]:
 
 
 def _counted_upper(scores: Tensor) -> Tensor:
-    """By the upper half of their bits, not of their key: that is a step less for each."""
+    """Count scores by the upper half of their bits, not of their key: that is a step less for each."""
     bits = (scores + 0.0).view(torch.int32)
     return torch.bincount(bits.bitwise_right_shift_(16).bitwise_and_(0xFFFF), minlength=BINS)
 

@@ -88,7 +88,7 @@ def refuse_ties(
         where = f"; nothing is left of {_listed(removed)}"
         cause = "too few rounds, of which one has removed a whole layer, or a criterion that scores it -inf"
     elif value == 0:
-        cause = "all-zero gradients: a zero-initialized head, a backbone without gradients, rounds that cut it in two"
+        cause = "all-zero gradients: a zero-initialized head, a backbone without gradients, or a network cut in two"
     else:
         cause = "weights set to one value, or a criterion of few values"
     taken, of, k = drawn

@@ -19,7 +19,8 @@ from autosparse.store.reader import TripleStore
 from autosparse.store.schema import survival_dtype
 from autosparse.store.triples import Triples
 
-_LAID_OUT = 64 * 16  # a 64th of the memory for batches that are laid out at once, 16 bytes a sample
+_LAID_OUT = 1 << 20  # samples that are laid out as batches at once, at most: more is no faster
+_SHARE = 64 * 16  # a 64th of the memory at most, 16 bytes a sample
 
 
 @dataclass
@@ -95,7 +96,7 @@ class TripleLoader:
             _check_weights(weights, len(stores))
         self.stores, self.counters, self._memory = list(stores), Counters(), memory
         self._rank, self._world_size, self._threads = rank, world_size, threads
-        self._laid_out = parse_size(memory) // _LAID_OUT
+        self._laid_out = min(_LAID_OUT, parse_size(memory) // _SHARE)
         self._device = torch.device(device)
         self._number = np.min_scalar_type(len(stores) - 1)  # type of a store's number
         self._bytes_per_sample = 8 + max(survival_dtype(store.iterations).itemsize for store in stores)

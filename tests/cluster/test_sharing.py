@@ -100,6 +100,22 @@ def test_neither_a_full_disk_nor_a_file_system_without_locks_matters(monkeypatch
     assert sharing.shared(lambda: "2", "q") == "2"
 
 
+def test_a_filter_in_the_environment_makes_another_question(
+    commands: Commands, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands.answer("squeue", 'echo "1|RUNNING|None"')
+    slurm.watched_queue()
+    monkeypatch.setenv("SQUEUE_PARTITION", "gpu")
+    slurm.watched_queue()
+    assert len([*files.iterdir()]) == 2
+
+
+def test_without_slurm_nobody_waits(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert slurm.watched_queue() is None
+    assert not files.exists()
+
+
 def test_processes_together_ask_slurm_once_in_some_seconds(commands: Commands) -> None:
     commands.answer("squeue", 'date +%s.%N >>"$0.times"; sleep 0.2; echo "1|RUNNING|None"')
     code = "from autosparse.cluster import slurm\ninput()\nprint(slurm.watched_queue())"

@@ -76,7 +76,7 @@ def run(job: FitRun, accelerator: Accelerator) -> None:
 
 
 def _samples(job: FitRun, accelerator: Accelerator) -> Samples:
-    """What is fitted to."""
+    """Make the samples that the fit is to."""
     stores = [TripleStore.open(run) for run in job.runs]
     gradient_mode([store.run for store in stores])  # all must be the same
     if not job.config.by_states:
