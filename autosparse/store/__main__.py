@@ -1,4 +1,4 @@
-"""`python -m autosparse.store info|verify|export|copy|convert PATH`: look into a store, check it, take it elsewhere."""
+"""`python -m autosparse.store info|verify|export PATH`: inspect, check or export a triple store."""
 
 import json
 import sys
@@ -11,8 +11,6 @@ import tyro
 from autosparse.command import run
 from autosparse.errors import UserError
 from autosparse.sizes import format_size
-from autosparse.store.convert import convert
-from autosparse.store.copy import copy
 from autosparse.store.export import export
 from autosparse.store.reader import TripleStore
 from autosparse.store.verify import problems
@@ -20,31 +18,24 @@ from autosparse.store.verify import problems
 
 @dataclass(frozen=True)
 class Arguments:
-    """Look into a triple store, check it, or take it elsewhere."""
+    """Inspect, check or export a triple store."""
 
-    action: Annotated[Literal["info", "verify", "export", "copy", "convert"], tyro.conf.Positional]
-    """info: what is in it. verify: reads every byte and checks that the arrays agree; exit code 2 if not.
-    export: theta, grad and survival into one file. copy: the whole store to another storage or with other shards.
-    convert: a store that an earlier version has written."""
+    action: Annotated[Literal["info", "verify", "export"], tyro.conf.Positional]
+    """info: print its size, layout and state. verify: read every byte and check that the arrays agree; exit code 2 if
+    they do not. export: write theta, grad and survival to one file."""
     path: Annotated[str, tyro.conf.Positional]
     """The store, or the folder of the run that made it; a path or an s3:// URL."""
     to: Annotated[str, tyro.conf.Positional] = ""
-    """export: a file that ends in .npz, .parquet or .zarr.zip. copy, convert: a path or an s3:// URL."""
-    shard: int = 0
-    """copy: parameters in a shard; as in the store if not given."""
+    """export: a file that ends in .npz, .parquet or .zarr.zip."""
 
 
 def main(a: Arguments) -> None:
-    """Do what was asked for."""
-    goes_elsewhere = a.action in ("export", "copy", "convert")
-    if goes_elsewhere and not a.to:
-        example = "OUT.npz" if a.action == "export" else "s3://BUCKET/triples.zarr"
-        raise UserError(f"{a.action} needs a target: python -m autosparse.store {a.action} {a.path} {example}")
-    if a.to and not goes_elsewhere:
+    """Run the action."""
+    if a.action == "export" and not a.to:
+        raise UserError(f"export needs a target: python -m autosparse.store export {a.path} OUT.npz")
+    if a.to and a.action != "export":
         raise UserError(f"{a.action} takes one path, got {a.to!r} as well")
-    if a.shard and a.action != "copy":
-        raise UserError("a shard is for copy")
-    {"info": _info, "verify": _verify, "export": _export, "copy": _copy, "convert": _convert}[a.action](a)
+    {"info": _info, "verify": _verify, "export": _export}[a.action](a)
 
 
 def _info(a: Arguments) -> None:
@@ -75,18 +66,6 @@ def _export(a: Arguments) -> None:
     store = TripleStore.open(a.path)
     export(store, Path(a.to))
     print(f"{a.to}: {len(store):,} triples, {format_size(Path(a.to).stat().st_size)}")
-
-
-def _copy(a: Arguments) -> None:
-    _made(copy(TripleStore.open(a.path), a.to, a.shard or None))
-
-
-def _convert(a: Arguments) -> None:
-    _made(convert(a.path, a.to))
-
-
-def _made(made: TripleStore) -> None:
-    print(f"{made.storage}: {len(made):,} triples, {format_size(made.nbytes)} in {len(made.files)} files")
 
 
 if __name__ == "__main__":

@@ -297,9 +297,8 @@ def read_attributes(storage: Storage) -> dict[str, Any]:
     except (KeyError, ValueError, TypeError) as error:
         raise StoreError(f"{storage} is no triple store: its zarr.json is damaged") from error
     if schema != SCHEMA_VERSION:
-        older = f"python -m autosparse.store convert {storage} NEW"
-        what = "update autosparse" if schema > SCHEMA_VERSION else older
-        raise StoreError(f"{storage} has schema {schema}, this version reads {SCHEMA_VERSION}; {what}")
+        advice = "update autosparse" if schema > SCHEMA_VERSION else "run the IRP again"
+        raise StoreError(f"{storage} has schema {schema}, this version reads {SCHEMA_VERSION}; {advice}")
     return found
 
 

@@ -12,9 +12,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from zarr.abc.store import Store
-from zarr.storage import LocalStore, ObjectStore
-
 from autosparse.errors import StoreError, UserError
 from autosparse.files import fsync_folder, walk
 
@@ -36,10 +33,6 @@ class Storage(ABC):
     @abstractmethod
     def child(self, name: str) -> "Storage":
         """The storage below."""
-
-    @abstractmethod
-    def readable(self) -> Store:
-        """The store that zarr reads from."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -117,9 +110,6 @@ class Folder(Storage):
 
     def child(self, name: str) -> Storage:
         return Folder(self.path / name)
-
-    def readable(self) -> Store:
-        return LocalStore(self.path, read_only=True)
 
     def size(self, name: str) -> int | None:
         path = self.path / name
@@ -202,9 +192,6 @@ class Bucket(Storage):
 
     def child(self, name: str) -> Storage:
         return Bucket(f"{self._url}/{name}")
-
-    def readable(self) -> Store:
-        return ObjectStore(self._store, read_only=True)
 
     def size(self, name: str) -> int | None:
         try:

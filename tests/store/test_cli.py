@@ -13,8 +13,6 @@ from zarr.storage import ZipStore
 from autosparse.command import run
 from autosparse.store import TripleStore
 from autosparse.store.__main__ import Arguments, main
-from autosparse.store.copy import copy
-from tests.conftest import tree
 from tests.store.test_store import GRAD, LAYOUT, MASKS, SHARD, SIZE, SURVIVAL, THETA, N, write
 
 Command = Callable[..., tuple[int, str, str]]
@@ -115,39 +113,6 @@ def test_export_to_a_compressed_zarr(store: Path, tmp_path: Path, command: Comma
         assert group.attrs["run"] == TripleStore.open(store).run
 
 
-def test_a_copy_has_the_same_bytes(store: Path, tmp_path: Path, command: Command) -> None:
-    assert command("copy", store, tmp_path / "copy")[0] == 0
-    assert tree(tmp_path / "copy") == tree(store)
-
-
-def test_a_copy_with_other_shards_has_the_same_content(store: Path, tmp_path: Path, command: Command) -> None:
-    assert command("copy", store, tmp_path / "copy", "--shard", 8192)[0] == 0
-    there, here = TripleStore.open(tmp_path / "copy"), TripleStore.open(store)
-    assert (there.grid.shard, there.densities, there.run) == (8192, here.densities, here.run)
-    for name in ("theta", "grad", "survival"):
-        assert np.array_equal(getattr(there, name)(), getattr(here, name)())
-    assert all(np.array_equal(there.alive(i), here.alive(i)) for i in range(N + 1))
-    assert command("verify", tmp_path / "copy")[0] == 0
-
-
-@pytest.mark.parametrize("until", range(1, 5))
-def test_a_copy_that_was_interrupted_goes_on(store: Path, until: int, tmp_path: Path, command: Command) -> None:
-    write(tmp_path / "copy", until=until)
-    (tmp_path / "copy" / "survival" / "c").mkdir(parents=True, exist_ok=True)
-    (tmp_path / "copy" / "survival" / "c" / "0").write_bytes(b"uncommitted")
-    assert command("copy", store, tmp_path / "copy")[0] == 0
-    assert tree(tmp_path / "copy") == tree(store)
-
-
-def test_a_copy_does_not_go_on_with_another_store(store: Path, tmp_path: Path, command: Command) -> None:
-    write(tmp_path / "copy", until=1)
-    assert "with shards of 4096, not 8192" in command("copy", store, tmp_path / "copy", "--shard", 8192)[2]
-    copy(TripleStore.open(store), str(tmp_path / "copy"))
-    code, _, err = command("copy", store, tmp_path / "copy")
-    assert code == 2
-    assert "is complete; nothing may be written to it" in err
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -155,9 +120,7 @@ def test_a_copy_does_not_go_on_with_another_store(store: Path, tmp_path: Path, c
         (["info", "PATH", "more"], "info takes one path, got 'more' as well"),
         (["export", "PATH"], "export needs a target: python -m autosparse.store export"),
         (["export", "PATH", "out.csv"], "unknown kind of file '.csv'; valid: .npz, .parquet, .zarr.zip"),
-        (["verify", "PATH", "--shard", "8"], "a shard is for copy"),
-        (["copy", "PATH", "new", "--shard", "12"], "a shard must be a multiple of 8 elements"),
-        (["copy", "PATH", "gs://bucket/x"], "stores lie in folders or at s3://BUCKET/PREFIX"),
+        (["info", "gs://bucket/x"], "stores lie in folders or at s3://BUCKET/PREFIX"),
     ],
 )
 def test_mistakes_are_one_line(store: Path, arguments: list[str], expected: str, command: Command) -> None:

@@ -9,7 +9,6 @@ import zarr
 
 from autosparse.errors import StoreError, UserError
 from autosparse.store import TripleStore, TripleWriter
-from autosparse.store.copy import copy
 from autosparse.store.verify import problems
 from tests.conftest import tree
 from tests.store import drawn
@@ -89,12 +88,6 @@ def test_what_is_no_number_is_found(tmp_path: Path) -> None:
     assert [line.partition(": ")[2] for line in problems(TripleStore.open(tmp_path))] == [
         "probe-theta is not finite in iteration 1"
     ]
-
-
-def test_a_copy_has_them_too(store: TripleStore, tmp_path: Path) -> None:
-    other = copy(store, str(tmp_path / "copy"), shard=1 << 13)
-    assert problems(other) == []
-    assert all(np.array_equal(other.probe(name, 2), store.probe(name, 2)) for name in store.columns)
 
 
 def test_what_is_not_there_is_refused(store: TripleStore, tmp_path: Path) -> None:

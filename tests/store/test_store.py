@@ -103,9 +103,7 @@ def test_uncommitted_shards_are_written_again(store: Path, tmp_path: Path) -> No
     assert tree(path) == tree(store)
 
 
-@pytest.mark.parametrize(
-    ("version", "advice"), [(4, "python -m autosparse.store convert .* NEW"), (6, "update autosparse")]
-)
+@pytest.mark.parametrize(("version", "advice"), [(4, "run the IRP again"), (6, "update autosparse")])
 def test_another_schema_is_refused(store: Path, version: int, advice: str) -> None:
     path = store / "zarr.json"
     path.write_text(path.read_text().replace('"schema": 5', f'"schema": {version}'))
