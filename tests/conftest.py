@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from autosparse import networks
-from autosparse.cluster import sharing
 from autosparse.data import ImageData, Images, load
 
 # Tests are about the CPU, on any machine with the same threads; tests/test_gpu.py gives its processes the GPU back.
@@ -60,11 +59,8 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def slurm_is_not_spared(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this process asks of Slurm it asks at once; and nothing is left in folders of the system."""
+def temporary_files_are_removed(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(runtime))
-    monkeypatch.setattr(sharing, "FOLDER", runtime / "shared")
-    monkeypatch.setattr(sharing, "PAUSE", 0.0)
 
 
 @pytest.fixture(scope="session")

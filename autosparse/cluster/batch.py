@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -14,13 +15,16 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 from submitit.helpers import clean_env, environment_variables
 
-from autosparse.cluster import interruption, refusal, slurm
+from autosparse.cluster import interruption, slurm
 from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_PARALLELISM, DEFAULT_REQUEUES, Resources
 from autosparse.errors import UserError
 
 # submitit guesses by its own idea of the time limit whether a signal means that time is up, always so below 10 minutes,
 # and then gives up jobs that were only preempted; so it gets a limit that is never near
 _NO_LIMIT = 10**6  # minutes
+
+# reasons for which a job would be pending for ever
+_NEVER = re.compile(r"Partition(Config|TimeLimit|NodeLimit)|BadConstraints|Invalid(Account|QOS)|.*PerJob(Limit)?")
 
 # the commands of Slurm that a submission uses, for a dry run
 _STAND_IN = {
@@ -62,8 +66,8 @@ def submit(tasks: Sequence[Callable[[], Any]], resources: Resources, name: str, 
             previous = submitted[-1].job_id.split("_")[0] if submitted else None
             submitted += _submit_part(tasks[start : start + size], resources, name, folder, previous)
         state = (slurm.queue() or {}).get(submitted[0].job_id)
-        if state and refusal.never_starts(state.reason):
-            raise UserError(f"Slurm would never start it: {refusal.explained(state.reason, resources)}")
+        if state and _NEVER.fullmatch(state.reason):
+            raise UserError(f"Slurm would never start it: {state.reason} (asked for {resources.request})")
     except BaseException:
         slurm.cancel([each.job_id for each in submitted])
         raise
@@ -138,7 +142,7 @@ def _submit_part(
         try:
             handles = executor.submit_array(tasks)
         except (FailedJobError, FailedSubmissionError) as error:
-            raise UserError(f"Slurm refuses: {refusal.explained(_reasons(str(error)), resources)}") from None
+            raise UserError(f"Slurm refuses: {_reasons(str(error))} (asked for {resources.request})") from None
     for handle in handles:  # nobody else writes to what will be loaded, whatever the umask
         pickle = handle.paths.submitted_pickle
         pickle.chmod(pickle.stat().st_mode & ~0o022)

@@ -26,6 +26,11 @@ _SLURM_ONLY = (
 )
 _NOT_INLINE = ("gpus_per_node", "tasks_per_node", "time", "array_parallelism", "log_dir")
 
+_REQUEST = (
+    *("partition", "account", "qos", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "mem", "time"),
+    *("constraint", "exclude", "after", "slurm"),
+)
+
 # options of sbatch whose flag here has another name, and those that submission sets by itself
 _OTHER_NAME = {
     "ntasks": "tasks_per_node",
@@ -131,6 +136,17 @@ class Resources(Where):
                 raise UserError(f"slurm {text}: {key} is set by the submission itself")
             options[key] = value if equals else True
         return options
+
+    @property
+    def request(self) -> str:
+        """The options that decide what Slurm allocates, with their values, in one line."""
+        used = {"gpus_per_node": self.gpus(1) or None, "cpus_per_task": DEFAULT_CPUS, "time": DEFAULT_TIME}
+        values = {name: getattr(self, name) or used.get(name) for name in _REQUEST}
+        return ", ".join(
+            f"{spelled(name)} {' '.join(value) if isinstance(value, tuple) else value}"
+            for name, value in values.items()
+            if value
+        )
 
     @property
     def tasks(self) -> int:

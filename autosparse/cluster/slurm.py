@@ -2,13 +2,8 @@
 
 import os
 import re
-import shutil
 import subprocess
 from typing import NamedTuple
-
-from autosparse.cluster import sharing
-
-_DECIDE = ("SLURM_CONF", "SLURM_CLUSTERS", "SQUEUE_")  # variables by which squeue answers otherwise
 
 
 class State(NamedTuple):
@@ -28,31 +23,6 @@ class State(NamedTuple):
 def slurm_answers() -> bool:
     """Whether there is a Slurm to submit to."""
     return _ask("sinfo", "--noheader") is not None
-
-
-def partitions() -> list[str]:
-    """The partitions' names."""
-    return sorted(set((_ask("sinfo", "--noheader", "--all", "--format=%R") or "").split()))
-
-
-def node_names() -> list[str]:
-    """The nodes' names, as Slurm folds them: gpu[1-4]."""
-    return (_ask("sinfo", "--noheader", "--all", "--format=%N") or "").split()
-
-
-def hardware(partition: str | None) -> list[str]:
-    """What the nodes of a partition, or of the default one, have, a text for each kind of node."""
-    said = []
-    for name, nodes, count, cpus, memory, gres, features in _partition(partition, "%R|%N|%D|%c|%m|%G|%f"):
-        more = [f"gres {gres}"] * (gres != "(null)") + [f"features {features}"] * (features != "(null)")
-        each = ", ".join([f"{cpus} CPUs", f"{memory} MB", *more])
-        said.append(f"partition {name} has {count} x {nodes}, each with {each}")
-    return said
-
-
-def time_limits(partition: str | None) -> list[str]:
-    """The time limit of a partition, or of the default one."""
-    return [f"partition {name} has a limit of {limit}" for name, limit in _partition(partition, "%R|%l")]
 
 
 def max_array_size() -> int | None:
@@ -75,15 +45,6 @@ def queue() -> dict[str, State] | None:
     return _parsed(_squeue())
 
 
-def watched_queue() -> dict[str, State] | None:
-    """The same for those who ask again and again: one question in some seconds, however many of them there are."""
-    program = shutil.which("squeue")
-    if program is None:
-        return None
-    own = sorted((name, value) for name, value in os.environ.items() if name.startswith(_DECIDE))
-    return _parsed(sharing.shared(_squeue, f"{program} {own}"))
-
-
 def last_states() -> dict[str, State]:
     """The same as `queue`, with those that ended in the last minutes (the site's MinJobAge)."""
     return _parsed(_squeue("--states=all")) or {}
@@ -99,13 +60,6 @@ def release(job_ids: list[str]) -> None:
     """Let jobs start that are held; what an administrator holds, Slurm goes on holding."""
     if job_ids:
         _ask("scontrol", "release", *job_ids)
-
-
-def _partition(name: str | None, columns: str) -> list[list[str]]:
-    """Rows of sinfo about a partition, or the default one, which it marks with a star."""
-    answer = _ask("sinfo", "--noheader", "--all", f"--format=%P|{columns}") or ""
-    rows = [line.split("|") for line in answer.splitlines() if line.count("|") == columns.count("|") + 1]
-    return [row[1:] for row in rows if (row[1] == name if name else row[0].endswith("*"))]
 
 
 def _squeue(*which: str) -> str | None:

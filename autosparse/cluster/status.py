@@ -48,7 +48,7 @@ def rows(folders: Iterable[Path]) -> list[Row]:
     step), killed, not started, or damaged (a file of its folder cannot be read); what Slurm calls it while a job starts
     or ends; unknown where Slurm is silent.
     """
-    queue = slurm.watched_queue()
+    queue = slurm.queue()
     found = [_row(folder, queue) for folder in folders]
     return [{name: str(row.get(name) or "") for name in (*COLUMNS, "why")} for row in found]
 

@@ -31,7 +31,7 @@ def wait(submitted: Sequence[tuple[Job, str, Path]], name: str) -> list[Failure]
     start, silent = time.monotonic(), False
     with tqdm(total=len(left), desc=name, unit="run", disable=None) as bar:
         while True:
-            queue = slurm.watched_queue()
+            queue = slurm.queue()
             if queue is None and not silent:
                 say("squeue does not answer; still waiting")
             silent, lost = queue is None, set[Path]()

@@ -28,7 +28,7 @@ def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
                 return None
             return {job_id: State(*state.split()) for job_id, state in states.items()}
 
-        monkeypatch.setattr("autosparse.cluster.slurm.watched_queue", queue)
+        monkeypatch.setattr("autosparse.cluster.slurm.queue", queue)
         monkeypatch.setattr("autosparse.cluster.slurm.last_states", lambda: {"1": State("CANCELLED", "None")})
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
