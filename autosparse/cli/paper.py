@@ -24,11 +24,10 @@ class Arguments:
 
     name: Annotated[str, tyro.conf.Positional]
     """demo; figure1, figure3 to figure6, table1 to table6, table8, table9, or all (of the paper's); pretrained and
-    lookahead, which make the criteria that come with the package and compare them with others; learnable, what of
-    survival can be learned at all; labels, what cheaper labels are worth."""
+    lookahead, which make the built-in AutoS criteria and compare them with others."""
     scale: str | None = None
     """full: the paper's networks, data and recipes, for GPUs; narrow: ResNet-8, VGG-7 and LeNet-300-100, minutes on a
-    GPU (not for pretrained, lookahead, learnable, labels); small: LeNet-300-100 on MNIST and Fashion-MNIST, on two
+    GPU (not for pretrained, lookahead); small: LeNet-300-100 on MNIST and Fashion-MNIST, on two
     cores; smoke: a trial on digits. full if not given; the demo has a size of its own."""
     output: Path | None = None
     """The folder of all runs; if not given, runs, or runs/SCALE for narrow, small and smoke."""
