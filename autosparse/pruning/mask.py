@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autosparse import tensors
-from autosparse.errors import UserError
+from autosparse.errors import UserError, unknown
 from autosparse.pruning.compress import compress, restore
 from autosparse.pruning.export import export
 from autosparse.pruning.hold import Hold
@@ -74,6 +74,17 @@ class Mask:
     def sparsity(self) -> float:
         """Share of parameters removed."""
         return 1.0 - self.density
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return which weights of a layer are kept, as a bool tensor of the layer's shape, on the memory of `kept`.
+
+        Raises:
+            UserError: no layer has the name.
+        """
+        parts = self.layout.unflatten(self.kept)
+        if name not in parts:
+            raise unknown("layer", name, parts)
+        return parts[name]
 
     def layer_densities(self) -> dict[str, float]:
         """Share kept in each layer, by name."""

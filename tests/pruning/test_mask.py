@@ -35,6 +35,27 @@ def test_apply_zeroes_what_is_removed_and_nothing_else(model: nn.Module) -> None
     assert not after[~mask.kept].any()
 
 
+def test_the_mask_of_a_layer_by_its_name(model: nn.Module) -> None:
+    mask = some_mask(model)
+    assert mask["fc2.weight"].dtype == torch.bool
+    assert mask["fc2.weight"].shape == model.get_parameter("fc2.weight").shape
+    assert torch.equal(torch.cat([mask[layer.name].reshape(-1) for layer in mask.layout.layers]), mask.kept)
+    with pytest.raises(UserError, match=r"unknown layer 'fc2'; valid: fc1\.weight"):
+        mask["fc2"]
+
+
+@pytest.mark.parametrize("folder", [".", "", "/", "made"])
+def test_a_folder_as_the_path_of_a_file_is_refused(
+    folder: str, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("made").mkdir()
+    for write in (some_mask(model).save, lambda path: some_mask(model).compress(model, path)):
+        with pytest.raises(UserError, match=rf"^{Path(folder)} is a folder; give the path of a file$"):
+            write(folder)
+    assert [*Path().rglob("*")] == [Path("made")]
+
+
 def test_save_and_load(model: nn.Module, tmp_path: Path) -> None:
     mask = some_mask(model)
     mask.save(tmp_path / "mask.safetensors")
