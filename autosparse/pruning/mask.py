@@ -119,16 +119,22 @@ class Mask:
         """
         return Hold(self.layout, self.kept, model, *optimizers)
 
-    def export(self, model: nn.Module) -> None:
+    def export(self, model: nn.Module, batch: Any) -> None:
         """Hand the mask to `torch.nn.utils.prune`: each layer gets `weight_orig`, `weight_mask` and its hook.
 
-        The hook runs when the layer's own module is called: a weight that is read in another way would be dense.
+        The hook computes the weight when the layer's own module is called; whatever reads the weight in another way
+        would get an old one.
+
+        Args:
+            model: the model that the mask was made for, wrapped or not.
+            batch: inputs of one forward pass, as for `summary`; they show which weights are read in another way.
 
         Raises:
-            UserError: the model has other tensors than the layout, or a layer (named) is one that the hook does not
-                reach: tied, recurrent, in attention or in a TransformerEncoderLayer. Nothing is changed then.
+            UserError: the model has other tensors than the layout or does not take the batch, or the hook does not
+                reach a layer (named): it is tied, recurrent, in attention or in a TransformerEncoderLayer, or its
+                weight is read without a call of its module. Nothing is changed then.
         """
-        export(self.layout, self.kept, model)
+        export(self.layout, self.kept, model, batch)
 
     def summary(self, model: nn.Module, batch: Any = None) -> Summary:
         """Tell what is kept of each matrix of a model, and why the others are dense; print it, or take its `frame`.
