@@ -96,26 +96,32 @@ class Mask:
 
     def apply_(self, model: nn.Module) -> None:
         """Set the removed weights of the model to exactly zero, in place; wrappers are seen through."""
-        removed = self.layout.unflatten(~self.kept)
+        kept = self.layout.unflatten(self.kept)
         for name, weight in self.layout.weights(model).items():
-            clear(weight, local_part(removed[name], weight))
+            clear(weight, local_part(kept[name], weight))
 
     def hold(self, model: nn.Module, *optimizers: Optimizer) -> Hold:
-        """Set the removed weights to zero, and keep them there while an optimizer trains the others.
+        """Set the removed weights to zero, and keep them there while optimizers train the others.
 
-        They are zero again after every step and after every `load_state_dict` of the model; their gradients are zero
-        before they are averaged over processes, clipped or made momentum (those of FSDP2 before each step only), and
-        so is what the optimizer remembers of them. Copies of the model are not held.
+        They are zero whenever the model is called, after every step of an optimizer (each sets its own weights) and
+        after every `load_state_dict` of the model. Their gradients are zero before they are averaged over processes,
+        clipped or added to momentum (those of FSDP2 before each step only), and so is the state of the optimizers.
+        Copies of the model are not held.
 
         Args:
-            model: the one that trains, in wrappers or not.
-            optimizers: one, or several that share its parameters; Accelerate's wrapper will do.
+            model: the model as the loop calls it, with its wrappers.
+            optimizers: every optimizer that trains the model; wrappers (Accelerate's, Lookahead, SAM) are followed.
 
         Returns:
-            A handle: `release()`, or leaving it as a context, ends the hold.
+            A handle: `apply()` sets the removed weights to zero after a change by other means; `release()`, or the
+            end of a `with` block, ends the hold.
 
         Raises:
-            UserError: the model has other tensors than the layout, or no optimizer has any of its weights.
+            UserError: the model has other tensors than the layout, two Parameters in one memory or scripted layers;
+                an optimizer is not one, or none has any of its weights. Nothing is changed then.
+
+        Warns:
+            UserWarning: the mask prunes layers that are frozen, or that train in none of the optimizers.
         """
         return Hold(self.layout, self.kept, model, *optimizers)
 
