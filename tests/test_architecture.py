@@ -95,6 +95,12 @@ def test_every_room_is_in_the_plan() -> None:
     assert rooms == set(LEVEL)
 
 
+def test_names_that_are_imported_late_are_listed() -> None:
+    for package in (autosparse, autosparse.pruning):
+        assert {*package.__all__, "__doc__", "__name__"} <= {*dir(package)}
+        assert [*dir(package)] == sorted({*dir(package)})
+
+
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_prune_keeps_exactly_and_changes_nothing(criterion: str, convolutional: nn.Module, data: ImageData) -> None:
     before = {name: value.clone() for name, value in convolutional.state_dict().items()}

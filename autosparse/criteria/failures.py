@@ -39,7 +39,11 @@ def naming_layers(problem: str, model: nn.Module, *, finite: bool = False, after
         running = after
 
     named = [(canonical(name), module) for name, module in model.named_modules()]
-    leaves = [(name, module) for name, module in named if next(module.children(), None) is None]
+    leaves = [
+        (name, module)
+        for name, module in named
+        if next(module.children(), None) is None and not isinstance(module, torch.jit.ScriptModule)  # has no hooks
+    ]
     hooks = [module.register_forward_pre_hook(lambda m, x, name=name: before(name)) for name, module in leaves]
     if finite:
         hooks += [module.register_forward_hook(lambda m, x, y, name=name: check(name, y)) for name, module in leaves]

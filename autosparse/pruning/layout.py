@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.errors import UserError
-from autosparse.pruning.prunable import matrices, parameters_by_name
+from autosparse.pruning.prunable import matrices, parameters_by_name, refuse_aliases
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,17 @@ class Layout:
         """Read the layout off a model; wrappers (DistributedDataParallel, torch.compile) are seen through.
 
         Args:
-            model: any module.
-            include: shell patterns of parameter names to add, as in `*.experts.*`.
-            exclude: of those to leave out; stronger than `include`.
+            model: any module, wrapped or not.
+            include: shell patterns of names of parameters to add, such as `*.experts.*`.
+            exclude: shell patterns of names of parameters to leave out, also where `include` matches.
 
         Raises:
-            UserError: the model has nothing prunable, a layer without a shape yet, or no name that matches a pattern.
+            UserError: the model has nothing prunable, a layer without a shape yet, two Parameters in one memory, or
+                no prunable parameter that a pattern matches.
         """
-        if not isinstance(model, nn.Module):
-            raise UserError(f"a layout is that of a torch module, got {type(model).__name__}")
-        found = matrices(model, tuple(include), tuple(exclude))
+        found = matrices(model, include, exclude)
         prunable = [matrix for matrix in found if matrix.dense is None]
+        refuse_aliases([matrix.tensor for matrix in prunable], model)
         if not prunable:
             left = "; ".join(f"{matrix.name} is {matrix.dense}" for matrix in found[:3])
             raise UserError(

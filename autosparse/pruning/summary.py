@@ -137,7 +137,7 @@ def dense_share(model: nn.Module, layout: Layout, exclude: Sequence[str] = ()) -
     Raises:
         UserError: a pattern that no parameter's name matches.
     """
-    found = matrices(model, exclude=tuple(exclude))
+    found = matrices(model, exclude=exclude)
     return total(_left(found, layout)) / max(total(found), 1)
 
 
@@ -149,11 +149,13 @@ def dense_warning(model: nn.Module, layout: Layout, exclude: Sequence[str] = ())
     share = dense_share(model, layout, exclude)
     if share <= WARN_ABOVE:
         return None
-    left = sorted(_left(matrices(model, exclude=tuple(exclude)), layout), key=lambda each: -each.tensor.numel())
+    left = sorted(_left(matrices(model, exclude=exclude), layout), key=lambda each: -each.tensor.numel())
     some = "; ".join(f"{matrix.name}, {matrix.dense}" for matrix in left[:3])
+    prunable = any(matrix.tensor.is_floating_point() for matrix in left)
     return (
         f"{share:.0%} of the elements of the model's matrices stay dense: {some}{'; ...' if len(left) > 3 else ''}. "
-        "Prune them with include=, or say that they stay with exclude=, by names or patterns of names"
+        f"{'Prune them with include=, or say' if prunable else 'Say'} that they stay with exclude=, "
+        "by names or patterns of names"
     )
 
 

@@ -127,13 +127,17 @@ TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria n
         lambda: Wired(lambda m, x: m.b(m.a(input=x.flatten(1)).relu()), a=nn.Linear(64, 32), b=nn.Linear(32, 10)),
         (),
     ),
+    "scripted activation": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), torch.jit.script(nn.ReLU()), nn.Linear(32, 10)),
+        (),
+    ),
     "saturated": (saturated, ("synflow", "dataflow", "px")),
     "a layer never called": (lambda: unused(called=False), BY_PATHS),
     "a layer that leads nowhere": (lambda: unused(called=True), BY_PATHS),
 }
 
 
-@pytest.mark.filterwarnings("ignore:nothing is kept of layers")
+@pytest.mark.filterwarnings("ignore:nothing is kept of layers", "ignore:.*is deprecated")
 @pytest.mark.parametrize("criterion", [*CRITERIA, "autos"])
 @pytest.mark.parametrize("network", TAKEN)
 def test_what_is_taken_is_pruned_to_the_exact_count(network: str, criterion: str) -> None:
