@@ -89,7 +89,7 @@ class _Submission:
         self._runs[handle.job_id] = [job.folder for job in jobs]
         logs.record(self._folder, "local", self._runs)
         for job in jobs:
-            provenance.write_submission(job.folder, None, str(handle.task(0).paths.stderr))
+            provenance.write_submission(job, None, str(handle.task(0).paths.stderr))
         return handle
 
 
