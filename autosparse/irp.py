@@ -7,7 +7,7 @@ state, `triples.zarr`, `history.json` (the accuracy of every mask) and, while it
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -192,8 +192,7 @@ class IRP:
         probe = {name: values[self._mask.kept] for name, values in seen.items()}
         self._mask = keep_top(scores, k, self._mask)
         del scores  # as large as the model
-        rewound = of_file(self._rewind_path) if i == 0 and self._rewind_path != self._initial_path else {}
-        self._writer.commit_alive(i + 1, self._mask, probe, of_row(self.history[i]) | rewound)
+        self._writer.commit_alive(i + 1, self._mask, probe, of_row(self.history[i]))
         self._forget(i)
 
     def finish(self) -> None:
@@ -224,8 +223,8 @@ class IRP:
             return False, Ledger(), []
         ledger = Ledger.read(Folder(self._path))
         history = read_history(self.folder, ledger.beside)
-        unfinished = 0 < len(history) <= self.schedule.iterations
-        if unfinished and self.config.rewind_epoch and not self._rewind_path.is_file():
+        wanted = self.config.rewind_epoch and len(history) <= self.schedule.iterations
+        if wanted and (history or self._rewind_path.name in ledger.beside) and not self._rewind_path.is_file():
             history = []  # the state to rewind to is lost: the first training is done again, from its start
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return (self._path / MARKER).exists(), ledger, history
@@ -245,9 +244,8 @@ class IRP:
         iterations = self.schedule.iterations
         columns = self.config.probe_columns if self.config.probe_steps else ()
         self._writer = TripleWriter.open(self._path, self._layout, iterations, attributes, group(), columns=columns)
-        masks = max(self._ledger.iterations, 0)
-        if masks < iterations or len(self.history) <= iterations:
-            self.history = self.history[:masks]  # what has no mask after it is trained again, from its checkpoint
+        # A row that the ledger does not vouch for is trained again, from its checkpoint.
+        self.history = [row for row in self.history if of_row(row).items() <= self._ledger.beside.items()]
         self._resume()
 
     def _resume(self) -> None:
@@ -266,14 +264,18 @@ class IRP:
         return Probe(self._layout, c.probe_steps, c.probe_columns, self.accelerator.device)
 
     def _end_epoch(self, i: int, epoch: Epoch) -> None:
-        """Tell of an epoch of the training under m_i; of the first one keep the state to rewind to."""
-        if self.accelerator.is_main_process and i == 0 and epoch["epoch"] == self.config.rewind_epoch:
-            _save(self.model, self._rewind_path)
+        """Report an epoch of the training under m_i; of the first training keep the state to rewind to."""
+        if i == 0 and epoch["epoch"] == self.config.rewind_epoch:
+            main = self.accelerator.is_main_process
+            if main:
+                _save(self.model, self._rewind_path)
+            if self._writer and self._ledger.iterations == 0:  # later masks come from the state of that digest
+                self._writer.commit_beside(of_file(self._rewind_path) if main else {})
         self.after_epoch(i, epoch)
 
     def _checkpoint(self, i: int) -> Checkpoint:
         main = self.accelerator.is_main_process
-        tag = f"iteration {i} of {self._ledger.checksum}"  # of this run alone, as its store stands
+        tag = f"iteration {i} of {replace(self._ledger, beside={}).checksum}"  # of this run alone, as its store stands
         return Checkpoint(self.folder / CHECKPOINT, tag, self.checkpoint_interval, write=main)
 
     def _forget(self, i: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from autosparse import networks
+from autosparse import networks, registry
 from autosparse.data import ImageData, Images, load
 
 # Tests are about the CPU, on any machine with the same threads; tests/test_gpu.py gives its processes the GPU back.
@@ -97,8 +97,17 @@ def convolutional() -> nn.Module:
     )
 
 
+def forget_files() -> None:
+    """Unload the user's files, as a new process has none."""
+    for name in registry._LOADED:
+        del sys.modules[name]
+    registry._LOADED.clear()
+    registry.FILES.clear()
+
+
 def run_script(name: str, *arguments: str) -> int:
-    """Run a launch script in this process; returns its exit code."""
+    """Run a launch script in this process, which loads the user's files anew; returns its exit code."""
+    forget_files()
     argv = sys.argv
     sys.argv = [f"launch/{name}.py", *map(str, arguments)]
     try:

@@ -129,10 +129,14 @@ class Attempt:
 
 def _work(jobs: Sequence[Job], accelerator: Accelerator) -> Mapping[Path, Exception]:
     """Run them; returns which failed by themselves, and why."""
-    if len(jobs) == 1:
-        jobs[0].run(accelerator)
-    elif jobs:
-        return type(jobs[0]).run_together(jobs, accelerator)
+    try:
+        if len(jobs) == 1:
+            jobs[0].run(accelerator)
+        elif jobs:
+            return type(jobs[0]).run_together(jobs, accelerator)
+    except SystemExit as stop:  # Slurm would take the job of sys.exit(0) for a complete one.
+        error = RuntimeError(f"sys.exit({stop.code!r}) was called before the run was complete")
+        raise error.with_traceback(stop.__traceback__) from None
     return {}
 
 

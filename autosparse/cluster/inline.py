@@ -22,7 +22,7 @@ def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
                 say(f"[{number}/{total}] {job.folder}")
             try:
                 for job in jobs:
-                    provenance.write_submission(job.folder, None, None)
+                    provenance.write_submission(job, None, None)
                 errors = Attempt(jobs, resources.cpus_per_task).run()
             except Exception as error:  # the other jobs go on; the traceback is in the run's log
                 errors = dict.fromkeys([job.folder for job in jobs], error)

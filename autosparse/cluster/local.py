@@ -9,7 +9,7 @@ from typing import Any
 import submitit
 from tqdm import tqdm
 
-from autosparse.cluster import logs, outcome, provenance
+from autosparse.cluster import interruption, logs, outcome, provenance
 from autosparse.cluster.attempt import Attempt
 from autosparse.cluster.job import Job
 from autosparse.cluster.outcome import Failure
@@ -81,7 +81,7 @@ class _Submission:
         """Start jobs that run together, on GPUs of their own; returns submitit's handle."""
         if self._executor is None:
             with logs.claimed(self._root, self._name) as self._folder:
-                self._executor = submitit.LocalExecutor(self._folder / "%j")
+                self._executor = submitit.LocalExecutor(self._folder / "%j", python=interruption.PYTHON)
         self._executor.update_parameters(
             timeout_min=resources.minutes, tasks_per_node=resources.tasks, gpus_per_node=len(gpus), visible_gpus=gpus
         )
@@ -89,7 +89,7 @@ class _Submission:
         self._runs[handle.job_id] = [job.folder for job in jobs]
         logs.record(self._folder, "local", self._runs)
         for job in jobs:
-            provenance.write_submission(job.folder, None, str(handle.task(0).paths.stderr))
+            provenance.write_submission(job, None, str(handle.task(0).paths.stderr))
         return handle
 
 

@@ -93,7 +93,7 @@ def _submit(stages: list[Stage], queued: Placed, resources: Resources, root: Pat
                 runs = {each.job_id: [job.folder for job in jobs] for jobs, each in zip(new, found, strict=True)}
                 logs.record(folder, "slurm", runs)
                 for job, each in ((job, each) for jobs, each in zip(new, found, strict=True) for job in jobs):
-                    provenance.write_submission(job.folder, each.job_id, str(each.log))
+                    provenance.write_submission(job, each.job_id, str(each.log))
                     with naming(job.folder / "batch.sh"):
                         shutil.copyfile(each.script, job.folder / "batch.sh")
                     placed[job.folder] = each.job_id, each.log
@@ -124,15 +124,23 @@ def _attempts(packs: Sequence[tuple[Job, ...]], resources: Resources) -> list[At
 
 
 def _queued(job: Job, queue: dict[str, slurm.State], root: Path) -> tuple[str, Path] | None:
-    """Id and log of the job that a run waits or works in, if there is one."""
+    """Return the id and log of the job in the queue that works on a run, if there is one.
+
+    Raises:
+        UserError: it was submitted with another configuration.
+    """
     path = job.folder / "job.json"
     if not path.is_file():
         return None
     said = read_record(path)
     if not said and (place := logs.place_of(root, job.folder)):  # it is damaged
         said = {"job": place[0], "log": str(place[1])}
-        provenance.write_submission(job.folder, *said.values())
-    return (said["job"], Path(said["log"])) if said.get("job") in queue else None
+        provenance.write_submission(job, *said.values())
+    if said.get("job") not in queue:
+        return None
+    if (config := said.get("config")) and (difference := provenance.config_difference(job, config)):
+        raise UserError(f"{difference}; job {said['job']} works on it: autosparse runs cancel {job.folder}")
+    return said["job"], Path(said["log"])
 
 
 def show(stages: list[Stage], resources: Resources, root: Path) -> None:

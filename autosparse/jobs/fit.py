@@ -59,7 +59,7 @@ class FitRun(Job, Config):
 
     @property
     def folder(self) -> Path:
-        *_, above, last = _parts(self.runs[0])
+        *_, above, last = ("", *_parts(self.runs[0]))
         labels = above if last == "triples.zarr" else last
         more = f"-and-{len(self.runs) - 1}-more" if len(self.runs) > 1 else ""
         how = self.config
@@ -73,6 +73,8 @@ class FitRun(Job, Config):
         from autosparse.store import TripleStore
 
         for run in self.runs:
+            if "://" not in run and not Path(run).exists():
+                return f"cannot fit to {run}: it does not exist; name the folder of a complete run of autosparse irp"
             try:
                 TripleStore.open(run)
             except StoreError as error:

@@ -139,12 +139,13 @@ class Setting(Config):
         return f"{network}_{self.task.source}".replace("/", "-")
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process, which finds the task's class by its name: a file's is no module there yet."""
+        """Return what another process needs: the user's files as they are here, and the name of the task's class."""
         values = {each.name: getattr(self.task, each.name) for each in fields(self.task)}
-        return {**vars(self), "task": (registry.name_of(type(self.task), TASKS), values)}
+        return {**vars(self), "task": (registry.FILES, registry.name_of(type(self.task), TASKS), values)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        name, values = state["task"]
+        files, name, values = state["task"]
+        registry.FILES.update(files)
         kind = find_task(name)
         task = object.__new__(kind)
         task.__dict__.update(values)

@@ -50,6 +50,8 @@ class Note(Job):
         time.sleep(self.seconds)
         if self.fail == "user":
             raise UserError("no such word")
+        if self.fail == "exit":
+            raise SystemExit(0)
         if self.fail == "rank 1":
             if accelerator.process_index == 1:
                 raise UserError("the second process has had enough")

@@ -157,6 +157,14 @@ def test_what_is_no_task_is_refused_in_one_line(
     assert error.count("\n") == 1
 
 
+def test_a_file_that_calls_sys_exit_is_refused(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)")
+    assert script("irp", "--task", f"{tmp_path}/leaves.py:Mine", "--output", tmp_path) == 2
+    assert f"error: {tmp_path}/leaves.py fails: SystemExit: 0\n" == capsys.readouterr().err
+
+
 def test_a_setting_of_a_users_file_comes_back_from_a_pickle() -> None:
     import pickle
 
