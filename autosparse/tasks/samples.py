@@ -133,7 +133,7 @@ class ShuffledBatches:
         steps = order.shuffled(self.source.samples, self.batch_size, self.seed, epoch)[start:]
         part = steps.shape[1] // self.data.world_size
         mine = steps[:, self.data.rank * part : (self.data.rank + 1) * part]
-        pieces = mine.reshape(len(steps) * self.accumulate, -1)
+        pieces = mine.reshape(-1, part // self.accumulate)
         return self.source.batches(list(pieces), stream("sample", self.seed, epoch))
 
 

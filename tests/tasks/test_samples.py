@@ -41,6 +41,14 @@ def test_samples_draw_the_same_in_workers_later_and_on_more_processes() -> None:
     assert torch.equal(torch.cat([half["targets"] for half in halves]), torch.cat([each["targets"] for each in one]))
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("batch", [8, 4096])
+@pytest.mark.parametrize("task", [Own(), Text(context=32), Images(source="digits")])
+def test_epoch_from_its_end_is_empty(task: Any, batch: int, accumulate: int) -> None:
+    batches = task.on(CPU).training(batch, accumulate=accumulate)
+    assert list(batches.epoch(0, len(batches))) == []
+
+
 def test_the_global_generators_are_left_as_they_were() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
