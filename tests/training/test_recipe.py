@@ -1,8 +1,8 @@
 import pytest
 
 from autosparse.errors import UserError
+from autosparse.tasks.recipe import PAPER
 from autosparse.training import Recipe, find_recipe
-from autosparse.training.recipe import PAPER
 
 
 def test_the_papers_recipes() -> None:
