@@ -1,9 +1,8 @@
 """The data of a task: batches cut from a device's memory if the samples are tensors that fit, else read one by one."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import send_to_device
@@ -12,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autosparse.data import ImageSet, order
 from autosparse.errors import UserError
-from autosparse.generators import seeded
+from autosparse.generators import generator_states, restore_generators, restoring_generators, start_generators
 from autosparse.seeds import stream
 from autosparse.tasks.base import Split, Task
 from autosparse.tasks.images import Images
@@ -188,14 +187,20 @@ class Resident:
             yield data[indices[part]] if draws is None else data.augmented(indices[part], draws[:, part])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Read:
-    """A data set whose samples are read one by one and collated, in this process or in workers."""
+    """A data set whose samples are read one by one and collated, in this process or in workers.
+
+    Attributes:
+        random: whether samples or `collate` draw random numbers. This process finds out when it reads; workers, whose
+            copies forget it, draw from seeds always.
+    """
 
     dataset: "Dataset[Any]"
     collate: Any
     device: torch.device
     workers: int
+    random: bool
 
     @property
     def samples(self) -> int:
@@ -228,18 +233,30 @@ class Seeded(Dataset[Any]):
 
     def __getitem__(self, key: tuple[list[int], Tensor | None]) -> Any:
         """Return the batch of some samples, images cropped and flipped by draws (samples, 3) if there are any."""
-        indices, draws = key
-        samples = [self._sample(*each) for each in zip(indices, repeat(None) if draws is None else draws, strict=False)]
-        with seeded(stream("random numbers of a batch", self.seed, indices[0])):
-            return self.source.collate(samples)
+        if not self.source.random:
+            before = generator_states()
+            batch = self._batch(*key, lambda purpose, index: None)
+            if generator_states() == before:
+                return batch
+            restore_generators(before)
+            self.source.random = True  # so the batch is read again
+        with restoring_generators():
+            return self._batch(*key, self._start)
 
-    def _sample(self, index: int, draws: Tensor | None) -> Any:
-        dataset: Any = self.source.dataset
-        with seeded(stream("random numbers of a sample", self.seed, index)):
+    def _batch(self, indices: list[int], draws: Tensor | None, start: Callable[[str, int], None]) -> Any:
+        samples, data = [], cast(Any, self.source.dataset)
+        for k, index in enumerate(indices):
+            start("random numbers of a sample", index)
             if draws is None:
-                return dataset[index]
-            images, labels = dataset.augmented(torch.tensor([index]), draws[:, None])
-            return images[0], labels[0]
+                samples.append(data[index])
+            else:
+                images, labels = data.augmented(torch.tensor([index]), draws[k, :, None])
+                samples.append((images[0], labels[0]))
+        start("random numbers of a batch", indices[0])
+        return self.source.collate(samples)
+
+    def _start(self, purpose: str, index: int) -> None:
+        start_generators(stream(purpose, self.seed, index))
 
 
 def _parts(indices: Tensor, size: int) -> list[slice]:
@@ -268,7 +285,7 @@ def _source(found: Any, split: str, task: Task, device: torch.device, workers: i
             if isinstance(found, ImageSet)
             else TensorDataset(*(tensor.to(device) for tensor in found.tensors))
         )
-    return Read(found, task.collate, device, workers)
+    return Read(found, task.collate, device, workers, random=workers > 0)
 
 
 def _fits(tensors: Iterable[Tensor], device: torch.device) -> bool:

@@ -1,17 +1,22 @@
 """Batches of a task's own data sets: whose turn a sample is, and what it draws, depends on nothing else."""
 
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from autosparse.criteria import make_criterion
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.errors import UserError
+from autosparse.generators import generator_states, seeded
+from autosparse.generators import start_generators as start
 from autosparse.pruning import Layout, Mask
 from autosparse.seeds import stream
 from autosparse.tasks import Data, Images, Text
@@ -52,12 +57,39 @@ def test_epoch_from_its_end_is_empty(task: Any, batch: int, accumulate: int) -> 
     assert list(batches.epoch(0, len(batches))) == []
 
 
-def test_the_global_generators_are_left_as_they_were() -> None:
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    read(Data(Own()))
-    list(Data(Own()).scoring())
-    assert torch.equal(torch.get_rng_state(), before)
+@dataclass
+class Sometimes(Dataset[Any]):
+    """Samples that draw from one of the global generators if their index is 5."""
+
+    draw: Callable[[], float]
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor([index, self.draw() if index == 5 else 0.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(()).item()])
+def test_only_samples_that_draw_are_seeded(draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Mine(Own):
+        def dataset(self, split: str) -> Any:
+            return Sometimes(draw)
+
+        def collate(self, samples: list[Any]) -> Any:
+            return torch.stack(samples)
+
+    data, before = Data(Mine()), generator_states()
+    seeds = list[int]()
+    monkeypatch.setattr("autosparse.tasks.data.start_generators", lambda seed: seeds.append(seed) or start(seed))
+    first = [torch.cat(list(data.scoring(4))) for _ in range(2)]
+    assert len(seeds) == 3 * 5 + 4 * 5  # none before the batch with the sample 5
+    assert generator_states() == before
+    with seeded(stream("random numbers of a sample", stream("scoring"), 5)):
+        assert first[0][5, 1].item() == draw()
+    assert torch.equal(*first)
+    assert torch.equal(torch.cat(list(Data(Mine(), workers=1).scoring(4))), first[0])
 
 
 def test_scoring_deals_whole_batches_and_carries_the_loss() -> None:
