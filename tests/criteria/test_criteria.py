@@ -115,7 +115,7 @@ def test_frozen_weights_can_be_scored_and_stay_frozen(model: nn.Module, data: Da
 
 
 def test_unknown_names_list_the_valid_ones() -> None:
-    with pytest.raises(UserError, match="unknown criterion 'snap'; valid: random, magnitude, snip"):
+    with pytest.raises(UserError, match=r"unknown criterion 'snap'; did you mean snip\? valid: random, magnitude"):
         make_criterion("snap")
     with pytest.raises(UserError, match="batch-norm mode"), scoring_mode(nn.Linear(1, 1), "eval"):
         pass

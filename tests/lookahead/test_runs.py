@@ -127,7 +127,7 @@ def test_prune_looks_ahead_by_a_fit(output: Path, model: torch.nn.Module, data: 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FitConfig(features=("theta", "x")), "unknown feature 'x'; valid: theta, grad, flow, probe-gradient"),
+        (lambda: FitConfig(features=("theta", "x")), "unknown features 'x'; valid: theta, grad, flow, probe-gradient"),
         (lambda: FitConfig(features=()), "at least one feature, and each once"),
         (lambda: FitConfig(features=("theta", "theta")), "at least one feature, and each once"),
         (lambda: FitConfig(features=("grad", "probe-theta")), "sees probe-gradient in place of grad"),
