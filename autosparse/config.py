@@ -70,7 +70,9 @@ class Bounds:
 
     def hold(self, value: float) -> bool:
         """Whether a number is within; NaN is not."""
-        return self.low < value < self.high if self.exclusive else self.low <= value <= self.high
+        return math.isfinite(value) and (
+            self.low < value < self.high if self.exclusive else self.low <= value <= self.high
+        )
 
     def __str__(self) -> str:
         if self.high < math.inf:
@@ -93,8 +95,10 @@ class Config:
             value, called = getattr(self, name), name.replace("_", " ")
             if value is None and NoneType in types:
                 continue
-            if choices and value not in choices:
-                raise unknown(called, value, choices)
+            several = choices and any(get_origin(each) is tuple for each in types)
+            for each in value if several else (value,):
+                if choices and each not in choices:
+                    raise unknown(called, each, choices)
             if not bounds:
                 continue
             number, wanted = (Real, "a number") if float in types else (Integral, "a whole number")
@@ -213,8 +217,6 @@ class FitConfig(Config):
             raise UserError(f"weights must be positive, got {' '.join(map(str, self.weights))}")
         if 0 != self.samples < 1024:
             raise UserError(f"samples must be 0 or at least 1,024, got {self.samples}")
-        if others := [name for name in self.features if name not in get_args(Feature)]:
-            raise unknown("feature", others[0], get_args(Feature))
         if not self.features or len({*self.features}) < len(self.features):
             raise UserError("a fit has at least one feature, and each once")
         if "grad" in self.features and self.looks_ahead:
@@ -287,7 +289,7 @@ def defaults(kind: type[Any]) -> dict[str, Any]:
 
 @functools.cache
 def _allowed(kind: type[Any]) -> dict[str, tuple[tuple[Any, ...], Bounds | None, set[Any]]]:
-    """The choices (none where any value will do, or several), the bounds and the types of each field."""
+    """Return the choices of each field, or of its elements (none where any value will do), its bounds and its types."""
     hints = get_type_hints(kind, include_extras=True)
     named = {each.name: hints[each.name] for each in fields(kind)}
     return {name: (_choices(hint), _bounds(hint), _types(hint)) for name, hint in named.items()}
@@ -300,10 +302,8 @@ def _types(hint: Any) -> set[Any]:
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    if get_origin(hint) is tuple:
-        return ()
+    if get_origin(hint) is Literal or hint is bool:
+        return get_args(hint) or (True, False)
     return tuple(choice for part in get_args(hint) if get_origin(part) for choice in _choices(part))
 
 

@@ -1,5 +1,6 @@
 """Errors that the user can fix: one line that says what is wrong, what is valid and what to run."""
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -16,7 +17,10 @@ def refused(error: OSError) -> str:
     return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
 
 
-def unknown(kind: str, name: object, valid: Iterable[str]) -> UserError:
-    """The error for a name that no registry holds, listing those it does."""
+def unknown(kind: str, name: object, valid: Iterable[object]) -> UserError:
+    """Return the error for a value outside a closed set, which names the nearest of the valid ones and lists them."""
+    names = [str(each) for each in valid]
+    near = difflib.get_close_matches(str(name).lower(), names, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
     apart = "; several are given with spaces between them, no commas" if "," in str(name) else ""
-    return UserError(f"unknown {kind} {name!r}; valid: {', '.join(valid)}{apart}")
+    return UserError(f"unknown {kind} {name!r}; {meant}valid: {', '.join(names)}{apart}")

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,17 +25,33 @@ def start_generators(seed: int) -> None:
     random.seed(seed)
 
 
+def generator_states() -> tuple[Any, ...]:
+    """Return the states of all global generators; equal ones compare equal."""
+    numpy: Any = np.random.get_state()  # noqa: NPY002
+    kind, key, *rest = numpy
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    torches = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+    return random.getstate(), (kind, key.tobytes(), *rest), [state.numpy().tobytes() for state in torches]
+
+
+def restore_generators(states: tuple[Any, ...]) -> None:
+    """Set all global generators to the states that `generator_states` returned."""
+    python, (kind, key, *rest), (cpu, *devices) = states
+    random.setstate(python)
+    np.random.set_state((kind, np.frombuffer(key, np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(torch.frombuffer(bytearray(cpu), dtype=torch.uint8))
+    for device, state in enumerate(devices):
+        torch.cuda.set_rng_state(torch.frombuffer(bytearray(state), dtype=torch.uint8), device)
+
+
 @contextmanager
 def restoring_generators() -> Iterator[None]:
     """Restore all global generators when the block ends."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002
+    states = generator_states()
     try:
-        with torch.random.fork_rng(devices):
-            yield
+        yield
     finally:
-        np.random.set_state(numpys)  # noqa: NPY002
-        random.setstate(pythons)
+        restore_generators(states)
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from torch import nn
 from autosparse.config import IRPConfig, settings
 from autosparse.criteria import Criterion, Targeted, make_criterion
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.data import Data
 from autosparse.distributed import group
 from autosparse.errors import UserError
 from autosparse.files import replacing, write_json
@@ -32,6 +31,7 @@ from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.beside import HISTORY, agrees, check_file, of_file, of_row, read_history
 from autosparse.store.schema import LEDGER, MARKER, Ledger
 from autosparse.store.storage import Folder
+from autosparse.tasks import Data
 from autosparse.training import Checkpoint, Epoch, Recipe, Training, summarize, train
 
 CHECKPOINT = "checkpoint.pt"

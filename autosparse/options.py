@@ -1,6 +1,5 @@
 """Options as a file: what `--config FILE.yaml` says as the words of a command line, and what runs write for it."""
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
@@ -10,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 import yaml
 
-from autosparse.errors import UserError
+from autosparse.errors import UserError, unknown
 
 SECTION = "options"
 """The section of a run's `config.yaml` that says by which options it was made."""
@@ -77,9 +76,7 @@ def _words(kind: type[Any], path: Path, args: Sequence[str]) -> list[str]:
     for key, value in said.items():
         hint = valid.get(key.replace("_", "-"))
         if hint is None:
-            near = difflib.get_close_matches(key.replace("_", "-"), valid, 1)
-            meant = f"did you mean {near[0]}? " if near else ""
-            raise UserError(f"{path}: unknown option {key}; {meant}valid: {', '.join(sorted(valid))}")
+            raise UserError(f"{path}: {unknown('option', key.replace('_', '-'), sorted(valid))}")
         given = texts(path, key, value)
         flag = f"--{key.replace('_', '-')}"
         if tyro.conf.Positional in _marks(hint):

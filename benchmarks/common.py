@@ -25,12 +25,29 @@ from numpy.typing import NDArray
 
 from autosparse.cluster import Resources, launch_graph
 from autosparse.cluster.provenance import versions
+from autosparse.data import Images as Arrays
+from autosparse.data import ImageSet, image_set
 from autosparse.page import Document
 from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleWriter
 from autosparse.study import find_scale, make_graph
 from autosparse.study.parts import Part
 from autosparse.study.scale import Scale
+from autosparse.tasks import Images
+from autosparse.tasks.base import Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(Images):
+    """Images of noise, 3 x 32 x 32, in ten classes."""
+
+    count: int
+    """Training images; ten more to test."""
+
+    def dataset(self, split: Split) -> ImageSet | None:
+        x = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (self.count + 10, 3, 32, 32), np.uint8)
+        y = np.arange(self.count + 10) % 10
+        return image_set(Arrays("noise", x[:-10], y[:-10], x[-10:], y[-10:]), split, 0.0)
 
 
 def heading(*peers: str) -> None:

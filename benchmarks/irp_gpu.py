@@ -20,9 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from autosparse import networks
 from autosparse.command import run
-from autosparse.data import ImageData, Images, load
+from autosparse.data import Images as Arrays
+from autosparse.data import ImageSet, image_set, load
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
+from autosparse.tasks import Data, Images
+from autosparse.tasks.base import Split
 from autosparse.training import Recipe, train
 from benchmarks.common import goal, heading, row, table
 
@@ -55,6 +58,23 @@ class Arguments:
     """Processes of the plain loops' DataLoader."""
     repeats: int = 3
     """Epochs timed, after one that is not; the median counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class First(Images):
+    """The first training images of a data set, and all that test."""
+
+    count: int | None
+    """How many; None for all."""
+
+    @property
+    def arrays(self) -> Arrays:
+        """The images as uint8 arrays."""
+        images = load(self.source, self.data_root)
+        return replace(images, x_train=images.x_train[: self.count], y_train=images.y_train[: self.count])
+
+    def dataset(self, split: Split) -> ImageSet | None:
+        return image_set(self.arrays, split, 0.0)
 
 
 @dataclass(frozen=True)
@@ -110,7 +130,7 @@ class Clock:
 class Plain(Dataset[tuple[Tensor, int]]):
     """Images as torchvision's data sets give them: PIL, then crop, flip, ToTensor and Normalize, one at a time."""
 
-    def __init__(self, images: Images, data: ImageData) -> None:
+    def __init__(self, images: Arrays) -> None:
         self.images, self.labels = images.x_train.transpose(0, 2, 3, 1), images.y_train
         if images.shape[0] == 1:
             self.images = self.images[..., 0]
@@ -119,7 +139,7 @@ class Plain(Dataset[tuple[Tensor, int]]):
                 transforms.RandomCrop(images.shape[1:], padding=4),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
-                transforms.Normalize(*(value.flatten().cpu() / 255 for value in data.moments)),
+                transforms.Normalize(*(value.flatten() / 255 for value in images.moments)),
             ]
         )
 
@@ -130,11 +150,11 @@ class Plain(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(np.ascontiguousarray(self.images[index]))), int(self.labels[index])
 
 
-def plain(a: Arguments, images: Images, data: ImageData, model: nn.Module, recipe: Recipe, clock: Clock) -> None:
+def plain(a: Arguments, images: Arrays, data: Data, model: nn.Module, recipe: Recipe, clock: Clock) -> None:
     """The loop that one writes first: a DataLoader with workers, a loss that is looked at after each step."""
     cuda = data.device.type == "cuda"
     batches = DataLoader(
-        Plain(images, data),
+        Plain(images),
         a.batch_size,
         shuffle=True,
         drop_last=True,
@@ -164,11 +184,9 @@ def main(a: Arguments) -> None:
     if a.device == "cuda" and not torch.cuda.is_available():
         print("no GPU here, so nothing to measure: skipped (--device cpu runs the same on the CPU)")
         return
-    images = load(a.dataset, a.data_root)
-    if a.images is not None:
-        images = replace(images, x_train=images.x_train[: a.images], y_train=images.y_train[: a.images])
     accelerator = Accelerator(cpu=a.device == "cpu")
-    data = ImageData(images, accelerator.device)
+    task = First(source=a.dataset, data_root=a.data_root, count=a.images)
+    images, data = task.arrays, Data(task, accelerator.device)
     recipe = replace(_RECIPE, epochs=1 + a.repeats, batch_size=a.batch_size)
     steps = len(data.training(recipe.batch_size))
     if len(data) < a.batch_size * 3:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -17,14 +16,13 @@ import autosparse
 from autosparse import networks
 from autosparse.command import run
 from autosparse.config import IRPConfig
-from autosparse.data import Data, ImageData, Images
 from autosparse.irp import IRP
 from autosparse.pruning import Layout
 from autosparse.store import TripleStore
 from autosparse.store.verify import problems
-from autosparse.tasks import Text
+from autosparse.tasks import Data, Text
 from autosparse.training import Recipe
-from benchmarks.common import heading, peak_memory
+from benchmarks.common import Noise, heading, peak_memory
 
 
 @dataclass(frozen=True)
@@ -108,13 +106,9 @@ def main(a: Arguments) -> None:
 
 def _vgg(a: Arguments, accelerator: Accelerator) -> tuple[nn.Module, Data, Recipe, int]:
     """Model, data, recipe, and how many numbers a parameter has in training: itself, its gradient, its momentum."""
-    generator = np.random.Generator(np.random.PCG64(0))
-    n = a.steps * a.batch_size
-    x = generator.integers(0, 256, (n + 10, 3, 32, 32), np.uint8)
-    y = np.arange(n + 10) % 10
-    images = Images("synthetic", x[:n], y[:n], x[n:], y[n:])
-    model = networks.build(a.network, images.shape, images.classes).to(accelerator.device)
-    return model, ImageData(images, accelerator.device), Recipe(1, "nesterov", 1e-3, batch_size=a.batch_size), 3
+    model = networks.build(a.network, (3, 32, 32), 10).to(accelerator.device)
+    data = Data(Noise(count=a.steps * a.batch_size), accelerator.device)
+    return model, data, Recipe(1, "nesterov", 1e-3, batch_size=a.batch_size), 3
 
 
 def _gpt(a: Arguments, accelerator: Accelerator) -> tuple[nn.Module, Data, Recipe, int]:
@@ -122,7 +116,7 @@ def _gpt(a: Arguments, accelerator: Accelerator) -> tuple[nn.Module, Data, Recip
     batch = max(1, a.batch_size // 8)
     task = Few(samples=a.steps * batch)
     recipe = Recipe(1, "adamw", 1e-4, batch_size=batch)
-    return task.model().to(accelerator.device), task.on(accelerator.device), recipe, 4
+    return task.model().to(accelerator.device), Data(task, accelerator.device), recipe, 4
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
@@ -21,15 +20,13 @@ from autosparse.config import IRPConfig, Probed
 from autosparse.criteria import select
 from autosparse.criteria.loss import loss_of
 from autosparse.criteria.scored import Scored
-from autosparse.data import ImageData
-from autosparse.data import Images as Arrays
 from autosparse.jobs.setting import Setting
 from autosparse.lookahead import Probe, RecipeLearner
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
-from autosparse.tasks import Images, Text
+from autosparse.tasks import Data, Images, Text
 from autosparse.training import Recipe, train
-from benchmarks.common import goal, heading, peak_during, resident_memory, row, scratch, seconds, table
+from benchmarks.common import Noise, goal, heading, peak_during, resident_memory, row, scratch, seconds, table
 
 Network = Literal["lenet-300-100", "resnet8", "gpt"]
 Goal = tuple[str, bool]
@@ -255,10 +252,8 @@ def _apart(a: Arguments, columns: tuple[Probed, ...]) -> float:
 
 def _peak(a: Arguments, columns: tuple[Probed, ...]) -> float:
     count = a.large_steps * a.large_batch_size
-    x = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (count, 3, 32, 32), np.uint8)
-    y = np.arange(count) % 10
     accelerator = Accelerator(cpu=True)
-    data, model = ImageData(Arrays("synthetic", x, y, x[:10], y[:10])), networks.build(a.large, (3, 32, 32), 10)
+    data, model = Data(Noise(count=count)), networks.build(a.large, (3, 32, 32), 10)
     layout, recipe = Layout.of(model), Recipe(1, "nesterov", 1e-3, batch_size=a.large_batch_size)
     full, before = Mask.full(layout), resident_memory()
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from autosparse import networks
 from autosparse.command import run
 from autosparse.config import IRPConfig
-from autosparse.data import ImageData, load
+from autosparse.data import load
 from autosparse.irp import IRP
 from autosparse.pack import Pack
 from autosparse.store import TripleStore
+from autosparse.tasks import Data, Images
 from autosparse.training import find_recipe
 from benchmarks.common import goal, heading, median_seconds, row, scratch, seconds, table
 
@@ -53,7 +54,7 @@ def main(a: Arguments) -> None:
     heading()
     accelerator = Accelerator(cpu=a.device == "cpu")
     images = load(a.dataset, a.data_root)
-    data = ImageData(images, accelerator.device, validation=0.1)
+    data = Data(Images(source=a.dataset, data_root=a.data_root), accelerator.device)
     recipe = find_recipe("short", "lenet-300-100", a.dataset).with_epochs(1)
 
     def irp(folder: Path, seed: int, nudged: bool = False) -> IRP:

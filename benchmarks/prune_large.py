@@ -16,12 +16,13 @@ from autosparse.autos import AutoS, AutoSCriterion, StoredSamples, Surface, fit,
 from autosparse.command import run
 from autosparse.config import FitConfig, IRPConfig
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.data import ImageData, load
+from autosparse.data import load
 from autosparse.errors import UserError
 from autosparse.irp import IRP
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore
+from autosparse.tasks import Data, Images
 from autosparse.training import Recipe
 from benchmarks.common import goal, heading, peak_during, resident_memory, row, scratch, seconds, table
 
@@ -99,7 +100,7 @@ def _fitted(folder: Path, steps: int) -> Path:
     model = networks.build("lenet-300-100", images.shape, images.classes)
     IRP(
         model=model,
-        data=ImageData(images),
+        data=Data(Images(source="digits", validation=0.0)),
         recipe=Recipe(2, "adam", 1.2e-3),
         config=IRPConfig(iterations=4),
         folder=folder / "run",

@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from autosparse import networks
 from autosparse.command import run
-from autosparse.data import ImageData, Images, load
+from autosparse.data import load
+from autosparse.data.sources import Images as Arrays
 from autosparse.pruning import Layout, Mask
+from autosparse.tasks import Data, Images
 from autosparse.training import find_recipe, train
 from benchmarks.common import heading, median_seconds
 
@@ -37,9 +39,9 @@ class Arguments:
 class Plain(Dataset[tuple[Tensor, int]]):
     """Images as torchvision's data sets give them: PIL, then ToTensor and Normalize, one at a time."""
 
-    def __init__(self, images: Images, part: str, data: ImageData) -> None:
+    def __init__(self, images: Arrays, part: str) -> None:
         self.images, self.labels = getattr(images, f"x_{part}")[:, 0], getattr(images, f"y_{part}")
-        mean, deviation = (float(value) / 255 for value in data.moments)
+        mean, deviation = (float(value) / 255 for value in images.moments)
         self.transform = transforms.Compose(
             [
                 transforms.ToImage(),
@@ -61,7 +63,7 @@ def main(a: Arguments) -> None:
     images = load(a.dataset, a.data_root)
     accelerator = Accelerator()
     device = accelerator.device
-    data = ImageData(images, device)
+    data = Data(Images(source=a.dataset, data_root=a.data_root, validation=0.0), device)
     recipe = find_recipe("short", "lenet-300-100", a.dataset).with_epochs(1)
 
     def fresh() -> nn.Module:
@@ -76,7 +78,7 @@ def main(a: Arguments) -> None:
         model = fresh()
         optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         order = data.training(recipe.batch_size).order(0).tolist()
-        batches = DataLoader(Plain(images, "train", data), batch_sampler=order, num_workers=workers)
+        batches = DataLoader(Plain(images, "train"), batch_sampler=order, num_workers=workers)
         total = 0.0
         model.train()
         for inputs, targets in batches:
@@ -87,7 +89,7 @@ def main(a: Arguments) -> None:
             total += loss.item()
         model.eval()
         with torch.no_grad():
-            for inputs, _ in DataLoader(Plain(images, "test", data), 1024, num_workers=workers):
+            for inputs, _ in DataLoader(Plain(images, "test"), 1024, num_workers=workers):
                 model(inputs.to(device)).argmax(1).cpu()
         return total / len(order)
 

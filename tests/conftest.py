@@ -12,7 +12,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from autosparse import networks, registry
-from autosparse.data import ImageData, Images, load
+from autosparse.data import Images, load
+from autosparse.tasks import Data
+from tests.models import digits
 
 # Tests are about the CPU, on any machine with the same threads; tests/test_gpu.py gives its processes the GPU back.
 # The variable passes on to the processes of pytest-xdist what their parent has hidden already.
@@ -74,8 +76,8 @@ def accelerator() -> Accelerator:
 
 
 @pytest.fixture
-def data(images: Images) -> ImageData:
-    return ImageData(images, validation=0.1)
+def data() -> Data:
+    return digits()
 
 
 @pytest.fixture

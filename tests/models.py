@@ -1,8 +1,17 @@
-"""Small networks of the kinds that people prune beside the package's own."""
+"""Small networks of the kinds that people prune besides the package's own, and small data."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from autosparse.tasks import Data, Images
+
+
+def digits(validation: float = 0.1, **where: Any) -> Data:
+    """Return the data of the task images on scikit-learn's digits."""
+    return Data(Images(source="digits", validation=validation), **where)
 
 
 class Attention(nn.Module):

@@ -70,8 +70,9 @@ def test_an_epoch_does_not_wait_for_the_gpu() -> None:
 import torch
 from accelerate import Accelerator
 from autosparse import networks
-from autosparse.data import ImageData, load
+from autosparse.data import load
 from autosparse.pruning import Layout, Mask
+from autosparse.tasks import Data, Images
 from autosparse.training import Recipe, train
 images, accelerator, done = load("digits"), Accelerator(), 0
 model = networks.build("resnet18", images.shape, images.classes).cuda()
@@ -82,7 +83,8 @@ def look(steps):
     global done
     done += steps
     torch.cuda.set_sync_debug_mode("error" if 0 < done < 11 else "default")  # of 11 steps
-train(model, mask, ImageData(images, accelerator.device), recipe, accelerator, progress=look)
+data = Data(Images(source="digits", validation=0.0), accelerator.device)
+train(model, mask, data, recipe, accelerator, progress=look)
 assert done == 11
 """
     python("-c", script)

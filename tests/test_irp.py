@@ -20,7 +20,7 @@ from autosparse import networks
 from autosparse.config import IRPConfig
 from autosparse.criteria import make_criterion
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.data import Data, ImageData, Images
+from autosparse.data import Images
 from autosparse.errors import UserError
 from autosparse.irp import IRP
 from autosparse.lookahead import Probe
@@ -30,10 +30,10 @@ from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.schema import LEDGER, MARKER
 from autosparse.store.storage import Folder
 from autosparse.store.verify import problems
-from autosparse.tasks.samples import SampleData
+from autosparse.tasks import Data
 from autosparse.training import Recipe, train
 from tests.conftest import RUN, SMALL_IRP, tree
-from tests.models import GPT, ViT
+from tests.models import GPT, ViT, digits
 from tests.tasks.attention import Language
 from tests.waiting import waiting_irp
 
@@ -64,7 +64,7 @@ def recipe_for(network: str) -> Recipe:
 
 
 def data_for(network: str, images: Images) -> Data:
-    return SampleData(Language(), "cpu") if network == "gpt" else ImageData(images, validation=0.1)
+    return Data(Language()) if network == "gpt" else digits()
 
 
 def run(
@@ -240,7 +240,7 @@ def test_a_run_stores_what_the_first_steps_of_each_training_show(
     for name, content in whole.items():  # all else is as it was without
         if name == "history.json" or "/c/" in name:
             assert plain[name] == content
-    data = ImageData(images, validation=0.1)
+    data = digits()
     for i in range(N):
         model = fresh()
         model.load_state_dict(load_file(probed / "initial.safetensors"))
@@ -293,7 +293,7 @@ def test_it_rewinds_to_the_state_after_some_epochs(images: Images, accelerator: 
     assert np.array_equal(store.theta(), store.layout.flatten(initial).numpy())  # features stay the initial ones
     model = fresh()
     model.load_state_dict(rewound)
-    train(model, store.mask(1), ImageData(images, validation=0.1), RECIPE, accelerator)
+    train(model, store.mask(1), digits(), RECIPE, accelerator)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in seen[1].items())
 
     def die(steps: int) -> None:

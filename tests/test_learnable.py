@@ -9,13 +9,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from autosparse.config import IRPConfig
-from autosparse.data import ImageData
 from autosparse.jobs import IRPRun
 from autosparse.jobs.setting import Setting
 from autosparse.lookahead import Probe
 from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleStore
-from autosparse.tasks import Images
+from autosparse.tasks import Data, Images
 from autosparse.training import Recipe, train
 from benchmarks.learnable import Seen, Together, _ceiling, _context, _judged, _Regression
 
@@ -53,7 +52,7 @@ def test_rows_and_columns_of_a_layer() -> None:
 
 
 def test_probes_of_several_lengths_see_what_each_sees_alone(
-    model: nn.Module, data: ImageData, accelerator: Accelerator
+    model: nn.Module, data: Data, accelerator: Accelerator
 ) -> None:
     start = {name: value.clone() for name, value in model.state_dict().items()}
     layout, recipe = Layout.of(model), Recipe(1, "nesterov", 0.05, batch_size=128)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autosparse import networks
 from autosparse.config import IRPConfig
-from autosparse.data import ImageData, Images
+from autosparse.data import Images
 from autosparse.errors import UserError
 from autosparse.irp import IRP
 from autosparse.pack import Pack
@@ -21,6 +21,7 @@ from autosparse.store import TripleStore
 from autosparse.store.verify import problems
 from autosparse.training import Recipe
 from tests.conftest import tree
+from tests.models import digits
 
 SEEDS = (1, 2, 3)
 N = 2
@@ -34,7 +35,7 @@ class KilledError(Exception):
 
 @pytest.fixture(scope="module")
 def irp(images: Images, accelerator: Accelerator) -> Make:
-    data = ImageData(images, validation=0.1)
+    data = digits()
 
     def make(folder: Path, seed: int, **more: object) -> IRP:
         return IRP(

@@ -10,14 +10,13 @@ from torch import nn
 
 from autosparse.cluster import process
 from autosparse.config import IRPConfig
-from autosparse.data import Data, ImageData, load
 from autosparse.irp import IRP
 from autosparse.store import TripleStore
 from autosparse.store.verify import problems
-from autosparse.tasks.samples import SampleData
+from autosparse.tasks import Data
 from autosparse.training import Recipe
 from tests.conftest import tree
-from tests.models import GPT
+from tests.models import GPT, digits
 from tests.tasks.attention import Language
 from tests.world import world
 
@@ -38,9 +37,9 @@ def prune(folder: Path, network: str, stop: int = 0, blind: bool = False) -> str
     model: nn.Module = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(256, 10)
     )
-    data: Data = ImageData(load("digits"), validation=0.1, rank=rank, world_size=size)
+    data: Data = digits(rank=rank, world_size=size)
     if network == "gpt":
-        model, data = GPT(), SampleData(Language(), "cpu", rank=rank, world_size=size)
+        model, data = GPT(), Data(Language(), rank=rank, world_size=size)
     calls = 0
 
     def die(steps: int) -> None:

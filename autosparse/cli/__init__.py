@@ -1,6 +1,5 @@
 """The commands: `autosparse irp ...`, and `python launch/irp.py ...`, which is the same."""
 
-import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import make_dataclass
@@ -11,6 +10,7 @@ import tyro
 
 import autosparse
 from autosparse.command import parse, run
+from autosparse.errors import unknown
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("paper", "the whole pipeline in minutes: iterative pruning, a fit, rivals, a report"),
@@ -50,9 +50,7 @@ def main() -> None:
     elif name in COMMANDS:
         start(COMMANDS[name][0], ["demo", *args] if name == "demo" else args, f"autosparse {name}")
     else:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        print(f"error: unknown command {name!r}; {meant}valid: {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"error: {unknown('command', name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
 
 

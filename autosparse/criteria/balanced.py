@@ -18,7 +18,7 @@ def class_balanced(batches: Batches, per_class: int, ignore_index: int = -100) -
 
     One of each class after the other, so that every batch is balanced too, in batches of equal size: the 100 of ten
     classes in two, as Wang et al. do. The same samples and batches for any number of processes, if whole batches are
-    dealt to the processes in turn, as `ImageData.scoring` does; this process's part of them. Samples whose class is
+    dealt to the processes in turn, as `Data.scoring` does; this process's part of them. Samples whose class is
     `ignore_index` are passed over. None where targets are no class indices (B,).
 
     Raises:

@@ -22,11 +22,10 @@ def steps(samples: int, batch_size: int) -> int:
     return max(1, samples // batch_size)
 
 
-def dealt(samples: int, batch_size: int, limit: int | None, rank: int, world_size: int) -> list[tuple[int, int]]:
-    """(start, end) of this process's batches in fixed order; whole batches are dealt to the processes in turn."""
+def dealt(samples: int, batch_size: int, limit: int | None, rank: int, world_size: int) -> Tensor:
+    """Return a process's samples in fixed order, int64 (n,); whole batches are dealt to the processes in turn."""
     stop = samples if limit is None else min(samples, limit * batch_size)
-    starts = range(rank * batch_size, stop, world_size * batch_size)
-    return [(start, min(start + batch_size, stop)) for start in starts]
+    return torch.cat([torch.arange(0), *torch.arange(stop).split(batch_size)[rank::world_size]])
 
 
 def check_even(samples: int, batch_size: int, world_size: int, accumulate: int) -> None:

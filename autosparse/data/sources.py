@@ -51,6 +51,18 @@ class Images:
         """Number of classes."""
         return int(self.y_train.max()) + 1
 
+    @functools.cached_property
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of each channel of the training images, in 0..255, (C, 1, 1) each."""
+        images = self.x_train
+        counts = np.zeros((images.shape[1], 256), np.int64)  # exact: of each of the 256 values
+        for chunk in np.array_split(images, -(-len(images) // 4096)):  # bincount takes eight times its input's memory
+            counts += [np.bincount(chunk[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])]
+        fractions = counts / counts.sum(axis=1, keepdims=True)
+        mean = fractions @ np.arange(256.0)
+        deviation = np.sqrt((fractions * (np.arange(256.0) - mean[:, None]) ** 2).sum(axis=1))
+        return mean.reshape(-1, 1, 1), np.maximum(deviation, 1.0).reshape(-1, 1, 1)
+
 
 def digits() -> Arrays:
     """scikit-learn's 1,797 digits of 8 x 8; 1,500 to train, 297 to test, in their own order."""

@@ -17,8 +17,8 @@ from autosparse.jobs.tracking import Tracking, of_epoch, tracking
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from autosparse.data import Data
     from autosparse.irp import IRP
+    from autosparse.tasks import Data
     from autosparse.training import Epoch
 
 

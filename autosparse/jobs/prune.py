@@ -23,7 +23,7 @@ from autosparse.jobs.setting import TrainingRun
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from autosparse.training.recipe import Recipe
+    from autosparse.tasks.recipe import Recipe
 
 RESULT, MASK = "result.json", "mask.safetensors"
 NOT_INVERTED = ("random-erk", "npb", "npb-tiny-imagenet", "force")

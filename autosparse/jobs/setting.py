@@ -15,14 +15,14 @@ from autosparse.jobs.chosen import chosen_task, default_task
 from autosparse.jobs.tracking import check_trackers
 from autosparse.tasks.base import Task
 from autosparse.tasks.catalog import TASKS, find_task
-from autosparse.training.recipe import Recipe
+from autosparse.tasks.recipe import Recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
-    from autosparse.data import Data
     from autosparse.pruning import Layout
+    from autosparse.tasks import Data
 
 
 log = logging.getLogger(__name__)
@@ -98,9 +98,11 @@ class Setting(Config):
         return model.to(accelerator.device)
 
     def make_data(self, accelerator: "Accelerator") -> "Data":
-        """The data of this process."""
+        """Return the data of this process."""
+        from autosparse.tasks import Data
+
         rank, world_size = accelerator.process_index, accelerator.num_processes
-        return self.task.on(accelerator.device, rank, world_size, self.workers)
+        return Data(self.task, accelerator.device, rank, world_size, self.workers)
 
     def layout(self, model: "nn.Module") -> "Layout":
         """What of the model is pruned; what else it has of matrices is said.

@@ -14,11 +14,11 @@ from torch import distributed as dist
 from autosparse import tensors
 from autosparse.criteria.base import Batches
 from autosparse.criteria.loss import Loss
-from autosparse.data import Data
 from autosparse.errors import UserError
 from autosparse.lookahead.probe import Probe
 from autosparse.pruning import Mask
 from autosparse.seeds import stream
+from autosparse.tasks import Data
 from autosparse.training import Checkpoint, Recipe, train
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]

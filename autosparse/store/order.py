@@ -15,13 +15,14 @@ that the split is the same for every run and the number of samples in a range is
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autosparse.errors import UserError
+from autosparse.config import Config
+from autosparse.errors import UserError, unknown
 from autosparse.seeds import stream
 
 Part = Literal["train", "held-out", "all"]
@@ -29,7 +30,13 @@ STRIDE = 10
 
 
 def part_indices(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
-    """The flat indices start..stop that belong to a part of the split, ascending, counted from `start`."""
+    """Return the flat indices start..stop that belong to a part of the split, ascending, counted from `start`.
+
+    Raises:
+        UserError: an unknown part.
+    """
+    if part not in get_args(Part):
+        raise unknown("part", part, get_args(Part))
     if part == "all":
         return np.arange(stop - start)
     groups = np.arange(start // STRIDE, -(-stop // STRIDE), dtype=np.uint64)
@@ -87,7 +94,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Order:
+class Order(Config):
     """The order of one epoch.
 
     Attributes:

@@ -7,8 +7,9 @@ from autosparse.lazy import lazily
 if TYPE_CHECKING:
     from autosparse.tasks.base import Task
     from autosparse.tasks.catalog import TASKS, find_task
+    from autosparse.tasks.data import Data
     from autosparse.tasks.images import Images
     from autosparse.tasks.text import Text
 
-__all__ = ["TASKS", "Images", "Task", "Text", "find_task"]
+__all__ = ["TASKS", "Data", "Images", "Task", "Text", "find_task"]
 __getattr__ = lazily(__name__)

@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
-    from autosparse.data import Data
-    from autosparse.training import Recipe
+    from autosparse.tasks.recipe import Recipe
 
 Split = Literal["train", "validation", "test"]
 
@@ -55,6 +53,16 @@ class Task(Protocol):
         return default_collate(samples)
 
     @property
+    def scoring_batch(self) -> int:
+        """Number of samples whose gradient is taken together."""
+        return max(1, self.recipe.batch_size // self.recipe.accumulate)
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Number of samples that are evaluated together."""
+        return self.scoring_batch
+
+    @property
     def network(self) -> str:
         """What folders and tables call the model."""
         return type(self).__name__.lower()
@@ -89,19 +97,3 @@ class Task(Protocol):
     def resolved(self) -> dict[str, Any]:
         """What fields outside the identity resolve to, as values of YAML: part of the identity."""
         return {}
-
-    def on(self, device: "torch.device", rank: int = 0, world_size: int = 1, workers: int = 0) -> "Data":
-        """The data of one process, with loss and metrics.
-
-        Args:
-            device: where batches are wanted.
-            rank: of this process; every process cuts its part of the same global batches.
-            world_size: number of processes.
-            workers: processes that read; 0 for this one.
-
-        Raises:
-            UserError: a data set without a length.
-        """
-        from autosparse.tasks.samples import SampleData
-
-        return SampleData(self, device, rank, world_size, workers)

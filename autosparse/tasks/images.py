@@ -10,14 +10,11 @@ from autosparse.config import NO_IDENTITY, Config
 from autosparse.data import sources
 from autosparse.errors import UserError
 from autosparse.tasks.base import Split, Task
-from autosparse.training.recipe import Recipe, RecipeName, find_recipe
+from autosparse.tasks.recipe import Recipe, RecipeName, find_recipe
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
     from torch.utils.data import Dataset
-
-    from autosparse.data import ImageData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,28 +78,30 @@ class Images(Config, Task):
         return networks.draw(self.network, images.shape, images.classes, self.fan)
 
     def dataset(self, split: Split) -> "Dataset[Any] | None":
-        """Normalized images and labels, unaugmented, on the CPU; training takes them from a device's memory, `on`."""
-        import torch
-        from torch.utils.data import TensorDataset
+        """Return normalized images and labels on the CPU; see `autosparse.data.ImageSet`."""
+        from autosparse.data import image_set
 
-        data = self.on(torch.device("cpu"))
-        if split == "validation" and not data.has_validation:
-            return None
-        batches = data.scoring() if split == "train" else data.evaluation(split)
-        return TensorDataset(*map(torch.cat, zip(*batches, strict=True)))
+        return image_set(sources.load(self.source, self.data_root), split, self.validation_share)
 
     def loss(self, model: "nn.Module", batch: Any) -> "Tensor":
-        from autosparse.data.batches import cross_entropy
+        """Return the mean cross-entropy."""
+        from torch.nn import functional as F
 
-        return cross_entropy(model, batch)
+        inputs, targets = batch
+        return F.cross_entropy(model(inputs), targets)
 
     def metrics(self, model: "nn.Module", batch: Any) -> "dict[str, tuple[Tensor, Tensor]]":
-        from autosparse.data.batches import accuracy
+        """Return `accuracy`: how many images are classified rightly, and how many there are."""
+        import torch
 
-        return accuracy(model, batch)
+        inputs, targets = batch
+        right = (model(inputs).argmax(1) == targets).sum()
+        return {"accuracy": (right, torch.full_like(right, len(targets)))}
 
-    def on(self, device: "torch.device", rank: int = 0, world_size: int = 1, workers: int = 0) -> "ImageData":
-        from autosparse.data import ImageData
+    @property
+    def scoring_batch(self) -> int:
+        return 256  # batch norm sees as many
 
-        images = sources.load(self.source, self.data_root)
-        return ImageData(images, device, self.validation_share, rank, world_size)
+    @property
+    def evaluation_batch(self) -> int:
+        return 1024

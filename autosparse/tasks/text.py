@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from autosparse.config import NO_IDENTITY, Bounds, Config
 from autosparse.errors import UserError
 from autosparse.tasks.base import Split, Task
-from autosparse.training.recipe import Recipe
+from autosparse.tasks.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from autosparse.lazy import lazily
 
 if TYPE_CHECKING:
+    from autosparse.tasks.recipe import Recipe, find_recipe
     from autosparse.training.callback import Callback
     from autosparse.training.checkpoint import Checkpoint
     from autosparse.training.loop import Epoch, evaluate, summarize, train
     from autosparse.training.packed import Training, train_together
-    from autosparse.training.recipe import Recipe, find_recipe
 
 __all__ = [
     "Callback",

@@ -11,15 +11,15 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, recursively_apply
 from torch import Tensor, nn
 
-from autosparse.data import Data
 from autosparse.errors import UserError
 from autosparse.generators import seed_torch
 from autosparse.pruning import Mask
 from autosparse.seeds import streams
+from autosparse.tasks import Data
+from autosparse.tasks.recipe import Recipe
 from autosparse.training.callback import Callback
 from autosparse.training.checkpoint import Checkpoint
 from autosparse.training.epoch import end_epoch, private_generators
-from autosparse.training.recipe import Recipe
 from autosparse.training.step import autocast, kept_bits, make_optimizer, number, set_rate, zero_removed
 
 

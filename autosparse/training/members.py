@@ -8,14 +8,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from autosparse.cluster.interruption import InterruptedAtStep
-from autosparse.data import Data
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
+from autosparse.tasks import Data
+from autosparse.tasks.recipe import Recipe
 from autosparse.training.callback import Callback
 from autosparse.training.checkpoint import Checkpoint
 from autosparse.training.epoch import end_epoch
 from autosparse.training.loop import Epoch, measured
-from autosparse.training.recipe import Recipe
 from autosparse.training.step import make_optimizer
 
 

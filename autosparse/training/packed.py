@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from accelerate import Accelerator
 
-from autosparse.data import Data
 from autosparse.errors import UserError
+from autosparse.tasks import Data
+from autosparse.tasks.recipe import Recipe
 from autosparse.training.epoch import private_generators
 from autosparse.training.loop import Epoch, train
 from autosparse.training.members import Member, Training, due, save
-from autosparse.training.recipe import Recipe
 from autosparse.training.stack import Stack
 
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils.data import default_collate
 
-from autosparse.data import Data
 from autosparse.errors import UserError
+from autosparse.tasks import Data
+from autosparse.tasks.recipe import UNPACKED, Recipe
 from autosparse.training.members import Member, due, save
-from autosparse.training.recipe import UNPACKED, Recipe
 from autosparse.training.step import Held, autocast, bits_of, number, set_rate, zero_removed
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
-from autosparse.training.recipe import Recipe
+from autosparse.tasks.recipe import Recipe
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
 Held = list[tuple[Tensor, Tensor]]

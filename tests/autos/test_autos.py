@@ -12,10 +12,10 @@ from autosparse.autos import AutoS, AutoSCriterion, Features, Scale, StoredSampl
 from autosparse.autos.evaluate import overlap, spearman
 from autosparse.config import FitConfig
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.data import ImageData
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.store import Counters, TripleStore
+from autosparse.tasks import Data
 from autosparse.training import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("small_mlp")
@@ -57,7 +57,7 @@ def test_save_and_load(fitted: AutoS, store: TripleStore, tmp_path: Path) -> Non
         AutoS.load(tmp_path / "none")
 
 
-def test_as_a_criterion(fitted: AutoS, model: nn.Module, data: ImageData, tmp_path: Path) -> None:
+def test_as_a_criterion(fitted: AutoS, model: nn.Module, data: Data, tmp_path: Path) -> None:
     fitted.save(tmp_path)
     mask = autosparse.prune(model, data.scoring(100), criterion=tmp_path, sparsity=0.98)
     again = autosparse.prune(model, data.scoring(100), criterion=str(tmp_path), sparsity=0.98)

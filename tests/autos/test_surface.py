@@ -20,11 +20,11 @@ from autosparse.autos import (
     tabulate_held_out,
 )
 from autosparse.config import FitConfig
-from autosparse.data import ImageData
 from autosparse.errors import UserError
 from autosparse.pruning import Layer, Layout, Mask, keep_top
 from autosparse.seeds import stream
 from autosparse.store import TripleStore
+from autosparse.tasks import Data
 from tests.conftest import RUN
 
 SPARSITIES = (0.5, 0.9, 0.98, 0.995)
@@ -201,7 +201,7 @@ def test_compiled_or_not_the_scores_agree(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("small_mlp")
 def test_a_fit_leaves_a_surface_and_prunes_as_its_network_does(
-    script: Callable[..., int], irp_run: Path, model: nn.Module, data: ImageData, tmp_path: Path
+    script: Callable[..., int], irp_run: Path, model: nn.Module, data: Data, tmp_path: Path
 ) -> None:
     assert script("autos", "--runs", irp_run, "--epochs", 1, "--output", tmp_path) == 0
     (folder,) = (tmp_path / "autos").iterdir()

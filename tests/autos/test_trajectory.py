@@ -27,11 +27,13 @@ from autosparse.config import FitConfig
 from autosparse.criteria import select
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.synflow import dataflow
-from autosparse.data import ImageData, load
+from autosparse.data import load
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.store import TripleStore, order
+from autosparse.tasks import Data
 from autosparse.training import Checkpoint
+from tests.models import digits
 
 pytestmark = pytest.mark.usefixtures("small_mlp")
 Script = Callable[..., int]
@@ -45,7 +47,7 @@ def store(irp_run: Path) -> TripleStore:
 
 
 @pytest.fixture
-def states(store: TripleStore, model: nn.Module, data: ImageData) -> States:
+def states(store: TripleStore, model: nn.Module, data: Data) -> States:
     return states_of(store, model, data.scoring(256, 2), FEATURES, "share")
 
 
@@ -53,13 +55,13 @@ def states(store: TripleStore, model: nn.Module, data: ImageData) -> States:
 def fitted(store: TripleStore, accelerator: Accelerator, small_mlp: None) -> AutoS:
     images = load("digits")
     model = networks.build("lenet-300-100", images.shape, images.classes, seed=0)
-    batches = ImageData(images, validation=0.1).scoring(256, 2)
+    batches = digits().scoring(256, 2)
     states = states_of(store, model, batches, FEATURES, "share")
     return fit(TrajectorySamples([store], CONFIG, [states]), accelerator)
 
 
 def test_states_are_those_of_the_masked_network(
-    states: States, store: TripleStore, model: nn.Module, data: ImageData
+    states: States, store: TripleStore, model: nn.Module, data: Data
 ) -> None:
     layout = Layout.of(model)
     before = layout.flatten(layout.weights(model))
@@ -85,7 +87,7 @@ def test_states_are_those_of_the_masked_network(
 
 
 def test_the_label_of_log_density_starts_where_the_iteration_left(
-    store: TripleStore, model: nn.Module, data: ImageData
+    store: TripleStore, model: nn.Module, data: Data
 ) -> None:
     states = states_of(store, model, data.scoring(256, 1), Features(), "log-density", iterations=3)
     last = states.labels[states.iteration == 2].unique()
@@ -115,7 +117,7 @@ def test_all_iterations_count_the_same(states: States, store: TripleStore, accel
     assert all(inputs.shape == (1024, 3) for inputs, _ in samples.batches(accelerator))
 
 
-def test_another_network_is_refused(store: TripleStore, data: ImageData) -> None:
+def test_another_network_is_refused(store: TripleStore, data: Data) -> None:
     other = networks.build("lenet-300-100", (1, 8, 8), 10, seed=5)
     with pytest.raises(UserError, match="cannot be built again with its initial weights"):
         states_of(store, other, data.scoring(256, 1), FEATURES, "share")
@@ -131,7 +133,7 @@ def test_a_fit_to_states_predicts_what_was_held_out(fitted: AutoS, states: State
     assert fitted.rounds == 3
 
 
-def test_rounds_look_anew_and_are_those_of_the_algorithm(fitted: AutoS, model: nn.Module, data: ImageData) -> None:
+def test_rounds_look_anew_and_are_those_of_the_algorithm(fitted: AutoS, model: nn.Module, data: Data) -> None:
     layout, k, batches = Layout.of(model), 2000, data.scoring(256, 2)
     found = select(AutoSCriterion(fitted), model, Mask.full(layout), batches, k)
     theta, mask = layout.flatten(layout.weights(model)).clone(), Mask.full(layout)
@@ -154,7 +156,7 @@ class Fond(nn.Module):
         return -inputs[:, 0].abs()
 
 
-def test_no_layer_collapses_and_it_is_said(model: nn.Module, data: ImageData, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_layer_collapses_and_it_is_said(model: nn.Module, data: Data, caplog: pytest.LogCaptureFixture) -> None:
     layout, k = Layout.of(model), 500
     with torch.no_grad():
         model.get_parameter("fc1.weight").mul_(100)
@@ -171,7 +173,7 @@ def test_no_layer_collapses_and_it_is_said(model: nn.Module, data: ImageData, ca
     assert min(bare.layer_densities().values()) < 0.1 * k / layout.size
 
 
-def test_a_network_that_rounds_cut_in_two_is_pruned_to_the_end(model: nn.Module, data: ImageData) -> None:
+def test_a_network_that_rounds_cut_in_two_is_pruned_to_the_end(model: nn.Module, data: Data) -> None:
     layout = Layout.of(model)
     mask = Mask(layout, torch.arange(layout.size) < layout.size - 900)  # most of the last layer is gone
     mask.kept[layout.layers[-1].offset :] = False

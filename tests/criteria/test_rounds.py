@@ -10,15 +10,15 @@ from autosparse.criteria.base import Batches, Criterion
 from autosparse.criteria.force import Force
 from autosparse.criteria.rounds import Rounds, spare
 from autosparse.criteria.snip import snip
-from autosparse.data import ImageData
 from autosparse.errors import UserError
 from autosparse.pruning import Layer, Layout, Mask, keep_top
+from autosparse.tasks import Data
 from tests.criteria.quick import quick
 
 K, ROUNDS = 3_000, 4
 
 
-def gradient(model: nn.Module, weights: dict[str, Tensor], data: ImageData) -> Tensor:
+def gradient(model: nn.Module, weights: dict[str, Tensor], data: Data) -> Tensor:
     """Another way to the gradient: of all samples at once, by torch.func."""
     x, y = (torch.cat(parts) for parts in zip(*data.scoring(100, limit=3), strict=True))
 
@@ -29,7 +29,7 @@ def gradient(model: nn.Module, weights: dict[str, Tensor], data: ImageData) -> T
 
 
 @pytest.mark.parametrize("revive", [False, True])
-def test_rounds_are_those_of_the_algorithm(revive: bool, model: nn.Module, data: ImageData) -> None:
+def test_rounds_are_those_of_the_algorithm(revive: bool, model: nn.Module, data: Data) -> None:
     layout = Layout.of(model)
     full = Mask.full(layout)
     criterion = Force(ROUNDS) if revive else Rounds(snip, ROUNDS)
@@ -48,14 +48,14 @@ def test_rounds_are_those_of_the_algorithm(revive: bool, model: nn.Module, data:
 
 
 @pytest.mark.parametrize("name", ["iterative-snip", "force"])
-def test_one_round_is_snip(name: str, model: nn.Module, data: ImageData) -> None:
+def test_one_round_is_snip(name: str, model: nn.Module, data: Data) -> None:
     criterion = Force(1) if name == "force" else Rounds(snip, 1)
     masks = [select(each, model, Mask.full(Layout.of(model)), data.scoring(100), K) for each in (criterion, snip)]
     assert torch.equal(masks[0].kept, masks[1].kept)
 
 
 @pytest.mark.parametrize("name", ["iterative-snip", "force"])
-def test_what_was_removed_before_stays_removed(name: str, model: nn.Module, data: ImageData) -> None:
+def test_what_was_removed_before_stays_removed(name: str, model: nn.Module, data: Data) -> None:
     layout = Layout.of(model)
     alive = Mask(layout, torch.arange(layout.size) % 7 > 0)
     alive.apply_(model)
@@ -67,12 +67,12 @@ def test_what_was_removed_before_stays_removed(name: str, model: nn.Module, data
 
 
 @pytest.mark.parametrize("name", ["iterative-snip", "force"])
-def test_a_generator_is_refused(name: str, model: nn.Module, data: ImageData) -> None:
+def test_a_generator_is_refused(name: str, model: nn.Module, data: Data) -> None:
     with pytest.raises(UserError, match="looks at the batches several times; give a list"):
         select(make_criterion(name), model, Mask.full(Layout.of(model)), iter(data.scoring()), K)
 
 
-def test_weights_are_put_back_after_an_error(model: nn.Module, data: ImageData) -> None:
+def test_weights_are_put_back_after_an_error(model: nn.Module, data: Data) -> None:
     layout = Layout.of(model)
     before, calls = layout.flatten(layout.weights(model)), 0
 
@@ -88,7 +88,7 @@ def test_weights_are_put_back_after_an_error(model: nn.Module, data: ImageData) 
     assert torch.equal(layout.flatten(layout.weights(model)), before)
 
 
-def test_a_targeted_criterion_is_told_what_each_round_keeps(model: nn.Module, data: ImageData) -> None:
+def test_a_targeted_criterion_is_told_what_each_round_keeps(model: nn.Module, data: Data) -> None:
     asked = []
 
     class Counting:

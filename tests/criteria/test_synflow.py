@@ -7,9 +7,9 @@ from torch import Tensor, nn
 import autosparse
 from autosparse.criteria.rounds import Rounds
 from autosparse.criteria.synflow import dataflow, synflow
-from autosparse.data import ImageData
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
+from autosparse.tasks import Data
 
 ONE = [(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))]
 
@@ -57,7 +57,7 @@ def test_against_finite_differences_in_a_convolutional_network(convolutional: nn
     torch.testing.assert_close(found / found.max(), expected / expected.max(), rtol=1e-5, atol=1e-9)
 
 
-def test_no_layer_collapses_where_one_shot_does(model: nn.Module, data: ImageData) -> None:
+def test_no_layer_collapses_where_one_shot_does(model: nn.Module, data: Data) -> None:
     rounds = autosparse.prune(model, data.scoring(100, 1), criterion="synflow", sparsity=0.998)
     assert rounds.count == round(0.002 * rounds.layout.size)
     assert not rounds.empty_layers()
@@ -65,7 +65,7 @@ def test_no_layer_collapses_where_one_shot_does(model: nn.Module, data: ImageDat
         autosparse.prune(model, data.scoring(100, 1), criterion=synflow, sparsity=0.998)
 
 
-def test_a_layer_that_a_round_has_removed_is_named(model: nn.Module, data: ImageData) -> None:
+def test_a_layer_that_a_round_has_removed_is_named(model: nn.Module, data: Data) -> None:
     with pytest.raises(UserError, match=r"nothing is left of 2 layers \(fc1\.weight, fc2\.weight\); likely too few"):
         autosparse.prune(model, data.scoring(100, 1), criterion=Rounds(synflow, 2), sparsity=0.9999)
 
@@ -118,7 +118,7 @@ def test_no_batches_and_generators_are_refused(model: nn.Module) -> None:
         autosparse.prune(model, iter(ONE), criterion=Rounds(synflow, 2), sparsity=0.5)
 
 
-def test_dataflow_starts_from_the_deviation_of_the_data(model: nn.Module, data: ImageData) -> None:
+def test_dataflow_starts_from_the_deviation_of_the_data(model: nn.Module, data: Data) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.ones_(parameter)  # left out
@@ -163,7 +163,7 @@ class Gated(nn.Module):
     ],
     ids=["gate", "sigmoid", "layer norm", "relu6"],
 )
-def test_flow_reaches_every_layer_whatever_its_activation(network: nn.Module, data: ImageData) -> None:
+def test_flow_reaches_every_layer_whatever_its_activation(network: nn.Module, data: Data) -> None:
     layout = Layout.of(network)
     scores = dataflow(network, Mask.full(layout), data.scoring(100))
     assert scores.isfinite().all()

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from autosparse.cluster import process
 from autosparse.config import CRITERIA
 from autosparse.criteria import Targeted, select
-from autosparse.data import ImageData, load
 from autosparse.pruning import Layout, Mask
 from tests.criteria.quick import quick
+from tests.models import digits
 from tests.world import world
 
 
@@ -23,7 +23,7 @@ def score(folder: Path) -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(256, 10)
     )
-    batches = ImageData(load("digits"), rank=rank, world_size=size).scoring(100, limit=3)
+    batches = digits(validation=0.0, rank=rank, world_size=size).scoring(100, limit=3)
     full, k, found = Mask.full(Layout.of(model)), 260, {}
     for name in CRITERIA:
         criterion = quick(name)

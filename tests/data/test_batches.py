@@ -3,20 +3,21 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autosparse.data import ImageData, Images
-from autosparse.data.batches import crop_and_flip
+from autosparse.data.images import crop_and_flip
 from autosparse.errors import UserError
+from autosparse.tasks import Data
+from tests.models import digits
 
 
-def worlds(images: Images, size: int) -> list[ImageData]:
-    return [ImageData(images, validation=0.1, rank=rank, world_size=size) for rank in range(size)]
+def worlds(size: int) -> list[Data]:
+    return [digits(rank=rank, world_size=size) for rank in range(size)]
 
 
 @pytest.mark.parametrize("augment", [False, True])
 @pytest.mark.parametrize("size", [2, 4])
-def test_training_batches_are_the_same_for_any_number_of_processes(images: Images, size: int, augment: bool) -> None:
-    (one,) = worlds(images, 1)
-    many = [world.training(64, 3, augment).epoch(1) for world in worlds(images, size)]
+def test_training_batches_are_the_same_for_any_number_of_processes(size: int, augment: bool) -> None:
+    (one,) = worlds(1)
+    many = [world.training(64, 3, augment).epoch(1) for world in worlds(size)]
     steps = list(zip(one.training(64, 3, augment).epoch(1), *many, strict=True))
     assert len(steps) == 1350 // 64
     for (x, y), *parts in steps:
@@ -24,7 +25,7 @@ def test_training_batches_are_the_same_for_any_number_of_processes(images: Image
         assert torch.equal(y, torch.cat([part[1] for part in parts]))
 
 
-def test_an_epoch_covers_every_image_at_most_once_in_an_order_of_its_own(data: ImageData) -> None:
+def test_an_epoch_covers_every_image_at_most_once_in_an_order_of_its_own(data: Data) -> None:
     batches = data.training(50, seed=1)
     orders = [torch.cat([x for x, _ in batches.epoch(epoch)]).flatten(1) for epoch in (0, 0, 1)]
     assert len(orders[0]) == 1350
@@ -33,13 +34,13 @@ def test_an_epoch_covers_every_image_at_most_once_in_an_order_of_its_own(data: I
     assert len(orders[0].unique(dim=0)) >= 1349  # two of the digits may be alike
 
 
-def test_an_epoch_goes_on_from_any_step(data: ImageData) -> None:
+def test_an_epoch_goes_on_from_any_step(data: Data) -> None:
     batches = data.training(128, seed=1, augment=True)
     whole, rest = list(batches.epoch(2)), list(batches.epoch(2, start=6))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[6:], rest, strict=True))
 
 
-def test_nothing_crosses_over_to_the_device_after_the_first_step(images: Images) -> None:
+def test_nothing_crosses_over_to_the_device_after_the_first_step() -> None:
     class Crossings(TorchDispatchMode):
         count = 0
 
@@ -49,7 +50,7 @@ def test_nothing_crosses_over_to_the_device_after_the_first_step(images: Images)
             return func(*args, **kwargs or {})
 
     with Crossings() as crossings:
-        batches = ImageData(images, "meta").training(128, augment=True).epoch(0)
+        batches = digits(validation=0.0, device="meta").training(128, augment=True).epoch(0)
         next(batches)
         before = crossings.count
         assert before
@@ -58,25 +59,25 @@ def test_nothing_crosses_over_to_the_device_after_the_first_step(images: Images)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_scoring_deals_whole_batches(images: Images, size: int) -> None:
-    dealt = [list(world.scoring(100, limit=7)) for world in worlds(images, size)]
+def test_scoring_deals_whole_batches(size: int) -> None:
+    dealt = [list(world.scoring(100, limit=7)) for world in worlds(size)]
     labels = [dealt[k % size][k // size][1] for k in range(7)]
     assert sum(map(len, dealt)) == 7
-    assert torch.equal(torch.cat(labels), torch.cat([y for _, y in worlds(images, 1)[0].scoring(100)])[:700])
+    assert torch.equal(torch.cat(labels), torch.cat([y for _, y in worlds(1)[0].scoring(100)])[:700])
 
 
-def test_images_are_normalized_by_the_training_images(images: Images) -> None:
-    data = ImageData(images)
+def test_images_are_normalized_by_the_training_images() -> None:
+    data = digits(validation=0.0)
     x = torch.cat([x for x, _ in data.scoring(1500)])
     assert x.mean().item() == pytest.approx(0, abs=1e-4)
     assert x.std().item() == pytest.approx(1, abs=1e-3)
 
 
-def test_the_validation_split_is_held_out(images: Images) -> None:
-    data = ImageData(images, validation=0.1)
+def test_the_validation_split_is_held_out() -> None:
+    data = digits()
     assert data.has_validation
     assert (len(data), len(torch.cat([y for _, y in data.evaluation("validation")]))) == (1350, 150)
-    assert not ImageData(images).has_validation
+    assert not digits(validation=0.0).has_validation
 
 
 def test_crop_and_flip_against_one_image_at_a_time() -> None:
@@ -89,8 +90,6 @@ def test_crop_and_flip_against_one_image_at_a_time() -> None:
         assert np.array_equal(result.numpy(), expected if draw[2] < 0.5 else expected[:, :, ::-1])
 
 
-def test_batches_that_cannot_be_cut_are_refused(images: Images) -> None:
+def test_batches_that_cannot_be_cut_are_refused() -> None:
     with pytest.raises(UserError, match="cannot be cut evenly over 3 processes"):
-        worlds(images, 3)[0].training(128)
-    with pytest.raises(UserError, match="validation share"):
-        ImageData(images, validation=1.0)
+        worlds(3)[0].training(128)

@@ -68,7 +68,7 @@ def test_a_task_of_ones_own_comes_with_its_options(tmp_path: Path) -> None:
     file = written(tmp_path, {"task": f"{tmp_path}/mine.py:Mine", "width": 64, "seeds": [1, 2]})
     arguments = read(irp.Arguments, file, "--seeds", "3")
     assert (arguments.job.setting.task.width, arguments.seeds) == (64, (3,))
-    with pytest.raises(UserError, match="unknown option width"):
+    with pytest.raises(UserError, match="unknown option 'width'"):
         read(irp.Arguments, file, "--task", "images")
 
 
@@ -110,7 +110,7 @@ def test_a_plan_says_its_name_and_scale(name: str, scale: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3}, "unknown option epoch; did you mean epochs? valid: account, accumulate, "),
+        ({"epoch": 3}, "unknown option 'epoch'; did you mean epochs? valid: account, accumulate, "),
         ({"epochs": {"a": 1}}, "epochs must be a value or a list of values"),
         (["epochs"], "is no list of OPTION: VALUE"),
         ({"compile": "maybe"}, "compile must be true or false, got maybe"),

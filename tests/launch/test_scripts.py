@@ -133,7 +133,7 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         ),
         ("report", ["/none"], "no runs at /none"),
         ("report", [], "which runs?"),
-        ("paper", ["figure99"], "unknown experiment 'figure99'; valid: demo"),
+        ("paper", ["figure99"], "unknown experiment 'figure99'; did you mean figure6? valid: demo"),
         ("data", ["--dataset", "svhn"], "unknown data set 'svhn'"),
     ],
 )

@@ -12,11 +12,12 @@ import autosparse
 from autosparse.cluster import process
 from autosparse.criteria.loss import CrossEntropy
 from autosparse.criteria.scored import Scored
-from autosparse.data import ImageData, load
 from autosparse.errors import UserError
 from autosparse.lookahead import OptimizerLearner, Probe, RecipeLearner, look_ahead, make_look_ahead
 from autosparse.pruning import Layout, Mask
+from autosparse.tasks import Data
 from autosparse.training import Callback, Checkpoint, Recipe, train
+from tests.models import digits
 from tests.world import world
 
 K = 7
@@ -42,9 +43,7 @@ class Spy(Callback):
         self.seen.append(self.layout.flatten(grads).clone())  # type: ignore[arg-type]
 
 
-def test_it_sees_the_first_steps_of_a_training(
-    convolutional: nn.Module, data: ImageData, accelerator: Accelerator
-) -> None:
+def test_it_sees_the_first_steps_of_a_training(convolutional: nn.Module, data: Data, accelerator: Accelerator) -> None:
     mask, initial = half(convolutional), {k: v.clone() for k, v in convolutional.state_dict().items()}
     spy = Spy(mask.layout)
     assert train(convolutional, mask, data, RECIPE, accelerator, callback=spy, steps=K) == []
@@ -63,7 +62,7 @@ def test_it_sees_the_first_steps_of_a_training(
     assert not probe.columns["probe-theta"][~mask.kept].any()
 
 
-def test_watching_changes_nothing(convolutional: nn.Module, data: ImageData, accelerator: Accelerator) -> None:
+def test_watching_changes_nothing(convolutional: nn.Module, data: Data, accelerator: Accelerator) -> None:
     mask, initial = half(convolutional), {k: v.clone() for k, v in convolutional.state_dict().items()}
     plain = train(convolutional, mask, data, RECIPE, accelerator)
     found = {k: v.clone() for k, v in convolutional.state_dict().items()}
@@ -74,7 +73,7 @@ def test_watching_changes_nothing(convolutional: nn.Module, data: ImageData, acc
 
 @pytest.mark.parametrize("stop", [1, 4, K - 1, K, K + 2])
 def test_stopped_at_any_step_it_has_seen_the_same(
-    stop: int, convolutional: nn.Module, data: ImageData, accelerator: Accelerator, tmp_path: Path
+    stop: int, convolutional: nn.Module, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     mask, initial = half(convolutional), {k: v.clone() for k, v in convolutional.state_dict().items()}
     whole = Probe(mask.layout, K, COLUMNS)
@@ -106,7 +105,7 @@ def test_stopped_at_any_step_it_has_seen_the_same(
     assert all(torch.equal(again.columns[name], values) for name, values in whole.columns.items())
 
 
-def learners(model: nn.Module, data: ImageData, accelerator: Accelerator, folder: Path) -> list[Any]:
+def learners(model: nn.Module, data: Data, accelerator: Accelerator, folder: Path) -> list[Any]:
     batches = data.scoring(200)
     own = OptimizerLearner(lambda p: torch.optim.SGD(p, 0.05, momentum=0.9), batches, CrossEntropy(), K)
     return [own, RecipeLearner(data, RECIPE, accelerator, K, 0, folder)]
@@ -114,7 +113,7 @@ def learners(model: nn.Module, data: ImageData, accelerator: Accelerator, folder
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_model_is_left_bit_for_bit(
-    number: int, convolutional: nn.Module, data: ImageData, accelerator: Accelerator, tmp_path: Path
+    number: int, convolutional: nn.Module, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     learner = learners(convolutional, data, accelerator, tmp_path)[number]
     mask = half(convolutional)
@@ -137,7 +136,7 @@ def test_the_model_is_left_bit_for_bit(
         assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_short_irp_and_snip_are_what_they_say(model: nn.Module, data: ImageData) -> None:
+def test_short_irp_and_snip_are_what_they_say(model: nn.Module, data: Data) -> None:
     batches = [*data.scoring(100, limit=3)]
     layout = Layout.of(model)
     initial = {k: v.clone() for k, v in model.state_dict().items()}
@@ -170,7 +169,7 @@ def test_short_irp_and_snip_are_what_they_say(model: nn.Module, data: ImageData)
         assert (found[name].kept & expected).sum() >= k - 1  # two equal scores may be exchanged
 
 
-def test_rounds_train_what_is_left_from_the_initial_weights(model: nn.Module, data: ImageData) -> None:
+def test_rounds_train_what_is_left_from_the_initial_weights(model: nn.Module, data: Data) -> None:
     layout = Layout.of(model)
     theta = layout.flatten(layout.weights(model)).clone()
     seen = list[Mask]()
@@ -209,14 +208,12 @@ def test_rounds_train_what_is_left_from_the_initial_weights(model: nn.Module, da
         ({"criterion": "mine.py:score", "rounds": 3}, "rounds are for a saved AutoS and .*, not for mine.py:score"),
     ],
 )
-def test_what_cannot_look_ahead_is_refused(
-    more: dict[str, Any], message: str, model: nn.Module, data: ImageData
-) -> None:
+def test_what_cannot_look_ahead_is_refused(more: dict[str, Any], message: str, model: nn.Module, data: Data) -> None:
     with pytest.raises(UserError, match=message):
         autosparse.prune(model, [*data.scoring(100, limit=2)], **{"criterion": "short-irp", **more})
 
 
-def test_no_batches_and_too_many_steps(model: nn.Module, data: ImageData, accelerator: Accelerator) -> None:
+def test_no_batches_and_too_many_steps(model: nn.Module, data: Data, accelerator: Accelerator) -> None:
     with pytest.raises(UserError, match="looking ahead needs at least one batch"):
         autosparse.prune(model, [], criterion="short-irp", steps=2, optimizer=torch.optim.Adam)
     with pytest.raises(UserError, match=r"99 steps are more than the 12 of a training"):
@@ -231,7 +228,7 @@ def member(folder: Path, stop: int) -> list[bytes]:
     accelerator = process.start(1)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
-    data = ImageData(load("digits"), rank=accelerator.process_index, world_size=2)
+    data = digits(validation=0.0, rank=accelerator.process_index, world_size=2)
     mask = half(model)
     left = stop
 

@@ -11,7 +11,6 @@ from accelerate import Accelerator
 import autosparse
 from autosparse.autos import AutoSCriterion, Features, stored_states_of
 from autosparse.config import FitConfig, PruneConfig
-from autosparse.data import ImageData
 from autosparse.errors import StoreError, UserError
 from autosparse.files import read_json
 from autosparse.jobs import PruneRun
@@ -20,7 +19,7 @@ from autosparse.jobs.work import prune as work
 from autosparse.lookahead import RecipeLearner
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
-from autosparse.tasks import Images
+from autosparse.tasks import Data, Images
 from tests.conftest import tree
 
 DIGITS = ("--dataset", "digits", "--epochs", "2")
@@ -114,7 +113,7 @@ def test_all_rounds_take_a_training_if_not_told_otherwise(
     assert read_json(run.folder / "result.json")["cost"] == 2.0
 
 
-def test_prune_looks_ahead_by_a_fit(output: Path, model: torch.nn.Module, data: ImageData) -> None:
+def test_prune_looks_ahead_by_a_fit(output: Path, model: torch.nn.Module, data: Data) -> None:
     folder, batches = output / "autos" / "ahead", [*data.scoring(100, limit=4)]
     assert AutoSCriterion.load(folder).looks_ahead
     how: dict[str, Any] = {"steps": 3, "optimizer": torch.optim.Adam, "sparsity": 0.95}
@@ -128,7 +127,7 @@ def test_prune_looks_ahead_by_a_fit(output: Path, model: torch.nn.Module, data: 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FitConfig(features=("theta", "x")), "unknown feature 'x'; valid: theta, grad, flow, probe-gradient"),
+        (lambda: FitConfig(features=("theta", "x")), "unknown features 'x'; valid: theta, grad, flow, probe-gradient"),
         (lambda: FitConfig(features=()), "at least one feature, and each once"),
         (lambda: FitConfig(features=("theta", "theta")), "at least one feature, and each once"),
         (lambda: FitConfig(features=("grad", "probe-theta")), "sees probe-gradient in place of grad"),

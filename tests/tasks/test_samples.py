@@ -1,19 +1,27 @@
 """Batches of a task's own data sets: whose turn a sample is, and what it draws, depends on nothing else."""
 
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch.utils.data import IterableDataset, TensorDataset
+from accelerate import Accelerator
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from autosparse.data import Data
+from autosparse.criteria import make_criterion
+from autosparse.criteria.gradient import mean_gradient
 from autosparse.errors import UserError
+from autosparse.generators import generator_states, seeded
+from autosparse.generators import start_generators as start
+from autosparse.pruning import Layout, Mask
 from autosparse.seeds import stream
-from autosparse.tasks import Images, Text
+from autosparse.tasks import Data, Images, Text
+from autosparse.training import Recipe, evaluate, train
 from tests.tasks.own import Own
-
-CPU = torch.device("cpu")
 
 
 def read(data: Data, epoch: int = 1, start: int = 0, accumulate: int = 1) -> list[Any]:
@@ -25,50 +33,131 @@ def flat(batches: list[Any]) -> torch.Tensor:
 
 
 def test_samples_draw_the_same_in_workers_later_and_on_more_processes() -> None:
-    one = read(Own().on(CPU))
+    one = read(Data(Own()))
     assert len(one) == 5
-    assert torch.equal(flat(read(Own().on(CPU, workers=2))), flat(one))
-    assert torch.equal(flat(read(Own().on(CPU), start=3)), flat(one[3:]))
-    assert not torch.equal(flat(read(Own().on(CPU), epoch=2)), flat(one))
+    assert torch.equal(flat(read(Data(Own(), workers=2))), flat(one))
+    assert torch.equal(flat(read(Data(Own()), start=3)), flat(one[3:]))
+    assert not torch.equal(flat(read(Data(Own()), epoch=2)), flat(one))
     for size in (2, 4):
-        worlds = [read(Own().on(CPU, rank, size)) for rank in range(size)]
+        worlds = [read(Data(Own(), rank=rank, world_size=size)) for rank in range(size)]
         for whole, *parts in zip(one, *worlds, strict=True):
             joined = [vector for part in parts for vector in part["vectors"]]
             assert all(torch.equal(a, b) for a, b in zip(whole["vectors"], joined, strict=True))
             assert torch.equal(whole["targets"], torch.cat([part["targets"] for part in parts]))
-    halves = read(Own().on(CPU), accumulate=2)
+    halves = read(Data(Own()), accumulate=2)
     assert len(halves) == 10
     assert torch.equal(torch.cat([half["targets"] for half in halves]), torch.cat([each["targets"] for each in one]))
 
 
-def test_the_global_generators_are_left_as_they_were() -> None:
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    read(Own().on(CPU))
-    list(Own().on(CPU).scoring())
-    assert torch.equal(torch.get_rng_state(), before)
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("batch", [8, 4096])
+@pytest.mark.parametrize("task", [Own(), Text(context=32), Images(source="digits")])
+def test_epoch_from_its_end_is_empty(task: Any, batch: int, accumulate: int) -> None:
+    batches = Data(task).training(batch, accumulate=accumulate)
+    assert list(batches.epoch(0, len(batches))) == []
+
+
+@dataclass
+class Sometimes(Dataset[Any]):
+    """Samples that draw from one of the global generators if their index is 5."""
+
+    draw: Callable[[], float]
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor([index, self.draw() if index == 5 else 0.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(()).item()])
+def test_only_samples_that_draw_are_seeded(draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Mine(Own):
+        def dataset(self, split: str) -> Any:
+            return Sometimes(draw)
+
+        def collate(self, samples: list[Any]) -> Any:
+            return torch.stack(samples)
+
+    data, before = Data(Mine()), generator_states()
+    seeds = list[int]()
+    monkeypatch.setattr("autosparse.tasks.data.start_generators", lambda seed: seeds.append(seed) or start(seed))
+    first = [torch.cat(list(data.scoring(4))) for _ in range(2)]
+    assert len(seeds) == 3 * 5 + 4 * 5  # none before the batch with the sample 5
+    assert generator_states() == before
+    with seeded(stream("random numbers of a sample", stream("scoring"), 5)):
+        assert first[0][5, 1].item() == draw()
+    assert torch.equal(*first)
+    assert torch.equal(torch.cat(list(Data(Mine(), workers=1).scoring(4))), first[0])
 
 
 def test_scoring_deals_whole_batches_and_carries_the_loss() -> None:
     task = Own()
-    one = task.on(CPU).scoring(8)
+    one = Data(task).scoring(8)
     assert one.loss == task.loss
-    dealt = [list(task.on(CPU, rank, 2).scoring(8)) for rank in range(2)]
+    dealt = [list(Data(task, rank=rank, world_size=2).scoring(8)) for rank in range(2)]
     for k, batch in enumerate(one):
         assert torch.equal(dealt[k % 2][k // 2]["targets"], batch["targets"])
-    assert len(list(task.on(CPU).scoring(8, limit=2))) == 2
+    assert len(list(Data(task).scoring(8, limit=2))) == 2
 
 
 def test_tensors_are_cut_from_memory_and_in_the_order_of_images() -> None:
-    data = Text(context=32).on(CPU)
+    data = Data(Text(context=32))
     inputs, targets = next(data.training(8, seed=3).epoch(0))
     assert (inputs.shape, targets.shape) == ((8, 32), (8, 32))
     assert torch.equal(inputs[:, 1:], targets[:, :-1])
     images = Images(source="digits", validation=0.0)
-    own, tensors = images.on(CPU), images.dataset("train")
+    own, tensors = Data(images), images.dataset("train")
     generator = torch.Generator().manual_seed(stream("order of samples", 3, 1))
     first = torch.randperm(len(tensors), generator=generator)[:8]
     assert torch.equal(next(own.training(8, seed=3).epoch(1))[0], tensors[first][0])
+
+
+@pytest.mark.parametrize("act", ["gradient", "snip", "training", "evaluation"])
+@pytest.mark.parametrize("kind", [Images, Text])
+def test_overriding_subclass_is_obeyed_with_the_same_numbers(
+    kind: Any, act: str, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    """Images are augmented also where `collate` is overridden."""
+    called = set[str]()
+
+    def spy(name: str) -> Any:
+        def method(self: Any, *arguments: Any) -> Any:
+            called.add(name)
+            return getattr(kind, name)(self, *arguments)
+
+        return method
+
+    (tmp_path / "text").write_bytes(bytes(range(256)) * 8)
+    options: dict[str, Any] = {"layers": 1, "width": 8, "context": 32, "text": tmp_path / "text"}
+    mine = type("Mine", (kind,), {name: spy(name) for name in ("dataset", "collate", "loss", "metrics")})
+    recipe = Recipe(1, "adam", 1e-3, augment=kind is Images, batch_size=8)
+    results = []
+    for each in (mine, kind):
+        task = each(source="digits") if kind is Images else each(**options)
+        torch.manual_seed(0)
+        model, data = task.model(), Data(task)
+        layout, scoring = (
+            Layout.of(model, exclude=["*tokens*", "*positions*"] * (kind is Text)),
+            data.scoring(8, limit=2),
+        )
+        assert called == ({"dataset"} if each is mine else set())
+        called.clear()
+        if act == "gradient":
+            results.append(mean_gradient(model, layout, scoring))
+        elif act == "snip":
+            results.append(make_criterion("snip")(model, Mask.full(layout), scoring))
+        elif act == "training":
+            train(model, Mask.full(layout), data, recipe, accelerator, steps=2)
+            results.append(layout.flatten(layout.weights(model)).detach())
+        else:
+            results.append(torch.tensor(list(evaluate(model, data, "validation", accelerator, recipe).values())))
+        if each is mine:
+            assert called == {"collate", "metrics" if act == "evaluation" else "loss"}
+            called.clear()
+    assert not called
+    assert torch.equal(*results)
 
 
 def test_what_has_no_length_or_no_samples_is_refused() -> None:
@@ -89,11 +178,11 @@ def test_what_has_no_length_or_no_samples_is_refused() -> None:
         (TensorDataset(torch.zeros(0, 2)), "the train data set is empty"),
     ):
         with pytest.raises(UserError, match=message):
-            Wrong(found=found).on(CPU)
+            Data(Wrong(found=found))
     with pytest.raises(UserError, match="cut evenly over 1 processes in 3 pieces each"):
-        Own().on(CPU).training(8, accumulate=3)
+        Data(Own()).training(8, accumulate=3)
     with pytest.raises(UserError, match="one's own data set augments itself"):
-        Own().on(CPU).training(8, augment=True)
+        Data(Own()).training(8, augment=True)
 
 
 def test_what_collate_draws_is_seeded_too() -> None:
@@ -103,10 +192,10 @@ def test_what_collate_draws_is_seeded_too() -> None:
             return {**super().collate(samples), "drawn": torch.rand(3)}
 
     task = Masking()
-    one, two = read(task.on(CPU)), read(task.on(CPU, workers=0), start=2)
+    one, two = read(Data(task)), read(Data(task), start=2)
     assert all(torch.equal(a["drawn"], b["drawn"]) for a, b in zip(one[2:], two, strict=True))
-    assert not torch.equal(one[0]["drawn"], read(task.on(CPU), epoch=2)[0]["drawn"])
-    passes = [[batch["drawn"] for batch in task.on(CPU).scoring()] for _ in range(2)]
+    assert not torch.equal(one[0]["drawn"], read(Data(task), epoch=2)[0]["drawn"])
+    passes = [[batch["drawn"] for batch in Data(task).scoring()] for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*passes, strict=True))
 
 
@@ -123,4 +212,4 @@ def test_a_data_set_of_tensors_that_changes_them_is_asked_for_each() -> None:
         def collate(self, samples: list[Any]) -> Any:
             return torch.stack([sample for (sample,) in samples])
 
-    assert next(iter(Changed().on(CPU).scoring(16))).tolist() == [2.0 * k for k in range(16)]
+    assert next(iter(Data(Changed()).scoring(16))).tolist() == [2.0 * k for k in range(16)]

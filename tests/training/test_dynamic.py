@@ -10,10 +10,12 @@ from torch import nn
 from autosparse.cluster import process
 from autosparse.criteria import select
 from autosparse.criteria.erk import RandomERK, erk_counts
-from autosparse.data import ImageData, Images, load
+from autosparse.data import Images, load
 from autosparse.pruning import Layout, Mask
+from autosparse.tasks import Data
 from autosparse.training import Checkpoint, Recipe, train
 from autosparse.training.dynamic import Changing, GradualMagnitude, RigL
+from tests.models import digits
 from tests.training.test_loop import StoppedError, fresh
 from tests.world import world
 
@@ -60,7 +62,7 @@ def test_an_update_of_rigl_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["gmp", "rigl"])
-def test_counts_are_exact(name: str, model: nn.Module, data: ImageData, accelerator: Accelerator) -> None:
+def test_counts_are_exact(name: str, model: nn.Module, data: Data, accelerator: Accelerator) -> None:
     callback, full, seen = rival(name, model), Mask.full(Layout.of(model)), set()
 
     def look(steps: int) -> None:
@@ -80,7 +82,7 @@ def test_counts_are_exact(name: str, model: nn.Module, data: ImageData, accelera
 @pytest.mark.parametrize("name", ["gmp", "rigl"])
 @pytest.mark.parametrize("stop", [1, 6, 11, 19])
 def test_a_stopped_training_ends_with_the_same_bits(
-    name: str, stop: int, images: Images, data: ImageData, accelerator: Accelerator, tmp_path: Path
+    name: str, stop: int, images: Images, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, optimizer="adam", learning_rate=1e-3)
     told, found = 0, []
@@ -120,7 +122,7 @@ def follow(name: str, folder: Path, stop: int = 0) -> str:
     """What one of two processes does: a training that chooses its mask, stopped at a step if `stop` is one."""
     accelerator = process.start(1)
     images = load("digits")
-    data = ImageData(images, rank=accelerator.process_index, world_size=2)
+    data = digits(validation=0.0, rank=accelerator.process_index, world_size=2)
     model = fresh("convolutional", images)
     callback, calls = rival(name, model), 0
 

@@ -12,11 +12,13 @@ from torch._dynamo.utils import counters
 from autosparse import networks
 from autosparse.autos.lookup import has_compiler
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.data import ImageData, Images
+from autosparse.data import Images
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
+from autosparse.tasks import Data
 from autosparse.training import Checkpoint, Recipe, evaluate, summarize, train
 from autosparse.training.step import kept_bits, make_optimizer, zero_removed
+from tests.models import digits
 
 RECIPE = Recipe(2, "nesterov", 0.05, batch_size=128, weight_decay=1e-2, drops=(1,))
 
@@ -42,7 +44,7 @@ def fresh(kind: str, images: Images) -> nn.Module:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam"])
 def test_removed_weights_are_exactly_zero_after_every_step(
-    optimizer: str, model: nn.Module, data: ImageData, accelerator: Accelerator
+    optimizer: str, model: nn.Module, data: Data, accelerator: Accelerator
 ) -> None:
     mask = sparse(model)
     recipe = replace(RECIPE, optimizer=optimizer, learning_rate=0.01)
@@ -60,7 +62,7 @@ def test_removed_weights_are_exactly_zero_after_every_step(
 
 
 def test_training_learns_and_is_a_function_of_the_seed(images: Images, accelerator: Accelerator) -> None:
-    data = ImageData(images)
+    data = digits(validation=0.0)
     results = []
     for seed in (0, 0, 1):
         model = fresh("convolutional", images)
@@ -74,7 +76,7 @@ def test_training_learns_and_is_a_function_of_the_seed(images: Images, accelerat
     assert results[0][0][-1]["validation"] is None
 
 
-def test_the_global_generator_is_left_alone(model: nn.Module, data: ImageData, accelerator: Accelerator) -> None:
+def test_the_global_generator_is_left_alone(model: nn.Module, data: Data, accelerator: Accelerator) -> None:
     torch.manual_seed(9)
     state = torch.get_rng_state()
     train(model, sparse(model), data, RECIPE, accelerator)
@@ -84,7 +86,7 @@ def test_the_global_generator_is_left_alone(model: nn.Module, data: ImageData, a
 @pytest.mark.parametrize("kind", ["lenet", "convolutional", "deep"])
 @pytest.mark.parametrize("stop", [1, 7, 10, 11, 20])
 def test_a_stopped_training_ends_with_the_same_bits(
-    kind: str, stop: int, images: Images, data: ImageData, accelerator: Accelerator, tmp_path: Path
+    kind: str, stop: int, images: Images, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, optimizer="adam", learning_rate=1e-3, augment=True, channels_last=kind == "deep")
     whole = fresh(kind, images)
@@ -118,7 +120,7 @@ def test_a_stopped_training_ends_with_the_same_bits(
 
 
 def test_the_state_of_another_training_is_not_loaded(
-    model: nn.Module, data: ImageData, accelerator: Accelerator, tmp_path: Path
+    model: nn.Module, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     path = tmp_path / "checkpoint.pt"
     train(model, sparse(model), data, RECIPE, accelerator, resume=Checkpoint(path, "iteration 1", 0))
@@ -150,15 +152,13 @@ def test_what_others_put_in_the_place_of_a_checkpoint_runs_no_code(model: nn.Mod
     assert (tmp_path / "sign").exists()
 
 
-def test_a_loss_that_is_no_number_names_epoch_and_layer(
-    model: nn.Module, data: ImageData, accelerator: Accelerator
-) -> None:
+def test_a_loss_that_is_no_number_names_epoch_and_layer(model: nn.Module, data: Data, accelerator: Accelerator) -> None:
     recipe = replace(RECIPE, optimizer="sgd", learning_rate=1e30)
     with pytest.raises(UserError, match=r"the loss is (nan|inf) in epoch 1 \(first layer that is not finite: fc1"):
         train(model, Mask.full(Layout.of(model)), data, recipe, accelerator)
 
 
-def test_bf16_comes_near_float32(images: Images, data: ImageData, accelerator: Accelerator) -> None:
+def test_bf16_comes_near_float32(images: Images, data: Data, accelerator: Accelerator) -> None:
     histories = []
     for precision in ("float32", "bf16"):
         model = fresh("lenet", images)
@@ -170,7 +170,7 @@ def test_bf16_comes_near_float32(images: Images, data: ImageData, accelerator: A
 
 @pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
 def test_channels_last_changes_the_memory_and_nothing_else(
-    optimizer: str, images: Images, data: ImageData, accelerator: Accelerator
+    optimizer: str, images: Images, data: Data, accelerator: Accelerator
 ) -> None:
     recipe = replace(RECIPE, optimizer=optimizer, learning_rate=1e-3)
     plain, model = fresh("deep", images), fresh("deep", images)
@@ -195,9 +195,7 @@ def test_channels_last_changes_the_memory_and_nothing_else(
 
 
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
-def test_a_network_is_compiled_once_for_all_its_trainings(
-    images: Images, data: ImageData, accelerator: Accelerator
-) -> None:
+def test_a_network_is_compiled_once_for_all_its_trainings(images: Images, data: Data, accelerator: Accelerator) -> None:
     recipe = replace(RECIPE, learning_rate=0.02, channels_last=True)
     plain, model = fresh("deep", images), fresh("deep", images)
     plain[-2], model[-2] = nn.Identity(), nn.Identity()  # dropout draws other numbers where it is compiled
@@ -213,10 +211,8 @@ def test_a_network_is_compiled_once_for_all_its_trainings(
     assert counters["stats"]["unique_graphs"] == before
 
 
-def test_evaluate_counts_the_images(
-    model: nn.Module, data: ImageData, images: Images, accelerator: Accelerator
-) -> None:
-    x = data.normalize(torch.from_numpy(images.x_test))
+def test_evaluate_counts_the_images(model: nn.Module, data: Data, images: Images, accelerator: Accelerator) -> None:
+    x = torch.cat([x for x, _ in data.evaluation("test")])
     expected = (model(x).argmax(1).numpy() == images.y_test).mean()
     assert evaluate(model, data, "test", accelerator, RECIPE) == {"accuracy": pytest.approx(expected)}
 

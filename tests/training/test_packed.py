@@ -11,10 +11,10 @@ from torch import nn
 from autosparse import networks
 from autosparse.cluster import interruption
 from autosparse.cluster.interruption import InterruptedAtStep
-from autosparse.data import ImageData
 from autosparse.errors import UserError
 from autosparse.lookahead import Probe
 from autosparse.pruning import Layout, Mask
+from autosparse.tasks import Data
 from autosparse.training import Callback, Checkpoint, Recipe, Training, train, train_together
 
 RECIPE = Recipe(2, "adam", 1.2e-3, batch_size=128)
@@ -38,7 +38,7 @@ def training(model: nn.Module, seed: int, **more: object) -> Training:
     return Training(model=model, mask=Mask(layout, kept), seed=seed, **more)  # type: ignore[arg-type]
 
 
-def alone(each: Training, data: ImageData, recipe: Recipe, accelerator: Accelerator) -> list[object]:
+def alone(each: Training, data: Data, recipe: Recipe, accelerator: Accelerator) -> list[object]:
     return list(train(data=data, recipe=recipe, accelerator=accelerator, **vars(each)))
 
 
@@ -57,7 +57,7 @@ def assert_same(found: nn.Module, expected: nn.Module, tolerance: float = 2e-5) 
     ],
 )
 def test_a_pack_trains_each_as_it_is_trained_alone(
-    make: object, recipe: Recipe, tolerance: float, data: ImageData, accelerator: Accelerator
+    make: object, recipe: Recipe, tolerance: float, data: Data, accelerator: Accelerator
 ) -> None:
     single, packed = ([training(make(seed), seed) for seed in SEEDS] for _ in range(2))  # type: ignore[operator]
     ends = train_together(packed, data, recipe, accelerator)
@@ -72,7 +72,7 @@ def test_a_pack_trains_each_as_it_is_trained_alone(
             assert found["test"] == pytest.approx(row["test"], abs=0.02)  # type: ignore[index]
 
 
-def test_a_probe_sees_in_a_pack_what_it_sees_alone(data: ImageData, accelerator: Accelerator) -> None:
+def test_a_probe_sees_in_a_pack_what_it_sees_alone(data: Data, accelerator: Accelerator) -> None:
     columns = ("probe-gradient", "probe-theta", "probe-rms")
     models = [lenet(seed) for seed in SEEDS]
     probes = [[Probe(Layout.of(models[0]), 4, columns) for _ in SEEDS] for _ in range(2)]
@@ -87,7 +87,7 @@ def test_a_probe_sees_in_a_pack_what_it_sees_alone(data: ImageData, accelerator:
 
 @pytest.mark.parametrize("stops", [(3, 3, 3), (13, 3, 0), (10, 20, 7)])
 def test_whatever_each_has_done_alone_a_pack_goes_on_from(
-    stops: tuple[int, ...], data: ImageData, accelerator: Accelerator, tmp_path: Path
+    stops: tuple[int, ...], data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     for seed, stop in enumerate(stops):
         resume = Checkpoint(tmp_path / str(seed), "a", 0.0)
@@ -110,7 +110,7 @@ def test_whatever_each_has_done_alone_a_pack_goes_on_from(
 
 
 def test_a_pack_that_stops_leaves_what_each_goes_on_from_alone(
-    data: ImageData, accelerator: Accelerator, tmp_path: Path
+    data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     told: list[int] = []
 
@@ -132,7 +132,7 @@ def test_a_pack_that_stops_leaves_what_each_goes_on_from_alone(
             assert_same(own.model, other.model)
 
 
-def test_one_whose_loss_is_no_number_leaves_the_others_alone(data: ImageData, accelerator: Accelerator) -> None:
+def test_one_whose_loss_is_no_number_leaves_the_others_alone(data: Data, accelerator: Accelerator) -> None:
     packed = [training(lenet(k), k) for k in SEEDS]
     with torch.no_grad():
         packed[1].model.get_parameter("fc2.bias")[3] = torch.nan
@@ -145,7 +145,7 @@ def test_one_whose_loss_is_no_number_leaves_the_others_alone(data: ImageData, ac
 
 
 def test_what_cannot_be_packed_is_refused_in_one_line(
-    convolutional: nn.Module, data: ImageData, accelerator: Accelerator
+    convolutional: nn.Module, data: Data, accelerator: Accelerator
 ) -> None:
     dropping = [training(convolutional, k) for k in range(2)]
     with pytest.raises(UserError, match=r"cannot be packed; run it without --pack: .*random"):

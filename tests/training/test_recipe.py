@@ -1,8 +1,8 @@
 import pytest
 
 from autosparse.errors import UserError
+from autosparse.tasks.recipe import PAPER
 from autosparse.training import Recipe, find_recipe
-from autosparse.training.recipe import PAPER
 
 
 def test_the_papers_recipes() -> None:
@@ -26,9 +26,9 @@ def test_digits_are_not_flipped() -> None:
 def test_errors_list_what_there_is() -> None:
     with pytest.raises(UserError, match="no recipe for lenet-300-100 on digits; it has: lenet-300-100 on mnist, "):
         find_recipe("paper", "lenet-300-100", "digits")
-    with pytest.raises(UserError, match="unknown recipe 'long'; valid: short, paper, strong"):
-        find_recipe("long", "resnet18", "cifar10")
+    with pytest.raises(UserError, match="unknown recipe 'l'; valid: short, paper, strong"):
+        find_recipe("l", "resnet18", "cifar10")
     with pytest.raises(UserError, match="no strong recipe for lenet-300-100"):
         find_recipe("strong", "lenet-300-100", "mnist")
-    with pytest.raises(UserError, match="must be positive"):
+    with pytest.raises(UserError, match="epochs must be at least 1, got 0"):
         Recipe(0, "sgd", 0.1)

@@ -21,7 +21,6 @@ from autosparse.criteria.erk import RandomERK
 from autosparse.criteria.loss import loss_of
 from autosparse.criteria.rounds import Rounds
 from autosparse.criteria.scored import Scored
-from autosparse.data import Data
 from autosparse.files import read_json, write_json
 from autosparse.jobs.prune import MASK, RESULT, PruneRun
 from autosparse.jobs.tracking import of_epoch, tracking
@@ -30,7 +29,7 @@ from autosparse.lookahead import RecipeLearner
 from autosparse.metrics import described
 from autosparse.pruning import Mask
 from autosparse.pruning.schedule import keep_count
-from autosparse.tasks import Images
+from autosparse.tasks import Data, Images
 from autosparse.training import Checkpoint, Epoch, summarize, train
 from autosparse.training.dynamic import Changing, GradualMagnitude, RigL
 
@@ -194,6 +193,6 @@ def _same_initialization(job: PruneRun) -> bool:
     """
     task = job.setting.task
     here = {"network": task.network, "seed": job.config.seed}
-    if not isinstance(task, Images):
+    if type(task) is not Images:
         here |= {"task": job.setting.task_name, **settings(task)}
     return any({key: run.get(key) for key in here} == here for run in _labels_from(job))

@@ -2,38 +2,39 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
+from autosparse.config import Bounds, Config
 from autosparse.errors import UserError, unknown
 
 UNPACKED = "run it without --pack"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Config):
     """Everything about training but the network, the data and the seed."""
 
-    epochs: int
+    epochs: Annotated[int, Bounds(1)]
     optimizer: Literal["sgd", "nesterov", "adam", "adamw"]
     """`sgd` has no momentum; `nesterov` has 0.9; `adamw` decays parameters of two dimensions and more, apart from the
     gradient."""
-    learning_rate: float
-    batch_size: int = 128
+    learning_rate: Annotated[float, Bounds(0, exclusive=True)]
+    batch_size: Annotated[int, Bounds(1)] = 128
     """The batch over all processes."""
-    weight_decay: float = 5e-4
+    weight_decay: Annotated[float, Bounds(0)] = 5e-4
     """Weight decay: added to the gradient of every parameter, except with `adamw` (see `optimizer`)."""
     drops: tuple[int, ...] = ()
     """Epochs at whose start the learning rate is multiplied by `drop_rate`."""
     drop_rate: float = 0.1
     augment: bool = False
     """Random crop and flip."""
-    warmup: float = 0.0
+    warmup: Annotated[float, Bounds(0)] = 0.0
     """Epochs, or a part of one, in which the learning rate rises to its value from one step to the next."""
     cosine: bool = False
     """Let the learning rate fall to 0 along a cosine from step to step, in place of drops."""
-    clip: float = 0.0
+    clip: Annotated[float, Bounds(0)] = 0.0
     """The largest norm of the gradient of what is kept; 0 for no limit."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Bounds(1)] = 1
     """Pieces into which each process cuts its part of a batch (gradient accumulation)."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: forward pass under autocast; weights stay float32."""
@@ -43,12 +44,7 @@ class Recipe:
     """Train with images and convolutions in the order of memory (N, H, W, C), which GPUs prefer with bf16."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "accumulate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name.replace('_', ' ')} must be positive, got {getattr(self, name)}")
-        for name in ("warmup", "clip", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name.replace('_', ' ')} must not be negative, got {getattr(self, name)}")
+        super().__post_init__()
         if self.cosine and self.drops:
             raise UserError("a recipe has drops or a cosine, not both")
 
