@@ -23,15 +23,15 @@ class Arguments:
     """
 
     name: Annotated[str, tyro.conf.Positional]
-    """demo; figure1, figure3 to figure6, table1 to table6, table8, table9, or all (of the paper's); pretrained and
-    lookahead, which make the criteria that come with the package and compare them with others; learnable, what of
-    survival can be learned at all; labels, what cheaper labels are worth."""
+    """demo; figure1, figure3 to figure6, table1 to table6, table8, table9, or all of these of the paper; pretrained and
+    lookahead, which fit the built-in AutoS and compare them with other criteria; learnable, how much of survival can be
+    learned; labels, how well cheaper labels do."""
     scale: str | None = None
     """full: the paper's networks, data and recipes, for GPUs; narrow: ResNet-8, VGG-7 and LeNet-300-100, minutes on a
     GPU (not for pretrained, lookahead, learnable, labels); small: LeNet-300-100 on MNIST and Fashion-MNIST, on two
-    cores; smoke: a trial on digits. full if not given; the demo has a size of its own."""
+    cores; smoke: a trial on digits. Default: full; for demo, a size of its own."""
     output: Path | None = None
-    """The folder of all runs; if not given, runs, or runs/SCALE for narrow, small and smoke."""
+    """Folder of all runs. Default: runs, or runs/SCALE for narrow, small and smoke."""
     resources: cluster.Resources = field(default_factory=cluster.site_resources)
 
 

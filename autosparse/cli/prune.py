@@ -26,11 +26,11 @@ class Arguments(Tasked):
     """Criteria by name (pretrained: the AutoS of the package, lookahead: the one that trains ahead, as short-irp and
     snip-probe do; gmp and rigl choose during the training), or folders of `autosparse fit`."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = (0.9, 0.95, 0.98, 0.99)
-    """Shares of the weights to remove, 0 for the dense network; several make a grid."""
+    """Fractions of the weights to remove, 0 for the dense network; several make a grid."""
     sanity: tuple[Sanity, ...] = ("none",)
-    """Checks, beside none: shuffled mask within its layers, weights reinitialized under it, scores inverted."""
+    """Sanity checks, besides none: mask shuffled within its layers, weights reinitialized under it, scores inverted."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (100, 101)
-    """Seeds of initial weights and order of samples; take others than those that labels came from."""
+    """Seeds of the initial weights and the order of samples; not those of the runs that AutoS was fitted to."""
     job: PruneRun = field(default_factory=PruneRun)
     resources: Resources = field(default_factory=site_resources)
 

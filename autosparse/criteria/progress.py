@@ -1,4 +1,4 @@
-"""Progress of pruning: a bar on standard error, if that is a terminal, for what takes longer than a moment."""
+"""Progress of pruning: a bar on standard error, after two seconds and only in a terminal."""
 
 import contextlib
 from collections.abc import Iterator

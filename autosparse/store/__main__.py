@@ -31,7 +31,7 @@ class Arguments:
     to: Annotated[str, tyro.conf.Positional] = ""
     """export: a file that ends in .npz, .parquet or .zarr.zip. copy, convert: a path or an s3:// URL."""
     shard: int = 0
-    """copy: parameters in a shard; as in the store if not given."""
+    """copy: number of parameters in a shard. Default: as in the store."""
 
 
 def main(a: Arguments) -> None:
