@@ -150,7 +150,7 @@ class IRPConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig(Config):
-    """Pruning at initialization by one criterion to one sparsity."""
+    """Pruning at initialization by one criterion to one sparsity; at sparsity 0 the dense network."""
 
     criterion: Annotated[str, SWEPT] = "snip"
     sparsity: Annotated[float, SWEPT] = 0.95
@@ -165,6 +165,11 @@ class PruneConfig(Config):
     """Statistics of batch norm while the criterion's gradients are computed: batch, those of each batch; running, the
     initial ones (as in the paper's code). Only for snip, iterative-snip, force, grasp and prospr."""
     seed: Annotated[Seed, SWEPT] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sparsity == 0:  # All criteria keep everything, so all runs are the same one.
+            vars(self).update(criterion="magnitude", sanity="none", rounds=None, steps=None, batch_norm="batch")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,8 @@ _CRITERIA = (*SHIPPED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic))
 class Arguments(Tasked):
     """Prune networks before training, by one criterion or several, and train them.
 
-    One run for each criterion, sparsity and seed, below OUTPUT/prune. Prints their folders.
+    One run for each criterion, sparsity and seed, below OUTPUT/prune; at sparsity 0 one for each seed. Prints their
+    folders.
     """
 
     criteria: Annotated[tuple[str, ...], choices(_CRITERIA, alias="--criterion")] = ("snip",)
@@ -37,8 +38,10 @@ class Arguments(Tasked):
 
 def main(a: Arguments) -> None:
     """Run the grid."""
-    configs = [
+    dense = [replace(a.job.config, sparsity=0.0, seed=seed) for seed in a.seeds if 0 in a.sparsities]
+    grid = product(a.criteria, filter(None, a.sparsities), a.seeds, a.sanity)
+    configs = dense + [
         replace(a.job.config, criterion=name, sparsity=sparsity, seed=seed, sanity=sanity)
-        for name, sparsity, seed, sanity in product(a.criteria, a.sparsities, a.seeds, a.sanity)
+        for name, sparsity, seed, sanity in grid
     ]
     cluster.launch([replace(a.job, config=config) for config in configs], a.resources, a.job.output, "prune")
