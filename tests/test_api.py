@@ -189,7 +189,7 @@ def test_a_terminal_alone_gets_a_bar_and_its_total_stays(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     prune(model, images(), criterion="snip")
-    assert capsys.readouterr().err == ""  # it took a moment only
+    assert capsys.readouterr().err == ""  # It takes less than two seconds.
     monkeypatch.setattr("autosparse.criteria.progress._PATIENCE", 1e-9)
 
     def fewer(model: nn.Module, mask: Mask, batches: Any) -> Tensor:

@@ -60,7 +60,7 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
     else:
         _mend_status(complete)
         for job in todo if resources.cluster != "slurm" else ():  # `runs` counts those that start later, too.
-            with suppress(OSError):  # which is for the run itself to report
+            with suppress(OSError):  # The run itself reports it.
                 provenance.write_submission(job.folder, None, None)
         if runnable:
             failures += _runner(resources.cluster)(runnable, resources, root)

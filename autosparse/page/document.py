@@ -84,7 +84,7 @@ class Document:
         self.choice({value: partial(self._table, *found) for value, found in choices.items()}, name)
 
     def choice(self, parts: Mapping[str, Callable[[], object]], name: str) -> None:
-        """Parts of which the page shows one, the first at first.
+        """Add parts of which the page shows one, at first the first.
 
         Args:
             parts: for each value at which a part is shown, a function that adds its blocks.

@@ -44,7 +44,7 @@ def test_a_failed_stage_stops_those_after_it_alone_and_the_same_command_goes_on(
         launch_graph(graph(tmp_path, fail="user"), resources, tmp_path)
     printed = capsys.readouterr()
     assert words(tmp_path) == {"b", "c", "e"}
-    assert len(status.find([tmp_path])) == 6  # those that were not started, too
+    assert len(status.find([tmp_path])) == 6  # Runs that were not started count, too.
     assert printed.out.splitlines() == [str(job.folder) for stage in graph(tmp_path) for job in stage.jobs]
     assert f"failed: {tmp_path / 'note_a'}: no such word" in printed.err
     assert f"failed: {tmp_path / 'note_d'}: not started, as a failed" in printed.err

@@ -30,7 +30,7 @@ run(make_dataclass("Nothing", []), lambda a: launch(jobs, Resources(cluster="loc
 
 
 def working(output: Path, *jobs: Sequence[object]) -> subprocess.Popen[str]:
-    """A command whose jobs, given by the fields of each, all work by now."""
+    """Return a command all of whose jobs, given by their fields, work by now."""
     code = COMMAND.format(path=[str(ROOT)], output=str(output), jobs=jobs)
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -72,7 +72,7 @@ def test_gpus_that_cannot_be_given_are_refused(
 
 def test_ctrl_c_stops_the_jobs_at_a_step_and_is_one_line(tmp_path: Path) -> None:
     process = working(tmp_path, ("a", "asked"), ("b", "asked"))
-    # a terminal signals the jobs, too; without that it is shown that the command does
+    # Unlike a terminal, this leaves it to the command to signal the jobs.
     for pid in (process.pid, *Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()):
         os.kill(int(pid), signal.SIGINT)
     _, error = process.communicate(timeout=60)
@@ -92,4 +92,4 @@ def test_a_job_of_a_killed_command_is_waited_for_by_the_next(tmp_path: Path) -> 
         launch_graph(graph, Resources(cluster="local"), tmp_path)
     assert (tmp_path / "note_d" / "word").is_file()
     start, end, *_ = json.loads((tmp_path / "note_a" / "span0").read_text())
-    assert end - start >= 6.0  # of the first command's job
+    assert end - start >= 6.0  # The job of the first command did it.
