@@ -61,8 +61,7 @@ def prune(
 
     The model is left as it was, and so are the global random generators. `mask.apply_(model)` prunes it once;
     `mask.hold(model, optimizer)` keeps it pruned in any training loop. The same call gives the same mask: each pass
-    over batches that are shuffled or augmented starts from `seed`. What takes longer than two seconds shows how far it
-    is on standard error.
+    over batches that are shuffled or augmented starts from `seed`. After two seconds a terminal shows a progress bar.
 
     Args:
         model: any module with convolutions, linear, attention or recurrent layers.

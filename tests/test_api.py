@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -182,16 +183,24 @@ def test_any_loss_of_any_batches(model: nn.Module) -> None:
     assert prune(model, batches, loss=loss, rounds=3).count == 2510
 
 
-def test_a_bar_for_what_takes_long_only(model: nn.Module, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_alone_gets_a_bar_and_its_total_stays(
+    terminal: bool, model: nn.Module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     prune(model, images(), criterion="snip")
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == ""  # It takes less than two seconds.
+    monkeypatch.setattr("autosparse.criteria.progress._PATIENCE", 1e-9)
 
-    def slow(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
-        time.sleep(0.7)
-        return snip(model, mask, batches)
+    def fewer(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+        """Read less in each round."""
+        time.sleep(0.11)
+        return snip(model, mask, itertools.islice(batches, 4 if mask.count == mask.layout.size else 1))
 
-    prune(model, images(), criterion=Rounds(slow, 4))
-    assert re.search(r"pruning by Rounds: .* batches/s, round 4/4", capsys.readouterr().err)
+    prune(model, images() * 4, criterion=Rounds(fewer, 4))
+    shown = capsys.readouterr().err
+    assert re.findall(r"(\d)/(\d) ", shown) == [(str(done), "4") for done in range(1, 4)] * terminal
+    assert terminal or not shown
 
 
 def test_a_loader_is_read_once_unless_the_network_writes_into_its_batches() -> None:

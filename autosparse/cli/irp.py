@@ -20,20 +20,20 @@ from autosparse.jobs import IRPRun, Tasked
 class Arguments(Tasked):
     """Prune networks iteratively, rewinding them to their initial state, and store (theta, grad, survival).
 
-    One run for each criterion and seed, below OUTPUT/irp. Prints their folders. A run that is complete is not run
-    again; one that was interrupted goes on.
+    One run for each criterion and seed, below OUTPUT/irp. Prints their folders. A complete run is not run
+    again; an interrupted run resumes.
     """
 
     criteria: Annotated[tuple[OneShot, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
-    """What decides in each iteration; several make a grid."""
+    """Criteria that choose in each iteration; several make a grid."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
-    """Seeds of initial weights and order of samples; several make a grid."""
+    """Seeds of the initial weights and the order of samples; several make a grid."""
     order_seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--order-seed"])] = ()
-    """Seeds of the order of samples, augmentation and random criterion, in place of --seeds. Each is combined with each
-    of --seeds: runs from the same weights."""
+    """Seeds of the order of samples, augmentation and random criterion, each combined with each of --seeds: runs from
+    the same weights. Default: the seed of the weights."""
     pack: int = 1
-    """How many runs train together, in one process, as one on stacked weights: the same numbers except for rounding. It
-    pays on a GPU that a small network leaves idle. What draws random numbers in training (dropout) cannot be packed."""
+    """Number of runs that train together, in one process, on stacked weights: the same numbers except for rounding. It
+    pays on a GPU that a small network leaves idle. Networks with dropout cannot be packed."""
     job: IRPRun = field(default_factory=IRPRun)
     resources: Resources = field(default_factory=site_resources)
 

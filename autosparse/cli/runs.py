@@ -1,4 +1,4 @@
-"""Watch, stop and go on with runs: `python launch/runs.py status|logs|cancel|resume [RUN...]`."""
+"""Watch, stop and resume runs: `python launch/runs.py status|logs|cancel|resume [RUN...]`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _ACTIONS = ("status", "logs", "cancel", "resume")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Watch, stop and go on with runs."""
+    """Watch, stop and resume runs."""
 
     action: tyro.conf.OmitSubcommandPrefixes[Status | Logs | Cancel | Resume]
 

@@ -77,7 +77,9 @@ class Attempt:
         for job in self.jobs:
             with _collecting(failed, job), ExitStack() as held:
                 if accelerator.is_main_process:
-                    held.enter_context(lease(job.folder, job_id))
+                    # An earlier command that was killed may have left its job behind.
+                    local = os.environ.get("SUBMITIT_EXECUTOR") == "local"
+                    held.enter_context(lease(job.folder, job_id, wait=local))
                 to_do = held.enter_context(self._recorded(job, accelerator, job_id))
                 begun.append((job, held.pop_all(), to_do))
         ends: Mapping[Path, BaseException] = {}

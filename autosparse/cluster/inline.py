@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from autosparse.cluster import provenance
 from autosparse.cluster.attempt import Attempt
 from autosparse.cluster.job import describe
 from autosparse.cluster.outcome import Failure, say
@@ -21,8 +20,6 @@ def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
                 number += 1
                 say(f"[{number}/{total}] {job.folder}")
             try:
-                for job in jobs:
-                    provenance.write_submission(job, None, None)
                 errors = Attempt(jobs, resources.cpus_per_task).run()
             except Exception as error:  # the other jobs go on; the traceback is in the run's log
                 errors = dict.fromkeys([job.folder for job in jobs], error)

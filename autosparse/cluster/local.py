@@ -1,8 +1,10 @@
 """Jobs as processes of this machine, some at a time, each on GPUs of its own as long as there are enough."""
 
 import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ def run(stages: Sequence[Stage], resources: Resources, root: Path) -> list[Failu
         stages: heads first; a job starts as soon as those before are done and there is a place for it.
         resources: of each job.
         root: folder of what submitit writes.
+
+    Raises:
+        KeyboardInterrupt: a signal asked to stop; the jobs have stopped at a step.
     """
     total = sum(len(stage.jobs) for stage in stages)
     at_once = min(resources.local_jobs(), sum(len(stage.packs()) for stage in stages))
@@ -36,8 +41,11 @@ def run(stages: Sequence[Stage], resources: Resources, root: Path) -> list[Failu
     submissions = {stage.name: _Submission(root, stage.name) for stage in stages}
     running = dict[int, tuple[Stage, tuple[Job, ...], Any]]()
     failures, failed, started = list[Failure](), set[str](), 0
-    with tqdm(total=total, desc="runs", unit="run", disable=None, smoothing=0) as bar:
+    bar = tqdm(total=total, desc="runs", unit="run", disable=None, smoothing=0)
+    with bar, interruption.listening(), _stopping(running):
         while running or any(waiting.values()):
+            if interruption.received():
+                raise KeyboardInterrupt
             for stage in stages:
                 queue = waiting[stage.name]
                 if queue and (found := blocked(stage, failed)):
@@ -69,6 +77,21 @@ def run(stages: Sequence[Stage], resources: Resources, root: Path) -> list[Failu
     return failures
 
 
+@contextmanager
+def _stopping(running: Mapping[int, tuple[Stage, tuple[Job, ...], Any]]) -> Iterator[None]:
+    """Stop the jobs that still run at the end of the block, each at its next step, and wait for them."""
+    try:
+        yield
+    finally:
+        handles = [handle for *_, handle in running.values()]
+        if handles:
+            outcome.say(f"stopping {len(handles)} jobs at their next step; Ctrl-C ends them at once")
+        for handle in handles:
+            os.kill(int(handle.job_id), signal.SIGTERM)  # to submitit's process, which passes it on
+        while not all(handle.done() for handle in handles):
+            time.sleep(0.1)
+
+
 class _Submission:
     """What submitit starts and writes for the jobs of a stage, in a folder that is there once the first has started."""
 
@@ -85,7 +108,12 @@ class _Submission:
         self._executor.update_parameters(
             timeout_min=resources.minutes, tasks_per_node=resources.tasks, gpus_per_node=len(gpus), visible_gpus=gpus
         )
-        handle = self._executor.submit(Attempt(jobs, cpus))
+        # A terminal sends these to all processes: they would end submitit's own in a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+        try:
+            handle = self._executor.submit(Attempt(jobs, cpus))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._runs[handle.job_id] = [job.folder for job in jobs]
         logs.record(self._folder, "local", self._runs)
         for job in jobs:

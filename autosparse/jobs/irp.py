@@ -101,7 +101,8 @@ class IRPRun(TrainingRun):
 
         def after_training(row: dict[str, Any]) -> None:
             i = row["iteration"]
-            values = {"number": i, "sparsity": 1 - row["density"], row["metric"]: row["test"]}
+            others = {key.partition("/")[2]: value for key, value in row.items() if key.startswith("test/")}
+            values = {"number": i, "sparsity": 1 - row["density"], row["metric"]: row["test"], **others}
             named = {f"iteration/{name}": value for name, value in values.items()}
             tracked.log("iteration", (i + 1) * recipe.epochs, named)
 

@@ -44,7 +44,10 @@ class Task(Protocol):
         """
 
     def metrics(self, model: "nn.Module", batch: Any) -> "dict[str, tuple[Tensor, Tensor]]":
-        """Sums and counts, tensors or numbers; their quotient over all batches is the metric. Tables show the first."""
+        """Sums and counts, tensors or numbers, by metric; a metric is their quotient over all batches.
+
+        Epochs are chosen by the first metric.
+        """
 
     def collate(self, samples: list[Any]) -> Any:
         """Samples to a batch."""

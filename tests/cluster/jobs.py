@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from autosparse.cluster import Job
+from autosparse.cluster import Job, interruption
 from autosparse.cluster.interruption import InterruptedAtStep
 from autosparse.cluster.speaking import speaking
 from autosparse.config import NO_IDENTITY
@@ -56,7 +56,10 @@ class Note(Job):
             if accelerator.process_index == 1:
                 raise UserError("the second process has had enough")
             accelerator.wait_for_everyone()
-        if self.fail == "stop":
+        if self.fail == "asked":
+            while not interruption.agreed():
+                time.sleep(0.01)
+        if self.fail in ("stop", "asked"):
             raise InterruptedAtStep("enough")
         if self.fail:
             raise ZeroDivisionError("a bug\nin two lines")

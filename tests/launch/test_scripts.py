@@ -189,6 +189,17 @@ def test_arguments_are_checked_before_anything_slow_is_imported(arguments: list[
     assert not [name for name in slow if re.search(rf"\| +{name}$", imported, re.MULTILINE)]
 
 
+def test_sparsity_0_is_one_dense_run_per_seed(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    what = ("--criteria", "snip", "lookahead", "gmp", "/none/autos", "--rounds", "3", "--sanity", "none", "shuffled")
+    assert script("prune", *what, "--sparsities", "0", "--seeds", "5", "6", "--dry-run", "--cluster", "inline") == 0
+    shown = capsys.readouterr().out.split()
+    assert shown == [f"runs/prune/lenet-300-100_mnist5k_dense_0_s{seed}" for seed in (5, 6)]
+    snip = [*what[:2], "--sparsities", "0", "0.9", "--trainings", "2", "--seeds", "5"]
+    assert script("prune", *snip, "--dry-run", "--cluster", "inline") == 0
+    named = [Path(line).name for line in capsys.readouterr().out.split()]
+    assert named == [f"lenet-300-100_mnist5k_{name}_s5" for name in ("dense-x2_0", "snip-x2_90")]
+
+
 def test_help_folds_what_only_a_cluster_needs(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("irp", "--help") == 0
     folded = set(re.findall(r"--[a-z][a-z-]* ", capsys.readouterr().out))

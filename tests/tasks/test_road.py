@@ -1,6 +1,7 @@
 """The whole pipeline, IRP to report, on tasks that are not images: those of examples/, of a user's file, and text."""
 
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from autosparse.store.verify import problems
 from autosparse.study import compare, results
 from autosparse.tasks import find_task
 from tests.conftest import ROOT, run_script, tree
+from tests.jobs.test_tracking import scalars
 from tests.waiting import waiting_irp
 
 Script = Callable[..., int]
@@ -76,7 +78,7 @@ def test_from_irp_to_the_report(
         TASKS[0]: ("--task", f"examples/{name}"),
         TASKS[1]: ("--task", f"examples/{name}", "--folder", str(photographs), "--size", "16", "--batch-size", "8"),
         TASKS[2]: ("--task", f"examples/{name}", "--layers", "1", "--width", "16", "--text", str(text)),
-        TASKS[3]: (*TEXT, "--text", str(text)),
+        TASKS[3]: (*TEXT, "--text", str(text), "--track", "tensorboard"),
     }.get(name, ("--task", name))
     where = ("--output", str(tmp_path), *SHORT)
     assert run_script("irp", *options, "--iterations", "2", *where) == 0, capsys.readouterr().err
@@ -93,9 +95,24 @@ def test_from_irp_to_the_report(
     metric = {TASKS[0]: "squared error", TASKS[1]: "accuracy", TASKS[4]: "accuracy"}
     assert {each["metric"] for each in results} == {metric.get(name, "loss")}
     assert f"Test {results[0]['metric']} after the last epoch" in (tmp_path / "report" / "index.html").read_text()
-    if name != "text":
+    if name == "text":
+        _check_second_metric(tmp_path / "report", "accuracy")
+        assert {"iteration/loss", "iteration/accuracy"} <= scalars(run).keys()
+    else:
         file = ROOT / "examples" / name.partition(":")[0]
         assert (run / file.name).read_bytes() == file.read_bytes()
+
+
+def _check_second_metric(report: Path, name: str) -> None:
+    """Look for a metric after the first one in the rows, tables and the switch of a report."""
+    rows = pd.read_csv(report / "results.csv")
+    assert len(rows) == len(rows[[f"test/{name}", f"test_best_validation/{name}"]].dropna())
+    tables, page = (report / "report.md").read_text(), (report / "index.html").read_text()
+    for measure in ("test", "test_best_validation"):
+        assert compare.MEASURES[measure].format(name)[1:] in tables
+    assert compare.MEASURES["test_best"].format(name)[1:] not in tables  # nobody has said which way is better
+    assert re.search(rf'<input type="radio" name="metric-\d+" value="{name}">', page)
+    assert page.count(f'<div data-value="{name}">') == 1
 
 
 def test_a_killed_run_on_text_ends_with_the_same_bytes(script: Script, text: Path, tmp_path: Path) -> None:
