@@ -32,7 +32,7 @@ from autosparse.store.beside import HISTORY, agrees, check_file, of_file, of_row
 from autosparse.store.schema import LEDGER, MARKER, Ledger
 from autosparse.store.storage import Folder
 from autosparse.tasks import Data
-from autosparse.training import Checkpoint, Epoch, Recipe, Training, summarize, train
+from autosparse.training import Checkpoint, Epoch, Recipe, summarize, train
 
 CHECKPOINT = "checkpoint.pt"
 log = logging.getLogger(__name__)
@@ -107,26 +107,18 @@ class IRP:
             UserError: a loss, gradient or score that is no number (names iteration and layer), a folder of another run,
                 or a file that is not what the run committed.
         """
-        if not self.begin():
+        if self._is_complete():
             return self.history
-        self.features()
+        self._open()
+        self._measure_features()
         for i in range(self.schedule.iterations + 1):  # line 10, and once more for the accuracy of m_N
-            with naming(i):
-                if training := self.training(i):
-                    epochs = train(data=self.data, recipe=self.recipe, accelerator=self.accelerator, **vars(training))
-                    self.record(i, epochs)
-                self.prune(i)
-        self.finish()
+            with _naming(i):
+                self._train(i)
+                self._prune(i)
+        self._finish()
         return self.history
 
-    def begin(self) -> bool:
-        """Open the store and bring the history to what it has; whether anything is left to do."""
-        if self._is_complete():
-            return False
-        self._open()
-        return True
-
-    def features(self) -> None:
+    def _measure_features(self) -> None:
         """Measure and store θ0 and its gradient g0 over the data (line 9)."""
         if self._ledger.iterations >= 0:
             return
@@ -139,33 +131,36 @@ class IRP:
         grad = mean_gradient(self.model, self._layout, self._batches, self.config.batch_norm)
         self._writer.commit_features(theta, grad, beside=of_file(self._initial_path))
 
-    def training(self, i: int) -> Training | None:
-        """What trains θ0 under m_i (line 11), None where that is done; the first leaves the state to rewind to."""
+    def _train(self, i: int) -> None:
+        """Train θ0 under m_i (line 11), unless that is done; the first training leaves the state to rewind to."""
         if i < len(self.history):
-            return None
+            return
         self._load(self._rewind_path if i else self._initial_path)  # line 15
         if self._mask is None:
             self._mask = self._store.mask(i).to(self.accelerator.device)
         self._probe = self._make_probe() if self._ledger.iterations <= i < self.schedule.iterations else None
-        return Training(
-            model=self.model,
-            mask=self._mask,
+        epochs = train(
+            self.model,
+            self._mask,
+            self.data,
+            self.recipe,
+            self.accelerator,
             seed=self.config.order,
             resume=self._checkpoint(i),
             progress=self.progress,
             after_epoch=partial(self._end_epoch, i),
             callback=self._probe,
         )
+        self._record(i, self._mask, epochs)
 
-    def record(self, i: int, epochs: list[Epoch]) -> None:
-        """Add the training under m_i to the history, from one entry an epoch."""
-        assert self._mask is not None
-        row: dict[str, Any] = {"iteration": i, "density": self._mask.density, "loss": epochs[-1]["loss"]}
+    def _record(self, i: int, mask: Mask, epochs: list[Epoch]) -> None:
+        """Add the training under m_i to the history."""
+        row: dict[str, Any] = {"iteration": i, "density": mask.density, "loss": epochs[-1]["loss"]}
         row |= summarize(epochs, self.data.better)
         if not agrees(self._ledger.beside, of_row(row)):
             raise UserError(
                 "the training that makes history.json again has another result than the first; "
-                "run it on the same hardware, with as many processes, in a pack if it was in one"
+                "run it on the same hardware, with as many processes"
             )
         self.after_training(row)
         self.history.append(row)
@@ -173,13 +168,13 @@ class IRP:
             "iteration %d of %d: sparsity %.2f%%, %s",
             i,
             self.schedule.iterations,
-            100 * self._mask.sparsity,
+            100 * mask.sparsity,
             described(row["metric"], row["test"]),
         )
         if self.accelerator.is_main_process:
             write_json(self.folder / HISTORY, self.history)
 
-    def prune(self, i: int) -> None:
+    def _prune(self, i: int) -> None:
         """Score the trained weights and keep the highest: m_{i+1} (lines 12 and 13)."""
         if i < self._ledger.iterations or i == self.schedule.iterations:
             self._mask = None  # the next one is in the store
@@ -195,7 +190,7 @@ class IRP:
         self._writer.commit_alive(i + 1, self._mask, probe, of_row(self.history[i]))
         self._forget(i)
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Store survival, the sum of the masks (line 14), and mark the store complete."""
         self._forget(self.schedule.iterations)
         if self._writer:
@@ -290,7 +285,7 @@ def _save(model: nn.Module, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def naming(i: int) -> Iterator[None]:
+def _naming(i: int) -> Iterator[None]:
     """Let an error for the user say in which iteration it is."""
     try:
         yield

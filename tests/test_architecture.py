@@ -23,7 +23,7 @@ LAYERS = [
     {"training"},
     {"lookahead"},
     {"irp", "autos"},
-    {"api", "pack"},
+    {"api"},
     {"jobs"},
     {"study"},
     {"cli"},

@@ -12,7 +12,6 @@ import tyro
 from autosparse import cluster
 from autosparse.cluster import Resources, site_resources
 from autosparse.config import OneShot
-from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, Tasked
 
 
@@ -31,23 +30,13 @@ class Arguments(Tasked):
     order_seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--order-seed"])] = ()
     """Seeds of the order of samples, augmentation and random criterion, each combined with each of --seeds: runs from
     the same weights. Default: the seed of the weights."""
-    pack: int = 1
-    """Number of runs that train together, in one process, on stacked weights: the same numbers except for rounding. It
-    pays on a GPU that a small network leaves idle. Networks with dropout cannot be packed."""
     job: IRPRun = field(default_factory=IRPRun)
     resources: Resources = field(default_factory=site_resources)
 
 
 def main(a: Arguments) -> None:
     """Run the grid."""
-    if a.pack < 1:
-        raise UserError(f"pack must be at least 1, got {a.pack}")
-    if a.pack > 1:
-        here = a.resources.resolve()
-        a.job.setting.make_recipe().check_packed(here.tasks * (here.nodes or 1))
-        if others := [name for name in a.job.track if name != "tensorboard"]:  # which have one run a process
-            raise UserError(f"--track {others[0]} does not go with a pack, tensorboard does")
     grid = product(a.criteria, a.seeds, a.order_seeds or (None,))
     configs = [replace(a.job.config, criterion=name, seed=seed, order_seed=order) for name, seed, order in grid]
     jobs = [replace(a.job, config=config) for config in configs]
-    cluster.launch(jobs, a.resources, a.job.output, "irp", a.pack)
+    cluster.launch(jobs, a.resources, a.job.output, "irp")

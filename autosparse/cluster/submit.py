@@ -76,13 +76,13 @@ def _has_run(job: Job, job_id: str) -> bool:
 def _submit(stages: list[Stage], queued: Placed, resources: Resources, root: Path) -> Placed:
     """Submit what is not queued, all of it or nothing; returns each new run's job id and log."""
     placed: Placed = {}
-    submitted = list[tuple[Path, list[tuple[Job, ...]], list[batch.Submitted]]]()
+    submitted = list[tuple[Path, list[Job], list[batch.Submitted]]]()
     ids = dict[str, list[str]]()  # of each stage
     try:
         with contextlib.ExitStack() as folders:
             for stage in stages:
                 ids[stage.name] = [queued[job.folder][0] for job in stage.jobs if job.folder in queued]
-                new = stage.packs([job for job in stage.jobs if job.folder not in queued])
+                new = [job for job in stage.jobs if job.folder not in queued]
                 if not new:
                     continue
                 folder = folders.enter_context(logs.claimed(root, stage.name))
@@ -90,9 +90,8 @@ def _submit(stages: list[Stage], queued: Placed, resources: Resources, root: Pat
                 submitted.append((folder, new, found))
                 ids[stage.name] += _arrays(each.job_id for each in found).split()
             for folder, new, found in submitted:
-                runs = {each.job_id: [job.folder for job in jobs] for jobs, each in zip(new, found, strict=True)}
-                logs.record(folder, "slurm", runs)
-                for job, each in ((job, each) for jobs, each in zip(new, found, strict=True) for job in jobs):
+                logs.record(folder, "slurm", {each.job_id: job.folder for job, each in zip(new, found, strict=True)})
+                for job, each in zip(new, found, strict=True):
                     provenance.write_submission(job, each.job_id, str(each.log))
                     with naming(job.folder / "batch.sh"):
                         shutil.copyfile(each.script, job.folder / "batch.sh")
@@ -117,10 +116,10 @@ def _arrays(job_ids: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(job_id.split("_")[0] for job_id in job_ids))
 
 
-def _attempts(packs: Sequence[tuple[Job, ...]], resources: Resources) -> list[Attempt]:
+def _attempts(jobs: Sequence[Job], resources: Resources) -> list[Attempt]:
     cpus = resources.cpus_per_task or DEFAULT_CPUS
     requeues = DEFAULT_REQUEUES if resources.max_requeues is None else resources.max_requeues
-    return [Attempt(jobs, cpus, requeues) for jobs in packs]
+    return [Attempt(job, cpus, requeues) for job in jobs]
 
 
 def _queued(job: Job, queue: dict[str, slurm.State], root: Path) -> tuple[str, Path] | None:
@@ -153,7 +152,7 @@ def show(stages: list[Stage], resources: Resources, root: Path) -> None:
         with batch.rehearsal() as scratch:
             for stage in stages:
                 folder = logs.next_folder(root, stage.name)
-                tasks = _attempts(stage.packs(), resources)
+                tasks = _attempts(stage.jobs, resources)
                 found = batch.submit(tasks, _of(stage, resources, ids), stage.name, Path(f"{scratch}{folder}"))
                 ids[stage.name] = _arrays(each.job_id for each in found).split()
                 for script in dict.fromkeys(each.script for each in found):

@@ -103,7 +103,6 @@ _RESERVED = frozenset(
         "order_seed",
         "order_seeds",
         "output",
-        "pack",
         "parameters",
         "precision",
         "rate",

@@ -1,10 +1,8 @@
 """A job for tests: it writes a word."""
 
 import json
-import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ from accelerate import Accelerator
 
 from autosparse.cluster import Job, interruption
 from autosparse.cluster.interruption import InterruptedAtStep
-from autosparse.cluster.speaking import speaking
 from autosparse.config import NO_IDENTITY
 from autosparse.errors import UserError
 
@@ -68,15 +65,3 @@ class Note(Job):
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             (self.folder / "word").write_text(self.word)
-
-    @classmethod
-    def run_together(cls, jobs: Sequence[Job], accelerator: Accelerator) -> Mapping[Path, Exception]:
-        failed = dict[Path, Exception]()
-        for job in jobs:
-            with speaking(job.folder):
-                logging.getLogger("autosparse").info("together %s", job.folder.name)
-                try:
-                    job.run(accelerator)
-                except UserError as error:
-                    failed[job.folder] = error
-        return failed

@@ -159,7 +159,7 @@ def test_what_slurm_holds_since_a_node_could_not_start_it_is_released(
 @pytest.mark.parametrize(
     ("command", "script", "resources", "message"),
     [
-        ("sbatch", "echo 'sbatch: error: no' >&2; exit 1", Resources(partition="p"), "Slurm refuses: no$"),
+        ("sbatch", "echo 'sbatch: error: no' >&2; exit 1", Resources(partition="p"), "Slurm refuses: no \\(asked for"),
         ("squeue", "exit 1", Resources(cluster="slurm"), "Slurm does not say what is in its queue"),
         ("scontrol", "exit 1", Resources(after=("7",)), "after 7: Slurm does not know this job"),
         ("squeue", "echo '4242|PENDING|PartitionTimeLimit'", Resources(partition="p", time="9"), "never start it"),
