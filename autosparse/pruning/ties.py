@@ -88,9 +88,12 @@ def refuse_ties(
         where = f"; nothing is left of {_listed(removed)}"
         cause = "too few rounds, of which one has removed a whole layer, or a criterion that scores it -inf"
     elif value == 0:
-        cause = "all-zero gradients: a zero-initialized head, a backbone without gradients, or a network cut in two"
+        cause = (
+            "all-zero gradients: a zero-initialized head, a backbone without gradients, a network cut in two, "
+            "or a training that diverged"
+        )
     else:
-        cause = "weights set to one value, or a criterion of few values"
+        cause = "weights set to one value or of low precision, or a criterion of few values"
     taken, of, k = drawn
     raise UserError(
         f"the scores do not tell the weights apart: {taken:,} of the {k:,} to keep would be drawn among {of:,} that "
