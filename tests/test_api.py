@@ -39,6 +39,23 @@ CALLED_WRONGLY: dict[str, tuple[Callable[[nn.Module], object], str]] = {
         "mask has its own choice of parameters",
     ),
     "no criterion": (lambda m: prune(m, images(), criterion=3), "a function of model, mask and batches; got a int"),  # type: ignore[arg-type]
+    "a sparsity in words": (
+        lambda m: prune(m, images(), sparsity="0.9"),  # type: ignore[arg-type]
+        "between 0 and 1 (0.95 removes 95% of the weights), got '0.9'",
+    ),
+    "rounds in words": (lambda m: prune(m, images(), rounds="5"), "rounds must be an integer of at least 1, got '5'"),  # type: ignore[arg-type]
+    "half a step": (
+        lambda m: prune(m, images(), criterion="short-irp", steps_per_round=2.5, optimizer=torch.optim.Adam),  # type: ignore[arg-type]
+        "steps_per_round must be an integer of at least 1, got 2.5",
+    ),
+    "no round": (
+        lambda m: prune(m, images(), criterion="short-irp", rounds=0, steps_per_round=1, optimizer=torch.optim.Adam),
+        "rounds must be an integer of at least 1, got 0",
+    ),
+    "a seed in words": (
+        lambda m: prune(m, criterion="random", seed="0"),
+        "seed must be an integer of at least 0, got '0'",
+    ),  # type: ignore[arg-type]
     "no loss": (lambda m: prune(m, images(), loss="mse", criterion="snip"), "mean loss of the batch, got 'mse'"),  # type: ignore[arg-type]
     "scores that are none": (
         lambda m: prune(m, images(), criterion=lambda *_: torch.zeros(3)),

@@ -13,7 +13,7 @@ from autosparse.pruning import Layout, Mask
 from autosparse.training import Callback
 
 LACKING = (
-    "{} looks ahead: it trains the model for some steps in each round; give steps= and optimizer=, "
+    "{} looks ahead: it trains the model for some steps in each round; give steps_per_round= and optimizer=, "
     "as in optimizer=lambda parameters: torch.optim.AdamW(parameters, 1e-3)"
 )
 """What to tell who asks a criterion, by its name, to look ahead with nothing to train by."""

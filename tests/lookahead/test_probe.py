@@ -149,7 +149,7 @@ def test_short_irp_and_snip_are_what_they_say(model: nn.Module, data: ImageData)
             sparsity=0.9,
             criterion=name,
             rounds=1,
-            steps=4,
+            steps_per_round=4,
             optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9),
         )
         for name in ("short-irp", "snip-probe")
@@ -195,15 +195,24 @@ def test_rounds_train_what_is_left_from_the_initial_weights(model: nn.Module, da
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({}, r"short-irp looks ahead: .*give steps= and optimizer=, as in optimizer=lambda"),
-        ({"steps": 3}, "give steps= and optimizer="),
-        ({"steps": 0, "optimizer": torch.optim.Adam}, "steps must be at least 1, got 0"),
-        ({"steps": 3, "optimizer": torch.optim.SGD([torch.zeros(1)])}, "optimizer= takes a function that makes one"),
-        ({"steps": 3, "optimizer": lambda parameters: 3}, "optimizer= makes an optimizer of parameters; it made a int"),
-        ({"steps": 30, "optimizer": lambda p: torch.optim.SGD(p, 1e30)}, "not finite|loss is"),
+        ({}, r"short-irp looks ahead: .*give steps_per_round= and optimizer=, as in optimizer=lambda"),
+        ({"steps_per_round": 3}, "give steps_per_round= and optimizer="),
         (
-            {"criterion": "snip", "steps": 3, "optimizer": torch.optim.Adam},
-            r"snip does not train: steps= and optimizer=",
+            {"steps_per_round": 0, "optimizer": torch.optim.Adam},
+            "steps_per_round must be an integer of at least 1, got 0",
+        ),
+        (
+            {"steps_per_round": 3, "optimizer": torch.optim.SGD([torch.zeros(1)])},
+            "optimizer= takes a function that makes one",
+        ),
+        (
+            {"steps_per_round": 3, "optimizer": lambda parameters: 3},
+            "optimizer= makes an optimizer of parameters; it made a int",
+        ),
+        ({"steps_per_round": 30, "optimizer": lambda p: torch.optim.SGD(p, 1e30)}, "not finite|loss is"),
+        (
+            {"criterion": "snip", "steps_per_round": 3, "optimizer": torch.optim.Adam},
+            r"snip does not train: steps_per_round= and optimizer=",
         ),
         ({"criterion": "snip", "rounds": 3}, "rounds are for a saved AutoS and for lookahead, short-irp"),
         ({"criterion": "mine.py:score", "rounds": 3}, "rounds are for a saved AutoS and .*, not for mine.py:score"),
@@ -218,7 +227,7 @@ def test_what_cannot_look_ahead_is_refused(
 
 def test_no_batches_and_too_many_steps(model: nn.Module, data: ImageData, accelerator: Accelerator) -> None:
     with pytest.raises(UserError, match="looking ahead needs at least one batch"):
-        autosparse.prune(model, [], criterion="short-irp", steps=2, optimizer=torch.optim.Adam)
+        autosparse.prune(model, [], criterion="short-irp", steps_per_round=2, optimizer=torch.optim.Adam)
     with pytest.raises(UserError, match=r"99 steps are more than the 12 of a training"):
         train(model, half(model), data, RECIPE, accelerator, steps=99)
     for steps, columns, message in ((0, COLUMNS, "at least one step"), (1, (), "at least one column")):
