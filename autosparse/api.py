@@ -61,8 +61,10 @@ def prune(
 
     The model is left as it was, and so are the global random generators. `mask.apply_(model)` prunes it once;
     `mask.hold(model, optimizer)` keeps it pruned in any training loop. The same call gives the same mask: each pass
-    over batches that are shuffled or augmented starts from `seed`. What takes longer than two seconds shows how far it
-    is on standard error.
+    over batches that are shuffled or augmented starts from `seed`. That holds for the global generators and for the
+    `generator` of a loader or sampler. A data set with a generator of its own (`numpy.random.default_rng`), or
+    persistent workers that augment, give other batches in each call. What takes longer than two seconds shows how far
+    it is on standard error.
 
     Args:
         model: any module with convolutions, linear, attention or recurrent layers.

@@ -81,7 +81,7 @@ def first_call(criterion: str, model: nn.Module, batches: Batches) -> Call:
     call = next((call for call in calls if len(call.inputs)), None)
     if call is not None:
         samples = len(call.inputs)
-        call = call.map(lambda x: (x[:1] if x.ndim and len(x) == samples else x).detach().cpu())
+        call = call.map(lambda x: (x[:1] if x.ndim and len(x) == samples else x).detach().to("cpu", copy=True))
         if call.inputs.is_floating_point():
             call = call.of(torch.ones(call.inputs.shape, dtype=torch.float64))
     first = next((each for each in gather(call) if each is not None), None)
