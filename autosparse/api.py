@@ -27,6 +27,7 @@ from autosparse.config import (
 )
 from autosparse.criteria import Criterion, Targeted, make_criterion, select
 from autosparse.criteria.base import check_values
+from autosparse.criteria.gradient import restoring_modules
 from autosparse.criteria.loss import Loss, loss_of
 from autosparse.criteria.progress import showing
 from autosparse.criteria.reading import Reading
@@ -132,7 +133,7 @@ def prune(
             f"what is removed stays so: give at least {start.sparsity:.6g}"
         )
     given = _checked(batches, name)
-    with seeded(stream("prune", seed)), showing(name), _masked(model, start), torch.no_grad():
+    with seeded(stream("prune", seed)), showing(name), _masked(model, start), restoring_modules(model), torch.no_grad():
         loss = loss_of(given) if loss is None else loss
         reading = Reading(given, seed)
         learner = OptimizerLearner(optimizer, reading, loss, steps_per_round) if optimizer and steps_per_round else None

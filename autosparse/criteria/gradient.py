@@ -21,30 +21,42 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 @contextlib.contextmanager
 def scoring_mode(model: nn.Module, batch_norm: str = "batch") -> Iterator[None]:
-    """Evaluation mode (no dropout), with batch normalization on each batch's own statistics; all is put back after.
+    """Set evaluation mode (no dropout), with batch normalization on each batch's own statistics; restore all after.
 
     The running statistics are neither used nor changed. `batch_norm="running"` uses them instead: with fresh ones
-    the layer is near the identity (the paper's code).
+    the layer is near the identity (the paper's code). Buffers and attributes that the forward pass writes are restored,
+    see `restoring_modules`.
     """
     if batch_norm not in BATCH_NORM_MODES:
         raise unknown("batch-norm mode", batch_norm, BATCH_NORM_MODES)
-    training = {module: module.training for module in model.modules()}
-    tracking = {
-        module: module.track_running_stats
-        for module in model.modules()
-        if batch_norm == "batch" and isinstance(module, _BATCH_NORMS)
-    }
-    model.eval()
-    for norm in tracking:
-        norm.training, norm.track_running_stats = True, False
+    with restoring_modules(model), _differentiable_in_evaluation(model):
+        model.eval()
+        for norm in model.modules():
+            if batch_norm == "batch" and isinstance(norm, _BATCH_NORMS):
+                norm.training, norm.track_running_stats = True, False
+        yield
+
+
+@contextlib.contextmanager
+def restoring_modules(model: nn.Module) -> Iterator[None]:
+    """Restore buffers, attributes and training mode of all modules when the block ends, also what it rebinds."""
+    modules = [(module, module.training, vars(module).copy()) for module in model.modules()]
+    buffers = [(each, each.copy()) for module in model.modules() if isinstance(each := module._buffers, dict)]
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
-        with _differentiable_in_evaluation(model):
-            yield
+        yield
     finally:
-        for norm, tracked in tracking.items():
-            norm.track_running_stats = tracked
-        for module, flag in training.items():
-            module.training = flag
+        for module, training, bound in modules:
+            vars(module).clear()
+            vars(module).update(bound)
+            module.training = training  # a ScriptModule does not keep it in vars
+        for names, bound in buffers:
+            names.clear()
+            names.update(bound)
+        with torch.no_grad():
+            for buffer, value in values:
+                if not torch.equal(buffer, value):  # an expanded buffer cannot be written
+                    buffer.resize_(value.shape).copy_(value)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Forward passes that do more than call layers, batches that are no pairs, wrappers: right, or refused in one line."""
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import autosparse
-from autosparse.config import CRITERIA, PRETRAINED
+from autosparse.config import CRITERIA, LOOK_AHEAD, PRETRAINED
 from autosparse.criteria import Targeted
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
@@ -234,3 +235,63 @@ def test_a_frozen_backbone_under_no_grad_is_refused() -> None:
 
     with pytest.raises(UserError, match="the loss depends on no prunable weight"):
         prune("snip", net(backbone), images())
+
+
+class Stateful(Net):
+    """A network whose outputs depend on buffers and attributes that each forward pass writes."""
+
+    def __init__(self) -> None:
+        super().__init__(plain)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("average", torch.ones(32))
+        self.register_buffer("range", torch.zeros(0))
+        self.register_buffer("shared", torch.ones(1).expand(32))
+        self.steps, self.last = 0, torch.ones(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x.flatten(1))
+        self.calls += 1
+        self.steps += 1
+        self.average = 0.5 * self.average + hidden.detach().mean(0)
+        self.range.resize_(32).copy_(hidden.detach().amax(0))
+        self.register_buffer("new", self.average * self.last)
+        self.last = self.range + self.shared
+        scale = 1 + self.average * (self.calls + self.steps) + 0.1 * self.new
+        scores: Tensor = self.b((hidden * scale).relu())
+        return scores
+
+
+AHEAD = ("lookahead", *LOOK_AHEAD)
+
+
+@pytest.mark.parametrize("name", [*CRITERIA, PRETRAINED, *AHEAD])
+def test_what_a_forward_pass_writes_is_restored(name: str) -> None:
+    torch.manual_seed(0)
+    model, how = Stateful(), dict[str, Any]()
+    if name in AHEAD:
+        optimizer = partial(torch.optim.SGD, lr=0.01)
+        how = {"criterion": name, "rounds": ROUNDS, "steps_per_round": 3, "optimizer": optimizer}
+    state = {name: (value, value.clone()) for name, value in model.state_dict(keep_vars=True).items()}
+    attributes = vars(model).copy()
+    first, second = (
+        autosparse.prune(model, images(), sparsity=0.8, **how) if how else prune(name, model, images()) for _ in "ab"
+    )
+    assert first == second
+    assert vars(model) == attributes
+    assert model.state_dict().keys() == state.keys()
+    for name, value in model.state_dict(keep_vars=True).items():
+        assert value is state[name][0]
+        assert torch.equal(value, state[name][1])
+
+
+def test_criterion_that_trains_batch_norm_leaves_the_model_as_it_was() -> None:
+    def own(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+        for x, _ in batches:
+            model.train()(x)
+        return mask.layout.flatten(mask.layout.weights(model)).abs()
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    autosparse.prune(model, images(), criterion=own)
+    assert not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
