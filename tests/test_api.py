@@ -63,6 +63,14 @@ CALLED_WRONGLY: dict[str, tuple[Callable[[nn.Module], object], str]] = {
         "seed must be an integer of at least 0, got '0'",
     ),  # type: ignore[arg-type]
     "no loss": (lambda m: prune(m, images(), loss="mse", criterion="snip"), "mean loss of the batch, got 'mse'"),  # type: ignore[arg-type]
+    "a loss of outputs": (
+        lambda m: prune(m, images(), loss=F.cross_entropy, criterion="snip"),
+        "fails at the loss, a function of (model, batch): cross_entropy_loss(): argument 'input'",
+    ),
+    "a loss of outputs, fed": (
+        lambda m: prune(m, images(), loss=nn.CrossEntropyLoss(), criterion="px"),
+        "the loss, a function of (model, batch), fails before it calls the network",
+    ),
     "scores that are none": (
         lambda m: prune(m, images(), criterion=lambda *_: torch.zeros(3)),
         "scores float32 (50200,), higher is kept; this one gives torch.float32 (3,)",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Batches
-from autosparse.criteria.failures import in_one_line
+from autosparse.criteria.failures import LOSS, in_one_line
 from autosparse.criteria.loss import CrossEntropy, Loss, loss_of
 from autosparse.distributed import gather
 from autosparse.errors import UserError
@@ -112,7 +112,7 @@ def _seen(criterion: str, model: nn.Module, loss: Loss, batch: Any) -> Call:
 
     hook = model.register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
     try:
-        with in_one_line(f"{criterion} cannot prune this network: the loss fails before it calls the network"):
+        with in_one_line(f"{criterion} cannot prune this network: {LOSS}, fails before it calls the network"):
             loss(model, batch)
     except _CalledError as call:
         found = dict[int | str, Any](enumerate(call.given))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from autosparse.criteria.base import Batches
 from autosparse.criteria.failures import in_one_line, naming_layers
 from autosparse.criteria.loss import CrossEntropy, Loss, batch_size, loss_of
+from autosparse.criteria.reading import check_finite
 from autosparse.distributed import all_reduce
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout
@@ -146,24 +147,37 @@ def mean_derivative(
         )
     flat.div_(samples)
     if not flat.isfinite().all():
+        check_finite(batches)
         layer = layout.layer_at(int((~flat.isfinite()).nonzero()[0]))
         raise UserError(f"the {name} is not finite, first in layer {layer.name}")
     return flat
 
 
 def total_loss(loss: Loss, model: nn.Module, batch: object, temperature: float = 1.0) -> tuple[Tensor, Tensor | int]:
-    """The loss summed over a batch, and over how many."""
+    """Return the loss summed over a batch, and the number of samples or targets that count."""
     if isinstance(loss, CrossEntropy):
         total, count = loss.total(model, batch, temperature)
-    else:
-        mean, count = loss(model, batch), batch_size(batch)
-        if not isinstance(mean, Tensor) or mean.numel() != 1 or not mean.is_floating_point():
-            what = f"{tuple(mean.shape)}" if isinstance(mean, Tensor) else f"a {type(mean).__name__}"
-            raise UserError(f"loss must return the mean loss of a batch, a tensor of one number; it returns {what}")
-        total = mean.reshape(()) * count
-    if not total.requires_grad:
+        return _checked(total), count
+    samples = batch_size(batch)
+    return mean_loss(loss, model, batch) * samples, samples
+
+
+def mean_loss(loss: Loss, model: nn.Module, batch: object) -> Tensor:
+    """Return the mean loss of a batch.
+
+    Raises:
+        UserError: it is not a floating-point tensor of one number, or has no gradient.
+    """
+    return _checked(loss(model, batch))
+
+
+def _checked(loss: object) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+        what = f"{tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise UserError(f"loss must return the mean loss of a batch, a tensor of one number; it returns {what}")
+    if not loss.requires_grad:
         raise UserError("the loss has no gradient: the network's outputs are detached, or computed under no_grad")
-    return total, count
+    return loss.reshape(())
 
 
 @contextlib.contextmanager

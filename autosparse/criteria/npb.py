@@ -117,6 +117,8 @@ class NPB:
             paths = entering(module, inputs)
             cap = self.cap if len(waiting) < len(modules) else None
             count = waiting.pop(name)
+            if not np.isfinite(paths).all():
+                raise UserError(f"npb cannot prune this network: what layer {name} is given is not finite")
             if len(paths) != channels.groups * channels.inputs:
                 wanted = channels.groups * channels.inputs
                 raise UserError(

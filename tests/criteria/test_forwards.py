@@ -284,6 +284,27 @@ def test_what_a_forward_pass_writes_is_restored(name: str) -> None:
         assert torch.equal(value, state[name][1])
 
 
+@pytest.mark.parametrize("name", [*FLOWING, "px", "ntk-sap"])
+def test_kernel_without_double_precision_names_its_layer(name: str) -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.gate(x).dtype == torch.float64:
+                raise RuntimeError("Expected mat_a to be Float32, got Double")
+            return x
+
+    model = net(lambda m, x: m.b(m.experts(m.a(x.flatten(1)))))
+    model.experts = Experts()
+    with pytest.raises(
+        UserError, match=r"it fails at layer experts: Expected mat_a .* snip, which runs a network as it"
+    ):
+        prune(name, model, images())
+    assert prune("snip", model, images()).count == round(0.2 * 2368)
+
+
 def test_criterion_that_trains_batch_norm_leaves_the_model_as_it_was() -> None:
     def own(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
         for x, _ in batches:
@@ -294,4 +315,18 @@ def test_criterion_that_trains_batch_norm_leaves_the_model_as_it_was() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     autosparse.prune(model, images(), criterion=own)
     assert not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_scripted_part_is_left_as_it_was() -> None:
+    model = net(lambda m, x: m.b(m.norm(m.a(x.flatten(1)))))
+    model.norm = torch.jit.script(nn.Sequential(nn.BatchNorm1d(32), nn.ReLU()))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert prune("snip", model, images()) == prune("snip", model, images())
+    with pytest.raises(
+        UserError, match=r"layer norm\.0: register_forward_hook is not supported on ScriptModules; snip"
+    ):
+        prune("synflow", model, images())
+    assert model.norm.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
