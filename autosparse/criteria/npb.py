@@ -11,7 +11,7 @@ from autosparse.criteria.base import Batches, Criterion
 from autosparse.criteria.double import Embedding
 from autosparse.criteria.erk import erk_counts
 from autosparse.criteria.feeding import Call
-from autosparse.criteria.flow import flow, in_double, ones_of, run
+from autosparse.criteria.flow import absolute, flow, in_double, ones_of, run
 from autosparse.criteria.nodes import Channels, Floats, balance, deal
 from autosparse.criteria.paths import counting_paths, entering
 from autosparse.errors import UserError
@@ -82,7 +82,7 @@ class NPB:
         counts = erk_counts(layout, k, [layer.size for layer in layout.layers])
         with counting_paths(model):
             state = {
-                name: tensor.zero_() if name.endswith("bias") else tensor.abs_()
+                name: tensor.zero_() if name.endswith("bias") else absolute(tensor)
                 for name, tensor in in_double(model).items()
             }
             self._choose(model, modules, state, call, embedding, counts)
