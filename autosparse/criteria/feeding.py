@@ -83,7 +83,7 @@ def first_call(criterion: str, model: nn.Module, batches: Batches) -> Call:
         samples = len(call.inputs)
         call = call.map(lambda x: (x[:1] if x.ndim and len(x) == samples else x).detach().to("cpu", copy=True))
         if call.inputs.is_floating_point():
-            call = call.of(torch.ones(call.inputs.shape, dtype=torch.float64))
+            call = call.of(torch.ones(call.inputs.shape, dtype=torch.float64, device="cpu"))
     first = next((each for each in gather(call) if each is not None), None)
     if first is None:
         raise UserError("at least one batch is needed, for the shape of its inputs; none was given")

@@ -120,7 +120,7 @@ def mean_derivative(
     """
     model = unwrapped(model)
     weights = list(layout.weights(model).values())
-    flat = torch.zeros(layout.size, device=weights[0].device)
+    flat = torch.zeros(layout.size, dtype=torch.float32, device=weights[0].device)
     parts = [flat[layer.offset : layer.offset + layer.size].view(layer.shape) for layer in layout.layers]
     samples = torch.zeros((), dtype=torch.float64, device=flat.device)
     loss, given, reached = loss_of(batches), False, False

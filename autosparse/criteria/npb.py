@@ -87,7 +87,7 @@ class NPB:
             }
             self._choose(model, modules, state, call, embedding, counts)
             paths = flow("npb", model, layout, state, call, embedding)
-        scores = torch.empty(layout.size, device=full.kept.device)
+        scores = torch.empty(layout.size, dtype=torch.float32, device=full.kept.device)
         for name, part in layout.unflatten(scores).items():
             kept, through = state.pop(name).detach() > 0, paths.pop(name)
             on_path = through > 0

@@ -137,7 +137,9 @@ def _gaussian(model: nn.Module, call: Call, generator: torch.Generator) -> tuple
 
 
 def _normal(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=generator).to(device)  # the same on every device
+    return torch.randn(shape, dtype=torch.float64, device="cpu", generator=generator).to(
+        device
+    )  # the same on every device
 
 
 @contextlib.contextmanager

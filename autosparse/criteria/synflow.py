@@ -91,7 +91,7 @@ def _products(
 
 def _flat(products: dict[str, Tensor], mask: Mask, units: dict[str, Tensor]) -> Tensor:
     """Float32 (P,), each layer's in a unit; takes the tensors of `products`."""
-    scores = torch.empty(mask.layout.size, device=mask.kept.device)
+    scores = torch.empty(mask.layout.size, dtype=torch.float32, device=mask.kept.device)
     for name, part in mask.layout.unflatten(scores).items():
         part.copy_(products.pop(name).div_(units[name].clamp_min(torch.finfo(torch.float64).tiny)))
     return scores

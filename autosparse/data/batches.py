@@ -175,7 +175,8 @@ class TrainingBatches:
     def _draws(self, epoch: int, start: int) -> Tensor:
         """What `crop_and_flip` takes for the global batches from step `start` on, float32 (steps, 3, batch)."""
         generator = torch.Generator()
-        draws = torch.empty(len(self) - start, 3, min(self.batch_size, len(self.labels)))
+        shape = len(self) - start, 3, min(self.batch_size, len(self.labels))
+        draws = torch.empty(shape, dtype=torch.float32)
         for step, row in enumerate(draws, start):
             generator.manual_seed(stream("augmentation", self.seed, epoch, step))
             torch.rand(row.shape, generator=generator, out=row)

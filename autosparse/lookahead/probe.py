@@ -48,7 +48,9 @@ class Probe(Callback):
         if not columns:
             raise UserError("a probe measures at least one column")
         self.layout, self.steps = layout, steps
-        self._seen: dict[str, Tensor] = {name: torch.zeros(layout.size, device=device) for name in columns}
+        self._seen: dict[str, Tensor] = {
+            name: torch.zeros(layout.size, dtype=torch.float32, device=device) for name in columns
+        }
         self._views = {name: [*layout.unflatten(values).values()] for name, values in self._seen.items()}
         self._weights: list[nn.Parameter] = []
 

@@ -126,7 +126,8 @@ def _keys(scores: Tensor) -> Tensor:
 def _value(top: int, bottom: int) -> float:
     """The float whose key has these halves."""
     key = ((top - BINS // 2) << 16) | bottom
-    return float(torch.tensor(key ^ ((key >> 31) & 0x7FFFFFFF), dtype=torch.int32).view(torch.float32))
+    bits = torch.tensor(key ^ ((key >> 31) & 0x7FFFFFFF), dtype=torch.int32, device="cpu")
+    return float(bits.view(torch.float32))
 
 
 @one_thread()
@@ -136,7 +137,7 @@ def _histogram(parts: Iterable[Part], top: int | None) -> tuple[Tensor, int]:
     Returns:
         int64 (65536,) on the device of the scores, and how many scores there are, dead or alive.
     """
-    counts, size, dead = torch.zeros(BINS, dtype=torch.int64), 0, 0
+    counts, size, dead = torch.zeros(BINS, dtype=torch.int64, device="cpu"), 0, 0
     for scores, alive in pieces(parts):
         size += len(scores)
         if alive is not None:

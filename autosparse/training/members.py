@@ -51,7 +51,7 @@ class Member:
         self.epoch: int = position["epoch"]
         self.step: int = position["step"]
         self.history: list[Epoch] = position.get("history", [])
-        self.total = torch.full((), position.get("total", 0.0), device=device)
+        self.total = torch.full((), position.get("total", 0.0), dtype=torch.float32, device=device)
         self.error: UserError | None = None
 
     def end_epoch(self, steps: int, data: Data, accelerator: Accelerator) -> None:

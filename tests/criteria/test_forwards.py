@@ -1,6 +1,6 @@
 """Forward passes that do more than call layers, batches that are no pairs, wrappers: right, or refused in one line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import autosparse
+from autosparse.autos import Features
+from autosparse.autos.backbones import make_network
 from autosparse.config import CRITERIA, LOOK_AHEAD, PRETRAINED
 from autosparse.criteria import Targeted
 from autosparse.errors import UserError
@@ -281,6 +283,37 @@ def test_what_a_forward_pass_writes_is_restored(name: str) -> None:
     for name, value in model.state_dict(keep_vars=True).items():
         assert value is state[name][0]
         assert torch.equal(value, state[name][1])
+
+
+@pytest.fixture(params=[(torch.float64, None), (torch.bfloat16, "meta")])
+def set_defaults(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    """Set another default dtype and device for the rest of the test."""
+
+    def change() -> None:
+        torch.set_default_dtype(request.param[0])
+        torch.set_default_device(request.param[1])
+
+    yield change
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("name", [*CRITERIA, PRETRAINED, *AHEAD])
+def test_default_dtype_and_device_change_no_mask(name: str, set_defaults: Callable[[], None]) -> None:
+    model, batches, how = net(plain), images(), dict[str, Any]()
+    if name in AHEAD:
+        how = {"steps_per_round": 2, "optimizer": partial(torch.optim.SGD, lr=0.1)}
+    how |= {"criterion": quick(name)} if name in CRITERIA else {"criterion": name, "rounds": ROUNDS}
+    expected = autosparse.prune(model, batches, sparsity=0.8, **how)
+    set_defaults()
+    assert autosparse.prune(model, batches, sparsity=0.8, **how) == expected
+
+
+def test_network_of_autos_is_float32_on_the_cpu_by_any_default(set_defaults: Callable[[], None]) -> None:
+    set_defaults()
+    assert {(value.dtype, value.device.type) for value in make_network("mlp", Features(), 0).parameters()} == {
+        (torch.float32, "cpu")
+    }
 
 
 @pytest.mark.parametrize("name", [*FLOWING, "px", "ntk-sap"])
