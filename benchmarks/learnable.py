@@ -306,7 +306,7 @@ def _ranks(
 
 def _context(layout: Layout, name: str, sizes: Tensor) -> Floats:
     """Of each parameter its layer's number, or the mean size of its row (output) or column (input)."""
-    found = torch.empty(layout.size)
+    found = torch.empty(layout.size, dtype=torch.float32)
     views, given = layout.unflatten(found), layout.unflatten(sizes)
     for number, (view, values) in enumerate(zip(views.values(), given.values(), strict=True)):
         if name == "layer":

@@ -46,7 +46,7 @@ class World:
         """The count of each."""
         if not self.distributed:
             return [count]
-        counts = torch.zeros(torch.distributed.get_world_size(), dtype=torch.int64)
+        counts = torch.zeros(torch.distributed.get_world_size(), dtype=torch.int64, device="cpu")
         counts[self.rank] = count
         return [int(slot) for slot in self.total(counts)]
 

@@ -18,6 +18,8 @@ from autosparse.pruning.mask import Mask
 from autosparse.pruning.parts import BINS, Part, World, bin_of, one_thread, pieces
 from autosparse.pruning.ties import ALL, NONE, least_priority, refuse_ties, tied
 
+_FEW = 0.01
+"""Fraction of the scores: bfloat16 weights have that many ties at one value, which still differ from the others."""
 _INFINITE, _MINUS_INFINITE = 0xFF80, 0x007F  # the bins of the infinities; NaNs lie in them and beyond
 
 
@@ -36,7 +38,8 @@ def keep_top(scores: Tensor, k: int, alive: Mask, *, lenient: bool = False) -> M
 
     Raises:
         UserError: a score that is alive is NaN (names its layer), k is out of range, or more than half of the k would
-            be drawn among equal scores (names the layers in which all are equal).
+            be drawn among equal scores that are zero, -inf or more than 1% of all (names the layers in which all are
+            equal).
     """
     if scores.dtype != torch.float32 or scores.shape != alive.kept.shape:
         raise ValueError(f"scores must be float32 {tuple(alive.kept.shape)}, got {scores.dtype} {tuple(scores.shape)}")
@@ -99,7 +102,8 @@ def _kept(
     value, equal, wanted = _value(top, bottom), int(lower[bottom]), k - above - within
     if wanted == equal:
         return _masks(parts, value, ALL, 0)
-    if 2 * wanted > k and not lenient:
+    distinct = equal <= _FEW * living and value not in (0.0, -torch.inf)
+    if 2 * wanted > k and not distinct and not lenient:
         refuse_ties(parts, value, (wanted, equal, k), layout, world, start)
     least = least_priority(parts, value, wanted, world, first + start)
     return _masks(parts, value, least, first + start)
@@ -122,7 +126,8 @@ def _keys(scores: Tensor) -> Tensor:
 def _value(top: int, bottom: int) -> float:
     """The float whose key has these halves."""
     key = ((top - BINS // 2) << 16) | bottom
-    return float(torch.tensor(key ^ ((key >> 31) & 0x7FFFFFFF), dtype=torch.int32).view(torch.float32))
+    bits = torch.tensor(key ^ ((key >> 31) & 0x7FFFFFFF), dtype=torch.int32, device="cpu")
+    return float(bits.view(torch.float32))
 
 
 @one_thread()
@@ -132,7 +137,7 @@ def _histogram(parts: Iterable[Part], top: int | None) -> tuple[Tensor, int]:
     Returns:
         int64 (65536,) on the device of the scores, and how many scores there are, dead or alive.
     """
-    counts, size, dead = torch.zeros(BINS, dtype=torch.int64), 0, 0
+    counts, size, dead = torch.zeros(BINS, dtype=torch.int64, device="cpu"), 0, 0
     for scores, alive in pieces(parts):
         size += len(scores)
         if alive is not None:

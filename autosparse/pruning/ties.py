@@ -53,7 +53,7 @@ def least_priority(parts: Iterable[Part], value: float, wanted: int, world: Worl
     """
     found = 0
     for shift in (32, 16, 0):
-        counts = torch.zeros(BINS, dtype=torch.int64)
+        counts = torch.zeros(BINS, dtype=torch.int64, device="cpu")
         position = start
         for piece in pieces(parts):
             _, priorities = tied(piece, value, position)
@@ -88,9 +88,12 @@ def refuse_ties(
         where = f"; nothing is left of {_listed(removed)}"
         cause = "too few rounds, of which one has removed a whole layer, or a criterion that scores it -inf"
     elif value == 0:
-        cause = "all-zero gradients: a zero-initialized head, a backbone without gradients, or a network cut in two"
+        cause = (
+            "all-zero gradients: a zero-initialized head, a backbone without gradients, a network cut in two, "
+            "or a training that diverged"
+        )
     else:
-        cause = "weights set to one value, or a criterion of few values"
+        cause = "weights set to one value or of low precision, or a criterion of few values"
     taken, of, k = drawn
     raise UserError(
         f"the scores do not tell the weights apart: {taken:,} of the {k:,} to keep would be drawn among {of:,} that "
@@ -106,8 +109,9 @@ def _listed(names: Collection[str]) -> str:
 
 def _constant_layers(parts: Iterable[Part], layout: Layout, world: World, start: int) -> dict[str, float]:
     """The layers of which at least two weights are alive and all that are score the same, and that score."""
-    highest = torch.full((2, len(layout.layers)), -torch.inf)  # of the scores, and of their negatives
-    alive_of = torch.zeros(len(layout.layers), dtype=torch.int64)
+    # of the scores, and of their negatives
+    highest = torch.full((2, len(layout.layers)), -torch.inf, dtype=torch.float32, device="cpu")
+    alive_of = torch.zeros(len(layout.layers), dtype=torch.int64, device="cpu")
     for scores, alive in pieces(parts):
         for number, layer in enumerate(layout.layers):
             span = slice(max(layer.offset - start, 0), max(layer.offset + layer.size - start, 0))

@@ -92,7 +92,7 @@ def train(
     first_epoch, first_step = (position["epoch"], position["step"]) if position else (0, 0)
     if resume and len(set(gather_object([(first_epoch, first_step)]))) > 1:  # on a network file system, for a moment
         raise UserError(f"not all processes see the same {resume.path}; run the same again")
-    total = torch.zeros((), device=accelerator.device)
+    total = torch.zeros((), dtype=torch.float32, device=accelerator.device)
     if position:
         total += position["total"]
     batches = data.training(recipe.batch_size, seed, recipe.augment, recipe.accumulate)

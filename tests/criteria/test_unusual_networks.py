@@ -181,6 +181,8 @@ REFUSED: list[tuple[str, Network, list[tuple[object, object]], tuple[str, ...], 
     ("floats", dense, [(IMAGES, LABELS.float())], GRADIENT, "class indices"),
     ("too few", dense, [(IMAGES, LABELS[:9])], GRADIENT, "20 inputs and 9 targets"),
     ("arrays", dense, [(IMAGES.numpy(), LABELS)], GRADIENT, "must be tensors .* got ndarray and Tensor"),
+    ("not a number", dense, [*BATCH, (IMAGES / 0.0, LABELS)], (*GRADIENT, "prospr"), "batch [12] has values that"),
+    ("nor first", dense, [(IMAGES * torch.nan, LABELS)], ("px",), "what layer 0 is given is not finite"),
     ("positions", lambda: nn.Sequential(nn.Flatten(1, 2), nn.Linear(8, 10)), BATCH, GRADIENT, r"must be \(20, 10\)"),
 ]  # fmt: skip
 
