@@ -22,7 +22,7 @@ class Task(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     better: ClassVar[Literal["higher", "lower"]] = "higher"
-    """Which way the first metric is better."""
+    """Which way the first metric is better. A class whose metric has a name such as "mse" or "loss" says it itself."""
 
     @property
     def recipe(self) -> "Recipe":

@@ -1,7 +1,9 @@
 """The data of a task: batches cut from a device's memory if the samples are tensors that fit, else read one by one."""
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -17,6 +19,7 @@ from autosparse.tasks.base import Split, Task
 from autosparse.tasks.images import Images
 
 _SHARE = 0.25  # of a GPU's free memory that a data set may take
+_LOWER = re.compile("error|loss|mse|mae|perplexity|bpb|nll|(?<![a-z])wer(?![a-z])")  # names of metrics to minimize
 
 
 class Data:
@@ -91,8 +94,28 @@ class Data:
         return self.task.loss(model, batch)
 
     def metrics(self, model: nn.Module, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the task's sums and counts of a batch by name."""
-        return self.task.metrics(model, batch)
+        """Return the task's sums and counts of a batch by name.
+
+        Raises:
+            UserError: metrics of another form, or a first metric whose class does not say which way it is better.
+        """
+        found = self.task.metrics(model, batch)
+        if not isinstance(found, Mapping) or not all(map(_is_pair, found.values())):
+            raise UserError(
+                "metrics must return a sum and a count by name, as in {'accuracy': (right, count)}, whose quotient "
+                f"over all batches is the metric; it returns {' '.join(repr(found).split())[:100]}"
+            )
+        if found:
+            self._check_direction(next(iter(found)))
+        return found
+
+    def _check_direction(self, metric: str) -> None:
+        kind = next(kind for kind in type(self.task).__mro__ if {"better", "metrics"} & vars(kind).keys())
+        if "better" not in vars(kind) and self.better != ("lower" if _LOWER.search(metric.lower()) else "higher"):
+            raise UserError(
+                f"is the metric {metric!r} better higher or lower? say it in the class {kind.__name__}: "
+                "better = 'lower', or better = 'higher'"
+            )
 
 
 @dataclass(frozen=True)
@@ -265,6 +288,11 @@ def _parts(indices: Tensor, size: int) -> list[slice]:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _is_pair(value: Any) -> bool:
+    numbers = isinstance(value, tuple | list) and len(value) == 2
+    return numbers and all(isinstance(each, Real) or (isinstance(each, Tensor) and each.numel() == 1) for each in value)
 
 
 Source = Resident | Read

@@ -5,13 +5,17 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, Setting
@@ -21,7 +25,7 @@ from autosparse.store import TripleStore
 from autosparse.store.schema import MARKER
 from autosparse.store.verify import problems
 from autosparse.study import compare, results
-from autosparse.tasks import find_task
+from autosparse.tasks import Data, Images, Text, find_task
 from tests.conftest import ROOT, run_script, tree
 from tests.jobs.test_tracking import scalars
 from tests.waiting import waiting_irp
@@ -259,7 +263,7 @@ def test_networks_that_differ_in_a_field_share_no_cell(script: Script, tmp_path:
         compare.accuracy_table(results.load(tmp_path), pd.DataFrame())
 
 
-WRONG = """
+RETURNS = """
 from dataclasses import dataclass
 
 import torch
@@ -268,44 +272,73 @@ from tests.tasks.own import Own
 
 
 @dataclass(frozen=True, kw_only=True)
-class Numbers(Own):
-    def metrics(self, model, batch):
-        return {"mse": (2.0, 4)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoTensor(Own):
-    def loss(self, model, batch):
-        return 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class NaN(Own):
-    def metrics(self, model, batch):
-        return {"mse": (torch.tensor(float("nan")), 4)}
-
-
-SEVEN = 7
+class Mine(Own):
+    {}
+    def {}(self, model, batch):
+        return {}
 """
+_FORM = "metrics must return a sum and a count by name, as in {'accuracy': (right, count)}"
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("better", "method", "value", "message"),
     [
-        ("Numbers", ""),
-        ("NoTensor", "loss must return the mean loss of a batch, a tensor of one number; it returns a float"),
-        ("NaN", "mse of the validation samples is not a finite number"),
-        ("SEVEN", "is not a task: it must be a frozen dataclass"),
+        ("", "metrics", '{"mse": (2.0, 4)}', ""),
+        ("", "metrics", '{"mse": (torch.tensor([2.0]), torch.tensor(4))}', ""),
+        ("", "metrics", '{"mse": (torch.tensor(float("nan")), 4)}', "mse of the validation samples is not a finite"),
+        (
+            "",
+            "metrics",
+            '{"mse": torch.tensor(0.5)}',
+            "it returns {'mse': tensor(0.5000)}",
+        ),
+        ("", "metrics", '{"mse": torch.tensor([0.5, 1.0])}', _FORM),
+        ("", "metrics", '{"mse": (torch.ones(8), 8)}', _FORM),
+        ("", "metrics", '{"mse": 0.5}', _FORM),
+        ("", "metrics", "(2.0, 4)", _FORM),
+        ("", "metrics", "{}", "the task has no metrics of the validation samples"),
+        (
+            "",
+            "metrics",
+            '{"agreement": (2, 4)}',
+            "is the metric 'agreement' better higher or lower? say it",
+        ),
+        ("better = 'lower'", "metrics", '{"agreement": (2, 4)}', ""),
+        ("", "loss", "0.5", "loss must return the mean loss of a batch, a tensor of one number; it returns a float"),
     ],
 )
 def test_what_losses_and_metrics_may_be(
-    name: str, message: str, script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    better: str, method: str, value: str, message: str, script: Script, tmp_path: Path, capsys: Any
 ) -> None:
-    path = tmp_path / f"wrong_{name}.py"  # a name of its own: a module is imported once
-    path.write_text(WRONG)
-    run = ("--criteria", "magnitude", "--sparsities", "0.5", "--seeds", "1", "--output", tmp_path)
-    assert script("prune", "--task", f"{path}:{name}", *run) == (2 if message else 0)
+    path = tmp_path / f"{tmp_path.name}.py"  # a name of its own: a module is imported once
+    path.write_text(RETURNS.format(better, method, value))
+    run = ("--criteria", "magnitude", "--sparsities", "0.5", "--seeds", "1", "--output", tmp_path, "--epochs", "1")
+    assert script("prune", "--task", f"{path}:Mine", *run) == (2 if message else 0)
     assert message in capsys.readouterr().err
     if not message:
         (result,) = tmp_path.glob("prune/*/result.json")
         assert json.loads(result.read_text())["test"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("parent", "metric", "refused"),
+    [
+        (Images, "mse", True),
+        (Images, "val_WER", True),
+        (Images, "power", False),
+        (Images, "f1", False),
+        (Text, "bpb", False),
+        (Text, "accuracy", True),
+    ],
+)
+def test_direction_of_a_metric_is_said_by_its_class(parent: Any, metric: str, refused: bool) -> None:
+    def metrics(self: Any, model: Any, batch: Any) -> Any:
+        return {metric: (1, 2)}
+
+    for better in (None, "lower", "higher"):
+        said = {} if better is None else {"better": better}
+        task = type("Mine", (type("Base", (parent,), {"metrics": metrics, **said}),), {})()
+        data = Data(replace(task, source="digits") if parent is Images else task)
+        assert data.better == (better or parent.better)
+        with pytest.raises(UserError, match="in the class Base") if refused and not better else nullcontext():
+            data.metrics(nn.Identity(), None)
