@@ -124,7 +124,7 @@ def in_rounds(
             left = round(alive * (k / alive) ** (i / rounds))
             scores = broadcast(score(current, theta, left))
             refuse_zeros(scores, model, current)
-            current = keep_top(scores, left, choices, lenient=True)
+            current = keep_top(scores, left, choices, refuse_ties=False)
             del scores
             choices = mask if revive else current
             _set_weights(model, layout, theta)
