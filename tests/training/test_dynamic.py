@@ -10,9 +10,9 @@ from torch import nn
 from autosparse.cluster import process
 from autosparse.criteria import select
 from autosparse.criteria.erk import RandomERK, erk_counts
-from autosparse.data import Images, load
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data
+from autosparse.tasks.arrays import ImageArrays, load
 from autosparse.training import Checkpoint, Recipe, train
 from autosparse.training.dynamic import Changing, GradualMagnitude, RigL
 from tests.models import digits
@@ -82,7 +82,7 @@ def test_counts_are_exact(name: str, model: nn.Module, data: Data, accelerator: 
 @pytest.mark.parametrize("name", ["gmp", "rigl"])
 @pytest.mark.parametrize("stop", [1, 6, 11, 19])
 def test_a_stopped_training_ends_with_the_same_bits(
-    name: str, stop: int, images: Images, data: Data, accelerator: Accelerator, tmp_path: Path
+    name: str, stop: int, images: ImageArrays, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, optimizer="adam", learning_rate=1e-3)
     told, found = 0, []
