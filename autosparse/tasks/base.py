@@ -1,4 +1,4 @@
-"""What a task is: all that IRP, pruning and training need to know of what is learned."""
+"""The interface of a task, through which IRP, pruning and training reach model and data."""
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -14,43 +14,43 @@ Split = Literal["train", "validation", "test"]
 
 
 class Task(Protocol):
-    """Model, data, loss, metrics and recipe; a frozen dataclass that extends this.
+    """Model, data, loss, metrics and recipe, in a frozen dataclass that extends this class.
 
-    Its fields are options of the command line (a docstring under a field is its help) and part of a run's identity,
-    unless their metadata is `autosparse.config.NO_IDENTITY`. Nothing but the fields may decide what its methods give.
+    The fields are options of the command line, whose help is the docstring under a field. They are part of a run's
+    identity, unless their metadata is `autosparse.config.NO_IDENTITY`. Methods must depend on the fields alone.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     better: ClassVar[Literal["higher", "lower"]] = "higher"
-    """Which way the first metric is better. A class whose metric has a name such as "mse" or "loss" says it itself."""
+    """Direction in which the first metric is better; required for a metric with a name such as "mse" or "loss"."""
 
     @property
     def recipe(self) -> "Recipe":
-        """How it is trained; `--epochs`, `--batch-size` and `--learning-rate` change it."""
+        """Recipe of a training; `--epochs`, `--batch-size` and `--learning-rate` change it."""
 
     def model(self) -> "nn.Module":
-        """A fresh model on the CPU, its weights drawn from PyTorch's global generator."""
+        """Return a fresh model on the CPU, with weights drawn from PyTorch's global generator."""
 
     def dataset(self, split: Split) -> "Dataset[Any] | None":
-        """A map-style data set; None for a validation split that there is not.
+        """Return a map-style data set, or None without a validation split.
 
-        Random numbers drawn in its `__getitem__` from torch, numpy or random are seeded by seed, epoch and index.
+        Random numbers that its `__getitem__` draws from torch, numpy or random are seeded by seed, epoch and index.
         """
 
     def loss(self, model: "nn.Module", batch: Any) -> "Tensor":
-        """The mean loss of a batch, a tensor of one element; both are on the same device.
+        """Return the mean loss of a batch, a tensor of one element, on the device of model and batch.
 
-        Call `model(...)` and nothing else of it: in several processes, or compiled, it is wrapped.
+        Call `model(...)` and no other method: in several processes, or compiled, the model is wrapped.
         """
 
     def metrics(self, model: "nn.Module", batch: Any) -> "dict[str, tuple[Tensor, Tensor]]":
-        """Sums and counts, tensors or numbers, by metric; a metric is their quotient over all batches.
+        """Return the sum and count of each metric, tensors or numbers; a metric is their quotient over all batches.
 
         Epochs are chosen by the first metric.
         """
 
     def collate(self, samples: list[Any]) -> Any:
-        """Samples to a batch."""
+        """Combine samples into a batch."""
         from torch.utils.data import default_collate
 
         return default_collate(samples)
@@ -67,36 +67,36 @@ class Task(Protocol):
 
     @property
     def network(self) -> str:
-        """What folders and tables call the model."""
+        """Name of the model in folders and tables."""
         return type(self).__name__.lower()
 
     @property
     def source(self) -> str:
-        """What folders and tables call the data."""
+        """Name of the data in folders and tables."""
         return "own-data"
 
     def check(self) -> None:
-        """Refuse what cannot run, before anything is submitted, also where the data are absent.
+        """Check the fields before anything is submitted, on a machine that may not have the data.
 
         Raises:
-            UserError: what is wrong.
+            UserError: the task cannot run with these fields.
         """
 
     def files(self) -> "list[Path]":
-        """Files, beside that of the task itself, that a run computes with and keeps a copy of."""
+        """Return the files of code that the task uses besides its own; a run keeps copies of them."""
         return []
 
     def absent(self) -> str | None:
-        """Which data are not on this machine, in one line; the methods below are called where they are.
+        """Return one line that names data missing on this machine, or None.
 
-        A machine that submits need not have them.
+        A machine that submits jobs need not have the data. The methods below are called only where the data exist.
         """
         return None
 
     def digest(self) -> str | None:
-        """A digest of the data, if there is one; a run does not go on with others."""
+        """Return a digest of the data, or None; a run resumes only with the same digest."""
         return None
 
     def resolved(self) -> dict[str, Any]:
-        """What fields outside the identity resolve to, as values of YAML: part of the identity."""
+        """Return values that fields outside the identity resolve to, as YAML values; they are part of the identity."""
         return {}

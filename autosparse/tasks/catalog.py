@@ -1,4 +1,4 @@
-"""Tasks by name, and one's own by its file."""
+"""Tasks by name, and user-defined tasks by file."""
 
 import inspect
 from dataclasses import fields
@@ -15,15 +15,14 @@ def find_task(name: str) -> type[Any]:
     """Return the class of a task: `images`, `text`, `package.module:Class` or `path/file.py:Class`.
 
     Raises:
-        UserError: an unknown name, or something that is not a task.
+        UserError: the name is unknown, or it names something else than a task.
     """
-    found: Any = registry.resolve(name, "task", TASKS)
+    task: Any = registry.resolve(name, "task", TASKS)
     form = f"{name} is not a task: it must be a frozen dataclass that extends autosparse.Task"
     decorate = "write @dataclass(frozen=True, kw_only=True) above the class"
-    if not isinstance(found, type) or not hasattr(found, "__dataclass_fields__"):
+    if not isinstance(task, type) or not hasattr(task, "__dataclass_fields__"):
         raise UserError(f"{form}; {decorate}")
-    task: type[Any] = found
-    if hidden := [each.name for each in fields(task) if isinstance(getattr(task, each.name, None), property)]:
+    if hidden := [field.name for field in fields(task) if isinstance(getattr(task, field.name, None), property)]:
         raise UserError(f"the field {hidden[0]} of {name} needs a default value: Task has a property of that name")
     parts = ("model", "dataset", "loss", "metrics", "recipe")
     absent = [part for part in parts if getattr(task, part, None) in (None, getattr(Task, part))]

@@ -1,4 +1,4 @@
-"""Images in classes: a network and a data set by name."""
+"""Classification of images, with a network and a data set by name."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,15 +24,15 @@ class Images(Config, Task):
     """A classifier of images."""
 
     network: Annotated[str, choices(networks.NETWORKS)] = field(default="lenet-300-100", metadata=NO_IDENTITY)
-    """A network by name, or package.module:function or path/file.py:function of yours, (shape, classes) -> module."""
+    """A network by name, or your own package.module:function or path/file.py:function, (shape, classes) -> module."""
     source: Annotated[str, choices(arrays.DATASETS, name="dataset")] = field(
         default="mnist5k", metadata={"identity": "dataset"}
     )
-    """Data set to learn from."""
+    """Data set by name."""
     data_root: Path | None = field(default=None, metadata=NO_IDENTITY)
     """Folder of the .npz files of the data sets. Default: $AUTOSPARSE_DATA, or else data."""
     recipe_name: Annotated[RecipeName, tyro.conf.arg(name="recipe")] = field(default="short", metadata=NO_IDENTITY)
-    """How the network is trained; paper: tables A.3 and C."""
+    """Recipe of the training; paper: tables A.3 and C."""
     validation: float | None = field(default=None, metadata=NO_IDENTITY)
     """Fraction of the training images held out to choose an epoch. Default: 0.1, or 0 with the recipe paper."""
     fan: Literal["fan_in", "fan_out"] = "fan_in"
@@ -41,32 +41,32 @@ class Images(Config, Task):
     def check(self) -> None:
         networks.check(self.network)
         absent = self.absent()
-        if not 0.0 <= self.validation_share < 1.0:
-            raise UserError(f"the validation share must lie in [0, 1), got {self.validation_share}")
+        if not 0.0 <= self.validation_fraction < 1.0:
+            raise UserError(f"the validation fraction must lie in [0, 1), got {self.validation_fraction}")
         find_recipe(self.recipe_name, self.network, self.source)
         if not absent:
             networks.check(self.network, arrays.shape(self.source, self.data_root))
 
     @property
     def recipe(self) -> Recipe:
-        """By its name, for this network on these images."""
+        """Recipe by its name, for this network on this data set."""
         return find_recipe(self.recipe_name, self.network, self.source)
 
     @property
-    def validation_share(self) -> float:
-        """The share that is held out."""
+    def validation_fraction(self) -> float:
+        """Fraction of the training images held out."""
         if self.validation is not None:
             return self.validation
         return 0.0 if self.recipe_name == "paper" else 0.1
 
     def resolved(self) -> dict[str, Any]:
-        own = {} if self.network in networks.NETWORKS else {"network_code": registry.digest_of(self._own())}
-        return {"validation": self.validation_share, **own}
+        code = {} if self.network in networks.NETWORKS else {"network_code": registry.digest_of(self._function())}
+        return {"validation": self.validation_fraction, **code}
 
     def files(self) -> list[Path]:
-        return [] if self.network in networks.NETWORKS else [registry.source_of(self._own())]
+        return [] if self.network in networks.NETWORKS else [registry.source_of(self._function())]
 
-    def _own(self) -> Any:
+    def _function(self) -> Any:
         return registry.resolve(self.network, "network", networks.NETWORKS)
 
     def absent(self) -> str | None:
@@ -83,7 +83,7 @@ class Images(Config, Task):
         """Return normalized images and labels on the CPU; see `ImageSet`."""
         from autosparse.tasks.image_set import image_set
 
-        return image_set(arrays.load(self.source, self.data_root), split, self.validation_share)
+        return image_set(arrays.load(self.source, self.data_root), split, self.validation_fraction)
 
     def loss(self, model: "nn.Module", batch: Any) -> "Tensor":
         """Return the mean cross-entropy."""
@@ -93,16 +93,16 @@ class Images(Config, Task):
         return F.cross_entropy(model(inputs), targets)
 
     def metrics(self, model: "nn.Module", batch: Any) -> "dict[str, tuple[Tensor, Tensor]]":
-        """Return `accuracy`: how many images are classified rightly, and how many there are."""
+        """Return `accuracy` as the number of correct predictions and the number of images."""
         import torch
 
         inputs, targets = batch
-        right = (model(inputs).argmax(1) == targets).sum()
-        return {"accuracy": (right, torch.full_like(right, len(targets)))}
+        correct = (model(inputs).argmax(1) == targets).sum()
+        return {"accuracy": (correct, torch.full_like(correct, len(targets)))}
 
     @property
     def scoring_batch(self) -> int:
-        return 256  # batch norm sees as many
+        return 256  # images that batch norm sees together
 
     @property
     def evaluation_batch(self) -> int:

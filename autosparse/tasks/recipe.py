@@ -1,4 +1,4 @@
-"""How a network is trained: the paper's recipes (tables A.3 and C) and shorter or stronger ones."""
+"""Recipes of training: the paper's (tables A.3 and C), and shorter or stronger ones."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,12 +9,12 @@ import tyro
 from autosparse.config import Bounds, Config
 from autosparse.errors import UserError, unknown
 
-SET = tyro.conf.Suppress  # marks a field that an option of every training sets, whatever the task
+SET = tyro.conf.Suppress  # marks fields that have an option of their own for every task
 
 
 @dataclass(frozen=True)
 class Recipe(Config):
-    """Everything about training but the network, the data and the seed."""
+    """All options of a training except network, data and seed."""
 
     epochs: Annotated[int, Bounds(1), SET]
     optimizer: Literal["sgd", "nesterov", "adam", "adamw"]
@@ -22,7 +22,7 @@ class Recipe(Config):
     gradient."""
     learning_rate: Annotated[float, Bounds(0, exclusive=True), SET]
     batch_size: Annotated[int, Bounds(1), SET] = 128
-    """The batch over all processes."""
+    """Samples per step over all processes."""
     weight_decay: Annotated[float, Bounds(0)] = 5e-4
     """Weight decay: added to the gradient of every parameter, except with `adamw` (see `optimizer`)."""
     drops: tuple[int, ...] = ()
@@ -31,19 +31,19 @@ class Recipe(Config):
     augment: bool = False
     """Random crop and flip."""
     warmup: Annotated[float, Bounds(0)] = 0.0
-    """Epochs, or a part of one, in which the learning rate rises to its value from one step to the next."""
+    """Number of epochs, possibly less than one, over which the learning rate rises linearly from step to step."""
     cosine: bool = False
-    """Let the learning rate fall to 0 along a cosine from step to step, in place of drops."""
+    """Let the learning rate fall to 0 along a cosine from step to step, instead of drops."""
     clip: Annotated[float, Bounds(0)] = 0.0
-    """The largest norm of the gradient of what is kept; 0 for no limit."""
+    """Largest norm of the gradient, without removed weights; 0 for no limit."""
     accumulate: Annotated[int, Bounds(1), SET] = 1
     """Pieces into which each process cuts its part of a batch (gradient accumulation)."""
     precision: Annotated[Literal["float32", "bf16"], SET] = "float32"
     """bf16: forward pass under autocast; weights stay float32."""
     compile: Annotated[bool, SET] = False
-    """Run the network through `torch.compile`."""
+    """Compile the network with `torch.compile`."""
     channels_last: Annotated[bool, SET] = False
-    """Train with images and convolutions in the order of memory (N, H, W, C), which GPUs prefer with bf16."""
+    """Store images and convolutions as (N, H, W, C) in memory, which GPUs prefer with bf16."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,34 +51,34 @@ class Recipe(Config):
             raise UserError("a recipe has drops or a cosine, not both")
 
     def rate(self, epoch: float) -> float:
-        """The learning rate at a time, in epochs from the start; a step uses the rate at its end."""
+        """Return the learning rate at a time in epochs from the start; a step uses the rate at its end."""
         if epoch < self.warmup:
             return self.learning_rate * epoch / self.warmup
         if self.cosine:
-            share = (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9)
-            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+            fraction = (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9)
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
         return self.learning_rate * self.drop_rate ** sum(epoch >= drop for drop in self.drops)
 
     @property
     def by_step(self) -> bool:
-        """Whether the learning rate changes from step to step, not only from epoch to epoch."""
+        """True if the learning rate changes from step to step, not only from epoch to epoch."""
         return self.cosine or self.warmup > 0
 
     def with_epochs(self, epochs: int) -> "Recipe":
-        """The recipe stretched or shortened, its drops at the same share of the whole."""
+        """Return the recipe with another number of epochs and its drops at the same fractions of them."""
         return replace(
             self, epochs=epochs, drops=tuple(max(1, round(drop * epochs / self.epochs)) for drop in self.drops)
         )
 
 
-_LENET_PAPER = Recipe(100, "adam", 1.2e-3, drops=(60, 120), drop_rate=0.2)  # its second drop lies past the end
+_LENET_PAPER = Recipe(100, "adam", 1.2e-3, drops=(60, 120), drop_rate=0.2)  # the second drop never takes effect
 _CIFAR_PAPER = Recipe(160, "nesterov", 0.1, weight_decay=1e-4, drops=(60, 120), augment=True)
 _CIFAR_STRONG = Recipe(160, "nesterov", 0.1, drops=(80, 120), augment=True)
 _CIFAR_SHORT = Recipe(10, "nesterov", 0.05, drops=(6, 9), drop_rate=0.2, augment=True)
 
 _NARROW_SHORT = Recipe(8, "nesterov", 0.1, cosine=True)
 
-# Tables A.3 and C. What they call momentum is Nesterov's, 0.9, in the authors' code.
+# Tables A.3 and C. Momentum is Nesterov's, 0.9, in the authors' code.
 PAPER: dict[tuple[str, str], Recipe] = {
     ("lenet-300-100", "mnist"): _LENET_PAPER,
     ("resnet18", "cifar10"): Recipe(160, "nesterov", 0.01, drops=(60, 120), drop_rate=0.2, augment=True),
@@ -86,7 +86,7 @@ PAPER: dict[tuple[str, str], Recipe] = {
     ("vgg19", "cifar100"): _CIFAR_PAPER,
     ("resnet18", "tiny-imagenet"): Recipe(300, "sgd", 0.1, weight_decay=1e-4, drops=(150, 225), augment=True),
 }
-# For any data set; what two cores (LeNet, ResNet-8, VGG-7) or a GPU (the others) do in minutes.
+# For any data set; minutes on two cores (LeNet, ResNet-8, VGG-7) or on a GPU (the others).
 SHORT: dict[str, Recipe] = {
     "lenet-300-100": Recipe(30, "adam", 1.2e-3),
     "lenet-500-300": Recipe(30, "adam", 1.2e-3),
@@ -97,18 +97,23 @@ SHORT: dict[str, Recipe] = {
     "vgg19": _CIFAR_SHORT,
     "vgg19-4096": _CIFAR_SHORT,
 }
-OWN = Recipe(30, "adam", 1.2e-3)  # for a network of the user's, where nothing is known of it
-# With the learning rate that these networks are usually given; the paper's dense ResNet-18 is weak.
+OWN = Recipe(30, "adam", 1.2e-3)  # for a user's network
+# With the usual learning rate of these networks; the paper's dense ResNet-18 is weak.
 STRONG: dict[str, Recipe] = dict.fromkeys(("resnet18", "vgg16", "vgg19", "vgg19-4096"), _CIFAR_STRONG)
 
 RecipeName = Literal["short", "paper", "strong"]
 
 
 def find_recipe(name: str, network: str, dataset: str) -> Recipe:
-    """A recipe by name, for a network on a data set; crop and flip only where the images are photographs.
+    """Return a recipe by name; it crops and flips only photographs.
+
+    Args:
+        name: `short`, `paper` or `strong`.
+        network: name of the network.
+        dataset: name of the data set.
 
     Raises:
-        UserError: an unknown name, or no such recipe for the pair (lists those there are).
+        UserError: the name is unknown, or the recipe does not exist for this network and data set.
     """
     if name == "paper":
         if (network, dataset) not in PAPER:

@@ -1,4 +1,4 @@
-"""Text: a small GPT learns the next byte of a file."""
+"""Language modeling: a small GPT predicts the next byte of a file."""
 
 import functools
 import sysconfig
@@ -22,23 +22,25 @@ _PARTS: dict[Split, tuple[float, float]] = {"train": (0.0, 0.9), "validation": (
 
 @dataclass(frozen=True, kw_only=True)
 class Text(Config, Task):
-    """A decoder-only transformer that predicts the next byte; GPT-2 small is 12 layers, 12 heads, width 768,
-    context 1024 and vocabulary 50257."""
+    """A decoder-only transformer that predicts the next byte.
+
+    GPT-2 small has 12 layers, 12 heads, width 768, context 1024 and vocabulary 50257.
+    """
 
     better: ClassVar[Literal["higher", "lower"]] = "lower"
 
     text: Path | None = field(default=None, metadata=NO_IDENTITY)
-    """A file. Default: the first MiB of the source of Python's standard library."""
+    """Path of a file. Default: the first MiB of the source of Python's standard library."""
     layers: Annotated[int, Bounds(1)] = 4
-    """Blocks of attention and two linear layers."""
+    """Number of blocks, each of attention and two linear layers."""
     heads: Annotated[int, Bounds(1)] = 4
-    """Heads of attention."""
+    """Number of attention heads."""
     width: Annotated[int, Bounds(1)] = 128
-    """Width of the residual stream, a multiple of the heads."""
+    """Width of the residual stream, a multiple of the number of heads."""
     context: Annotated[int, Bounds(2)] = 128
-    """Bytes of a sample."""
+    """Length of a sample in bytes."""
     vocabulary: Annotated[int, Bounds(256)] = 256
-    """Rows of the embedding; bytes use the first 256."""
+    """Number of rows of the embedding; bytes use the first 256."""
 
     @property
     def recipe(self) -> Recipe:
@@ -58,12 +60,12 @@ class Text(Config, Task):
         return GPT(self.vocabulary, self.context, self.layers, self.heads, self.width)
 
     def dataset(self, split: Split) -> "Dataset[Any]":
-        """Sequences of bytes and those that follow each, int64 (N, context); the text is cut into three parts."""
+        """Return sequences of bytes and of the bytes that follow each, int64 (N, context) each."""
         import torch
         from torch.utils.data import TensorDataset
 
         text = _read(self.text)
-        start, end = (round(share * len(text)) for share in _PARTS[split])
+        start, end = (round(fraction * len(text)) for fraction in _PARTS[split])
         part = torch.frombuffer(bytearray(text[start:end]), dtype=torch.uint8).long()
         n = (len(part) - 1) // self.context
         inputs, targets = (part[k : k + n * self.context].view(n, self.context) for k in (0, 1))
@@ -76,16 +78,16 @@ class Text(Config, Task):
         return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
     def metrics(self, model: "nn.Module", batch: Any) -> "dict[str, tuple[Tensor, Tensor]]":
-        """`loss`, nats a byte, and `accuracy` of the most likely byte."""
+        """Return `loss` in nats per byte, and `accuracy` of the most likely byte."""
         import torch
         from torch.nn import functional as F
 
         inputs, targets = batch
         scores = model(inputs).flatten(0, 1).float()
         loss = F.cross_entropy(scores, targets.flatten(), reduction="sum")
-        right = (scores.argmax(1) == targets.flatten()).sum()
-        count = torch.full_like(right, targets.numel())
-        return {"loss": (loss, count), "accuracy": (right, count)}
+        correct = (scores.argmax(1) == targets.flatten()).sum()
+        count = torch.full_like(correct, targets.numel())
+        return {"loss": (loss, count), "accuracy": (correct, count)}
 
     @property
     def network(self) -> str:
@@ -96,7 +98,7 @@ class Text(Config, Task):
         return self.text.stem if self.text else "python"
 
     def absent(self) -> str | None:
-        return None if self.text is None or self.text.is_file() else f"there is no file {self.text}, which --text names"
+        return None if self.text is None or self.text.is_file() else f"the file {self.text} of --text does not exist"
 
     def digest(self) -> str:
         return f"{zlib.crc32(_read(self.text)):08x}"
@@ -106,9 +108,9 @@ class Text(Config, Task):
 def _read(path: Path | None) -> bytes:
     if path is not None:
         return path.read_bytes()
-    found = bytearray()
+    text = bytearray()
     for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        found += file.read_bytes()
-        if len(found) >= _BYTES:
+        text += file.read_bytes()
+        if len(text) >= _BYTES:
             break
-    return bytes(found[:_BYTES])
+    return bytes(text[:_BYTES])

@@ -44,7 +44,7 @@ def test_the_configuration_is_resolved() -> None:
     assert (one["recipe"]["epochs"], other["recipe"]["epochs"], other["recipe"]["precision"]) == (30, 60, "bf16")
     assert one["validation"] == 0.1
     assert one["order_seed"] == 0
-    assert Images(network="resnet18", source="cifar10", recipe_name="paper").validation_share == 0.0
+    assert Images(network="resnet18", source="cifar10", recipe_name="paper").validation_fraction == 0.0
     assert IRPRun(setting=replace(DIGITS, epochs=30)).identity() == one  # the same in other words
     assert "output" not in one
 

@@ -111,7 +111,7 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         ("irp", ["--seeds", "1", "1"], "two runs of this grid have the folder"),
         ("irp", ["--seeds", "-1"], "seed must be in 0..4294967295, got -1"),
         ("irp", ["--learning-rate", "nan"], "learning rate must be positive, got nan"),
-        ("irp", ["--validation", "1"], "the validation share must lie in [0, 1), got 1.0"),
+        ("irp", ["--validation", "1"], "the validation fraction must lie in [0, 1), got 1.0"),
         ("irp", ["--network", "vgg16"], "vgg16 halves its images 5 times and needs 32 x 32"),
         ("irp", ["--seeds"], "nothing to run"),
         ("irp", ["--rewind-epoch", "31"], "rewind epoch must lie in 0..30, the epochs of a training, got 31"),
