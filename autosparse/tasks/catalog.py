@@ -17,11 +17,12 @@ def find_task(name: str) -> type[Any]:
     Raises:
         UserError: the name is unknown, or it names something else than a task.
     """
-    task: Any = registry.resolve(name, "task", TASKS)
+    resolved: Any = registry.resolve(name, "task", TASKS)
     form = f"{name} is not a task: it must be a frozen dataclass that extends autosparse.Task"
     decorate = "write @dataclass(frozen=True, kw_only=True) above the class"
-    if not isinstance(task, type) or not hasattr(task, "__dataclass_fields__"):
+    if not isinstance(resolved, type) or not hasattr(resolved, "__dataclass_fields__"):
         raise UserError(f"{form}; {decorate}")
+    task: type[Any] = resolved
     if hidden := [field.name for field in fields(task) if isinstance(getattr(task, field.name, None), property)]:
         raise UserError(f"the field {hidden[0]} of {name} needs a default value: Task has a property of that name")
     parts = ("model", "dataset", "loss", "metrics", "recipe")
