@@ -1,7 +1,7 @@
-"""Iterative rewind pruning: the algorithm that yields the labels (paper, Algorithm 2).
+"""Iterative pruning with rewinding (IRP), which makes the triples that AutoS learns from (paper, Algorithm 2).
 
-A run's folder holds `initial.safetensors` (θ0 and all other state), `rewind.safetensors` where it rewinds to a later
-state, `triples.zarr`, `history.json` (the accuracy of every mask) and, while it is running, `checkpoint.pt`.
+A run's folder has `initial.safetensors` (θ0 and all other state), `rewind.safetensors` if the run rewinds to a later
+state, `triples.zarr`, `history.json` (the accuracy of every mask) and, during the run, `checkpoint.pt`.
 """
 
 import contextlib
@@ -40,29 +40,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class IRP:
-    """Prunes a network in N iterations of train, score, prune, rewind; leaves its triples in `folder/triples.zarr`.
+    """Prunes a network in N iterations of train, score, prune, rewind, and stores its triples.
 
-    Each step returns at once where its output is there, so a run that was killed goes on from the last committed
-    iteration and, within it, from the last checkpoint; the store ends with the bytes of an uninterrupted run (on as
-    many processes). What is read again is compared with what the store's ledger says of it. What was lost beside the
-    store is made again.
+    A killed run resumes from the last committed iteration and, within it, from the last checkpoint. Its store,
+    `folder/triples.zarr`, ends with the bytes of an uninterrupted run on the same number of processes. Files that are
+    read again are compared with the store's ledger. Lost files next to the store are made again.
 
     Attributes:
-        model: at its initial weights, on `accelerator.device`; trained in place.
-        data: what it learns from, made for this process.
-        recipe: how it is trained, each time with a fresh optimizer and learning rate.
-        config: criterion, schedule, what it rewinds to, seeds.
+        model: the model at its initial weights, on `accelerator.device`; trained in place.
+        data: batches, loss and metrics of the task, for this process.
+        recipe: recipe of each training, which starts with a fresh optimizer and learning rate.
+        config: criterion, schedule, epoch to rewind to, and seeds.
         folder: the run's folder.
-        accelerator: of this process.
-        layout: what of the model is pruned; all that is prunable if not given.
-        criterion: scores the trained weights; the one that `config` names if not given.
-        grad_batches: how many batches the gradient and the criterion look at; all if None.
-        attributes: what the store says of this run, JSON values.
-        checkpoint_interval: seconds.
-        progress: told the number of training steps done since it was last told.
-        after_epoch: told of each epoch of the training under m_i with i, before any checkpoint says so.
-        after_training: told each row of the history before that is written.
-        history: one row a mask m_0..m_N: iteration, density, loss and metric of the network trained with it.
+        accelerator: the accelerator of this process.
+        layout: layout of the weights to prune. Default: all prunable weights.
+        criterion: criterion that scores the trained weights. Default: the criterion that `config` names.
+        grad_batches: number of batches for the gradient and the criterion. Default: all.
+        attributes: attributes of the run in the store, JSON values.
+        checkpoint_interval: seconds between two checkpoints.
+        progress: called with the number of training steps since the last call.
+        after_epoch: called with i and each epoch of the training under m_i, before a checkpoint contains it.
+        after_training: called with each row of the history before it is written.
+        history: one row per mask m_0..m_N: iteration, density, loss and metric of the network trained with it.
     """
 
     model: nn.Module
@@ -90,40 +89,50 @@ class IRP:
         self._score = criterion
         self._layout = self.layout or Layout.of(self.model)
         self._batches = self.data.scoring(limit=self.grad_batches)
-        steps = self.recipe.epochs * len(self.data.training(self.recipe.batch_size))
-        if c.probe_steps > steps:
-            raise UserError(f"a probe of {c.probe_steps:,} steps is longer than a training, which has {steps:,}")
+        self._steps = self.recipe.epochs * len(self.data.training(self.recipe.batch_size))
+        if c.probe_steps > self._steps:
+            raise UserError(f"a probe of {c.probe_steps:,} steps is longer than a training, which has {self._steps:,}")
         self._initial_path = self.folder / "initial.safetensors"
         self._rewind_path = self.folder / "rewind.safetensors" if c.rewind_epoch else self._initial_path
-        self._path, self._committed, self._finished = self.folder / "triples.zarr", Ledger(), False
-        self._writer: TripleWriter | None = None  # none where the store is complete, and only the history is not
-        self._mask: Mask | None = None
-        self._probe: Probe | None = None
+        self._path, self._committed = self.folder / "triples.zarr", Ledger()
+        self._writer: TripleWriter | None = None  # None if the store is complete and only the history is not
 
     def run(self) -> list[dict[str, Any]]:
-        """Run Algorithm 2, or what is left of it; returns the history.
+        """Run Algorithm 2, or the rest of it, and return the history.
 
         Raises:
-            UserError: a loss, gradient or score that is no number (names iteration and layer), a folder of another run,
-                or a file that is not what the run committed.
+            UserError: a loss, gradient or score is not finite (names iteration and layer), the folder belongs to
+                another run, or a file differs from the one that the run committed.
         """
-        if self._is_complete():
+        # The main process looks for all: another process may not see every file yet on a network file system.
+        state = self._read_state() if self.accelerator.is_main_process else None
+        is_complete, self._committed, self.history = broadcast_object_list([state])[0]
+        if is_complete and len(self.history) > self.schedule.iterations:
             return self.history
-        self._open()
-        self._measure_features()
-        for i in range(self.schedule.iterations + 1):  # line 10, and once more for the accuracy of m_N
-            with _naming(i):
-                self._train(i)
-                self._prune(i)
-        self._finish()
+        self._save_initial_state()
+        if not is_complete:
+            self._open_store()
+        self.progress(len(self.history) * self._steps)
+        self._store_features()
+        mask: Mask | None = None
+        for i in range(len(self.history), self.schedule.iterations + 1):  # line 10, and once more for m_N
+            with _prefix_iteration(i):
+                if mask is None:
+                    mask = self._store.mask(i).to(self.accelerator.device)
+                probe = self._make_probe(i)
+                self._train(i, mask, probe)
+                mask = self._prune(i, mask, probe)
+        self._remove_checkpoint(self.schedule.iterations)
+        if self._writer:
+            self._writer.finish(of_row(self.history[-1]))  # survival is the sum of the masks (line 14)
         return self.history
 
-    def _measure_features(self) -> None:
-        """Measure and store θ0 and its gradient g0 over the data (line 9)."""
+    def _store_features(self) -> None:
+        """Store θ0 and its gradient g0 over the data (line 9), unless they are committed."""
         if self._ledger.iterations >= 0:
             return
         assert self._writer
-        if self.accelerator.is_main_process:  # in place of one that nothing vouches for yet
+        if self.accelerator.is_main_process:  # a file from before the commit may be of another model
             _save(self.model, self._initial_path)
         self.accelerator.wait_for_everyone()
         self._load(self._initial_path)
@@ -131,17 +140,12 @@ class IRP:
         grad = mean_gradient(self.model, self._layout, self._batches, self.config.batch_norm)
         self._writer.commit_features(theta, grad, beside=of_file(self._initial_path))
 
-    def _train(self, i: int) -> None:
-        """Train θ0 under m_i (line 11), unless that is done; the first training leaves the state to rewind to."""
-        if i < len(self.history):
-            return
-        self._load(self._rewind_path if i else self._initial_path)  # line 15
-        if self._mask is None:
-            self._mask = self._store.mask(i).to(self.accelerator.device)
-        self._probe = self._make_probe() if self._ledger.iterations <= i < self.schedule.iterations else None
+    def _train(self, i: int, mask: Mask, probe: Probe | None) -> None:
+        """Rewind (line 15), train under m_i (line 11) and add a row to the history."""
+        self._load(self._rewind_path if i else self._initial_path)
         epochs = train(
             self.model,
-            self._mask,
+            mask,
             self.data,
             self.recipe,
             self.accelerator,
@@ -149,89 +153,63 @@ class IRP:
             resume=self._checkpoint(i),
             progress=self.progress,
             after_epoch=partial(self._end_epoch, i),
-            callback=self._probe,
+            callback=probe,
         )
-        self._record(i, self._mask, epochs)
-
-    def _record(self, i: int, mask: Mask, epochs: list[Epoch]) -> None:
-        """Add the training under m_i to the history."""
         row: dict[str, Any] = {"iteration": i, "density": mask.density, "loss": epochs[-1]["loss"]}
         row |= summarize(epochs, self.data.better)
         if not agrees(self._ledger.beside, of_row(row)):
             raise UserError(
-                "the training that makes history.json again has another result than the first; "
+                "the training that makes history.json again has a result that differs from the first; "
                 "run it on the same hardware, with as many processes"
             )
         self.after_training(row)
         self.history.append(row)
-        log.info(
-            "iteration %d of %d: sparsity %.2f%%, %s",
-            i,
-            self.schedule.iterations,
-            100 * mask.sparsity,
-            described(row["metric"], row["test"]),
-        )
+        result = described(row["metric"], row["test"])
+        log.info("iteration %d of %d: sparsity %.2f%%, %s", i, self.schedule.iterations, 100 * mask.sparsity, result)
         if self.accelerator.is_main_process:
             write_json(self.folder / HISTORY, self.history)
 
-    def _prune(self, i: int) -> None:
-        """Score the trained weights and keep the highest: m_{i+1} (lines 12 and 13)."""
+    def _prune(self, i: int, mask: Mask, probe: Probe | None) -> Mask | None:
+        """Score the trained weights and commit m_{i+1} (lines 12 and 13); return None if it is committed already."""
         if i < self._ledger.iterations or i == self.schedule.iterations:
-            self._mask = None  # the next one is in the store
-            return
+            return None
         assert self._writer
-        assert self._mask is not None  # the training that the scores are of has just ended
         k = keep_count(self.schedule.density(i + 1), self._layout.size)
-        scores = broadcast(self._score(self.model, self._mask, self._batches))  # the main process's: one mask for all
-        seen = self._probe.columns if self._probe else {}
-        probe = {name: values[self._mask.kept] for name, values in seen.items()}
-        self._mask = keep_top(scores, k, self._mask)
+        scores = broadcast(self._score(self.model, mask, self._batches))  # the main process's, for one mask everywhere
+        columns = {name: values[mask.kept] for name, values in probe.columns.items()} if probe else {}
+        mask = keep_top(scores, k, mask)
         del scores  # as large as the model
-        self._writer.commit_alive(i + 1, self._mask, probe, of_row(self.history[i]))
-        self._forget(i)
-
-    def _finish(self) -> None:
-        """Store survival, the sum of the masks (line 14), and mark the store complete."""
-        self._forget(self.schedule.iterations)
-        if self._writer:
-            self._writer.finish(of_row(self.history[-1]))
+        self._writer.commit_alive(i + 1, mask, columns, of_row(self.history[i]))
+        self._remove_checkpoint(i)
+        return mask
 
     @property
     def _store(self) -> TripleStore:
-        """What has been committed so far."""
         return self._writer.store if self._writer else TripleStore.open(self._path)
 
     @property
     def _ledger(self) -> Ledger:
         return self._writer.ledger if self._writer else self._committed
 
-    def _is_complete(self) -> bool:
-        """Whether all is done; the history so far is read."""
-        # one looks, for all: on a network file system another process may not see yet what is there
-        seen = self._look() if self.accelerator.is_main_process else None
-        self._finished, self._committed, self.history = broadcast_object_list([seen])[0]
-        return self._finished and len(self.history) > self.schedule.iterations
-
-    def _look(self) -> tuple[bool, Ledger, list[dict[str, Any]]]:
-        """Whether the store is complete, its ledger, and the history so far."""
+    def _read_state(self) -> tuple[bool, Ledger, list[dict[str, Any]]]:
+        """Return whether the store is complete, its ledger, and the history so far."""
         if not (self._path / LEDGER).is_file():
             return False, Ledger(), []
         ledger = Ledger.read(Folder(self._path))
         history = read_history(self.folder, ledger.beside)
-        wanted = self.config.rewind_epoch and len(history) <= self.schedule.iterations
-        if wanted and (history or self._rewind_path.name in ledger.beside) and not self._rewind_path.is_file():
-            history = []  # the state to rewind to is lost: the first training is done again, from its start
+        rewinds = self.config.rewind_epoch and len(history) <= self.schedule.iterations
+        if rewinds and (history or self._rewind_path.name in ledger.beside) and not self._rewind_path.is_file():
+            history = []  # The rewind state is lost, so the first training is repeated from its start.
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return (self._path / MARKER).exists(), ledger, history
 
-    def _open(self) -> None:
-        """Keep the initial state, open the store, and bring the history to what it has."""
+    def _save_initial_state(self) -> None:
         if self.accelerator.is_main_process and not self._initial_path.is_file():
             _save(self.model, self._initial_path)
-        if self._finished:
-            self.accelerator.wait_for_everyone()
-            self._resume()
-            return
+        self.accelerator.wait_for_everyone()
+
+    def _open_store(self) -> None:
+        """Create or open the store, and drop the rows of the history that its ledger does not contain."""
         size = self.data.scoring_batch
         samples = min(len(self.data), size * self.grad_batches) if self.grad_batches else len(self.data)
         gradient = {"batch_size": size, "samples": samples, "batch_norm": self.config.batch_norm}
@@ -239,54 +217,48 @@ class IRP:
         iterations = self.schedule.iterations
         columns = self.config.probe_columns if self.config.probe_steps else ()
         self._writer = TripleWriter.open(self._path, self._layout, iterations, attributes, group(), columns=columns)
-        # A row that the ledger does not vouch for is trained again, from its checkpoint.
         self.history = [row for row in self.history if of_row(row).items() <= self._ledger.beside.items()]
-        self._resume()
-
-    def _resume(self) -> None:
-        """Say how much is done already."""
-        self.progress(len(self.history) * self.recipe.epochs * len(self.data.training(self.recipe.batch_size)))
 
     def _load(self, state: Path) -> None:
         """Restore a whole state: weights, biases, batch-norm weights and running statistics."""
         check_file(state, self._ledger.beside)
         load_model(self.model, state)
 
-    def _make_probe(self) -> Probe | None:
+    def _make_probe(self, i: int) -> Probe | None:
+        """Return the probe of the training under m_i, unless its columns are committed."""
         c = self.config
-        if not c.probe_steps:
+        if not c.probe_steps or not self._ledger.iterations <= i < self.schedule.iterations:
             return None
         return Probe(self._layout, c.probe_steps, c.probe_columns, self.accelerator.device)
 
     def _end_epoch(self, i: int, epoch: Epoch) -> None:
-        """Report an epoch of the training under m_i; of the first training keep the state to rewind to."""
+        """Save the rewind state after its epoch of the first training, and report the epoch."""
         if i == 0 and epoch["epoch"] == self.config.rewind_epoch:
             main = self.accelerator.is_main_process
             if main:
                 _save(self.model, self._rewind_path)
-            if self._writer and self._ledger.iterations == 0:  # later masks come from the state of that digest
+            if self._writer and self._ledger.iterations == 0:  # later masks depend on the state of this digest
                 self._writer.commit_beside(of_file(self._rewind_path) if main else {})
         self.after_epoch(i, epoch)
 
     def _checkpoint(self, i: int) -> Checkpoint:
         main = self.accelerator.is_main_process
-        tag = f"iteration {i} of {replace(self._ledger, beside={}).checksum}"  # of this run alone, as its store stands
+        tag = f"iteration {i} of {replace(self._ledger, beside={}).checksum}"  # unique to this run and its store
         return Checkpoint(self.folder / CHECKPOINT, tag, self.checkpoint_interval, write=main)
 
-    def _forget(self, i: int) -> None:
-        """Remove the checkpoint of a training that nothing will go on from."""
+    def _remove_checkpoint(self, i: int) -> None:
         self._checkpoint(i).remove()
-        self.accelerator.wait_for_everyone()  # nobody looks for a checkpoint while it is removed
+        self.accelerator.wait_for_everyone()  # so that no process looks for the file while it is removed
 
 
 def _save(model: nn.Module, path: Path) -> None:
     with replacing(path) as temporary:
-        save_model(model, str(temporary))  # what has several names is there once
+        save_model(model, str(temporary))  # Tied tensors are saved once.
 
 
 @contextlib.contextmanager
-def _naming(i: int) -> Iterator[None]:
-    """Let an error for the user say in which iteration it is."""
+def _prefix_iteration(i: int) -> Iterator[None]:
+    """Prefix the user's errors with the iteration."""
     try:
         yield
     except UserError as error:
