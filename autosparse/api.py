@@ -3,7 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Never, get_args
 
@@ -27,6 +27,7 @@ from autosparse.config import (
 )
 from autosparse.criteria import Criterion, Targeted, make_criterion, select
 from autosparse.criteria.base import check_values
+from autosparse.criteria.gradient import restoring_modules
 from autosparse.criteria.loss import Loss, loss_of
 from autosparse.criteria.progress import showing
 from autosparse.criteria.reading import Reading
@@ -53,7 +54,7 @@ def prune(
     mask: Mask | None = None,
     seed: int = 0,
     rounds: int | None = None,
-    steps: int | None = None,
+    steps_per_round: int | None = None,
     optimizer: OptimizerFactory | None = None,
     batch_norm: BatchNorm = "batch",
 ) -> Mask:
@@ -61,8 +62,9 @@ def prune(
 
     The model is left as it was, and so are the global random generators. `mask.apply_(model)` prunes it once;
     `mask.hold(model, optimizer)` keeps it pruned in any training loop. The same call gives the same mask: each pass
-    over batches that are shuffled or augmented starts from `seed`. What takes longer than two seconds shows how far it
-    is on standard error.
+    over batches that are shuffled or augmented starts from `seed`. That holds for the global generators and for the
+    `generator` of a loader or sampler. A data set with a generator of its own (`numpy.random.default_rng`), or
+    persistent workers that augment, give other batches in each call. After two seconds a terminal shows a progress bar.
 
     Args:
         model: any module with convolutions, linear, attention or recurrent layers.
@@ -73,7 +75,7 @@ def prune(
             magnitude.
         unnamed: nothing; all that follows is given by name.
         sparsity: share of the weights to remove, between 0 and 1.
-        criterion: `pretrained`, the AutoS that comes with the package, or `lookahead`, the one that trains `steps` in
+        criterion: `pretrained`, the AutoS that comes with the package, or `lookahead`, the AutoS that trains ahead in
             each round; a name in `autosparse.config.CRITERIA` or `LOOK_AHEAD`, the folder of a saved AutoS, or a
             criterion of your own.
         loss: (model, batch) -> the mean loss of the batch; the cross-entropy of class scores, if not given.
@@ -82,7 +84,8 @@ def prune(
         mask: what is left to choose from; what it has removed stays removed. It brings its own choice of parameters.
         seed: for criteria that draw numbers, and the order of batches.
         rounds: for a saved AutoS or a criterion that looks ahead, in how many it prunes; its own number, if not given.
-        steps: for a criterion that looks ahead, how many steps it trains in each round, from the initial weights.
+        steps_per_round: number of steps that a criterion which looks ahead trains in each round, from the initial
+            weights; with `rounds` rounds (five by default) it trains `rounds * steps_per_round` steps in all.
         optimizer: for such a criterion, makes the optimizer that it trains with, best as the network will be trained:
             `lambda parameters: torch.optim.AdamW(parameters, 1e-3)`.
         batch_norm: for criteria in `autosparse.config.BY_LOSS`, whether batch norm works on each batch (`batch`) or by
@@ -102,6 +105,9 @@ def prune(
     _refuse_unnamed(unnamed)
     sparsity = float(str(sparsity)) if isinstance(sparsity, np.floating) else sparsity  # 0.9 of any precision is 0.9
     check_sparsity(sparsity)
+    for what, value, least in (("rounds", rounds, 1), ("steps_per_round", steps_per_round, 1), ("seed", seed, 0)):
+        if value is not None and not (isinstance(value, Integral) and value >= least):
+            raise UserError(f"{what} must be an integer of at least {least}, got {value!r}")
     name = (
         str(criterion)
         if isinstance(criterion, str | Path)
@@ -109,7 +115,7 @@ def prune(
     )
     if isinstance(criterion, str | Path):
         criterion = find_criterion(criterion, seed, rounds, batch_norm)
-        _check_ahead(name, criterion, steps, optimizer)
+        _check_ahead(name, criterion, steps_per_round, optimizer)
     elif rounds is not None:
         raise UserError("rounds are for a criterion given by name or folder; one of your own brings its own")
     elif batch_norm != "batch":
@@ -126,10 +132,10 @@ def prune(
             f"what is removed stays so: give at least {start.sparsity:.6g}"
         )
     given = _checked(batches, name)
-    with seeded(stream("prune", seed)), showing(name), _masked(model, start), torch.no_grad():
+    with seeded(stream("prune", seed)), showing(name), _masked(model, start), restoring_modules(model), torch.no_grad():
         loss = loss_of(given) if loss is None else loss
         reading = Reading(given, seed)
-        learner = OptimizerLearner(optimizer, reading, loss, steps) if optimizer and steps else None
+        learner = OptimizerLearner(optimizer, reading, loss, steps_per_round) if optimizer and steps_per_round else None
         read = Scored(reading, loss, learner=learner)
         chosen = select(criterion, model, start, read, kept)
     _warn_of_empty(model, chosen)
@@ -141,8 +147,6 @@ def _check_ahead(
 ) -> None:
     """Refuse what does nothing, or a look ahead that lacks something."""
     if name in LOOK_AHEAD or getattr(criterion, "looks_ahead", False):
-        if steps is not None and steps < 1:
-            raise UserError(f"steps must be at least 1, got {steps}")
         if steps is None or optimizer is None:
             raise UserError(LACKING.format(name))
         if not callable(optimizer):
@@ -150,7 +154,7 @@ def _check_ahead(
                 "optimizer= takes a function that makes one: lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
             )
     elif steps is not None or optimizer is not None:
-        raise UserError(f"{name} does not train: steps= and optimizer= are for {AHEAD}")
+        raise UserError(f"{name} does not train: steps_per_round= and optimizer= are for {AHEAD}")
 
 
 def _refuse_unnamed(unnamed: Sequence[object]) -> None:
@@ -276,10 +280,12 @@ def check_rounds(name: str, rounds: int | None) -> None:
 
 
 def check_sparsity(sparsity: float) -> None:
-    """Refuse what is no share of the weights.
+    """Refuse a sparsity that is not a number between 0 and 1.
 
     Raises:
-        UserError: outside (0, 1).
+        UserError: it is not.
     """
     if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not 0.0 < sparsity < 1.0:
-        raise UserError(f"sparsity must lie between 0 and 1 (0.95 removes 95% of the weights), got {sparsity}")
+        raise UserError(
+            f"sparsity must be a number between 0 and 1 (0.95 removes 95% of the weights), got {sparsity!r}"
+        )

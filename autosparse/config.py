@@ -114,23 +114,23 @@ class IRPConfig(Config):
 
     criterion: Annotated[OneShot, SWEPT] = "snip"
     iterations: Annotated[int, Bounds(1)] = 20
-    """N, how often the network is pruned."""
+    """Number of iterations, N: how often the network is pruned."""
     schedule: Schedule = "geometric"
-    """The way density falls."""
+    """How density falls from one iteration to the next."""
     final_sparsity: Annotated[float, Bounds(0, 1, exclusive=True)] = 0.99
-    """The share removed after the last iteration (geometric and linear)."""
+    """Fraction of the weights that is removed after the last iteration (geometric and linear)."""
     rate: Annotated[float, Bounds(0, 1, exclusive=True)] = 0.85
-    """The share of the survivors that each iteration keeps (constant)."""
+    """Fraction of the remaining weights that each iteration keeps (constant)."""
     rewind_epoch: Annotated[int, Bounds(0)] = 0
-    """Rewind to the state after so many epochs of the first training (Frankle et al. 2019), not to the initial one."""
+    """Rewind to the state after this many epochs of the first training (Frankle et al. 2019), not to its start."""
     probe_steps: Annotated[int, Bounds(0)] = 0
-    """Watch the first so many steps of each training and store what they show of each live parameter, for a criterion
-    that looks ahead; 0 to watch nothing."""
+    """Measure each kept parameter in this many first steps of each training, for a criterion that looks ahead; 0 for
+    no such measurement."""
     probe_columns: tuple[Probed, ...] = ("probe-gradient",)
-    """What to store of them: the mean gradient, the weight after them, the gradient's root mean square."""
+    """What to store of these steps: the mean gradient, the weight after them, the gradient's root mean square."""
     batch_norm: BatchNorm = "batch"
-    """Batch norm while the stored gradient is taken: batch, each batch's statistics; running, the initial ones (the
-    paper's code)."""
+    """Statistics of batch norm while the stored gradient is computed: batch, those of each batch; running, the initial
+    ones (as in the paper's code)."""
     seed: Annotated[Seed, SWEPT] = 0
     order_seed: Annotated[Seed | None, SWEPT] = None
 
@@ -154,22 +154,26 @@ class IRPConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig(Config):
-    """Pruning at initialization by one criterion to one sparsity."""
+    """Pruning at initialization by one criterion to one sparsity; at sparsity 0 the dense network."""
 
     criterion: Annotated[str, SWEPT] = "snip"
     sparsity: Annotated[float, SWEPT] = 0.95
     sanity: Annotated[Sanity, SWEPT] = "none"
     rounds: Annotated[int | None, Bounds(1)] = None
-    """Number of rounds of an AutoS or of a criterion that looks ahead, in place of its own; 1 for one shot."""
+    """Number of rounds of an AutoS or of a criterion that looks ahead; 1 for one shot. Default: the criterion's own."""
     steps: Annotated[int | None, Bounds(1)] = None
-    """The steps that a criterion which looks ahead trains in each round; if not given, all rounds together take as many
-    as one training."""
+    """Steps that a criterion which looks ahead trains in each round. Default: those of one training in all rounds."""
     trainings: Annotated[int, Bounds(1)] = 1
-    """Train for this many times the recipe's epochs; rivals at the cost of looking ahead take 2."""
+    """Train for this many times the recipe's epochs; 2 for baselines at the cost of looking ahead."""
     batch_norm: BatchNorm = "batch"
-    """Batch norm while the criterion's gradients are taken: batch, each batch's statistics; running, the initial ones
-    (the paper's code). Only snip, iterative-snip, force, grasp and prospr have the choice."""
+    """Statistics of batch norm while the criterion's gradients are computed: batch, those of each batch; running, the
+    initial ones (as in the paper's code). Only for snip, iterative-snip, force, grasp and prospr."""
     seed: Annotated[Seed, SWEPT] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sparsity == 0:  # All criteria keep everything, so all runs are the same one.
+            vars(self).update(criterion="magnitude", sanity="none", rounds=None, steps=None, batch_norm="batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,37 +181,38 @@ class FitConfig(Config):
     """A fit of AutoS; the defaults are the paper's (appendix B.3) except for the small backbone."""
 
     backbone: Backbone = "mlp"
-    """The network (paper, Table 7); resnet18 and vgg19 want a GPU."""
+    """The network (paper, Table 7); resnet18 and vgg19 need a GPU."""
     features: tuple[Feature, ...] = ("theta", "grad")
-    """What it sees of a parameter (paper, Table 2): its initial value and gradient; how much flows through it; what a
-    probe saw of it in runs with --probe-steps, for a criterion that looks ahead."""
+    """Inputs of each parameter (paper, Table 2): its initial value, its gradient and how much flows through it; for a
+    criterion that looks ahead, what runs with --probe-steps have measured."""
     transform: Transform = "scaled"
-    """scaled: inputs are divided by their size over the network and compressed; raw: as they are."""
+    """scaled: inputs are divided by their root mean square over the network and compressed; raw: unchanged."""
     label: Label = "share"
-    """What it learns. share: of the iterations survived; min-max: that, scaled to 0..1 over the run; log-density:
-    -log10 of the density at death, comparable at any N; rank: the share of all parameters outlived."""
+    """Target of the fit. share: the fraction of iterations that a parameter survives; min-max: the same, scaled to 0..1
+    over the run; log-density: -log10 of the density at which it is pruned, comparable at any N; rank: the fraction of
+    all parameters that are pruned before it."""
     epochs: Annotated[int, Bounds(1)] = 10
     """Passes over the triples."""
     max_steps: Annotated[int, Bounds(0)] = 0
-    """Stop after so many steps; 0 for no such limit."""
+    """Stop after this many steps; 0 for no limit."""
     batch_size: Annotated[int, Bounds(2)] = 1024
-    """Triples in a batch, over all processes."""
+    """Number of triples in a batch, over all processes."""
     learning_rate: Annotated[float, Bounds(0, exclusive=True)] = 0.01
-    """The learning rate of Adam."""
+    """Learning rate of Adam."""
     anneal: bool = False
     """Let the learning rate fall to 0 along a cosine."""
     resolution: Annotated[int, Bounds(2)] = 512
-    """Nodes an axis, at most, of the table that prunes in place of the network. For three inputs, as many nodes in all
-    as for two."""
+    """Largest number of nodes per axis of the lookup table that prunes instead of the network. A table of three inputs
+    has as many nodes in all as one of two."""
     samples: int = 0
-    """Fit to this many triples, drawn evenly from all runs and held in memory; 0 for all of them."""
+    """Fit to this many triples, drawn evenly from all runs and held in memory; 0 for all triples."""
     rounds: Annotated[int, Bounds(1)] = 1
-    """The rounds in which the criterion is meant to prune. Above 1 it is fitted to what each iteration of the runs has
-    left; its gradient and flow are recomputed, for which the runs' data must be there; probes are read from stores."""
+    """Number of rounds in which the criterion is to prune. Above 1 it is fitted to the masks of all iterations of the
+    runs: gradient and flow are computed again, which needs the data of the runs; probes are read from the stores."""
     weights: tuple[float, ...] = ()
-    """How often each run comes in an epoch, one number a run; once each if not given."""
+    """How often each run comes in an epoch, one number per run. Default: 1 for each."""
     memory: str = "512MB"
-    """Memory for mixing triples, over all processes; more mixes better, and the order depends on it."""
+    """Memory of the shuffle buffer, over all processes; more shuffles better, and the order depends on it."""
     seed: Annotated[Seed, SWEPT] = 0
 
     def __post_init__(self) -> None:

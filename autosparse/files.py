@@ -46,7 +46,12 @@ def replacing(path: Path) -> Iterator[Path]:
     Whatever stood at `path` stays untouched until then, and for good if the block raises. It may be read by whom the
     umask lets, whoever writes it. One writer at a time: the temporary path lies in a folder beside `path` whose name is
     fixed, so what a killed writer left there, also under names of its own, is removed by the next.
+
+    Raises:
+        UserError: `path` is a folder.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the path of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}{_SCRATCH}")
     temporary = scratch / path.name

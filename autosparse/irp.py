@@ -7,7 +7,7 @@ state, `triples.zarr`, `history.json` (the accuracy of every mask) and, while it
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from autosparse.store.beside import HISTORY, agrees, check_file, of_file, of_row
 from autosparse.store.schema import LEDGER, MARKER, Ledger
 from autosparse.store.storage import Folder
 from autosparse.tasks import Data
-from autosparse.training import Checkpoint, Epoch, Recipe, Training, summarize, train
+from autosparse.training import Checkpoint, Epoch, Recipe, summarize, train
 
 CHECKPOINT = "checkpoint.pt"
 log = logging.getLogger(__name__)
@@ -107,26 +107,18 @@ class IRP:
             UserError: a loss, gradient or score that is no number (names iteration and layer), a folder of another run,
                 or a file that is not what the run committed.
         """
-        if not self.begin():
+        if self._is_complete():
             return self.history
-        self.features()
+        self._open()
+        self._measure_features()
         for i in range(self.schedule.iterations + 1):  # line 10, and once more for the accuracy of m_N
-            with naming(i):
-                if training := self.training(i):
-                    epochs = train(data=self.data, recipe=self.recipe, accelerator=self.accelerator, **vars(training))
-                    self.record(i, epochs)
-                self.prune(i)
-        self.finish()
+            with _naming(i):
+                self._train(i)
+                self._prune(i)
+        self._finish()
         return self.history
 
-    def begin(self) -> bool:
-        """Open the store and bring the history to what it has; whether anything is left to do."""
-        if self._is_complete():
-            return False
-        self._open()
-        return True
-
-    def features(self) -> None:
+    def _measure_features(self) -> None:
         """Measure and store θ0 and its gradient g0 over the data (line 9)."""
         if self._ledger.iterations >= 0:
             return
@@ -139,33 +131,36 @@ class IRP:
         grad = mean_gradient(self.model, self._layout, self._batches, self.config.batch_norm)
         self._writer.commit_features(theta, grad, beside=of_file(self._initial_path))
 
-    def training(self, i: int) -> Training | None:
-        """What trains θ0 under m_i (line 11), None where that is done; the first leaves the state to rewind to."""
+    def _train(self, i: int) -> None:
+        """Train θ0 under m_i (line 11), unless that is done; the first training leaves the state to rewind to."""
         if i < len(self.history):
-            return None
+            return
         self._load(self._rewind_path if i else self._initial_path)  # line 15
         if self._mask is None:
             self._mask = self._store.mask(i).to(self.accelerator.device)
         self._probe = self._make_probe() if self._ledger.iterations <= i < self.schedule.iterations else None
-        return Training(
-            model=self.model,
-            mask=self._mask,
+        epochs = train(
+            self.model,
+            self._mask,
+            self.data,
+            self.recipe,
+            self.accelerator,
             seed=self.config.order,
             resume=self._checkpoint(i),
             progress=self.progress,
             after_epoch=partial(self._end_epoch, i),
             callback=self._probe,
         )
+        self._record(i, self._mask, epochs)
 
-    def record(self, i: int, epochs: list[Epoch]) -> None:
-        """Add the training under m_i to the history, from one entry an epoch."""
-        assert self._mask is not None
-        row: dict[str, Any] = {"iteration": i, "density": self._mask.density, "loss": epochs[-1]["loss"]}
+    def _record(self, i: int, mask: Mask, epochs: list[Epoch]) -> None:
+        """Add the training under m_i to the history."""
+        row: dict[str, Any] = {"iteration": i, "density": mask.density, "loss": epochs[-1]["loss"]}
         row |= summarize(epochs, self.data.better)
         if not agrees(self._ledger.beside, of_row(row)):
             raise UserError(
                 "the training that makes history.json again has another result than the first; "
-                "run it on the same hardware, with as many processes, in a pack if it was in one"
+                "run it on the same hardware, with as many processes"
             )
         self.after_training(row)
         self.history.append(row)
@@ -173,13 +168,13 @@ class IRP:
             "iteration %d of %d: sparsity %.2f%%, %s",
             i,
             self.schedule.iterations,
-            100 * self._mask.sparsity,
+            100 * mask.sparsity,
             described(row["metric"], row["test"]),
         )
         if self.accelerator.is_main_process:
             write_json(self.folder / HISTORY, self.history)
 
-    def prune(self, i: int) -> None:
+    def _prune(self, i: int) -> None:
         """Score the trained weights and keep the highest: m_{i+1} (lines 12 and 13)."""
         if i < self._ledger.iterations or i == self.schedule.iterations:
             self._mask = None  # the next one is in the store
@@ -192,11 +187,10 @@ class IRP:
         probe = {name: values[self._mask.kept] for name, values in seen.items()}
         self._mask = keep_top(scores, k, self._mask)
         del scores  # as large as the model
-        rewound = of_file(self._rewind_path) if i == 0 and self._rewind_path != self._initial_path else {}
-        self._writer.commit_alive(i + 1, self._mask, probe, of_row(self.history[i]) | rewound)
+        self._writer.commit_alive(i + 1, self._mask, probe, of_row(self.history[i]))
         self._forget(i)
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Store survival, the sum of the masks (line 14), and mark the store complete."""
         self._forget(self.schedule.iterations)
         if self._writer:
@@ -224,8 +218,8 @@ class IRP:
             return False, Ledger(), []
         ledger = Ledger.read(Folder(self._path))
         history = read_history(self.folder, ledger.beside)
-        unfinished = 0 < len(history) <= self.schedule.iterations
-        if unfinished and self.config.rewind_epoch and not self._rewind_path.is_file():
+        wanted = self.config.rewind_epoch and len(history) <= self.schedule.iterations
+        if wanted and (history or self._rewind_path.name in ledger.beside) and not self._rewind_path.is_file():
             history = []  # the state to rewind to is lost: the first training is done again, from its start
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return (self._path / MARKER).exists(), ledger, history
@@ -245,9 +239,8 @@ class IRP:
         iterations = self.schedule.iterations
         columns = self.config.probe_columns if self.config.probe_steps else ()
         self._writer = TripleWriter.open(self._path, self._layout, iterations, attributes, group(), columns=columns)
-        masks = max(self._ledger.iterations, 0)
-        if masks < iterations or len(self.history) <= iterations:
-            self.history = self.history[:masks]  # what has no mask after it is trained again, from its checkpoint
+        # A row that the ledger does not vouch for is trained again, from its checkpoint.
+        self.history = [row for row in self.history if of_row(row).items() <= self._ledger.beside.items()]
         self._resume()
 
     def _resume(self) -> None:
@@ -266,14 +259,18 @@ class IRP:
         return Probe(self._layout, c.probe_steps, c.probe_columns, self.accelerator.device)
 
     def _end_epoch(self, i: int, epoch: Epoch) -> None:
-        """Tell of an epoch of the training under m_i; of the first one keep the state to rewind to."""
-        if self.accelerator.is_main_process and i == 0 and epoch["epoch"] == self.config.rewind_epoch:
-            _save(self.model, self._rewind_path)
+        """Report an epoch of the training under m_i; of the first training keep the state to rewind to."""
+        if i == 0 and epoch["epoch"] == self.config.rewind_epoch:
+            main = self.accelerator.is_main_process
+            if main:
+                _save(self.model, self._rewind_path)
+            if self._writer and self._ledger.iterations == 0:  # later masks come from the state of that digest
+                self._writer.commit_beside(of_file(self._rewind_path) if main else {})
         self.after_epoch(i, epoch)
 
     def _checkpoint(self, i: int) -> Checkpoint:
         main = self.accelerator.is_main_process
-        tag = f"iteration {i} of {self._ledger.checksum}"  # of this run alone, as its store stands
+        tag = f"iteration {i} of {replace(self._ledger, beside={}).checksum}"  # of this run alone, as its store stands
         return Checkpoint(self.folder / CHECKPOINT, tag, self.checkpoint_interval, write=main)
 
     def _forget(self, i: int) -> None:
@@ -288,7 +285,7 @@ def _save(model: nn.Module, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def naming(i: int) -> Iterator[None]:
+def _naming(i: int) -> Iterator[None]:
     """Let an error for the user say in which iteration it is."""
     try:
         yield

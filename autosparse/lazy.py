@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are asked for: who only looks at runs does not wait for PyTorch."""
+"""Names that a package imports on first use, so that a command that only reads runs does not wait for PyTorch."""
 
 import ast
 import inspect
@@ -9,8 +9,9 @@ from typing import Any
 
 
 def lazily(package: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a package, for the names that it imports `if TYPE_CHECKING`."""
-    tree = ast.parse(inspect.getsource(sys.modules[package]))
+    """Return the `__getattr__` of a package, for the names that it imports `if TYPE_CHECKING`; `dir` shows them too."""
+    module = sys.modules[package]
+    tree = ast.parse(inspect.getsource(module))
     blocks = [node.body for node in tree.body if isinstance(node, ast.If)]
     imports = [node for block in blocks for node in block if isinstance(node, ast.ImportFrom)]
     homes = {alias.name: str(node.module) for node in imports for alias in node.names}
@@ -20,4 +21,5 @@ def lazily(package: str) -> Callable[[str], Any]:
             return getattr(import_module(homes[name]), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
+    vars(module)["__dir__"] = lambda: sorted({*vars(module), *homes})
     return find

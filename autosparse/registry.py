@@ -64,8 +64,8 @@ def name_of(found: Any, builtin: Mapping[str, str]) -> str:
 
 
 def digest_of(found: Any) -> str:
-    """CRC-32 of the file in which an object is defined, in hex."""
-    return f"{zlib.crc32(source_of(found).read_bytes()):08x}"
+    """Return the CRC-32 of the file in which an object is defined, in hex."""
+    return f"{zlib.crc32(content_of(source_of(found))):08x}"
 
 
 def source_of(found: Any) -> Path:
@@ -73,15 +73,22 @@ def source_of(found: Any) -> Path:
     return Path(inspect.getfile(found)).resolve()
 
 
+def content_of(path: Path) -> bytes:
+    """Return what a user's file contained when it was loaded; what it contains now if it was not."""
+    return FILES[path] if path in FILES else path.read_bytes()
+
+
+FILES = dict[Path, bytes]()
+"""The user's files as this process loaded them. A job gets those of the command, so later edits do not count."""
 _LOADED = dict[str, Path]()  # modules that are files of a user's, by name
 
 
 def _load(path: Path) -> ModuleType:
-    """A file as the module of its name, as `python file.py` would see it: its neighbours can be imported."""
+    """Import a file as the module of its name, as `python file.py` would: modules of its folder can be imported."""
     path = path.resolve()
-    if not path.is_file():
+    if path not in FILES and not path.is_file():
         raise UserError(f"there is no file {path}")
-    name = path.stem
+    name, content = path.stem, content_of(path)
     if _LOADED.get(name) == path:
         return sys.modules[name]
     if name in sys.modules or not name.isidentifier():
@@ -91,15 +98,14 @@ def _load(path: Path) -> ModuleType:
         sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        exec(compile(content, path, "exec"), vars(module))
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(f"{path} fails: {type(error).__name__}: {error}") from error
-    _LOADED[name] = path
+    _LOADED[name], FILES[path] = path, content
     return module
 
 

@@ -17,17 +17,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from autosparse.cluster import Resources, launch_graph
 from autosparse.cluster.provenance import versions
 from autosparse.data import Images as Arrays
 from autosparse.data import ImageSet, image_set
+from autosparse.page import Document
 from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleWriter
+from autosparse.study import find_scale, make_graph
+from autosparse.study.parts import Part
+from autosparse.study.scale import Scale
 from autosparse.tasks import Images
 from autosparse.tasks.base import Split
 
@@ -57,6 +62,28 @@ def heading(*peers: str) -> None:
     print(f"date      {datetime.date.today().isoformat()}")
     print(f"hardware  {_cpu()}, {torch.get_num_threads()} threads, {gpu}")
     print(f"versions  {', '.join(f'{package} {version}' for package, version in shown.items())}", flush=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyArguments:
+    """Options of the benchmarks that train runs and report on them."""
+
+    scale: Literal["full", "small", "smoke"] = "small"
+    """full: for GPUs; small: on two cores; smoke: a trial on digits."""
+    output: Path = Path("runs")
+    """Folder of the runs; the report is written to OUTPUT/TITLE."""
+
+
+def report(arguments: StudyArguments, title: str, make: Callable[[Scale], list[Part]]) -> None:
+    """Run the jobs of a study on this machine, resuming those that were interrupted, and write its report."""
+    heading("scikit-learn")
+    parts = make(find_scale("lookahead", arguments.scale, arguments.output))
+    jobs = [job for part in parts for job in part.jobs()]
+    launch_graph(make_graph(jobs), Resources(cluster="local", wait=True), arguments.output)
+    document = Document(arguments.output / title.lower().replace(" ", "-"), title)
+    for part in parts:
+        part.write(document)
+    print(document.write())
 
 
 def table(*columns: str, right: int = 1) -> None:

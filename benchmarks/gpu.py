@@ -42,14 +42,13 @@ class Part:
 
 
 def parts(a: Arguments) -> tuple[Part, ...]:
-    """Training, scoring, a fit, several trainings as one."""
+    """Return the benchmarks of training, scoring and a fit."""
     few = () if a.device == "cuda" else ("--images", "512")  # the CPU is for trying whether all run
     size = ("--sizes", str(a.parameters), "--limit", str(a.parameters), "--enough", "0")
     return (
         Part("irp_gpu", ("--device", a.device, "--dataset", a.dataset, *few), 0.3),
         Part("score", ("--device", a.device, "--parameters", str(a.parameters)), 0.3),
         Part("scale", (*size, "--fit"), 0.25),
-        Part("pack", ("--device", a.device, "--dataset", a.dataset), 0.15),
     )
 
 

@@ -1,8 +1,8 @@
-"""Whether two commits compute the same: `python -m benchmarks.same_results OLD [NEW]`.
+"""Compare what two commits compute: `python -m benchmarks.same_results OLD [NEW]`.
 
-Runs the demo of both (IRP, a fit, pruning, a report) and compares, byte for byte, what they leave: the shards of the
-stores, histories, initial states, masks, networks and lookup tables of AutoS, and the report's tables. What tells of
-time, versions and configuration is not compared. Exit code 1 if anything differs.
+Runs the demo and one small run of each kind at both commits. Compares byte for byte the shards of the stores,
+histories, initial states, masks, networks and lookup tables of AutoS, and the tables of the report. Files that hold
+times, versions or configuration are not compared. Exit code 1 if anything differs.
 """
 
 import hashlib
@@ -23,12 +23,21 @@ from benchmarks.common import heading, row, table
 
 ROOT = Path(__file__).parents[1]
 _BYTES = ("triples.zarr/*/c/**/*", "history.json", "*.safetensors", "report.md")
+_TEXT = "--task text --layers 1 --heads 2 --width 16 --context 16 --epochs 1 --learning-rate 0.001"
+_COMMANDS = (
+    "paper demo",
+    f"irp {_TEXT} --criteria magnitude --iterations 2 --probe-steps 3 --probe-columns probe-gradient probe-theta",
+    "irp --dataset digits --criteria grasp --schedule linear --iterations 3 --epochs 2 --rewind-epoch 1",
+    "prune --dataset digits --epochs 2 --criteria gmp rigl synflow npb short-irp lookahead --sparsities 0.95 --seeds 1",
+    "prune --dataset digits --epochs 1 --criteria snip --sanity shuffled reinitialized inverted --seeds 1",
+    f"prune {_TEXT} --criteria random-erk snip-probe pretrained gmp --sparsities 0.9 --seeds 1",
+)
 _RESULTS = ("kept", "layer_densities", "history", "accuracy")  # of result.json
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Compare what the demo of two commits computes."""
+    """Compare what two commits compute."""
 
     old: Annotated[str, tyro.conf.Positional]
     """A commit."""
@@ -54,7 +63,7 @@ def main(a: Arguments) -> None:
 
 
 def _results(commit: str, folder: Path) -> dict[str, str]:
-    """What the demo of a commit leaves, as `digests`."""
+    """Run all commands at a commit and return the digests of what they leave."""
     folder.mkdir()
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True)
     if archive.returncode:
@@ -62,13 +71,16 @@ def _results(commit: str, folder: Path) -> dict[str, str]:
     code, output = folder / "code", folder / "runs"
     code.mkdir()
     subprocess.run(["tar", "-x", "-C", str(code)], input=archive.stdout, check=True)
-    command = [sys.executable, "launch/paper.py", "demo", "--cluster", "inline", "--output", str(output)]
-    subprocess.run(command, cwd=code, env=os.environ | {"PYTHONPATH": str(code)}, check=True, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"PYTHONPATH": str(code)}
+    for words in _COMMANDS:
+        name, *options = words.split()
+        command = [sys.executable, f"launch/{name}.py", *options, "--cluster", "local", "--output", str(output)]
+        subprocess.run(command, cwd=code, env=environment, check=True, stdout=subprocess.DEVNULL)
     return digests(output)
 
 
 def digests(output: Path) -> dict[str, str]:
-    """Of what runs have left below a folder, by paths."""
+    """Return the digest of each result below a folder, by its path."""
     found = {path: path.read_bytes() for pattern in _BYTES for path in output.rglob(pattern) if path.is_file()}
     for path in output.rglob("result.json"):
         result = json.loads(path.read_text())

@@ -31,7 +31,7 @@ class GPT2(Task):
     context: int = 64
     """Bytes of a sample."""
     text: Path | None = field(default=None, metadata=NO_IDENTITY)
-    """A file; the source of Python's standard library if not given."""
+    """A file. Default: the source of Python's standard library."""
 
     @property
     def recipe(self) -> Recipe:

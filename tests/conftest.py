@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from autosparse import networks
+from autosparse import networks, registry
 from autosparse.data import Images, load
 from autosparse.tasks import Data
 from tests.models import digits
@@ -99,8 +99,17 @@ def convolutional() -> nn.Module:
     )
 
 
+def forget_files() -> None:
+    """Unload the user's files, as a new process has none."""
+    for name in registry._LOADED:
+        del sys.modules[name]
+    registry._LOADED.clear()
+    registry.FILES.clear()
+
+
 def run_script(name: str, *arguments: str) -> int:
-    """Run a launch script in this process; returns its exit code."""
+    """Run a launch script in this process, which loads the user's files anew; returns its exit code."""
+    forget_files()
     argv = sys.argv
     sys.argv = [f"launch/{name}.py", *map(str, arguments)]
     try:

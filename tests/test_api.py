@@ -3,8 +3,12 @@
 import itertools
 import random
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,11 +19,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import autosparse
+from autosparse.config import CRITERIA, PRETRAINED
+from autosparse.criteria import reading
 from autosparse.criteria.reading import LIMIT
 from autosparse.criteria.rounds import Rounds
 from autosparse.criteria.snip import snip
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
+from tests.criteria.quick import quick
 from tests.models import GPT, images, texts
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
@@ -39,7 +46,32 @@ CALLED_WRONGLY: dict[str, tuple[Callable[[nn.Module], object], str]] = {
         "mask has its own choice of parameters",
     ),
     "no criterion": (lambda m: prune(m, images(), criterion=3), "a function of model, mask and batches; got a int"),  # type: ignore[arg-type]
+    "a sparsity in words": (
+        lambda m: prune(m, images(), sparsity="0.9"),  # type: ignore[arg-type]
+        "between 0 and 1 (0.95 removes 95% of the weights), got '0.9'",
+    ),
+    "rounds in words": (lambda m: prune(m, images(), rounds="5"), "rounds must be an integer of at least 1, got '5'"),  # type: ignore[arg-type]
+    "half a step": (
+        lambda m: prune(m, images(), criterion="short-irp", steps_per_round=2.5, optimizer=torch.optim.Adam),  # type: ignore[arg-type]
+        "steps_per_round must be an integer of at least 1, got 2.5",
+    ),
+    "no round": (
+        lambda m: prune(m, images(), criterion="short-irp", rounds=0, steps_per_round=1, optimizer=torch.optim.Adam),
+        "rounds must be an integer of at least 1, got 0",
+    ),
+    "a seed in words": (
+        lambda m: prune(m, criterion="random", seed="0"),
+        "seed must be an integer of at least 0, got '0'",
+    ),  # type: ignore[arg-type]
     "no loss": (lambda m: prune(m, images(), loss="mse", criterion="snip"), "mean loss of the batch, got 'mse'"),  # type: ignore[arg-type]
+    "a loss of outputs": (
+        lambda m: prune(m, images(), loss=F.cross_entropy, criterion="snip"),
+        "fails at the loss, a function of (model, batch): cross_entropy_loss(): argument 'input'",
+    ),
+    "a loss of outputs, fed": (
+        lambda m: prune(m, images(), loss=nn.CrossEntropyLoss(), criterion="px"),
+        "the loss, a function of (model, batch), fails before it calls the network",
+    ),
     "scores that are none": (
         lambda m: prune(m, images(), criterion=lambda *_: torch.zeros(3)),
         "scores float32 (50200,), higher is kept; this one gives torch.float32 (3,)",
@@ -182,19 +214,36 @@ def test_any_loss_of_any_batches(model: nn.Module) -> None:
     assert prune(model, batches, loss=loss, rounds=3).count == 2510
 
 
-def test_a_bar_for_what_takes_long_only(model: nn.Module, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_alone_gets_a_bar_and_its_total_stays(
+    terminal: bool, model: nn.Module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     prune(model, images(), criterion="snip")
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == ""  # It takes less than two seconds.
+    monkeypatch.setattr("autosparse.criteria.progress._PATIENCE", 1e-9)
 
-    def slow(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
-        time.sleep(0.7)
-        return snip(model, mask, batches)
+    def fewer(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+        """Read less in each round."""
+        time.sleep(0.11)
+        return snip(model, mask, itertools.islice(batches, 4 if mask.count == mask.layout.size else 1))
 
-    prune(model, images(), criterion=Rounds(slow, 4))
-    assert re.search(r"pruning by Rounds: .* batches/s, round 4/4", capsys.readouterr().err)
+    prune(model, images() * 4, criterion=Rounds(fewer, 4))
+    shown = capsys.readouterr().err
+    assert re.findall(r"(\d)/(\d) ", shown) == [(str(done), "4") for done in range(1, 4)] * terminal
+    assert terminal or not shown
 
 
-def test_a_loader_is_read_once_unless_the_network_writes_into_its_batches() -> None:
+class Shift(nn.Module):
+    def __init__(self, *, inplace: bool) -> None:
+        super().__init__()
+        self.inplace = inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sub_(0.5) if self.inplace else x - 0.5
+
+
+def test_network_that_writes_into_its_inputs_gets_the_same_in_every_pass() -> None:
     class Counted:
         passes = 0
 
@@ -202,9 +251,78 @@ def test_a_loader_is_read_once_unless_the_network_writes_into_its_batches() -> N
             self.passes += 1
             return iter([(x.clone(), y) for x, y in images()])
 
-    for own, passes in ((nn.ReLU(), 1), (nn.ReLU(inplace=True), 5)):
+    masks = []
+    for inplace in (False, True):
         torch.manual_seed(0)
-        model, batches = nn.Sequential(own, nn.Flatten(), nn.Linear(64, 10)), Counted()
-        found = prune(model, batches, criterion=Rounds(snip, 5))
-        assert batches.passes == passes
-        assert found.count == 32
+        model, batches = nn.Sequential(Shift(inplace=inplace), nn.Flatten(), nn.Linear(64, 10)), Counted()
+        masks.append(prune(model, batches, criterion=Rounds(snip, 5)))
+        assert batches.passes == 1
+    assert masks[0] == masks[1]
+
+
+@dataclass
+class Own:
+    """A batch of a kind that nothing here knows."""
+
+    x: Any
+    y: Any
+    lock: Any = None
+
+
+class Staged:
+    """A loader that writes every batch into the same memory."""
+
+    def __init__(self, kind: str, batches: list[tuple[Tensor, Tensor]]) -> None:
+        (x, y), self.batches = batches[0], batches
+        self.x, self.y = x.numpy().copy(), y.numpy().copy()
+        parts: Any = (self.x, self.y) if kind == "arrays" else (torch.from_numpy(self.x), torch.from_numpy(self.y))
+        self.batch = Own(*parts, Lock() if kind == "locked" else None) if kind in ("own", "locked") else parts
+
+    def __iter__(self) -> Iterator[Any]:
+        for x, y in self.batches:
+            self.x[:], self.y[:] = x, y
+            yield self.batch
+
+
+def loss_of_any(model: nn.Module, batch: Any) -> Tensor:
+    x, y = (batch.x, batch.y) if isinstance(batch, Own) else batch
+    return F.cross_entropy(model(torch.as_tensor(x)), torch.as_tensor(y))
+
+
+@pytest.mark.parametrize(("kind", "held"), [("tensors", 10**9), ("tensors", 0), ("arrays", 10**9), ("own", 10**9)])
+@pytest.mark.parametrize("name", [PRETRAINED, "iterative-snip", "force", "grasp", "prospr", "dataflow", "short-irp"])
+def test_batches_that_share_memory_give_the_mask_of_a_list(
+    name: str, kind: str, held: int, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_HELD", held)
+    x, y = images(80)[0]
+    batches = [(x[k::4], y[k::4]) for k in range(4)]
+    how: dict[str, Any] = {"criterion": quick(name)} if name in CRITERIA else {"criterion": name, "rounds": 2}
+    if name == "short-irp":
+        how |= {"steps_per_round": 6, "optimizer": lambda parameters: torch.optim.SGD(parameters, 0.1)}
+    expected = prune(model, batches, loss=loss_of_any, **how)
+    assert prune(model, Staged(kind, batches), loss=loss_of_any, **how) == expected
+
+
+def test_batches_that_cannot_be_copied_are_read_again(model: nn.Module) -> None:
+    batches = [(x, y) for x, y in images()]
+    expected = prune(model, batches, criterion=quick("iterative-snip"), loss=loss_of_any)
+    assert prune(model, Staged("locked", batches), criterion=quick("iterative-snip"), loss=loss_of_any) == expected
+
+
+class Weighted(nn.Linear):
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x.flatten(1)) * weights
+
+
+def test_arguments_that_share_memory_are_copied_with_the_inputs() -> None:
+    torch.manual_seed(0)
+    model, shared = Weighted(64, 10), torch.zeros(20, 10, dtype=torch.int64)
+    rows = torch.arange(10).repeat(20, 1)
+    batches = [(images()[0][0], rows), (images()[0][0] + 1, rows.flip(1))]
+
+    def loss(model: nn.Module, batch: Any, copy: bool = False) -> Tensor:
+        return model(batch[0], weights=shared.copy_(batch[1]) if copy else batch[1]).mean()
+
+    expected = prune(model, batches, loss=loss, criterion=quick("dataflow"))
+    assert prune(model, batches, loss=partial(loss, copy=True), criterion=quick("dataflow")) == expected

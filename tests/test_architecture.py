@@ -23,7 +23,7 @@ LAYERS = [
     {"training"},
     {"lookahead"},
     {"irp", "autos"},
-    {"api", "pack"},
+    {"api"},
     {"jobs"},
     {"study"},
     {"cli"},
@@ -94,6 +94,12 @@ def test_a_circle_is_found() -> None:
 def test_every_room_is_in_the_plan() -> None:
     rooms = {room_of(path) for path in (ROOT / "autosparse").rglob("*.py")} - {"__init__"}
     assert rooms == set(LEVEL)
+
+
+def test_names_that_are_imported_late_are_listed() -> None:
+    for package in (autosparse, autosparse.pruning):
+        assert {*package.__all__, "__doc__", "__name__"} <= {*dir(package)}
+        assert [*dir(package)] == sorted({*dir(package)})
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)

@@ -98,11 +98,6 @@ from tests.conftest import ROOT
             ["- both wrote the same bytes: met", "| 4,096 | 68.7 billion |", "ranks on a commit keeps all of them"],
         ),
         (
-            "pack",
-            "--dataset digits --seeds 2 --packs 2 --iterations 1 --repeats 1 --folder FOLDER",
-            ["| 1 | ", "| 2 | ", "| 1, weights nudged", "- 2 runs in 0.33 of the time", "| Adam |"],
-        ),
-        (
             "cluster",
             "--dataset digits --networks lenet-300-100 --epochs 1 --repeats 1 --no-slurm --folder FOLDER",
             ["| processes | ms a step |", "| lenet-300-100 |", "- checkpoints under 2 per cent"],
@@ -131,6 +126,6 @@ def test_what_a_gpu_is_for_runs_in_turn_and_what_takes_too_long_is_stopped(tmp_p
     command = [sys.executable, "-m", "benchmarks.gpu", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     written = (tmp_path / "gpu.md").read_text()
-    for name in ("irp_gpu", "score", "scale", "pack"):
+    for name in ("irp_gpu", "score", "scale"):
         assert f"## {name}\n" in written
         assert f"{name} was stopped at its share of 0 s" in done.stdout

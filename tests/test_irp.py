@@ -26,7 +26,7 @@ from autosparse.irp import IRP
 from autosparse.lookahead import Probe
 from autosparse.pruning import Geometric, Mask
 from autosparse.pruning.schedule import keep_count
-from autosparse.store import TripleStore
+from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.schema import LEDGER, MARKER
 from autosparse.store.storage import Folder
 from autosparse.store.verify import problems
@@ -74,12 +74,13 @@ def run(
     criterion: Any = None,
     config: IRPConfig = CONFIG,
     network: str = "convolutional",
+    recipe: Recipe | None = None,
     **more: Any,
 ) -> list[dict[str, Any]]:
     return IRP(
         model=fresh(network),
         data=data_for(network, images),
-        recipe=recipe_for(network),
+        recipe=recipe or recipe_for(network),
         config=config,
         folder=folder,
         accelerator=accelerator,
@@ -417,18 +418,41 @@ def test_an_initial_state_from_before_the_first_commit_is_made_again(
     assert tree(tmp_path) == whole
 
 
-def test_a_state_to_rewind_to_that_is_not_the_committed_one_is_refused(
-    images: Images, accelerator: Accelerator, tmp_path: Path
+@pytest.mark.parametrize("steps", [15, 25])  # past the rewind state: in the first training, in the second
+def test_rewind_state_that_is_changed_is_refused_and_one_that_is_deleted_is_made_again(
+    steps: int, images: Images, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    late = replace(CONFIG, rewind_epoch=1)
-    run(tmp_path / "whole", images, accelerator, config=late)
-    interrupted(tmp_path / "a", images, accelerator, 15, late)
+    config, recipe = replace(CONFIG, iterations=2, rewind_epoch=1), replace(RECIPE, epochs=2)
+    run(tmp_path / "whole", images, accelerator, config=config, recipe=recipe)
+    interrupted(tmp_path / "a", images, accelerator, steps, config, recipe=recipe)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
     altered(tmp_path / "a" / "rewind.safetensors")
-    with pytest.raises(UserError, match=r"rewind.safetensors is not what the run committed"):
-        run(tmp_path / "a", images, accelerator, config=late)
-    (tmp_path / "a" / "rewind.safetensors").unlink()
-    run(tmp_path / "a", images, accelerator, config=late)
-    assert tree(tmp_path / "a") == tree(tmp_path / "whole")
+    with pytest.raises(UserError, match=r"rewind.safetensors is not what the run committed; delete this file alone"):
+        run(tmp_path / "a", images, accelerator, config=config, recipe=recipe)
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        (folder / "rewind.safetensors").unlink()
+        run(folder, images, accelerator, config=config, recipe=recipe)
+        assert tree(folder) == tree(tmp_path / "whole")
+
+
+def test_last_row_changed_before_its_commit_is_trained_again(
+    whole: dict[str, bytes],
+    images: Images,
+    accelerator: Accelerator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def die(*arguments: object) -> None:
+        raise KilledError
+
+    monkeypatch.setattr(TripleWriter, "finish", die)
+    with pytest.raises(KilledError):
+        run(tmp_path, images, accelerator)
+    monkeypatch.undo()
+    history = tmp_path / "history.json"
+    history.write_text(history.read_text().replace('"iteration": 3,', '"iteration": 3, "extra": 1,'))
+    run(tmp_path, images, accelerator)
+    assert tree(tmp_path) == whole
 
 
 def test_a_history_that_is_not_the_committed_one_is_refused(

@@ -57,6 +57,6 @@ def make_network(backbone: str, features: Features, seed: int) -> nn.Module:
     """
     if backbone not in BACKBONES:
         raise unknown("backbone", backbone, BACKBONES)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.random.default_generator.manual_seed(seed)
-        return BACKBONES[backbone](features.width)
+        return BACKBONES[backbone](features.width).float()

@@ -40,7 +40,7 @@ def tabulate_held_out(autos: AutoS, samples: Samples) -> Surface:
     """The surface of a fit, made and measured by parameters that were not fitted to."""
     seen = samples.tabulation()
     columns = [torch.cat(values).to(autos.device) for values in zip(*(each.columns for each in seen), strict=True)]
-    sizes = [torch.tensor(each.scale.sizes).expand(len(each.labels), -1) for each in seen]
+    sizes = [torch.tensor(each.scale.sizes, dtype=torch.float32).expand(len(each.labels), -1) for each in seen]
     scale = torch.cat(sizes).to(autos.device).unbind(1)
     return autos.surface(*columns, scale=scale, resolution=samples.config.resolution)
 

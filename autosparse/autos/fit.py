@@ -50,7 +50,8 @@ def fit(
     batches = samples.batches(accelerator)
     steps = number_of_steps(config, len(batches))
     position = resume.load(model, optimizer) if resume else None
-    first_epoch, done, losses, total = 0, 0, list[float](), torch.zeros((), device=accelerator.device)
+    first_epoch, done, losses = 0, 0, list[float]()
+    total = torch.zeros((), dtype=torch.float32, device=accelerator.device)
     if position:
         batches.sampler.load_state_dict(position["batches"])
         first_epoch, losses = position["batches"]["epoch"], position["losses"]

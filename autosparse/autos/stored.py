@@ -111,8 +111,9 @@ class Encoder:
         self, stores: Sequence[TripleStore], scales: Sequence[Scale], config: FitConfig, device: torch.device
     ) -> None:
         self._features, self._device = Features.of(config), device
-        self._rms = torch.tensor([scale.sizes for scale in scales], device=device)
-        self._labels = torch.zeros(len(stores), max(store.iterations for store in stores) + 1, device=device)
+        self._rms = torch.tensor([scale.sizes for scale in scales], dtype=torch.float32, device=device)
+        shape = len(stores), max(store.iterations for store in stores) + 1
+        self._labels = torch.zeros(shape, dtype=torch.float32, device=device)
         for row, store in zip(self._labels, stores, strict=True):
             row[: store.iterations + 1] = torch.from_numpy(label_table(config.label, store.densities))
 

@@ -195,8 +195,8 @@ class Surface:
         found = []
         for axis, rms in zip(self.axes, self.features.pick(scale.sizes), strict=True):
             gain = axis.gain / rms if self.features.transform == "scaled" else axis.gain
-            constants = torch.tensor([gain, axis.low, (len(axis.warp) - 1) / (axis.high - axis.low)])
-            found.append((constants.to(device), axis.warp.to(device)))
+            constants = [gain, axis.low, (len(axis.warp) - 1) / (axis.high - axis.low)]
+            found.append((torch.tensor(constants, dtype=torch.float32, device=device), axis.warp.to(device)))
         return found
 
     def save(self, folder: str | Path) -> None:

@@ -54,7 +54,7 @@ def tabulate(
         """The network at the nodes."""
         grid = torch.cartesian_prod(*(torch.sinh(axis.nodes(nodes)) / axis.gain for axis in axes))
         found = dict(zip(features.names, grid.view(-1, len(axes)).float().to(device).unbind(1), strict=True))
-        unread = torch.zeros(len(grid), device=device)  # in the place of a column that is no input
+        unread = torch.zeros(len(grid), dtype=torch.float32, device=device)  # in the place of a column that is no input
         scores = autos.score(*(found.get(name, unread) for name in features.columns), scale=one)
         return scores.cpu().view([nodes] * len(axes))
 
@@ -78,7 +78,7 @@ def _even(gain: float, coordinates: Tensor) -> Axis:
     """An axis over the range of the sample and a margin, its nodes evenly spaced."""
     low, high = coordinates.min().item(), coordinates.max().item()
     margin = _MARGIN * (high - low) or 1.0
-    return Axis(gain, low - margin, high + margin, torch.linspace(0.0, 1.0, _PIECES + 1))
+    return Axis(gain, low - margin, high + margin, torch.linspace(0.0, 1.0, _PIECES + 1, dtype=torch.float32))
 
 
 def _warped(axes: Sequence[Axis], values: Tensor, sample: Sequence[Tensor]) -> tuple[Axis, ...]:

@@ -13,14 +13,14 @@ from autosparse.command import parse, run
 from autosparse.errors import unknown
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "demo": ("paper", "the whole pipeline in minutes: iterative pruning, a fit, rivals, a report"),
+    "demo": ("paper", "the whole pipeline in minutes: iterative pruning, a fit, baselines, a report"),
     "irp": ("irp", "prune networks iteratively, and store what survives"),
     "fit": ("autos", "fit AutoS, the learned criterion, to runs of irp"),
     "prune": ("prune", "prune networks before training by a criterion, and train them"),
     "report": ("report", "tables and figures of runs"),
     "paper": ("paper", "whole experiments by name"),
     "data": ("data", "get a data set"),
-    "runs": ("runs", "watch, stop and go on with runs; runs --live follows them"),
+    "runs": ("runs", "watch, stop and resume runs; runs --live follows them"),
     "serve": ("serve", "show runs as a web page that updates by itself"),
     "store": ("store", "look into a store of triples, check it, take it elsewhere"),
 }
@@ -39,7 +39,7 @@ def _module(name: str) -> Any:
 
 
 def main() -> None:
-    """What `autosparse` does: one screen, or a command."""
+    """Run `autosparse`: print one screen, or run a command."""
     name, *args = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(_screen())

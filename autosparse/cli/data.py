@@ -18,9 +18,9 @@ class Arguments:
     """
 
     dataset: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--datasets"])]
-    """mnist, fashion-mnist, cifar10, cifar100 or tiny-imagenet, or cifar10-16, made from cifar10; or several."""
+    """One or several of mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet and cifar10-16, made from cifar10."""
     data_root: Path | None = None
-    """Folder for the .npz files; $AUTOSPARSE_DATA, or data, if not given."""
+    """Folder of the .npz files. Default: $AUTOSPARSE_DATA, or else data."""
 
 
 def main(a: Arguments) -> None:

@@ -12,7 +12,6 @@ import tyro
 from autosparse import cluster
 from autosparse.cluster import Resources, site_resources
 from autosparse.config import OneShot
-from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, Tasked
 
 
@@ -20,34 +19,24 @@ from autosparse.jobs import IRPRun, Tasked
 class Arguments(Tasked):
     """Prune networks iteratively, rewinding them to their initial state, and store (theta, grad, survival).
 
-    One run for each criterion and seed, below OUTPUT/irp. Prints their folders. A run that is complete is not run
-    again; one that was interrupted goes on.
+    One run for each criterion and seed, below OUTPUT/irp. Prints their folders. A complete run is not run
+    again; an interrupted run resumes.
     """
 
     criteria: Annotated[tuple[OneShot, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
-    """What decides in each iteration; several make a grid."""
+    """Criteria that choose in each iteration; several make a grid."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
-    """Seeds of initial weights and order of samples; several make a grid."""
+    """Seeds of the initial weights and the order of samples; several make a grid."""
     order_seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--order-seed"])] = ()
-    """Seeds of the order of samples, augmentation and random criterion, in place of --seeds. Each is combined with each
-    of --seeds: runs from the same weights."""
-    pack: int = 1
-    """How many runs train together, in one process, as one on stacked weights: the same numbers except for rounding. It
-    pays on a GPU that a small network leaves idle. What draws random numbers in training (dropout) cannot be packed."""
+    """Seeds of the order of samples, augmentation and random criterion, each combined with each of --seeds: runs from
+    the same weights. Default: the seed of the weights."""
     job: IRPRun = field(default_factory=IRPRun)
     resources: Resources = field(default_factory=site_resources)
 
 
 def main(a: Arguments) -> None:
     """Run the grid."""
-    if a.pack < 1:
-        raise UserError(f"pack must be at least 1, got {a.pack}")
-    if a.pack > 1:
-        here = a.resources.resolve()
-        a.job.setting.make_recipe().check_packed(here.tasks * (here.nodes or 1))
-        if others := [name for name in a.job.track if name != "tensorboard"]:  # which have one run a process
-            raise UserError(f"--track {others[0]} does not go with a pack, tensorboard does")
     grid = product(a.criteria, a.seeds, a.order_seeds or (None,))
     configs = [replace(a.job.config, criterion=name, seed=seed, order_seed=order) for name, seed, order in grid]
     jobs = [replace(a.job, config=config) for config in configs]
-    cluster.launch(jobs, a.resources, a.job.output, "irp", a.pack)
+    cluster.launch(jobs, a.resources, a.job.output, "irp")

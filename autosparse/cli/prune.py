@@ -19,26 +19,29 @@ _CRITERIA = (*SHIPPED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic))
 class Arguments(Tasked):
     """Prune networks before training, by one criterion or several, and train them.
 
-    One run for each criterion, sparsity and seed, below OUTPUT/prune. Prints their folders.
+    One run for each criterion, sparsity and seed, below OUTPUT/prune; at sparsity 0 one for each seed. Prints their
+    folders.
     """
 
     criteria: Annotated[tuple[str, ...], choices(_CRITERIA, alias="--criterion")] = ("snip",)
     """Criteria by name (pretrained: the AutoS of the package, lookahead: the one that trains ahead, as short-irp and
     snip-probe do; gmp and rigl choose during the training), or folders of `autosparse fit`."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = (0.9, 0.95, 0.98, 0.99)
-    """Shares of the weights to remove, 0 for the dense network; several make a grid."""
+    """Fractions of the weights to remove, 0 for the dense network; several make a grid."""
     sanity: tuple[Sanity, ...] = ("none",)
-    """Checks, beside none: shuffled mask within its layers, weights reinitialized under it, scores inverted."""
+    """Sanity checks, besides none: mask shuffled within its layers, weights reinitialized under it, scores inverted."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (100, 101)
-    """Seeds of initial weights and order of samples; take others than those that labels came from."""
+    """Seeds of the initial weights and the order of samples; not those of the runs that AutoS was fitted to."""
     job: PruneRun = field(default_factory=PruneRun)
     resources: Resources = field(default_factory=site_resources)
 
 
 def main(a: Arguments) -> None:
     """Run the grid."""
-    configs = [
+    dense = [replace(a.job.config, sparsity=0.0, seed=seed) for seed in a.seeds if 0 in a.sparsities]
+    grid = product(a.criteria, filter(None, a.sparsities), a.seeds, a.sanity)
+    configs = dense + [
         replace(a.job.config, criterion=name, sparsity=sparsity, seed=seed, sanity=sanity)
-        for name, sparsity, seed, sanity in product(a.criteria, a.sparsities, a.seeds, a.sanity)
+        for name, sparsity, seed, sanity in grid
     ]
     cluster.launch([replace(a.job, config=config) for config in configs], a.resources, a.job.output, "prune")

@@ -14,8 +14,8 @@ from autosparse.config import Bounds, Config
 class Arguments(Config):
     """Show the state of runs as a web page that updates by itself. Prints its address; Ctrl-C ends it.
 
-    The page is for browsers on this machine: `ssh -L 8642:127.0.0.1:8642 MACHINE` brings it to another. It shows and
-    changes nothing; whoever has an account on this machine can read it.
+    The page is for browsers on this machine: `ssh -L 8642:127.0.0.1:8642 MACHINE` brings it to another. It changes
+    nothing; everybody with an account on this machine can read it.
     """
 
     runs: Runs = (Path("runs"),)

@@ -1,11 +1,11 @@
-"""An attempt at a job: what is submitted, and what happens around the work."""
+"""What is submitted for a job: the job itself, with its lease, its records and its log around it."""
 
 import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from autosparse.cluster import interruption, process, provenance
 from autosparse.cluster.job import ERRORS, Job, describe
 from autosparse.cluster.lease import lease
 from autosparse.cluster.requeue import requeue, requeues
-from autosparse.cluster.speaking import about, speaking
 from autosparse.errors import UserError
 from autosparse.files import remove_unfinished, write_record
 
@@ -26,141 +25,96 @@ log = logging.getLogger("autosparse")
 
 @dataclass(frozen=True)
 class Attempt:
-    """Runs a job, or several together, in each process that Slurm or this machine starts; it is what is submitted.
+    """Runs a job in each process that Slurm or this machine starts for it.
 
-    A job's state is in its folder, so going on is running again.
+    The state of a job is in its folder, so to resume it is to run it again.
 
     Attributes:
-        jobs: one, or several that run together.
-        cpus: threads of each process; as many as PyTorch takes, if None.
-        max_requeues: how often it may be requeued.
+        job: the job.
+        cpus: threads of each process; None leaves PyTorch's default.
+        max_requeues: how often the job may be queued again.
     """
 
-    jobs: tuple[Job, ...]
+    job: Job
     cpus: int | None
     max_requeues: int = 0
 
     def __call__(self) -> None:
-        """Do the work.
+        """Run the job unless it is complete, and record how that ended.
 
         Raises:
-            Exception: of the first job that failed.
+            UserError: the job cannot run, or another process works on it.
+            KeyboardInterrupt: it was asked to stop, outside of Slurm, where it is queued again.
         """
-        for error in self.run().values():
-            raise error
-
-    def run(self) -> dict[Path, Exception]:
-        """Do the work; returns which jobs failed, by folder, and why."""
         accelerator = process.start(self.cpus)
-        inside = submitit.JobEnvironment() if "SUBMITIT_EXECUTOR" in os.environ else None
-        on_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
-        job_id = inside.job_id if inside and on_slurm else None
-        main = accelerator.is_main_process
+        executor = os.environ.get("SUBMITIT_EXECUTOR")
+        job_id = submitit.JobEnvironment().job_id if executor == "slurm" else None
+        # An earlier command that was killed may have left its job behind.
+        hold = lease(self.job.folder, job_id, wait=executor == "local")
         try:
-            with interruption.listening():
-                failed = self._attempt(accelerator, job_id)
+            with interruption.listening(), hold if accelerator.is_main_process else nullcontext():
+                self._run(accelerator, job_id)
         except interruption.InterruptedAtStep as stop:
             accelerator.wait_for_everyone()
             if interruption.lost():
                 raise UserError(str(stop)) from None
-            if not on_slurm:
+            if executor != "slurm":
                 raise KeyboardInterrupt from None
-            requeue(self.max_requeues, main)
-        if inside and not failed:
+            requeue(self.max_requeues, accelerator.is_main_process)
+        if executor:
             process.finish(accelerator)
-        return failed
 
-    def _attempt(self, accelerator: Accelerator, job_id: str | None) -> dict[Path, Exception]:
-        """Hold and record each job for as long as all of them work; what a job fails in is recorded as its own."""
-        failed = dict[Path, BaseException]()
-        begun = list[tuple[Job, ExitStack, bool]]()
-        for job in self.jobs:
-            with _collecting(failed, job), ExitStack() as held:
-                if accelerator.is_main_process:
-                    held.enter_context(lease(job.folder, job_id))
-                to_do = held.enter_context(self._recorded(job, accelerator, job_id))
-                begun.append((job, held.pop_all(), to_do))
-        ends: Mapping[Path, BaseException] = {}
-        try:
-            ends = _work([job for job, _, to_do in begun if to_do], accelerator)
-        except BaseException as stop:  # of all of them
-            ends = {job.folder: stop for job, _, to_do in begun if to_do}
-        for job, held, _ in begun:
-            with _collecting(failed, job), held:
-                if error := ends.get(job.folder):
-                    raise error
-        return {folder: _failure(error) for folder, error in failed.items()}
-
-    @contextmanager
-    def _recorded(self, job: Job, accelerator: Accelerator, job_id: str | None) -> Iterator[bool]:
-        """Record in a run's folder how the block ended; yields whether there is anything to do."""
-        folder, main, rank = job.folder, accelerator.is_main_process, accelerator.process_index
+    def _run(self, accelerator: Accelerator, job_id: str | None) -> None:
+        """Run the job if there is anything to do, and record the end in its folder."""
+        job, folder = self.job, self.job.folder
+        main, rank = accelerator.is_main_process, accelerator.process_index
         if main:  # an earlier attempt may have had more processes; the others are held by the broadcast below
             for path in folder.glob(ERRORS):
                 path.unlink(missing_ok=True)
-            remove_unfinished(folder, but="job.json")  # which is written by who submits, maybe now
-        with _logging_to(folder, rank, named=len(self.jobs) > 1):
+            remove_unfinished(folder, but="job.json")  # the submitting command may be writing it now
+        with _logging_to(folder, rank):
             try:
-                to_do = not broadcast_object_list([main and _is_complete(job)])[0]
-                if to_do:
+                if not broadcast_object_list([main and _is_complete(job)])[0]:
                     if job_id and requeues() > self.max_requeues:  # by Slurm itself: lost nodes, preemptions
                         raise UserError(f"was queued again more than {self.max_requeues} times, see max-requeues")
                     if main:
                         provenance.write_config(job)
                         provenance.write_environment(folder, job_id)
-                        _say(folder, "running", job_id)
+                        _write_status(folder, "running", job_id)
                     accelerator.wait_for_everyone()
-                yield to_do
+                    _work(job, accelerator)
             except interruption.InterruptedAtStep as stop:
                 log.info("stopped at a step, everything saved: %s", stop)
                 if main and not interruption.lost():
-                    _say(folder, "interrupted", job_id, why=str(stop))
+                    _write_status(folder, "interrupted", job_id, why=str(stop))
                 raise
             except BaseException as error:
                 user = isinstance(error, UserError)
                 log.error("%s", describe(error), exc_info=not user)
                 write_record(folder / "logs" / f"rank{rank}.error.json", {"error": describe(error), "user": user})
                 if main:
-                    _say(folder, "failed", job_id, why=describe(error))
+                    _write_status(folder, "failed", job_id, why=describe(error))
                 raise
             if main:
-                _say(folder, "complete", job_id)
+                _write_status(folder, "complete", job_id)
 
 
-def _work(jobs: Sequence[Job], accelerator: Accelerator) -> Mapping[Path, Exception]:
-    """Run them; returns which failed by themselves, and why."""
-    if len(jobs) == 1:
-        jobs[0].run(accelerator)
-    elif jobs:
-        return type(jobs[0]).run_together(jobs, accelerator)
-    return {}
-
-
-@contextmanager
-def _collecting(failed: dict[Path, BaseException], job: Job) -> Iterator[None]:
-    """Note what a job fails in, and speak in its name."""
-    with speaking(job.folder):
-        try:
-            yield
-        except BaseException as error:
-            failed[job.folder] = error
-
-
-def _failure(error: BaseException) -> Exception:
-    """An error, if it is one: being asked to stop is not, and goes on up now that all have recorded it."""
-    if isinstance(error, interruption.InterruptedAtStep) or not isinstance(error, Exception):
-        raise error
-    return error
+def _work(job: Job, accelerator: Accelerator) -> None:
+    try:
+        job.run(accelerator)
+    except SystemExit as stop:  # Slurm would take the job of sys.exit(0) for a complete one.
+        error = RuntimeError(f"sys.exit({stop.code!r}) was called before the run was complete")
+        raise error.with_traceback(stop.__traceback__) from None
 
 
 def _is_complete(job: Job) -> bool:
-    """Whether there is nothing to do; of a job that was submitted before its input was there, only now."""
+    """Return True if there is nothing to do; the input of a job may appear only after its submission."""
     if difference := provenance.config_difference(job):
         raise UserError(difference)
     return job.is_complete()
 
 
-def _say(folder: Path, state: str, job_id: str | None, **more: str) -> None:
+def _write_status(folder: Path, state: str, job_id: str | None, **more: str) -> None:
     place = {"node": socket.gethostname(), "requeues": requeues()}
     provenance.write_status(folder, state, job_id, **place, **more)
 
@@ -185,19 +139,17 @@ class _File(logging.FileHandler):
 
 
 @contextmanager
-def _logging_to(folder: Path, rank: int, named: bool) -> Iterator[None]:
-    """Log what is of this run to a file in its folder, and the main process also to standard error, named or not."""
+def _logging_to(folder: Path, rank: int) -> Iterator[None]:
+    """Write log records to a file in the run's folder, and in the main process also to standard error."""
     path = folder / "logs" / f"rank{rank}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     file = _File(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     console = logging.StreamHandler(sys.stderr)
-    name = f"{folder.name.replace('%', '%%')}: " if named else ""
-    console.setFormatter(logging.Formatter(f"{name}%(message)s"))
+    console.setFormatter(logging.Formatter("%(message)s"))
     console.addFilter(lambda record: record.levelno < logging.ERROR)  # errors are reported by who started the job
     handlers: list[logging.Handler] = [file] if rank else [file, console]
     for handler in handlers:
-        handler.addFilter(about(folder))
         log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:

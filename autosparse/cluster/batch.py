@@ -5,7 +5,6 @@ import io
 import os
 import re
 import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -136,9 +135,8 @@ def _submit_part(
 ) -> list[Submitted]:
     """One array, or a plain job where there is one task."""
     with _outside_of_any_job(), contextlib.redirect_stderr(io.StringIO()):  # submitit says there what it raises, too
-        python = f"{shlex.quote(sys.executable)} -ISc {shlex.quote(interruption.HOLD)}"
-        executor = submitit.SlurmExecutor(folder / "%j", python=python)
-        executor.update_parameters(**parameters(resources, name, previous))
+        executor = submitit.SlurmExecutor(folder / "%j", python=interruption.PYTHON)
+        executor.update_parameters(**parameters(resources, name, previous), teardown=_checked_end(folder))
         try:
             handles = executor.submit_array(tasks)
         except (FailedJobError, FailedSubmissionError) as error:
@@ -169,6 +167,20 @@ def _checked_setup(commands: Sequence[str]) -> list[str]:
         failed = shlex.quote(f"setup failed: {command}")
         lines += [command, f"[ $? -eq 0 ] || {{ echo {failed} >&2; exit 1; }}"]
     return lines
+
+
+def _checked_end(folder: Path) -> list[str]:
+    """Return lines for the end of the batch script: a job whose process ended early has failed, whatever its exit code.
+
+    submitit writes a result for each process that came to its end.
+    """
+    result = f'{shlex.quote(str(folder))}/"$job/${{job}}_0_result.pkl"'
+    return [
+        "code=$?",
+        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",
+        f"[ $code -ne 0 ] || [ -e {result} ] || {{ echo 'the process exited before its work was done' >&2; exit 1; }}",
+        "exit $code",
+    ]
 
 
 def _reasons(text: str) -> str:

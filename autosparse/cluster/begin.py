@@ -1,4 +1,4 @@
-"""What a task of Slurm runs, `python -m autosparse.cluster.begin FOLDER`: submitit, if what it loads is the user's own.
+"""The program of a job's process, `python -m autosparse.cluster.begin FOLDER`: submitit, on pickles of this user alone.
 
 A pickle runs code when it is loaded, and the folder may be one that others can write to.
 """
@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import submitit
@@ -16,14 +17,21 @@ _UNTIL_THERE = 60  # seconds: it is moved to its place just after the submission
 
 
 def main() -> None:
-    """Run what was submitted.
+    """Run the submitted work and end the process, even if threads of the user's are still alive.
 
     Raises:
-        SystemExit: it belongs to another user.
+        SystemExit: the pickle belongs to another user.
     """
     os.environ["SUBMITIT_FOLDER"] = sys.argv[1]
     check_owner(submitit.JobEnvironment().paths.submitted_pickle)
-    submitit_main()
+    code = 1
+    try:
+        submitit_main()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def check_owner(pickle: Path) -> None:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from autosparse.cluster import provenance
 from autosparse.cluster.attempt import Attempt
 from autosparse.cluster.job import describe
 from autosparse.cluster.outcome import Failure, say
@@ -16,17 +15,13 @@ def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
     total = sum(len(stage.jobs) for stage in stages)
     for stage in stages:
         found = blocked(stage, failed)
-        for jobs in stage.packs() if not found else ():
-            for job in jobs:
-                number += 1
-                say(f"[{number}/{total}] {job.folder}")
+        for job in stage.jobs if not found else ():
+            number += 1
+            say(f"[{number}/{total}] {job.folder}")
             try:
-                for job in jobs:
-                    provenance.write_submission(job.folder, None, None)
-                errors = Attempt(jobs, resources.cpus_per_task).run()
-            except Exception as error:  # the other jobs go on; the traceback is in the run's log
-                errors = dict.fromkeys([job.folder for job in jobs], error)
-            found += [Failure(job, describe(errors[job.folder])) for job in jobs if job.folder in errors]
+                Attempt(job, resources.cpus_per_task)()
+            except Exception as error:  # The other jobs continue; the traceback is in the run's log.
+                found.append(Failure(job, describe(error)))
         if found:
             failed.add(stage.name)
             failures += found

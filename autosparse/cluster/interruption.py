@@ -1,6 +1,8 @@
 """Stopping at a step boundary: a signal only sets a flag, and all processes of a job act on it at the same step."""
 
+import shlex
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,13 +12,15 @@ from typing import Any
 
 # time limit and preemption; the same; a person; a person's terminal that is closed
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# what a Slurm task runs first, given the rest of its command: the signals wait until `listening`, while without it one
-# that comes during the imports would end the process, and the job with it; submitit's module gives way to `begin`
+# The first code of a job's process: it holds signals until `listening`, as one during the imports would end it, and
+# runs `autosparse.cluster.begin` instead of submitit's module.
 HOLD = (
     "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM}); "
     "words = [word.replace('submitit.core._submit', 'autosparse.cluster.begin') for word in sys.argv[1:4]]; "
     "os.execv(sys.executable, [sys.executable, *words, *sys.argv[4:]])"
 )
+PYTHON = f"{shlex.quote(sys.executable)} -ISc {shlex.quote(HOLD)}"
+"""The Python of submitit's jobs."""
 _TOGETHER = 3.0  # seconds between two agreements of several processes: each costs a round trip
 
 _received: str | None = None

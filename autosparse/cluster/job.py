@@ -3,7 +3,7 @@
 import sysconfig
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -78,14 +78,6 @@ class Job(ABC):
     @abstractmethod
     def run(self, accelerator: "Accelerator") -> None:
         """Do the work, on every process of the job."""
-
-    @classmethod
-    def run_together(cls, jobs: "Sequence[Job]", accelerator: "Accelerator") -> Mapping[Path, Exception]:
-        """Do the work of several at once, in one process, as far as it goes; returns which failed, by folder, and why.
-
-        Only a kind of job that is ever packed needs it.
-        """
-        raise NotImplementedError(f"jobs of the kind {cls.kind} are not packed")
 
 
 def describe(error: BaseException) -> str:

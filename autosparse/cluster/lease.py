@@ -36,7 +36,9 @@ _RELEASED = 1  # bytes of its file that a holder leaves
 
 
 @contextmanager
-def lease(folder: Path, job_id: str | None, beat: float = _BEAT, stale: float = _STALE) -> Iterator[None]:
+def lease(
+    folder: Path, job_id: str | None, beat: float = _BEAT, stale: float = _STALE, *, wait: bool = False
+) -> Iterator[None]:
     """Hold the lease of a run's folder for the length of the block.
 
     A holder that finds that it has lost the lease (it was suspended for minutes, say) asks itself to stop at the next
@@ -46,6 +48,7 @@ def lease(folder: Path, job_id: str | None, beat: float = _BEAT, stale: float = 
         folder: of the run.
         job_id: of Slurm, if this is a job there: one that was requeued takes over from itself.
         beat, stale: seconds, see above.
+        wait: wait for another job that works on the run, until this process is asked to stop.
 
     Raises:
         UserError: another job works on the run (names it).
@@ -58,7 +61,7 @@ def lease(folder: Path, job_id: str | None, beat: float = _BEAT, stale: float = 
         "job": job_id,
         "folder": str(folder.resolve()),
     }
-    path = _acquire(folder, mine, stale)
+    path = _acquire(folder, mine, stale, wait)
     done = threading.Event()
     keeper = threading.Thread(target=_keep, args=(path, beat, done), name="lease", daemon=True)
     keeper.start()
@@ -85,7 +88,7 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _acquire(folder: Path, mine: dict[str, Any], stale: float) -> Path:
+def _acquire(folder: Path, mine: dict[str, Any], stale: float, wait: bool) -> Path:
     said = json.dumps(mine)
     while True:
         newest = _newest(folder)
@@ -98,7 +101,7 @@ def _acquire(folder: Path, mine: dict[str, Any], stale: float) -> Path:
             except FileNotFoundError:
                 continue  # superseded while it was looked at
             if not free:
-                if holder == _SOMEBODY:
+                if holder == _SOMEBODY or (wait and not interruption.received()):
                     time.sleep(0.05)
                     continue
                 who = f"process {holder['pid']} on {holder['host']}"

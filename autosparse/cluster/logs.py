@@ -2,7 +2,7 @@
 
 OUTPUT/submitted/
   irp_0/            the first submission of launch/irp.py
-    jobs.json       which runs each job works on
+    jobs.json       which run each job works on
     4242/           the batch script of the array
     4242_0/         what the first job said, before and around the run's own logs, and what submitit keeps
 """
@@ -11,7 +11,7 @@ import datetime
 import os
 import re
 import shutil
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -48,20 +48,20 @@ def claimed(root: Path, name: str) -> Iterator[Path]:
         raise
 
 
-def record(folder: Path, cluster: str, runs: Mapping[str, Sequence[Path]]) -> None:
-    """Note which runs each job of a submission works on, and remove what submitit leaves beside."""
+def record(folder: Path, cluster: str, runs: Mapping[str, Path]) -> None:
+    """Record the folder of each job's run, by job id, and remove a link that submitit leaves."""
     for link in folder.glob(".submission_file_*.sh"):
         link.unlink()
     where = folder.resolve()
-    jobs = {job_id: [os.path.relpath(run.resolve(), where) for run in own] for job_id, own in runs.items()}
+    jobs = {job_id: os.path.relpath(run.resolve(), where) for job_id, run in runs.items()}
     write_json(folder / JOBS, {"cluster": cluster, "submitted": datetime.datetime.now().isoformat(), "jobs": jobs})
 
 
 def place_of(root: Path, run: Path) -> tuple[str, Path] | None:
     """The job of Slurm that a run was submitted as last, and what its first process writes to standard error."""
     for folder, jobs in _submissions(root, "slurm"):
-        for job_id, runs in jobs.items():
-            if run.resolve() in runs:
+        for job_id, place in jobs.items():
+            if run.resolve() == place:
                 return job_id, folder / job_id / f"{job_id}_0_log.err"
     return None
 
@@ -83,26 +83,23 @@ def prune(root: Path, cluster: str, active: Container[str]) -> None:
     """
     again = set[Path]()
     for folder, jobs in _submissions(root, cluster):
-        for job_id, runs in jobs.items():
-            if job_id not in active and all(run in again or _is_complete(run) for run in runs):
+        for job_id, run in jobs.items():
+            if job_id not in active and (run in again or _is_complete(run)):
                 shutil.rmtree(folder / job_id, ignore_errors=True)
-            again.update(runs)
+            again.add(run)
         if not any((folder / job_id).exists() for job_id in jobs):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _submissions(root: Path, cluster: str) -> list[tuple[Path, dict[str, list[Path]]]]:
-    """Folders of submissions, newest first, and the runs of each of their jobs."""
+def _submissions(root: Path, cluster: str) -> list[tuple[Path, dict[str, Path]]]:
+    """Return the folders of submissions, newest first, each with the run of each of its jobs."""
     found: list[tuple[str, Path, dict[str, Any]]] = []
     for path in root.glob(f"*/{JOBS}"):
         said = read_record(path)  # a damaged one is left alone
         if said.get("cluster") == cluster:
             found.append((said["submitted"], path.parent, said["jobs"]))
     found.sort(key=lambda row: row[0], reverse=True)
-    return [
-        (folder, {job_id: [(folder / run).resolve() for run in runs] for job_id, runs in jobs.items()})
-        for _, folder, jobs in found
-    ]
+    return [(folder, {job_id: (folder / run).resolve() for job_id, run in jobs.items()}) for _, folder, jobs in found]
 
 
 def _is_complete(run: Path) -> bool:

@@ -15,7 +15,8 @@ import autosparse
 from autosparse import options
 from autosparse.cluster.job import Job
 from autosparse.errors import UserError
-from autosparse.files import read_record, write_json, write_record, write_text
+from autosparse.files import read_record, replacing, write_json, write_record, write_text
+from autosparse.registry import content_of
 
 _PACKAGES = (
     "torch",
@@ -30,6 +31,8 @@ _PACKAGES = (
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 _END = "\n...\n"
 """What ends a document of YAML."""
+FILES = "files"
+"""The section of `config.yaml` that names the copies of the user's files, which ran, and the originals."""
 _RECORDS = (
     "config.yaml",
     "environment.json",
@@ -71,22 +74,29 @@ def write_config(job: Job) -> None:
     path = job.folder / "config.yaml"
     if not _has_output(job) or not path.is_file():
         for source in job.sources():
-            write_text(path.parent / source.name, source.read_text())
-        said = {options.SECTION: asked} if (asked := job.options()) else {}
+            with replacing(path.parent / source.name) as temporary:
+                temporary.write_bytes(content_of(source))
+        sections = {FILES: {source.name: str(source) for source in job.sources()}, options.SECTION: job.options()}
+        said = {name: section for name, section in sections.items() if section}
         write_text(path, yaml.safe_dump({**job.identity(), **said}, sort_keys=False, explicit_end=True))
 
 
-def config_difference(job: Job) -> str | None:
-    """How the configuration of the run in the job's folder differs from the job's; what is not said is the default.
+def config_difference(job: Job, submitted: dict[str, Any] | None = None) -> str | None:
+    """Return how the configuration of the run in the job's folder differs from the job's; None if it does not.
 
-    None if it does not, or if the run in the folder failed before it had any output. What only a machine with the data
-    can tell is left to that.
+    A key that a configuration lacks has its default. A run that failed before it had any output has no configuration.
+    Keys that depend on the data are compared only on a machine that has the data.
+
+    Args:
+        job: the job asked for.
+        submitted: configuration of the job in the queue, to compare with instead of the folder's.
     """
     folder = job.folder
-    if not (folder / "config.yaml").is_file() or not _has_output(job):
+    if submitted is None and not ((folder / "config.yaml").is_file() and _has_output(job)):
         return None
-    there, asked = (_filled(config, job.defaults()) for config in (read_config(folder), job.identity()))
-    told_there = [] if job.absent() else [key for key in there if key != options.SECTION]
+    config = read_config(folder) if submitted is None else submitted
+    there, asked = (_filled(each, job.defaults()) for each in (config, job.identity()))
+    told_there = [] if job.absent() else [key for key in there if key not in (FILES, options.SECTION)]
     for key in [*asked, *told_there]:
         if there.get(key) != asked.get(key):
             return f"{folder} is a run with {_told(key, there, asked)}; choose another output folder or delete it"
@@ -98,8 +108,8 @@ def _told(key: str, there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     one, other = there.get(key), asked.get(key)
     if isinstance(one, dict) and isinstance(other, dict):
         return _told(next(name for name in {**one, **other} if one.get(name) != other.get(name)), one, other)
-    if key == "code":
-        return "another file of the task, of which a copy is in its folder"
+    if key.endswith("code"):
+        return f"another file of the {key.removesuffix('code').rstrip('_') or 'task'}, of which a copy is in its folder"
     return f"{key} = {one}, asked for is {other}"
 
 
@@ -160,10 +170,10 @@ def write_environment(folder: Path, job_id: str | None) -> None:
         write_text(folder / "code.diff", diff)
 
 
-def write_submission(folder: Path, job_id: str | None, log: str | None) -> None:
-    """Write `job.json`: the command that asks for the run and, on Slurm, the job's id and log."""
+def write_submission(job: Job, job_id: str | None, log: str | None) -> None:
+    """Write `job.json`: the command that asks for the run, its configuration and, on Slurm, the job's id and log."""
     said = {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log and str(log)}
-    write_json(folder / "job.json", said)
+    write_json(job.folder / "job.json", {**said, "config": None if job.missing() else job.identity()})
 
 
 def write_status(folder: Path, state: str, job_id: str | None, **more: Any) -> None:

@@ -50,10 +50,10 @@ class Where(Config):
     """Where the jobs run; --help-cluster lists everything that a job can be given."""
 
     cluster: Literal["auto", "slurm", "local", "inline"] = "auto"
-    """slurm: a job array; local: processes of this machine; inline: in this process, one after the other;
-    auto: slurm where sinfo answers, else inline."""
+    """slurm: a job array; local: processes of this machine; inline: in this process, one after the other; auto: slurm
+    where sinfo answers, else inline."""
     partition: str | None = None
-    """The Slurm partition; the site's default if not given."""
+    """Partition of Slurm. Default: the site's."""
     dry_run: bool = False
     """Print the jobs, and the batch script for Slurm; run nothing."""
 
@@ -63,29 +63,29 @@ class Resources(Where):
     """Where the jobs run, and with what. A site's profile sets the defaults: see slurm/README.md."""
 
     gpus_per_node: Annotated[int | None, Bounds(0)] = None
-    """GPUs of each job on each node, and one process for each; 1 if not given, 0 for CPU nodes."""
+    """GPUs of each job on each node, with one process for each; 0 for CPU nodes. Default: 1."""
     tasks_per_node: Annotated[int | None, Bounds(1)] = None
-    """Processes of each job on each node, for jobs without GPUs; 1 if not given."""
+    """Processes of each job on each node, for jobs without GPUs. Default: 1."""
     cpus_per_task: Annotated[int | None, Bounds(1)] = None
-    """CPU cores of each process; on Slurm 4 if not given, here the machine's, shared out."""
+    """CPU cores of each process. Default: 4 on Slurm; else the cores of the machine, divided among the jobs."""
     nodes: Annotated[int | None, Bounds(1)] = None
-    """Nodes of each job; 1 if not given."""
+    """Nodes of each job. Default: 1."""
     mem: str | None = None
-    """Memory of each node, such as 32GB; the site's default if not given."""
+    """Memory of each node, such as 32GB. Default: the site's."""
     time: str | None = None
-    """Time limit of each job: minutes, H:MM:SS or D-HH:MM:SS; 4:00:00 if not given."""
+    """Time limit of each job: minutes, H:MM:SS or D-HH:MM:SS. Default: 4:00:00."""
     account: str | None = None
-    """The Slurm account to charge."""
+    """Account of Slurm to charge. Default: your own."""
     qos: str | None = None
-    """The Slurm quality of service."""
+    """Quality of service of Slurm. Default: the site's."""
     constraint: str | None = None
     """Features that the nodes must have, such as a100."""
     exclude: str | None = None
     """Nodes not to use, such as gpu[3-4]."""
     array_parallelism: Annotated[int | None, Bounds(1)] = None
-    """How many jobs run at once; on Slurm 256 if not given, with the cluster local what its GPUs, or cores, allow."""
+    """Number of jobs that run at once. Default: 256 on Slurm; on this machine, as its GPUs or cores allow."""
     max_requeues: Annotated[int | None, Bounds(0)] = None
-    """How often a job that was stopped (time limit, preemption, lost node) is queued again; 10 if not given."""
+    """How often a job that was stopped (time limit, preemption, lost node) is queued again. Default: 10."""
     after: Annotated[tuple[str, ...], tyro.conf.arg(metavar="JOBID...")] = ()
     """Start only when these jobs have ended well."""
     setup: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CMD...")] = ()
@@ -93,7 +93,7 @@ class Resources(Where):
     slurm: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE...")] = ()
     """Further options of sbatch, such as mail-type=END or exclusive."""
     log_dir: Path | None = None
-    """The folder for what Slurm and submitit write, seen by all nodes; OUTPUT/submitted if not given."""
+    """Folder of the files of Slurm and submitit, visible on all nodes. Default: OUTPUT/submitted."""
     wait: bool = False
     """Return only when all jobs have ended; the exit code says whether all are complete."""
     site: Annotated[Mapping[str, Any], tyro.conf.Suppress] = field(default_factory=dict)

@@ -16,9 +16,9 @@ from autosparse.files import check_writable, read_record
 Runner = Callable[[list[Stage], Resources, Path], list[Failure]]
 
 
-def launch(jobs: Sequence[Job], resources: Resources, output: Path, name: str, pack: int = 1) -> None:
-    """Run the jobs that are not complete, `pack` of them together: a graph of one stage, see `launch_graph`."""
-    launch_graph([Stage(name, tuple(jobs), pack=pack)], resources, output)
+def launch(jobs: Sequence[Job], resources: Resources, output: Path, name: str) -> None:
+    """Run the jobs that are not complete: a graph of one stage, see `launch_graph`."""
+    launch_graph([Stage(name, tuple(jobs))], resources, output)
 
 
 def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) -> None:
@@ -59,6 +59,9 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
         show(runnable, resources, root)
     else:
         _mend_status(complete)
+        for job in todo if resources.cluster != "slurm" else ():  # `runs` counts those that start later, too.
+            with suppress(OSError):  # The run itself reports it.
+                provenance.write_submission(job, None, None)
         if runnable:
             failures += _runner(resources.cluster)(runnable, resources, root)
     for failed in failures:
@@ -76,9 +79,8 @@ def _announce(stage: Stage, to_run: set[Path], complete: set[Path], cluster: str
     folders = {job.folder for job in stage.jobs}
     name = f"{stage.name}: " if named else ""
     counts = f"{len(folders)} runs, {len(folders & complete)} complete, {len(folders & to_run)} to run"
-    together = f", {stage.pack} together" if stage.pack > 1 else ""
     after = f", after {' and '.join(stage.after)}" if stage.after else ""
-    say(f"{name}{counts} ({cluster}{together}{after})")
+    say(f"{name}{counts} ({cluster}{after})")
 
 
 def _mend_status(complete: set[Path]) -> None:

@@ -16,19 +16,12 @@ class Stage:
         jobs: the grid.
         after: names of the stages, earlier in the list, that must have ended well before any of the jobs starts.
         single: its jobs have no use for more than one process.
-        pack: how many of its jobs run together, in one process: one of Slurm's jobs.
     """
 
     name: str
     jobs: tuple[Job, ...]
     after: tuple[str, ...] = ()
     single: bool = False
-    pack: int = 1
-
-    def packs(self, jobs: Sequence[Job] | None = None) -> list[tuple[Job, ...]]:
-        """Its jobs, or those given, as they run: each alone, or so many together."""
-        jobs = self.jobs if jobs is None else jobs
-        return [tuple(jobs[k : k + self.pack]) for k in range(0, len(jobs), self.pack)]
 
 
 def blocked(stage: Stage, failed: Collection[str]) -> list[Failure]:

@@ -42,11 +42,11 @@ def find(paths: Iterable[Path]) -> list[Path]:
 
 
 def rows(folders: Iterable[Path]) -> list[Row]:
-    """A row a run, each with all `COLUMNS`, and with `why` it failed or was interrupted, if it said so.
+    """Return one row per run, each with all `COLUMNS` and with `why` it failed or was interrupted, if that is known.
 
-    `state`: complete, running, pending or held (with Slurm's reason), requeued, failed, interrupted (stopped at a
-    step), killed, not started, or damaged (a file of its folder cannot be read); what Slurm calls it while a job starts
-    or ends; unknown where Slurm is silent.
+    `state`: complete, running, pending or held (with Slurm's reason), requeued, failed (by itself, or because Slurm
+    ended its job before the run started), interrupted (stopped at a step), killed, not started, or damaged (a file of
+    its folder cannot be read); Slurm's word while a job starts or ends; unknown where Slurm is silent.
     """
     queue = slurm.queue()
     found = [_row(folder, queue) for folder in folders]
@@ -123,6 +123,8 @@ def _row(folder: Path, queue: dict[str, slurm.State] | None) -> dict[str, Any]:
     state = _state(folder, said, job, queue)
     row = {"run": folder.name, "state": state, "job": job, "requeues": said.get("requeues"), "node": said.get("node")}
     row["why"] = why(folder) if state in ("failed", "interrupted") else None
+    if state == "failed" and not said:
+        row["why"] = f"Slurm ended job {job} before the run started; log: {read_record(folder / 'job.json').get('log')}"
     try:
         return row | _steps(folder, state) | _figures(folder)
     # one bad run is one line, and so is one that is deleted just now; the others go on
@@ -151,6 +153,8 @@ def _state(folder: Path, said: dict[str, Any], job: str | None, queue: dict[str,
         if now.held:
             return f"held ({now.reason})"
         return "requeued" if said.get("job") == job else f"pending ({now.reason})"
+    if job and state == "not started":
+        return "failed"
     return "killed" if state == "running" and lease.holder_of(folder) is None else state
 
 

@@ -76,13 +76,13 @@ def _has_run(job: Job, job_id: str) -> bool:
 def _submit(stages: list[Stage], queued: Placed, resources: Resources, root: Path) -> Placed:
     """Submit what is not queued, all of it or nothing; returns each new run's job id and log."""
     placed: Placed = {}
-    submitted = list[tuple[Path, list[tuple[Job, ...]], list[batch.Submitted]]]()
+    submitted = list[tuple[Path, list[Job], list[batch.Submitted]]]()
     ids = dict[str, list[str]]()  # of each stage
     try:
         with contextlib.ExitStack() as folders:
             for stage in stages:
                 ids[stage.name] = [queued[job.folder][0] for job in stage.jobs if job.folder in queued]
-                new = stage.packs([job for job in stage.jobs if job.folder not in queued])
+                new = [job for job in stage.jobs if job.folder not in queued]
                 if not new:
                     continue
                 folder = folders.enter_context(logs.claimed(root, stage.name))
@@ -90,10 +90,9 @@ def _submit(stages: list[Stage], queued: Placed, resources: Resources, root: Pat
                 submitted.append((folder, new, found))
                 ids[stage.name] += _arrays(each.job_id for each in found).split()
             for folder, new, found in submitted:
-                runs = {each.job_id: [job.folder for job in jobs] for jobs, each in zip(new, found, strict=True)}
-                logs.record(folder, "slurm", runs)
-                for job, each in ((job, each) for jobs, each in zip(new, found, strict=True) for job in jobs):
-                    provenance.write_submission(job.folder, each.job_id, str(each.log))
+                logs.record(folder, "slurm", {each.job_id: job.folder for job, each in zip(new, found, strict=True)})
+                for job, each in zip(new, found, strict=True):
+                    provenance.write_submission(job, each.job_id, str(each.log))
                     with naming(job.folder / "batch.sh"):
                         shutil.copyfile(each.script, job.folder / "batch.sh")
                     placed[job.folder] = each.job_id, each.log
@@ -117,22 +116,30 @@ def _arrays(job_ids: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(job_id.split("_")[0] for job_id in job_ids))
 
 
-def _attempts(packs: Sequence[tuple[Job, ...]], resources: Resources) -> list[Attempt]:
+def _attempts(jobs: Sequence[Job], resources: Resources) -> list[Attempt]:
     cpus = resources.cpus_per_task or DEFAULT_CPUS
     requeues = DEFAULT_REQUEUES if resources.max_requeues is None else resources.max_requeues
-    return [Attempt(jobs, cpus, requeues) for jobs in packs]
+    return [Attempt(job, cpus, requeues) for job in jobs]
 
 
 def _queued(job: Job, queue: dict[str, slurm.State], root: Path) -> tuple[str, Path] | None:
-    """Id and log of the job that a run waits or works in, if there is one."""
+    """Return the id and log of the job in the queue that works on a run, if there is one.
+
+    Raises:
+        UserError: it was submitted with another configuration.
+    """
     path = job.folder / "job.json"
     if not path.is_file():
         return None
     said = read_record(path)
     if not said and (place := logs.place_of(root, job.folder)):  # it is damaged
         said = {"job": place[0], "log": str(place[1])}
-        provenance.write_submission(job.folder, *said.values())
-    return (said["job"], Path(said["log"])) if said.get("job") in queue else None
+        provenance.write_submission(job, *said.values())
+    if said.get("job") not in queue:
+        return None
+    if (config := said.get("config")) and (difference := provenance.config_difference(job, config)):
+        raise UserError(f"{difference}; job {said['job']} works on it: autosparse runs cancel {job.folder}")
+    return said["job"], Path(said["log"])
 
 
 def show(stages: list[Stage], resources: Resources, root: Path) -> None:
@@ -145,7 +152,7 @@ def show(stages: list[Stage], resources: Resources, root: Path) -> None:
         with batch.rehearsal() as scratch:
             for stage in stages:
                 folder = logs.next_folder(root, stage.name)
-                tasks = _attempts(stage.packs(), resources)
+                tasks = _attempts(stage.jobs, resources)
                 found = batch.submit(tasks, _of(stage, resources, ids), stage.name, Path(f"{scratch}{folder}"))
                 ids[stage.name] = _arrays(each.job_id for each in found).split()
                 for script in dict.fromkeys(each.script for each in found):

@@ -47,6 +47,6 @@ def class_balanced(batches: Batches, per_class: int, ignore_index: int = -100) -
         raise UserError("the gradient needs at least one batch; none was given")
     count = min(per_class, *map(len, classes.values()))
     inputs = torch.stack([samples[k] for k in range(count) for samples in classes.values()])
-    labels = torch.tensor(list(classes) * count)
+    labels = torch.tensor(list(classes) * count, device="cpu")
     parts = -(-len(labels) // _BATCH)
     return list(zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True))[rank::world]

@@ -10,6 +10,7 @@ from autosparse.criteria.failures import refuse_zeros
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top
+from autosparse.pruning.sharded import is_sharded
 
 Batches = Iterable[Any]
 """(inputs, targets), or whatever their own attribute `loss` takes, see `criteria.loss.loss_of`."""
@@ -57,10 +58,16 @@ def select(criterion: Criterion | Targeted, model: nn.Module, mask: Mask, batche
 
 
 def check_values(model: nn.Module, layout: Layout) -> None:
-    """Refuse weights without values.
+    """Refuse weights whose values this process does not have.
 
     Raises:
-        UserError: a layer is on the meta device.
+        UserError: a layer is on the meta device or sharded.
     """
-    if absent := [name for name, weight in layout.weights(model).items() if weight.is_meta]:
+    weights = layout.weights(model)
+    if absent := [name for name, weight in weights.items() if weight.is_meta]:
         raise UserError(f"layer {absent[0]} is on the meta device, without values; build the model elsewhere")
+    if sharded := [name for name, weight in weights.items() if is_sharded(weight)]:
+        raise UserError(
+            f"layer {sharded[0]} is sharded (a DTensor, as of FSDP2); choose the mask before sharding the model, "
+            "and apply or hold it after"
+        )

@@ -57,7 +57,8 @@ def erk_counts(layout: Layout, k: int, capacities: list[int]) -> list[int]:
 
 def _rounded(counts: list[float], k: int) -> list[int]:
     """Integers next to the given numbers that add up to k."""
-    floors = torch.tensor(counts, dtype=torch.float64).floor().long()
-    remainders = torch.tensor(counts, dtype=torch.float64) - floors
+    exact = torch.tensor(counts, dtype=torch.float64, device="cpu")
+    floors = exact.floor().long()
+    remainders = exact - floors
     floors[remainders.argsort(descending=True, stable=True)[: k - int(floors.sum())]] += 1
     return [int(count) for count in floors]

@@ -1,6 +1,7 @@
-"""Which layer it was that a network failed at, in one line."""
+"""Errors of networks in one line that names the layer."""
 
 import contextlib
+import traceback
 from collections.abc import Callable, Iterator
 
 import torch
@@ -10,42 +11,49 @@ from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.prunable import canonical
 
+LOSS = "the loss, a function of (model, batch)"
+"""Default place of a failure outside the model."""
+
 
 @contextlib.contextmanager
-def naming_layers(problem: str, model: nn.Module, *, finite: bool = False, after: str = "the loss") -> Iterator[None]:
-    """Say which layer a forward pass failed at.
+def naming_layers(problem: str, model: nn.Module, *, finite: bool = False, after: str = LOSS) -> Iterator[None]:
+    """Name the module whose forward pass fails.
 
     Args:
-        problem: what cannot be done, the start of the error.
-        model: that is called inside; its hooks are taken off again.
-        finite: whether a layer fails whose output is not finite; looking costs a pass over each.
-        after: what runs inside once the model has.
+        problem: start of the error message.
+        model: model that the block calls.
+        finite: whether to refuse outputs of layers that are not finite; costs a pass over each output.
+        after: place of a failure outside the model.
 
     Raises:
-        UserError: a layer cannot take what it is given, or gives what is not finite.
+        UserError: a module cannot take its inputs, or a layer's output is not finite.
     """
-    running = "the input"
 
-    def before(name: str) -> None:
-        nonlocal running
-        running = f"layer {name}" if name else "the first layer"
-
-    def check(name: str, output: object) -> None:
+    def check(name: str, inputs: tuple[object, ...], output: object) -> None:
         if isinstance(output, Tensor) and not output.isfinite().all():
-            raise UserError(f"{problem}: what layer {name} gives is not finite")
+            given = all(each.isfinite().all() for each in inputs if isinstance(each, Tensor))
+            raise UserError(f"{problem}: what {name} {'gives' if given else 'is given'} is not finite")
 
-    def outside(*_: object) -> None:
-        nonlocal running
-        running = after
+    names = {
+        module: f"layer {named}" if (named := canonical(name)) else f"the forward of {type(module).__name__}"
+        for name, module in model.named_modules()
+    }
+    leaves = [
+        (name, module)
+        for module, name in names.items()
+        if finite and next(module.children(), None) is None and not isinstance(module, torch.jit.ScriptModule)
+    ]
+    hooks = []
 
-    named = [(canonical(name), module) for name, module in model.named_modules()]
-    leaves = [(name, module) for name, module in named if next(module.children(), None) is None]
-    hooks = [module.register_forward_pre_hook(lambda m, x, name=name: before(name)) for name, module in leaves]
-    if finite:
-        hooks += [module.register_forward_hook(lambda m, x, y, name=name: check(name, y)) for name, module in leaves]
-    hooks.append(model.register_forward_hook(outside))  # after that of a model that is one layer
+    def where(error: Exception) -> str:
+        frames = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
+        failed = [names[each] for each in frames if isinstance(each, nn.Module) and each in names]
+        return f"it fails at {failed[-1] if failed else after}: "
+
     try:
-        with in_one_line(problem, lambda: f"it fails at {running}: "):
+        with in_one_line(problem, where):
+            for name, module in leaves:
+                hooks.append(module.register_forward_hook(lambda m, x, y, name=name: check(name, x, y)))
             yield
     finally:
         for hook in hooks:
@@ -53,8 +61,13 @@ def naming_layers(problem: str, model: nn.Module, *, finite: bool = False, after
 
 
 @contextlib.contextmanager
-def in_one_line(problem: str, where: Callable[[], str] = str) -> Iterator[None]:
-    """Torch's errors as the user's, by their first line; a lack of memory stays what it is."""
+def in_one_line(problem: str, where: Callable[[Exception], str] = lambda error: "") -> Iterator[None]:
+    """Turn errors of torch into one line for the user; running out of memory stays what it is.
+
+    Args:
+        problem: start of the error message.
+        where: called with the error, returns the place of the failure.
+    """
     try:
         yield
     except (UserError, torch.OutOfMemoryError):
@@ -63,7 +76,7 @@ def in_one_line(problem: str, where: Callable[[], str] = str) -> Iterator[None]:
         reason = str(error).strip().partition("\n")[0]
         if isinstance(error, KeyError) or not reason:  # whose text is the key alone
             reason = f"{type(error).__name__} {reason}".strip()
-        raise UserError(f"{problem}: {where()}{reason}") from error
+        raise UserError(f"{problem}: {where(error)}{reason}") from error
 
 
 def why_nothing_passes(model: nn.Module, layout: Layout) -> str:

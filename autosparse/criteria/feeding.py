@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Batches
-from autosparse.criteria.failures import in_one_line
+from autosparse.criteria.failures import LOSS, in_one_line
 from autosparse.criteria.loss import CrossEntropy, Loss, loss_of
 from autosparse.distributed import gather
 from autosparse.errors import UserError
@@ -81,9 +81,9 @@ def first_call(criterion: str, model: nn.Module, batches: Batches) -> Call:
     call = next((call for call in calls if len(call.inputs)), None)
     if call is not None:
         samples = len(call.inputs)
-        call = call.map(lambda x: (x[:1] if x.ndim and len(x) == samples else x).detach().cpu())
+        call = call.map(lambda x: (x[:1] if x.ndim and len(x) == samples else x).detach().to("cpu", copy=True))
         if call.inputs.is_floating_point():
-            call = call.of(torch.ones(call.inputs.shape, dtype=torch.float64))
+            call = call.of(torch.ones(call.inputs.shape, dtype=torch.float64, device="cpu"))
     first = next((each for each in gather(call) if each is not None), None)
     if first is None:
         raise UserError("at least one batch is needed, for the shape of its inputs; none was given")
@@ -112,7 +112,7 @@ def _seen(criterion: str, model: nn.Module, loss: Loss, batch: Any) -> Call:
 
     hook = model.register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
     try:
-        with in_one_line(f"{criterion} cannot prune this network: the loss fails before it calls the network"):
+        with in_one_line(f"{criterion} cannot prune this network: {LOSS}, fails before it calls the network"):
             loss(model, batch)
     except _CalledError as call:
         found = dict[int | str, Any](enumerate(call.given))

@@ -1,12 +1,13 @@
 """How much flows from an input to the outputs: the basis of SynFlow and NPB."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
 from torch.func import functional_call
 
 from autosparse.criteria.base import Batches
@@ -40,6 +41,12 @@ def in_double(model: nn.Module) -> dict[str, Tensor]:
         if tensor not in copies:
             copies[tensor] = tensor.detach().to(torch.float64, copy=True)
     return {name: copies[tensor] for name, tensor in found}
+
+
+def absolute(tensor: Tensor) -> Tensor:
+    """Take absolute values in place, except of -inf: attention masks add it, and observers of ranges start from it."""
+    least = tensor == -torch.inf
+    return tensor.abs_().masked_fill_(least, -torch.inf)
 
 
 def run(
@@ -114,7 +121,7 @@ def flow(
     def derivative(outputs: Tensor) -> tuple[Tensor | None, ...]:
         if not outputs.requires_grad:
             raise UserError(f"{criterion} cannot prune this network: its outputs depend on no prunable layer")
-        return torch.autograd.grad(total(outputs), list(weights.values()), allow_unused=True)
+        return gradient_of(total(outputs), list(weights.values()))
 
     with torch.enable_grad():
         found = run(criterion, model, state, call, embedding, derivative)
@@ -122,6 +129,15 @@ def flow(
     if complete and (loose := [name for name, gradient in gradients.items() if gradient is None]):
         raise UserError(f"{criterion} cannot prune this network: no path leads from layer {loose[0]} to the outputs")
     return {name: torch.zeros_like(weights[name]) if each is None else each for name, each in gradients.items()}
+
+
+def gradient_of(outputs: Tensor, inputs: Sequence[Tensor], along: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    """Return the gradient of outputs as `torch.autograd.grad` does, with function modes active while it is computed.
+
+    `torch.autograd.grad` suspends them, and activations that `torch.utils.checkpoint` computes again would be others.
+    """
+    along = torch.ones_like(outputs) if along is None else along
+    return _engine_run_backward((outputs,), (along,), False, False, tuple(inputs), True, accumulate_grad=False)
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from autosparse.criteria.base import Batches
 from autosparse.criteria.failures import in_one_line, naming_layers
 from autosparse.criteria.loss import CrossEntropy, Loss, batch_size, loss_of
+from autosparse.criteria.reading import check_finite
 from autosparse.distributed import all_reduce
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout
@@ -21,30 +22,42 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 @contextlib.contextmanager
 def scoring_mode(model: nn.Module, batch_norm: str = "batch") -> Iterator[None]:
-    """Evaluation mode (no dropout), with batch normalization on each batch's own statistics; all is put back after.
+    """Set evaluation mode (no dropout), with batch normalization on each batch's own statistics; restore all after.
 
     The running statistics are neither used nor changed. `batch_norm="running"` uses them instead: with fresh ones
-    the layer is near the identity (the paper's code).
+    the layer is near the identity (the paper's code). Buffers and attributes that the forward pass writes are restored,
+    see `restoring_modules`.
     """
     if batch_norm not in BATCH_NORM_MODES:
         raise unknown("batch-norm mode", batch_norm, BATCH_NORM_MODES)
-    training = {module: module.training for module in model.modules()}
-    tracking = {
-        module: module.track_running_stats
-        for module in model.modules()
-        if batch_norm == "batch" and isinstance(module, _BATCH_NORMS)
-    }
-    model.eval()
-    for norm in tracking:
-        norm.training, norm.track_running_stats = True, False
+    with restoring_modules(model), _differentiable_in_evaluation(model):
+        model.eval()
+        for norm in model.modules():
+            if batch_norm == "batch" and isinstance(norm, _BATCH_NORMS):
+                norm.training, norm.track_running_stats = True, False
+        yield
+
+
+@contextlib.contextmanager
+def restoring_modules(model: nn.Module) -> Iterator[None]:
+    """Restore buffers, attributes and training mode of all modules when the block ends, also what it rebinds."""
+    modules = [(module, module.training, vars(module).copy()) for module in model.modules()]
+    buffers = [(each, each.copy()) for module in model.modules() if isinstance(each := module._buffers, dict)]
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
-        with _differentiable_in_evaluation(model):
-            yield
+        yield
     finally:
-        for norm, tracked in tracking.items():
-            norm.track_running_stats = tracked
-        for module, flag in training.items():
-            module.training = flag
+        for module, training, bound in modules:
+            vars(module).clear()
+            vars(module).update(bound)
+            module.training = training  # a ScriptModule does not keep it in vars
+        for names, bound in buffers:
+            names.clear()
+            names.update(bound)
+        with torch.no_grad():
+            for buffer, value in values:
+                if not torch.equal(buffer, value):  # an expanded buffer cannot be written
+                    buffer.resize_(value.shape).copy_(value)
 
 
 @contextlib.contextmanager
@@ -107,7 +120,7 @@ def mean_derivative(
     """
     model = unwrapped(model)
     weights = list(layout.weights(model).values())
-    flat = torch.zeros(layout.size, device=weights[0].device)
+    flat = torch.zeros(layout.size, dtype=torch.float32, device=weights[0].device)
     parts = [flat[layer.offset : layer.offset + layer.size].view(layer.shape) for layer in layout.layers]
     samples = torch.zeros((), dtype=torch.float64, device=flat.device)
     loss, given, reached = loss_of(batches), False, False
@@ -134,24 +147,37 @@ def mean_derivative(
         )
     flat.div_(samples)
     if not flat.isfinite().all():
+        check_finite(batches)
         layer = layout.layer_at(int((~flat.isfinite()).nonzero()[0]))
         raise UserError(f"the {name} is not finite, first in layer {layer.name}")
     return flat
 
 
 def total_loss(loss: Loss, model: nn.Module, batch: object, temperature: float = 1.0) -> tuple[Tensor, Tensor | int]:
-    """The loss summed over a batch, and over how many."""
+    """Return the loss summed over a batch, and the number of samples or targets that count."""
     if isinstance(loss, CrossEntropy):
         total, count = loss.total(model, batch, temperature)
-    else:
-        mean, count = loss(model, batch), batch_size(batch)
-        if not isinstance(mean, Tensor) or mean.numel() != 1 or not mean.is_floating_point():
-            what = f"{tuple(mean.shape)}" if isinstance(mean, Tensor) else f"a {type(mean).__name__}"
-            raise UserError(f"loss must return the mean loss of a batch, a tensor of one number; it returns {what}")
-        total = mean.reshape(()) * count
-    if not total.requires_grad:
+        return _checked(total), count
+    samples = batch_size(batch)
+    return mean_loss(loss, model, batch) * samples, samples
+
+
+def mean_loss(loss: Loss, model: nn.Module, batch: object) -> Tensor:
+    """Return the mean loss of a batch.
+
+    Raises:
+        UserError: it is not a floating-point tensor of one number, or has no gradient.
+    """
+    return _checked(loss(model, batch))
+
+
+def _checked(loss: object) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+        what = f"{tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise UserError(f"loss must return the mean loss of a batch, a tensor of one number; it returns {what}")
+    if not loss.requires_grad:
         raise UserError("the loss has no gradient: the network's outputs are detached, or computed under no_grad")
-    return total, count
+    return loss.reshape(())
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from autosparse.criteria.base import Batches, Criterion
 from autosparse.criteria.double import Embedding
 from autosparse.criteria.erk import erk_counts
 from autosparse.criteria.feeding import Call
-from autosparse.criteria.flow import flow, in_double, ones_of, run
+from autosparse.criteria.flow import absolute, flow, in_double, ones_of, run
 from autosparse.criteria.nodes import Channels, Floats, balance, deal
 from autosparse.criteria.paths import counting_paths, entering
 from autosparse.errors import UserError
@@ -82,12 +82,12 @@ class NPB:
         counts = erk_counts(layout, k, [layer.size for layer in layout.layers])
         with counting_paths(model):
             state = {
-                name: tensor.zero_() if name.endswith("bias") else tensor.abs_()
+                name: tensor.zero_() if name.endswith("bias") else absolute(tensor)
                 for name, tensor in in_double(model).items()
             }
             self._choose(model, modules, state, call, embedding, counts)
             paths = flow("npb", model, layout, state, call, embedding)
-        scores = torch.empty(layout.size, device=full.kept.device)
+        scores = torch.empty(layout.size, dtype=torch.float32, device=full.kept.device)
         for name, part in layout.unflatten(scores).items():
             kept, through = state.pop(name).detach() > 0, paths.pop(name)
             on_path = through > 0
@@ -117,6 +117,8 @@ class NPB:
             paths = entering(module, inputs)
             cap = self.cap if len(waiting) < len(modules) else None
             count = waiting.pop(name)
+            if not np.isfinite(paths).all():
+                raise UserError(f"npb cannot prune this network: what layer {name} is given is not finite")
             if len(paths) != channels.groups * channels.inputs:
                 wanted = channels.groups * channels.inputs
                 raise UserError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autosparse.criteria.base import Batches
 from autosparse.criteria.double import Embedding
 from autosparse.criteria.feeding import Call, first_call, takes_ids
-from autosparse.criteria.flow import in_double, run
+from autosparse.criteria.flow import gradient_of, in_double, run
 from autosparse.pruning import Mask
 from autosparse.pruning.prunable import unwrapped
 from autosparse.seeds import stream
@@ -56,8 +56,8 @@ class NTKSAP:
         device, layout = mask.kept.device, mask.layout
         generator = torch.Generator().manual_seed(stream("ntk-sap", self.seed, mask.count))
         call = first_call("ntk-sap", model, batches)
-        call = call.map(lambda x: x.expand(self.samples, *x.shape[1:]) if x.ndim and len(x) == 1 else x)
         call = call.map(lambda x: x.to(device))
+        call = call.map(lambda x: x.repeat(self.samples, *[1] * (x.ndim - 1)) if x.ndim and len(x) == 1 else x)
         state = in_double(model)
         kept = layout.unflatten(mask.kept.double())
         sizes = {name: (state[name].square().sum() / kept[name].sum().clamp_min(1)).sqrt() for name in kept}
@@ -96,7 +96,7 @@ class _Fed:
             def back(out: Tensor) -> tuple[Tensor | None, ...]:
                 if not out.requires_grad:
                     return (None,) * len(m)
-                return torch.autograd.grad(out, list(m.values()), along, allow_unused=True)
+                return gradient_of(out, list(m.values()), along)
 
             with torch.enable_grad():
                 values = {name: weights[name] * m[name] for name in m}
@@ -137,7 +137,9 @@ def _gaussian(model: nn.Module, call: Call, generator: torch.Generator) -> tuple
 
 
 def _normal(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=generator).to(device)  # the same on every device
+    return torch.randn(shape, dtype=torch.float64, device="cpu", generator=generator).to(
+        device
+    )  # the same on every device
 
 
 @contextlib.contextmanager

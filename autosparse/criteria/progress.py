@@ -1,4 +1,4 @@
-"""How far pruning is: a bar on standard error for what takes longer than a moment."""
+"""Progress of pruning: a bar on standard error, after two seconds and only in a terminal."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ _bar: ContextVar[tqdm | None] = ContextVar("bar", default=None)
 
 @contextlib.contextmanager
 def showing(name: str) -> Iterator[None]:
-    """Show, on the first process, what `batch_read` and `round_started` are told inside."""
-    disable = rank_and_size()[0] > 0
+    """Show, on the first process, the batches that are read inside or, of a criterion that has some, its rounds."""
+    disable = True if rank_and_size()[0] > 0 else None  # None: where standard error is not a terminal
     with tqdm(desc=f"pruning by {name}", unit=" batches", delay=_PATIENCE, leave=False, disable=disable) as bar:
         token = _bar.set(bar)
         try:
@@ -25,14 +25,15 @@ def showing(name: str) -> Iterator[None]:
 
 
 def batch_read() -> None:
-    """One more batch is read."""
-    if (bar := _bar.get()) is not None:
+    """Count one more batch, unless rounds are counted."""
+    bar = _bar.get()
+    if bar is not None and bar.total is None:
         bar.update(1)
 
 
 def round_started(number: int, rounds: int) -> None:
-    """The first of the rounds is number 1. From the second on it can be seen how long they will take."""
-    if (bar := _bar.get()) is not None:
-        bar.set_postfix_str(f"round {number}/{rounds}", refresh=False)
-        if number > 1:
-            bar.total = bar.n * rounds // (number - 1)
+    """Count rounds from now on; the first is number 1."""
+    bar = _bar.get()
+    if bar is not None:
+        bar.unit, bar.total = " rounds", rounds
+        bar.update(number - 1 - bar.n)

@@ -17,6 +17,7 @@ from autosparse.criteria.failures import in_one_line, naming_layers
 from autosparse.criteria.flow import uncompiled
 from autosparse.criteria.gradient import scoring_mode, total_loss
 from autosparse.criteria.loss import Loss, loss_of
+from autosparse.criteria.reading import check_finite, copied
 from autosparse.distributed import gather, rank_and_size
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
@@ -98,6 +99,7 @@ class ProsPr:
             raise UserError(f"{_PROBLEM}: the loss depends on no prunable weight")
         scores = layout.flatten({name: found.get(name, torch.zeros_like(theta[name])) for name in theta}).abs()
         if not scores.isfinite().all():
+            check_finite(batches)
             layer = layout.layer_at(int((~scores.isfinite()).nonzero()[0]))
             raise UserError(
                 f"the meta-gradient is not finite, first in layer {layer.name}; a lower learning rate helps"
@@ -146,7 +148,9 @@ def _first(batches: Batches, count: int) -> list[Any]:
         UserError: there is none.
     """
     rank, world = rank_and_size()
-    own = [(step * world + rank, send_to_device(each, "cpu")) for step, each in enumerate(islice(batches, count))]
+    own = [
+        (step * world + rank, copied(send_to_device(each, "cpu"))) for step, each in enumerate(islice(batches, count))
+    ]
     found = sorted((each for part in gather(own) for each in part), key=lambda each: each[0])
     if not found:
         raise UserError("the meta-gradient needs at least one batch; none was given")

@@ -18,4 +18,5 @@ class UniformRandom:
 
     def __call__(self, model: nn.Module, mask: Mask, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         generator = torch.Generator().manual_seed(stream("random criterion", self.seed))
-        return torch.rand(mask.layout.size, generator=generator).to(mask.kept.device)
+        scores = torch.rand(mask.layout.size, dtype=torch.float32, device="cpu", generator=generator)
+        return scores.to(mask.kept.device)

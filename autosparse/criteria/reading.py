@@ -1,6 +1,7 @@
 """Batches as `autosparse.prune` reads them: the same in every pass, and never without an end."""
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autosparse.criteria.failures import in_one_line
 from autosparse.criteria.progress import batch_read
+from autosparse.criteria.scored import Scored
 from autosparse.errors import UserError
 from autosparse.generators import start_generators
 from autosparse.seeds import stream
@@ -17,18 +20,20 @@ LIMIT = 1_000
 """The most batches that are read of what does not say how many it has."""
 PART = "list(itertools.islice(batches, 10))"
 _HELD = 1 << 29
-"""Bytes of batches that are held for the next pass: a loader may be slow, and criteria in rounds make a hundred."""
+"""Bytes of batches that are copied for later passes: a loader may be slow, and criteria in rounds make a hundred."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """Batches that every pass reads from the same seed: a loader that shuffles or augments gives the same again.
 
-    Inside `restoring_generators` only: each pass starts the global generators again.
+    Later passes give copies of the batches of the first pass if all of them fit into `_HELD` bytes, and else read the
+    loader again. They are copies because a loader may write every batch into the same memory, and a network may write
+    into its inputs. Use inside `restoring_generators` only: reading starts the global generators again.
 
     Attributes:
-        batches: what is read.
-        seed: of the generators, global or the loader's own, that each pass starts from.
+        batches: a list, a loader or an iterator of batches.
+        seed: seed of the global generators and of the loader's and its samplers' own.
     """
 
     batches: Iterable[Any]
@@ -43,9 +48,9 @@ class Reading:
         if self._held:
             for batch in self._held:
                 batch_read()
-                yield batch
+                yield copied(batch)
             return
-        seed, held, room, count = stream("order of batches", self.seed), list[tuple[Any, list[int]]](), _HELD, 0
+        seed, held, room, count = stream("order of batches", self.seed), list[Any](), _HELD, 0
         with _seeded(_generators(self.batches), seed):
             start_generators(seed)
             for count, batch in enumerate(self.batches, 1):
@@ -54,15 +59,45 @@ class Reading:
                         f"batches have no length and do not end after {LIMIT:,}; give a part of them, such as {PART}"
                     )
                 room -= _size(batch)
-                if room >= 0:
-                    held.append((batch, _versions(batch)))
+                try:
+                    held += [copied(batch)] if room >= 0 else []
+                except UserError:  # each pass reads the loader again
+                    room = -1
                 batch_read()
                 yield batch
         if count == 0 and isinstance(self.batches, Iterator):
             raise UserError("the iterator of batches is exhausted: it was read before; give a list or a DataLoader")
-        # not if they did not all fit, nor if the network has written into what it was given
-        if room >= 0 and all(_versions(batch) == versions for batch, versions in held):
-            self._held.extend(batch for batch, _ in held)
+        if room >= 0:
+            self._held.extend(held)
+
+
+def source(batches: Iterable[Any]) -> Iterable[Any]:
+    """Return the list, loader or iterator that batches are read from."""
+    while isinstance(batches, Scored | Reading):
+        batches = batches.batches
+    return batches
+
+
+def check_finite(batches: Iterable[Any]) -> None:
+    """Refuse batches that explain why a result is not finite; an iterator cannot be read again.
+
+    Raises:
+        UserError: a batch has a value that is not finite.
+    """
+    for number, batch in enumerate(() if isinstance(source(batches), Iterator) else batches, 1):
+        if not all(tensor.isfinite().all() for tensor in _tensors(batch)):
+            raise UserError(f"batch {number} has values that are not finite (NaN or infinity)")
+
+
+def copied(batch: Any) -> Any:
+    """Return a copy of a batch that shares no memory with it.
+
+    Raises:
+        UserError: the batch cannot be copied.
+    """
+    tensors = {id(tensor): tensor.detach().clone() for tensor in _tensors(batch)}  # deepcopy copies the whole storage
+    with in_one_line("a batch cannot be copied"):
+        return copy.deepcopy(batch, tensors)
 
 
 @contextlib.contextmanager
@@ -98,11 +133,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, Mapping | tuple | list):
         for each in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors(each)
-
-
-def _versions(batch: Any) -> list[int]:
-    """How often each tensor of a batch has been written into."""
-    return [tensor._version for tensor in _tensors(batch) if not tensor.is_inference()]
 
 
 def _size(batch: Any) -> int:

@@ -12,7 +12,7 @@ from autosparse.criteria.base import Batches, Criterion, Targeted
 from autosparse.criteria.failures import refuse_zeros
 from autosparse.criteria.loss import loss_of
 from autosparse.criteria.progress import round_started
-from autosparse.criteria.reading import PART, Reading
+from autosparse.criteria.reading import PART, source
 from autosparse.criteria.scored import Scored
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
@@ -124,7 +124,7 @@ def in_rounds(
             left = round(alive * (k / alive) ** (i / rounds))
             scores = broadcast(score(current, theta, left))
             refuse_zeros(scores, model, current)
-            current = keep_top(scores, left, choices, lenient=True)
+            current = keep_top(scores, left, choices, refuse_ties=False)
             del scores
             choices = mask if revive else current
             _set_weights(model, layout, theta)
@@ -148,9 +148,7 @@ def check_repeatable(batches: Batches) -> None:
     Raises:
         UserError: a generator or other iterator.
     """
-    while isinstance(batches, Scored | Reading):
-        batches = batches.batches
-    if isinstance(batches, Iterator):
+    if isinstance(source(batches), Iterator):
         raise UserError(
             "this criterion looks at the batches several times; give a list or a DataLoader, not a generator: "
             f"{PART} is one of ten"

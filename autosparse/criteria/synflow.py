@@ -8,7 +8,7 @@ from autosparse.criteria.deviation import deviation
 from autosparse.criteria.double import Embedding
 from autosparse.criteria.failures import why_nothing_passes
 from autosparse.criteria.feeding import Call
-from autosparse.criteria.flow import flow, in_double, ones_of
+from autosparse.criteria.flow import absolute, flow, in_double, ones_of
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
 
@@ -28,7 +28,7 @@ def synflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
     Raises:
         UserError: R is not finite, or nothing flows from the input through a layer to the outputs (names the layer).
     """
-    state = {name: tensor.abs_() for name, tensor in in_double(model).items()}
+    state = {name: absolute(tensor) for name, tensor in in_double(model).items()}
     call, embedding = ones_of("synflow", model, batches, mask.kept.device)
     products = _products("synflow", model, mask, state, call, embedding)
     products = {name: product.abs_() for name, product in products.items()}
@@ -61,7 +61,7 @@ def dataflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
     if vary.is_zero:
         raise UserError("dataflow looks at how inputs differ; those that were given are all the same, or only one")
     state = {
-        name: tensor.zero_() if name.endswith(("bias", "running_mean")) else tensor.abs_()
+        name: tensor.zero_() if name.endswith(("bias", "running_mean")) else absolute(tensor)
         for name, tensor in in_double(model).items()
     }
     call = vary.call.of(_FAINT * vary.call.inputs) if vary.embedded is None else vary.call
@@ -91,7 +91,7 @@ def _products(
 
 def _flat(products: dict[str, Tensor], mask: Mask, units: dict[str, Tensor]) -> Tensor:
     """Float32 (P,), each layer's in a unit; takes the tensors of `products`."""
-    scores = torch.empty(mask.layout.size, device=mask.kept.device)
+    scores = torch.empty(mask.layout.size, dtype=torch.float32, device=mask.kept.device)
     for name, part in mask.layout.unflatten(scores).items():
         part.copy_(products.pop(name).div_(units[name].clamp_min(torch.finfo(torch.float64).tiny)))
     return scores

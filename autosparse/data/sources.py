@@ -4,8 +4,11 @@ or derived from such a file of another.
 Compute nodes have no network, so jobs only ever read; `fetch` (behind `autosparse data`) is what downloads.
 """
 
+import contextlib
 import functools
+import io
 import os
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -96,7 +99,9 @@ def _torchvision(name: str) -> Callable[[Path], Arrays]:
         import torchvision.datasets
 
         kind = getattr(torchvision.datasets, name)
-        train, test = (kind(root / "downloads", train=part, download=True) for part in (True, False))
+        # a bar of torchvision is for a terminal
+        with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
+            train, test = (kind(root / "downloads", train=part, download=True) for part in (True, False))
         return {
             "x_train": np.asarray(train.data, np.uint8),
             "y_train": np.asarray(train.targets, np.uint8),

@@ -100,7 +100,6 @@ _RESERVED = frozenset(
         "options",
         "order_seed",
         "order_seeds",
-        "pack",
         "parameters",
         "probe_columns",
         "probe_steps",

@@ -22,21 +22,21 @@ class FitRun(Job, Config):
     kind = "autos"
 
     runs: tuple[str, ...] = field(metadata=NO_IDENTITY)
-    """Runs of `autosparse irp`: their folders, or s3:// URLs of their stores; complete, or made by the jobs that this
+    """Folders of runs of `autosparse irp`, or s3:// URLs of their stores; complete, or made by the jobs that this one
     waits for."""
     config: FitConfig = field(default_factory=FitConfig)
     leave_one_out: bool = False
-    """Also fit without each run in turn, and report how well that predicts it."""
+    """Also fit without each run in turn, and report how well that fit predicts the run."""
     threads: Annotated[int, Bounds(0)] = field(default=2, metadata=NO_IDENTITY)
-    """Threads that read ahead, in each process."""
+    """Number of threads that read ahead, in each process."""
     data_root: Path | None = field(default=None, metadata=NO_IDENTITY)
-    """The folder of the data sets' .npz files, for rounds and flow; $AUTOSPARSE_DATA, or data, if not given."""
+    """Folder of the .npz files of the data sets, for rounds and flow. Default: $AUTOSPARSE_DATA, or else data."""
     name: str | None = field(default=None, metadata=NO_IDENTITY)
-    """The folder's name; made from the options if not given."""
+    """Name of the folder. Default: made from the options."""
     output: Path = field(default=Path("runs"), metadata=NO_IDENTITY)
     """The folder of all runs."""
     track: tuple[Tracker, ...] = field(default=(), metadata=NO_IDENTITY)
-    """Trackers that are told of every epoch; TensorBoard's files are in RUN/tracking."""
+    """Trackers that log every epoch; the files of TensorBoard are in RUN/tracking."""
 
     def check(self) -> None:
         check_trackers(self.track)
@@ -59,7 +59,7 @@ class FitRun(Job, Config):
 
     @property
     def folder(self) -> Path:
-        *_, above, last = _parts(self.runs[0])
+        *_, above, last = ("", *_parts(self.runs[0]))
         labels = above if last == "triples.zarr" else last
         more = f"-and-{len(self.runs) - 1}-more" if len(self.runs) > 1 else ""
         how = self.config
@@ -73,6 +73,8 @@ class FitRun(Job, Config):
         from autosparse.store import TripleStore
 
         for run in self.runs:
+            if "://" not in run and not Path(run).exists():
+                return f"cannot fit to {run}: it does not exist; name the folder of a complete run of autosparse irp"
             try:
                 TripleStore.open(run)
             except StoreError as error:

@@ -1,14 +1,12 @@
 """A run of iterative rewind pruning."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autosparse.cluster import Job, provenance
+from autosparse.cluster import provenance
 from autosparse.cluster.progress import Progress, progress
-from autosparse.cluster.speaking import speaking
 from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.jobs.setting import TrainingRun, described
@@ -65,21 +63,6 @@ class IRPRun(TrainingRun):
         with progress(self.folder, self._steps(data), "irp", main) as bar, self._tracking(main) as tracked:
             self._algorithm(accelerator, data, bar, tracked).run()
 
-    @classmethod
-    def run_together(cls, jobs: Sequence[Job], accelerator: "Accelerator") -> Mapping[Path, Exception]:
-        from autosparse.pack import Pack
-
-        own = [job for job in jobs if isinstance(job, IRPRun)]
-        data = own[0].setting.make_data(accelerator)
-        with ExitStack() as bars:
-            runs = []
-            for k, job in enumerate(own):
-                bar = bars.enter_context(progress(job.folder, job._steps(data), "irp", True, shown=k == 0))
-                tracked = bars.enter_context(job._tracking(main=True))
-                with speaking(job.folder):
-                    runs.append(job._algorithm(accelerator, data, bar, tracked))
-            return Pack(runs).run()
-
     def _steps(self, data: "Data") -> int:
         """Count the steps of all trainings."""
         recipe = self.setting.make_recipe()
@@ -101,7 +84,8 @@ class IRPRun(TrainingRun):
 
         def after_training(row: dict[str, Any]) -> None:
             i = row["iteration"]
-            values = {"number": i, "sparsity": 1 - row["density"], row["metric"]: row["test"]}
+            others = {key.partition("/")[2]: value for key, value in row.items() if key.startswith("test/")}
+            values = {"number": i, "sparsity": 1 - row["density"], row["metric"]: row["test"], **others}
             named = {f"iteration/{name}": value for name, value in values.items()}
             tracked.log("iteration", (i + 1) * recipe.epochs, named)
 

@@ -95,10 +95,12 @@ class PruneRun(TrainingRun):
 
     @property
     def label(self) -> str:
-        """The criterion's name in folders and tables."""
+        """Name of the criterion in folders and tables."""
+        longer = f"-x{self.config.trainings}" if self.config.trainings > 1 else ""
+        if self.config.sparsity == 0:
+            return f"dense{longer}"
         rounds = f"-r{self.config.rounds}" if self.config.rounds else ""
         steps = f"-k{self.config.steps}" if self.config.steps else ""
-        longer = f"-x{self.config.trainings}" if self.config.trainings > 1 else ""
         own = self.config.criterion.rpartition(":")[2]
         name = f"autos-{self.saved.resolve().name}" if self.learned else own
         batch_norm = "" if self.config.batch_norm == "batch" else f"-{self.config.batch_norm}"

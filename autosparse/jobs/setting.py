@@ -35,29 +35,29 @@ class Setting(Config):
 
     task: Annotated[Task, tyro.conf.arg(constructor_factory=chosen_task)] = field(default_factory=default_task)
     epochs: int | None = field(default=None, metadata=NO_IDENTITY)
-    """Epochs of each training instead of the recipe's; its learning-rate drops keep their place."""
+    """Epochs of each training; drops of the learning rate keep their relative place. Default: the recipe's."""
     batch_size: int | None = field(default=None, metadata=NO_IDENTITY)
-    """Batch over all processes instead of the recipe's."""
+    """Number of samples in a batch, over all processes. Default: the recipe's."""
     learning_rate: float | None = field(default=None, metadata=NO_IDENTITY)
-    """Initial learning rate instead of the recipe's."""
+    """Initial learning rate. Default: the recipe's."""
     accumulate: Annotated[int | None, Bounds(1)] = field(default=None, metadata=NO_IDENTITY)
-    """Pieces into which each process cuts its part of a batch (gradient accumulation), instead of the recipe's."""
+    """Pieces into which each process cuts its part of a batch (gradient accumulation). Default: the recipe's."""
     grad_batches: Annotated[int | None, Bounds(1)] = None
-    """How many batches a gradient looks at, of 256 images, or of the recipe of another task; the whole training set if
-    not given."""
+    """Number of batches that a gradient is computed from, of 256 images or, for another task, as large as the recipe's.
+    Default: the whole training set."""
     include: Annotated[tuple[str, ...], tyro.conf.arg(name="include-weights")] = ()
-    """Parameters to prune beside matrices of linear, convolutional, attention and recurrent layers: shell patterns of
-    their names."""
+    """Shell patterns of the names of parameters to prune, besides matrices of linear, convolutional, attention and
+    recurrent layers."""
     exclude: Annotated[tuple[str, ...], tyro.conf.arg(name="exclude-weights")] = ()
-    """Parameters to leave dense, likewise; stronger than --include-weights."""
+    """Shell patterns of the names of parameters to leave dense; they override --include-weights."""
     workers: Annotated[int, Bounds(0)] = field(default=0, metadata=NO_IDENTITY)
-    """Worker processes, for each training process, that read samples not held in the device's memory."""
+    """Worker processes per training process that read samples which are not in the device's memory."""
     precision: Literal["float32", "bf16"] = field(default="float32", metadata=NO_IDENTITY)
     """bf16: forward passes of training under autocast."""
     compile: bool = field(default=False, metadata=NO_IDENTITY)
     """Train through torch.compile."""
     channels_last: bool = field(default=False, metadata=NO_IDENTITY)
-    """Train with images and convolutions channels-last in memory; for a GPU, best with bf16."""
+    """Train with images and convolutions channels-last in memory; for GPUs, best with bf16."""
 
     def check(self) -> None:
         """Refuse what cannot run, before anything is submitted.
@@ -142,12 +142,13 @@ class Setting(Config):
         return f"{network}_{self.task.source}".replace("/", "-")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for another process, which has to import the file of the task before its values."""
+        """Return the state for another process: the user's files as they are here, before the values of the task."""
         values = {each.name: getattr(self.task, each.name) for each in fields(self.task)}
-        return {**vars(self), "task": (registry.name_of(type(self.task), TASKS), pickle.dumps(values))}
+        return {**vars(self), "task": (registry.FILES, registry.name_of(type(self.task), TASKS), pickle.dumps(values))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        name, values = state["task"]
+        files, name, values = state["task"]
+        registry.FILES.update(files)
         task = object.__new__(find_task(name))
         task.__dict__.update(pickle.loads(values))
         self.__dict__.update({**state, "task": task})
@@ -196,7 +197,7 @@ class TrainingRun(Job):
     output: Path = field(default=Path("runs"), metadata=NO_IDENTITY)
     """The folder of all runs."""
     track: tuple[Tracker, ...] = field(default=(), metadata=NO_IDENTITY)
-    """Trackers that are told of every epoch; TensorBoard's files are in RUN/tracking."""
+    """Trackers that log every epoch; the files of TensorBoard are in RUN/tracking."""
 
     def check(self) -> None:
         self.setting.check()

@@ -13,6 +13,8 @@ from torch import distributed as dist
 
 from autosparse import tensors
 from autosparse.criteria.base import Batches
+from autosparse.criteria.failures import in_one_line, naming_layers
+from autosparse.criteria.gradient import mean_loss
 from autosparse.criteria.loss import Loss
 from autosparse.errors import UserError
 from autosparse.lookahead.probe import Probe
@@ -23,6 +25,7 @@ from autosparse.training import Checkpoint, Recipe, train
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 """The parameters of a model -> a fresh optimizer of them."""
+_PROBLEM = "the network cannot be trained ahead"
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,10 @@ class OptimizerLearner:
         """See `Learner`; the model is in training mode.
 
         Raises:
-            UserError: no batches, or what `optimizer` makes is no optimizer of this model's.
+            UserError: no batches, a model or loss that fails (names the layer), or an optimizer that fails.
         """
-        optimizer = self.optimizer(model.parameters())
+        with in_one_line(f"{_PROBLEM}: optimizer= fails"):
+            optimizer = self.optimizer(model.parameters())
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise UserError(f"optimizer= makes an optimizer of parameters; it made a {type(optimizer).__name__}")
         model.train()
@@ -122,10 +126,12 @@ class OptimizerLearner:
                 before = step
                 some = itertools.islice(self.batches, self.steps - before)
                 for step, batch in enumerate(some, before + 1):
-                    self.loss(model, send_to_device(batch, mask.kept.device)).backward()
+                    with naming_layers(_PROBLEM, model):
+                        mean_loss(self.loss, model, send_to_device(batch, mask.kept.device)).backward()
                     _average_gradients(model)
                     probe.gradients(step, model)
-                    optimizer.step()
+                    with in_one_line(f"{_PROBLEM}: a step of the optimizer fails, give another optimizer"):
+                        optimizer.step()
                     probe.stepped(step, model, mask, optimizer)
                     optimizer.zero_grad()
                 if step == before:

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from autosparse.config import Probed
 from autosparse.criteria.base import Batches
+from autosparse.criteria.gradient import restoring_modules
+from autosparse.criteria.reading import check_finite
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.training import Callback
 
 LACKING = (
-    "{} looks ahead: it trains the model for some steps in each round; give steps= and optimizer=, "
+    "{} looks ahead: it trains the model for some steps in each round; give steps_per_round= and optimizer=, "
     "as in optimizer=lambda parameters: torch.optim.AdamW(parameters, 1e-3)"
 )
 """What to tell who asks a criterion, by its name, to look ahead with nothing to train by."""
@@ -46,7 +48,9 @@ class Probe(Callback):
         if not columns:
             raise UserError("a probe measures at least one column")
         self.layout, self.steps = layout, steps
-        self._seen: dict[str, Tensor] = {name: torch.zeros(layout.size, device=device) for name in columns}
+        self._seen: dict[str, Tensor] = {
+            name: torch.zeros(layout.size, dtype=torch.float32, device=device) for name in columns
+        }
         self._views = {name: [*layout.unflatten(values).values()] for name, values in self._seen.items()}
         self._weights: list[nn.Parameter] = []
 
@@ -134,23 +138,18 @@ def look_ahead(
     if learner is None:
         raise UserError(LACKING.format(criterion))
     probe = Probe(mask.layout, learner.steps, columns, mask.kept.device)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    modes = {module: module.training for module in model.modules()}
+    before = [(parameter, parameter.detach().clone(), parameter.grad) for parameter in model.parameters()]
     try:
         for parameter in model.parameters():
             parameter.grad = None
-        with torch.enable_grad():
+        with restoring_modules(model), torch.enable_grad():
             learner.learn(model, mask, probe)
     finally:
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                tensor.copy_(before[name])
-        for name, parameter in model.named_parameters():
-            parameter.grad = gradients[name]
-        for module, training in modes.items():
-            module.training = training
+        for parameter, value, gradient in before:
+            with torch.no_grad():
+                parameter.copy_(value)
+            parameter.grad = gradient
     if wrong := [name for name, values in probe.columns.items() if not values.isfinite().all()]:
+        check_finite(batches)
         raise UserError(f"{criterion}: after {learner.steps} steps {wrong[0]} is not finite; lower the learning rate")
     return probe.columns

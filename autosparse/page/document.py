@@ -5,8 +5,9 @@ import gzip
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class Document:
 
     def table(self, frame: pd.DataFrame, caption: str = "") -> None:
         """A table, its index as the first column; **bold** as in Markdown."""
-        self.tables({"": (caption, frame)})
+        self._table(caption, frame)
 
     def tables(self, choices: Mapping[str, tuple[str, pd.DataFrame]], name: str = "measure") -> None:
         """Tables of which the page shows one.
@@ -80,9 +81,21 @@ class Document:
             choices: caption and table by the value at which it is shown.
             name: of the switch that has these values.
         """
-        shown = [{"value": value, "caption": cap, "grid": grid(table)} for value, (cap, table) in choices.items()]
-        text = "\n\n".join(f"{cap}\n\n{markdown(table)}".strip() for cap, table in choices.values())
-        self._add("tables", text, name=name, tables=shown)
+        self.choice({value: partial(self._table, *found) for value, found in choices.items()}, name)
+
+    def choice(self, parts: Mapping[str, Callable[[], object]], name: str) -> None:
+        """Add parts of which the page shows one, at first the first.
+
+        Args:
+            parts: for each value at which a part is shown, a function that adds its blocks.
+            name: name of the switch that has these values.
+        """
+        self._blocks.append({"kind": "choice", "name": name})
+        for value, add in parts.items():
+            self._blocks.append({"kind": "part", "value": value})
+            add()
+            self._blocks.append({"kind": "end"})
+        self._blocks.append({"kind": "end"})
 
     def switch(self, label: str, choices: Mapping[str, str], name: str = "measure") -> None:
         """A choice that all charts and tables of the page follow.
@@ -145,6 +158,9 @@ class Document:
         write_text(self.folder / "index.html", page)
         write_text(self.folder / "report.md", "\n\n".join(self._markdown) + "\n")
         return self.folder / "index.html"
+
+    def _table(self, caption: str, frame: pd.DataFrame) -> None:
+        self._add("table", f"{caption}\n\n{markdown(frame)}".strip(), caption=caption, grid=grid(frame))
 
     def _add(self, kind: str, plain: str, **block: Any) -> None:
         self._blocks.append({"kind": kind, **block})

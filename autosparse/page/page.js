@@ -62,18 +62,19 @@
   function choose(name, value) {
     chosen[name] = value;
     for (const { views, choices } of drawn.values()) for (const view of views) tell(view, applied(choices));
-    for (const other of document.querySelectorAll(`.switch[data-name="${name}"] input`)) {
-      other.checked = other.value === value;
+    for (const group of document.querySelectorAll(`.switch[data-name="${name}"]`)) {
+      const inputs = [...group.querySelectorAll("input")];
+      (inputs.find((input) => input.value === value) ?? inputs[0]).checked = true;
     }
-    for (const group of document.querySelectorAll(`.tables[data-name="${name}"]`)) {
-      const tables = [...group.children];
-      const shown = tables.find((table) => table.dataset.value === value) ?? tables[0];
-      for (const table of tables) table.hidden = table !== shown;
+    for (const group of document.querySelectorAll(`.choice[data-name="${name}"]`)) {
+      const parts = [...group.children];
+      const shown = parts.find((part) => part.dataset.value === value) ?? parts[0];
+      for (const part of parts) part.hidden = part !== shown;
     }
   }
 
-  for (const group of document.querySelectorAll(".tables")) {
-    [...group.children].forEach((table, number) => { table.hidden = number > 0; });
+  for (const group of document.querySelectorAll(".choice")) {
+    [...group.children].forEach((part, number) => { part.hidden = number > 0; });
   }
 
   const seen = new IntersectionObserver((entries) => {

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from autosparse.pruning.layout import Layer, Layout
     from autosparse.pruning.mask import Mask
     from autosparse.pruning.schedule import Constant, Geometric, Linear, Schedule, make_schedule
-    from autosparse.pruning.selection import keep_top, keep_top_each, keep_top_of_parts
-    from autosparse.pruning.summary import Summary, dense_share, dense_warning
+    from autosparse.pruning.selection import keep_top, keep_top_each
+    from autosparse.pruning.summary import Summary, dense_warning
 
 __all__ = [
     "Constant",
@@ -22,11 +22,9 @@ __all__ = [
     "Mask",
     "Schedule",
     "Summary",
-    "dense_share",
     "dense_warning",
     "keep_top",
     "keep_top_each",
-    "keep_top_of_parts",
     "make_schedule",
 ]
 __getattr__ = lazily(__name__)

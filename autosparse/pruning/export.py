@@ -1,10 +1,13 @@
 """A mask as `torch.nn.utils.prune` has it: only where its hook reaches the weight."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from autosparse.errors import UserError
 from autosparse.pruning.layout import Layout
+from autosparse.pruning.multiplications import weights_read
 from autosparse.pruning.prunable import canonical, is_transposed, parameters_by_name, unwrapped
 
 _CALLED = (
@@ -14,7 +17,7 @@ _CALLED = (
 _READ = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # which read the weights of modules without calling them
 
 
-def export(layout: Layout, kept: Tensor, model: nn.Module) -> None:
+def export(layout: Layout, kept: Tensor, model: nn.Module, batch: Any) -> None:
     """See `Mask.export`."""
     weights = layout.weights(model)
     names: dict[int, list[str]] = {}
@@ -22,18 +25,33 @@ def export(layout: Layout, kept: Tensor, model: nn.Module) -> None:
         names.setdefault(id(parameter), []).append(name)
     owners = _owners(unwrapped(model))
     for name, weight in weights.items():
-        refused = None
         if len(tied := names[id(weight)]) > 1:
-            refused = f"is one weight under several names ({', '.join(tied)})"
-        elif (reader := owners[name][1]) is not None:
-            refused = f"is read by {reader} without a call of its module"
-        if refused:
-            raise UserError(
-                f"torch.nn.utils.prune cannot hold the mask: {name} {refused}; "
-                "use mask.apply_(model), or mask.hold(model, optimizer) while training"
-            )
+            raise _refusal(name, f"is one weight under several names ({', '.join(tied)})")
+        if (reader := owners[name][1]) is not None:
+            raise _refusal(name, f"is read by {reader} without a call of its module")
+    called = set[str]()
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+        for name, (module, _) in owners.items()
+        if name in weights
+    ]
+    try:
+        read = weights_read(model, weights, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name in weights:
+        if name in read - called:
+            raise _refusal(name, "is read without a call of its module")
     for name, part in layout.unflatten(kept).items():
         prune.custom_from_mask(owners[name][0], "weight", part.to(weights[name].device))
+
+
+def _refusal(name: str, why: str) -> UserError:
+    return UserError(
+        f"torch.nn.utils.prune cannot hold the mask: {name} {why}; "
+        "use mask.apply_(model), or mask.hold(model, optimizer) while training"
+    )
 
 
 def _owners(model: nn.Module) -> dict[str, tuple[nn.Module, str | None]]:

@@ -1,91 +1,128 @@
-"""Removed weights that stay zero while an optimizer trains the others."""
+"""Removed weights that stay zero while optimizers train the others."""
 
-from collections.abc import Iterable
-from types import TracebackType
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from types import MethodType, TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autosparse.errors import UserError
 from autosparse.pruning.layout import Layout
-from autosparse.pruning.prunable import unwrapped
+from autosparse.pruning.prunable import refuse_aliases, unwrapped
 from autosparse.pruning.sharded import clear, is_sharded, local, local_part
 
 
 class _Held:
-    """One weight, and where it is removed."""
+    """One weight, and which of its elements are kept."""
 
-    def __init__(self, weight: nn.Parameter, removed: Tensor) -> None:
+    def __init__(self, weight: nn.Parameter, kept: Tensor) -> None:
         self.weight = weight
-        self._removed = local_part(removed, weight)
+        self._kept = local_part(kept, weight)
 
     def clear(self, tensor: Tensor) -> None:
-        """Zero what is removed in a tensor that is laid out as the weight is."""
-        self._removed = self._removed.to(local(tensor).device)  # a model may move after it was held
-        clear(tensor, self._removed)
+        """Zero the removed elements of a tensor that is laid out like the weight."""
+        self._kept = self._kept.to(local(tensor).device)  # a model may move after it was held
+        clear(tensor, self._kept)
 
     def clear_gradient(self, weight: Tensor) -> None:
-        """Zero the gradient of what is removed: before gradients are averaged, clipped or made momentum."""
+        """Zero the gradient of removed elements before it is averaged, clipped or added to momentum."""
         if weight.grad is not None:
             self.clear(weight.grad)
 
+    def hook_gradient(self) -> Any:
+        """Clear each gradient as soon as it exists, also if the weight is frozen now and thawed later."""
+        trains = self.weight.requires_grad
+        hook = self.weight.requires_grad_().register_post_accumulate_grad_hook(self.clear_gradient)
+        self.weight.requires_grad_(trains)
+        return hook
 
-class _Reapply:
-    """A hook on a module: what was loaded into its weights is masked again.
 
-    A copy of the module, and what is unpickled, has a hook that does nothing: no optimizer trains the copy.
-    """
+class _ModuleHook:
+    """A hook on a module that masks weights again. Copies and pickles of the module get a hook that does nothing."""
 
-    def __init__(self, held: dict[str, _Held] | None = None) -> None:
-        self.held = held or {}
+    def __init__(self, apply: Callable[[nn.Module], None] | None = None) -> None:
+        self._apply = apply
 
     def __call__(self, module: nn.Module, _: Any) -> None:
-        for name, held in self.held.items():
-            held.clear(module._parameters[name])  # type: ignore[arg-type]  # may be another tensor now (assign=True)
+        if self._apply is not None:
+            self._apply(module)
 
-    def __reduce__(self) -> tuple[type["_Reapply"], tuple[()]]:
-        return _Reapply, ()
+    def __reduce__(self) -> tuple[type["_ModuleHook"], tuple[()]]:
+        return _ModuleHook, ()
+
+
+class _MethodHook:
+    """Calls around a method of an optimizer that runs no hooks: many wrappers skip `Optimizer.__init__`."""
+
+    def __init__(self, optimizer: Any, name: str, after: Callable[[], None], before: Callable[[], None] | None = None):
+        method = getattr(optimizer, name)
+
+        @functools.wraps(method)
+        def around(_: Any, *args: Any, **kwargs: Any) -> Any:
+            if before is not None:
+                before()
+            returned = method(*args, **kwargs)
+            after()
+            return returned
+
+        setattr(optimizer, name, MethodType(around, optimizer))  # schedulers of learning rates wrap methods only
+        self.remove = functools.partial(setattr, optimizer, name, method)
 
 
 class Hold:
-    """The hooks that hold a mask; `release` removes them, as does leaving a `with` block."""
+    """The hooks that hold a mask; `release`, or the end of a `with` block, removes them."""
 
     def __init__(self, layout: Layout, kept: Tensor, model: nn.Module, *optimizers: Optimizer) -> None:
         """See `Mask.hold`."""
-        self._optimizers = [_inner(optimizer) for optimizer in optimizers]
         weights = layout.weights(model)
-        optimized = {
-            id(weight)
-            for optimizer in self._optimizers
-            for group in optimizer.param_groups
-            for weight in group["params"]
-        }
+        refuse_aliases([*weights.values()], model)
         if not optimizers:
-            raise UserError("a mask is held while an optimizer trains: mask.hold(model, optimizer)")
-        if not any(id(weight) in optimized for weight in weights.values()):
+            raise UserError(
+                "a mask is held while an optimizer trains: mask.hold(model, optimizer); "
+                "a loop without one calls mask.apply_(model) after each update"
+            )
+        for optimizer in optimizers:
+            if not hasattr(optimizer, "step") or not any(isinstance(each, Optimizer) for each in _chain(optimizer)):
+                got = type(optimizer).__name__
+                raise UserError(f"mask.hold takes the model, then its optimizers one by one; got {got}")
+        optimized = {weight for optimizer in optimizers for weight in _weights(optimizer)}
+        if optimized.isdisjoint(weights.values()):
             raise UserError(
                 f"the optimizer has none of the weights of the mask ({next(iter(weights))}, ...); "
                 "make it from the parameters of this model, after wrapping it"
             )
-        removed = layout.unflatten(~kept)
-        self._held = [_Held(weight, removed[name]) for name, weight in weights.items()]
-        self._clear_weights()
-        self._clear_state()
-        self._hooks: list[Any] = [*_gradient_hooks(self._held), *_loading_hooks(model, self._held)]
-        for optimizer in self._optimizers:
-            self._hooks += [
-                # a gradient may come about without the weight's own hook: of FSDP2, or written by hand
-                optimizer.register_step_pre_hook(lambda *_: self._clear_gradients()),
-                optimizer.register_step_post_hook(lambda *_: self._clear_weights()),
-                optimizer.register_load_state_dict_post_hook(lambda _: self._clear_state()),
-            ]
+        parts = layout.unflatten(kept)
+        names = {weight: name for name, weight in weights.items() if not parts[name].all()}
+        _warn(
+            "the mask prunes frozen layers (requires_grad=False): {}; prune(..., exclude=...) leaves them dense",
+            [name for weight, name in names.items() if not weight.requires_grad],
+        )
+        _warn(
+            "none of the optimizers has these layers: {}; give all optimizers, or call apply() after each other update",
+            [name for weight, name in names.items() if weight.requires_grad and weight not in optimized],
+        )
+        self._held = {weight: _Held(weight, parts[name]) for weight, name in names.items()}
+        with ExitStack() as hooks:
+            for hook in self._register(model, optimizers):
+                hooks.callback(hook.remove)
+            self._hooks = hooks.pop_all()
+        self.apply()
+        for optimizer in optimizers:
+            self._clear_state(optimizer)
+
+    def apply(self) -> None:
+        """Set the removed weights to zero, after they were changed by anything but a step of the optimizers."""
+        for held in self._held.values():
+            held.clear(held.weight)
 
     def release(self) -> None:
         """Let the weights go; they stay what they are. A second time does nothing."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
+        self._hooks.close()
 
     def __enter__(self) -> "Hold":
         return self
@@ -95,45 +132,82 @@ class Hold:
     ) -> None:
         self.release()
 
-    def _clear_weights(self) -> None:
-        for held in self._held:
-            held.clear(held.weight)
+    def _register(self, model: nn.Module, optimizers: tuple[Optimizer, ...]) -> Iterator[Any]:
+        """Register the hooks one by one."""
+        for weight, held in self._held.items():
+            if not is_sharded(weight):  # FSDP2 makes its own gradients
+                yield held.hook_gradient()
+        for module in unwrapped(model).modules():
+            own = {name: self._held[weight] for name, weight in module._parameters.items() if weight in self._held}
+            if own and isinstance(module, torch.jit.ScriptModule):
+                raise UserError("torch.jit.script makes modules that run no hooks; hold the mask before it")
+            if own:  # every module of a tied weight: the last one to load it must mask it
+                yield module.register_load_state_dict_post_hook(_ModuleHook(functools.partial(_clear_loaded, own)))
+        yield model.register_forward_pre_hook(_ModuleHook(self._before_call), prepend=True)  # FSDP2 gathers after it
+        for optimizer in dict.fromkeys(each for outer in optimizers for each in _chain(outer)):
+            yield from self._hooks_of(optimizer)
 
-    def _clear_gradients(self) -> None:
-        for held in self._held:
-            held.clear_gradient(held.weight)
+    def _hooks_of(self, optimizer: Any) -> Iterator[Any]:
+        def before(*_: Any) -> None:  # gradients of FSDP2, or written by hand, have run no hook of their weight
+            for held in self._of(optimizer):
+                held.clear_gradient(held.weight)
 
-    def _clear_state(self) -> None:
-        """Momentum from before would move removed weights, and count for others where norms are taken."""
-        for held in self._held:
-            for optimizer in self._optimizers:
-                for value in optimizer.state.get(held.weight, {}).values():
-                    if isinstance(value, Tensor) and value.shape == held.weight.shape:
-                        held.clear(value)
+        def after(*_: Any) -> None:
+            for held in self._of(optimizer):
+                held.clear(held.weight)
+
+        try:
+            yield optimizer.register_load_state_dict_post_hook(self._clear_state)
+        except AttributeError:
+            yield _MethodHook(optimizer, "step", after, before)
+            if hasattr(optimizer, "load_state_dict"):
+                yield _MethodHook(optimizer, "load_state_dict", functools.partial(self._clear_state, optimizer))
+        else:
+            yield optimizer.register_step_pre_hook(before)
+            yield optimizer.register_step_post_hook(after)
+
+    def _before_call(self, _: nn.Module) -> None:
+        """Zero removed weights that were changed between steps, for example by SAM or by averages of weights."""
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()):
+            for held in self._held.values():
+                held.clear(held.weight.data)  # by .data, so that graphs made before stay valid
+
+    def _of(self, optimizer: Any) -> list[_Held]:
+        """Return the held weights of an optimizer, looked up each time: groups may be added during training."""
+        return [self._held[weight] for weight in _weights(optimizer) if weight in self._held]
+
+    def _clear_state(self, optimizer: Any) -> None:
+        """Zero what optimizers remember of removed weights, such as momentum: it would move them or count in norms."""
+        states = [getattr(each, "state", {}) for each in _chain(optimizer) if isinstance(each, Optimizer)]
+        for held in self._of(optimizer):
+            for value in [value for state in states for value in state.get(held.weight, {}).values()]:
+                if isinstance(value, Tensor) and value.shape == held.weight.shape:
+                    held.clear(value)
 
 
-def _inner(optimizer: Optimizer) -> Optimizer:
-    """The optimizer in its wrappers, such as Accelerate's."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    return optimizer
+def _chain(optimizer: Any) -> list[Any]:
+    """Return an optimizer and those that it wraps, whatever its attributes for them are called."""
+    found = [optimizer]
+    for each in found:
+        for value in getattr(each, "__dict__", {}).values():
+            inner = value if isinstance(value, list | tuple) else [value]
+            found += [other for other in inner if isinstance(other, Optimizer) and other not in found]
+    return found
 
 
-def _gradient_hooks(held: Iterable[_Held]) -> list[Any]:
-    """Hooks that clear each gradient as soon as it is there; a frozen weight has none, FSDP2 makes its own."""
-    return [
-        each.weight.register_post_accumulate_grad_hook(each.clear_gradient)
-        for each in held
-        if each.weight.requires_grad and not is_sharded(each.weight)
-    ]
+def _weights(optimizer: Any) -> dict[nn.Parameter, None]:
+    """Return the weights of an optimizer and of those that it wraps, each once."""
+    groups = [group for each in _chain(optimizer) for group in getattr(each, "param_groups", ())]
+    return dict.fromkeys(weight for group in groups for weight in group["params"])
 
 
-def _loading_hooks(model: nn.Module, held: Iterable[_Held]) -> list[Any]:
-    """Hooks on every module that has a held weight: the last one to load a tied weight must mask it too."""
-    by_weight = {id(each.weight): each for each in held}
-    hooks = []
-    for module in unwrapped(model).modules():
-        own = {name: by_weight[id(weight)] for name, weight in module._parameters.items() if id(weight) in by_weight}
-        if own:
-            hooks.append(module.register_load_state_dict_post_hook(_Reapply(own)))
-    return hooks
+def _clear_loaded(own: dict[str, _Held], module: nn.Module) -> None:
+    for name, held in own.items():  # assign=True replaces the tensor, torch.nn.utils.prune its name
+        held.clear(module._parameters.get(name, held.weight))  # type: ignore[arg-type]
+
+
+def _warn(message: str, layers: list[str]) -> None:
+    """Warn of layers, if any, from the line that called `Mask.hold`."""
+    if layers:
+        some = ", ".join(layers[:3]) + (", ..." if len(layers) > 3 else "")
+        warnings.warn(message.format(some), stacklevel=4)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autosparse import tensors
-from autosparse.errors import UserError
+from autosparse.errors import UserError, unknown
 from autosparse.pruning.compress import compress, restore
 from autosparse.pruning.export import export
 from autosparse.pruning.hold import Hold
@@ -75,6 +75,17 @@ class Mask:
         """Share of parameters removed."""
         return 1.0 - self.density
 
+    def __getitem__(self, name: str) -> Tensor:
+        """Return which weights of a layer are kept, as a bool tensor of the layer's shape, on the memory of `kept`.
+
+        Raises:
+            UserError: no layer has the name.
+        """
+        parts = self.layout.unflatten(self.kept)
+        if name not in parts:
+            raise unknown("layer", name, parts)
+        return parts[name]
+
     def layer_densities(self) -> dict[str, float]:
         """Share kept in each layer, by name."""
         return {name: kept.sum().item() / kept.numel() for name, kept in self.layout.unflatten(self.kept).items()}
@@ -85,39 +96,51 @@ class Mask:
 
     def apply_(self, model: nn.Module) -> None:
         """Set the removed weights of the model to exactly zero, in place; wrappers are seen through."""
-        removed = self.layout.unflatten(~self.kept)
+        kept = self.layout.unflatten(self.kept)
         for name, weight in self.layout.weights(model).items():
-            clear(weight, local_part(removed[name], weight))
+            clear(weight, local_part(kept[name], weight))
 
     def hold(self, model: nn.Module, *optimizers: Optimizer) -> Hold:
-        """Set the removed weights to zero, and keep them there while an optimizer trains the others.
+        """Set the removed weights to zero, and keep them there while optimizers train the others.
 
-        They are zero again after every step and after every `load_state_dict` of the model; their gradients are zero
-        before they are averaged over processes, clipped or made momentum (those of FSDP2 before each step only), and
-        so is what the optimizer remembers of them. Copies of the model are not held.
+        They are zero whenever the model is called, after every step of an optimizer (each sets its own weights) and
+        after every `load_state_dict` of the model. Their gradients are zero before they are averaged over processes,
+        clipped or added to momentum (those of FSDP2 before each step only), and so is the state of the optimizers.
+        Copies of the model are not held.
 
         Args:
-            model: the one that trains, in wrappers or not.
-            optimizers: one, or several that share its parameters; Accelerate's wrapper will do.
+            model: the model as the loop calls it, with its wrappers.
+            optimizers: every optimizer that trains the model; wrappers (Accelerate's, Lookahead, SAM) are followed.
 
         Returns:
-            A handle: `release()`, or leaving it as a context, ends the hold.
+            A handle: `apply()` sets the removed weights to zero after a change by other means; `release()`, or the
+            end of a `with` block, ends the hold.
 
         Raises:
-            UserError: the model has other tensors than the layout, or no optimizer has any of its weights.
+            UserError: the model has other tensors than the layout, two Parameters in one memory or scripted layers;
+                an optimizer is not one, or none has any of its weights. Nothing is changed then.
+
+        Warns:
+            UserWarning: the mask prunes layers that are frozen, or that train in none of the optimizers.
         """
         return Hold(self.layout, self.kept, model, *optimizers)
 
-    def export(self, model: nn.Module) -> None:
+    def export(self, model: nn.Module, batch: Any) -> None:
         """Hand the mask to `torch.nn.utils.prune`: each layer gets `weight_orig`, `weight_mask` and its hook.
 
-        The hook runs when the layer's own module is called: a weight that is read in another way would be dense.
+        The hook computes the weight when the layer's own module is called; whatever reads the weight in another way
+        would get an old one.
+
+        Args:
+            model: the model that the mask was made for, wrapped or not.
+            batch: inputs of one forward pass, as for `summary`; they show which weights are read in another way.
 
         Raises:
-            UserError: the model has other tensors than the layout, or a layer (named) is one that the hook does not
-                reach: tied, recurrent, in attention or in a TransformerEncoderLayer. Nothing is changed then.
+            UserError: the model has other tensors than the layout or does not take the batch, or the hook does not
+                reach a layer (named): it is tied, recurrent, in attention or in a TransformerEncoderLayer, or its
+                weight is read without a call of its module. Nothing is changed then.
         """
-        export(self.layout, self.kept, model)
+        export(self.layout, self.kept, model, batch)
 
     def summary(self, model: nn.Module, batch: Any = None) -> Summary:
         """Tell what is kept of each matrix of a model, and why the others are dense; print it, or take its `frame`.
@@ -162,7 +185,7 @@ class Mask:
         Weights that are removed count as zero, whatever the model has there.
 
         Raises:
-            UserError: the model has other tensors than the layout, or a state that is no tensor.
+            UserError: the model has other tensors than the layout, or a state that is not a tensor.
         """
         compress(self.layout, self.kept, model, path)
 

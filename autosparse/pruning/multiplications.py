@@ -31,6 +31,18 @@ def multiplications(model: nn.Module, matrices: Mapping[str, Tensor], batch: Any
     Raises:
         UserError: the model does not take the batch.
     """
+    return _observed(model, matrices, batch).counts
+
+
+def weights_read(model: nn.Module, weights: Mapping[str, Tensor], batch: Any) -> set[str]:
+    """The names of the weights that any operation of one forward pass of a batch reads.
+
+    Args, raises: see `multiplications`.
+    """
+    return _observed(model, weights, batch).read
+
+
+def _observed(model: nn.Module, matrices: Mapping[str, Tensor], batch: Any) -> "_Counter":
     counter = _Counter(matrices)
     with _evaluating(model), torch.no_grad(), counter:
         try:
@@ -44,7 +56,7 @@ def multiplications(model: nn.Module, matrices: Mapping[str, Tensor], batch: Any
                 f"the model does not take this batch of inputs: {reason}; "
                 "give a tensor, a tuple of arguments, or a mapping of keyword arguments"
             ) from error
-    return counter.counts
+    return counter
 
 
 class _Counter(TorchDispatchMode):
@@ -53,6 +65,7 @@ class _Counter(TorchDispatchMode):
     def __init__(self, matrices: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.counts: dict[str, int] = {}
+        self.read: set[str] = set()
         self._places = [(tensor.data_ptr(), tensor.nbytes, name) for name, tensor in matrices.items()]
         self._places.sort()
         self._alive: list[Tensor] = []  # copies of weights: their memory must not become another tensor's
@@ -64,11 +77,12 @@ class _Counter(TorchDispatchMode):
         if func._overloadpacket in _COPIES and (name := self._name(args[0])):
             self._alive.append(result)
             bisect.insort(self._places, (result.data_ptr(), result.nbytes, name))
+        operands = {name for leaf in tree_leaves(args) if (name := self._name(leaf)) is not None}
+        self.read |= operands
         if (formula := flop_registry.get(func._overloadpacket)) is not None:
-            operands = {self._name(leaf) for leaf in tree_leaves(args)} - {None}
             for name in operands:
                 count = formula(*args, **(kwargs or {}), out_val=result) // 2  # a multiplication and an addition
-                self.counts[str(name)] = self.counts.get(str(name), 0) + count
+                self.counts[name] = self.counts.get(name, 0) + count
         return result
 
     def _name(self, operand: Any) -> str | None:

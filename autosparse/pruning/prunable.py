@@ -1,29 +1,30 @@
-"""Which parameters of a model can be pruned: its matrices and kernels that multiply, told by their names."""
+"""The parameters of a model that can be pruned: matrices and kernels that multiply."""
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim.swa_utils import AveragedModel
 
 from autosparse.errors import UserError
+from autosparse.pruning.sharded import local
 
-# module -> the parameters of it that multiply
+# Kind of module -> pattern of the names of its parameters that multiply.
 PRUNABLE: dict[type[nn.Module] | tuple[type[nn.Module], ...], str] = {
     (nn.Linear, nn.Bilinear): "weight",
     (nn.Conv1d, nn.Conv2d, nn.Conv3d): "weight",
     (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d): "weight",
     nn.MultiheadAttention: "(in|q|k|v)_proj_weight",
-    (nn.RNNBase, nn.RNNCellBase): "weight_(ih|hh|hr).*",
+    (nn.RNNBase, nn.RNNCellBase): r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?",
 }
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
-# what torch.compile, FSDP and activation checkpointing put into the names of what they wrap
+# torch.compile, FSDP and activation checkpointing add these to the names of parameters.
 _WRAPPED = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
 
 
@@ -32,11 +33,11 @@ class Matrix:
     """A parameter of two dimensions or more, or one that was asked for.
 
     Attributes:
-        name: of the parameter in the model itself, without what wrappers add.
-        tensor: the parameter; what it is computed to be, where it is computed from others.
+        name: first name of the parameter in the unwrapped model.
+        tensor: the parameter.
         fan_in, fan_out: inputs and outputs of one unit, kernel positions included.
         dense: why it stays dense; None if it is prunable.
-        asked: whether the user has asked for that.
+        asked: whether the user asked for it to stay dense.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Matrix:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model in its wrappers: DistributedDataParallel, torch.compile, AveragedModel."""
+    """Return the model inside DistributedDataParallel, torch.compile or AveragedModel."""
     while True:
         if isinstance(model, _WRAPPERS):
             model = model.module
@@ -59,84 +60,119 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def canonical(name: str) -> str:
-    """A parameter's name without what wrappers of its modules have added."""
+    """Return a parameter's name without the parts that wrappers of its modules added."""
     return _WRAPPED.sub("", name).removeprefix(".")
 
 
 def parameters_by_name(model: nn.Module) -> dict[str, nn.Parameter]:
-    """All parameters by canonical name; one that has several names is there under each."""
+    """Return all parameters by canonical name; a parameter with several names is listed under each.
+
+    Raises:
+        UserError: the model is not a torch module.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"the model, a torch module, comes first; got {type(model).__name__}")
     named = unwrapped(model).named_parameters(remove_duplicate=False)
     return {canonical(name): parameter for name, parameter in named}
 
 
-def matrices(model: nn.Module, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> list[Matrix]:
-    """The matrices and kernels of a model in its own order, prunable or not, each storage once.
+def matrices(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Matrix]:
+    """List the matrices and kernels of a model in its own order, prunable or not, each parameter once.
+
+    A computed weight is never read, since that would advance the power iteration of spectral_norm. The parameters that
+    it is computed from are listed, such as `weight_v` or `parametrizations.weight.original1` of weight_norm.
 
     Args:
-        model: any module, in wrappers or not.
-        include: shell patterns of the names of parameters that are prunable, whatever module they belong to.
-        exclude: of those that are not; stronger than `include`.
+        model: model to prune, wrapped or not.
+        include: shell patterns of names of parameters to prune, whatever module they belong to.
+        exclude: shell patterns of names of parameters to leave dense, also where `include` matches.
 
     Raises:
-        UserError: a pattern that no parameter's name matches, or a parameter that has no shape yet.
+        UserError: a pattern matches no parameter's name, a pattern of `include` matches no parameter that can be
+            pruned, or a parameter has no shape yet.
     """
+    include, exclude = ([given] if isinstance(given, str) else given for given in (include, exclude))
+    named = parameters_by_name(model)
+    _check_patterns(named, (*include, *exclude))
+    names: dict[Tensor, list[str]] = {}
+    for name, parameter in named.items():
+        names.setdefault(parameter, []).append(name)
     model = unwrapped(model)
-    _check_patterns(parameters_by_name(model), (*include, *exclude))
     embedded = {
-        _key(module.weight)
+        _key(weight)
         for module in model.modules()
-        if isinstance(module, _EMBEDDINGS) and isinstance(module.weight, nn.Parameter)
+        if isinstance(module, _EMBEDDINGS)
+        for weight in module.parameters(recurse=False)
     }
-    found: dict[object, Matrix] = {}
+    found: dict[Tensor, Matrix] = {}
     for path, module in model.named_modules():
-        for short, tensor in _tensors(module):
+        for short, tensor in module.named_parameters(recurse=False):
             name = canonical(f"{path}.{short}" if path else short)
             if isinstance(tensor, nn.UninitializedParameter):
                 raise UserError(
                     f"layer {path or type(module).__name__} has no shape yet (a lazy layer); "
                     "run a batch through the model first"
                 )
-            wanted = _any(name, include)
-            if (tensor.dim() > 1 or wanted) and tensor.numel() and _key(tensor) not in found:
-                refused, asked = _refusal(name, module, short, tensor, wanted, _any(name, exclude), embedded)
-                found[_key(tensor)] = Matrix(name, tensor, *_fans(module, tensor), refused, asked)
+            wanted = _any(names[tensor], include)
+            if (tensor.dim() > 1 or wanted) and tensor.numel() and tensor not in found:
+                excluded = _any(names[tensor], exclude)
+                refused = "excluded" if excluded else _refusal(module, short, tensor, wanted, embedded)
+                found[tensor] = Matrix(name, tensor, *_fans(module, tensor), refused, excluded)
+    for pattern in include:
+        matched = [matrix for matrix in found.values() if _any(names[matrix.tensor], [pattern])]
+        if matched and not any(matrix.dense is None or matrix.asked for matrix in matched):
+            raise UserError(f"include={pattern!r} finds nothing to prune: {matched[0].name} is {matched[0].dense}")
     return list(found.values())
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What a module has by itself: its parameters, and a weight that is computed from them."""
-    if isinstance(module, ParametrizationList):  # the weight that is computed stands for them
-        return
-    yield from module.named_parameters(recurse=False)
-    if any(isinstance(module, kinds) for kinds in PRUNABLE) and "weight" not in module._parameters:
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor):
-            yield "weight", weight
-
-
-def _refusal(
-    name: str, module: nn.Module, short: str, tensor: Tensor, wanted: bool, excluded: bool, embedded: set[object]
-) -> tuple[str | None, bool]:
-    """Why a tensor stays dense, None if it does not, and whether that was asked for."""
-    if excluded:
-        return "excluded", True
-    if not isinstance(tensor, nn.Parameter):
-        return "computed from others (torch.nn.utils.prune or parametrize)", False
+def _refusal(module: nn.Module, short: str, tensor: Tensor, wanted: bool, embedded: set[object]) -> str | None:
+    """Return why a tensor stays dense, None if it is prunable."""
     if not tensor.is_floating_point():
-        return f"{str(tensor.dtype).removeprefix('torch.')}, not real floating-point numbers", False
+        return f"{str(tensor.dtype).removeprefix('torch.')}, not real floating-point numbers"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "scripted; prune the model before torch.jit.script"
+    if getattr(module, "sparse", False) and isinstance(module, _EMBEDDINGS):
+        return "an embedding with sparse gradients; make it with sparse=False"
     if wanted:
-        return None, False
+        return None
     if _key(tensor) in embedded:
-        return "an embedding, or tied to one", False
+        return "an embedding, or tied to one"
     if any(isinstance(module, kinds) and re.fullmatch(names, short) for kinds, names in PRUNABLE.items()):
-        return None, False
+        return None
     if short == "weight" and is_transposed(module):
-        return None, False
-    return f"a parameter of {type(module).__name__}", False
+        return None
+    return f"a parameter of {type(module).__name__}"
+
+
+def refuse_aliases(pruned: Collection[Tensor], model: nn.Module) -> None:
+    """Refuse a weight that shares memory with another Parameter: its gradient and its mask would miss that Parameter.
+
+    Raises:
+        UserError: two Parameters share memory (names both).
+    """
+    pruned = {*pruned}
+    spans = [(*_span(parameter), name, parameter) for name, parameter in parameters_by_name(model).items()]
+    end, before, last = 0, "", None
+    for start, stop, name, parameter in sorted(spans, key=lambda span: span[:2]):
+        if start < min(end, stop) and parameter is not last and not pruned.isdisjoint({parameter, last}):
+            raise UserError(
+                f"{before} and {name} are two Parameters in one memory, so a mask of one would miss the other; "
+                "make them one Parameter, or exclude both"
+            )
+        if stop > end:
+            end, before, last = stop, name, parameter
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """Return the first address of a tensor and the one after its last; an empty span if it has gaps or no memory."""
+    part = local(tensor)
+    dense = part.numel() == 1 + sum((size - 1) * stride for size, stride in zip(part.shape, part.stride(), strict=True))
+    start = part.data_ptr()
+    return start, start + dense * bool(start) * part.nbytes
 
 
 def _fans(module: nn.Module, tensor: Tensor) -> tuple[int, int]:
-    """As `torch.nn.init.kaiming_normal_` counts them, a transposed matrix the other way round."""
+    """Return fan-in and fan-out like `torch.nn.init.kaiming_normal_`, swapped for a transposed matrix."""
     if tensor.dim() < 2:
         return 1, 1
     kernel = math.prod(tensor.shape[2:])
@@ -145,35 +181,27 @@ def _fans(module: nn.Module, tensor: Tensor) -> tuple[int, int]:
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether a module is Hugging Face's Conv1D, a linear layer whose weight is (inputs, outputs)."""
-    weight, outputs = getattr(module, "weight", None), getattr(module, "nf", None)
-    return (
-        type(module).__name__ == "Conv1D"
-        and isinstance(weight, Tensor)
-        and weight.dim() == 2
-        and outputs == weight.shape[1]
-    )
+    """Return True if a module is Hugging Face's Conv1D, a linear layer with a weight of (inputs, outputs)."""
+    weight = module._parameters.get("weight") if type(module).__name__ == "Conv1D" else None
+    return weight is not None and weight.dim() == 2 and getattr(module, "nf", None) == weight.shape[1]
 
 
 def _key(tensor: Tensor) -> object:
-    """What two parameters on one storage share."""
-    if tensor.is_meta or isinstance(tensor, nn.UninitializedParameter) or not tensor.numel():
-        return id(tensor)
-    local = getattr(tensor, "_local_tensor", tensor)  # of a DTensor
-    return (local.data_ptr(), tensor.numel()) if isinstance(tensor, nn.Parameter) else id(tensor)
+    """Return a value that two parameters on one storage share."""
+    return id(tensor) if tensor.is_meta else (local(tensor).data_ptr(), tensor.numel())
 
 
-def _any(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def _any(names: Iterable[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
-def _check_patterns(names: dict[str, nn.Parameter], patterns: tuple[str, ...]) -> None:
+def _check_patterns(names: dict[str, nn.Parameter], patterns: Sequence[str]) -> None:
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not _any(names, [pattern]):
             some = ", ".join([*names][:3])
             raise UserError(f"no parameter's name matches {pattern!r}; they are {some}, ...")
 
 
 def total(found: list[Matrix]) -> int:
-    """The number of elements of matrices."""
+    """Return the number of elements of all matrices."""
     return sum(matrix.tensor.numel() for matrix in found)

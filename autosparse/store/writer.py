@@ -171,6 +171,10 @@ class TripleWriter:
             elif k in self._survival:
                 self._survival[k] += here
 
+    def commit_beside(self, beside: Mapping[str, str]) -> None:
+        """Commit digests of files that the run will read again, see `commit_features`."""
+        self._commit({}, beside=beside)
+
     def finish(self, beside: Mapping[str, str] = _NOTHING) -> None:
         """Write and commit survival, the sum of the masks, and mark the store complete."""
         if self.committed != self.iterations:

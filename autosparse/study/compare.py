@@ -108,9 +108,9 @@ def iterations_table(irp: pd.DataFrame) -> pd.DataFrame:
     return cells.unstack(fill_value="–")
 
 
-def dense_accuracy(irp: pd.DataFrame, measure: str = "test") -> str:
-    """The accuracy of the unpruned network, off iteration 0 of IRP."""
-    return cell(irp[irp["iteration"] == 0][measure], metric_of(irp)[0]) if len(irp) else "–"
+def dense(pruned: pd.DataFrame, irp: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the unpruned network: iteration 0 of IRP or, without IRP, runs at sparsity 0."""
+    return irp[irp["iteration"] == 0] if len(irp) else pruned[pruned["sparsity"] == 0]
 
 
 def nearest(irp: pd.DataFrame, sparsity: float) -> pd.DataFrame:
@@ -152,6 +152,22 @@ def metric_of(*frames: pd.DataFrame) -> tuple[str, str]:
         names = " and ".join(sorted(name for name, _ in found))
         raise UserError(f"results of different metrics, {names}, cannot share a table; report them apart")
     return next(iter(found), ("accuracy", "higher"))
+
+
+def metrics_of(*frames: pd.DataFrame) -> list[str]:
+    """Return the names of all metrics of the rows, the first metric of their task first.
+
+    Raises:
+        UserError: rows differ in their first metric.
+    """
+    others = [name[5:] for frame in frames for name in frame if name.startswith("test/") and frame[name].notna().any()]
+    return list(dict.fromkeys([metric_of(*frames)[0], *others]))
+
+
+def of_metric(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the rows with another metric instead of the first, at the same epochs; its direction is not known."""
+    values = {measure: frame.get(f"{measure}/{name}", np.nan) for measure in MEASURES}
+    return frame.assign(metric=name, better="", **values) if len(frame) else frame
 
 
 def recipes(*frames: pd.DataFrame) -> list[tuple[str, str]]:

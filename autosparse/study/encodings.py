@@ -29,9 +29,10 @@ def metric_axis(title: str, low: float, high: float, cut: bool, reverse: bool = 
 
 
 def limits(points: pd.DataFrame, metric: str, better: str) -> tuple[float, float, bool]:
-    """Where the axis ends, and whether that cuts something off.
+    """Return the ends of a metric's axis, and whether some points are beyond them.
 
-    A criterion at chance must not flatten the differences among the others.
+    A criterion at chance must not flatten the differences among the others. Where `better` is neither `higher` nor
+    `lower`, all points are within.
     """
     means = points["mean"]
     bottom, top = float((means - points["std"]).min()), float((means + points["std"]).max())
@@ -40,7 +41,7 @@ def limits(points: pd.DataFrame, metric: str, better: str) -> tuple[float, float
     if better == "higher":
         rest = float(means.quantile(0.12))
         low = max(low, rest - 0.5 * (top - rest) - margin) if rest < top else low
-    else:
+    elif better == "lower":
         rest = float(means.quantile(0.88))
         high = min(high, rest + 0.5 * (rest - bottom) + margin) if rest > bottom else high
     if factor(metric) > 1:

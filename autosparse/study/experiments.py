@@ -5,7 +5,7 @@ The graph of an experiment is made of what its parts need, and ends in the repor
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,6 @@ from autosparse.errors import unknown
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.page import Document
 from autosparse.study import results
-from autosparse.study.labels import labels
-from autosparse.study.learnable import learnable
 from autosparse.study.lookahead import lookahead
 from autosparse.study.paper import PLANS
 from autosparse.study.parts import Overview, Part
@@ -56,10 +54,8 @@ EXPERIMENTS: dict[str, Callable[[Scale], list[Part]]] = {
     **PLANS,
     "pretrained": pretrained,
     "lookahead": lookahead,
-    "learnable": learnable,
-    "labels": labels,
 }
-_OWN = frozenset({"pretrained", "lookahead", "learnable", "labels"})  # not the paper's, with settings of their own
+_OWN = frozenset({"pretrained", "lookahead"})  # not the paper's, with settings of their own
 
 
 def find_experiments(name: str) -> tuple[str, ...]:
@@ -87,9 +83,15 @@ def find_scale(experiment: str, name: str | None = None, output: Path | None = N
 
 
 def stages(names: Sequence[str], scale: Scale) -> list[Stage]:
-    """The graph of some experiments: each run once, however many share it, then the report of all."""
+    """Return the graph of some experiments: their jobs, then the report of all."""
     report = _report(names, scale)
-    jobs = list({job.folder: job for job in report.content.jobs()}.values())
+    graph = make_graph(report.content.jobs())
+    return [*graph, Stage("report", (report,), after=tuple(stage.name for stage in graph), single=True)]
+
+
+def make_graph(jobs: Iterable[Job]) -> list[Stage]:
+    """Return the stages of some jobs, each run once: iterative pruning, fits, then the prunings that need them."""
+    jobs = list({job.folder: job for job in jobs}.values())
     pruned = [job for job in jobs if isinstance(job, PruneRun)]
     found = [
         Stage("irp", tuple(job for job in jobs if isinstance(job, IRPRun))),
@@ -97,8 +99,7 @@ def stages(names: Sequence[str], scale: Scale) -> list[Stage]:
         Stage("prune", tuple(job for job in pruned if not job.learned)),
         Stage("prune-autos", tuple(job for job in pruned if job.learned), after=("autos",)),
     ]
-    found = [stage for stage in found if stage.jobs]
-    return [*found, Stage("report", (report,), after=tuple(stage.name for stage in found), single=True)]
+    return [stage for stage in found if stage.jobs]
 
 
 def describe(stages: Sequence[Stage]) -> list[str]:

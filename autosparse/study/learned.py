@@ -30,7 +30,7 @@ def learned_map(autos: AutoS, surface: Surface | None = None) -> Chart:
 
     Drawn from the surface, if it is given. What is seen beside them has a view for each of some values.
     """
-    line = torch.linspace(-_REACH, _REACH, _CELLS)
+    line = torch.linspace(-_REACH, _REACH, _CELLS, dtype=torch.float32)
     second, first = (values.reshape(-1).to(_device()) for values in torch.meshgrid(line, line, indexing="ij"))
     one, other, *others = autos.features.columns
     scorer = surface or autos

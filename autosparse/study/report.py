@@ -1,6 +1,7 @@
 """The report that shows whatever a set of runs has brought."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -105,26 +106,53 @@ def _nothing(folders: Sequence[Path]) -> str:
 
 
 def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, title: str, stem: str) -> None:
+    """Add the results of one recipe for one network on one data set; those by metric follow the switch `metric`."""
     document.heading(title)
-    metric, better = compare.metric_of(pruned, irp)
     as_it_is = pruned[pruned["sanity"] == "none"] if len(pruned) else pruned
-    shown = irp if as_it_is.empty else as_it_is
-    measures = [measure for measure in compare.MEASURES if shown[measure].notna().any()]
-    points, dense = _points(as_it_is, irp, measures), irp[irp["iteration"] == 0] if len(irp) else irp
-    levels = {each: factor(metric) * dense[each].astype(float).mean() for each in measures} if len(dense) else {}
-    best_first = points.groupby("series")["mean"].mean().sort_values(ascending=better == "lower").index
-    codes = numbered(sorted(best_first, key=lambda name: not name.endswith(compare.ITERATIVE)))
-    add_switch(document, metric, measures)
-    tables = {} if as_it_is.empty else {each: _table(as_it_is, irp, each) for each in measures}  # refuses mixed recipes
-    picture = charts.against_sparsity(points, metric, better, levels, codes)
-    document.chart(picture, f"{stem}_accuracy", CURVES)
-    if as_it_is.empty:
-        document.table(compare.iterations_table(irp), f"Test {label(metric)}, of every mask after the last epoch.")
-    else:
-        document.tables(tables)
+    codes = _codes(as_it_is, irp)
+    first, *others = compare.metrics_of(pruned, irp)
+    document.switch("Metric", {name: name for name in (first, *others)}, "metric")
+
+    def add(write: Callable[..., None], *frames: pd.DataFrame) -> None:
+        parts = {first: partial(write, document, *frames, stem, codes)}
+        for number, name in enumerate(others, 2):
+            swapped = [compare.of_metric(frame, name) for frame in frames]
+            parts[name] = partial(write, document, *swapped, f"{stem}_metric-{number}", codes)
+        document.choice(parts, "metric")
+
+    add(_results, as_it_is, irp)
+    if len(as_it_is):
         _pruned(document, as_it_is, irp, stem, codes)
     if len(as_it_is) < len(pruned):
-        _sanity(document, pruned, metric, stem, codes)
+        document.heading("Sanity checks", 3)
+        add(_sanity, pruned)
+
+
+def _codes(pruned: pd.DataFrame, irp: pd.DataFrame) -> dict[str, int]:
+    """Number the series: iterative pruning first, then by the first metric after the last epoch, the best first."""
+    _, better = compare.metric_of(pruned, irp)
+    means = _points(pruned, irp, ["test"]).groupby("series")["mean"].mean()
+    best_first = means.sort_values(ascending=better == "lower").index
+    return numbered(sorted(best_first, key=lambda name: not name.endswith(compare.ITERATIVE)))
+
+
+def _results(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: str, codes: dict[str, int]) -> None:
+    """Add a metric against sparsity and its tables."""
+    metric, better = compare.metric_of(pruned, irp)
+    frames = [frame for frame in (pruned, irp) if len(frame)]
+    measures = [measure for measure in compare.MEASURES if any(frame[measure].notna().any() for frame in frames)]
+    dense = compare.dense(pruned, irp)
+    levels = {each: factor(metric) * dense[each].astype(float).mean() for each in measures} if len(dense) else {}
+    add_switch(document, metric, measures)
+    points = _points(pruned, irp, measures)
+    picture = charts.against_sparsity(points, metric, better, levels, codes)
+    document.chart(picture, f"{stem}_accuracy", CURVES)
+    if pruned.empty:
+        document.table(compare.iterations_table(irp), f"Test {label(metric)}, of every mask after the last epoch.")
+    else:
+        tables = {each: _table(pruned, irp, each) for each in measures}  # refuses mixed recipes
+        order = [name for name in codes if name in next(iter(tables.values()))[1].index]
+        document.tables({each: (caption, table.loc[order]) for each, (caption, table) in tables.items()})
 
 
 def _pruned(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: str, codes: dict[str, int]) -> None:
@@ -146,13 +174,13 @@ def _pruned(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: s
     add_trainings(document, pruned, stem, codes)
 
 
-def _sanity(document: Document, pruned: pd.DataFrame, metric: str, stem: str, codes: dict[str, int]) -> None:
-    """The criteria that were checked, at the sparsities at which they were."""
+def _sanity(document: Document, pruned: pd.DataFrame, stem: str, codes: dict[str, int]) -> None:
+    """Add the criteria that were checked, at the sparsities at which they were."""
+    metric, _ = compare.metric_of(pruned)
     names = [row.criterion.removesuffix(f", {row.sanity}") for row in pruned.itertuples()]
     rows = pruned.assign(series=names, check=pruned["sanity"].replace("none", "as it is"))
     checked = rows.groupby(["series", "sparsity"])["check"].transform("nunique") > 1
     rows = rows[checked].sort_values("check", key=lambda column: column.map(_CHECKS.index), kind="stable")
-    document.heading("Sanity checks", 3)
     points = charts.spread(rows, ("series", "sparsity", "check"))
     document.chart(charts.checks(points, metric, codes), f"{stem}_checks", CHECKS)
     at = [f"{row.series} at {100 * row.sparsity:g}%" for row in rows.itertuples()]
@@ -181,7 +209,8 @@ def _table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str) -> tuple[str, 
     metric, _ = compare.metric_of(pruned, irp)
     unit = ", %" if factor(metric) > 1 else ""
     named = compare.MEASURES[measure].format(metric)
-    over = f"mean ± deviation over seeds {_seeds(pruned)}; dense: {compare.dense_accuracy(irp, measure)}"
+    dense = compare.cell(compare.dense(pruned, irp)[measure], metric)
+    over = f"mean ± deviation over seeds {_seeds(pruned)}; dense: {dense}"
     table = compare.accuracy_table(pruned, irp, measure)
     between = (
         "; ≈: between two masks of iterative pruning" if table.map(lambda text: "≈" in text).any(axis=None) else ""

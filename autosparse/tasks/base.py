@@ -48,7 +48,7 @@ class Task(Protocol):
     def metrics(self, model: "nn.Module", batch: Any) -> "dict[str, tuple[Tensor, Tensor]]":
         """Return a sum and a count by name, numbers or tensors of one element.
 
-        Their quotient over all batches is the metric. Tables show the first.
+        Their quotient over all batches is the metric. Epochs are chosen by the first metric.
         """
 
     def collate(self, samples: list[Any]) -> Any:

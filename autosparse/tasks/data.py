@@ -182,7 +182,7 @@ class ShuffledBatches:
     def _draws(self, epoch: int, start: int, batch: int) -> Tensor:
         """Return what `crop_and_flip` takes for the global batches from step `start` on, float32 (3, steps, batch)."""
         generator = torch.Generator()
-        draws = torch.empty(len(self) - start, 3, batch)
+        draws = torch.empty((len(self) - start, 3, batch), dtype=torch.float32)
         for step, row in enumerate(draws, start):
             generator.manual_seed(stream("augmentation", self.seed, epoch, step))
             torch.rand(row.shape, generator=generator, out=row)

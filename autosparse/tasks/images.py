@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import tyro
+
 from autosparse import networks, registry
 from autosparse.command import choices
 from autosparse.config import NO_IDENTITY, Config
@@ -22,17 +24,17 @@ class Images(Config, Task):
     """A classifier of images."""
 
     network: Annotated[str, choices(networks.NETWORKS)] = field(default="lenet-300-100", metadata=NO_IDENTITY)
-    """The network, or package.module:function or path/file.py:function of one's own, (shape, classes) -> module."""
+    """A network by name, or package.module:function or path/file.py:function of yours, (shape, classes) -> module."""
     source: Annotated[str, choices(sources.DATASETS, name="dataset")] = field(
         default="mnist5k", metadata={"identity": "dataset"}
     )
-    """What it learns from."""
+    """Data set to learn from."""
     data_root: Path | None = field(default=None, metadata=NO_IDENTITY)
-    """The folder of the data sets' .npz files; $AUTOSPARSE_DATA, or data, if not given."""
-    recipe_name: Annotated[RecipeName, choices((), name="recipe")] = field(default="short", metadata=NO_IDENTITY)
-    """How it is trained; paper: tables A.3 and C."""
+    """Folder of the .npz files of the data sets. Default: $AUTOSPARSE_DATA, or else data."""
+    recipe_name: Annotated[RecipeName, tyro.conf.arg(name="recipe")] = field(default="short", metadata=NO_IDENTITY)
+    """How the network is trained; paper: tables A.3 and C."""
     validation: float | None = field(default=None, metadata=NO_IDENTITY)
-    """Share of the training images held out to choose an epoch by; 0.1 if not given, 0 with the paper's recipe."""
+    """Fraction of the training images held out to choose an epoch. Default: 0.1, or 0 with the recipe paper."""
     fan: Literal["fan_in", "fan_out"] = "fan_in"
     """Mode of the Kaiming normal initial weights."""
 

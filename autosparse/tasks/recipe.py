@@ -10,7 +10,6 @@ from autosparse.config import Bounds, Config
 from autosparse.errors import UserError, unknown
 
 SET = tyro.conf.Suppress  # marks a field that an option of every training sets, whatever the task
-UNPACKED = "run it without --pack"
 
 
 @dataclass(frozen=True)
@@ -64,18 +63,6 @@ class Recipe(Config):
     def by_step(self) -> bool:
         """Whether the learning rate changes from step to step, not only from epoch to epoch."""
         return self.cosine or self.warmup > 0
-
-    def check_packed(self, processes: int) -> None:
-        """Refuse what `train_together` cannot do.
-
-        Raises:
-            UserError: an option of this recipe, or more than one process.
-        """
-        if processes > 1:
-            raise UserError(f"a pack trains in one process, and there are {processes}; {UNPACKED}")
-        for name in ("compile", "channels_last"):
-            if getattr(self, name):
-                raise UserError(f"--{name.replace('_', '-')} does not go with a pack; {UNPACKED}")
 
     def with_epochs(self, epochs: int) -> "Recipe":
         """The recipe stretched or shortened, its drops at the same share of the whole."""

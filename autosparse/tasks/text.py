@@ -28,7 +28,7 @@ class Text(Config, Task):
     better: ClassVar[Literal["higher", "lower"]] = "lower"
 
     text: Path | None = field(default=None, metadata=NO_IDENTITY)
-    """A file; the first MiB of the source of Python's standard library if not given."""
+    """A file. Default: the first MiB of the source of Python's standard library."""
     layers: Annotated[int, Bounds(1)] = 4
     """Blocks of attention and two linear layers."""
     heads: Annotated[int, Bounds(1)] = 4

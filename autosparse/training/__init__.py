@@ -9,18 +9,15 @@ if TYPE_CHECKING:
     from autosparse.training.callback import Callback
     from autosparse.training.checkpoint import Checkpoint
     from autosparse.training.loop import Epoch, evaluate, summarize, train
-    from autosparse.training.packed import Training, train_together
 
 __all__ = [
     "Callback",
     "Checkpoint",
     "Epoch",
     "Recipe",
-    "Training",
     "evaluate",
     "find_recipe",
     "summarize",
     "train",
-    "train_together",
 ]
 __getattr__ = lazily(__name__)

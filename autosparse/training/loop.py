@@ -92,7 +92,7 @@ def train(
     first_epoch, first_step = (position["epoch"], position["step"]) if position else (0, 0)
     if resume and len(set(gather_object([(first_epoch, first_step)]))) > 1:  # on a network file system, for a moment
         raise UserError(f"not all processes see the same {resume.path}; run the same again")
-    total = torch.zeros((), device=accelerator.device)
+    total = torch.zeros((), dtype=torch.float32, device=accelerator.device)
     if position:
         total += position["total"]
     batches = data.training(recipe.batch_size, seed, recipe.augment, recipe.accumulate)
@@ -207,18 +207,27 @@ def _as_trained(batch: Any, recipe: Recipe) -> Any:
 
 
 def summarize(history: list[Epoch], better: str = "higher") -> dict[str, Any]:
-    """What a table needs of the test samples, by the task's first metric.
+    """Return the results of a training on the test samples, as tables show them.
 
-    `test` is that of the last epoch; `test_best_validation` that of the epoch best on the validation split (None
-    without one); `test_best` the best over epochs, which is what the paper reports and which has chosen its epoch by
-    the test set.
+    Args:
+        history: the epochs.
+        better: direction of the first metric, `higher` or `lower`; the direction of others is not known.
+
+    Returns:
+        Values of the first metric: `test` of the last epoch; `test_best_validation` of the epoch that is best on the
+        validation split (None without one); `test_best` of the epoch that is best on the test samples, which is what
+        the paper reports. Values of each other metric at the first two of these epochs: `test/NAME` and
+        `test_best_validation/NAME`.
     """
     best = max if better == "higher" else min
-    validated = [(epoch["validation"], epoch["test"]) for epoch in history if epoch["validation"] is not None]
+    validated = [epoch for epoch in history if epoch["validation"] is not None]
+    last, chosen = history[-1], best(validated, key=itemgetter("validation")) if validated else None
     return {
-        "metric": history[-1]["metric"],
+        "metric": last["metric"],
         "better": better,
-        "test": history[-1]["test"],
-        "test_best_validation": best(validated, key=itemgetter(0))[1] if validated else None,
+        "test": last["test"],
+        "test_best_validation": chosen["test"] if chosen else None,
         "test_best": best(epoch["test"] for epoch in history),
+        **{f"test/{name}": value for name, value in last["more"].items()},
+        **{f"test_best_validation/{name}": value for name, value in (chosen["more"] if chosen else {}).items()},
     }

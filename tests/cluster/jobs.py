@@ -1,19 +1,16 @@
 """A job for tests: it writes a word."""
 
 import json
-import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from autosparse.cluster import Job
+from autosparse.cluster import Job, interruption
 from autosparse.cluster.interruption import InterruptedAtStep
-from autosparse.cluster.speaking import speaking
 from autosparse.config import NO_IDENTITY
 from autosparse.errors import UserError
 
@@ -50,11 +47,16 @@ class Note(Job):
         time.sleep(self.seconds)
         if self.fail == "user":
             raise UserError("no such word")
+        if self.fail == "exit":
+            raise SystemExit(0)
         if self.fail == "rank 1":
             if accelerator.process_index == 1:
                 raise UserError("the second process has had enough")
             accelerator.wait_for_everyone()
-        if self.fail == "stop":
+        if self.fail == "asked":
+            while not interruption.agreed():
+                time.sleep(0.01)
+        if self.fail in ("stop", "asked"):
             raise InterruptedAtStep("enough")
         if self.fail:
             raise ZeroDivisionError("a bug\nin two lines")
@@ -63,15 +65,3 @@ class Note(Job):
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             (self.folder / "word").write_text(self.word)
-
-    @classmethod
-    def run_together(cls, jobs: Sequence[Job], accelerator: Accelerator) -> Mapping[Path, Exception]:
-        failed = dict[Path, Exception]()
-        for job in jobs:
-            with speaking(job.folder):
-                logging.getLogger("autosparse").info("together %s", job.folder.name)
-                try:
-                    job.run(accelerator)
-                except UserError as error:
-                    failed[job.folder] = error
-        return failed

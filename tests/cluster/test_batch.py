@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,22 @@ def test_what_is_submitted_is_what_the_dry_run_shows(commands: Commands, tmp_pat
     assert [each.log.name for each in submitted] == [f"4242_{k}_0_log.err" for k in range(3)]
     assert len(commands.calls("sbatch")) == 1
     assert not [path for path in folder.rglob("*_submitted.pkl") if path.stat().st_mode & 0o022]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(("code", "done", "ends"), [(0, True, 0), (0, False, 1), (3, False, 3), (3, True, 3)])
+def test_a_job_whose_process_left_no_result_has_failed(
+    jobs: int, code: int, done: bool, ends: int, commands: Commands, tmp_path: Path
+) -> None:
+    submitted = submit([nothing] * jobs, Resources(), "irp", tmp_path / "it's a folder")[-1]
+    commands.answer("srun", f"exit {code}")
+    if done:
+        submitted.log.with_name(f"{submitted.job_id}_0_result.pkl").touch()
+    given = {"SLURM_JOB_ID": "4243", "SLURM_ARRAY_JOB_ID": "4242", "SLURM_ARRAY_TASK_ID": "1"}
+    given = given if jobs > 1 else {"SLURM_JOB_ID": "4242"}
+    ended = subprocess.run(["bash", submitted.script], env=os.environ | given, capture_output=True, text=True)
+    assert ended.returncode == ends
+    assert ("the process exited before its work was done" in ended.stderr) == (code == 0 and not done)
 
 
 def test_an_array_of_one_is_a_plain_job(commands: Commands, tmp_path: Path) -> None:

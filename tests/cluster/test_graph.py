@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autosparse.cluster import Resources, Stage, launch_graph
+from autosparse.cluster import Resources, Stage, launch_graph, status
 from autosparse.errors import UserError
 from tests.cluster.conftest import Commands
 from tests.cluster.jobs import Note
@@ -44,6 +44,7 @@ def test_a_failed_stage_stops_those_after_it_alone_and_the_same_command_goes_on(
         launch_graph(graph(tmp_path, fail="user"), resources, tmp_path)
     printed = capsys.readouterr()
     assert words(tmp_path) == {"b", "c", "e"}
+    assert len(status.find([tmp_path])) == 6  # Runs that were not started count, too.
     assert printed.out.splitlines() == [str(job.folder) for stage in graph(tmp_path) for job in stage.jobs]
     assert f"failed: {tmp_path / 'note_a'}: no such word" in printed.err
     assert f"failed: {tmp_path / 'note_d'}: not started, as a failed" in printed.err
@@ -73,6 +74,13 @@ def test_a_run_whose_input_was_made_anew_is_not_taken_for_complete(
     (tmp_path / "note_a" / "word").write_text("other")
     with pytest.raises(UserError, match=r"is a run with read = \['a'\], asked for is \['other'\]"):
         launch_graph(stages("a"), Resources(cluster="inline"), tmp_path)
+
+
+def test_a_run_whose_folder_takes_no_files_leaves_the_others_running(tmp_path: Path) -> None:
+    (tmp_path / "note_a").touch()
+    with pytest.raises(UserError, match="1 of 2 runs failed"):
+        launch_graph([Stage("a", (Note(tmp_path, "a"), Note(tmp_path, "b")))], Resources(cluster="inline"), tmp_path)
+    assert words(tmp_path) == {"b"}
 
 
 def test_an_input_that_nobody_makes_is_refused(tmp_path: Path) -> None:

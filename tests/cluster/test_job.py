@@ -32,16 +32,16 @@ def test_a_job_that_slurm_has_queued_again_too_often_says_so(tmp_path: Path) -> 
     (job.folder / "status.json").write_text('{"state": "running"}')  # of the attempt that lost its node
     why = "was queued again more than 2 times, see max-requeues"
     with pytest.raises(UserError, match=why):
-        Attempt((job,), 1, max_requeues=2)()
+        Attempt(job, 1, max_requeues=2)()
     assert (status(job)["state"], status(job)["why"], status(job)["job"]) == ("failed", why, "42")
     assert failure(job) == why
-    Attempt((job,), 1, max_requeues=3)()
+    Attempt(job, 1, max_requeues=3)()
     assert (status(job)["state"], status(job)["requeues"]) == ("complete", 3)
 
 
 def test_inside_somebody_elses_job_its_requeues_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
-    Attempt((job := Note(tmp_path, "a"),), 1)()
+    Attempt(job := Note(tmp_path, "a"), 1)()
     assert status(job)["state"] == "complete"
 
 
@@ -50,7 +50,7 @@ def test_what_a_larger_world_said_before_is_forgotten(tmp_path: Path) -> None:
     (job.folder / "logs").mkdir(parents=True)
     (job.folder / "logs" / "rank7.error.json").write_text('{"error": "long ago", "user": true}')
     with pytest.raises(ZeroDivisionError):
-        Attempt((job,), 1)()
+        Attempt(job, 1)()
     assert str(failure(job)).startswith("ZeroDivisionError: a bug in two lines (jobs.py, line ")
     assert [path.name for path in job.folder.glob("logs/*.json")] == ["rank0.error.json"]
 
@@ -68,6 +68,6 @@ def test_what_a_killed_attempt_was_about_to_write_is_removed(tmp_path: Path) -> 
     left, submitting = job.folder / ".checkpoint.pt.tmp", job.folder / ".job.json.tmp"
     for folder in (left, submitting):
         folder.mkdir(parents=True)
-    Attempt((job,), 1)()
+    Attempt(job, 1)()
     assert not left.exists()
     assert submitting.exists()

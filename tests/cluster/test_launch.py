@@ -36,6 +36,15 @@ def test_every_job_runs_and_leaves_its_record(cluster: str, tmp_path: Path, caps
     assert logs == ({"autosparse.errors.UserError: no such word", "in two lines"} if cluster == "local" else set())
 
 
+def test_sys_exit_of_a_run_fails_it_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [Note(tmp_path, "a", fail="exit"), Note(tmp_path, "b")]
+    with pytest.raises(UserError, match="1 of 2 runs failed"):
+        launch(jobs, Resources(cluster="inline"), tmp_path, "notes")
+    said = "RuntimeError: sys.exit(0) was called before the run was complete (jobs.py, line "
+    assert f"failed: {jobs[0].folder}: {said}" in capsys.readouterr().err
+    assert jobs[1].is_complete()
+
+
 def test_what_is_complete_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = Note(tmp_path, "a")
     launch([job], Resources(cluster="inline"), tmp_path, "notes")
@@ -150,7 +159,7 @@ def test_what_slurm_holds_since_a_node_could_not_start_it_is_released(
 @pytest.mark.parametrize(
     ("command", "script", "resources", "message"),
     [
-        ("sbatch", "echo 'sbatch: error: no' >&2; exit 1", Resources(partition="p"), "Slurm refuses: no$"),
+        ("sbatch", "echo 'sbatch: error: no' >&2; exit 1", Resources(partition="p"), "Slurm refuses: no \\(asked for"),
         ("squeue", "exit 1", Resources(cluster="slurm"), "Slurm does not say what is in its queue"),
         ("scontrol", "exit 1", Resources(after=("7",)), "after 7: Slurm does not know this job"),
         ("squeue", "echo '4242|PENDING|PartitionTimeLimit'", Resources(partition="p", time="9"), "never start it"),

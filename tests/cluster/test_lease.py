@@ -43,6 +43,20 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
     assert [path.read_text() for path in tmp_path.iterdir()] == ["{"]
 
 
+def test_a_job_may_wait_for_another_until_it_is_asked_to_stop(tmp_path: Path) -> None:
+    first = lease(tmp_path, "1")
+    first.__enter__()
+    asked = threading.Timer(0.1, interruption.interrupt, ["enough"])
+    asked.start()
+    with pytest.raises(UserError, match=r"\(job 1\) works on this run"):
+        lease(tmp_path, "2", wait=True).__enter__()
+    asked.join()
+    interruption._received = None
+    threading.Timer(0.1, first.__exit__, [None, None, None]).start()
+    with lease(tmp_path, "2", wait=True):
+        assert who(tmp_path)["job"] == "2"
+
+
 def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
     code = f"""
 import os, signal, sys

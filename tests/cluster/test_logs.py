@@ -13,7 +13,7 @@ def submission(root: Path, number: int, runs: dict[str, Path], cluster: str = "s
         (folder / "4242").mkdir()
         (folder / ".submission_file_1.sh").symlink_to(folder / "4242" / "4242_submission.sh")
     assert folder.name == f"irp_{number}"
-    logs.record(folder, cluster, {job_id: [run] for job_id, run in runs.items()})
+    logs.record(folder, cluster, runs)
     return folder
 
 

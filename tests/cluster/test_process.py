@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from submitit.core.utils import DelayedSubmission
 
 from autosparse.cluster import begin, rendezvous
 from autosparse.errors import UserError
@@ -79,6 +80,25 @@ def test_what_another_user_has_submitted_is_not_loaded(tmp_path: Path, monkeypat
     with pytest.raises(SystemExit, match=r"4242_submitted\.pkl is of another user, and is not loaded; submit again"):
         begin.check_owner(pickle)
     assert list(tmp_path.iterdir()) == [pickle]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_thread_of_the_users_does_not_keep_a_process_that_is_done(fails: bool, tmp_path: Path) -> None:
+    def work() -> None:
+        import threading
+        import time
+
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        if fails:
+            raise ZeroDivisionError("a bug")
+
+    DelayedSubmission(work).dump(tmp_path / "4242_submitted.pkl")
+    environment = os.environ | {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "4242", "SLURM_PROCID": "0"}
+    command = [sys.executable, "-u", "-m", "autosparse.cluster.begin", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == fails
+    assert ("ZeroDivisionError: a bug" in done.stderr) == fails
+    assert (tmp_path / "4242_0_result.pkl").exists()
 
 
 STALE = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "29500"}

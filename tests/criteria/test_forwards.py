@@ -1,6 +1,7 @@
 """Forward passes that do more than call layers, batches that are no pairs, wrappers: right, or refused in one line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import autosparse
-from autosparse.config import CRITERIA, PRETRAINED
+from autosparse.autos import Features
+from autosparse.autos.backbones import make_network
+from autosparse.config import CRITERIA, LOOK_AHEAD, PRETRAINED
 from autosparse.criteria import Targeted
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
@@ -59,9 +62,8 @@ def constants(m: Any, x: Tensor) -> Tensor:
 
 
 def recomputed(m: Any, x: Tensor) -> Tensor:
-    hidden = checkpoint(lambda x: m.a(x).relu(), x.flatten(1), use_reentrant=False)
-    assert isinstance(hidden, Tensor)
-    scores: Tensor = m.b(hidden)
+    scores = checkpoint(lambda x: m.b(m.a(x.float()).relu()), x.flatten(1), use_reentrant=False)
+    assert isinstance(scores, Tensor)
     return scores
 
 
@@ -143,16 +145,16 @@ class Labelled(GPT):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Any:  # type: ignore[override]
         logits = super().forward(input_ids) * attention_mask[..., None]
-        return SimpleNamespace(logits=logits, loss=F.cross_entropy(logits.flatten(0, 1), labels.flatten()))
+        return SimpleNamespace(logits=logits, loss=F.cross_entropy(logits.view(-1, 30), labels.view(-1)))
 
 
-@pytest.mark.filterwarnings("ignore:14% of the weights in matrices")
-@pytest.mark.parametrize("name", [*FLOWING, "snip", "grasp"])
+@pytest.mark.filterwarnings("ignore:14% of the elements of the model's matrices")
+@pytest.mark.parametrize("name", [*FLOWING, "snip", "grasp", "ntk-sap"])
 def test_token_ids_in_a_dictionary(name: str) -> None:
     ids, labels = texts()[0]
     torch.manual_seed(0)
     model = Labelled()
-    batches = [{"attention_mask": torch.ones_like(ids), "input_ids": ids, "labels": labels}]
+    batches = [{"attention_mask": torch.ones_like(ids), "input_ids": ids, "labels": labels.contiguous()}]
     found = prune(name, model, batches, loss=lambda model, batch: model(**batch).loss)
     if name != "grasp":  # whose loss has no temperature then
         torch.manual_seed(0)
@@ -234,3 +236,145 @@ def test_a_frozen_backbone_under_no_grad_is_refused() -> None:
 
     with pytest.raises(UserError, match="the loss depends on no prunable weight"):
         prune("snip", net(backbone), images())
+
+
+class Stateful(Net):
+    """A network whose outputs depend on buffers and attributes that each forward pass writes."""
+
+    def __init__(self) -> None:
+        super().__init__(plain)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("average", torch.ones(32))
+        self.register_buffer("range", torch.zeros(0))
+        self.register_buffer("shared", torch.ones(1).expand(32))
+        self.steps, self.last = 0, torch.ones(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x.flatten(1))
+        self.calls += 1
+        self.steps += 1
+        self.average = 0.5 * self.average + hidden.detach().mean(0)
+        self.range.resize_(32).copy_(hidden.detach().amax(0))
+        self.register_buffer("new", self.average * self.last)
+        self.last = self.range + self.shared
+        scale = 1 + self.average * (self.calls + self.steps) + 0.1 * self.new
+        scores: Tensor = self.b((hidden * scale).relu())
+        return scores
+
+
+AHEAD = ("lookahead", *LOOK_AHEAD)
+
+
+@pytest.mark.parametrize("name", [*CRITERIA, PRETRAINED, *AHEAD])
+def test_what_a_forward_pass_writes_is_restored(name: str) -> None:
+    torch.manual_seed(0)
+    model, how = Stateful(), dict[str, Any]()
+    if name in AHEAD:
+        optimizer = partial(torch.optim.SGD, lr=0.01)
+        how = {"criterion": name, "rounds": ROUNDS, "steps_per_round": 3, "optimizer": optimizer}
+    state = {name: (value, value.clone()) for name, value in model.state_dict(keep_vars=True).items()}
+    attributes = vars(model).copy()
+    first, second = (
+        autosparse.prune(model, images(), sparsity=0.8, **how) if how else prune(name, model, images()) for _ in "ab"
+    )
+    assert first == second
+    assert vars(model) == attributes
+    assert model.state_dict().keys() == state.keys()
+    for name, value in model.state_dict(keep_vars=True).items():
+        assert value is state[name][0]
+        assert torch.equal(value, state[name][1])
+
+
+@pytest.fixture(params=[(torch.float64, None), (torch.bfloat16, "meta")])
+def set_defaults(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    """Set another default dtype and device for the rest of the test."""
+
+    def change() -> None:
+        torch.set_default_dtype(request.param[0])
+        torch.set_default_device(request.param[1])
+
+    yield change
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("name", [*CRITERIA, PRETRAINED, *AHEAD])
+def test_default_dtype_and_device_change_no_mask(name: str, set_defaults: Callable[[], None]) -> None:
+    model, batches, how = net(plain), images(), dict[str, Any]()
+    if name in AHEAD:
+        how = {"steps_per_round": 2, "optimizer": partial(torch.optim.SGD, lr=0.1)}
+    how |= {"criterion": quick(name)} if name in CRITERIA else {"criterion": name, "rounds": ROUNDS}
+    expected = autosparse.prune(model, batches, sparsity=0.8, **how)
+    set_defaults()
+    assert autosparse.prune(model, batches, sparsity=0.8, **how) == expected
+
+
+def test_network_of_autos_is_float32_on_the_cpu_by_any_default(set_defaults: Callable[[], None]) -> None:
+    set_defaults()
+    assert {(value.dtype, value.device.type) for value in make_network("mlp", Features(), 0).parameters()} == {
+        (torch.float32, "cpu")
+    }
+
+
+@pytest.mark.parametrize("name", [*FLOWING, "px", "ntk-sap"])
+def test_kernel_without_double_precision_names_its_layer(name: str) -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.gate(x).dtype == torch.float64:
+                raise RuntimeError("Expected mat_a to be Float32, got Double")
+            return x
+
+    model = net(lambda m, x: m.b(m.experts(m.a(x.flatten(1)))))
+    model.experts = Experts()
+    with pytest.raises(
+        UserError, match=r"it fails at layer experts: Expected mat_a .* snip, which runs a network as it"
+    ):
+        prune(name, model, images())
+    assert prune("snip", model, images()).count == round(0.2 * 2368)
+
+
+@pytest.mark.parametrize("name", FLOWING)
+@pytest.mark.parametrize("kind", ["mask", "observer"])
+def test_buffers_of_infinity_keep_their_sign(kind: str, name: str) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        if kind == "mask":
+            weights = (m.least[:32] + torch.zeros(32)).softmax(0)  # all of it on the second half
+            return m.b(m.a(x.flatten(1)).relu() * (1 + weights))
+        hidden = m.a(x.flatten(1)).relu()
+        low, high = (hidden.min(), hidden.max()) if m.least[0] == -torch.inf else (m.least[0], m.least[-1])
+        return m.b(hidden.clamp(low, high))
+
+    model = net(forward)
+    model.register_buffer("least", torch.tensor([-torch.inf] * 16 + [0.0] * 16))
+    assert prune(name, model, images()).count == round(0.2 * 2368)
+
+
+def test_criterion_that_trains_batch_norm_leaves_the_model_as_it_was() -> None:
+    def own(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+        for x, _ in batches:
+            model.train()(x)
+        return mask.layout.flatten(mask.layout.weights(model)).abs()
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    autosparse.prune(model, images(), criterion=own)
+    assert not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_scripted_part_is_left_as_it_was() -> None:
+    model = net(lambda m, x: m.b(m.norm(m.a(x.flatten(1)))))
+    model.norm = torch.jit.script(nn.Sequential(nn.BatchNorm1d(32), nn.ReLU()))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert prune("snip", model, images()) == prune("snip", model, images())
+    with pytest.raises(
+        UserError, match=r"layer norm\.0: register_forward_hook is not supported on ScriptModules; snip"
+    ):
+        prune("synflow", model, images())
+    assert model.norm.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

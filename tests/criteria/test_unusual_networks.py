@@ -127,13 +127,17 @@ TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria n
         lambda: Wired(lambda m, x: m.b(m.a(input=x.flatten(1)).relu()), a=nn.Linear(64, 32), b=nn.Linear(32, 10)),
         (),
     ),
+    "scripted activation": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), torch.jit.script(nn.ReLU()), nn.Linear(32, 10)),
+        (),
+    ),
     "saturated": (saturated, ("synflow", "dataflow", "px")),
     "a layer never called": (lambda: unused(called=False), BY_PATHS),
     "a layer that leads nowhere": (lambda: unused(called=True), BY_PATHS),
 }
 
 
-@pytest.mark.filterwarnings("ignore:nothing is kept of layers")
+@pytest.mark.filterwarnings("ignore:nothing is kept of layers", "ignore:.*is deprecated")
 @pytest.mark.parametrize("criterion", [*CRITERIA, "autos"])
 @pytest.mark.parametrize("network", TAKEN)
 def test_what_is_taken_is_pruned_to_the_exact_count(network: str, criterion: str) -> None:
@@ -177,6 +181,8 @@ REFUSED: list[tuple[str, Network, list[tuple[object, object]], tuple[str, ...], 
     ("floats", dense, [(IMAGES, LABELS.float())], GRADIENT, "class indices"),
     ("too few", dense, [(IMAGES, LABELS[:9])], GRADIENT, "20 inputs and 9 targets"),
     ("arrays", dense, [(IMAGES.numpy(), LABELS)], GRADIENT, "must be tensors .* got ndarray and Tensor"),
+    ("not a number", dense, [*BATCH, (IMAGES / 0.0, LABELS)], (*GRADIENT, "prospr"), "batch [12] has values that"),
+    ("nor first", dense, [(IMAGES * torch.nan, LABELS)], ("px",), "what layer 0 is given is not finite"),
     ("positions", lambda: nn.Sequential(nn.Flatten(1, 2), nn.Linear(8, 10)), BATCH, GRADIENT, r"must be \(20, 10\)"),
 ]  # fmt: skip
 

@@ -1,7 +1,10 @@
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from autosparse.data import DATASETS, load, sources
 from autosparse.errors import UserError
@@ -52,6 +55,21 @@ def test_the_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest
     save(tmp_path / "mnist.npz", x_train=np.zeros((6, 28, 28), np.uint8), x_test=np.zeros((2, 28, 28), np.uint8))
     monkeypatch.setenv("AUTOSPARSE_DATA", str(tmp_path))
     assert load("mnist").shape == (1, 28, 28)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_download_shows_a_bar_in_a_terminal_alone(
+    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def download(root: Path, train: bool, download: bool) -> SimpleNamespace:
+        for _ in tqdm(range(3)):
+            pass
+        return SimpleNamespace(data=np.zeros((4, 28, 28)), targets=np.arange(4))
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", download)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert sources.fetch("mnist", tmp_path)
+    assert ("3/3" in capsys.readouterr().err) == terminal
 
 
 def test_what_is_missing_says_how_to_get_it(tmp_path: Path) -> None:

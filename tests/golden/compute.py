@@ -34,7 +34,7 @@ def masks() -> dict[str, str]:
     for network, (model, batches) in networks().items():
         for criterion in (*SHIPPED, *CRITERIA, *LOOK_AHEAD):
             looks_ahead = criterion == "lookahead" or criterion in LOOK_AHEAD
-            options = {"steps": STEPS, "optimizer": adam} if looks_ahead else {}
+            options = {"steps_per_round": STEPS, "optimizer": adam} if looks_ahead else {}
             for sparsity in SPARSITIES:
                 try:
                     mask = autosparse.prune(model, batches, sparsity=sparsity, criterion=criterion, **options)

@@ -1,5 +1,6 @@
 """`autosparse`: the same commands as launch/*.py, without a clone."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 import autosparse
 from autosparse import cli
 from tests.conftest import ROOT
+
+TITLES = ("options", "arguments", "subcommands")
 
 
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -36,10 +39,39 @@ def test_a_typo_names_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     )
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
-def test_each_command_has_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert called(monkeypatch, name, "--help") == 0
-    assert f"usage: autosparse {name} " in capsys.readouterr().out
+@pytest.mark.parametrize("words", [*cli.COMMANDS, "runs status", "runs logs", "irp --task text", "fit --help-cluster"])
+def test_help_is_a_paragraph_per_option_and_ends_in_its_default(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "5000")
+    assert called(monkeypatch, *words.split(), "--help") == 0
+    shown = capsys.readouterr().out
+    assert f"usage: autosparse {words.split()[0]} " in shown
+    assert not [odd for odd in ("(default", "not given", "Default: None", " {} ") if odd in shown]
+    cells = [cell for line in shown.splitlines()[1:] for cell in re.split(r"\s{2,}", line.strip())]
+    texts = [cell for cell in cells if " " in cell and cell[0] not in "-[{•" and cell.split()[-1] not in TITLES]
+    assert texts
+    ended = (".", "(required)", "message and exit")
+    assert [text for text in texts if not text.endswith(ended) and len(text) < 120] == []  # a line of code is shorter
+
+
+def test_help_of_the_demo_says_what_its_numbers_depend_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, "demo", "--help") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "the same on the same kind of processor with the same versions" in shown
+    assert "anywhere" not in shown
+
+
+def test_help_names_the_default_of_the_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for profile, said in (("", "Default: the site's."), ("partition: gpu", "Default: gpu.")):
+        (tmp_path / "site.yaml").write_text(profile)
+        monkeypatch.setenv("AUTOSPARSE_SLURM", str(tmp_path / "site.yaml"))
+        assert called(monkeypatch, "irp", "--help") == 0
+        assert f"Partition of Slurm. {said}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_road_by_commands(

@@ -136,23 +136,3 @@ def test_a_run_without_a_history_is_one_line_of_the_report_and_gets_it_again(
     assert f"{RUN}/history.json is not whole; the command of the run makes it again" in capsys.readouterr().err
     assert script("irp", *SMALL_IRP, "--output", tmp_path / "runs") == 0
     assert history.read_bytes() == content
-
-
-def test_a_pack_that_is_stopped_is_finished_by_runs_alone(
-    script: Script, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    command = [*SMALL_IRP, "--seeds", "0", "1", "--epochs", "8", "--output", str(tmp_path)]
-    started = [sys.executable, "launch/irp.py", *command, "--pack", "2"]
-    process = subprocess.Popen(started, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while not (tmp_path / "irp" / RUN / "history.json").exists() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert script("runs", "cancel", tmp_path) == 0
-    assert process.wait(timeout=120) == 130
-    code, table = status(script, capsys, tmp_path)
-    assert (code, table.count(" interrupted ")) == (4, 2)
-    assert script("irp", *command) == 0
-    said = capsys.readouterr().err
-    assert "iteration 0" not in said  # it was done in the pack
-    code, table = status(script, capsys, tmp_path)
-    assert (code, table.count(" complete ")) == (0, 2)

@@ -116,7 +116,8 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         ("irp", ["--seeds"], "nothing to run"),
         ("irp", ["--rewind-epoch", "31"], "rewind epoch must lie in 0..30, the epochs of a training, got 31"),
         ("irp", ["--cluster", "inline", "--mem", "1GB"], "mem does nothing with the cluster inline"),
-        ("autos", ["--runs", "/none"], "cannot fit to /none: no triple store"),
+        ("autos", ["--runs", "/none"], "cannot fit to /none: it does not exist; name the folder of a complete run of"),
+        ("autos", ["--runs", "/"], "cannot fit to /: no triple store"),
         ("autos", ["--runs"], "no runs to fit to"),
         ("prune", ["--sparsities", "0.9", "1.5"], "sparsity must lie between 0 and 1"),
         ("prune", ["--criteria", "/none/autos"], "no saved AutoS in /none/autos"),
@@ -186,6 +187,17 @@ def test_arguments_are_checked_before_anything_slow_is_imported(arguments: list[
     assert "| tyro" in imported
     slow = ("torch", "zarr", "vl_convert", "pandas", "accelerate")
     assert not [name for name in slow if re.search(rf"\| +{name}$", imported, re.MULTILINE)]
+
+
+def test_sparsity_0_is_one_dense_run_per_seed(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    what = ("--criteria", "snip", "lookahead", "gmp", "/none/autos", "--rounds", "3", "--sanity", "none", "shuffled")
+    assert script("prune", *what, "--sparsities", "0", "--seeds", "5", "6", "--dry-run", "--cluster", "inline") == 0
+    shown = capsys.readouterr().out.split()
+    assert shown == [f"runs/prune/lenet-300-100_mnist5k_dense_0_s{seed}" for seed in (5, 6)]
+    snip = [*what[:2], "--sparsities", "0", "0.9", "--trainings", "2", "--seeds", "5"]
+    assert script("prune", *snip, "--dry-run", "--cluster", "inline") == 0
+    named = [Path(line).name for line in capsys.readouterr().out.split()]
+    assert named == [f"lenet-300-100_mnist5k_{name}_s5" for name in ("dense-x2_0", "snip-x2_90")]
 
 
 def test_help_folds_what_only_a_cluster_needs(script: Script, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,17 @@ def test_what_waits_is_told_from_what_was_queued_again(
     assert len(commands.calls("squeue")) == 1
 
 
+def test_a_job_that_slurm_ended_before_its_run_started_has_failed(
+    script: Script, commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave(tmp_path / "gone", job=submitted("7_0"))
+    leave(tmp_path / "planned", job=submitted(None))
+    assert script("runs", "status", tmp_path) == 4
+    said = capsys.readouterr()
+    assert [line.split(maxsplit=1)[1] for line in said.out.splitlines()[1:]] == ["failed       7_0", "not started"]
+    assert said.err == "failed: gone: Slurm ended job 7_0 before the run started; log: /slurms/log\n"
+
+
 def test_what_went_wrong_is_told_below_the_table(
     script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +164,7 @@ def test_without_an_action_the_state_is_told(
     told = capsys.readouterr().out
     assert "not started" in told
     assert (script("runs", "status"), capsys.readouterr().out) == (code, told)
+    assert (script("runs", "runs/run", "--live"), capsys.readouterr().out.strip()) == (code, told.strip())
 
 
 @pytest.mark.parametrize(("lines", "shown"), [("0", []), ("1", ["c"]), ("2", ["b", "c"]), ("9", ["a", "b", "c"])])

@@ -1,5 +1,7 @@
 """What a probe sees, by arithmetic; a model is left as it was; the same bits after a stop, and in two processes."""
 
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +150,7 @@ def test_short_irp_and_snip_are_what_they_say(model: nn.Module, data: Data) -> N
             sparsity=0.9,
             criterion=name,
             rounds=1,
-            steps=4,
+            steps_per_round=4,
             optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9),
         )
         for name in ("short-irp", "snip-probe")
@@ -194,15 +196,24 @@ def test_rounds_train_what_is_left_from_the_initial_weights(model: nn.Module, da
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({}, r"short-irp looks ahead: .*give steps= and optimizer=, as in optimizer=lambda"),
-        ({"steps": 3}, "give steps= and optimizer="),
-        ({"steps": 0, "optimizer": torch.optim.Adam}, "steps must be at least 1, got 0"),
-        ({"steps": 3, "optimizer": torch.optim.SGD([torch.zeros(1)])}, "optimizer= takes a function that makes one"),
-        ({"steps": 3, "optimizer": lambda parameters: 3}, "optimizer= makes an optimizer of parameters; it made a int"),
-        ({"steps": 30, "optimizer": lambda p: torch.optim.SGD(p, 1e30)}, "not finite|loss is"),
+        ({}, r"short-irp looks ahead: .*give steps_per_round= and optimizer=, as in optimizer=lambda"),
+        ({"steps_per_round": 3}, "give steps_per_round= and optimizer="),
         (
-            {"criterion": "snip", "steps": 3, "optimizer": torch.optim.Adam},
-            r"snip does not train: steps= and optimizer=",
+            {"steps_per_round": 0, "optimizer": torch.optim.Adam},
+            "steps_per_round must be an integer of at least 1, got 0",
+        ),
+        (
+            {"steps_per_round": 3, "optimizer": torch.optim.SGD([torch.zeros(1)])},
+            "optimizer= takes a function that makes one",
+        ),
+        (
+            {"steps_per_round": 3, "optimizer": lambda parameters: 3},
+            "optimizer= makes an optimizer of parameters; it made a int",
+        ),
+        ({"steps_per_round": 30, "optimizer": lambda p: torch.optim.SGD(p, 1e30)}, "not finite|loss is"),
+        (
+            {"criterion": "snip", "steps_per_round": 3, "optimizer": torch.optim.Adam},
+            r"snip does not train: steps_per_round= and optimizer=",
         ),
         ({"criterion": "snip", "rounds": 3}, "rounds are for a saved AutoS and for lookahead, short-irp"),
         ({"criterion": "mine.py:score", "rounds": 3}, "rounds are for a saved AutoS and .*, not for mine.py:score"),
@@ -213,9 +224,61 @@ def test_what_cannot_look_ahead_is_refused(more: dict[str, Any], message: str, m
         autosparse.prune(model, [*data.scoring(100, limit=2)], **{"criterion": "short-irp", **more})
 
 
+def float_loss(model: nn.Module, batch: Any) -> Any:
+    return model(batch[0]).sum().item()
+
+
+@pytest.mark.parametrize("criterion", ["short-irp", "lookahead"])
+@pytest.mark.parametrize(
+    ("network", "more", "message"),
+    [
+        (nn.Linear(9, 10), {}, "it fails at the forward of Linear: mat1 and mat2"),
+        (nn.Sequential(nn.Linear(64, 10), nn.BatchNorm1d(10)), {}, "fails at layer 1: Expected more than 1 value"),
+        (nn.Linear(64, 10), {"optimizer": torch.optim.LBFGS}, "a step of the optimizer fails, .* argument: 'closure'"),
+        (nn.Linear(64, 10), {"optimizer": lambda p: torch.optim.SGD(p, -1.0)}, "optimizer= fails: Invalid learning"),
+        (nn.Linear(64, 10), {"loss": float_loss}, "a tensor of one number; it returns a float"),
+        (
+            nn.Linear(64, 10),
+            {"loss": nn.functional.cross_entropy},
+            r"the loss, a function of \(model, batch\): cross_ent",
+        ),
+    ],
+)
+def test_training_ahead_that_fails_is_refused_in_one_line(
+    criterion: str, network: nn.Module, more: dict[str, Any], message: str
+) -> None:
+    how = {"steps_per_round": 2, "optimizer": partial(torch.optim.SGD, lr=0.1), **more}
+    with pytest.raises(UserError, match=message) as error:
+        autosparse.prune(network, [(torch.ones(1, 64), torch.zeros(1, dtype=torch.int64))], criterion=criterion, **how)
+    assert "\n" not in str(error.value)
+
+
+def test_inputs_that_are_not_finite_are_not_blamed_on_the_learning_rate(model: nn.Module) -> None:
+    batches = [(torch.full((20, 1, 8, 8), torch.nan), torch.arange(20) % 10)]
+    with pytest.raises(UserError, match="batch 1 has values that are not finite"):
+        autosparse.prune(model, batches, criterion="short-irp", steps_per_round=2, optimizer=torch.optim.Adam)
+
+
+def test_steps_per_round_are_taken_in_each_of_five_rounds(model: nn.Module, data: Data) -> None:
+    steps = 0
+
+    def counted(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        def count(*_: object) -> None:
+            nonlocal steps
+            steps += 1
+
+        optimizer = torch.optim.SGD(parameters, 0.1)
+        optimizer.register_step_post_hook(count)
+        return optimizer
+
+    for criterion in ("lookahead", "short-irp"):
+        autosparse.prune(model, data.scoring(limit=2), criterion=criterion, steps_per_round=3, optimizer=counted)
+    assert steps == 2 * 5 * 3
+
+
 def test_no_batches_and_too_many_steps(model: nn.Module, data: Data, accelerator: Accelerator) -> None:
     with pytest.raises(UserError, match="looking ahead needs at least one batch"):
-        autosparse.prune(model, [], criterion="short-irp", steps=2, optimizer=torch.optim.Adam)
+        autosparse.prune(model, [], criterion="short-irp", steps_per_round=2, optimizer=torch.optim.Adam)
     with pytest.raises(UserError, match=r"99 steps are more than the 12 of a training"):
         train(model, half(model), data, RECIPE, accelerator, steps=99)
     for steps, columns, message in ((0, COLUMNS, "at least one step"), (1, (), "at least one column")):

@@ -116,11 +116,11 @@ def test_all_rounds_take_a_training_if_not_told_otherwise(
 def test_prune_looks_ahead_by_a_fit(output: Path, model: torch.nn.Module, data: Data) -> None:
     folder, batches = output / "autos" / "ahead", [*data.scoring(100, limit=4)]
     assert AutoSCriterion.load(folder).looks_ahead
-    how: dict[str, Any] = {"steps": 3, "optimizer": torch.optim.Adam, "sparsity": 0.95}
+    how: dict[str, Any] = {"steps_per_round": 3, "optimizer": torch.optim.Adam, "sparsity": 0.95}
     one, other = (autosparse.prune(model, batches, criterion=folder, **how) for _ in range(2))
     assert torch.equal(one.kept, other.kept)
     assert one.count == round(0.05 * one.layout.size)
-    with pytest.raises(UserError, match=r"ahead looks ahead: .*give steps= and optimizer="):
+    with pytest.raises(UserError, match=r"ahead looks ahead: .*give steps_per_round= and optimizer="):
         autosparse.prune(model, batches, criterion=folder)
 
 

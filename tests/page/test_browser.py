@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ def report(irp_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             for sparsity, mean in zip((0.8, 0.9, 0.98), means, strict=True)
         ]
     )
+    document.switch("Metric", {"iou": "iou", "dice": "dice"}, "metric")
+    document.choice({name: partial(document.text, f"The {name}.") for name in ("iou", "dice")}, "metric")
     document.switch("Test", {"test": "last", "test_best": "best"})
     document.chart(charts.against_sparsity(points.assign(iterative=False), "accuracy", "higher"), "hand", "By hand.")
     values = np.random.default_rng(0).normal(size=2000)
@@ -188,12 +191,12 @@ def test_it_fits_is_legible_and_says_nothing_to_the_console(
 
 
 def test_the_switch_chooses_for_all_tables_and_charts(page: Page) -> None:
-    assert page.locator(".tables:has([data-value=test_best]) > .table:visible").count() == 1
+    assert page.locator(".choice:has(> [data-value=test_best]) > div:visible").count() == 1
     figure = by_hand(page)
     before = figure.locator(".mark-symbol path").first.get_attribute("transform")
     switches = page.locator(".switch[data-name=measure]")
     switches.last.get_by_text("best", exact=True).click()
-    shown = page.locator(".tables:has([data-value=test_best]) > .table:visible")
+    shown = page.locator(".choice:has(> [data-value=test_best]) > div:visible")
     assert shown.get_attribute("data-value") == "test_best"
     assert "Best over epochs" in shown.inner_text()
     assert switches.first.locator("input:checked").get_attribute("value") == "test_best"
@@ -204,6 +207,13 @@ def test_the_switch_chooses_for_all_tables_and_charts(page: Page) -> None:
     assert "good" in tip.inner_text()
     assert "98" in tip.inner_text()
     assert path.get_attribute("transform") != before
+
+
+def test_the_switch_of_metrics_shows_the_part_of_one(page: Page) -> None:
+    for name, other in (("iou", "dice"), ("dice", "iou")):
+        page.locator(".switch[data-name=metric]").get_by_text(name, exact=True).click()
+        assert page.get_by_text(f"The {name}.").is_visible()
+        assert not page.get_by_text(f"The {other}.").is_visible()
 
 
 def test_the_legend_hides_and_shows_and_the_axis_shows_all(page: Page) -> None:
@@ -306,7 +316,7 @@ def test_without_scripts_and_in_print_all_stands_still(browser: Browser, report:
         still = context.new_page()
         still.goto(report.as_uri())
         for each in (page, still):
-            pictures, tables = each.locator("img.static"), each.locator(".tables > .table")
+            pictures, tables = each.locator("img.static"), each.locator(".choice > div")
             assert pictures.count() > 7
             assert all(picture.is_visible() for picture in pictures.all())
             assert all(table.is_visible() for table in tables.all())

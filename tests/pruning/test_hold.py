@@ -2,6 +2,8 @@
 
 import copy
 import io
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,14 +182,22 @@ def test_under_accelerate(accelerator: Accelerator) -> None:
     assert holds(mask, model)
 
 
-def test_a_frozen_weight_and_one_that_is_thawed() -> None:
+def test_frozen_weights_are_named_and_their_gradients_masked_once_thawed() -> None:
     model = network()
-    mask, optimizer = half(model), SGD(model.parameters(), 0.1)
-    model.first.weight.requires_grad_(False)
-    mask.hold(model, optimizer)
+    frozen = model.first.weight.requires_grad_(False)
+    mask, optimizer = half(model), SGD([each for each in model.parameters() if each.requires_grad], 0.1)
+    with pytest.warns(
+        UserWarning, match=r"frozen layers \(requires_grad=False\): first\.weight; prune\(\.\.\., exclude="
+    ) as seen:
+        mask.hold(model, optimizer)
+    assert (len(seen), seen[0].filename) == (1, __file__)
     step(model, optimizer)
-    model.first.weight.requires_grad_(True)
-    step(model, optimizer)
+    frozen.requires_grad_(True)
+    model(torch.ones(1, 3, 8)).sum().backward()
+    assert removed_are_zero(mask, {name: weight.grad for name, weight in mask.layout.weights(model).items()})
+    optimizer.add_param_group({"params": [frozen], "weight_decay": -1.0})
+    frozen.data.fill_(1.0)
+    optimizer.step()
     assert holds(mask, model)
 
 
@@ -219,22 +229,214 @@ def test_an_optimizer_that_moves_weights_without_a_gradient() -> None:
     assert holds(mask, model)
 
 
-def test_several_optimizers() -> None:
+def test_weights_in_no_optimizer_are_named_and_apply_zeroes_them() -> None:
     model = network()
     mask = half(model)
     first, second = (SGD(part.parameters(), 0.1) for part in (model.attention, model.recurrent))
-    mask.hold(model, first, second)
+    with pytest.warns(UserWarning, match=r"none of the optimizers has these layers: first\.weight; give all") as seen:
+        hold = mask.hold(model, first, second)
+    assert (len(seen), seen[0].filename) == (1, __file__)
     for optimizer in (first, second):
         step(model, optimizer)
         assert holds(mask, model)
+    with torch.no_grad():
+        model.first.weight.add_(1.0)
+    hold.apply()
+    assert holds(mask, model)
 
 
-def test_an_optimizer_of_another_model_or_none_is_refused() -> None:
+def test_one_optimizer_per_weight_may_step_in_the_backward_pass() -> None:
     model = network()
-    with pytest.raises(UserError, match=r"mask\.hold\(model, optimizer\)"):
-        Mask.full(Layout.of(model)).hold(model)
-    with pytest.raises(UserError, match=r"has none of the weights of the mask \(attention\.in_proj_weight, "):
-        half(model).hold(model, SGD(network().parameters(), 0.1))
+    mask = half(model)
+    own = {each: SGD([each], 0.1, momentum=0.9, weight_decay=0.1) for each in model.parameters()}
+    mask.hold(model, *own.values())
+    for each, optimizer in own.items():
+        each.register_post_accumulate_grad_hook(lambda _, optimizer=optimizer: optimizer.step())
+    for seed in range(3):
+        model(torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(seed))).square().mean().backward()
+        assert holds(mask, model)
+
+
+class Lookahead(Optimizer):
+    """As first implemented: no `Optimizer.__init__`, slow weights in a list, an attribute of its own name."""
+
+    def __init__(self, fast: Optimizer) -> None:
+        self.fast, self.param_groups, self.count = fast, fast.param_groups, 0
+        self.slow = [[weight.detach().clone() for weight in group["params"]] for group in self.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = self.fast.step(closure)
+        self.count += 1
+        for group, slow in zip(self.param_groups, self.slow, strict=True):
+            for weight, other in zip(group["params"], slow, strict=True):
+                if self.count % 2 == 0:
+                    weight.copy_(other.lerp_(weight, 0.5))
+        return loss
+
+
+class SAM(Optimizer):
+    """Two passes, the second at weights that are perturbed; its other optimizer has a state of its own."""
+
+    def __init__(self, base: Optimizer) -> None:
+        super().__init__(base.param_groups, {})
+        self.base_optimizer = base
+
+    def step(self, closure: Any = None) -> Any:
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        loss, before = closure(), [weight.detach().clone() for weight in weights]
+        with torch.no_grad():
+            for weight in weights:
+                weight.add_(torch.randn_like(weight), alpha=0.1)
+        closure()
+        with torch.no_grad():
+            for weight, value in zip(weights, before, strict=True):
+                weight.copy_(value)
+        self.base_optimizer.step()
+        return loss
+
+
+class ScheduleFree:
+    """Trains at an average of its weights and others, in the state; no subclass of `Optimizer`."""
+
+    def __init__(self, *inner: Optimizer) -> None:
+        self.inner = inner
+        self.others = {weight: weight.detach().clone() for each in inner for weight in each.param_groups[0]["params"]}
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure()
+        with torch.no_grad():
+            for weight, other in self.others.items():
+                weight.data, other.data = other.data, weight.data
+            for each in self.inner:
+                each.step()
+            for weight, other in self.others.items():
+                weight.data, other.data = other.data.lerp(weight, 0.1), weight.data
+        return loss
+
+
+@pytest.mark.parametrize("wrap", [Lookahead, SAM, ScheduleFree, lambda inner: Lookahead(SAM(inner))])
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_removed_weights_are_zero_under_wrappers_of_optimizers(wrap: Any, scheduled: bool) -> None:
+    model = network()
+    mask, inner = half(model), SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    step(model, inner)  # momentum from before
+    optimizer, x, called = wrap(inner), torch.ones(4, 3, 8), []
+
+    @torch.enable_grad()
+    def closure() -> Tensor:
+        inner.zero_grad()
+        loss: Tensor = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    hold = mask.hold(model, optimizer)
+    model.register_forward_hook(lambda *_: called.append(holds(mask, model)))
+    if scheduled and isinstance(optimizer, Optimizer):
+        torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    for _ in range(4):
+        optimizer.step(closure)
+        assert holds(mask, model)
+    assert len(called) >= 4
+    assert all(called)
+    hold.release()
+    with torch.no_grad():
+        model.first.weight.fill_(1.0)
+    optimizer.step(closure)
+    assert not holds(mask, model)
+
+
+def test_state_that_a_wrapper_loads_is_masked() -> None:
+    class Wrapper(Lookahead):
+        def load_state_dict(self, state: Any) -> None:
+            self.state = state
+
+    model = network()
+    mask, optimizer = half(model), Wrapper(SGD(model.parameters(), 0.1))
+    hold = mask.hold(model, optimizer)
+    for held in (True, False):
+        optimizer.load_state_dict({weight: {"slow": torch.ones_like(weight)} for weight in model.parameters()})
+        weights = mask.layout.weights(model)
+        slow = {name: optimizer.state[weight]["slow"] for name, weight in weights.items()}
+        assert removed_are_zero(mask, slow) == held
+        hold.release()
+
+
+@pytest.mark.parametrize("call", ["plain", "compiled", "without gradients", "in inference mode"])
+def test_weights_changed_between_steps_are_zero_when_the_model_is_called(call: str) -> None:
+    model = network()
+    called = torch.compile(model, backend="eager") if call == "compiled" else model
+    called(torch.ones(1, 3, 8))
+    mask = half(model)
+    mask.hold(called, SGD(model.parameters(), 0.1))
+    for weight in mask.layout.weights(model).values():
+        weight.data.fill_(1.0)  # as averages of weights are put there
+    with torch.inference_mode(call == "in inference mode"), torch.set_grad_enabled(call != "without gradients"):
+        called(torch.ones(1, 3, 8))
+    assert holds(mask, model)
+
+
+def test_a_held_model_may_be_called_twice_before_backward_traced_and_differentiated() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.ones(3)
+    half(model).hold(model, SGD(model.parameters(), 0.1))
+    (model(x) + model(2 * x)).sum().backward()
+    assert torch.func.jacrev(model)(x).shape == (2, 3)
+    assert torch.equal(torch.export.export(model, (x,)).module()(x), model(x))
+    assert torch.equal(torch.jit.trace(model, x)(x), model(x))
+
+
+@pytest.mark.parametrize("fault", ["an optimizer that takes no hooks", "a warning that is an error"])
+def test_a_hold_that_fails_changes_nothing(fault: str) -> None:
+    class Hookless(SGD):
+        def register_step_post_hook(self, hook: Any) -> Any:
+            raise RuntimeError("no hooks")
+
+    model = network()
+    mask, optimizer = half(model), Hookless(model.parameters(), 0.1, momentum=0.9)
+    step(model, optimizer)
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    model.first.weight.requires_grad_(fault != "a warning that is an error")
+    with pytest.raises((RuntimeError, UserWarning)), warnings.catch_warnings(action="error"):
+        mask.hold(model, optimizer)
+    for now, then in zip(
+        (model.state_dict(), optimizer.state_dict()["state"]), (before[0], before[1]["state"]), strict=True
+    ):
+        torch.testing.assert_close(now, then, rtol=0, atol=0)
+    model.load_state_dict(before[0])
+    step(model, optimizer)
+    assert not holds(mask, model)
+
+
+def test_a_held_model_that_is_exported_can_be_loaded() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    mask, optimizer = half(model), SGD(model.parameters(), 0.1)
+    mask.hold(model, optimizer)
+    mask.export(model, torch.ones(1, 3))
+    model.load_state_dict({name: torch.ones_like(value) for name, value in model.state_dict().items()})
+    assert not model[0].weight_orig.detach()[~mask["0.weight"]].any()
+
+
+def test_what_cannot_be_held_is_refused_in_one_line() -> None:
+    model = network()
+    mask, optimizer = half(model), SGD(model.parameters(), 0.1)
+    layers = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
+    own, of_layers = half(layers), SGD(layers.parameters(), 0.1)
+    scripted = torch.jit.script(layers)
+    layers[1].weight = nn.Parameter(layers[1].weight.data)
+    aliased = nn.ModuleList([*layers, nn.Linear(4, 4)])
+    aliased[2].weight = nn.Parameter(layers[1].weight.data.t())
+    cases: list[tuple[str, Callable[[], object]]] = [
+        (r"mask\.hold\(model, optimizer\); a loop without one calls mask\.apply_", lambda: mask.hold(model)),
+        (r"has none of the weights of the mask \(attention\.in_proj_weight, ", lambda: mask.hold(model, of_layers)),
+        ("the model, a torch module, comes first; got SGD", lambda: mask.hold(optimizer, model)),  # type: ignore[arg-type]
+        ("its optimizers one by one; got list", lambda: mask.hold(model, [optimizer])),  # type: ignore[arg-type]
+        (r"torch\.jit\.script makes modules that run no hooks", lambda: own.hold(scripted, of_layers)),
+        (r"1\.weight and 2\.weight are two Parameters in one memory", lambda: own.hold(aliased, of_layers)),
+    ]
+    for message, call in cases:
+        with pytest.raises(UserError, match=message) as refused:
+            call()
+        assert "\n" not in str(refused.value)
 
 
 def in_a_world(folder: Path) -> tuple[bool, bool, bool]:

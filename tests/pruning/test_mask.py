@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
@@ -35,6 +35,27 @@ def test_apply_zeroes_what_is_removed_and_nothing_else(model: nn.Module) -> None
     assert not after[~mask.kept].any()
 
 
+def test_the_mask_of_a_layer_by_its_name(model: nn.Module) -> None:
+    mask = some_mask(model)
+    assert mask["fc2.weight"].dtype == torch.bool
+    assert mask["fc2.weight"].shape == model.get_parameter("fc2.weight").shape
+    assert torch.equal(torch.cat([mask[layer.name].reshape(-1) for layer in mask.layout.layers]), mask.kept)
+    with pytest.raises(UserError, match=r"unknown layer 'fc2'; valid: fc1\.weight"):
+        mask["fc2"]
+
+
+@pytest.mark.parametrize("folder", [".", "", "/", "made"])
+def test_a_folder_as_the_path_of_a_file_is_refused(
+    folder: str, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("made").mkdir()
+    for write in (some_mask(model).save, lambda path: some_mask(model).compress(model, path)):
+        with pytest.raises(UserError, match=rf"^{Path(folder)} is a folder; give the path of a file$"):
+            write(folder)
+    assert [*Path().rglob("*")] == [Path("made")]
+
+
 def test_save_and_load(model: nn.Module, tmp_path: Path) -> None:
     mask = some_mask(model)
     mask.save(tmp_path / "mask.safetensors")
@@ -57,7 +78,7 @@ def test_a_mask_with_other_bits_than_were_saved_is_refused(model: nn.Module, tmp
 
 def test_export_to_torch(model: nn.Module) -> None:
     mask = some_mask(model)
-    mask.export(model)
+    mask.export(model, torch.zeros(2, 1, 8, 8))
     pruned = {name: module.weight for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     kept = mask.layout.unflatten(mask.kept)
     assert all(not weight[~kept[f"{name}.weight"]].any() for name, weight in pruned.items())
@@ -90,20 +111,49 @@ def test_what_the_hook_of_torch_does_not_reach_is_not_exported(make: Callable[[]
     network = make()
     before = [*network.state_dict()]
     with pytest.raises(UserError, match=message) as refused:
-        some_mask(network).export(network)
+        some_mask(network).export(network, torch.zeros(1, 4))
     assert "\n" not in str(refused.value)
     assert [*network.state_dict()] == before
+
+
+class Scores(nn.Module):
+    """Reads weights as Swin and BEiT do, and ties one by its use; has a head that only training calls."""
+
+    def __init__(self, read: str) -> None:
+        super().__init__()
+        self.read = read
+        self.inputs, self.values, self.auxiliary = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inputs(x) if self.read != "standardized" else x @ (self.inputs.weight - self.inputs.weight.mean())
+        x = nn.functional.linear(x, self.values.weight, self.values.bias) if self.read == "past" else self.values(x)
+        found: Tensor = self.auxiliary(x) if self.training else x @ self.inputs.weight.t()
+        return found
+
+
+@pytest.mark.parametrize(("read", "name"), [("past", "values.weight"), ("standardized", "inputs.weight"), ("", None)])
+def test_weights_read_without_a_call_of_their_module_are_not_exported(read: str, name: str | None) -> None:
+    network = Scores(read)
+    if name is None:
+        some_mask(network).export(network, torch.zeros(1, 4))
+        assert "auxiliary.weight_mask" in network.state_dict()
+        return
+    before = [*network.state_dict()]
+    with pytest.raises(UserError, match=rf"the mask: {name} is read without a call of its module; use mask\.apply_"):
+        some_mask(network).export(network, torch.zeros(1, 4))
+    assert [*network.state_dict()] == before
+    assert not any(module._forward_pre_hooks for module in network.modules())
 
 
 def test_feed_forward_layers_of_an_encoder_are_not_exported() -> None:
     network = nn.TransformerEncoderLayer(4, 2, 4)
     layout = Layout.of(network, exclude=["self_attn.*"])
     with pytest.raises(UserError, match=r"linear1\.weight is read by TransformerEncoderLayer without a call"):
-        Mask.full(layout).export(network)
+        Mask.full(layout).export(network, torch.zeros(1, 4))
 
 
 def test_a_compiled_model_is_exported(model: nn.Module) -> None:
-    some_mask(model).export(torch.compile(model, backend="eager"))
+    some_mask(model).export(torch.compile(model, backend="eager"), torch.zeros(2, 1, 8, 8))
     assert "fc1.weight_mask" in model.state_dict()
 
 

@@ -1,15 +1,20 @@
 """Which parameters are prunable, by kind of module, and under which names."""
 
+import copy
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 from torch.nn.utils import prune as torch_prune
-from torch.nn.utils.parametrizations import weight_norm
 from torch.optim.swa_utils import AveragedModel
 
+import autosparse
 from autosparse.errors import UserError
-from autosparse.pruning import Layout, Mask
+from autosparse.pruning import Layout, Mask, dense_warning
 from autosparse.pruning.prunable import matrices
 
 
@@ -31,7 +36,7 @@ class Experts(nn.Module):
         self.scale = nn.Parameter(torch.ones(4))
 
 
-def names(model: nn.Module, **options: list[str]) -> list[str]:
+def names(model: nn.Module, **options: Any) -> list[str]:
     return [layer.name for layer in Layout.of(model, **options).layers]
 
 
@@ -84,11 +89,94 @@ def test_embeddings_and_heads_tied_to_them_stay_dense() -> None:
     assert names(model, include=["head.weight"]) == ["head.weight", "body.weight"]
 
 
-def test_a_weight_that_is_computed_stays_dense() -> None:
-    model = nn.Sequential(weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4), nn.Linear(4, 4))
-    torch_prune.random_unstructured(model[2], "weight", 0.5)
-    assert names(model) == ["1.weight"]
-    assert "computed" in str(dense(model)["0.weight"])
+@pytest.mark.parametrize(
+    ("compute", "name"),
+    [
+        (parametrizations.weight_norm, "0.parametrizations.weight.original1"),
+        (parametrizations.spectral_norm, "0.parametrizations.weight.original"),
+        (weight_norm, "0.weight_v"),
+        (spectral_norm, "0.weight_orig"),
+        (lambda layer: torch_prune.random_unstructured(layer, "weight", 0.5), "0.weight_orig"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*is deprecated")
+def test_a_computed_weight_is_listed_once_and_not_computed(
+    compute: Callable[[nn.Module], nn.Module], name: str
+) -> None:
+    model = nn.Sequential(compute(nn.Linear(4, 4)), nn.Linear(4, 4))
+    before = copy.deepcopy(model.state_dict())
+    layout = Layout.of(model)
+    assert [layer.name for layer in layout.layers] == ["1.weight"]
+    sizes = {row.name: row.size for row in Mask.full(layout).summary(model).rows}
+    assert [each for each, size in sizes.items() if size == 16] == [name, "1.weight"]
+    with pytest.warns(UserWarning, match=rf"{name}, a parameter of .*\. Prune them with include="):
+        autosparse.prune(model, criterion="magnitude", sparsity=0.5)
+    assert names(model, include=[name]) == [name, "1.weight"]
+    assert dense_warning(model, layout, exclude=["0.*"]) is None
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+class Spectrum(nn.Module):
+    """Complex weights, and embeddings with sparse gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.complex = nn.Linear(4, 4, dtype=torch.cfloat)
+        self.words = nn.Embedding(4, 4, sparse=True)
+        self.real = nn.Linear(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "why"),
+    [
+        (Spectrum, "complex.weight", "complex64, not real floating-point numbers"),
+        (Spectrum, "words.weight", "an embedding with sparse gradients; make it with sparse=False"),
+        (lambda: torch.jit.script(nn.Linear(4, 4)), "weight", r"scripted; prune the model before torch\.jit\.script"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*is deprecated")
+def test_include_of_what_cannot_be_pruned_raises(make: Callable[[], nn.Module], name: str, why: str) -> None:
+    model = make()
+    with pytest.raises(UserError, match=rf"include='{name}' finds nothing to prune: {name} is {why}$"):
+        Layout.of(model, include=[name])
+
+
+def test_include_is_not_advised_for_complex_weights() -> None:
+    model = Spectrum()
+    message = dense_warning(model, Layout.of(model), exclude=["words.*"])
+    assert message is not None
+    assert message.endswith("numbers. Say that they stay with exclude=, by names or patterns of names")
+    assert names(model, include=["*"]) == ["real.weight", "real.bias"]
+
+
+def test_a_pattern_may_be_one_string_and_any_name_of_a_tied_weight() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Embedding(4, 4), nn.Linear(4, 4, bias=False))
+    model[1].weight, model[3].weight = model[0].weight, model[2].weight
+    assert names(model) == ["0.weight"]
+    assert names(model, include="3.weight") == ["0.weight", "2.weight"]
+    assert names(model, include="3.weight", exclude="1.weight") == ["2.weight"]
+    assert dense_warning(model, Layout.of(model), exclude="3.weight") is None
+
+
+@pytest.mark.parametrize("alias", [Tensor.t, lambda weight: weight[:2], lambda weight: weight.view(8, 2)])
+def test_two_parameters_in_one_memory_are_refused(alias: Callable[[Tensor], Tensor]) -> None:
+    model = nn.Module()
+    model.first, model.loose = nn.Linear(4, 4), nn.Parameter(torch.zeros(4, 4))
+    model.second = nn.Linear(4, 4)
+    model.second.weight = nn.Parameter(alias(model.first.weight.data))
+    with pytest.raises(UserError, match=r"first\.weight and second\.weight|second\.weight and first\.weight"):
+        Layout.of(model)
+    model.loose = nn.Parameter(model.second.weight.data)
+    with pytest.raises(UserError, match=r"(first|second)\.weight and loose|loose and (first|second)\.weight"):
+        Layout.of(model, exclude="second.weight")
+
+
+def test_parts_of_one_memory_that_do_not_overlap_are_taken() -> None:
+    model, whole = nn.Sequential(nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(2, 4), nn.Linear(2, 4)), torch.randn(4, 4)
+    model[0].weight, model[1].weight = nn.Parameter(whole[:2]), nn.Parameter(whole[2:])
+    other = torch.randn(4, 4)
+    model[2].weight, model[3].weight = nn.Parameter(other[:, :2]), nn.Parameter(other[:, 2:])
+    assert len(names(model)) == 4
 
 
 def test_what_is_empty_or_one_dimensional_is_left_out() -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,19 +126,21 @@ def test_the_command_of_a_user_from_submission_to_complete_stores(
 def test_jobs_wait_for_others_and_are_cancelled_if_those_fail(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stamping(name: str, seconds: float = 0.0, fail: bool = False, after: tuple[str, ...] = ()) -> str:
-        stamp = Stamp(tmp_path / name, seconds, fail)
+    def stamping(name: str, after: tuple[str, ...] = (), **how: Any) -> str:
+        stamp = Stamp(tmp_path / name, **how)
         (job,) = batch.submit([stamp], Resources(**CPU, after=after), name, tmp_path / f"{name}-logs")
         return job.job_id
 
-    good, bad = stamping("good", seconds=1.0), stamping("bad", fail=True)
+    good, bad = stamping("good", seconds=1.0, thread=True), stamping("bad", fail=True)
     stamping("tail", after=(good,))
+    stamping("never", after=(stamping("gone", exits=True),))
     job = Note(tmp_path, "a")
     with pytest.raises(UserError, match="1 of 1 runs failed"):
         launch([job], Resources(**CPU, after=(good, bad), wait=True), tmp_path, "notes")
     assert re.search(rf"failed: {job.folder}: it was not started; .*Slurm: CANCELLED", capsys.readouterr().err)
     until(idle)
     assert stamps(tmp_path / "tail")[0]["start"] >= stamps(tmp_path / "good")[0]["end"]
+    assert not (tmp_path / "never").exists()
 
 
 def test_a_job_that_was_cancelled_ends_the_waiting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

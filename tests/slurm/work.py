@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +17,23 @@ from tests.waiting import waiting
 
 @dataclass(frozen=True)
 class Stamp:
-    """Sleeps, and notes when it ran and what the job is given; fails if asked to."""
+    """Sleeps, and notes when it ran and what the job is given; fails, exits or leaves a thread if asked to."""
 
     path: Path
     seconds: float = 0.0
     fail: bool = False
+    exits: bool = False
+    thread: bool = False
 
     def __call__(self) -> None:
         start = time.time()
         time.sleep(self.seconds)
         if self.fail:
             raise RuntimeError("as asked")
+        if self.exits:
+            os._exit(0)
+        if self.thread:
+            threading.Thread(target=time.sleep, args=(600,)).start()
         given = ("SLURM_CPUS_PER_TASK", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "GREETING")
         seen = {name: os.environ.get(name) for name in given}
         with self.path.open("a") as file:

@@ -64,7 +64,8 @@ def test_the_table_of_accuracies() -> None:
     assert table.loc["snip", "90%"] == "91.00 ± 1.41"
     assert table.loc["random", "99%"] == "71.00 ± 1.41"
     assert list(table.loc["irp-snip (iterative)"]) == ["up to 4", "94.00", "92.00"]
-    assert compare.dense_accuracy(irp()) == "95.00"
+    assert compare.dense(rows(), irp())["test"].tolist() == [0.95]
+    assert compare.dense(rows(), pd.DataFrame()).empty
 
 
 def test_a_mask_of_irp_far_from_a_sparsity_does_not_stand_for_it() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from autosparse.store.verify import problems
 from autosparse.study import compare, results
 from autosparse.tasks import Data, Images, Text, find_task
 from tests.conftest import ROOT, run_script, tree
+from tests.jobs.test_tracking import scalars
 from tests.waiting import waiting_irp
 
 Script = Callable[..., int]
@@ -86,7 +88,7 @@ def test_from_irp_to_the_report(
         TASKS[0]: ("--task", f"examples/{name}"),
         TASKS[1]: ("--task", f"examples/{name}", "--folder", str(photographs), "--size", "16", "--batch-size", "8"),
         TASKS[2]: ("--task", f"examples/{name}", "--layers", "1", "--width", "16", "--text", str(text)),
-        TASKS[3]: (*TEXT, "--text", str(text)),
+        TASKS[3]: (*TEXT, "--text", str(text), "--track", "tensorboard"),
     }.get(name, ("--task", name))
     where = ("--output", str(tmp_path), *SHORT)
     assert run_script("irp", *options, "--iterations", "2", *where) == 0, capsys.readouterr().err
@@ -103,9 +105,24 @@ def test_from_irp_to_the_report(
     metric = {TASKS[0]: "squared error", TASKS[1]: "accuracy", TASKS[4]: "accuracy"}
     assert {each["metric"] for each in results} == {metric.get(name, "loss")}
     assert f"Test {results[0]['metric']} after the last epoch" in (tmp_path / "report" / "index.html").read_text()
-    if name != "text":
+    if name == "text":
+        _check_second_metric(tmp_path / "report", "accuracy")
+        assert {"iteration/loss", "iteration/accuracy"} <= scalars(run).keys()
+    else:
         file = ROOT / "examples" / name.partition(":")[0]
         assert (run / file.name).read_bytes() == file.read_bytes()
+
+
+def _check_second_metric(report: Path, name: str) -> None:
+    """Look for a metric after the first one in the rows, tables and the switch of a report."""
+    rows = pd.read_csv(report / "results.csv")
+    assert len(rows) == len(rows[[f"test/{name}", f"test_best_validation/{name}"]].dropna())
+    tables, page = (report / "report.md").read_text(), (report / "index.html").read_text()
+    for measure in ("test", "test_best_validation"):
+        assert compare.MEASURES[measure].format(name)[1:] in tables
+    assert compare.MEASURES["test_best"].format(name)[1:] not in tables  # nobody has said which way is better
+    assert re.search(rf'<input type="radio" name="metric-\d+" value="{name}">', page)
+    assert page.count(f'<div data-value="{name}">') == 1
 
 
 def test_a_killed_run_on_text_ends_with_the_same_bytes(script: Script, text: Path, tmp_path: Path) -> None:
@@ -165,6 +182,14 @@ def test_what_is_no_task_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_file_that_calls_sys_exit_is_refused(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)")
+    assert script("irp", "--task", f"{tmp_path}/leaves.py:Mine", "--output", tmp_path) == 2
+    assert f"error: {tmp_path}/leaves.py fails: SystemExit: 0\n" == capsys.readouterr().err
 
 
 def test_a_setting_of_a_users_file_comes_back_from_a_pickle() -> None:

@@ -217,16 +217,21 @@ def test_evaluate_counts_the_images(model: nn.Module, data: Data, images: Images
     assert evaluate(model, data, "test", accelerator, RECIPE) == {"accuracy": pytest.approx(expected)}
 
 
-def test_the_three_accuracies() -> None:
+def test_all_metrics_are_those_of_the_last_epoch_and_of_that_chosen_by_the_first_metric() -> None:
     tests, validations = (0.5, 0.9, 0.7), (0.6, 0.5, 0.61)
     history = [
-        {"epoch": k, "loss": 1.0, "metric": "accuracy", "test": t, "validation": v, "more": {}}
+        {"epoch": k, "loss": 1.0, "metric": "accuracy", "test": t, "validation": v, "more": {"iou": k / 10}}
         for k, (t, v) in enumerate(zip(tests, validations, strict=True))
     ]
-    measured = {"metric": "accuracy", "better": "higher", "test": 0.7}
-    assert summarize(history) == {**measured, "test_best_validation": 0.7, "test_best": 0.9}
-    measured["better"] = "lower"
-    assert summarize(history, "lower") == {**measured, "test_best_validation": 0.9, "test_best": 0.5}
+    last = {"metric": "accuracy", "better": "higher", "test": 0.7, "test/iou": 0.2}
+    chosen = {"test_best_validation": 0.7, "test_best_validation/iou": 0.2}
+    assert summarize(history) == {**last, **chosen, "test_best": 0.9}
+    last["better"] = "lower"
+    chosen = {"test_best_validation": 0.9, "test_best_validation/iou": 0.1}
+    assert summarize(history, "lower") == {**last, **chosen, "test_best": 0.5}
+    for epoch in history:
+        epoch["validation"] = None
+    assert summarize(history, "lower") == {**last, "test_best_validation": None, "test_best": 0.5}
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -14,9 +14,9 @@ from autosparse.jobs.setting import Setting
 from autosparse.lookahead import Probe
 from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleStore
-from autosparse.study.learnable import Seen, Together, _ceiling, _context, _judged, _Regression
 from autosparse.tasks import Data, Images
 from autosparse.training import Recipe, train
+from benchmarks.learnable import Seen, Together, _ceiling, _context, _judged, _Regression
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What of survival can be learned at all: the ceiling that the order of samples sets, and what features reach of it.
+"""How much of survival can be learned at all: `python -m benchmarks.learnable --scale small`.
 
 Two runs of IRP from the same weights, with other orders of samples, share all that is known before training. What one
 says of the other is the most that any function of it can say.
@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autosparse import command
 from autosparse.autos.evaluate import overlap, spearman
 from autosparse.autos.labels import label_table
 from autosparse.cluster import Job
@@ -30,6 +31,7 @@ from autosparse.study.lookahead import Kind, kinds_of, labelled
 from autosparse.study.parts import Part
 from autosparse.study.scale import Scale
 from autosparse.training import Callback, train
+from benchmarks.common import StudyArguments, report
 
 Floats = NDArray[np.float32]
 
@@ -52,13 +54,17 @@ _SETS: Mapping[str, tuple[str, ...]] = {
 _CHOSEN = "θ0, θ_K"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arguments(StudyArguments):
+    """Compare the survival of two runs, and what a regression predicts of it."""
+
+
 def learnable(scale: Scale) -> list[Part]:
-    """What of survival can be learned at all: `python launch/paper.py learnable --scale small`.
+    """Return the tables of each kind of network.
 
     Three pairs of runs of IRP for each kind of network, by magnitude, a pair from the same weights in two orders of
     samples. A regression learns one run's survival from what its dense network shows in its first steps; it is judged
     on the other order of a seed that it has not seen. Gradient boosting stands for any learner.
-    To expect: about half of survival is the order's; (theta0, theta_K) at a fifth of a training is near the rest.
     """
     return [
         Learnable(title=f"What can be learned: {name.replace('_', ' on ')}", scale=inner, kind=kind)
@@ -82,7 +88,7 @@ class Learnable:
         return [*(run for pair in self._pairs for run in pair), *self._more]
 
     def write(self, document: Document) -> None:
-        pairs = [(Seen.of(run), TripleStore.open(other.folder)) for run, other in self._pairs]
+        pairs = [(Seen.of(first), TripleStore.open(other.folder)) for first, other in self._pairs]
         document.heading(self.title, 3)
         document.text(
             f"Mean ± deviation over {len(pairs)} pairs of runs. R²: the share of the variance of survival that is "
@@ -228,7 +234,7 @@ class _Regression:
         try:
             from sklearn.ensemble import HistGradientBoostingRegressor
         except ImportError:
-            raise UserError("the plan learnable needs scikit-learn: pip install 'autosparse[demo]'") from None
+            raise UserError("this benchmark needs scikit-learn: pip install 'autosparse[demo]'") from None
         draw = np.random.default_rng(0)
         inputs, labels = [], []
         for run in runs:
@@ -300,7 +306,7 @@ def _ranks(
 
 def _context(layout: Layout, name: str, sizes: Tensor) -> Floats:
     """Of each parameter its layer's number, or the mean size of its row (output) or column (input)."""
-    found = torch.empty(layout.size)
+    found = torch.empty(layout.size, dtype=torch.float32)
     views, given = layout.unflatten(found), layout.unflatten(sizes)
     for number, (view, values) in enumerate(zip(views.values(), given.values(), strict=True)):
         if name == "layer":
@@ -328,3 +334,7 @@ def _cells(rows: Sequence[Mapping[str, float]]) -> dict[str, str]:
         else f"{values.mean():.3f} ± {values.std():.3f}"
         for name, values in frame.items()
     }
+
+
+if __name__ == "__main__":
+    command.run(Arguments, lambda arguments: report(arguments, "What can be learned", learnable))

@@ -1,21 +1,27 @@
-"""Labels for less: AutoS that looks ahead, fitted to runs of IRP of several lengths."""
+"""What cheaper labels are worth: `python -m benchmarks.labels --scale small`.
 
-from dataclasses import replace
+AutoS that looks ahead is fitted to runs of iterative rewind pruning (IRP) of several lengths.
+"""
 
+from dataclasses import dataclass, replace
+
+from autosparse.command import run
 from autosparse.study.costs import AtCost
 from autosparse.study.lookahead import WEIGHTS, fitting, kinds_of, labelled
 from autosparse.study.parts import Method, Part
 from autosparse.study.scale import Scale
+from benchmarks.common import StudyArguments, report
 
 _ITERATIONS = {"small": (5, 10, 20), "full": (5, 10, 20), "smoke": (2,)}
 
 
-def labels(scale: Scale) -> list[Part]:
-    """Labels of cheaper runs of IRP: `python launch/paper.py labels --scale small`.
+@dataclass(frozen=True, kw_only=True)
+class Arguments(StudyArguments):
+    """Compare AutoS fitted to runs by magnitude of 5, 10 and 20 iterations, and of 5 with a third of the epochs."""
 
-    One run a row, by magnitude, of 5, 10 and 20 iterations; and one of 5 whose trainings have a third of the epochs.
-    To expect: all level; then the cheapest is the one to take.
-    """
+
+def labels(scale: Scale) -> list[Part]:
+    """Return a table for each kind of network; each row is AutoS fitted to one run."""
     name, inner = scale.name, kinds_of(scale)
     scale, kinds = inner
     parts: list[Part] = []
@@ -53,3 +59,7 @@ def labels(scale: Scale) -> list[Part]:
             )
         )
     return parts
+
+
+if __name__ == "__main__":
+    run(Arguments, lambda arguments: report(arguments, "Labels for less", labels))
