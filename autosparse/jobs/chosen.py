@@ -71,7 +71,7 @@ def _names(kind: type[Any]) -> list[str]:
     return [each.replace("-", "_") for names, _ in named(kind) for each in names]
 
 
-# what commands call their own besides the options of all of them, or write into a run's configuration
+# Options of some commands, and keys of a run's configuration and results.
 _RESERVED = frozenset(
     [
         "autos",

@@ -160,7 +160,7 @@ def described(task: Task) -> dict[str, Any]:
 
 
 def revived(path: str, values: Mapping[str, Any], data_root: Path | None) -> Task:
-    """The task that `described` told of, its data in another folder if that is given.
+    """Return the task that `described` returned JSON values of, its data in another folder if one is given.
 
     Raises:
         UserError: its class is no longer there.
