@@ -326,7 +326,7 @@ def test_recipe_and_nested_dataclasses_are_options_of_a_task(
     assert recipe == [1, "nesterov", 1.5, 4, [1]]
     assert (config["depth"], config["widths"], "epochs" in config) == (2, [6, 7], False)
     job = parse(irp.Arguments, expanded(irp.Arguments, ["--config", str(run / "config.yaml")])).job
-    assert job.identity() == {name: value for name, value in config.items() if name != "options"}
+    assert job.identity() == {name: value for name, value in config.items() if name not in ("options", "files")}
     store, pickled = TripleStore.open(run), pickle.dumps(job)
     assert revived(store.run["task_path"], store.run["task_fields"], None) == job.setting.task
     sys.modules.pop(tmp_path.name)
