@@ -109,7 +109,7 @@ def failure(job: Job) -> str | None:
             return None
     except UserError as damaged:
         return describe(damaged)
-    if said := why(job.folder):
+    if said := error_of(job.folder):
         return said
     status = job.folder / "status.json"
     if not status.is_file():
@@ -118,7 +118,7 @@ def failure(job: Job) -> str | None:
     return "it was killed" if state == "running" else f"it is {state}"
 
 
-def why(folder: Path) -> str | None:
+def error_of(folder: Path) -> str | None:
     """What the last attempt in a run's folder says of its failure or interruption."""
     errors = [found for path in sorted(folder.glob(ERRORS)) if "error" in (found := read_record(path))]
     for error in sorted(errors, key=lambda error: not error.get("user")):

@@ -133,7 +133,7 @@ def test_a_queue_that_is_silent_is_not_taken_for_an_empty_one(
     assert script("runs", "status", tmp_path) == 3
     said = capsys.readouterr()
     assert "unknown" in said.out
-    assert "Slurm does not answer (squeue): what waits or runs there is not known" in said.err
+    assert "Slurm does not answer (squeue): the states of its jobs are not known" in said.err
     assert script("runs", "cancel", tmp_path) == 2
     assert "a: Slurm does not answer (squeue), and job 7 may be in its queue; try again" in capsys.readouterr().err
     assert commands.calls("scancel") == []
