@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from autosparse.cluster import lease, logs, slurm
+from autosparse.cluster import lease, slurm, submissions
 from autosparse.cluster.job import error_of
 from autosparse.cluster.progress import PROGRESS
 from autosparse.cluster.provenance import read_config
@@ -128,7 +128,7 @@ def _runs(path: Path) -> Iterator[Path]:
         if "config.yaml" in files or "job.json" in files:
             yield where
             folders.clear()
-        elif logs.JOBS in files:
+        elif submissions.JOBS in files:
             folders.clear()
 
 

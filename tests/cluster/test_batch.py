@@ -14,7 +14,7 @@ from submitit.core.utils import DelayedSubmission
 from submitit.slurm.slurm import SlurmJobEnvironment
 
 from autosparse.cluster import Resources, batch
-from autosparse.cluster.batch import Submitted, parameters, rehearsal, submit
+from autosparse.cluster.batch import Submitted, parameters, scripts, submit
 from autosparse.errors import UserError
 from tests.cluster.conftest import Commands
 
@@ -51,10 +51,8 @@ def nothing() -> None:
 
 def dry_run(jobs: int, resources: Resources, folder: Path) -> str:
     """The script that would be submitted."""
-    with rehearsal() as scratch:
-        submitted = submit([nothing] * jobs, resources, "irp", Path(f"{scratch}{folder}"))
-        (script,) = {each.script for each in submitted}
-        return script.read_text().replace(scratch, "")
+    (script,) = scripts([nothing] * jobs, resources, "irp", folder)
+    return script
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

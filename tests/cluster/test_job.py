@@ -15,6 +15,12 @@ def status(job: Note) -> dict:
     return json.loads((job.folder / "status.json").read_text())
 
 
+def error(job: Note) -> str:
+    failed = failure(job, Path("log"))
+    assert failed
+    return failed.error.removesuffix("; log: log")
+
+
 @pytest.fixture
 def on_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As Slurm starts a job that it has queued again three times."""
@@ -34,7 +40,7 @@ def test_a_job_that_slurm_has_queued_again_too_often_says_so(tmp_path: Path) -> 
     with pytest.raises(UserError, match=why):
         Attempt(job, 1, max_requeues=2)()
     assert (status(job)["state"], status(job)["why"], status(job)["job"]) == ("failed", why, "42")
-    assert failure(job) == why
+    assert error(job) == why
     Attempt(job, 1, max_requeues=3)()
     assert (status(job)["state"], status(job)["requeues"]) == ("complete", 3)
 
@@ -51,16 +57,16 @@ def test_what_a_larger_world_said_before_is_forgotten(tmp_path: Path) -> None:
     (job.folder / "logs" / "rank7.error.json").write_text('{"error": "long ago", "user": true}')
     with pytest.raises(ZeroDivisionError):
         Attempt(job, 1)()
-    assert str(failure(job)).startswith("ZeroDivisionError: a bug in two lines (jobs.py, line ")
+    assert error(job).startswith("ZeroDivisionError: a bug in two lines (jobs.py, line ")
     assert [path.name for path in job.folder.glob("logs/*.json")] == ["rank0.error.json"]
 
 
 def test_a_run_that_ended_without_a_word_was_killed(tmp_path: Path) -> None:
     job = Note(tmp_path, "a")
-    assert failure(job) == "it was not started"
+    assert error(job) == "it was not started"
     job.folder.mkdir()
     (job.folder / "status.json").write_text('{"state": "running"}')
-    assert failure(job) == "it was killed"
+    assert error(job) == "it was killed"
 
 
 def test_what_a_killed_attempt_was_about_to_write_is_removed(tmp_path: Path) -> None:

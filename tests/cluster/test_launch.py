@@ -189,10 +189,10 @@ def test_who_stops_waiting_is_told_that_the_jobs_go_on(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autosparse.cluster.waiting.wait", interrupted)
+    monkeypatch.setattr("autosparse.cluster.submit.wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         launch([Note(tmp_path, word) for word in "ab"], Resources(cluster="slurm", wait=True), tmp_path, "notes")
-    assert "the jobs go on without this; to end them: scancel 4242" in capsys.readouterr().err
+    assert "the jobs stay in the queue; to end them: scancel 4242" in capsys.readouterr().err
     assert commands.calls("scancel") == []
     assert (tmp_path / "submitted" / "notes_0" / "jobs.json").exists()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from autosparse.cluster import Resources, site_resources
-from autosparse.cluster.profile import EXAMPLES, VARIABLE
+from autosparse.cluster.resources import EXAMPLES, VARIABLE
 from autosparse.errors import UserError
 
 
@@ -69,7 +69,7 @@ def test_a_mistake_is_one_line_with_the_file(profile: Callable[[str], Path], tex
         ("gpus-per-node: four", "Error parsing --gpus-per-node"),
         ("cluster: cloud", "Expected one of ('auto', 'slurm', 'local', 'inline')"),
         ("time: later", "time 'later' is neither"),
-        ("slurm: [time=5]", "there is an option for it, time"),
+        ("slurm: [time=5]", "use the option time"),
     ],
 )
 def test_a_mistake_is_named_with_what_is_valid(

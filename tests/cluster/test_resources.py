@@ -110,11 +110,11 @@ def test_numbers_out_of_range_are_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("time=5", "there is an option for it, time"),
-        ("gpus-per-node=1", "there is an option for it, gpus-per-node"),
-        ("ntasks=5", "there is an option for it, tasks-per-node"),
-        ("--dependency=after:1", "there is an option for it, after"),
-        ("array=0-3", "there is an option for it, array-parallelism"),
+        ("time=5", "use the option time"),
+        ("gpus-per-node=1", "use the option gpus-per-node"),
+        ("ntasks=5", "use the option tasks-per-node"),
+        ("--dependency=after:1", "use the option after"),
+        ("array=0-3", "use the option array-parallelism"),
         ("signal=USR1", "signal is set by the submission itself"),
         ("=5", "as KEY=VALUE"),
         ("Key=5", "as KEY=VALUE"),
