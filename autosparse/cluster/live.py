@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -18,9 +19,8 @@ from autosparse.cluster import status
 
 PAUSE = 5.0  # seconds
 _STYLES = ("green", "red", "yellow", "dim")  # by `status.attention`
-_FIRST_TO_GO = ("requeues", "node", "job", "sparsity", "epoch", "iteration", "reason", "metric", "left", "done")
-"""Columns that a narrow terminal does not show, in the order in which they go; `reason` is part of the state."""
-_SHORTEST_NAME = 16
+_WIDTH_FOR = {"done": 60, "left": 60, "metric": 70, "iteration": 100, "epoch": 110, "sparsity": 120, "job": 140}
+_WIDTH_FOR |= {"node": 150, "requeues": 150}  # columns of a terminal from which a column of the table is shown
 _ALWAYS_CHANGING = ("done", "left")
 
 
@@ -86,7 +86,7 @@ class Page:
         if len(self._rows) > lines:
             lines -= 1
         first, hidden = self._rows[: max(1, lines)], self._rows[max(1, lines) :]
-        yield _fitting(first, console, options)
+        yield _table(first, options.max_width)
         if hidden:
             yield _line(f"{len(hidden)} more: {_counts(hidden)}", "dim")
         if silent:
@@ -106,42 +106,37 @@ def _short(state: str) -> str:
     return state.partition(" (")[0]
 
 
-def _fitting(rows: list[status.Row], console: Console, options: ConsoleOptions) -> Table:
-    """Return a table without the columns for which the terminal is too narrow; then long names are shortened, too."""
+def _table(rows: list[status.Row], width: int) -> Table:
+    """Return the columns that fit into a terminal; rich shortens the widest ones further."""
     always = ("run", "state", "done")
-    columns = [name for name in status.COLUMNS if name in always or any(row[name] for row in rows)] + ["reason"]
-    longest = max((len(row["run"]) for row in rows), default=0)
-    shortest = min(_SHORTEST_NAME, longest)
-    for name in (None, *_FIRST_TO_GO):
-        if name in columns:
-            columns.remove(name)
-        excess = console.measure(_table(rows, columns, longest), options=options.update(width=9999)).maximum
-        excess -= options.max_width
-        if excess <= longest - shortest:
-            break
-    return _table(rows, columns, max(1, longest - max(0, excess)))
-
-
-def _table(rows: list[status.Row], columns: list[str], name_length: int) -> Table:
+    columns = [name for name in status.COLUMNS if name in always or any(row[name] for row in rows)]
+    columns = [name for name in columns if width >= _WIDTH_FOR.get(name, 0)]
+    wide = width >= _WIDTH_FOR["done"]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
-        if name != "reason":
-            table.add_column(name, no_wrap=True, overflow="ellipsis")
+        table.add_column(name)
     for row in rows:
-        state = row["state"] if "reason" in columns else _short(row["state"])
+        state = row["state"] if wide else _short(row["state"])
         fraction = 100.0 if state == "complete" else float(row["done"].rstrip("%") or 0)
-        cells = row | {"run": _shortened(row["run"], name_length)}
-        special: dict[str, Text | ProgressBar] = {
-            "state": Text(state, _STYLES[status.attention(row)]),
-            "done": ProgressBar(100.0, fraction, width=10),
-        }
-        table.add_row(*(special.get(name) or Text(cells[name]) for name in columns if name != "reason"))
+        cells: dict[str, Text | ProgressBar | _Name] = {name: _line(row[name], "") for name in columns}
+        cells["run"] = _Name(row["run"])
+        cells["state"] = _line(state, _STYLES[status.attention(row)])
+        if wide:
+            cells["done"] = ProgressBar(100.0, fraction, width=10)
+        table.add_row(*cells.values())
     return table
 
 
-def _shortened(name: str, length: int) -> str:
-    """Return a name without its middle: names of runs differ in their ends."""
-    if len(name) <= length:
-        return name
-    end = (length - 1) * 2 // 3
-    return f"{name[: length - 1 - end]}…{name[len(name) - end :]}"
+class _Name:
+    """A name that loses its middle where it does not fit: names of runs differ in their ends."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(8, len(self._name)), len(self._name))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        name, width = self._name, options.max_width
+        end = (width - 1) * 2 // 3
+        yield Text(name if len(name) <= width else f"{name[: width - 1 - end]}…{name[len(name) - end :]}", no_wrap=True)
