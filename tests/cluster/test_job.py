@@ -32,7 +32,7 @@ def on_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("on_slurm")
-def test_a_job_that_slurm_has_queued_again_too_often_says_so(tmp_path: Path) -> None:
+def test_too_many_requeues_fail_the_run(tmp_path: Path) -> None:
     job = Note(tmp_path, "a")
     job.folder.mkdir()
     (job.folder / "status.json").write_text('{"state": "running"}')  # of the attempt that lost its node
@@ -45,13 +45,13 @@ def test_a_job_that_slurm_has_queued_again_too_often_says_so(tmp_path: Path) -> 
     assert (status(job)["state"], status(job)["requeues"]) == ("complete", 3)
 
 
-def test_inside_somebody_elses_job_its_requeues_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requeues_of_an_outer_job_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
     Attempt(job := Note(tmp_path, "a"), 1)()
     assert status(job)["state"] == "complete"
 
 
-def test_what_a_larger_world_said_before_is_forgotten(tmp_path: Path) -> None:
+def test_errors_of_earlier_attempts_are_removed(tmp_path: Path) -> None:
     job = Note(tmp_path, "a", fail="bug")
     (job.folder / "logs").mkdir(parents=True)
     (job.folder / "logs" / "rank7.error.json").write_text('{"error": "long ago", "user": true}')
@@ -61,7 +61,7 @@ def test_what_a_larger_world_said_before_is_forgotten(tmp_path: Path) -> None:
     assert [path.name for path in job.folder.glob("logs/*.json")] == ["rank0.error.json"]
 
 
-def test_a_run_that_ended_without_a_word_was_killed(tmp_path: Path) -> None:
+def test_run_without_an_end_was_killed(tmp_path: Path) -> None:
     job = Note(tmp_path, "a")
     assert error(job) == "it was not started"
     job.folder.mkdir()
@@ -69,7 +69,7 @@ def test_a_run_that_ended_without_a_word_was_killed(tmp_path: Path) -> None:
     assert error(job) == "it was killed"
 
 
-def test_what_a_killed_attempt_was_about_to_write_is_removed(tmp_path: Path) -> None:
+def test_unfinished_files_of_a_killed_attempt_are_removed(tmp_path: Path) -> None:
     job = Note(tmp_path, "a")
     left, submitting = job.folder / ".checkpoint.pt.tmp", job.folder / ".job.json.tmp"
     for folder in (left, submitting):

@@ -29,7 +29,7 @@ def kept(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.glob("*/*_*") if path.is_dir()}
 
 
-def test_kept_are_the_jobs_in_the_queue_and_the_last_of_each_unfinished_run(tmp_path: Path) -> None:
+def test_prune_keeps_queued_jobs_and_the_last_of_unfinished_runs(tmp_path: Path) -> None:
     root = tmp_path / "submitted"
     runs = {state: run(tmp_path, state, state) for state in ("complete", "failed", "running")}
     new = run(tmp_path, "new", None)
@@ -44,7 +44,7 @@ def test_kept_are_the_jobs_in_the_queue_and_the_last_of_each_unfinished_run(tmp_
     assert not list(root.rglob(".submission*"))
 
 
-def test_what_is_kept_is_bounded_by_the_runs(tmp_path: Path) -> None:
+def test_number_of_folders_is_bounded_by_the_runs(tmp_path: Path) -> None:
     root, failing = tmp_path / "submitted", run(tmp_path, "failing", "failed")
     for number in range(20):
         submissions.prune(root, "slurm", {}.__contains__)
@@ -53,7 +53,7 @@ def test_what_is_kept_is_bounded_by_the_runs(tmp_path: Path) -> None:
     assert [path.name for path in root.iterdir()] == ["irp_19"]
 
 
-def test_jobs_of_another_cluster_damaged_and_foreign_files_are_left_alone(tmp_path: Path) -> None:
+def test_prune_leaves_other_files_alone(tmp_path: Path) -> None:
     root, done = tmp_path / "submitted", run(tmp_path, "done", "complete")
     submission(root, 0, {"1_0": done}, cluster="local")
     damaged = submission(root, 1, {"2_0": done})
@@ -64,7 +64,7 @@ def test_jobs_of_another_cluster_damaged_and_foreign_files_are_left_alone(tmp_pa
     assert (root / "notes.txt").exists()
 
 
-def test_a_folder_that_was_moved_still_knows_its_runs(tmp_path: Path) -> None:
+def test_moved_folder_still_finds_its_runs(tmp_path: Path) -> None:
     old = tmp_path / "old"
     submission(old / "submitted", 0, {"1_0": run(old, "done", "complete")})
     old.rename(tmp_path / "new")
@@ -72,7 +72,7 @@ def test_a_folder_that_was_moved_still_knows_its_runs(tmp_path: Path) -> None:
     assert not list((tmp_path / "new" / "submitted").iterdir())
 
 
-def test_a_claim_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_claim_leaves_nothing(tmp_path: Path) -> None:
     def fail(root: Path) -> None:
         with submissions.claimed(root, "irp") as folder:
             (folder / "file").write_text("")
@@ -87,7 +87,7 @@ def test_a_claim_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["a"]
 
 
-def test_a_claim_takes_the_number_that_another_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claim_takes_a_free_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, raced = submissions.next_folder, []
 
     def racing(root: Path, name: str) -> Path:
