@@ -10,7 +10,7 @@ import pandas as pd
 from autosparse.autos import AutoS, Surface
 from autosparse.autos.autos import CARD
 from autosparse.autos.features import STORED
-from autosparse.cluster.outcome import say
+from autosparse.cluster.progress import say
 from autosparse.config import Sanity
 from autosparse.errors import UserError
 from autosparse.files import read_json
