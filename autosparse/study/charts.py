@@ -46,7 +46,7 @@ def sparsity_chart(
         metric: name of the metric.
         better: "higher" or "lower"; "" if unknown.
         dense: value without pruning, by measure.
-        codes: see `Codes`.
+        codes: numbers of colors and markers, see `Codes`. Default: None.
     """
     series = _present(points["series"], codes)
     density = 100 * (1 - points["sparsity"])
@@ -93,9 +93,9 @@ def cost_chart(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Chart
     """Draw a metric against its cost in full training runs, with one view per panel; better is higher up.
 
     Args:
-        panels: by title, one row per run: `method`, `family` (its points are joined; rows with an empty family are not
-            drawn), `cost`, `test` and the columns that name the metric.
-        codes: see `Codes`.
+        panels: one data frame per title, with one row per run. Its columns are `method`, `family` (points of a family
+            are joined; rows with an empty family are not drawn), `cost`, `test`, `metric` and `better`.
+        codes: numbers of colors and markers, see `Codes`. Default: None.
     """
     families = _present((name for name in pd.concat(panels.values())["family"] if name), codes)
     color, shape = series_encodings(families)
@@ -158,7 +158,7 @@ def check_chart(points: pd.DataFrame, metric: str, codes: Codes = None) -> Chart
     Args:
         points: columns of `spread` with `series`, `sparsity` and `check`.
         metric: name of the metric.
-        codes: see `Codes`.
+        codes: numbers of colors and markers, see `Codes`. Default: None.
     """
     series, kinds = _present(points["series"], codes), [*dict.fromkeys(points["check"])]
     color, shape = series_encodings(series)
@@ -186,7 +186,7 @@ def training_chart(
     Args:
         pruned: rows of `results.load`.
         histories: epochs of each run, by its folder.
-        codes: see `Codes`.
+        codes: numbers of colors and markers, see `Codes`. Default: None.
     """
     metric, _ = metric_of(pruned)
     series = _present(pruned["criterion"], codes)

@@ -1,4 +1,4 @@
-"""Charts of what AutoS has learned: its score over two features, survival and its prediction."""
+"""Charts of a fitted AutoS: its score over two features, survival and its prediction."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -124,7 +124,7 @@ def _heat_map(
 
     Args:
         view: title of the view.
-        titles: of both axes and the color.
+        titles: titles of both axes and of the color.
         size: width and height of a cell.
         limits: ends of the color scale; those of the values if None.
     """
