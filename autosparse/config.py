@@ -272,12 +272,15 @@ def folder_of(criterion: str | Path) -> Path:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass that are part of a run's identity, as values of YAML by name; nested ones flattened."""
+    """Return the fields of a dataclass that are part of a run's identity, as values of YAML by name.
+
+    Those of nested dataclasses are flattened, except for a task's field `recipe`, which its setting resolves.
+    """
     found: dict[str, Any] = {}
     for each in fields(config):
         value = getattr(config, each.name)
         if key := each.metadata.get("identity", each.name):
-            found |= settings(value) if is_dataclass(value) else {key: plain(value)}
+            found |= _settings(key, value)
     return found
 
 
@@ -288,8 +291,14 @@ def defaults(kind: type[Any]) -> dict[str, Any]:
         # by type: a class that was pickled by its value has a MISSING of its own
         value = each.default_factory() if callable(each.default_factory) else each.default
         if not isinstance(value, type(MISSING)) and (key := each.metadata.get("identity", each.name)):
-            found |= settings(value) if is_dataclass(value) else {key: plain(value)}
+            found |= _settings(key, value)
     return found
+
+
+def _settings(key: str, value: Any) -> dict[str, Any]:
+    if not is_dataclass(value):
+        return {key: plain(value)}
+    return {key: settings(value)} if key == "recipe" else settings(value)
 
 
 @functools.cache
@@ -307,6 +316,8 @@ def _types(hint: Any) -> set[Any]:
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) is Annotated:
+        return _choices(get_args(hint)[0])
     if get_origin(hint) is Literal or hint is bool:
         return get_args(hint) or (True, False)
     return tuple(choice for part in get_args(hint) if get_origin(part) for choice in _choices(part))

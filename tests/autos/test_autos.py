@@ -164,7 +164,7 @@ def test_overlap_and_spearman() -> None:
 
 
 def test_errors_list_what_is_valid() -> None:
-    with pytest.raises(UserError, match="'much' is no size of memory; write it like 512MB"):
+    with pytest.raises(UserError, match="'much' is not a size of memory; write it like 512MB"):
         FitConfig(memory="much")
     with pytest.raises(UserError, match="max steps must be at least 0, got -1"):
         FitConfig(max_steps=-1)
