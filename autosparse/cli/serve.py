@@ -17,19 +17,10 @@ from autosparse.cli.runs import Runs
 from autosparse.cluster import status
 from autosparse.config import Bounds, Config
 from autosparse.errors import UserError
-from autosparse.files import write_text
 
 PAUSE = 5.0  # seconds between two looks at the runs
 _HOST = "127.0.0.1"
-_RELOAD = """<script>
-setInterval(async () => {
-  const answer = await fetch("/", { method: "HEAD" }).catch(() => null);
-  const written = answer?.ok && answer.headers.get("Last-Modified");
-  if (written && new Date(written) > new Date(document.lastModified)) location.reload();
-}, 2000);
-</script>
-"""
-"""Reloads the page when the server has written another one; browsers keep the place in the page."""
+_FIRST = '<!doctype html><meta http-equiv="refresh" content="1"><title>Runs</title>The first page is being written.'
 
 
 @dataclass(frozen=True)
@@ -75,9 +66,7 @@ def serving(paths: Sequence[Path], port: int) -> Iterator[ThreadingHTTPServer]:
             raise UserError(f"port {port}: {error.strerror}; choose another by --port, 0 for any free one") from None
         writer = threading.Thread(target=_follow, args=(paths, Path(folder), done), daemon=True)
         with server:
-            Path(folder, "index.html").write_text(
-                f"<!doctype html><title>Runs</title>The first page is written.{_RELOAD}"
-            )
+            Path(folder, "index.html").write_text(_FIRST)
             writer.start()
             try:
                 yield server
@@ -86,36 +75,19 @@ def serving(paths: Sequence[Path], port: int) -> Iterator[ThreadingHTTPServer]:
                 writer.join()
 
 
-def write(paths: Sequence[Path], rows: list[status.Row], folder: Path) -> None:
-    """Write the report of runs, below a table of their states, as `index.html`."""
-    import pandas as pd
-
+def _follow(paths: Sequence[Path], folder: Path, done: threading.Event) -> None:
+    """Write the report again whenever a row of the table of runs has changed."""
     from autosparse import study
     from autosparse.page import Document
 
-    document = Document(folder / "report")
-    document.heading("States")
-    if any(row["state"] == "unknown" for row in rows):
-        document.text(status.UNKNOWN)
-    columns = [*status.columns(rows)[1:], *["why"] * any(row["why"] for row in rows)]
-    names = pd.Index([row["run"] for row in rows], name="run")
-    table = pd.DataFrame([[row[name] for name in columns] for row in rows], names, columns, dtype=str)
-    document.table(table, f"at {time.strftime('%H:%M:%S')}")
-    try:
-        study.overview(document, [path for path in paths if path.exists()])
-    except UserError as error:  # no run is complete
-        document.text(str(error))
-    write_text(folder / "index.html", document.write().read_text(encoding="utf-8") + _RELOAD)
-
-
-def _follow(paths: Sequence[Path], folder: Path, done: threading.Event) -> None:
-    """Write the report again whenever a row of the table of states has changed."""
     written: list[status.Row] | None = None
     while True:
         start = time.monotonic()
         rows = status.current(paths)
         if rows != written:
-            write(paths, rows, folder)
+            document = Document(folder)
+            study.overview(document, [path for path in paths if path.exists()], live=True)
+            document.write(live=True)
         written = rows
         if done.wait(max(PAUSE, 10 * (time.monotonic() - start))):
             return

@@ -27,7 +27,7 @@ def serving(*paths: Path) -> Iterator[int]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            until_shown(server.server_port, "States")
+            until_shown(server.server_port, "data-live")
             yield server.server_port
         finally:
             server.shutdown()
@@ -63,9 +63,9 @@ def test_page_follows_states_and_results(finished: Path, tmp_path: Path, monkeyp
         (tmp_path / RUN).symlink_to(finished / "irp" / RUN)
         page = until_shown(port, "lenet-300-100 on digits")
         answer, nothing = ask(port, "HEAD", "/")
-        markdown = ask(port, "GET", "/report/report.md")[1]
+        markdown = ask(port, "GET", "/report.md")[1]
     assert "complete" in page
-    assert "location.reload" in page
+    assert "data-live" in page
     assert (answer.status, answer.headers["Cache-Control"], nothing) == (200, "no-store", "")
     assert "| run | state |" in markdown
 
@@ -86,7 +86,7 @@ def test_other_methods_and_names_are_refused(tmp_path: Path) -> None:
             assert ask(port, "GET", "/", host)[0].status == 200
         for host in ("evil.example", f"evil.example:{port}", "localhost:1", "localhost"):
             answer, body = ask(port, "GET", "/", host)
-            assert (answer.status, "States" in body) == (403, False)
+            assert (answer.status, "data-live" in body) == (403, False)
 
 
 def test_mistakes_are_one_line(script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
