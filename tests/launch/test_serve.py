@@ -59,7 +59,7 @@ def test_page_follows_states_and_results(finished: Path, tmp_path: Path, monkeyp
         page = until_shown(port, "the loss is not finite")
         assert "&lt;b&gt;c" in page
         assert "<b>c" not in page
-        assert "1 runs" in page  # none complete
+        assert "1 failed" in page
         (tmp_path / RUN).symlink_to(finished / "irp" / RUN)
         page = until_shown(port, "lenet-300-100 on digits")
         answer, nothing = ask(port, "HEAD", "/")
