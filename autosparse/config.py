@@ -20,28 +20,12 @@ from autosparse.options import plain
 from autosparse.sizes import parse_size
 
 OneShot = Literal["random", "magnitude", "snip", "grasp"]
-"""Criteria that score once, whatever the density: those of iterative pruning."""
-Unrolled = Literal["prospr", "prospr-first-order"]
-"""Those that do so after steps of training of their own, which iterative pruning has had already."""
-Targeted = Literal[
-    "random-erk", "iterative-snip", "force", "synflow", "dataflow", "npb", "npb-tiny-imagenet", "ntk-sap", "px"
-]
-"""Criteria that must know how many weights are to be kept."""
-LookAhead = Literal["short-irp", "snip-probe"]
-"""Criteria that train some steps ahead in each of their rounds."""
-LOOK_AHEAD: tuple[str, ...] = get_args(LookAhead)
-Dynamic = Literal["gmp", "rigl"]
-"""What chooses its mask during the training: gradual magnitude pruning, and RigL."""
-CRITERIA: tuple[str, ...] = (*get_args(OneShot), *get_args(Unrolled), *get_args(Targeted))
-BY_LOSS = ("snip", "iterative-snip", "force", "grasp", "prospr", "prospr-first-order")
-"""Criteria by gradients of the loss, which batch norm enters by either of its modes."""
+"""Criteria of iterative pruning: the rows of `criteria.table` with `irp`."""
 PRETRAINED, PRETRAINED_AHEAD = "pretrained", "lookahead"
 """The AutoS that come with the package, as criteria: at initialization, and looking ahead."""
 _PRETRAINED_FOLDER = Path(__file__).parent / "autos" / "pretrained"
 _SHIPPED = {PRETRAINED: _PRETRAINED_FOLDER, PRETRAINED_AHEAD: _PRETRAINED_FOLDER / PRETRAINED_AHEAD}
 SHIPPED: tuple[str, ...] = tuple(_SHIPPED)
-AHEAD = f"{', '.join((PRETRAINED_AHEAD, *LOOK_AHEAD))} and an AutoS of probes"
-"""What looks ahead, for messages."""
 
 BatchNorm = Literal["batch", "running"]
 Schedule = Literal["geometric", "linear", "constant"]
@@ -251,16 +235,6 @@ class FitConfig(Config):
         return replace(self, weights=tuple(self.weights[run] for run in runs if self.weights))
 
 
-def check_batch_norm(name: str, batch_norm: str) -> None:
-    """Refuse a mode of batch norm for a criterion that has no choice of it.
-
-    Raises:
-        UserError: it has none.
-    """
-    if batch_norm != "batch" and name not in BY_LOSS:
-        raise UserError(f"{name} has no batch norm of mode {batch_norm}; {', '.join(BY_LOSS)} have")
-
-
 def is_folder(criterion: str | Path) -> bool:
     """Whether a criterion is given as the folder of a saved AutoS rather than by name."""
     return isinstance(criterion, Path) or os.sep in criterion or Path(criterion).is_dir()
@@ -272,12 +246,15 @@ def folder_of(criterion: str | Path) -> Path:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass that are part of a run's identity, as values of YAML by name; nested ones flattened."""
+    """Return the fields of a dataclass that are part of a run's identity, as values of YAML by name.
+
+    Those of nested dataclasses are flattened, except for a task's field `recipe`, which its setting resolves.
+    """
     found: dict[str, Any] = {}
     for each in fields(config):
         value = getattr(config, each.name)
         if key := each.metadata.get("identity", each.name):
-            found |= settings(value) if is_dataclass(value) else {key: plain(value)}
+            found |= _settings(key, value)
     return found
 
 
@@ -288,8 +265,14 @@ def defaults(kind: type[Any]) -> dict[str, Any]:
         # by type: a class that was pickled by its value has a MISSING of its own
         value = each.default_factory() if callable(each.default_factory) else each.default
         if not isinstance(value, type(MISSING)) and (key := each.metadata.get("identity", each.name)):
-            found |= settings(value) if is_dataclass(value) else {key: plain(value)}
+            found |= _settings(key, value)
     return found
+
+
+def _settings(key: str, value: Any) -> dict[str, Any]:
+    if not is_dataclass(value):
+        return {key: plain(value)}
+    return {key: settings(value)} if key == "recipe" else settings(value)
 
 
 @functools.cache
@@ -307,6 +290,8 @@ def _types(hint: Any) -> set[Any]:
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) is Annotated:
+        return _choices(get_args(hint)[0])
     if get_origin(hint) is Literal or hint is bool:
         return get_args(hint) or (True, False)
     return tuple(choice for part in get_args(hint) if get_origin(part) for choice in _choices(part))

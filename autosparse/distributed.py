@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of one job, as one of them sees them; by default there is no other.
+    """The processes of one job; by default one process alone.
 
     Attributes:
-        rank: the number of this process; 0 is the main one.
-        size: how many processes there are.
-        gather: waits for all of them and returns what each has given, in the order of their ranks.
+        rank: number of this process; 0 is the main process.
+        size: number of processes.
+        gather: called with a value by every process; returns the values of all in the order of their ranks.
     """
 
     rank: int = 0
@@ -26,24 +26,24 @@ class Group:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process acts for all."""
+        """True in the process that acts for all."""
         return self.rank == 0
 
 
 def group() -> Group:
-    """The processes of this job, by `torch.distributed`."""
+    """Return the processes of this job, by `torch.distributed`."""
     return Group(*rank_and_size(), gather)
 
 
 def broadcast(scores: Tensor) -> Tensor:
-    """The scores of the first process, in place: the last bit may differ where the same sum is made twice."""
+    """Replace scores by those of the first process: sums on other processes may differ in the last bit."""
     if dist.is_initialized():
         dist.broadcast(scores, 0)
     return scores
 
 
 def gather(part: T) -> list[T]:
-    """What each process has, in the order of their ranks; tensors in it must be on the CPU."""
+    """Return the values of all processes in the order of their ranks; their tensors must be on the CPU."""
     if not dist.is_initialized():
         return [part]
     parts: list[T | None] = [None] * dist.get_world_size()
@@ -52,12 +52,12 @@ def gather(part: T) -> list[T]:
 
 
 def rank_and_size() -> tuple[int, int]:
-    """Rank of this process and the number of processes."""
+    """Return the rank of this process and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def all_reduce(*tensors: Tensor) -> None:
-    """Add up each tensor over the processes, in place."""
+    """Sum each tensor over the processes, in place."""
     if dist.is_initialized():
         for tensor in tensors:
             dist.all_reduce(tensor)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in what was asked for. Command lines print its text alone, without a traceback."""
+    """A mistake that the user can fix. Command lines print only its text, without a traceback."""
 
 
 class StoreError(UserError):
@@ -13,7 +13,7 @@ class StoreError(UserError):
 
 
 def refused(error: OSError) -> str:
-    """What the operating system refuses, and the file: `No space left on device: FILE`."""
+    """Return an error of the operating system in one line: `No space left on device: FILE`."""
     return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
 
 

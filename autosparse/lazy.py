@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are asked for: who only looks at runs does not wait for PyTorch."""
+"""Names that a package imports on first use, so that a command that only reads runs does not wait for PyTorch."""
 
 import ast
 import inspect

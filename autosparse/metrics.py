@@ -1,19 +1,19 @@
-"""How the values of a metric are shown: shares in per cent, all else as it is."""
+"""Formats of metrics: fractions in percent, all others as they are."""
 
-SHARES = ("accuracy",)
-"""Metrics that are shares."""
+FRACTIONS = ("accuracy",)
+"""Metrics that are fractions."""
 
 
 def described(metric: str, value: float) -> str:
-    """A value, for a line of text."""
-    return f"{metric} {value:.2%}" if metric in SHARES else f"{metric} {value:.4g}"
+    """Return a metric and its value for a line of text."""
+    return f"{metric} {value:.2%}" if metric in FRACTIONS else f"{metric} {value:.4g}"
 
 
 def factor(metric: str) -> float:
-    """What values are multiplied by to be shown."""
-    return 100.0 if metric in SHARES else 1.0
+    """Return the factor by which values are multiplied for display."""
+    return 100.0 if metric in FRACTIONS else 1.0
 
 
 def label(metric: str) -> str:
-    """The metric with its unit."""
-    return f"{metric}, %" if metric in SHARES else metric
+    """Return the metric with its unit."""
+    return f"{metric}, %" if metric in FRACTIONS else metric

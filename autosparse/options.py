@@ -71,7 +71,7 @@ def _words(kind: type[Any], path: Path, args: Sequence[str]) -> list[str]:
     said = _read(path)
     chosen = ["--task", said["task"]] if isinstance(said.get("task"), str) else []
     with getattr(kind, "reading", lambda args: nullcontext())([*chosen, *args]):
-        valid = {name: hint for names, hint in _options(kind) for name in names}
+        valid = {name: hint for names, hint in named(kind) for name in names}
     positionals, words = list[str](), list[str]()
     for key, value in said.items():
         hint = valid.get(key.replace("_", "-"))
@@ -138,8 +138,8 @@ def texts(path: Path, key: str, value: Any) -> list[str]:
     return found
 
 
-def _options(kind: type[Any]) -> Iterator[tuple[list[str], Any]]:
-    """The names, as on the command line, and the type of each option of a dataclass and of those nested in it."""
+def named(kind: type[Any]) -> Iterator[tuple[list[str], Any]]:
+    """Yield the names, as on the command line, and the type of each option of a dataclass and of those nested in it."""
     hints = get_type_hints(kind, include_extras=True)
     for each in fields(kind):
         hint = hints[each.name]
@@ -148,7 +148,7 @@ def _options(kind: type[Any]) -> Iterator[tuple[list[str], Any]]:
         nested = [factory() for factory in made] or [part for part in (bare, *get_args(bare)) if is_dataclass(part)]
         if nested:
             for part in nested:
-                yield from _options(part)
+                yield from named(part)
         elif tyro.conf.Suppress not in _marks(hint):
             names = [name.lstrip("-").replace("_", "-") for name in _names(each.name, hint)]
             yield names, hint if tyro.conf.Positional in _marks(hint) else bare
@@ -158,7 +158,7 @@ def lists(kind: type[Any]) -> dict[str, Any]:
     """The flags of a dataclass that take several numbers, or names of a choice, which have no commas; their type."""
     return {
         f"--{name}": element
-        for names, hint in _options(kind)
+        for names, hint in named(kind)
         for name in names
         if get_origin(hint) is tuple
         and ((element := get_args(hint)[0]) in (int, float) or get_origin(element) is Literal)

@@ -1,7 +1,7 @@
-"""Seeds for every purpose out of one: streams that share a seed must not share their numbers.
+"""Independent seeds for every purpose, made from one seed.
 
-Two generators started from the same integer draw the same numbers, so a random criterion would score a network by the
-very draws that made its weights.
+Two generators started from the same integer draw the same numbers: a random criterion would score a network by the
+draws that made its weights.
 """
 
 import zlib
@@ -13,12 +13,12 @@ from autosparse.errors import UserError
 
 
 def stream(purpose: str, *position: int) -> int:
-    """A seed in [0, 2^63): a function of what it is for and of a position such as (seed, epoch, step)."""
+    """Return a seed in [0, 2^63), a function of a purpose and a position such as (seed, epoch, step)."""
     return int(streams(purpose, 1, *position)[0])
 
 
 def streams(purpose: str, count: int, *position: int) -> NDArray[np.int64]:
-    """`count` seeds as `stream` gives them, at once."""
+    """Return `count` seeds like those of `stream`."""
     if min(position, default=0) < 0:
         raise UserError(f"seeds must not be negative, got {min(position)}")
     entropy = [zlib.crc32(purpose.encode()), len(position), *position]

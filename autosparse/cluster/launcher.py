@@ -67,9 +67,6 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
             submit.show(runnable, resources, root)
     else:
         _mend_status(complete)
-        for job in todo if resources.cluster != "slurm" else ():  # So `runs` also counts jobs that start later.
-            with suppress(OSError):  # The run itself reports it.
-                provenance.write_submission(job, None, None)
         if runnable:
             failures += _runner(resources.cluster)(runnable, resources, root)
     for failed in failures:
@@ -99,6 +96,7 @@ def _run_inline(stages: list[Stage], resources: Resources, root: Path) -> list[F
     """Run the jobs in this process, one after the other; return those that failed or were not started."""
     from autosparse.cluster.attempt import Attempt
 
+    provenance.write_plan(job for stage in stages for job in stage.jobs)
     failures, failed, number = list[Failure](), set[str](), 0
     total = sum(len(stage.jobs) for stage in stages)
     for stage in stages:

@@ -1,1 +1,1 @@
-"""Masks held in the training loops of others; each file needs its own library, and the extra of that name."""
+"""Callbacks that hold a mask in the trainers of other libraries; each needs the extra of its name."""

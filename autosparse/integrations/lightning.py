@@ -10,8 +10,8 @@ class HoldMask(Callback):
     """Removed weights are zero from the start of training to its end; see `Mask.hold`.
 
     Args:
-        mask: to hold.
-        model: what the mask is of, if that is not the LightningModule itself but a part of it.
+        mask: mask to hold.
+        model: model of the mask if it is only a part of the LightningModule.
     """
 
     def __init__(self, mask: Mask, model: nn.Module | None = None) -> None:
@@ -20,16 +20,16 @@ class HoldMask(Callback):
         self._hold: Hold | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hold, once the optimizers are made and a checkpoint, if any, is loaded."""
+        """Hold the mask, after the optimizers are made and a checkpoint, if any, is loaded."""
         self._release()
         self._hold = self.mask.hold(self.model or pl_module, *trainer.optimizers)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Release."""
+        """Release the mask."""
         self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Release."""
+        """Release the mask."""
         self._release()
 
     def _release(self) -> None:

@@ -11,7 +11,7 @@ class HoldMask(TrainerCallback):
     """Removed weights are zero from the start of training to its end; see `Mask.hold`.
 
     Args:
-        mask: to hold.
+        mask: mask to hold.
     """
 
     def __init__(self, mask: Mask) -> None:
@@ -19,12 +19,12 @@ class HoldMask(TrainerCallback):
         self._hold: Hold | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Hold, once the optimizer is made and a checkpoint, if any, is loaded."""
+        """Hold the mask, after the optimizer is made and a checkpoint, if any, is loaded."""
         self.on_train_end(args, state, control)
         self._hold = self.mask.hold(kwargs["model"], kwargs["optimizer"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Release."""
+        """Release the mask."""
         if self._hold is not None:
             self._hold.release()
             self._hold = None

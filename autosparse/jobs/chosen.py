@@ -1,5 +1,6 @@
 """`--task`: the class whose fields are options of a command line, while that is read."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ import tyro
 
 from autosparse.command import choices
 from autosparse.errors import UserError
+from autosparse.options import named
 from autosparse.tasks.base import Task
 from autosparse.tasks.catalog import TASKS, find_task
 from autosparse.tasks.images import Images
@@ -46,47 +48,44 @@ class Tasked:
     @classmethod
     @contextmanager
     def reading(cls, args: Sequence[str]) -> Iterator[None]:
-        """While this command line is read, the task that it names is the one whose fields are options.
+        """Make the fields of the task that a command line names its options while it is read.
 
         Raises:
-            UserError: there is none of that name, or one of its fields has the name of another option.
+            UserError: an unknown task, or fields with the names of other options.
         """
         pairs = [tuple(word.split("=", 1)) if "=" in word else (word, after) for word, after in pairwise([*args, ""])]
         name = next((value for key, value in reversed(pairs) if key == "--task"), "images")
         kind = find_task(name)
-        if taken := {each.name for each in fields(kind)} & _RESERVED:
-            raise UserError(f"the field {min(taken)} of {name} has the name of an option; rename it")
         token = _CHOSEN.set(kind)
         try:
+            count = Counter(_names(cls))
+            own = {*_names(kind), *(each.name for each in fields(kind))}
+            if taken := sorted(each for each in own if each in _RESERVED or count[each] > 1):
+                raise UserError(f"fields of {name} have the names of options: {', '.join(taken)}; rename them")
             yield
         finally:
             _CHOSEN.reset(token)
 
 
-# what jobs and launch scripts call their own, or write into a run's configuration
+def _names(kind: type[Any]) -> list[str]:
+    return [each.replace("-", "_") for names, _ in named(kind) for each in names]
+
+
+# Options of some commands, and keys of a run's configuration and results.
 _RESERVED = frozenset(
     [
-        "accumulate",
         "autos",
-        "batch_norm",
-        "batch_size",
         "better",
-        "channels_last",
         "code",
         "commit",
-        "compile",
         "config",
-        "criteria",
         "cost",
-        "criterion",
         "criterion_kind",
         "data",
         "density",
         "empty_layers",
-        "epochs",
         "exclude",
         "final_sparsity",
-        "grad_batches",
         "gradient",
         "history",
         "include",
@@ -96,15 +95,14 @@ _RESERVED = frozenset(
         "kind",
         "labels_from",
         "layer_densities",
-        "learning_rate",
         "metric",
-        "options",
         "network_code",
+        "options",
         "order_seed",
         "order_seeds",
-        "output",
         "parameters",
-        "precision",
+        "probe_columns",
+        "probe_steps",
         "rate",
         "resources",
         "rewind_epoch",
@@ -114,20 +112,16 @@ _RESERVED = frozenset(
         "sanity",
         "schedule",
         "seconds",
-        "seed",
-        "seeds",
         "sparsities",
         "sparsity",
-        "task",
+        "steps",
         "task_fields",
         "task_path",
         "test",
         "test_best",
         "test_best_validation",
         "threads",
-        "track",
         "trainings",
         "versions",
-        "workers",
     ]
 )

@@ -2,20 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from autosparse import registry
-from autosparse.config import (
-    AHEAD,
-    CRITERIA,
-    LOOK_AHEAD,
-    SHIPPED,
-    Dynamic,
-    PruneConfig,
-    check_batch_norm,
-    folder_of,
-    is_folder,
-)
+from autosparse.config import SHIPPED, PruneConfig, folder_of, is_folder
+from autosparse.criteria.table import AHEAD, DYNAMIC, LOOK_AHEAD, ROWS, check_options
 from autosparse.errors import UserError, unknown
 from autosparse.files import is_json
 from autosparse.jobs.setting import TrainingRun
@@ -26,8 +17,6 @@ if TYPE_CHECKING:
     from autosparse.tasks.recipe import Recipe
 
 RESULT, MASK = "result.json", "mask.safetensors"
-NOT_INVERTED = ("random-erk", "npb", "npb-tiny-imagenet", "force")
-"""Criteria that choose layer by layer, or weights that may come back: their scores have no order to invert."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +31,15 @@ class PruneRun(TrainingRun):
         c = self.config
         if not 0.0 <= c.sparsity < 1.0:  # 0 is the dense network
             raise UserError(f"sparsity must lie between 0 and 1 (0.95 removes 95% of the weights), got {c.sparsity}")
-        if c.sanity == "inverted" and c.criterion in NOT_INVERTED:
+        if c.sanity == "inverted" and c.criterion in ROWS and not ROWS[c.criterion].ordered:
             raise UserError(f"{c.criterion} cannot be inverted: it chooses layer by layer, or lets weights come back")
         if c.sanity != "none" and self.dynamic:
             raise UserError(f"{c.criterion} chooses its mask during the training; sanity checks need one before it")
-        if c.rounds is not None and not self.learned and not self.looks_ahead:
-            raise UserError(
-                f"rounds are for a saved AutoS and for {AHEAD}, not for {c.criterion}; snip in rounds is iterative-snip"
-            )
-        check_batch_norm(c.criterion, c.batch_norm)
+        check_options(c.criterion, c.rounds, c.batch_norm)
         if c.steps is not None and not self.looks_ahead and not self.missing():
             raise UserError(f"steps are for {AHEAD}, not for {self.label}, which does not train before")
         if self.learned and c.criterion not in SHIPPED and not is_folder(c.criterion):
-            names = [*SHIPPED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic)]
-            raise unknown("criterion", c.criterion, [*names, "the folder of a saved AutoS", "FILE.py:FUNCTION"])
+            raise unknown("criterion", c.criterion, [*ROWS, "the folder of a saved AutoS", "FILE.py:FUNCTION"])
         if self.own:
             self._found()
         super().check()
@@ -67,12 +51,12 @@ class PruneRun(TrainingRun):
     @property
     def learned(self) -> bool:
         """Whether the criterion is a saved AutoS."""
-        return self.config.criterion not in (*CRITERIA, *LOOK_AHEAD, *get_args(Dynamic)) and not self.own
+        return (self.config.criterion in SHIPPED or self.config.criterion not in ROWS) and not self.own
 
     @property
     def dynamic(self) -> bool:
         """Whether the mask is chosen during the training."""
-        return self.config.criterion in get_args(Dynamic)
+        return self.config.criterion in DYNAMIC
 
     @property
     def looks_ahead(self) -> bool:

@@ -1,10 +1,11 @@
 """The task and its training: the settings that runs of IRP and of pruning share."""
 
 import logging
+import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_type_hints
 
 import tyro
 
@@ -141,55 +142,51 @@ class Setting(Config):
         return f"{network}_{self.task.source}".replace("/", "-")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs: the user's files as they are here, and the name of the task's class."""
+        """Return the state for another process: the user's files as they are here, before the values of the task."""
         values = {each.name: getattr(self.task, each.name) for each in fields(self.task)}
-        return {**vars(self), "task": (registry.FILES, registry.name_of(type(self.task), TASKS), values)}
+        return {**vars(self), "task": (registry.FILES, registry.name_of(type(self.task), TASKS), pickle.dumps(values))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         files, name, values = state["task"]
         registry.FILES.update(files)
-        kind = find_task(name)
-        task = object.__new__(kind)
-        task.__dict__.update(values)
+        task = object.__new__(find_task(name))
+        task.__dict__.update(pickle.loads(values))
         self.__dict__.update({**state, "task": task})
 
 
 def described(task: Task) -> dict[str, Any]:
-    """What a store says of its task so that it can be made again, JSON values."""
-    values = {each.name: getattr(task, each.name) for each in fields(task)}
-    plain = {name: _absolute(value) for name, value in values.items()}
-    return {"task_path": registry.name_of(type(task), TASKS), "task_fields": plain}
+    """Return JSON values by which `revived` makes a task again."""
+    return {"task_path": registry.name_of(type(task), TASKS), "task_fields": _absolute(task)}
 
 
 def revived(path: str, values: Mapping[str, Any], data_root: Path | None) -> Task:
-    """The task that `described` told of, its data in another folder if that is given.
+    """Return the task that `described` returned JSON values of, its data in another folder if one is given.
 
     Raises:
         UserError: its class is no longer there.
     """
-    kind = find_task(path)
-    found = dict[str, Any]()
-    for name, hint in get_type_hints(kind).items():
-        if name in values:
-            kind_of = Path if Path in (hint, *get_args(hint)) else None
-            found[name] = _revived(values[name], kind_of)
-    if data_root and "data_root" in found:
-        found["data_root"] = data_root
-    task: Task = kind(**found)
+    moved = {"data_root": data_root} if data_root and "data_root" in values else {}
+    task: Task = _revived({**values, **moved}, find_task(path))
     return task
 
 
 def _absolute(value: Any) -> Any:
-    """As JSON; paths so that they are found from any folder."""
+    """Return a value as JSON, paths absolute."""
+    if is_dataclass(value):
+        return {each.name: _absolute(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, tuple | list):
         return [_absolute(each) for each in value]
     return str(value.resolve()) if isinstance(value, Path) else value
 
 
-def _revived(value: Any, kind: type[Path] | None) -> Any:
+def _revived(value: Any, hint: Any) -> Any:
+    """Return the value of a type that `_absolute` made JSON of."""
+    if isinstance(value, Mapping) and is_dataclass(hint):
+        make, hints = cast(Any, hint), get_type_hints(hint)
+        return make(**{name: _revived(each, hints[name]) for name, each in value.items() if name in hints})
     if isinstance(value, list):
-        return tuple(_revived(each, kind) for each in value)
-    return kind(value) if kind and isinstance(value, str) else value
+        return tuple(_revived(each, hint) for each in value)
+    return Path(value) if isinstance(value, str) and Path in (hint, *get_args(hint)) else value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,14 +14,14 @@ NETWORKS = {
     "vgg19": "autosparse.networks.vgg:vgg19",
     "vgg19-4096": "autosparse.networks.vgg:vgg19_4096",
 }
-_HALVINGS = {"vgg7": 2, "vgg16": 5, "vgg19": 5, "vgg19-4096": 5}  # by pooling, which needs something to pool
+_HALVINGS = {"vgg7": 2, "vgg16": 5, "vgg19": 5, "vgg19-4096": 5}  # how often pooling halves the images
 
 
 def check(name: str, shape: tuple[int, int, int] | None = None) -> None:
     """Refuse a network that cannot be built.
 
     Raises:
-        UserError: an unknown name that is no import path either, or images too small for the network.
+        UserError: the name is neither known nor an import path, or the images are too small for the network.
     """
     if name not in NETWORKS:
         registry.resolve(name, "network", NETWORKS)

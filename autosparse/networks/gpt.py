@@ -13,7 +13,9 @@ class GPT(nn.Module):
     Args:
         vocabulary: number of tokens.
         context: the longest sequence.
-        layers, heads, width: of the transformer; the width is a multiple of the heads.
+        layers: number of blocks.
+        heads: number of heads of each block.
+        width: width of the residual stream, a multiple of the heads.
     """
 
     def __init__(self, vocabulary: int, context: int, layers: int, heads: int, width: int) -> None:
@@ -40,7 +42,7 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    """Causal attention, then two layers with GELU between, each after a normalization and beside an identity."""
+    """Causal attention, then two layers with GELU between; both are normalized first and have a residual connection."""
 
     def __init__(self, heads: int, width: int) -> None:
         super().__init__()

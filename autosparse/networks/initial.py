@@ -21,9 +21,9 @@ def build(
 
     Args:
         name: one of `NETWORKS`.
-        shape: of an image, (channels, height, width).
-        classes: outputs.
-        seed: of the initial weights; the global generator is left as it was.
+        shape: shape of an image, (channels, height, width).
+        classes: number of outputs.
+        seed: seed of the initial weights; the global generator is left as it was.
         fan: `fan_in` or `fan_out`, the mode of Kaiming normal (He et al. 2015).
 
     Raises:
@@ -35,11 +35,11 @@ def build(
 
 
 def draw(name: str, shape: tuple[int, int, int], classes: int, fan: Fan = "fan_in") -> nn.Module:
-    """As `build`, with weights drawn from the global generator; a network of one's own draws as it likes."""
+    """Build a network like `build`, with weights from the global generator; a user's own network draws its own."""
     check(name, shape)
     if fan not in ("fan_in", "fan_out"):
         raise unknown("fan mode", fan, ("fan_in", "fan_out"))
-    if name not in NETWORKS:  # one's own initializes itself
+    if name not in NETWORKS:  # A user's own network initializes itself.
         return registry.resolve(name, "network", NETWORKS)(shape, classes)
     with torch.device("meta"):  # without memory: every weight is drawn once, by initialize_
         model: nn.Module = registry.resolve(name, "network", NETWORKS)(shape, classes)

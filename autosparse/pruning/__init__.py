@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from autosparse.pruning.mask import Mask
     from autosparse.pruning.schedule import Constant, Geometric, Linear, Schedule, make_schedule
     from autosparse.pruning.selection import keep_top, keep_top_each
-    from autosparse.pruning.summary import Summary, dense_share, dense_warning
+    from autosparse.pruning.summary import Summary, dense_warning
 
 __all__ = [
     "Constant",
@@ -22,7 +22,6 @@ __all__ = [
     "Mask",
     "Schedule",
     "Summary",
-    "dense_share",
     "dense_warning",
     "keep_top",
     "keep_top_each",

@@ -1,8 +1,9 @@
-"""A pruned model in a file that holds the kept weights alone, and back, bit for bit.
+"""Files of pruned models that hold only the kept weights.
 
-The file is safetensors. Of a pruned tensor NAME it has `NAME:values`, those kept in the order of the flat index, and
-where they are: `NAME:bits` (uint8, a bit a weight, the first the highest) or `NAME:positions` (int32), whichever is
-smaller. All other tensors of the state dict are whole. The metadata has the layout, and which names share one tensor.
+A file is safetensors. For a pruned tensor NAME it has `NAME:values`, the kept weights in the order of the flat index,
+and their positions: `NAME:bits` (uint8, one bit per weight, the first the highest) or `NAME:positions` (int32),
+whichever is smaller. All other tensors of the state dict are whole. The metadata has the layout and the names of shared
+tensors.
 """
 
 import json
@@ -25,7 +26,7 @@ _VALUES, _BITS, _POSITIONS = ":values", ":bits", ":positions"
 
 
 def compress(layout: Layout, kept: Tensor, model: nn.Module, path: str | Path) -> None:
-    """See `Mask.compress`."""
+    """Write a compressed model; see `Mask.compress`."""
     layout.weights(model)  # the layouts must agree
     masks = layout.unflatten(kept.cpu())
     written: dict[str, Tensor] = {}
@@ -49,7 +50,7 @@ def compress(layout: Layout, kept: Tensor, model: nn.Module, path: str | Path) -
 
 
 def restore(model: nn.Module, path: str | Path) -> tuple[Layout, Tensor]:
-    """See `Mask.restore`; returns the layout and what is kept, bool (P,) on the CPU."""
+    """Load a compressed model, see `Mask.restore`; return the layout and the kept weights, bool (P,) on the CPU."""
     if not Path(path).is_file():
         raise UserError(f"no compressed model at {path}")
     try:
@@ -77,11 +78,7 @@ def restore(model: nn.Module, path: str | Path) -> tuple[Layout, Tensor]:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict by canonical name.
-
-    Raises:
-        UserError: something in it is no tensor (a module's extra state).
-    """
+    """Return the state dict by canonical name; a module's extra state is refused."""
     state = {canonical(name): value for name, value in unwrapped(model).state_dict().items()}
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -97,7 +94,7 @@ def _packed(name: str, flat: Tensor, kept: Tensor) -> dict[str, Tensor]:
 
 
 def _unpacked(file: Any, layout: Layout, kept: Tensor) -> dict[str, Tensor]:
-    """The tensors of a file; sets in `kept` which weights it has."""
+    """Return the tensors of a file; set in `kept` the weights that it has."""
     names = set(file.keys())
     state = {}
     for layer in layout.layers:

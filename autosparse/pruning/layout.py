@@ -31,6 +31,7 @@ class Layer:
 
     @property
     def size(self) -> int:
+        """Number of weights."""
         return math.prod(self.shape)
 
 
@@ -46,10 +47,10 @@ class Layout:
 
     @classmethod
     def of(cls, model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> "Layout":
-        """Read the layout off a model; wrappers (DistributedDataParallel, torch.compile) are seen through.
+        """Return the layout of a model, which DistributedDataParallel or torch.compile may wrap.
 
         Args:
-            model: any module, wrapped or not.
+            model: model to prune, wrapped or not.
             include: shell patterns of names of parameters to add, such as `*.experts.*`.
             exclude: shell patterns of names of parameters to leave out, also where `include` matches.
 
@@ -87,14 +88,14 @@ class Layout:
         return [layer.offset for layer in self.layers]
 
     def layer_at(self, index: int) -> Layer:
-        """The layer that holds the flat index."""
+        """Return the layer of a flat index."""
         return self.layers[bisect.bisect_right(self._offsets, index) - 1]
 
     def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The model's prunable parameters by name, in layout order; wrappers are seen through.
+        """Return the model's prunable parameters by name, in layout order; the model may be wrapped.
 
         Raises:
-            UserError: the model's tensors are others (names the first that differs).
+            UserError: the model has other tensors (names the first that differs).
         """
         named = parameters_by_name(model)
         for layer in self.layers:
@@ -111,7 +112,7 @@ class Layout:
         return torch.cat([tensors[layer.name].detach().reshape(-1) for layer in self.layers])
 
     def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views of a flat tensor (P,) in the shapes of the layers; nothing is copied.
+        """Return views of a flat tensor (P,) in the shapes of the layers.
 
         Raises:
             ValueError: `flat` does not have P elements.
@@ -121,10 +122,10 @@ class Layout:
         return {layer.name: flat[layer.offset : layer.offset + layer.size].view(layer.shape) for layer in self.layers}
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The table as JSON values, one row a layer."""
+        """Return the table as JSON values, one row per layer."""
         return [{**asdict(layer), "shape": list(layer.shape)} for layer in self.layers]
 
     @classmethod
     def from_json(cls, rows: list[dict[str, Any]]) -> "Layout":
-        """The inverse of `to_json`."""
+        """Read the table that `to_json` returned."""
         return cls(tuple(Layer(**{**row, "shape": tuple(row["shape"])}) for row in rows))

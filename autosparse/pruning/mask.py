@@ -185,7 +185,7 @@ class Mask:
         Weights that are removed count as zero, whatever the model has there.
 
         Raises:
-            UserError: the model has other tensors than the layout, or a state that is no tensor.
+            UserError: the model has other tensors than the layout, or a state that is not a tensor.
         """
         compress(self.layout, self.kept, model, path)
 

@@ -1,4 +1,4 @@
-"""Which parameters of a model can be pruned: its matrices and kernels that multiply, told by their names."""
+"""The parameters of a model that can be pruned: matrices and kernels that multiply."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from autosparse.errors import UserError
 from autosparse.pruning.sharded import local
 
-# module -> the parameters of it that multiply
+# Kind of module -> pattern of the names of its parameters that multiply.
 PRUNABLE: dict[type[nn.Module] | tuple[type[nn.Module], ...], str] = {
     (nn.Linear, nn.Bilinear): "weight",
     (nn.Conv1d, nn.Conv2d, nn.Conv3d): "weight",
@@ -24,7 +24,7 @@ PRUNABLE: dict[type[nn.Module] | tuple[type[nn.Module], ...], str] = {
 }
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
-# what torch.compile, FSDP and activation checkpointing put into the names of what they wrap
+# torch.compile, FSDP and activation checkpointing add these to the names of parameters.
 _WRAPPED = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
 
 
@@ -37,7 +37,7 @@ class Matrix:
         tensor: the parameter.
         fan_in, fan_out: inputs and outputs of one unit, kernel positions included.
         dense: why it stays dense; None if it is prunable.
-        asked: whether the user has asked for that.
+        asked: whether the user asked for it to stay dense.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Matrix:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model in its wrappers: DistributedDataParallel, torch.compile, AveragedModel."""
+    """Return the model inside DistributedDataParallel, torch.compile or AveragedModel."""
     while True:
         if isinstance(model, _WRAPPERS):
             model = model.module
@@ -60,7 +60,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def canonical(name: str) -> str:
-    """A parameter's name without what wrappers of its modules have added."""
+    """Return a parameter's name without the parts that wrappers of its modules added."""
     return _WRAPPED.sub("", name).removeprefix(".")
 
 
@@ -83,7 +83,7 @@ def matrices(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[st
     it is computed from are listed, such as `weight_v` or `parametrizations.weight.original1` of weight_norm.
 
     Args:
-        model: any module, wrapped or not.
+        model: model to prune, wrapped or not.
         include: shell patterns of names of parameters to prune, whatever module they belong to.
         exclude: shell patterns of names of parameters to leave dense, also where `include` matches.
 
@@ -172,7 +172,7 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 
 
 def _fans(module: nn.Module, tensor: Tensor) -> tuple[int, int]:
-    """As `torch.nn.init.kaiming_normal_` counts them, a transposed matrix the other way round."""
+    """Return fan-in and fan-out like `torch.nn.init.kaiming_normal_`, swapped for a transposed matrix."""
     if tensor.dim() < 2:
         return 1, 1
     kernel = math.prod(tensor.shape[2:])
@@ -181,7 +181,7 @@ def _fans(module: nn.Module, tensor: Tensor) -> tuple[int, int]:
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether a module is Hugging Face's Conv1D, a linear layer whose weight is (inputs, outputs)."""
+    """Return True if a module is Hugging Face's Conv1D, a linear layer with a weight of (inputs, outputs)."""
     weight = module._parameters.get("weight") if type(module).__name__ == "Conv1D" else None
     return weight is not None and weight.dim() == 2 and getattr(module, "nf", None) == weight.shape[1]
 
@@ -203,5 +203,5 @@ def _check_patterns(names: dict[str, nn.Parameter], patterns: Sequence[str]) -> 
 
 
 def total(found: list[Matrix]) -> int:
-    """The number of elements of matrices."""
+    """Return the number of elements of all matrices."""
     return sum(matrix.tensor.numel() for matrix in found)

@@ -1,4 +1,4 @@
-"""What a mask leaves of a model, matrix by matrix."""
+"""Summary of a masked model, one row per matrix."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from autosparse.pruning.prunable import Matrix, matrices, total
 if TYPE_CHECKING:
     import pandas as pd
 
-WARN_ABOVE = 0.1  # share left dense
+WARN_ABOVE = 0.1  # fraction of the elements that stays dense
 _NONE = "-"
 
 
@@ -22,10 +22,12 @@ class Row:
     """A matrix of the model.
 
     Attributes:
-        name, shape, size: of the parameter.
-        kept: how many of its weights.
-        multiplications: of the forward pass, if all are kept; None where they are not known.
-        dense: why it is not in the layout; None if it is.
+        name: name of the parameter.
+        shape: its shape.
+        size: its number of elements.
+        kept: number of kept elements.
+        multiplications: number of multiplications in the forward pass of the dense matrix; None if unknown.
+        dense: reason why the matrix is not in the layout; None if it is.
     """
 
     name: str
@@ -37,7 +39,7 @@ class Row:
 
     @property
     def saved(self) -> int | None:
-        """Multiplications by the weights that are removed; each weight of a matrix takes part in as many."""
+        """Number of multiplications by removed weights; every weight of a matrix takes part in equally many."""
         if self.multiplications is None:
             return None
         return self.multiplications * (self.size - self.kept) // self.size
@@ -51,7 +53,7 @@ class Summary:
 
     @classmethod
     def of(cls, layout: Layout, kept: Tensor, model: nn.Module, batch: Any = None) -> "Summary":
-        """See `Mask.summary`."""
+        """Make the summary; see `Mask.summary`."""
         weights = layout.weights(model)
         counts = {name: int(part.count_nonzero()) for name, part in layout.unflatten(kept).items()}
         found = {matrix.name: matrix for matrix in matrices(model)}
@@ -73,7 +75,7 @@ class Summary:
 
     @property
     def frame(self) -> "pd.DataFrame":
-        """One row a matrix: name, shape, size, kept, density, multiplications, saved, dense."""
+        """One row per matrix: name, shape, size, kept, density, multiplications, saved, dense."""
         import pandas as pd
 
         frame = pd.DataFrame(
@@ -125,40 +127,31 @@ def _numbers(kept: int, size: int, products: int | None, saved: int | None) -> t
     )
 
 
-def dense_share(model: nn.Module, layout: Layout, exclude: Sequence[str] = ()) -> float:
-    """Share of the elements of a model's matrices that stay dense though nobody asked for it.
+def dense_warning(model: nn.Module, layout: Layout, exclude: Sequence[str] = ()) -> str | None:
+    """Return a line that names the largest matrices that stay dense although nobody excluded them.
 
     Args:
-        model: the one that the layout is of, in wrappers or not.
-        layout: what is pruned.
-        exclude: the patterns that the layout was made with. A prunable matrix that is not in the layout was excluded
-            in any case.
+        model: model of the layout, wrapped or not.
+        layout: the prunable weights.
+        exclude: patterns that the layout was made with. A prunable matrix that is not in the layout counts as excluded.
 
-    Raises:
-        UserError: a pattern that no parameter's name matches.
+    Returns:
+        The line, or None if these matrices have at most a tenth of the elements of all matrices.
     """
-    found = matrices(model, exclude=exclude)
-    return total(_left(found, layout)) / max(total(found), 1)
-
-
-def dense_warning(model: nn.Module, layout: Layout, exclude: Sequence[str] = ()) -> str | None:
-    """One line that names the largest matrices that stay dense, if they are above a tenth; else None.
-
-    Args, raises: see `dense_share`.
-    """
-    share = dense_share(model, layout, exclude)
-    if share <= WARN_ABOVE:
+    every = matrices(model, exclude=exclude)
+    left = sorted(_left(every, layout), key=lambda matrix: -matrix.tensor.numel())
+    fraction = total(left) / max(total(every), 1)
+    if fraction <= WARN_ABOVE:
         return None
-    left = sorted(_left(matrices(model, exclude=exclude), layout), key=lambda each: -each.tensor.numel())
     some = "; ".join(f"{matrix.name}, {matrix.dense}" for matrix in left[:3])
     prunable = any(matrix.tensor.is_floating_point() for matrix in left)
     return (
-        f"{share:.0%} of the elements of the model's matrices stay dense: {some}{'; ...' if len(left) > 3 else ''}. "
+        f"{fraction:.0%} of the elements of the model's matrices stay dense: {some}{'; ...' if len(left) > 3 else ''}. "
         f"{'Prune them with include=, or say' if prunable else 'Say'} that they stay with exclude=, "
         "by names or patterns of names"
     )
 
 
-def _left(found: list[Matrix], layout: Layout) -> list[Matrix]:
+def _left(every: list[Matrix], layout: Layout) -> list[Matrix]:
     pruned = {layer.name for layer in layout.layers}
-    return [matrix for matrix in found if matrix.dense is not None and not matrix.asked and matrix.name not in pruned]
+    return [matrix for matrix in every if matrix.dense is not None and not matrix.asked and matrix.name not in pruned]

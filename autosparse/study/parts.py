@@ -13,7 +13,9 @@ from autosparse.autos import AutoS, Surface
 from autosparse.autos.autos import make_network
 from autosparse.cluster import Job
 from autosparse.config import Sanity
-from autosparse.criteria.grasp import GraSP
+from autosparse.criteria import Scoring
+from autosparse.criteria.grasp import grasp
+from autosparse.criteria.loss import CrossEntropy
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.page import Document, numbered
 from autosparse.pruning import Mask
@@ -279,7 +281,8 @@ class Scores:
         model, data = setting.make(seed, accelerator)
         batches = data.scoring(limit=setting.grad_batches)
         with torch.no_grad():
-            flow = GraSP()(model, Mask.full(store.layout, accelerator.device), batches)
+            full = Mask.full(store.layout, accelerator.device)
+            flow = grasp(model, full, Scoring(batches, batches.loss or CrossEntropy()))
         theta, grad = store.theta(), store.grad()
         columns = {"theta": theta, "SNIP: |theta grad|": np.abs(theta * grad), "GraSP": flow.cpu().numpy()}
         chart = learned.survival_beside(columns, store.survival() / store.iterations)

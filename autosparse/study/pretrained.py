@@ -15,6 +15,8 @@ from autosparse.autos import AutoS, Surface
 from autosparse.autos.autos import CARD
 from autosparse.cluster import Job
 from autosparse.config import PRETRAINED
+from autosparse.criteria import Scoring
+from autosparse.criteria.loss import CrossEntropy
 from autosparse.files import read_json, write_json
 from autosparse.jobs import FitRun, IRPRun
 from autosparse.jobs.setting import Setting
@@ -165,7 +167,8 @@ class Pretrained:
             full = Mask.full(Layout.of(model), accelerator.device)
             batches = data.scoring(limit=setting.grad_batches)
             with torch.no_grad():
-                columns = autos.features.measure(model, full, batches, autos.batch_norm)
+                scoring = Scoring(batches, batches.loss or CrossEntropy())
+                columns = autos.features.measure(model, full, scoring, autos.batch_norm)
         own, tabulated = autos.score(*columns), surface.score(*columns)
         row = {}
         for sparsity in (0.5, 0.9, *_FOUR):

@@ -4,20 +4,24 @@ import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, get_args
 
+import tyro
+
 from autosparse.config import Bounds, Config
 from autosparse.errors import UserError, unknown
+
+SET = tyro.conf.Suppress  # marks a field that an option of every training sets, whatever the task
 
 
 @dataclass(frozen=True)
 class Recipe(Config):
     """Everything about training but the network, the data and the seed."""
 
-    epochs: Annotated[int, Bounds(1)]
+    epochs: Annotated[int, Bounds(1), SET]
     optimizer: Literal["sgd", "nesterov", "adam", "adamw"]
     """`sgd` has no momentum; `nesterov` has 0.9; `adamw` decays parameters of two dimensions and more, apart from the
     gradient."""
-    learning_rate: Annotated[float, Bounds(0, exclusive=True)]
-    batch_size: Annotated[int, Bounds(1)] = 128
+    learning_rate: Annotated[float, Bounds(0, exclusive=True), SET]
+    batch_size: Annotated[int, Bounds(1), SET] = 128
     """The batch over all processes."""
     weight_decay: Annotated[float, Bounds(0)] = 5e-4
     """Weight decay: added to the gradient of every parameter, except with `adamw` (see `optimizer`)."""
@@ -32,13 +36,13 @@ class Recipe(Config):
     """Let the learning rate fall to 0 along a cosine from step to step, in place of drops."""
     clip: Annotated[float, Bounds(0)] = 0.0
     """The largest norm of the gradient of what is kept; 0 for no limit."""
-    accumulate: Annotated[int, Bounds(1)] = 1
+    accumulate: Annotated[int, Bounds(1), SET] = 1
     """Pieces into which each process cuts its part of a batch (gradient accumulation)."""
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Annotated[Literal["float32", "bf16"], SET] = "float32"
     """bf16: forward pass under autocast; weights stay float32."""
-    compile: bool = False
+    compile: Annotated[bool, SET] = False
     """Run the network through `torch.compile`."""
-    channels_last: bool = False
+    channels_last: Annotated[bool, SET] = False
     """Train with images and convolutions in the order of memory (N, H, W, C), which GPUs prefer with bf16."""
 
     def __post_init__(self) -> None:

@@ -173,7 +173,7 @@ def test_damage_raises_in_the_iteration(tmp_path: Path) -> None:
         ({"world_size": 5}, r"24 lanes cannot be cut over 5 processes; 192, .* cannot either: use another number"),
         ({"world_size": 40}, "40 processes for 15 chunks of triples; use fewer"),
         ({"memory": "100kB"}, r"memory of 100kB is less than one chunk .*; give at least 270.3 kB"),
-        ({"memory": "plenty"}, "'plenty' is no size of memory; write it like 512MB"),
+        ({"memory": "plenty"}, "'plenty' is not a size of memory; write it like 512MB"),
         ({"weights": (1,)}, "1 weights for 3 stores"),
         ({"weights": (1, -1, 1)}, "weights must be positive numbers, got 1 -1 1"),
         ({"weights": (1, 0, 1)}, "weights must be positive"),

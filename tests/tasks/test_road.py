@@ -1,6 +1,7 @@
 """The whole pipeline, IRP to report, on tasks that are not images: those of examples/, of a user's file, and text."""
 
 import json
+import pickle
 import re
 import signal
 import sys
@@ -14,12 +15,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 
+from autosparse import registry
+from autosparse.cli import irp
+from autosparse.command import parse
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, Setting
 from autosparse.jobs.setting import revived
+from autosparse.options import expanded
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
 from autosparse.store.schema import MARKER
@@ -187,8 +193,6 @@ def test_a_file_that_calls_sys_exit_is_refused(
 
 
 def test_a_setting_of_a_users_file_comes_back_from_a_pickle() -> None:
-    import pickle
-
     setting = Setting(task=find_task(f"{ROOT}/tests/tasks/own.py:Own")(width=5))
     again = pickle.loads(pickle.dumps(setting))
     assert again == setting
@@ -196,7 +200,7 @@ def test_a_setting_of_a_users_file_comes_back_from_a_pickle() -> None:
 
 
 def test_a_criterion_of_a_users_file(script: Script, tmp_path: Path) -> None:
-    code = "def largest(model, mask, batches):\n    return mask.layout.flatten(mask.layout.weights(model)).float()\n"
+    code = "def largest(model, mask, scoring):\n    return mask.layout.flatten(mask.layout.weights(model)).float()\n"
     (tmp_path / "scores.py").write_text(code)
     options = ("--task", f"{ROOT}/tests/tasks/own.py:Own", "--sparsities", "0.5", "--seeds", "1", "--output", tmp_path)
     assert script("prune", *options, "--criteria", f"{tmp_path}/scores.py:largest", "magnitude") == 0
@@ -219,16 +223,6 @@ from tests.tasks.own import Own
 class More(Own):
     needed: Path
     sizes: tuple[int, ...] = (8, VALUE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Taken(Own):
-    include: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Half(Own):
-    recipe = None
 """
 
 
@@ -249,10 +243,100 @@ def test_fields_of_all_kinds_and_a_neighbour(
     store = TripleStore.open(run)
     task = revived(store.run["task_path"], store.run["task_fields"], None)
     assert (task.needed, task.sizes) == (tmp_path / "more.py", (8, 4))
-    assert script("irp", "--task", f"{tmp_path}/more.py:Taken", *where) == 2
-    assert "the field include of" in capsys.readouterr().err
-    assert script("irp", "--task", f"{tmp_path}/more.py:Half", *where) == 2
-    assert "it lacks recipe" in capsys.readouterr().err
+
+
+CLASSES = """
+from dataclasses import dataclass, field
+
+from autosparse.training import Recipe
+from tests.tasks.own import Own
+
+RECIPE = Recipe(2, "adamw", 1e-2, batch_size=8, drops=(1,))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    depth: int = 2
+    widths: tuple[int, ...] = (4, 8)
+    {nested}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Middle(Own):
+    sizes: Sizes = Sizes()
+
+
+{decorator}
+class Mine(Middle):
+    {field}
+
+
+thing = 7
+"""
+_DECORATOR = "@dataclass(frozen=True, kw_only=True)"
+
+
+def written(folder: Path, **parts: str) -> str:
+    """Return the name of a task in a file of its own, for a module is imported once."""
+    path = folder / f"{folder.name}.py"
+    empty = {"nested": "", "decorator": _DECORATOR, "field": "pass"}
+    path.write_text(CLASSES.format(**{**empty, **parts}))
+    return f"{path}:Mine"
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"field": "include = seeds = nodes = 1; include: int; seeds: int; nodes: int"},
+            "options: include, nodes, seeds;",
+        ),
+        ({"nested": "output: str = ''", "field": "sparsity: float = 0.5"}, "options: output, sparsity;"),
+        ({"field": "recipe = None"}, "it lacks recipe"),
+        ({"field": "recipe: Recipe"}, "the field recipe of"),
+        ({"field": "recipe: Recipe = field(default_factory=lambda: RECIPE)"}, "the field recipe of"),
+        ({"field": "source: str"}, "the field source of"),
+        (
+            {"decorator": "", "field": "depth: int = 1"},
+            "has fields without a decorator of its own, depth; ",
+        ),
+        ({"field": "better = 'up'"}, "must be higher or lower, got 'up'"),
+    ],
+)
+def test_class_that_cannot_be_a_task_is_refused_in_one_line(
+    parts: dict[str, str], message: str, script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("irp", "--task", written(tmp_path, **parts), "--output", tmp_path, "--dry-run") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_recipe_and_nested_dataclasses_are_options_of_a_task(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In config.yaml, in a store and in another process, too; `--epochs` and its like set a recipe's other fields."""
+    name = written(tmp_path, field="recipe: Recipe = RECIPE")
+    options = ("--widths", "6", "7", "--optimizer", "nesterov", "--clip", "1.5", "--epochs", "1", "--batch-size", "4")
+    where = ("--iterations", "1", "--final-sparsity", "0.5", "--output", tmp_path)
+    assert script("irp", "--task", name, *options, *where) == 0, capsys.readouterr().err
+    (run,) = (tmp_path / "irp").iterdir()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    recipe = [config["recipe"][name] for name in ("epochs", "optimizer", "clip", "batch_size", "drops")]
+    assert recipe == [1, "nesterov", 1.5, 4, [1]]
+    assert (config["depth"], config["widths"], "epochs" in config) == (2, [6, 7], False)
+    job = parse(irp.Arguments, expanded(irp.Arguments, ["--config", str(run / "config.yaml")])).job
+    assert job.identity() == {name: value for name, value in config.items() if name not in ("options", "files")}
+    store, pickled = TripleStore.open(run), pickle.dumps(job)
+    assert revived(store.run["task_path"], store.run["task_fields"], None) == job.setting.task
+    sys.modules.pop(tmp_path.name)
+    registry._LOADED.pop(tmp_path.name)
+    assert pickle.loads(pickled).identity() == job.identity()
+
+
+def test_subclass_without_fields_needs_no_decorator(script: Script, tmp_path: Path) -> None:
+    task = written(tmp_path, decorator="")
+    assert script("irp", "--task", task, "--depth", "3", "--output", tmp_path, "--dry-run") == 0
 
 
 def test_networks_that_differ_in_a_field_share_no_cell(script: Script, tmp_path: Path) -> None:

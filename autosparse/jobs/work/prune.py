@@ -15,16 +15,16 @@ from autosparse.autos import AutoSCriterion
 from autosparse.autos.autos import CARD
 from autosparse.cluster import provenance
 from autosparse.cluster.progress import progress
-from autosparse.config import LOOK_AHEAD, settings
-from autosparse.criteria import Criterion, Targeted, select
+from autosparse.config import settings
+from autosparse.criteria import Chooser, Criterion, Scoring, select
 from autosparse.criteria.erk import RandomERK
-from autosparse.criteria.loss import loss_of
+from autosparse.criteria.loss import CrossEntropy
 from autosparse.criteria.rounds import Rounds
-from autosparse.criteria.scored import Scored
+from autosparse.criteria.table import LOOK_AHEAD
 from autosparse.files import read_json, write_json
 from autosparse.jobs.prune import MASK, RESULT, PruneRun
 from autosparse.jobs.tracking import of_epoch, tracking
-from autosparse.jobs.work.sanity import inverted, reinitialized, shuffled
+from autosparse.jobs.work.sanity import Inverted, reinitialized, shuffled
 from autosparse.lookahead import RecipeLearner
 from autosparse.metrics import described
 from autosparse.pruning import Mask
@@ -131,7 +131,7 @@ class _Ahead:
         return self.rounds * self.steps
 
 
-def _ahead(job: PruneRun, criterion: Criterion | Targeted | None, training: int) -> _Ahead:
+def _ahead(job: PruneRun, criterion: Criterion | Chooser | None, training: int) -> _Ahead:
     """As the run is asked for, or as many steps in all as one training has."""
     if isinstance(criterion, AutoSCriterion) and criterion.looks_ahead:
         rounds = criterion.number_of_rounds
@@ -144,7 +144,7 @@ def _ahead(job: PruneRun, criterion: Criterion | Targeted | None, training: int)
 
 def _mask(
     job: PruneRun,
-    criterion: Criterion | Targeted | None,
+    criterion: Criterion | Chooser | None,
     ahead: _Ahead,
     full: Mask,
     model: nn.Module,
@@ -156,7 +156,7 @@ def _mask(
     config = job.config
     k = keep_count(1.0 - config.sparsity, full.layout.size)
     if config.criterion == "rigl":  # MASK is that of the end
-        return select(RandomERK(config.seed), model, full, (), k)
+        return select(RandomERK(config.seed), model, full, Scoring(), k)
     if criterion is None:
         return full
     path = job.folder / MASK
@@ -168,9 +168,9 @@ def _mask(
     if broadcast_object_list([accelerator.is_main_process and path.is_file()])[0]:
         progress(ahead.all_steps)
     else:
-        scoring = data.scoring(limit=job.setting.grad_batches)
-        batches = Scored(scoring, loss_of(scoring), learner=learner)
-        mask = select(inverted(criterion, k) if config.sanity == "inverted" else criterion, model, full, batches, k)
+        batches = data.scoring(limit=job.setting.grad_batches)
+        scoring = Scoring(batches, batches.loss or CrossEntropy(), learner)
+        mask = select(Inverted(criterion) if config.sanity == "inverted" else criterion, model, full, scoring, k)
         if config.sanity == "shuffled":
             mask = shuffled(mask, config.seed)
         if accelerator.is_main_process:

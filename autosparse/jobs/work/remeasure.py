@@ -8,6 +8,8 @@ from accelerate import Accelerator
 from autosparse.autos import Features, States, states_of
 from autosparse.autos.autos import gradient_mode
 from autosparse.config import FitConfig
+from autosparse.criteria import Scoring
+from autosparse.criteria.loss import CrossEntropy
 from autosparse.errors import UserError
 from autosparse.jobs.setting import Setting, revived
 from autosparse.store import TripleStore
@@ -26,10 +28,11 @@ def remeasure(store: TripleStore, how: FitConfig, data_root: Path | None, accele
         UserError: the run does not say what it was, or its data are not there or others.
     """
     model, data = setting_of(store, data_root).make(store.run["seed"], accelerator)
+    batches = data.scoring(limit=store.run["grad_batches"])
     return states_of(
         store,
         model,
-        data.scoring(limit=store.run["grad_batches"]),
+        Scoring(batches, batches.loss or CrossEntropy()),
         Features.of(how),
         how.label,
         batch_norm=gradient_mode([store.run]),
