@@ -1,17 +1,8 @@
-"""The process group of a job: one process per task, found through submitit, managed by Accelerate.
+"""The process group of a job: one process per task, found through submitit, managed by Accelerate."""
 
-The processes find each other whatever else listens on their machine. The main process has its store on any free port
-and says which one at the first free of a few ports, which follow from the job's id alone. The others ask at each of
-these in turn until one answers with the name of this attempt at the job; other programs, other jobs and a dying process
-of the attempt before are passed over.
-"""
-
-import contextlib
 import os
-import socket
-import threading
+import tempfile
 import time
-import zlib
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,6 +14,7 @@ from accelerate import Accelerator
 from torch.distributed import TCPStore
 
 from autosparse.errors import UserError
+from autosparse.files import write_text
 
 _GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _STARTERS = {
@@ -32,8 +24,6 @@ _STARTERS = {
     "PMI_SIZE",
     "MV2_COMM_WORLD_SIZE",
 }
-_PORTS = 8
-_ANSWER_TIMEOUT = 2.0  # seconds
 _MEETING_TIMEOUT = timedelta(minutes=10)  # from the first process to the last: imports from a slow file system
 
 
@@ -94,30 +84,31 @@ def requeues() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", 0))
 
 
-def ports(job_id: str) -> list[int]:
-    """Return the ports at which the processes of a job meet; all are below those that the kernel hands out."""
-    return [20000 + zlib.crc32(f"{job_id} {k}".encode()) % 10000 for k in range(_PORTS)]
+def meet(host: str, path: Path, main: bool) -> TCPStore:
+    """Return the store by which the processes of a job find each other.
 
-
-def meet(host: str, job_id: str, attempt: int, main: bool) -> TCPStore:
-    """Return the store that all processes of one attempt at a job share, for their process group.
+    The main process takes any free port and writes it to a file, which must be new for each attempt at a job.
 
     Args:
         host: host of the main process.
-        job_id: id that the processes of the job have in common.
-        attempt: number of the attempt at this job.
-        main: whether this process is the one that the others look for.
+        path: file of the port, visible on all nodes.
+        main: whether this is the main process.
 
     Raises:
-        UserError: no port is free, or the main process does not answer.
+        UserError: the main process does not write the file.
     """
-    name = f"autosparse {job_id} {attempt}"
-    if not main:
-        return TCPStore(host, _ask_port(host, ports(job_id), name), wait_for_workers=False, timeout=_MEETING_TIMEOUT)
-    store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_MEETING_TIMEOUT)
-    arguments = _first_free(host, ports(job_id)), f"{name} {store.port}\n"
-    threading.Thread(target=_answer, args=arguments, name="rendezvous", daemon=True).start()
-    return store
+    if main:
+        store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_MEETING_TIMEOUT)
+        write_text(path, str(store.port))
+        return store
+    end = time.monotonic() + _MEETING_TIMEOUT.total_seconds()
+    while not path.exists():
+        if time.monotonic() > end:
+            raise UserError(f"the first process of this job, on {host}, has not written {path}")
+        time.sleep(0.2)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass  # A client of NFS that has changed a folder reads it anew.
+    return TCPStore(host, int(path.read_text()), wait_for_workers=False, timeout=_MEETING_TIMEOUT)
 
 
 def _is_one_of_several() -> bool:
@@ -131,7 +122,7 @@ def _is_one_of_several() -> bool:
 def _join(job: submitit.JobEnvironment) -> None:
     """Make the process group, which Accelerate then finds."""
     host = "127.0.0.1" if job.num_nodes == 1 else job.hostnames[0]
-    store = meet(host, job.job_id, requeues(), job.global_rank == 0)
+    store = meet(host, job.paths.folder / f"port{requeues()}", job.global_rank == 0)
     os.environ.update(
         RANK=str(job.global_rank),
         WORLD_SIZE=str(job.num_tasks),
@@ -142,34 +133,6 @@ def _join(job: submitit.JobEnvironment) -> None:
     )
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     torch.distributed.init_process_group(backend, store=store, rank=job.global_rank, world_size=job.num_tasks)
-
-
-def _first_free(host: str, candidates: list[int]) -> socket.socket:
-    for port in candidates:
-        with contextlib.suppress(OSError):
-            return socket.create_server(("", port))
-    raise UserError(f"none of the ports {' '.join(map(str, candidates))} is free on {host}")
-
-
-def _answer(listener: socket.socket, text: str) -> None:
-    while True:
-        with contextlib.suppress(OSError), listener.accept()[0] as connection:
-            connection.sendall(text.encode())
-
-
-def _ask_port(host: str, candidates: list[int], name: str) -> int:
-    end = time.monotonic() + _MEETING_TIMEOUT.total_seconds()
-    while time.monotonic() < end:
-        for port in candidates:
-            # Nobody may listen, or a program that sends nothing, or no text.
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                connection = socket.create_connection((host, port), _ANSWER_TIMEOUT)
-                with connection, connection.makefile(encoding="ascii") as answer:
-                    answering, _, store_port = answer.readline(len(name) + 10).rpartition(" ")
-                    if answering == name:
-                        return int(store_port)
-        time.sleep(0.1)
-    raise UserError(f"no process of this job listens on {host} at any of the ports {' '.join(map(str, candidates))}")
 
 
 def _be_deterministic() -> None:

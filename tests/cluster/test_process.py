@@ -1,11 +1,9 @@
-"""The processes of a job find each other, whatever else there is on the machine."""
+"""The processes of a job find each other and form a group."""
 
-import contextlib
 import os
-import socket
 import subprocess
 import sys
-import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -44,14 +42,9 @@ def world(folder: Path, size: int = 2) -> list[str]:
     return [output.strip() or errors[-800:] for output, errors in said]
 
 
-def test_they_meet_beside_others_that_have_their_ports(tmp_path: Path) -> None:
-    taken = process.ports(JOB)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", taken[0]))  # of another program
-        silent.listen()
-        with socket.create_server(("", taken[1])) as other:
-            threading.Thread(target=process._answer, args=(other, "autosparse 9 0 23456\n"), daemon=True).start()
-            assert world(tmp_path) == ["[0, 1]"] * 2
+def test_tasks_of_a_job_form_a_group(tmp_path: Path) -> None:
+    (tmp_path / "port0").write_text("1")  # of an earlier attempt
+    assert world(tmp_path) == ["[0, 1]"] * 2
 
 
 def test_unfinished_result_of_a_killed_attempt_is_removed(tmp_path: Path) -> None:
@@ -61,14 +54,10 @@ def test_unfinished_result_of_a_killed_attempt_is_removed(tmp_path: Path) -> Non
     assert not left.exists()
 
 
-def test_where_no_port_is_free_it_is_said() -> None:
-    taken = process.ports("1")
-    with contextlib.ExitStack() as stack:
-        for port in taken:
-            with contextlib.suppress(OSError):  # somebody else listens there
-                stack.enter_context(socket.create_server(("", port)))
-        with pytest.raises(UserError, match=f"none of the ports {taken[0]} .* is free on 127.0.0.1"):
-            process.meet("127.0.0.1", "1", 0, main=True)
+def test_missing_main_process_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_MEETING_TIMEOUT", timedelta(seconds=0.1))
+    with pytest.raises(UserError, match=r"the first process of this job, on node7, has not written .*port0"):
+        process.meet("node7", tmp_path / "port0", main=False)
 
 
 def test_pickle_of_another_user_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
