@@ -1,4 +1,4 @@
-"""The global random generators that users' code draws from: torch's, numpy's and Python's."""
+"""The global random generators of torch, numpy and Python, which users' code draws from."""
 
 import random
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 
 def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed the CPU's and one device's generator; `torch.manual_seed` notes a stack trace for each device not in use."""
+    """Seed the generators of the CPU and one device; `torch.manual_seed` records a stack trace per unused device."""
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
@@ -26,12 +26,12 @@ def start_generators(seed: int) -> None:
 
 
 def generator_states() -> tuple[Any, ...]:
-    """Return the states of all global generators; equal ones compare equal."""
+    """Return the states of all global generators; equal states compare equal."""
     numpy: Any = np.random.get_state()  # noqa: NPY002
     kind, key, *rest = numpy
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    torches = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
-    return random.getstate(), (kind, key.tobytes(), *rest), [state.numpy().tobytes() for state in torches]
+    tensors = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+    return random.getstate(), (kind, key.tobytes(), *rest), [state.numpy().tobytes() for state in tensors]
 
 
 def restore_generators(states: tuple[Any, ...]) -> None:
@@ -59,4 +59,11 @@ def seeded(seed: int) -> Iterator[None]:
     """Seed all global generators for the block, and restore them afterwards."""
     with restoring_generators():
         start_generators(seed)
+        yield
+
+
+@contextmanager
+def restoring_torch_generators(device: torch.device) -> Iterator[None]:
+    """Restore the torch generators of the CPU and one device when the block ends."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield

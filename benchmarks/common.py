@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 
 from autosparse.cluster import Resources, launch_graph
 from autosparse.cluster.provenance import versions
-from autosparse.data import Images as Arrays
-from autosparse.data import ImageSet, image_set
 from autosparse.page import Document
 from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleWriter
@@ -34,7 +32,9 @@ from autosparse.study import find_scale, make_graph
 from autosparse.study.parts import Part
 from autosparse.study.scale import Scale
 from autosparse.tasks import Images
+from autosparse.tasks.arrays import ImageArrays
 from autosparse.tasks.base import Split
+from autosparse.tasks.image_set import ImageSet, image_set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Noise(Images):
     def dataset(self, split: Split) -> ImageSet | None:
         x = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (self.count + 10, 3, 32, 32), np.uint8)
         y = np.arange(self.count + 10) % 10
-        return image_set(Arrays("noise", x[:-10], y[:-10], x[-10:], y[-10:]), split, 0.0)
+        return image_set(ImageArrays("noise", x[:-10], y[:-10], x[-10:], y[-10:]), split, 0.0)
 
 
 def heading(*peers: str) -> None:

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from autosparse import networks
 from autosparse.command import run
-from autosparse.data import Images as Arrays
-from autosparse.data import ImageSet, image_set, load
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data, Images
+from autosparse.tasks.arrays import ImageArrays, load
 from autosparse.tasks.base import Split
+from autosparse.tasks.image_set import ImageSet, image_set
 from autosparse.training import Recipe, train
 from benchmarks.common import goal, heading, row, table
 
@@ -68,7 +68,7 @@ class First(Images):
     """How many; None for all."""
 
     @property
-    def arrays(self) -> Arrays:
+    def arrays(self) -> ImageArrays:
         """The images as uint8 arrays."""
         images = load(self.source, self.data_root)
         return replace(images, x_train=images.x_train[: self.count], y_train=images.y_train[: self.count])
@@ -130,7 +130,7 @@ class Clock:
 class Plain(Dataset[tuple[Tensor, int]]):
     """Images as torchvision's data sets give them: PIL, then crop, flip, ToTensor and Normalize, one at a time."""
 
-    def __init__(self, images: Arrays) -> None:
+    def __init__(self, images: ImageArrays) -> None:
         self.images, self.labels = images.x_train.transpose(0, 2, 3, 1), images.y_train
         if images.shape[0] == 1:
             self.images = self.images[..., 0]
@@ -150,7 +150,7 @@ class Plain(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(np.ascontiguousarray(self.images[index]))), int(self.labels[index])
 
 
-def plain(a: Arguments, images: Arrays, data: Data, model: nn.Module, recipe: Recipe, clock: Clock) -> None:
+def plain(a: Arguments, images: ImageArrays, data: Data, model: nn.Module, recipe: Recipe, clock: Clock) -> None:
     """The loop that one writes first: a DataLoader with workers, a loss that is looked at after each step."""
     cuda = data.device.type == "cuda"
     batches = DataLoader(

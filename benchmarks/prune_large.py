@@ -17,13 +17,13 @@ from autosparse.command import run
 from autosparse.config import FitConfig, IRPConfig
 from autosparse.criteria import Scoring
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.data import load
 from autosparse.errors import UserError
 from autosparse.irp import IRP
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore
 from autosparse.tasks import Data, Images
+from autosparse.tasks.arrays import load
 from autosparse.training import Recipe
 from benchmarks.common import goal, heading, peak_during, resident_memory, row, scratch, seconds, table
 

@@ -14,10 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from autosparse import networks
 from autosparse.command import run
-from autosparse.data import load
-from autosparse.data.sources import Images as Arrays
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data, Images
+from autosparse.tasks.arrays import ImageArrays, load
 from autosparse.training import find_recipe, train
 from benchmarks.common import heading, median_seconds
 
@@ -39,7 +38,7 @@ class Arguments:
 class Plain(Dataset[tuple[Tensor, int]]):
     """Images as torchvision's data sets give them: PIL, then ToTensor and Normalize, one at a time."""
 
-    def __init__(self, images: Arrays, part: str) -> None:
+    def __init__(self, images: ImageArrays, part: str) -> None:
         self.images, self.labels = getattr(images, f"x_{part}")[:, 0], getattr(images, f"y_{part}")
         mean, deviation = (value.item() / 255 for value in images.moments)
         self.transform = transforms.Compose(

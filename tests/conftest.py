@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from autosparse import networks, registry
-from autosparse.data import Images, load
 from autosparse.tasks import Data
+from autosparse.tasks.arrays import ImageArrays, load
 from tests.models import digits
 
 # Tests are about the CPU, on any machine with the same threads; tests/test_gpu.py gives its processes the GPU back.
@@ -66,7 +66,7 @@ def temporary_files_are_removed(runtime: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture(scope="session")
-def images() -> Images:
+def images() -> ImageArrays:
     return load("digits")
 
 
@@ -81,7 +81,7 @@ def data() -> Data:
 
 
 @pytest.fixture
-def model(images: Images) -> nn.Module:
+def model(images: ImageArrays) -> nn.Module:
     return networks.build("lenet-300-100", images.shape, images.classes, seed=0)
 
 

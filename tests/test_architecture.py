@@ -18,7 +18,7 @@ LAYERS = [
     {"options"},
     {"files", "command", "distributed", "generators", "metrics", "registry", "seeds", "sizes"},
     {"config", "tensors"},
-    {"networks", "data", "pruning", "cluster", "page"},
+    {"networks", "pruning", "cluster", "page"},
     {"criteria", "store", "tasks", "integrations"},
     {"training"},
     {"lookahead"},

@@ -70,7 +70,7 @@ def test_an_epoch_does_not_wait_for_the_gpu() -> None:
 import torch
 from accelerate import Accelerator
 from autosparse import networks
-from autosparse.data import load
+from autosparse.tasks.arrays import load
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data, Images
 from autosparse.training import Recipe, train

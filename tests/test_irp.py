@@ -20,7 +20,6 @@ from autosparse import networks
 from autosparse.config import IRPConfig
 from autosparse.criteria import Scoring, make_criterion
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.data import Images
 from autosparse.errors import UserError
 from autosparse.irp import IRP
 from autosparse.lookahead import Probe
@@ -31,6 +30,7 @@ from autosparse.store.schema import LEDGER, MARKER
 from autosparse.store.storage import Folder
 from autosparse.store.verify import problems
 from autosparse.tasks import Data
+from autosparse.tasks.arrays import ImageArrays
 from autosparse.training import Recipe, train
 from tests.conftest import RUN, SMALL_IRP, tree
 from tests.models import GPT, ViT, digits
@@ -63,13 +63,13 @@ def recipe_for(network: str) -> Recipe:
     return RECIPE if network == "convolutional" else Recipe(1, "adamw", 1e-2, batch_size=128)
 
 
-def data_for(network: str, images: Images) -> Data:
+def data_for(network: str, images: ImageArrays) -> Data:
     return Data(Language()) if network == "gpt" else digits()
 
 
 def run(
     folder: Path,
-    images: Images,
+    images: ImageArrays,
     accelerator: Accelerator,
     criterion: Any = None,
     config: IRPConfig = CONFIG,
@@ -90,7 +90,7 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def whole(images: Images, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def whole(images: ImageArrays, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What a run leaves that nothing stops."""
     folder = tmp_path_factory.mktemp("whole")
     run(folder, images, accelerator)
@@ -99,7 +99,7 @@ def whole(images: Images, accelerator: Accelerator, tmp_path_factory: pytest.Tem
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_triples_are_those_of_the_algorithm(
-    network: str, images: Images, accelerator: Accelerator, tmp_path: Path
+    network: str, images: ImageArrays, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     seen: list[dict[str, Tensor]] = []
 
@@ -135,7 +135,7 @@ def test_the_triples_are_those_of_the_algorithm(
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-def test_a_second_call_does_nothing(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+def test_a_second_call_does_nothing(images: ImageArrays, accelerator: Accelerator, tmp_path: Path) -> None:
     history = run(tmp_path, images, accelerator)
     before = tree(tmp_path)
     assert run(tmp_path, images, accelerator, progress=lambda steps: pytest.fail("it trains again")) == history
@@ -144,7 +144,7 @@ def test_a_second_call_does_nothing(images: Images, accelerator: Accelerator, tm
 
 @pytest.mark.parametrize("stop", [*range(0, 44, 4), 9, 10, 11, 43])
 def test_killed_at_any_step_it_ends_with_the_same_bytes(
-    stop: int, whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+    stop: int, whole: dict[str, bytes], images: ImageArrays, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     calls = 0
 
@@ -162,7 +162,7 @@ def test_killed_at_any_step_it_ends_with_the_same_bytes(
 
 @pytest.mark.parametrize("network", ["vit", "gpt"])
 def test_a_transformer_killed_in_its_second_training_ends_with_the_same_bytes(
-    network: str, images: Images, accelerator: Accelerator, tmp_path: Path
+    network: str, images: ImageArrays, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     left = 12
 
@@ -193,7 +193,7 @@ def test_killed_around_any_commit_it_ends_with_the_same_bytes(
     number: int,
     when: str,
     whole: dict[str, bytes],
-    images: Images,
+    images: ImageArrays,
     accelerator: Accelerator,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -223,7 +223,7 @@ def test_killed_around_any_commit_it_ends_with_the_same_bytes(
 
 
 @pytest.fixture(scope="module")
-def probed(images: Images, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def probed(images: ImageArrays, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that looks at the first steps of each training."""
     folder = tmp_path_factory.mktemp("probed")
     run(folder, images, accelerator, config=PROBED)
@@ -231,7 +231,7 @@ def probed(images: Images, accelerator: Accelerator, tmp_path_factory: pytest.Te
 
 
 def test_a_run_stores_what_the_first_steps_of_each_training_show(
-    probed: Path, whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+    probed: Path, whole: dict[str, bytes], images: ImageArrays, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     store = TripleStore.open(probed)
     assert problems(store) == []
@@ -252,7 +252,7 @@ def test_a_run_stores_what_the_first_steps_of_each_training_show(
 
 @pytest.mark.parametrize("stop", [2, 4, 9, 13, 15, 27, 33])
 def test_killed_in_or_after_a_probe_it_ends_with_the_same_bytes(
-    stop: int, probed: Path, images: Images, accelerator: Accelerator, tmp_path: Path
+    stop: int, probed: Path, images: ImageArrays, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     left = stop
 
@@ -268,7 +268,7 @@ def test_killed_in_or_after_a_probe_it_ends_with_the_same_bytes(
     assert tree(tmp_path) == tree(probed)
 
 
-def test_probes_that_cannot_be_are_refused(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+def test_probes_that_cannot_be_are_refused(images: ImageArrays, accelerator: Accelerator, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a probe of 11 steps is longer than a training, which has 10"):
         run(tmp_path, images, accelerator, config=replace(CONFIG, probe_steps=11))
     with pytest.raises(UserError, match="probe columns do nothing without --probe-steps"):
@@ -279,7 +279,9 @@ def test_probes_that_cannot_be_are_refused(images: Images, accelerator: Accelera
         IRPConfig(probe_steps=1, rewind_epoch=1)
 
 
-def test_it_rewinds_to_the_state_after_some_epochs(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+def test_it_rewinds_to_the_state_after_some_epochs(
+    images: ImageArrays, accelerator: Accelerator, tmp_path: Path
+) -> None:
     seen: list[dict[str, Tensor]] = []
 
     def spying(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
@@ -319,7 +321,7 @@ def test_it_rewinds_to_the_state_after_some_epochs(images: Images, accelerator: 
 
 
 @pytest.mark.parametrize("name", ["random", "magnitude", "grasp"])
-def test_other_criteria_and_schedules(name: str, images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+def test_other_criteria_and_schedules(name: str, images: ImageArrays, accelerator: Accelerator, tmp_path: Path) -> None:
     config = IRPConfig(criterion=name, iterations=2, schedule="linear", final_sparsity=0.9, order_seed=1)
     run(tmp_path, images, accelerator, config=config)
     store = TripleStore.open(tmp_path)
@@ -327,7 +329,7 @@ def test_other_criteria_and_schedules(name: str, images: Images, accelerator: Ac
     assert store.densities == pytest.approx([1.0, 0.55, 0.1], abs=1e-3)
 
 
-def test_a_nan_score_names_iteration_and_layer(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+def test_a_nan_score_names_iteration_and_layer(images: ImageArrays, accelerator: Accelerator, tmp_path: Path) -> None:
     def broken(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         scores = torch.arange(mask.layout.size, dtype=torch.float32)
         if mask.sparsity:
@@ -339,7 +341,7 @@ def test_a_nan_score_names_iteration_and_layer(images: Images, accelerator: Acce
     assert TripleStore.open(tmp_path, unfinished=True).densities == pytest.approx([1.0, 0.05 ** (1 / 3)], abs=1e-3)
 
 
-def test_a_folder_of_another_run_is_refused(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+def test_a_folder_of_another_run_is_refused(images: ImageArrays, accelerator: Accelerator, tmp_path: Path) -> None:
     def stop(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         raise KilledError
 
@@ -354,7 +356,7 @@ def test_a_folder_of_another_run_is_refused(images: Images, accelerator: Acceler
 
 
 def test_a_run_whose_store_was_deleted_is_run_again(
-    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+    whole: dict[str, bytes], images: ImageArrays, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     run(tmp_path, images, accelerator)
     shutil.rmtree(tmp_path / "triples.zarr")
@@ -363,7 +365,7 @@ def test_a_run_whose_store_was_deleted_is_run_again(
 
 
 def interrupted(
-    folder: Path, images: Images, accelerator: Accelerator, steps: int, config: IRPConfig = CONFIG, **more: Any
+    folder: Path, images: ImageArrays, accelerator: Accelerator, steps: int, config: IRPConfig = CONFIG, **more: Any
 ) -> None:
     """A run that is killed after so many steps, with a checkpoint of the last one."""
 
@@ -378,7 +380,7 @@ def interrupted(
 
 
 def test_another_version_of_the_package_goes_on_with_the_same_numbers(
-    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+    whole: dict[str, bytes], images: ImageArrays, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     before = {"versions": {"autosparse": "0.0.1"}, "commit": "before"}
     interrupted(tmp_path, images, accelerator, 15, attributes=before)
@@ -396,7 +398,7 @@ def altered(path: Path) -> None:
 
 
 def test_an_initial_state_that_is_not_the_committed_one_is_refused(
-    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+    whole: dict[str, bytes], images: ImageArrays, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     interrupted(tmp_path, images, accelerator, 15)
     state = load_file(tmp_path / "initial.safetensors")
@@ -410,7 +412,7 @@ def test_an_initial_state_that_is_not_the_committed_one_is_refused(
 
 
 def test_an_initial_state_from_before_the_first_commit_is_made_again(
-    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+    whole: dict[str, bytes], images: ImageArrays, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     (tmp_path / "initial.safetensors").write_bytes(whole["initial.safetensors"])
     altered(tmp_path / "initial.safetensors")
@@ -420,7 +422,7 @@ def test_an_initial_state_from_before_the_first_commit_is_made_again(
 
 @pytest.mark.parametrize("steps", [15, 25])  # past the rewind state: in the first training, in the second
 def test_rewind_state_that_is_changed_is_refused_and_one_that_is_deleted_is_made_again(
-    steps: int, images: Images, accelerator: Accelerator, tmp_path: Path
+    steps: int, images: ImageArrays, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     config, recipe = replace(CONFIG, iterations=2, rewind_epoch=1), replace(RECIPE, epochs=2)
     run(tmp_path / "whole", images, accelerator, config=config, recipe=recipe)
@@ -437,7 +439,7 @@ def test_rewind_state_that_is_changed_is_refused_and_one_that_is_deleted_is_made
 
 def test_last_row_changed_before_its_commit_is_trained_again(
     whole: dict[str, bytes],
-    images: Images,
+    images: ImageArrays,
     accelerator: Accelerator,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -456,7 +458,7 @@ def test_last_row_changed_before_its_commit_is_trained_again(
 
 
 def test_a_history_that_is_not_the_committed_one_is_refused(
-    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+    whole: dict[str, bytes], images: ImageArrays, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     run(tmp_path, images, accelerator)
     history = tmp_path / "history.json"
@@ -475,7 +477,7 @@ def test_a_history_that_is_not_the_committed_one_is_refused(
 
 
 def test_a_history_that_is_lost_in_the_middle_is_made_again(
-    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+    whole: dict[str, bytes], images: ImageArrays, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     interrupted(tmp_path, images, accelerator, 25)
     (tmp_path / "history.json").unlink()
@@ -484,7 +486,7 @@ def test_a_history_that_is_lost_in_the_middle_is_made_again(
 
 
 def test_a_checkpoint_with_a_flipped_bit_or_of_another_run_does_not_count(
-    whole: dict[str, bytes], images: Images, accelerator: Accelerator, tmp_path: Path
+    whole: dict[str, bytes], images: ImageArrays, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     interrupted(tmp_path / "a", images, accelerator, 15)
     checkpoint = tmp_path / "a" / "checkpoint.pt"
@@ -501,7 +503,7 @@ def test_a_checkpoint_with_a_flipped_bit_or_of_another_run_does_not_count(
     assert tree(tmp_path / "a") == whole
 
 
-def test_a_criterion_for_one_sparsity_is_refused(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
+def test_a_criterion_for_one_sparsity_is_refused(images: ImageArrays, accelerator: Accelerator, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="scores for one final sparsity, and IRP has one an iteration"):
         run(tmp_path, images, accelerator, make_criterion("synflow"))
 
@@ -521,7 +523,7 @@ def test_sigkill_and_the_same_command_again(
 
 
 def test_two_processes_write_one_complete_store(
-    script: Callable[..., int], irp_run: Path, images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: Callable[..., int], irp_run: Path, images: ImageArrays, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = script("irp", *SMALL_IRP, "--cluster", "local", "--tasks-per-node", "2", "--output", str(tmp_path))
     output = capsys.readouterr()
@@ -540,7 +542,7 @@ def test_two_processes_write_one_complete_store(
     assert first[0] == pytest.approx(first[1], abs=0.02)
 
 
-def test_the_network_is_not_the_one_of_another_seed(irp_run: Path, images: Images) -> None:
+def test_the_network_is_not_the_one_of_another_seed(irp_run: Path, images: ImageArrays) -> None:
     store = TripleStore.open(irp_run)
     model = networks.build("lenet-300-100", images.shape, images.classes, seed=0)
     assert np.array_equal(store.theta(), store.layout.flatten(store.layout.weights(model)).numpy())

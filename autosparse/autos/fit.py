@@ -12,11 +12,11 @@ from autosparse.autos.backbones import make_network
 from autosparse.autos.features import Features
 from autosparse.autos.samples import Samples
 from autosparse.config import FitConfig, settings
-from autosparse.generators import seed_torch
+from autosparse.generators import restoring_torch_generators, seed_torch
 from autosparse.seeds import streams
 from autosparse.store import Counters
 from autosparse.training import Checkpoint
-from autosparse.training.epoch import end_epoch, private_generators
+from autosparse.training.step import end_epoch
 
 
 def fit(
@@ -60,7 +60,7 @@ def fit(
         progress(done, batches.sampler.counters)
     network = accelerator.prepare_model(model)
     model.train()
-    with private_generators(accelerator.device):
+    with restoring_torch_generators(accelerator.device):
         for epoch in range(first_epoch, -(-steps // len(batches))):
             first = batches.sampler.state_dict()["batch"]
             dropout = streams("dropout of AutoS", len(batches), config.seed, epoch, accelerator.process_index)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from autosparse.data import sources
+from autosparse.tasks import arrays
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Arguments:
 def main(a: Arguments) -> None:
     """Get them."""
     for name in a.dataset:
-        path = sources.fetch(name, a.data_root or sources.default_root())
+        path = arrays.fetch(name, a.data_root or arrays.default_root())
         if path is None:
             print(f"{name} comes with a library, there is nothing to get", file=sys.stderr)
         else:

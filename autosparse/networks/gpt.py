@@ -6,13 +6,13 @@ from torch.nn import functional as F
 
 
 class GPT(nn.Module):
-    """Tokens int64 (B, T) to scores float32 (B, T, vocabulary), T up to the context.
+    """Transformer from tokens int64 (B, T) to scores float32 (B, T, vocabulary), T up to the context.
 
-    Weights are drawn as in GPT-2: deviation 0.02, over sqrt(2 layers) where a branch ends in the residual stream.
+    Weights are drawn as in GPT-2: standard deviation 0.02, divided by sqrt(2 layers) where a branch ends.
 
     Args:
         vocabulary: number of tokens.
-        context: the longest sequence.
+        context: length of the longest sequence.
         layers: number of blocks.
         heads: number of heads of each block.
         width: width of the residual stream, a multiple of the heads.
@@ -42,7 +42,7 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    """Causal attention, then two layers with GELU between; both are normalized first and have a residual connection."""
+    """Causal attention, then two linear layers with GELU between, both pre-norm with a residual connection."""
 
     def __init__(self, heads: int, width: int) -> None:
         super().__init__()

@@ -6,12 +6,12 @@ from torch import nn
 
 
 def lenet_300_100(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The fully connected network, for images of any size."""
+    """Build the fully connected network, for images of any size."""
     return _lenet(shape, classes, 300, 100)
 
 
 def lenet_500_300(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """A wider one, to see whether what was learned from one network holds for another."""
+    """Build a wider network, on which a criterion learned from the first is tested."""
     return _lenet(shape, classes, 500, 300)
 
 

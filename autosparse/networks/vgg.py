@@ -1,5 +1,4 @@
-"""VGG with batch normalization (Simonyan & Zisserman 2015): torchvision's, with a small or the original head, and a
-small one."""
+"""VGG with batch normalization (Simonyan & Zisserman 2015): torchvision's networks, and a small one."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from torch import nn
 
 
 def vgg7(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """72,496 prunable weights for 3 channels and 10 classes: two convolutions of each width 16, 32, 64."""
+    """Build two convolutions of each width 16, 32, 64: 72,496 prunable weights for 3 channels and 10 classes."""
     widths = (shape[0], 16, 32, 64)
     blocks = {f"block{i}": _block(widths[i - 1], widths[i], pooled=i < 3) for i in (1, 2, 3)}
     return nn.Sequential(
@@ -17,26 +16,26 @@ def vgg7(shape: tuple[int, int, int], classes: int) -> nn.Module:
     )
 
 
-def _block(before: int, after: int, pooled: bool) -> nn.Module:
-    """Two convolutions, and a halving of height and width where pooled."""
+def _block(inputs: int, outputs: int, pooled: bool) -> nn.Module:
+    """Build two convolutions, followed by 2 x 2 max-pooling if `pooled`."""
     layers: list[nn.Module] = []
-    for channels in (before, after):
-        layers += [nn.Conv2d(channels, after, kernel_size=3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+    for channels in (inputs, outputs):
+        layers += [nn.Conv2d(channels, outputs, kernel_size=3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
     return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pooled else []))
 
 
 def vgg16(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """VGG-16 with one linear classifier: 14,715,584 prunable weights for 3 channels and 10 classes."""
+    """Build VGG-16 with one linear classifier: 14,715,584 prunable weights for 3 channels and 10 classes."""
     return _with_small_head(torchvision.models.vgg16_bn, shape, classes)
 
 
 def vgg19(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """VGG-19 with one linear classifier: 20,070,080 prunable weights for 3 channels and 100 classes."""
+    """Build VGG-19 with one linear classifier: 20,070,080 prunable weights for 3 channels and 100 classes."""
     return _with_small_head(torchvision.models.vgg19_bn, shape, classes)
 
 
 def vgg19_4096(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """VGG-19 with its 4096-wide head: 139,597,504 prunable weights for 10 classes, 143,652,544 for 1,000."""
+    """Build VGG-19 with its 4096-wide head: 139,597,504 prunable weights for 10 classes, 143,652,544 for 1,000."""
     return _with_channels(torchvision.models.vgg19_bn(num_classes=classes, init_weights=False), shape[0])
 
 

@@ -11,32 +11,32 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from autosparse.data import ImageSet, order
 from autosparse.errors import UserError
 from autosparse.generators import generator_states, restore_generators, restoring_generators, start_generators
 from autosparse.seeds import stream
 from autosparse.tasks.base import Split, Task
+from autosparse.tasks.image_set import ImageSet
 from autosparse.tasks.images import Images
 
-_FRACTION = 0.25  # A data set takes at most this fraction of a GPU's free memory.
+_MEMORY_FRACTION = 0.25  # of a GPU's free memory, for one data set
 _LOWER = re.compile("error|loss|mse|mae|perplexity|bpb|nll|(?<![a-z])wer(?![a-z])")  # names of metrics to minimize
 
 
 class Data:
     """Batches, loss and metrics of a task on one process.
 
-    Random numbers that a data set draws for a sample are seeded by (seed, epoch, index), whichever process reads it,
-    those of `collate` by the index of the first sample; of scoring and evaluation by the index alone. The generators
-    are left as they were found.
+    Random numbers that a data set draws for a sample are seeded by (seed, epoch, index), whichever process reads it;
+    random numbers of `collate` by the index of the first sample. Scoring and evaluation seed by the index alone. The
+    global generators keep their states.
 
     Args:
         task: the task, which decides on data sets, collation, loss and metrics.
         device: device of the batches.
-        rank, world_size: number of this process and of all; each cuts its part of the same global batches.
-        workers: processes that read samples that are not in the device's memory; 0 for this one.
+        rank, world_size: this process and the number of processes; each takes its part of the same global batches.
+        workers: number of worker processes that read samples outside the device's memory; 0 reads in this process.
 
     Raises:
-        UserError: a data set without a length, or without samples; no training or test samples.
+        UserError: a data set has no length or no samples, or the training or test samples are missing.
     """
 
     def __init__(
@@ -45,31 +45,37 @@ class Data:
         self.task, self.device = task, torch.device(device)
         self.rank, self.world_size = rank, world_size
         self.better, self.scoring_batch = task.better, task.scoring_batch
-        self._splits = dict[str, Source]()
+        self._sources = dict[str, Resident | Collated]()
         splits: tuple[Split, ...] = ("train", "validation", "test")
         for split in splits:
-            found = task.dataset(split)
-            if found is None and split != "validation":
+            dataset = task.dataset(split)
+            if dataset is None and split != "validation":
                 raise UserError(f"the task has no {split} samples, and they are needed")
-            if found is not None:
-                self._splits[split] = _source(found, split, task, self.device, workers)
+            if dataset is not None:
+                self._sources[split] = _make_source(dataset, split, task, self.device, workers)
 
     def __len__(self) -> int:
-        """Number of training samples."""
-        return self._splits["train"].samples
+        """Return the number of training samples."""
+        return self._sources["train"].samples
 
     @property
     def has_validation(self) -> bool:
-        """Whether there is a validation split."""
-        return "validation" in self._splits
+        """True if there is a validation split."""
+        return "validation" in self._sources
 
     def training(self, batch_size: int, seed: int = 0, augment: bool = False, accumulate: int = 1) -> "ShuffledBatches":
         """Return shuffled batches of the training samples.
 
+        Args:
+            batch_size: samples per step over all processes.
+            seed: seed of the order of samples, their random numbers and augmentation.
+            augment: crop and flip images at random.
+            accumulate: pieces into which this process's part of a batch is cut.
+
         Raises:
-            UserError: a recipe that augments other data than images, or a batch that cannot be cut evenly.
+            UserError: the samples to augment are not images, or a batch cannot be cut evenly.
         """
-        source = self._splits["train"]
+        source = self._sources["train"]
         if augment and not isinstance(source.dataset, ImageSet):
             raise UserError(
                 "a recipe's crop and flip are for the data sets of the task images; one's own data set augments "
@@ -78,16 +84,17 @@ class Data:
         return ShuffledBatches(self, source, batch_size, seed, augment, accumulate)
 
     def scoring(self, batch_size: int | None = None, limit: int | None = None) -> "FixedBatches":
-        """Return the training samples in fixed order, not augmented; at most `limit` batches.
+        """Return the training samples in fixed order, without augmentation.
 
-        Whole batches are dealt to the processes in turn, so that what batch normalization sees in a batch does not
-        depend on how many there are.
+        Args:
+            batch_size: samples per batch. Default: the task's `scoring_batch`.
+            limit: number of batches over all processes. Default: all.
         """
-        return FixedBatches(self, self._splits["train"], batch_size or self.scoring_batch, limit)
+        return FixedBatches(self, self._sources["train"], batch_size or self.scoring_batch, limit)
 
     def evaluation(self, split: str) -> "FixedBatches":
-        """Return the samples of `test` or `validation` in fixed order, dealt to the processes in turn."""
-        return FixedBatches(self, self._splits[split], self.task.evaluation_batch, None)
+        """Return the samples of `test` or `validation` in fixed order."""
+        return FixedBatches(self, self._sources[split], self.task.evaluation_batch, None)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the task's mean loss of a batch."""
@@ -97,17 +104,17 @@ class Data:
         """Return the task's sums and counts of a batch by name.
 
         Raises:
-            UserError: metrics of another form, or a first metric whose class does not say which way it is better.
+            UserError: `metrics` returns something else, or the class does not define `better` for its first metric.
         """
-        found = self.task.metrics(model, batch)
-        if not isinstance(found, Mapping) or not all(map(_is_pair, found.values())):
+        metrics = self.task.metrics(model, batch)
+        if not isinstance(metrics, Mapping) or not all(map(_is_pair, metrics.values())):
             raise UserError(
                 "metrics must return a sum and a count by name, as in {'accuracy': (right, count)}, whose quotient "
-                f"over all batches is the metric; it returns {' '.join(repr(found).split())[:100]}"
+                f"over all batches is the metric; it returns {' '.join(repr(metrics).split())[:100]}"
             )
-        if found:
-            self._check_direction(next(iter(found)))
-        return found
+        if metrics:
+            self._check_direction(next(iter(metrics)))
+        return metrics
 
     def _check_direction(self, metric: str) -> None:
         kind = next(kind for kind in type(self.task).__mro__ if {"better", "metrics"} & vars(kind).keys())
@@ -120,20 +127,23 @@ class Data:
 
 @dataclass(frozen=True)
 class FixedBatches:
-    """Batches in fixed order, whole ones dealt to the processes in turn; `loss` is what criteria take."""
+    """Batches in fixed order, dealt whole to the processes in turn.
+
+    Batch normalization therefore sees the same batches for any number of processes.
+    """
 
     data: Data
-    source: "Source"
+    source: "Resident | Collated"
     batch_size: int
     limit: int | None
 
     def __len__(self) -> int:
-        """Number of batches of this process."""
+        """Return the number of batches of this process."""
         return -(-len(self._order()) // self.batch_size)
 
     @property
     def loss(self) -> Any:
-        """The task's loss; None for that of images, the cross-entropy that criteria know by themselves."""
+        """The task's loss for criteria; None for `Images.loss`, the cross-entropy, which is their default."""
         task = self.data.task
         return None if type(task).loss is Images.loss else task.loss
 
@@ -141,37 +151,46 @@ class FixedBatches:
         return self.source.batches(self._order(), self.batch_size, stream("scoring"))
 
     def _order(self) -> Tensor:
-        return order.dealt(self.source.samples, self.batch_size, self.limit, self.data.rank, self.data.world_size)
+        stop = min(self.source.samples, self.limit * self.batch_size) if self.limit else self.source.samples
+        parts = torch.arange(stop).split(self.batch_size)[self.data.rank :: self.data.world_size]
+        return torch.cat([torch.arange(0), *parts])
 
 
 @dataclass(frozen=True)
 class ShuffledBatches:
-    """Shuffled batches, images augmented if wanted: a pure function of (seed, epoch, step), cut over the processes.
+    """Shuffled batches, a function of (seed, epoch, step) for any number of processes.
 
-    The last, smaller batch of an epoch is left out (a new order every epoch), unless it is the only one. A process's
-    part of a batch comes in as many pieces as are accumulated.
+    Each epoch leaves out the samples after its last whole batch, unless there is only one batch. A process reads its
+    part of a batch in `accumulate` pieces.
     """
 
     data: Data
-    source: "Source"
+    source: "Resident | Collated"
     batch_size: int
     seed: int
     augment: bool
     accumulate: int
 
     def __post_init__(self) -> None:
-        order.check_even(self.source.samples, self.batch_size, self.data.world_size, self.accumulate)
+        size, world_size = min(self.batch_size, self.source.samples), self.data.world_size
+        if size % (world_size * self.accumulate):
+            pieces = f" in {self.accumulate} pieces each" if self.accumulate > 1 else ""
+            raise UserError(
+                f"a batch of {size} cannot be cut evenly over {world_size} processes{pieces}; choose another batch size"
+            )
 
     def __len__(self) -> int:
-        """Number of steps in an epoch."""
-        return order.steps(self.source.samples, self.batch_size)
+        """Return the number of steps in an epoch."""
+        return max(1, self.source.samples // self.batch_size)
 
     def order(self, epoch: int) -> Tensor:
         """Return the samples of each global batch of an epoch, int64 (steps, batch)."""
-        return order.shuffled(self.source.samples, self.batch_size, self.seed, epoch)
+        samples, size = self.source.samples, min(self.batch_size, self.source.samples)
+        generator = torch.Generator().manual_seed(stream("order of samples", self.seed, epoch))
+        return torch.randperm(samples, generator=generator)[: len(self) * size].view(len(self), size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Return this process's part of the batches from step `start` on, in the pieces that are accumulated."""
+        """Return this process's pieces of the batches from step `start` on."""
         steps = self.order(epoch)[start:]
         part = steps.shape[1] // self.data.world_size
         mine = slice(self.data.rank * part, (self.data.rank + 1) * part)
@@ -180,7 +199,7 @@ class ShuffledBatches:
         return self.source.batches(steps[:, mine].flatten(), size, seed, draws)
 
     def _draws(self, epoch: int, start: int, batch: int) -> Tensor:
-        """Return what `crop_and_flip` takes for the global batches from step `start` on, float32 (3, steps, batch)."""
+        """Return the draws of `crop_and_flip` for the global batches from a step on, float32 (3, steps, batch)."""
         generator = torch.Generator()
         draws = torch.empty((len(self) - start, 3, batch), dtype=torch.float32)
         for step, row in enumerate(draws, start):
@@ -191,7 +210,7 @@ class ShuffledBatches:
 
 @dataclass(frozen=True)
 class Resident:
-    """Tensors in a device's memory; batches are cut from them."""
+    """Samples as tensors in a device's memory, from which batches are cut."""
 
     dataset: TensorDataset
 
@@ -201,26 +220,26 @@ class Resident:
         return len(self.dataset)
 
     def batches(self, indices: Tensor, size: int, seed: int, draws: Tensor | None = None) -> Iterator[Any]:
-        """Yield samples `size` at a time, images cropped and flipped by draws (3, samples) if there are any."""
+        """Yield the samples in batches; see `Collated.batches`."""
         data: Any = self.dataset
         device = data.tensors[0].device
-        # Copies come before the first step: one in between would wait for the GPU.
+        # Everything is copied from the host before the first step: a copy in between would wait for the GPU.
         indices, draws = indices.to(device), None if draws is None else draws.to(device)
-        for part in _parts(indices, size):
+        for part in _slices(indices, size):
             yield data[indices[part]] if draws is None else data.augmented(indices[part], draws[:, part])
 
 
 @dataclass
-class Read:
-    """A data set whose samples are read one by one and collated, in this process or in workers.
+class Collated(Dataset[Any]):
+    """Samples that are read one by one and collated, in this process or in workers.
 
     Attributes:
-        random: whether samples or `collate` draw random numbers. This process finds out when it reads. Workers always
-            draw from seeds, because their copies of this object forget.
+        random: whether samples or `collate` draw random numbers. This process detects it while reading; in workers,
+            whose copies are discarded, it is always True.
     """
 
     dataset: "Dataset[Any]"
-    collate: Any
+    collate: Callable[[list[Any]], Any]
     device: torch.device
     workers: int
     random: bool
@@ -231,43 +250,45 @@ class Read:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def batches(self, indices: Tensor, size: int, seed: int, draws: Tensor | None = None) -> Iterator[Any]:
-        """Yield samples `size` at a time, images cropped and flipped by draws (3, samples) if there are any."""
+        """Yield the samples in batches.
+
+        Args:
+            indices: samples, int64 (n,).
+            size: samples per batch.
+            seed: seed of the random numbers that samples and `collate` draw.
+            draws: random numbers for `crop_and_flip`, float32 (3, n). Default: images are not augmented.
+        """
+        keys = [
+            (indices[part].tolist(), None if draws is None else draws[:, part].T, seed)
+            for part in _slices(indices, size)
+        ]
         loader = DataLoader(
-            Seeded(self, seed),
+            self,
             batch_size=None,
-            sampler=[
-                (indices[part].tolist(), None if draws is None else draws[:, part].T) for part in _parts(indices, size)
-            ],
+            sampler=keys,
             num_workers=self.workers,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator().manual_seed(0),  # or it draws a seed for its workers from the global one
+            generator=torch.Generator().manual_seed(0),  # else it seeds its workers from the global generator
         )
         for batch in loader:
             yield send_to_device(batch, self.device, non_blocking=True)
 
-
-@dataclass(frozen=True)
-class Seeded(Dataset[Any]):
-    """A data set of batches, whose random numbers are the same whenever and wherever they are read."""
-
-    source: Read
-    seed: int
-
-    def __getitem__(self, key: tuple[list[int], Tensor | None]) -> Any:
-        """Return the batch of some samples, images cropped and flipped by draws (samples, 3) if there are any."""
-        if not self.source.random:
+    def __getitem__(self, key: tuple[list[int], Tensor | None, int]) -> Any:
+        """Return the batch of (indices, draws or None, seed)."""
+        indices, draws, seed = key
+        if not self.random:
             before = generator_states()
-            batch = self._batch(*key, lambda purpose, index: None)
+            batch = self._collate(indices, draws, lambda purpose, index: None)
             if generator_states() == before:
                 return batch
             restore_generators(before)
-            self.source.random = True  # so the batch is read again
+            self.random = True  # so the batch is read again, seeded
         with restoring_generators():
-            return self._batch(*key, self._start)
+            return self._collate(indices, draws, lambda purpose, index: start_generators(stream(purpose, seed, index)))
 
-    def _batch(self, indices: list[int], draws: Tensor | None, start: Callable[[str, int], None]) -> Any:
-        samples, data = [], cast(Any, self.source.dataset)
+    def _collate(self, indices: list[int], draws: Tensor | None, start: Callable[[str, int], None]) -> Any:
+        samples, data = [], cast(Any, self.dataset)
         for k, index in enumerate(indices):
             start("random numbers of a sample", index)
             if draws is None:
@@ -276,48 +297,43 @@ class Seeded(Dataset[Any]):
                 images, labels = data.augmented(torch.tensor([index]), draws[k, :, None])
                 samples.append((images[0], labels[0]))
         start("random numbers of a batch", indices[0])
-        return self.source.collate(samples)
-
-    def _start(self, purpose: str, index: int) -> None:
-        start_generators(stream(purpose, self.seed, index))
+        return self.collate(samples)
 
 
-def _parts(indices: Tensor, size: int) -> list[slice]:
+def _slices(indices: Tensor, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(indices), size)]
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
 def _is_pair(value: Any) -> bool:
-    numbers = isinstance(value, tuple | list) and len(value) == 2
-    return numbers and all(isinstance(each, Real) or (isinstance(each, Tensor) and each.numel() == 1) for each in value)
+    return (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and all(isinstance(part, Real) or (isinstance(part, Tensor) and part.numel() == 1) for part in value)
+    )
 
 
-Source = Resident | Read
-
-
-def _source(found: Any, split: str, task: Task, device: torch.device, workers: int) -> Source:
-    if isinstance(found, IterableDataset) or not hasattr(found, "__len__") or not hasattr(found, "__getitem__"):
+def _make_source(dataset: Any, split: str, task: Task, device: torch.device, workers: int) -> Resident | Collated:
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise UserError(
-            f"the {split} data set is a stream, {type(found).__name__}; a map-style one is needed, with a length and "
+            f"the {split} data set is a stream, {type(dataset).__name__}; a map-style one is needed, with a length and "
             "samples by index"
         )
-    if not len(found):
+    if not len(dataset):
         raise UserError(f"the {split} data set is empty")
-    cuts = getattr(type(found), "__getitem__", None) in (TensorDataset.__getitem__, ImageSet.__getitem__)
-    if cuts and type(task).collate is Task.collate and _fits(found.tensors, device):
-        return Resident(
-            found.to(device)
-            if isinstance(found, ImageSet)
-            else TensorDataset(*(tensor.to(device) for tensor in found.tensors))
-        )
-    return Read(found, task.collate, device, workers, random=workers > 0)
+    takes_indices = getattr(type(dataset), "__getitem__", None) in (TensorDataset.__getitem__, ImageSet.__getitem__)
+    if not takes_indices or type(task).collate is not Task.collate or not _fits(dataset.tensors, device):
+        return Collated(dataset, task.collate, device, workers, random=workers > 0)
+    if isinstance(dataset, ImageSet):
+        return Resident(dataset.to(device))
+    return Resident(TensorDataset(*(tensor.to(device) for tensor in dataset.tensors)))
 
 
 def _fits(tensors: Iterable[Tensor], device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return size < _FRACTION * torch.cuda.mem_get_info(device)[0]
+    return size < _MEMORY_FRACTION * torch.cuda.mem_get_info(device)[0]

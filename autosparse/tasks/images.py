@@ -9,8 +9,8 @@ import tyro
 from autosparse import networks, registry
 from autosparse.command import choices
 from autosparse.config import NO_IDENTITY, Config
-from autosparse.data import sources
 from autosparse.errors import UserError
+from autosparse.tasks import arrays
 from autosparse.tasks.base import Split, Task
 from autosparse.tasks.recipe import Recipe, RecipeName, find_recipe
 
@@ -25,7 +25,7 @@ class Images(Config, Task):
 
     network: Annotated[str, choices(networks.NETWORKS)] = field(default="lenet-300-100", metadata=NO_IDENTITY)
     """A network by name, or package.module:function or path/file.py:function of yours, (shape, classes) -> module."""
-    source: Annotated[str, choices(sources.DATASETS, name="dataset")] = field(
+    source: Annotated[str, choices(arrays.DATASETS, name="dataset")] = field(
         default="mnist5k", metadata={"identity": "dataset"}
     )
     """Data set to learn from."""
@@ -45,7 +45,7 @@ class Images(Config, Task):
             raise UserError(f"the validation share must lie in [0, 1), got {self.validation_share}")
         find_recipe(self.recipe_name, self.network, self.source)
         if not absent:
-            networks.check(self.network, sources.shape(self.source, self.data_root))
+            networks.check(self.network, arrays.shape(self.source, self.data_root))
 
     @property
     def recipe(self) -> Recipe:
@@ -70,20 +70,20 @@ class Images(Config, Task):
         return registry.resolve(self.network, "network", networks.NETWORKS)
 
     def absent(self) -> str | None:
-        return sources.absent(self.source, self.data_root)
+        return arrays.absent(self.source, self.data_root)
 
     def digest(self) -> str | None:
-        return sources.fingerprint(self.source, self.data_root)
+        return arrays.fingerprint(self.source, self.data_root)
 
     def model(self) -> "nn.Module":
-        images = sources.load(self.source, self.data_root)
+        images = arrays.load(self.source, self.data_root)
         return networks.draw(self.network, images.shape, images.classes, self.fan)
 
     def dataset(self, split: Split) -> "Dataset[Any] | None":
-        """Return normalized images and labels on the CPU; see `autosparse.data.ImageSet`."""
-        from autosparse.data import image_set
+        """Return normalized images and labels on the CPU; see `ImageSet`."""
+        from autosparse.tasks.image_set import image_set
 
-        return image_set(sources.load(self.source, self.data_root), split, self.validation_share)
+        return image_set(arrays.load(self.source, self.data_root), split, self.validation_share)
 
     def loss(self, model: "nn.Module", batch: Any) -> "Tensor":
         """Return the mean cross-entropy."""

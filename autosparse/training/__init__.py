@@ -1,4 +1,4 @@
-"""How a network is trained: recipes, the loop that holds a mask, checkpoints."""
+"""Training with a mask: recipes, the loop, checkpoints, callbacks."""
 
 from typing import TYPE_CHECKING
 

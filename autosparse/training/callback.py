@@ -1,4 +1,4 @@
-"""What looks on at a training, or changes its mask while it runs."""
+"""Callbacks of the training loop."""
 
 from typing import Any
 
@@ -9,33 +9,31 @@ from autosparse.pruning import Mask
 
 
 class Callback:
-    """Told of every step of a training; its state is part of the training's, and so of its checkpoints.
+    """Called around every step of a training; its state is saved in the checkpoints of the training.
 
-    This one does nothing; a subclass overrides what it wants. Every process of a training has its own, and all must
+    This class does nothing; subclasses override methods. Every process has its own callback, and all processes must
     return the same mask.
     """
 
     def start(self, model: nn.Module, mask: Mask) -> Mask:
-        """The mask that is held from here on; called before the first step, after `load_state_dict` if there is one."""
+        """Return the mask to hold from the first step on; called after `load_state_dict` when a training resumes."""
         return mask
 
     def gradients(self, step: int, model: nn.Module) -> None:
-        """Called when the gradient of a step is in every parameter's `grad`, that of removed weights included.
-
-        Nothing has been clipped, and the optimizer has not stepped.
+        """Read the gradients in every parameter's `grad`, before clipping; removed weights have one, too.
 
         Args:
-            step: counted from 1, over all epochs.
-            model: not the wrapper.
+            step: number of the step, from 1, over all epochs.
+            model: the model, not its wrapper.
         """
 
     def stepped(self, step: int, model: nn.Module, mask: Mask, optimizer: torch.optim.Optimizer) -> Mask:
-        """The mask that is held from here on; called after the optimizer's step."""
+        """Return the mask to hold from here on; called after the optimizer's step."""
         return mask
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values."""
+        """Return tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Restore a state."""

@@ -1,4 +1,4 @@
-"""The state of a training that was interrupted: enough to end with the same bits as one that was not."""
+"""Checkpoints, from which an interrupted training resumes and ends with the same bits."""
 
 import time
 import zipfile
@@ -15,15 +15,15 @@ from autosparse.files import replacing
 
 
 class Checkpoint:
-    """One file that holds the newest state of one training, tagged with which training it is.
+    """A file with the newest state of one training.
 
-    Randomness is a function of seed, epoch and step, so there is no generator state to keep.
+    Random numbers are a function of seed, epoch and step, so no generator state is saved.
 
     Args:
-        path: the file; written atomically, by one process.
-        tag: which training (an iteration of IRP, say); the state of another is not loaded.
-        interval: seconds between two savings; 0 saves at every step.
-        write: whether this process is the one that writes.
+        path: path of the file; one process writes it, atomically.
+        tag: name of the training, such as an iteration of IRP; a state with another tag is not loaded.
+        interval: seconds between two checkpoints; 0 saves at every step.
+        write: whether this process writes the file.
     """
 
     def __init__(self, path: Path, tag: str, interval: float = 60.0, write: bool = True) -> None:
@@ -31,17 +31,17 @@ class Checkpoint:
         self._saved_at, self._stop = time.monotonic(), False
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        """Put the saved state into model and optimizer.
+        """Restore model and optimizer in place.
 
         Returns:
-            The position (`epoch`, `step` and what else was saved with it), or None if there is nothing to go on from.
+            The saved position (`epoch`, `step` and further values), or None without a checkpoint of this training.
 
         Raises:
             UserError: the file is damaged.
         """
         device = next(model.parameters()).device
         try:
-            if damaged := zipfile.ZipFile(self.path).testzip():  # torch passes over the checksums that it writes
+            if damaged := zipfile.ZipFile(self.path).testzip():  # torch does not verify its own checksums
                 raise ValueError(f"checksum of {damaged}")
             state = torch.load(self.path, map_location=device, weights_only=True)
             if state["tag"] != self.tag:
@@ -55,15 +55,15 @@ class Checkpoint:
         return state["position"]
 
     def due(self) -> bool:
-        """Whether this process should save now; asked by every process after each step.
+        """Return True if this process must save now; every process calls it after each step.
 
-        All of them should where they were asked to stop.
+        All processes save when they were asked to stop.
         """
         self._stop = interruption.agreed()
         return self._stop or (self._write and time.monotonic() - self._saved_at >= self.interval)
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]) -> None:
-        """Write the state, durably, in place of the one before.
+        """Replace the file with the current state, durably.
 
         Raises:
             InterruptedAtStep: all processes were asked to stop here.
@@ -71,17 +71,17 @@ class Checkpoint:
         if self._write and not interruption.lost():
             with replacing(self.path) as temporary:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "position": position}
-                torch.save({"tag": self.tag, **recursively_apply(_alone, state)}, temporary)
+                torch.save({"tag": self.tag, **recursively_apply(_without_base, state)}, temporary)
             self._saved_at = time.monotonic()
         if self._stop:
             raise interruption.InterruptedAtStep(interruption.received() or "another process was asked to stop")
 
     def remove(self) -> None:
-        """Delete the file, once nothing will go on from it."""
+        """Delete the file."""
         if self._write:
             self.path.unlink(missing_ok=True)
 
 
-def _alone(tensor: Tensor) -> Tensor:
-    """A view of a larger memory as a tensor of its own: torch would save all of that."""
+def _without_base(tensor: Tensor) -> Tensor:
+    """Copy a view: torch would save the whole memory that it is a part of."""
     return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor

@@ -1,4 +1,4 @@
-"""Training a masked network: one loop for every network, recipe and number of processes."""
+"""The training loop, for every network, recipe and number of processes; it holds the mask."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,22 +12,30 @@ from accelerate.utils import gather_object, recursively_apply
 from torch import Tensor, nn
 
 from autosparse.errors import UserError
-from autosparse.generators import seed_torch
+from autosparse.generators import restoring_torch_generators, seed_torch
 from autosparse.pruning import Mask
 from autosparse.seeds import streams
 from autosparse.tasks import Data
 from autosparse.tasks.recipe import Recipe
 from autosparse.training.callback import Callback
 from autosparse.training.checkpoint import Checkpoint
-from autosparse.training.epoch import end_epoch, private_generators
-from autosparse.training.step import autocast, kept_bits, make_optimizer, number, set_rate, zero_removed
+from autosparse.training.step import (
+    autocast,
+    check_loss,
+    end_epoch,
+    kept_bits,
+    make_optimizer,
+    set_rate,
+    zero_removed,
+)
 
 
 class Epoch(TypedDict):
-    """What is known of one epoch of training.
+    """Results of one epoch of training.
 
-    `loss` is the mean over the main process's part of the batches; `metric` names the first metric of the task, whose
-    values `test` and `validation` (None without a split) are; `more` has its other metrics of the test samples.
+    `epoch` counts from 1. `loss` is the mean over the main process's part of the batches. `metric` is the name of the
+    task's first metric, `test` and `validation` are its values (None without that split). `more` has the other metrics
+    of the test samples.
     """
 
     epoch: int
@@ -52,34 +60,34 @@ def train(
     callback: Callback | None = None,
     steps: int | None = None,
 ) -> list[Epoch]:
-    """Train the model in place; a removed weight is exactly 0 after every step.
+    """Train a model in place; removed weights are exactly 0 after every step.
 
-    The result is a function of the initial weights, the mask, the recipe, the seed and the number of processes;
-    a training that goes on from a checkpoint ends with the same bits as one that was never stopped.
+    The result is a function of the initial weights, the mask, the recipe, the seed and the number of processes. A
+    training that resumes from a checkpoint ends with the same bits as one that never stopped.
 
     Args:
-        model: on `accelerator.device`.
-        mask: on the same device; it is applied before the first step.
-        data: made with the rank and size of this world.
-        seed: of the order of samples, augmentation and dropout.
-        resume: where to keep and look for the state of this training.
-        progress: told the number of steps done since it was last told.
-        after_epoch: called with each epoch that is done, before any checkpoint says so.
-        callback: told of every step; may change the mask.
-        steps: stop after so many, which evaluates nothing; the whole recipe if not given.
+        model: the model, on `accelerator.device`.
+        mask: the mask, on the same device; applied before the first step.
+        data: batches, loss and metrics of the task, for this process.
+        recipe: optimizer, learning rate, epochs and batch size.
+        accelerator: the accelerator of this process.
+        seed: seed of the order of samples, augmentation and dropout.
+        resume: checkpoint to resume from and to save to. Default: none.
+        progress: called with the number of steps since the last call.
+        after_epoch: called with the results of each epoch, before a checkpoint contains them.
+        callback: called around every step; may change the mask.
+        steps: number of steps after which to stop, without evaluation. Default: all of the recipe.
 
     Returns:
-        One entry an epoch; none with `steps`.
+        The results of each epoch; empty with `steps`.
 
     Raises:
-        UserError: the loss is no longer a number (names the epoch and the first layer that is not finite), a task
-            without metrics, or more steps than the recipe has.
+        UserError: the loss is not finite, the task has no metrics, or the recipe has fewer steps than `steps`.
     """
     callback = callback or Callback()
     if recipe.channels_last:
-        model.to(
-            memory_format=torch.channels_last
-        )  # before anything takes the strides of its weights: optimizer, gradients, wrapper
+        # Optimizer, gradients and wrapper take the strides of the weights, so this comes first.
+        model.to(memory_format=torch.channels_last)
     mask.apply_(model)
     optimizer = make_optimizer(recipe, model)
     position = resume.load(model, optimizer) if resume else None
@@ -90,7 +98,7 @@ def train(
     zero_removed(kept)
     history: list[Epoch] = position["history"] if position else []
     first_epoch, first_step = (position["epoch"], position["step"]) if position else (0, 0)
-    if resume and len(set(gather_object([(first_epoch, first_step)]))) > 1:  # on a network file system, for a moment
+    if resume and len(set(gather_object([(first_epoch, first_step)]))) > 1:  # a slow network file system
         raise UserError(f"not all processes see the same {resume.path}; run the same again")
     total = torch.zeros((), dtype=torch.float32, device=accelerator.device)
     if position:
@@ -100,18 +108,18 @@ def train(
     if last > recipe.epochs * len(batches):
         raise UserError(f"{last:,} steps are more than the {recipe.epochs * len(batches):,} of a training")
     progress(first_epoch * len(batches) + first_step)
-    # inside the wrapper: torch.compile gives up on the forward pass of DistributedDataParallel without a word
+    # Compiled inside the wrapper: torch.compile silently skips the forward pass of DistributedDataParallel.
     compiled = torch.compile(model) if recipe.compile else model
     network = accelerator.prepare_model(compiled)
 
-    def learn(epoch: int, step: int, pieces: Iterator[Any]) -> None:
-        """One step: the gradient of each piece of the batch, then the optimizer."""
+    def take_step(epoch: int, step: int, pieces: Iterator[Any]) -> None:
+        """Add up the gradients of the pieces of a batch, then update weights and mask."""
         nonlocal mask, kept
         for k in range(recipe.accumulate):
             seed_torch(int(dropout[step * recipe.accumulate + k]), accelerator.device)
-            whole = k == recipe.accumulate - 1
-            with nullcontext() if whole else accelerator.no_sync(network), autocast(accelerator.device, recipe):
-                loss = number(data.loss(network, _as_trained(next(pieces), recipe)))
+            last_piece = k == recipe.accumulate - 1
+            with nullcontext() if last_piece else accelerator.no_sync(network), autocast(accelerator.device, recipe):
+                loss = check_loss(data.loss(network, _to_channels_last(next(pieces), recipe)))
             if recipe.accumulate > 1:
                 loss = loss / recipe.accumulate
             accelerator.backward(loss)
@@ -124,18 +132,18 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         zero_removed(kept)
-        held, mask = mask, callback.stepped(done, model, mask, optimizer)
-        if mask is not held:
+        previous, mask = mask, callback.stepped(done, model, mask, optimizer)
+        if mask is not previous:
             kept = kept_bits(model, mask)
             zero_removed(kept)
 
     def save_if_due(epoch: int, step: int) -> None:
         if resume and resume.due():
             state = callback.state_dict()
-            here = {"epoch": epoch, "step": step, "history": history, "total": total.item(), "callback": state}
-            resume.save(model, optimizer, here)
+            position = {"epoch": epoch, "step": step, "history": history, "total": total.item(), "callback": state}
+            resume.save(model, optimizer, position)
 
-    with private_generators(accelerator.device):
+    with restoring_torch_generators(accelerator.device):
         for epoch in range(first_epoch, -(-last // len(batches))):
             model.train()
             dropout = streams("dropout", len(batches) * recipe.accumulate, seed, epoch, data.rank)
@@ -144,25 +152,27 @@ def train(
             for step in range(first_step, min(len(batches), last - epoch * len(batches))):
                 if recipe.by_step:
                     set_rate(optimizer, recipe.rate(epoch + (step + 1) / len(batches)))
-                learn(epoch, step, pieces)
+                take_step(epoch, step, pieces)
                 progress(1)
                 save_if_due(epoch, step + 1)
             first_step = 0
             mean_loss = end_epoch(model, total, len(batches), epoch, accelerator)
             if steps is not None:
                 continue
-            history.append(measured(model, data, accelerator, recipe, epoch, mean_loss))
+            history.append(evaluate_epoch(model, data, accelerator, recipe, epoch, mean_loss))
             after_epoch(history[-1])
             save_if_due(epoch + 1, 0)
     if recipe.channels_last:
         model.to(memory_format=torch.contiguous_format)
     if network is not compiled:
-        accelerator.free_memory()  # the wrapper of this training, which holds a copy of the gradients
+        accelerator.free_memory()  # of the wrapper, which holds a copy of the gradients
     return history
 
 
-def measured(model: nn.Module, data: Data, accelerator: Accelerator, recipe: Recipe, epoch: int, loss: float) -> Epoch:
-    """What is known of an epoch, counted from 0, once it is done; `loss` is its mean loss."""
+def evaluate_epoch(
+    model: nn.Module, data: Data, accelerator: Accelerator, recipe: Recipe, epoch: int, loss: float
+) -> Epoch:
+    """Return the results of an epoch, counted from 0, whose mean loss is `loss`."""
     held_out = evaluate(model, data, "validation", accelerator, recipe) if data.has_validation else {}
     (name, test), *more = evaluate(model, data, "test", accelerator, recipe).items()
     return Epoch(epoch=epoch + 1, loss=loss, metric=name, test=test, validation=held_out.get(name), more=dict(more))
@@ -170,25 +180,25 @@ def measured(model: nn.Module, data: Data, accelerator: Accelerator, recipe: Rec
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: Data, split: str, accelerator: Accelerator, recipe: Recipe) -> dict[str, float]:
-    """The metrics of the samples of `test` or `validation` by name, over all processes.
+    """Return the metrics of the `test` or `validation` samples by name, over all processes.
 
     Raises:
-        UserError: there are no metrics, a count of zero, or a metric that is not finite.
+        UserError: there are no metrics, a count is zero, or a metric is not finite.
     """
     training = model.training
     model.eval()
     totals = dict[str, Tensor]()  # sum, count
     for batch in data.evaluation(split):
         with autocast(accelerator.device, recipe):
-            found = data.metrics(model, _as_trained(batch, recipe))
-        for name, (value, count) in found.items():
+            metrics = data.metrics(model, _to_channels_last(batch, recipe))
+        for name, (value, count) in metrics.items():
             if name not in totals:
                 totals[name] = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
             totals[name][0] += value if isinstance(value, int | float) else value.reshape(())
             totals[name][1] += count if isinstance(count, int | float) else count.reshape(())
-    names = list(dict.fromkeys(name for each in gather_object([list(totals)]) for name in each))
-    nothing = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # of a process without a batch
-    sums = {name: accelerator.reduce(totals.get(name, nothing), "sum").tolist() for name in names}
+    names = list(dict.fromkeys(name for process in gather_object([list(totals)]) for name in process))
+    zeros = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # of a process without a batch
+    sums = {name: accelerator.reduce(totals.get(name, zeros), "sum").tolist() for name in names}
     model.train(training)
     if not sums or any(not count for _, count in sums.values()):
         raise UserError(f"the task has no metrics of the {split} samples, or counts none of them")
@@ -197,8 +207,8 @@ def evaluate(model: nn.Module, data: Data, split: str, accelerator: Accelerator,
     return {name: value / count for name, (value, count) in sums.items()}
 
 
-def _as_trained(batch: Any, recipe: Recipe) -> Any:
-    """A batch whose images (B, C, H, W) have the strides that the recipe trains with."""
+def _to_channels_last(batch: Any, recipe: Recipe) -> Any:
+    """Return a batch whose images (B, C, H, W) have the memory format of the recipe."""
     if not recipe.channels_last:
         return batch
     return recursively_apply(
@@ -210,14 +220,13 @@ def summarize(history: list[Epoch], better: str = "higher") -> dict[str, Any]:
     """Return the results of a training on the test samples, as tables show them.
 
     Args:
-        history: the epochs.
-        better: direction of the first metric, `higher` or `lower`; the direction of others is not known.
+        history: results of the epochs.
+        better: direction of the first metric, `higher` or `lower`.
 
     Returns:
-        Values of the first metric: `test` of the last epoch; `test_best_validation` of the epoch that is best on the
-        validation split (None without one); `test_best` of the epoch that is best on the test samples, which is what
-        the paper reports. Values of each other metric at the first two of these epochs: `test/NAME` and
-        `test_best_validation/NAME`.
+        Values of the first metric: `test` at the last epoch, `test_best_validation` at the best epoch on the validation
+        split (None without one), and `test_best` at the best epoch on the test samples, which the paper reports. Values
+        of each other metric at the first two of these epochs: `test/NAME` and `test_best_validation/NAME`.
     """
     best = max if better == "higher" else min
     validated = [epoch for epoch in history if epoch["validation"] is not None]

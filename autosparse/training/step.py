@@ -1,6 +1,10 @@
-"""The parts of a training step: the optimizer and its rate, the loss as a number, the mask that is held."""
+"""The parts of the training loop: optimizer, learning rate, loss, the mask that is held, the end of an epoch."""
+
+import math
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from autosparse.errors import UserError
@@ -9,16 +13,17 @@ from autosparse.tasks.recipe import Recipe
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
 Held = list[tuple[Tensor, Tensor]]
-"""Weights, and of each of their elements the bits that stay: all or none."""
+"""Weights, each with the bits that it keeps: per element all or none."""
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """A fresh optimizer of all the model's parameters."""
+    """Return a fresh optimizer of all parameters of a model."""
     if recipe.optimizer == "adamw":
-        parameters = list(model.parameters())
+        matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+        vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
         groups = [
-            {"params": [each for each in parameters if each.dim() > 1], "weight_decay": recipe.weight_decay},
-            {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": recipe.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
         ]
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=True)
     if recipe.optimizer == "adam":
@@ -35,8 +40,8 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def number(loss: object) -> Tensor:
-    """A loss, as a scalar."""
+def check_loss(loss: object) -> Tensor:
+    """Return the loss that a task computed as a scalar."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise UserError(f"loss must return the mean loss of a batch, a tensor of one number; it returns {got}")
@@ -44,39 +49,64 @@ def number(loss: object) -> Tensor:
 
 
 def autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
-    """The context of a forward pass in the recipe's precision."""
+    """Return the context of a forward pass in the recipe's precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate from here on."""
+    """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def kept_bits(model: nn.Module, mask: Mask) -> Held:
-    """The weights of a model and what of them is held; layers that lose nothing left out.
+    """Return the weights of every layer that the mask prunes, with the bits that they keep.
 
-    The parameters themselves, not views of them: DistributedDataParallel gives a parameter new memory.
+    They are the parameters themselves, not views: DistributedDataParallel gives a parameter new memory.
     """
     kept = mask.layout.unflatten(mask.kept)
     return [
-        (weight, bits_of(weight, kept[name]))
+        # The bits have the weight's strides, so the two are combined in one pass over memory.
+        (weight, torch.empty_like(weight, dtype=_INTEGERS[weight.element_size()]).copy_(kept[name]).neg_())
         for name, weight in mask.layout.weights(model).items()
         if not kept[name].all()
     ]
 
 
-def bits_of(weight: Tensor, kept: Tensor) -> Tensor:
-    """Integers of the weight's shape: all bits are set where it is kept, none elsewhere.
-
-    They have the weight's strides, which makes the holding of one by the other a pass over memory in order.
-    """
-    return torch.empty_like(weight, dtype=_INTEGERS[weight.element_size()]).copy_(kept).neg_()
-
-
 @torch.no_grad()
 def zero_removed(held: Held) -> None:
-    """Zero what is removed, a NaN as well; `masked_fill_` does not vectorize on a CPU and takes many times as long."""
+    """Zero removed weights, NaN included; `masked_fill_` does not vectorize on a CPU and takes many times as long."""
     for weight, bits in held:
         weight.view(bits.dtype).bitwise_and_(bits)
+
+
+def end_epoch(model: nn.Module, total: Tensor, steps: int, epoch: int, accelerator: Accelerator) -> float:
+    """Make the buffers of all processes equal, since batch norm has seen other samples in each of them.
+
+    Args:
+        model: the model, not its wrapper; its buffers become those of the main process.
+        total: sum of this process's losses, float32 (); reset to 0.
+        steps: number of steps in the epoch.
+        epoch: number of the epoch, from 0.
+        accelerator: the accelerator of this process.
+
+    Returns:
+        The mean loss over the main process's part of the batches.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    everywhere = accelerator.reduce(total, "sum").item()
+    if not math.isfinite(everywhere):
+        raise UserError(f"the loss is {everywhere} in epoch {epoch + 1} ({_first_not_finite(model)})")
+    mean = broadcast(total).item() / steps
+    total.zero_()
+    broadcast(list(model.buffers()))
+    return mean
+
+
+def _first_not_finite(model: nn.Module) -> str:
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            return f"first layer that is not finite: {name}"
+    return "all weights are finite: the inputs or the learning rate are at fault"

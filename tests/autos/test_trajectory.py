@@ -27,11 +27,11 @@ from autosparse.config import FitConfig
 from autosparse.criteria import Scoring, select
 from autosparse.criteria.dataflow import dataflow
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.data import load
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.store import TripleStore, order
 from autosparse.tasks import Data
+from autosparse.tasks.arrays import load
 from autosparse.training import Checkpoint
 from tests.models import digits
 
@@ -225,7 +225,7 @@ def test_from_the_command_line(
 def test_a_store_of_other_data_is_refused(
     script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autosparse.data.sources.fingerprint", lambda name, root=None: "0000")
+    monkeypatch.setattr("autosparse.tasks.arrays.fingerprint", lambda name, root=None: "0000")
     assert script("autos", "--runs", irp_run, "--rounds", "2", "--output", tmp_path) == 2
     assert "is of other digits data than are here" in capsys.readouterr().err
 

@@ -242,7 +242,7 @@ def test_what_is_complete_is_known_so_without_its_data(
     script: Script, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished / "irp" / RUN, tmp_path / "irp" / RUN)
-    monkeypatch.setattr("autosparse.data.sources.absent", lambda name, root=None: "it is elsewhere")
+    monkeypatch.setattr("autosparse.tasks.arrays.absent", lambda name, root=None: "it is elsewhere")
     assert script("irp", *SMALL_IRP, "--output", tmp_path) == 0
     assert "1 complete, 0 to run" in capsys.readouterr().err
     assert script("irp", *SMALL_IRP[:-1], "3", "--output", tmp_path) == 2  # a difference is seen all the same

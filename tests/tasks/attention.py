@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from autosparse import Task
-from autosparse.data import load
+from autosparse.tasks.arrays import load
 from autosparse.tasks.base import Split
 from autosparse.training import Recipe
 from tests.models import GPT, ViT

@@ -10,11 +10,11 @@ from torch import nn
 from autosparse.cluster import process
 from autosparse.criteria import Scoring, select
 from autosparse.criteria.erk import RandomERK, erk_counts
-from autosparse.data import Images, load
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data
+from autosparse.tasks.arrays import ImageArrays, load
 from autosparse.training import Checkpoint, Recipe, train
-from autosparse.training.dynamic import Changing, GradualMagnitude, RigL
+from autosparse.training.dynamic import GradualMagnitude, MaskUpdateCallback, RigL
 from tests.models import digits
 from tests.training.test_loop import StoppedError, fresh
 from tests.world import world
@@ -22,7 +22,7 @@ from tests.world import world
 RECIPE = Recipe(2, "nesterov", 0.05, batch_size=128)  # 22 steps
 
 
-def rival(name: str, model: nn.Module) -> Changing:
+def rival(name: str, model: nn.Module) -> MaskUpdateCallback:
     k = Layout.of(model).size // 10
     return GradualMagnitude(k, 20, every=3) if name == "gmp" else RigL(20, every=3)
 
@@ -37,9 +37,9 @@ def test_the_schedule_is_the_papers_at_its_ends_and_between() -> None:
     gradual = GradualMagnitude(100, 1000)
     assert (gradual.begin, gradual.end) == (100, 700)
     assert [gradual.kept_at(step, 1100) for step in (100, 400, 700)] == [1100, 225, 100]
-    assert RigL(1000).share(0) == pytest.approx(0.3)
-    assert RigL(1000).share(375) == pytest.approx(0.15)
-    assert RigL(1000).share(750) == 0.0
+    assert RigL(1000).fraction(0) == pytest.approx(0.3)
+    assert RigL(1000).fraction(375) == pytest.approx(0.15)
+    assert RigL(1000).fraction(750) == 0.0
 
 
 def test_an_update_of_rigl_by_hand() -> None:
@@ -82,7 +82,7 @@ def test_counts_are_exact(name: str, model: nn.Module, data: Data, accelerator: 
 @pytest.mark.parametrize("name", ["gmp", "rigl"])
 @pytest.mark.parametrize("stop", [1, 6, 11, 19])
 def test_a_stopped_training_ends_with_the_same_bits(
-    name: str, stop: int, images: Images, data: Data, accelerator: Accelerator, tmp_path: Path
+    name: str, stop: int, images: ImageArrays, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, optimizer="adam", learning_rate=1e-3)
     told, found = 0, []

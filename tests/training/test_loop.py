@@ -13,10 +13,10 @@ from autosparse import networks
 from autosparse.autos.lookup import has_compiler
 from autosparse.criteria import Scoring
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.data import Images
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data
+from autosparse.tasks.arrays import ImageArrays
 from autosparse.training import Checkpoint, Recipe, evaluate, summarize, train
 from autosparse.training.step import kept_bits, make_optimizer, zero_removed
 from tests.models import digits
@@ -33,7 +33,7 @@ def sparse(model: nn.Module, density: float = 0.2) -> Mask:
     return Mask(layout, torch.rand(layout.size, generator=torch.Generator().manual_seed(0)) < density)
 
 
-def fresh(kind: str, images: Images) -> nn.Module:
+def fresh(kind: str, images: ImageArrays) -> nn.Module:
     if kind == "lenet":
         return networks.build("lenet-300-100", images.shape, images.classes, seed=0)
     torch.manual_seed(0)
@@ -62,7 +62,7 @@ def test_removed_weights_are_exactly_zero_after_every_step(
     assert (mask.layout.flatten(mask.layout.weights(model)) != start)[mask.kept].float().mean() > 0.9
 
 
-def test_training_learns_and_is_a_function_of_the_seed(images: Images, accelerator: Accelerator) -> None:
+def test_training_learns_and_is_a_function_of_the_seed(images: ImageArrays, accelerator: Accelerator) -> None:
     data = digits(validation=0.0)
     results = []
     for seed in (0, 0, 1):
@@ -87,7 +87,7 @@ def test_the_global_generator_is_left_alone(model: nn.Module, data: Data, accele
 @pytest.mark.parametrize("kind", ["lenet", "convolutional", "deep"])
 @pytest.mark.parametrize("stop", [1, 7, 10, 11, 20])
 def test_a_stopped_training_ends_with_the_same_bits(
-    kind: str, stop: int, images: Images, data: Data, accelerator: Accelerator, tmp_path: Path
+    kind: str, stop: int, images: ImageArrays, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, optimizer="adam", learning_rate=1e-3, augment=True, channels_last=kind == "deep")
     whole = fresh(kind, images)
@@ -159,7 +159,7 @@ def test_a_loss_that_is_no_number_names_epoch_and_layer(model: nn.Module, data: 
         train(model, Mask.full(Layout.of(model)), data, recipe, accelerator)
 
 
-def test_bf16_comes_near_float32(images: Images, data: Data, accelerator: Accelerator) -> None:
+def test_bf16_comes_near_float32(images: ImageArrays, data: Data, accelerator: Accelerator) -> None:
     histories = []
     for precision in ("float32", "bf16"):
         model = fresh("lenet", images)
@@ -171,7 +171,7 @@ def test_bf16_comes_near_float32(images: Images, data: Data, accelerator: Accele
 
 @pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
 def test_channels_last_changes_the_memory_and_nothing_else(
-    optimizer: str, images: Images, data: Data, accelerator: Accelerator
+    optimizer: str, images: ImageArrays, data: Data, accelerator: Accelerator
 ) -> None:
     recipe = replace(RECIPE, optimizer=optimizer, learning_rate=1e-3)
     plain, model = fresh("deep", images), fresh("deep", images)
@@ -196,7 +196,9 @@ def test_channels_last_changes_the_memory_and_nothing_else(
 
 
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
-def test_a_network_is_compiled_once_for_all_its_trainings(images: Images, data: Data, accelerator: Accelerator) -> None:
+def test_a_network_is_compiled_once_for_all_its_trainings(
+    images: ImageArrays, data: Data, accelerator: Accelerator
+) -> None:
     recipe = replace(RECIPE, learning_rate=0.02, channels_last=True)
     plain, model = fresh("deep", images), fresh("deep", images)
     plain[-2], model[-2] = nn.Identity(), nn.Identity()  # dropout draws other numbers where it is compiled
@@ -212,7 +214,9 @@ def test_a_network_is_compiled_once_for_all_its_trainings(images: Images, data: 
     assert counters["stats"]["unique_graphs"] == before
 
 
-def test_evaluate_counts_the_images(model: nn.Module, data: Data, images: Images, accelerator: Accelerator) -> None:
+def test_evaluate_counts_the_images(
+    model: nn.Module, data: Data, images: ImageArrays, accelerator: Accelerator
+) -> None:
     x = torch.cat([x for x, _ in data.evaluation("test")])
     expected = (model(x).argmax(1).numpy() == images.y_test).mean()
     assert evaluate(model, data, "test", accelerator, RECIPE) == {"accuracy": pytest.approx(expected)}

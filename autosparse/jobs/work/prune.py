@@ -31,7 +31,7 @@ from autosparse.pruning import Mask
 from autosparse.pruning.schedule import keep_count
 from autosparse.tasks import Data, Images
 from autosparse.training import Checkpoint, Epoch, summarize, train
-from autosparse.training.dynamic import Changing, GradualMagnitude, RigL
+from autosparse.training.dynamic import GradualMagnitude, MaskUpdateCallback, RigL
 
 _TOLD = ("network", "dataset", "criterion", "iterations", "seed")  # of a run that labels came from
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def run(job: PruneRun, accelerator: Accelerator) -> None:
     checkpoint.remove()
 
 
-def _changing(job: PruneRun, full: Mask, steps: int) -> Changing | None:
+def _changing(job: PruneRun, full: Mask, steps: int) -> MaskUpdateCallback | None:
     """What changes the mask in the course of the training, if anything does."""
     match job.config.criterion:
         case "gmp":

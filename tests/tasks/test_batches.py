@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autosparse.data.images import crop_and_flip
 from autosparse.errors import UserError
 from autosparse.tasks import Data
+from autosparse.tasks.image_set import crop_and_flip
 from tests.models import digits
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from autosparse.data import DATASETS, load, sources
 from autosparse.errors import UserError
+from autosparse.tasks import arrays
+from autosparse.tasks.arrays import DATASETS, load
 
 
 def save(path: Path, **changes: np.ndarray) -> None:
@@ -32,7 +33,7 @@ def test_packaged_sets() -> None:
 
 def test_an_npz_is_taken_as_it_is(tmp_path: Path) -> None:
     save(tmp_path / "cifar10.npz")
-    assert sources.fetch("cifar10", tmp_path) == tmp_path / "cifar10.npz"
+    assert arrays.fetch("cifar10", tmp_path) == tmp_path / "cifar10.npz"
     assert load("cifar10", tmp_path).shape == (3, 32, 32)
 
 
@@ -42,13 +43,13 @@ def test_a_derived_set_is_read_from_the_file_of_another(tmp_path: Path) -> None:
     x = np.zeros((6, 32, 32, 3), np.uint8)
     x[1, :2, 2:4, 2] = [[255, 255], [254, 254]]
     save(tmp_path / "cifar10.npz", x_train=x)
-    assert sources.fetch("cifar10-16", tmp_path) == tmp_path / "cifar10.npz"
+    assert arrays.fetch("cifar10-16", tmp_path) == tmp_path / "cifar10.npz"
     images = load("cifar10-16", tmp_path)
     assert images.shape == (3, 16, 16)
     assert images.x_train.nonzero() == ([1], [2], [0], [1])
     assert images.x_train.max() == 255  # 254.5
     assert len(images.x_test) == 2
-    assert sources.fingerprint("cifar10-16", tmp_path) == sources.fingerprint("cifar10", tmp_path)
+    assert arrays.fingerprint("cifar10-16", tmp_path) == arrays.fingerprint("cifar10", tmp_path)
 
 
 def test_the_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +69,7 @@ def test_a_download_shows_a_bar_in_a_terminal_alone(
 
     monkeypatch.setattr("torchvision.datasets.MNIST", download)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    assert sources.fetch("mnist", tmp_path)
+    assert arrays.fetch("mnist", tmp_path)
     assert ("3/3" in capsys.readouterr().err) == terminal
 
 
@@ -76,7 +77,7 @@ def test_what_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"autosparse data --dataset cifar100 --data-root"):
         load("cifar100", tmp_path)
     with pytest.raises(UserError, match=r"tiny-imagenet-200\.zip"):
-        sources.fetch("tiny-imagenet", tmp_path)
+        arrays.fetch("tiny-imagenet", tmp_path)
 
 
 def test_unknown_names_list_the_valid_ones() -> None:
@@ -112,7 +113,7 @@ def test_tiny_imagenet_from_its_folder(tmp_path: Path) -> None:
         Image.new("RGB", (64, 64), (label, 0, 9)).save(root / "train" / name / "images" / "a.png")
         Image.new("L", (64, 64), label).save(root / "val" / "images" / f"{name}.png")  # some are grey
     (root / "val" / "val_annotations.txt").write_text("n02.png\tn02\t0\t0\t1\t1\nn01.png\tn01\t0\t0\t1\t1\n")
-    images = load("tiny-imagenet", Path(str(sources.fetch("tiny-imagenet", tmp_path))).parent)
+    images = load("tiny-imagenet", Path(str(arrays.fetch("tiny-imagenet", tmp_path))).parent)
     assert images.shape == (3, 64, 64)
     assert images.y_train.tolist() == [0, 1]
     assert images.y_test.tolist() == [1, 0]

