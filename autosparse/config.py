@@ -7,7 +7,7 @@ import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import tyro
 
 from autosparse.errors import UserError, unknown
-from autosparse.options import plain
 from autosparse.sizes import parse_size
 
 OneShot = Literal["random", "magnitude", "snip", "grasp"]
@@ -56,8 +55,7 @@ Tracker = Literal["tensorboard", "wandb", "mlflow"]
 """What can be told of a run while it works, where it is installed."""
 
 NO_IDENTITY: Mapping[str, Any] = {"identity": False}
-"""Metadata of a field that says where or how fast, or is resolved into another: two runs that differ in it are one.
-With a name in place of False, the field is part of the identity under that name."""
+"""Metadata of an option that says how or where a run works, or that another value of the identity is derived from."""
 
 
 @dataclass(frozen=True)
@@ -269,36 +267,6 @@ def is_folder(criterion: str | Path) -> bool:
 def folder_of(criterion: str | Path) -> Path:
     """Where an AutoS that is a criterion is saved."""
     return _SHIPPED.get(str(criterion), Path(criterion))
-
-
-def settings(config: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass that are part of a run's identity, as values of YAML by name.
-
-    Those of nested dataclasses are flattened, except for a task's field `recipe`, which its setting resolves.
-    """
-    found: dict[str, Any] = {}
-    for each in fields(config):
-        value = getattr(config, each.name)
-        if key := each.metadata.get("identity", each.name):
-            found |= _settings(key, value)
-    return found
-
-
-def defaults(kind: type[Any]) -> dict[str, Any]:
-    """The settings of a dataclass that have a default, by name."""
-    found: dict[str, Any] = {}
-    for each in fields(kind):
-        # by type: a class that was pickled by its value has a MISSING of its own
-        value = each.default_factory() if callable(each.default_factory) else each.default
-        if not isinstance(value, type(MISSING)) and (key := each.metadata.get("identity", each.name)):
-            found |= _settings(key, value)
-    return found
-
-
-def _settings(key: str, value: Any) -> dict[str, Any]:
-    if not is_dataclass(value):
-        return {key: plain(value)}
-    return {key: settings(value)} if key == "recipe" else settings(value)
 
 
 @functools.cache

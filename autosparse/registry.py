@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import pickle
 import sys
 import zlib
 from collections.abc import Mapping
@@ -37,6 +38,18 @@ def resolve(name: str, kind: str, builtin: Mapping[str, str]) -> Any:
     except AttributeError:
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
         raise unknown(f"{kind} in {where}:", what, own) from None
+
+
+def rebuild(files: Mapping[Path, bytes], name: str, fields: bytes) -> Any:
+    """Make an object from a pickle in another process, with the user's files as they were in this one.
+
+    Args:
+        files: contents of the user's files.
+        name: name of the object's class.
+        fields: pickled arguments of the class by name.
+    """
+    FILES.update(files)
+    return resolve(name, "class", {})(**pickle.loads(fields))
 
 
 def is_path(name: str) -> bool:

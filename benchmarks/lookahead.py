@@ -20,7 +20,7 @@ from autosparse.config import IRPConfig, Probed
 from autosparse.criteria import select
 from autosparse.criteria.loss import loss_of
 from autosparse.criteria.scored import Scored
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.base import Setting
 from autosparse.lookahead import Probe, RecipeLearner
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count

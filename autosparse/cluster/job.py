@@ -3,13 +3,12 @@
 import sysconfig
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autosparse.config import defaults, settings
 from autosparse.errors import UserError, refused
 from autosparse.files import read_record
+from autosparse.options import option_values
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,17 +45,17 @@ class Job(ABC):
     def absent(self) -> str | None:
         """Which data are missing on this machine, in one line.
 
-        Only machines that run the job need them; without them, `derived` leaves out what depends on them.
+        Only machines that run the job need them; without them, `identity` leaves out what depends on them.
         """
         return None
 
-    def derived(self) -> dict[str, Any]:
-        """What decides the run beside its fields, as values of YAML: digests of its inputs, what fields resolve to."""
-        return {}
-
     def identity(self) -> dict[str, Any]:
-        """The resolved configuration, which `config.yaml` holds; two runs with the same one are the same run."""
-        return {"kind": self.kind, **settings(self), **self.derived()}
+        """Return what makes this run the run it is, which `config.yaml` holds, as values of YAML.
+
+        The options that are not marked with `NO_IDENTITY`; subclasses add digests of inputs and the values
+        that options resolve to.
+        """
+        return {"kind": self.kind, **option_values(self, identity=True)}
 
     def options(self) -> dict[str, Any]:
         """The options of the command line that ask for this very run, which `config.yaml` says, too."""
@@ -65,11 +64,6 @@ class Job(ABC):
     def sources(self) -> list[Path]:
         """Files of the user's that the run computes with; copied into its folder."""
         return []
-
-    @classmethod
-    def defaults(cls) -> Mapping[str, Any]:
-        """Values of the options that a `config.yaml` does not name because it was written before they existed."""
-        return defaults(cls)
 
     @abstractmethod
     def is_complete(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from autosparse.cluster.resources import Resources, spelled
 from autosparse.command import parse
 from autosparse.errors import UserError
-from autosparse.options import texts, typed
+from autosparse.options import OptionsFile
 
 VARIABLE = "AUTOSPARSE_SLURM"
 EXAMPLES = Path(__file__).parents[2] / "slurm" / "profiles"
@@ -46,17 +46,13 @@ def _find() -> Path | None:
 
 
 def _read(path: Path) -> Resources:
-    """A profile, read as the command line would be."""
+    """Return the resources of a profile."""
     valid = [spelled(each.name) for each in fields(Resources) if each.name not in _PER_COMMAND]
-    words: list[str] = []
-    for name, value in typed(path).items():
+    for name in OptionsFile.read(path).texts:
         if name not in valid:
             raise UserError(f"{path}: unknown key {name!r}; valid: {', '.join(valid)}")
-        said = texts(path, name, value)
-        if name == "log-dir":
-            said = [os.path.expanduser(text) for text in said]
-        words += [f"--{name}", *(text.lstrip("-") if name == "slurm" else text for text in said)] if said else []
     try:
-        return parse(Resources, words)
+        found = parse(Resources, ["--config", str(path)])
     except SystemExit:  # the value that is wrong has been named, with what is valid
         raise UserError(f"{path} has a value that does not fit, see above") from None
+    return replace(found, log_dir=found.log_dir and found.log_dir.expanduser())

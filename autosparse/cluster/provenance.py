@@ -84,7 +84,7 @@ def write_config(job: Job) -> None:
 def config_difference(job: Job, submitted: dict[str, Any] | None = None) -> str | None:
     """Return how the configuration of the run in the job's folder differs from the job's; None if it does not.
 
-    A key that a configuration lacks has its default. A run that failed before it had any output has no configuration.
+    A run that failed before it had any output has no configuration.
     Keys that depend on the data are compared only on a machine that has the data.
 
     Args:
@@ -94,8 +94,7 @@ def config_difference(job: Job, submitted: dict[str, Any] | None = None) -> str 
     folder = job.folder
     if submitted is None and not ((folder / "config.yaml").is_file() and _has_output(job)):
         return None
-    config = read_config(folder) if submitted is None else submitted
-    there, asked = (_filled(each, job.defaults()) for each in (config, job.identity()))
+    there, asked = read_config(folder) if submitted is None else submitted, job.identity()
     told_there = [] if job.absent() else [key for key in there if key not in (FILES, options.SECTION)]
     for key in [*asked, *told_there]:
         if there.get(key) != asked.get(key):
@@ -111,16 +110,6 @@ def _told(key: str, there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     if key.endswith("code"):
         return f"another file of the {key.removesuffix('code').rstrip('_') or 'task'}, of which a copy is in its folder"
     return f"{key} = {one}, asked for is {other}"
-
-
-def _filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with the defaults of what it does not say, also inside of it."""
-    inner = {
-        key: {**defaults[key], **value}
-        for key, value in config.items()
-        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
-    }
-    return {**defaults, **config, **inner}
 
 
 def _has_output(job: Job) -> bool:

@@ -1,10 +1,15 @@
 """A network pruned at initialization and trained."""
 
+import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from autosparse import registry
+from autosparse.cluster import provenance
+from autosparse.cluster.progress import progress
 from autosparse.config import (
     AHEAD,
     CRITERIA,
@@ -17,17 +22,29 @@ from autosparse.config import (
     is_folder,
 )
 from autosparse.errors import UserError, unknown
-from autosparse.files import is_json
-from autosparse.jobs.setting import TrainingRun
+from autosparse.files import is_json, read_json, write_json
+from autosparse.jobs.base import TrainingRun
+from autosparse.jobs.tracking import epoch_values, tracking
+from autosparse.metrics import described
+from autosparse.options import option_values
+from autosparse.pruning.schedule import keep_count
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import nn
 
+    from autosparse.criteria import Criterion, Targeted
+    from autosparse.pruning import Mask
+    from autosparse.tasks import Data
     from autosparse.tasks.recipe import Recipe
+    from autosparse.training import Epoch
+    from autosparse.training.dynamic import Changing
 
+_LABEL_KEYS = ("network", "dataset", "criterion", "iterations", "seed")  # what a result says of a run of labels
 RESULT, MASK = "result.json", "mask.safetensors"
 NOT_INVERTED = ("random-erk", "npb", "npb-tiny-imagenet", "force")
 """Criteria that choose layer by layer, or weights that may come back: their scores have no order to invert."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +74,7 @@ class PruneRun(TrainingRun):
             names = [*SHIPPED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic)]
             raise unknown("criterion", c.criterion, [*names, "the folder of a saved AutoS", "FILE.py:FUNCTION"])
         if self.own:
-            self._found()
+            self._function()
         super().check()
         if self.learned and not self.missing():
             from autosparse.autos import AutoSCriterion
@@ -124,14 +141,14 @@ class PruneRun(TrainingRun):
             return str(error)
         return None
 
-    def derived(self) -> dict[str, Any]:
-        own = {"criterion_code": registry.digest_of(self._found())} if self.own else {}
-        return {**super().derived(), "criterion": self.label, "autos": self._fingerprint(), **own}
+    def identity(self) -> dict[str, Any]:
+        code = {"criterion_code": registry.digest_of(self._function())} if self.own else {}
+        return {**super().identity(), "criterion": self.label, "autos": self._fingerprint(), **code}
 
     def sources(self) -> list[Path]:
-        return super().sources() + ([registry.source_of(self._found())] if self.own else [])
+        return super().sources() + ([registry.source_of(self._function())] if self.own else [])
 
-    def _found(self) -> Any:
+    def _function(self) -> Any:
         return registry.resolve(self.config.criterion, "criterion", {})
 
     def _fingerprint(self) -> str | None:
@@ -146,6 +163,172 @@ class PruneRun(TrainingRun):
         return is_json(self.folder / RESULT) and (self.folder / MASK).is_file()
 
     def run(self, accelerator: "Accelerator") -> None:
-        from autosparse.jobs.work import prune
+        from autosparse.jobs.sanity import reinitialized
+        from autosparse.pruning import Mask
+        from autosparse.training import Checkpoint, summarize, train
 
-        prune.run(self, accelerator)
+        config, main = self.config, accelerator.is_main_process
+        model, data = self.setting.make(config.seed, accelerator)
+        recipe = self.make_recipe()
+        steps = len(data.training(recipe.batch_size)) * recipe.epochs
+        start = time.perf_counter()
+        full = Mask.full(self.setting.layout(model), accelerator.device)
+        dynamic = self._dynamic(full, steps)
+        criterion = self._criterion()
+        rounds, ahead = self._ahead(criterion, steps // config.trainings)
+        with (
+            progress(self.folder, rounds * ahead + steps, self.label, main) as bar,
+            tracking(self.track, self.folder, self.identity(), main) as tracked,
+        ):
+
+            def after_epoch(epoch: "Epoch") -> None:
+                bar.tell(epoch["epoch"], recipe.epochs, epoch["metric"], epoch["test"])
+                tracked.log("epoch", epoch["epoch"], epoch_values(epoch, recipe.rate(epoch["epoch"] - 1)))
+
+            mask = self._mask(criterion, rounds, ahead, full, model, data, accelerator, bar.update)
+            masked = time.perf_counter()
+            if config.sanity == "reinitialized":
+                model = self.setting.make_model(reinitialized(config.seed), accelerator)
+            checkpoint = Checkpoint(self.folder / "checkpoint.pt", "train", write=main)
+            history = train(
+                model,
+                mask,
+                data,
+                recipe,
+                accelerator,
+                seed=config.seed,
+                resume=checkpoint,
+                progress=bar.update,
+                after_epoch=after_epoch,
+                callback=dynamic,
+            )
+        if dynamic:
+            mask = dynamic.mask
+            if main:
+                mask.save(self.folder / MASK)
+        result = {
+            **self.identity(),
+            "criterion_kind": "autos" if self.learned else self.label,
+            "labels_from": [{key: run.get(key) for key in _LABEL_KEYS} for run in self._label_runs()],
+            "same_initialization": self._same_initialization(),
+            "cost": config.trainings * (1 + rounds * ahead / steps),  # in full training runs
+            "ahead": {"rounds": rounds, "steps": ahead},
+            "kept": mask.count,
+            "parameters": mask.layout.size,
+            "density": mask.density,
+            "layer_densities": mask.layer_densities(),
+            "empty_layers": mask.empty_layers(),
+            **summarize(history, data.better),
+            "history": history,
+            "seconds": {"mask": masked - start, "train": time.perf_counter() - masked},
+            "versions": provenance.versions(),
+        }
+        metric = described(result["metric"], result["test"])
+        log.info("%s at %g%%, seed %d: %s", self.label, 100 * config.sparsity, config.seed, metric)
+        if main:
+            write_json(self.folder / RESULT, result)
+        accelerator.wait_for_everyone()
+        checkpoint.remove()
+
+    def _dynamic(self, full: "Mask", steps: int) -> "Changing | None":
+        """Return what changes the mask during a training of so many steps; None for other criteria."""
+        from autosparse.training.dynamic import GradualMagnitude, RigL
+
+        match self.config.criterion:
+            case "gmp":
+                return GradualMagnitude(keep_count(1.0 - self.config.sparsity, full.layout.size), steps)
+            case "rigl":
+                return RigL(steps)
+        return None
+
+    def _criterion(self) -> "Criterion | Targeted | None":
+        from autosparse.api import find_criterion
+
+        config = self.config
+        return None if self.dynamic else find_criterion(config.criterion, config.seed, config.rounds, config.batch_norm)
+
+    def _ahead(self, criterion: "Criterion | Targeted | None", training: int) -> tuple[int, int]:
+        """Return the rounds in which a criterion looks ahead and the steps of each; 0 and 0 if it does not.
+
+        Args:
+            criterion: the criterion.
+            training: number of steps of one training, which all rounds have together by default.
+        """
+        from autosparse.autos import AutoSCriterion
+        from autosparse.criteria.rounds import Rounds
+
+        if isinstance(criterion, AutoSCriterion) and criterion.looks_ahead:
+            rounds = criterion.number_of_rounds
+        elif isinstance(criterion, Rounds) and self.config.criterion in LOOK_AHEAD:
+            rounds = criterion.rounds
+        else:
+            return 0, 0
+        return rounds, self.config.steps or max(1, training // rounds)
+
+    def _mask(
+        self,
+        criterion: "Criterion | Targeted | None",
+        rounds: int,
+        ahead: int,
+        full: "Mask",
+        model: "nn.Module",
+        data: "Data",
+        accelerator: "Accelerator",
+        progress: Callable[[int], object],
+    ) -> "Mask":
+        """Return the mask to train with, chosen once: a resumed run, and every process, reads the saved mask."""
+        from accelerate.utils import broadcast_object_list
+
+        from autosparse.criteria import select
+        from autosparse.criteria.erk import RandomERK
+        from autosparse.criteria.loss import loss_of
+        from autosparse.criteria.scored import Scored
+        from autosparse.jobs.sanity import inverted, shuffled
+        from autosparse.lookahead import RecipeLearner
+        from autosparse.pruning import Mask
+
+        config = self.config
+        k = keep_count(1.0 - config.sparsity, full.layout.size)
+        if config.criterion == "rigl":  # The saved mask is that of the end.
+            return select(RandomERK(config.seed), model, full, (), k)
+        if criterion is None:
+            return full
+        path = self.folder / MASK
+        learner = None
+        if rounds:
+            recipe = self.setting.make_recipe()
+            learner = RecipeLearner(data, recipe, accelerator, ahead, config.seed, self.folder, progress)
+        # One process looks: on a network file system another one may not see the file yet.
+        if broadcast_object_list([accelerator.is_main_process and path.is_file()])[0]:
+            progress(rounds * ahead)
+        else:
+            scoring = data.scoring(limit=self.setting.grad_batches)
+            batches = Scored(scoring, loss_of(scoring), learner=learner)
+            mask = select(inverted(criterion, k) if config.sanity == "inverted" else criterion, model, full, batches, k)
+            if config.sanity == "shuffled":
+                mask = shuffled(mask, config.seed)
+            if accelerator.is_main_process:
+                mask.save(path)
+            accelerator.wait_for_everyone()
+        if learner:
+            learner.forget()
+        return Mask.load(path).to(accelerator.device)
+
+    def _label_runs(self) -> list[dict[str, Any]]:
+        """Return the runs whose labels the criterion was fitted to; none if it is not learned."""
+        from autosparse.autos.autos import CARD
+
+        return read_json(self.saved / CARD)["card"]["runs"] if self.learned else []
+
+    def _same_initialization(self) -> bool:
+        """Return True if labels came from the same initial weights that are pruned here.
+
+        The initial weights of images are the same on other data. For other tasks, any field may decide them.
+        """
+        from autosparse.tasks import Images
+
+        task = self.setting.task
+        wanted = {"network": task.network, "seed": self.config.seed}
+        if type(task) is not Images:
+            wanted |= {"task": self.setting.task_name, **option_values(task, identity=True)}
+        return any({key: run.get(key) for key in wanted} == wanted for run in self._label_runs())

@@ -10,7 +10,7 @@ from typing import Any
 
 from autosparse.config import PRETRAINED_AHEAD, Sanity
 from autosparse.jobs import IRPRun
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.base import Setting
 from autosparse.study.charts import AT_START
 from autosparse.study.costs import AtCost, SideBySide, iterative
 from autosparse.study.parts import Method, Part

@@ -56,7 +56,7 @@ def test_a_run_is_one_jobs_and_goes_on_from_the_step_where_it_was_stopped(
     os.kill(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode == 130
-    assert (tmp_path / "said").read_text().endswith("error: interrupted; the same command goes on from here\n")
+    assert (tmp_path / "said").read_text().endswith("error: interrupted; the same command resumes\n")
     folder = tmp_path / "irp" / RUN
     status = json.loads((folder / "status.json").read_text())
     assert (status["state"], status["why"]) == ("interrupted", "SIGINT")

@@ -25,7 +25,7 @@ from autosparse.config import (
 from autosparse.criteria import Targeted, make_criterion
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, PruneRun
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.base import Setting
 from autosparse.store.order import Order, part_indices
 from autosparse.tasks import Images
 from autosparse.training import Recipe
@@ -49,37 +49,28 @@ def test_the_configuration_is_resolved() -> None:
     assert "output" not in one
 
 
-def test_an_option_at_its_default_is_no_part_of_the_identity(tmp_path: Path) -> None:
+def test_config_names_the_option_that_differs(tmp_path: Path) -> None:
     run = IRPRun(setting=DIGITS, output=tmp_path)
     write_config(run)
     (run.folder / "history.json").write_text("[]")  # there is output
-    path = run.folder / "config.yaml"
-    config = yaml.safe_load(path.read_text())
-    assert config.pop("options") == run.options()  # which are no part of it either
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert config.pop("options") == run.options()  # which are not part of the identity
     assert config == run.identity()
-    del config["rewind_epoch"], config["recipe"]["channels_last"]  # as if from before there was a choice
-    path.write_text(yaml.safe_dump(config, explicit_end=True))
     assert config_difference(run) is None
-    later = replace(run, setting=replace(DIGITS, channels_last=True))
-    assert "is a run with channels_last = False, asked for is True" in (config_difference(later) or "")
-    config["rewind_epoch"] = 1
-    path.write_text(yaml.safe_dump(config, explicit_end=True))
-    assert "is a run with rewind_epoch = 1, asked for is 0" in (config_difference(run) or "")
+    nested = replace(run, setting=replace(DIGITS, channels_last=True))
+    assert "is a run with channels_last = False, asked for is True" in (config_difference(nested) or "")
+    rewound = replace(run, config=IRPConfig(rewind_epoch=1))
+    assert "_rewind1_" in rewound.folder.name
+    difference = config_difference(run, submitted=rewound.identity())
+    assert "is a run with rewind_epoch = 1, asked for is 0" in (difference or "")
 
 
-def test_the_mode_of_batch_norm_is_part_of_a_run_where_the_criterion_has_one(tmp_path: Path) -> None:
+def test_batch_norm_is_part_of_a_run_where_the_criterion_has_a_mode(tmp_path: Path) -> None:
     run = PruneRun(setting=DIGITS, output=tmp_path, config=PruneConfig(criterion="grasp"))
     other = replace(run, config=replace(run.config, batch_norm="running"))
     assert (run.label, other.label) == ("grasp", "grasp-running")
     assert other.folder.name == "lenet-300-100_digits_grasp-running_95_s0"
     assert other.identity()["batch_norm"] == "running"
-    write_config(run)
-    (run.folder / "result.json").write_text("{}")
-    path = run.folder / "config.yaml"
-    path.write_text(
-        yaml.safe_dump({k: v for k, v in run.identity().items() if k != "batch_norm"}, explicit_end=True)
-    )  # from before
-    assert config_difference(run) is None
     other.check()
     for criterion in ("synflow", PRETRAINED, "runs/autos/mine", "mine.py:mine"):
         with pytest.raises(UserError, match=f"^{criterion} has no batch norm of mode running; snip, .* have$"):

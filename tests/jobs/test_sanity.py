@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from autosparse.criteria import select
 from autosparse.criteria.magnitude import magnitude
 from autosparse.criteria.rounds import Rounds
-from autosparse.jobs.work.sanity import inverted, reinitialized, shuffled
+from autosparse.jobs.sanity import inverted, reinitialized, shuffled
 from autosparse.pruning import Layout, Mask, keep_top
 
 Batches = Iterable[tuple[Tensor, Tensor]]
