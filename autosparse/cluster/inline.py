@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from autosparse.cluster import provenance
 from autosparse.cluster.attempt import Attempt
 from autosparse.cluster.job import describe
 from autosparse.cluster.outcome import Failure, say
@@ -11,6 +12,7 @@ from autosparse.cluster.stage import Stage, blocked
 
 def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
     """Run the jobs of the stages, heads first; returns those that failed and those that waited for them."""
+    provenance.write_plan(job for stage in stages for job in stage.jobs)
     failures, failed, number = list[Failure](), set[str](), 0
     total = sum(len(stage.jobs) for stage in stages)
     for stage in stages:

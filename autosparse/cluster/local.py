@@ -35,6 +35,7 @@ def run(stages: Sequence[Stage], resources: Resources, root: Path) -> list[Failu
     at_once = min(resources.local_jobs(), total)
     gpus, there = resources.local_gpus(), _visible_gpus()
     logs.prune(root, "local", _Processes())
+    provenance.write_plan(job for stage in stages for job in stage.jobs)
     free = list(range(at_once))
     waiting = {stage.name: list(stage.jobs) for stage in stages}
     left = {stage.name: len(stage.jobs) for stage in stages}

@@ -5,7 +5,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,13 @@ def write_submission(job: Job, job_id: str | None, log: str | None) -> None:
     """Write `job.json`: the command that asks for the run, its configuration and, on Slurm, the job's id and log."""
     said = {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log and str(log)}
     write_json(job.folder / "job.json", {**said, "config": None if job.missing() else job.identity()})
+
+
+def write_plan(jobs: Iterable[Job]) -> None:
+    """Write `job.json` of jobs outside of Slurm before the first of them starts, so that `runs` counts them all."""
+    for job in jobs:
+        with suppress(OSError):  # The run itself reports it.
+            write_submission(job, None, None)
 
 
 def write_status(folder: Path, state: str, job_id: str | None, **more: Any) -> None:

@@ -59,9 +59,6 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
         show(runnable, resources, root)
     else:
         _mend_status(complete)
-        for job in todo if resources.cluster != "slurm" else ():  # `runs` counts those that start later, too.
-            with suppress(OSError):  # The run itself reports it.
-                provenance.write_submission(job, None, None)
         if runnable:
             failures += _runner(resources.cluster)(runnable, resources, root)
     for failed in failures:
