@@ -1,11 +1,11 @@
 """Command lines: arguments from a dataclass and a file of options, errors in one line, exit codes."""
 
+import argparse
 import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -13,7 +13,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from autosparse.errors import UserError, refused
-from autosparse.options import OptionsFile, marks, option_names, option_types
+from autosparse.options import OptionsFile, bare, marks, option_names, option_types
 
 Arguments = TypeVar("Arguments")
 
@@ -52,45 +52,29 @@ def parse(kind: type[Arguments], args: Sequence[str] | None = None, prog: str | 
         UserError: the file or the task is wrong, or a list has commas.
         SystemExit: help was printed, or (exit code 2) an error with the nearest option.
     """
-    words = [*(sys.argv[1:] if args is None else args)]
-    path = _take_config(words)
-    file = OptionsFile.read(path) if path else OptionsFile(Path(), {})
-    parser = _Parser(file, _choose_task(kind, words, file), helping=bool({"-h", "--help"} & {*words}))
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--config", action="append", default=[], type=Path)
+    early.add_argument("--task")
+    try:
+        known, words = early.parse_known_args(sys.argv[1:] if args is None else args)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name} needs a file: {error.argument_name} FILE") from None
+    if len(known.config) > 1:
+        raise UserError("--config can be given once")
+    file = OptionsFile.read(known.config[0]) if known.config else OptionsFile(Path(), {})
+    words += ["--task", known.task] if known.task else []
+    task = None
+    if choose := getattr(kind, "task_class", None):
+        task = choose(known.task or file.value("task", str, "images"))
+    parser = _Parser(file, task, helping=bool({"-h", "--help"} & {*words}))
     site = {field.name: field.default_factory for field in fields(kind)}.get("resources")  # type: ignore[arg-type]
     if "--help-cluster" in words and callable(site):
         return parser.read(type(full := site()), ["--help"], prog, default=full)
-    types = option_types(kind) | (option_types(parser.task) if parser.task else {})
+    types = option_types(kind) | (option_types(task) if task else {})
     file.check({*types})
     if not parser.helping:
         _check_lists(types, words)
     return parser.read(kind, words, prog, description=f"{inspect.getdoc(kind)}\n\n{_HELP}")
-
-
-def _take_config(words: list[str]) -> Path | None:
-    """Remove `--config FILE` from a command line and return the file."""
-    places = [k for k, word in enumerate(words) if word.partition("=")[0] == "--config"]
-    if not places:
-        return None
-    if len(places) > 1:
-        raise UserError("--config can be given once")
-    _, equals, name = words.pop(places[0]).partition("=")
-    if not equals:
-        if places[0] == len(words):
-            raise UserError("--config needs a file: --config FILE.yaml")
-        name = words.pop(places[0])
-    return Path(name)
-
-
-def _choose_task(kind: Any, words: Sequence[str], file: OptionsFile) -> Any:
-    """Return the class of the task that a command line names, else the file; None for a command without a task."""
-    if not hasattr(kind, "task_class"):
-        return None
-    name = file.value("task", str, kind.task)
-    for word, after in pairwise([*words, ""]):
-        flag, equals, value = word.partition("=")
-        if flag == "--task":
-            name = value if equals else after
-    return kind.task_class(name)
 
 
 class _Parser:
@@ -172,14 +156,13 @@ def _with_help(option: StructFieldSpec, declared: Any) -> StructFieldSpec:
 
 
 def _check_lists(types: dict[str, Any], args: Sequence[str]) -> None:
-    """Refuse lists of numbers or names with commas in place of spaces, and say how lists are spelled."""
+    """Refuse lists of numbers or names with commas instead of spaces, and say how lists are spelled."""
     flag = ""
     for word in args:
         value = word
         if word.startswith("--"):
             flag, _, value = word.partition("=")
-        hint: Any = types.get(flag.lstrip("-"))
-        hint = hint.__origin__ if marks(hint) else hint
+        hint = bare(types.get(flag.lstrip("-")))
         element = get_args(hint)[0] if get_origin(hint) is tuple else None
         if "," in value and (element in (int, float) or get_origin(element) is Literal):
             parts = value.replace(",", " ").split()

@@ -55,8 +55,7 @@ def option_fields(kind: Any) -> Iterator[tuple[str, Any]]:
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):
         hint = hints[field.name]
-        bare = hint.__origin__ if marks(hint) else hint
-        nested = [part for part in (bare, *get_args(bare)) if is_dataclass(part)]
+        nested = [part for part in (bare(hint), *get_args(bare(hint))) if is_dataclass(part)]
         for part in nested:
             yield from option_fields(part)
         if not nested:
@@ -84,6 +83,11 @@ def marks(hint: Any) -> tuple[Any, ...]:
     return getattr(hint, "__metadata__", ())
 
 
+def bare(hint: Any) -> Any:
+    """Return a type without its marks."""
+    return hint.__origin__ if marks(hint) else hint
+
+
 def typed(hint: Any, texts: list[str]) -> Any:
     """Return the value of an option, read from words as the command line reads them.
 
@@ -91,8 +95,7 @@ def typed(hint: Any, texts: list[str]) -> Any:
         UserError: a word is not among the choices of the type.
         ValueError: the words do not fit the type; the message is what they must be.
     """
-    bare = hint.__origin__ if marks(hint) else hint
-    if bare is bool:
+    if bare(hint) is bool:
         if len(texts) != 1 or texts[0].lower() not in _TRUTH:
             raise ValueError("true or false")
         return _TRUTH[texts[0].lower()]

@@ -1,4 +1,4 @@
-"""What runs have in common: the task and its training, trackers, options and identity."""
+"""Task and training, trackers, options and identity, which several kinds of run share."""
 
 import logging
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class Tasked:
     """The arguments of a command that works on a task."""
 
     task: Annotated[str, choices([*TASKS, "FILE.py:CLASS"])] = "images"
-    """The task to learn; `--task NAME --help` lists the options of another than images."""
+    """The task to learn; `--task NAME --help` lists the options of another task."""
 
     @classmethod
     def task_class(cls, name: str) -> type[Any]:

@@ -59,7 +59,7 @@ class FitRun(TrackedRun):
             raise UserError(f"the name is that of one folder, got {self.name!r}")
         if self.leave_one_out and len(self.runs) < 2:
             raise UserError("leaving one out needs at least two runs")
-        self.absent()  # raises for other tasks or data; what is not there yet may still come
+        self.absent()  # Raises if tasks or data have changed; other jobs may still make what is missing.
 
     @property
     def folder(self) -> Path:

@@ -231,7 +231,7 @@ class PruneRun(TrainingRun):
         checkpoint.remove()
 
     def _dynamic(self, full: "Mask", steps: int) -> "Changing | None":
-        """Return what changes the mask during a training of so many steps; None for other criteria."""
+        """Return the callback that changes the mask during a training of `steps` steps; None for other criteria."""
         from autosparse.training.dynamic import GradualMagnitude, RigL
 
         match self.config.criterion:

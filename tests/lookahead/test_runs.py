@@ -129,7 +129,7 @@ def test_prune_looks_ahead_by_a_fit(output: Path, model: torch.nn.Module, data: 
         (lambda: FitConfig(features=("theta", "x")), "unknown features 'x'; valid: theta, grad, flow, probe-gradient"),
         (lambda: FitConfig(features=()), "at least one feature, and each once"),
         (lambda: FitConfig(features=("theta", "theta")), "at least one feature, and each once"),
-        (lambda: FitConfig(features=("grad", "probe-theta")), "sees probe-gradient in place of grad"),
+        (lambda: FitConfig(features=("grad", "probe-theta")), "uses probe-gradient instead of grad"),
         (lambda: FitConfig(features=("probe-theta",), transform="raw"), "raw is for fits to stored triples"),
     ],
 )
