@@ -73,7 +73,7 @@ class PruneRun(TrainingRun):
         if self.learned and c.criterion not in SHIPPED and not is_folder(c.criterion):
             names = [*SHIPPED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic)]
             raise unknown("criterion", c.criterion, [*names, "the folder of a saved AutoS", "FILE.py:FUNCTION"])
-        if self.own:
+        if self._is_function:
             self._function()
         super().check()
         if self.learned and not self.missing():
@@ -83,17 +83,17 @@ class PruneRun(TrainingRun):
 
     @property
     def learned(self) -> bool:
-        """Whether the criterion is a saved AutoS."""
-        return self.config.criterion not in (*CRITERIA, *LOOK_AHEAD, *get_args(Dynamic)) and not self.own
+        """True if the criterion is a saved AutoS."""
+        return self.config.criterion not in (*CRITERIA, *LOOK_AHEAD, *get_args(Dynamic)) and not self._is_function
 
     @property
     def dynamic(self) -> bool:
-        """Whether the mask is chosen during the training."""
+        """True if the mask is chosen during training."""
         return self.config.criterion in get_args(Dynamic)
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether the mask is chosen by trainings of some steps; an AutoS must be there to tell."""
+        """True if the criterion trains some steps ahead; False for an AutoS that does not exist yet."""
         if not self.learned or self.missing():
             return self.config.criterion in LOOK_AHEAD
         from autosparse.autos import AutoSCriterion
@@ -101,13 +101,13 @@ class PruneRun(TrainingRun):
         return AutoSCriterion.load(self.saved).looks_ahead
 
     def make_recipe(self) -> "Recipe":
-        """The setting's, stretched to as many trainings as were asked for."""
+        """Return the recipe of the task, stretched to the number of trainings."""
         recipe = self.setting.make_recipe()
         return recipe.with_epochs(self.config.trainings * recipe.epochs)
 
     @property
-    def own(self) -> bool:
-        """Whether the criterion is a function of the user's, by its import path."""
+    def _is_function(self) -> bool:
+        """True if the criterion is a function of the user's, given by its place."""
         return registry.is_path(self.config.criterion)
 
     @property
@@ -118,14 +118,13 @@ class PruneRun(TrainingRun):
             return f"dense{longer}"
         rounds = f"-r{self.config.rounds}" if self.config.rounds else ""
         steps = f"-k{self.config.steps}" if self.config.steps else ""
-        own = self.config.criterion.rpartition(":")[2]
-        name = f"autos-{self.saved.resolve().name}" if self.learned else own
+        name = f"autos-{self.saved.resolve().name}" if self.learned else self.config.criterion.rpartition(":")[2]
         batch_norm = "" if self.config.batch_norm == "batch" else f"-{self.config.batch_norm}"
         return f"{name}{rounds}{steps}{batch_norm}{longer}"
 
     @property
     def saved(self) -> Path:
-        """Where the AutoS is, if the criterion is one."""
+        """Folder of the AutoS, if the criterion is one."""
         return folder_of(self.config.criterion)
 
     @property
@@ -142,17 +141,17 @@ class PruneRun(TrainingRun):
         return None
 
     def identity(self) -> dict[str, Any]:
-        code = {"criterion_code": registry.digest_of(self._function())} if self.own else {}
+        code = {"criterion_code": registry.digest_of(self._function())} if self._is_function else {}
         return {**super().identity(), "criterion": self.label, "autos": self._fingerprint(), **code}
 
     def sources(self) -> list[Path]:
-        return super().sources() + ([registry.source_of(self._function())] if self.own else [])
+        return super().sources() + ([registry.source_of(self._function())] if self._is_function else [])
 
     def _function(self) -> Any:
         return registry.resolve(self.config.criterion, "criterion", {})
 
     def _fingerprint(self) -> str | None:
-        """The digest of the saved AutoS; None for a criterion that is not learned."""
+        """Return the digest of the saved AutoS; None for a criterion that is not learned."""
         if not self.learned:
             return None
         from autosparse.autos import AutoS
@@ -163,6 +162,7 @@ class PruneRun(TrainingRun):
         return is_json(self.folder / RESULT) and (self.folder / MASK).is_file()
 
     def run(self, accelerator: "Accelerator") -> None:
+        from autosparse.api import find_criterion
         from autosparse.jobs.sanity import reinitialized
         from autosparse.pruning import Mask
         from autosparse.training import Checkpoint, summarize, train
@@ -174,7 +174,9 @@ class PruneRun(TrainingRun):
         start = time.perf_counter()
         full = Mask.full(self.setting.layout(model), accelerator.device)
         dynamic = self._dynamic(full, steps)
-        criterion = self._criterion()
+        criterion = None
+        if not self.dynamic:
+            criterion = find_criterion(config.criterion, config.seed, config.rounds, config.batch_norm)
         rounds, ahead = self._ahead(criterion, steps // config.trainings)
         with (
             progress(self.folder, rounds * ahead + steps, self.label, main) as bar,
@@ -240,12 +242,6 @@ class PruneRun(TrainingRun):
             case "rigl":
                 return RigL(steps)
         return None
-
-    def _criterion(self) -> "Criterion | Targeted | None":
-        from autosparse.api import find_criterion
-
-        config = self.config
-        return None if self.dynamic else find_criterion(config.criterion, config.seed, config.rounds, config.batch_norm)
 
     def _ahead(self, criterion: "Criterion | Targeted | None", training: int) -> tuple[int, int]:
         """Return the rounds in which a criterion looks ahead and the steps of each; 0 and 0 if it does not.

@@ -1,4 +1,4 @@
-"""Sanity checks of pruning at initialization (Frankle et al. 2021): what a mask knows beyond densities.
+"""Sanity checks of pruning at initialization (Frankle et al. 2021): what a mask contributes beyond densities.
 
 `shuffled`: does it matter which weights of a layer are kept? `reinitialized`: does the mask depend on the initial
 weights? `inverted`: is the order of the scores the right way round?
@@ -17,7 +17,7 @@ from autosparse.seeds import stream
 
 
 def shuffled(mask: Mask, seed: int) -> Mask:
-    """The mask with its elements permuted at random within each layer; layers keep their densities."""
+    """Return a mask with its elements permuted at random within each layer; layers keep their densities."""
     generator = torch.Generator().manual_seed(stream("shuffled mask", seed))
     parts = [kept.reshape(-1) for kept in mask.layout.unflatten(mask.kept).values()]
     order = [torch.randperm(len(part), generator=generator).to(part.device) for part in parts]
@@ -25,14 +25,14 @@ def shuffled(mask: Mask, seed: int) -> Mask:
 
 
 def inverted(criterion: Criterion | Targeted, k: int) -> Criterion:
-    """The criterion that keeps the `k` lowest of another's scores, in every round of one that works in rounds."""
+    """Return the criterion that keeps the `k` lowest scores of another one, in every round if that works in rounds."""
     if isinstance(criterion, Rounds) and not isinstance(criterion.criterion, Targeted):
         return replace(criterion, criterion=_negated(criterion.criterion)).at(k)
 
     def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
-        # what chooses the k lowest is what chooses all the others
-        own = criterion.at(mask.count - k) if isinstance(criterion, Targeted) else criterion
-        return -own(model, mask, batches)
+        # The k lowest are chosen by choosing all the others.
+        scored = criterion.at(mask.count - k) if isinstance(criterion, Targeted) else criterion
+        return -scored(model, mask, batches)
 
     return score
 
@@ -42,5 +42,5 @@ def _negated(criterion: Criterion) -> Criterion:
 
 
 def reinitialized(seed: int) -> int:
-    """The seed of the weights that take the place of those of a seed."""
+    """Return the seed of the initial weights that replace those of a seed."""
     return stream("weights drawn anew", seed) % (1 << 32)
