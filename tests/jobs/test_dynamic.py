@@ -24,7 +24,7 @@ def run_of(output: Path, name: str, **options: object) -> PruneRun:
 
 
 @pytest.mark.parametrize("name", ["gmp", "rigl"])
-def test_a_run_that_was_killed_ends_with_the_same_mask(
+def test_run_killed_after_training_ends_with_the_same_mask(
     name: str, tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, job = (run_of(tmp_path / part, name, trainings=4) for part in ("whole", "killed"))
@@ -53,7 +53,7 @@ def test_a_run_that_was_killed_ends_with_the_same_mask(
 
 
 @pytest.mark.parametrize("name", ["gmp", "rigl"])
-def test_a_run_that_is_killed_between_two_checkpoints_ends_with_the_same_mask(
+def test_run_killed_between_checkpoints_ends_with_the_same_mask(
     name: str, tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, job = (run_of(tmp_path / part, name, trainings=4) for part in ("whole", "killed"))
@@ -83,7 +83,7 @@ def test_a_run_that_is_killed_between_two_checkpoints_ends_with_the_same_mask(
     assert masks[0].kept.equal(masks[1].kept)
 
 
-def test_what_they_cannot_do_is_refused(tmp_path: Path, model: object) -> None:
+def test_dynamic_criterion_is_refused_by_the_api_and_with_sanity_checks(tmp_path: Path, model: object) -> None:
     with pytest.raises(UserError, match="gmp chooses its mask during the training; run autosparse prune"):
         autosparse.prune(model, [], criterion="gmp")
     with pytest.raises(UserError, match="rigl chooses its mask during the training; sanity checks"):

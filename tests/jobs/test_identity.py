@@ -33,13 +33,13 @@ from autosparse.training import Recipe
 DIGITS = Setting(task=Images(source="digits"))
 
 
-def test_folders_are_named_to_be_read(tmp_path: Path) -> None:
+def test_folder_is_named_by_network_data_criterion_and_sparsity(tmp_path: Path) -> None:
     setting, config = Setting(task=Images(network="resnet18", source="cifar10")), PruneConfig(sparsity=0.985, seed=3)
     run = PruneRun(output=tmp_path, setting=setting, config=config)
     assert run.folder == tmp_path / "prune" / "resnet18_cifar10_snip_98.5_s3"
 
 
-def test_the_configuration_is_resolved() -> None:
+def test_identity_has_the_resolved_recipe_not_its_options() -> None:
     one, other = (IRPRun(setting=each).identity() for each in (DIGITS, replace(DIGITS, epochs=60, precision="bf16")))
     assert (one["recipe"]["epochs"], other["recipe"]["epochs"], other["recipe"]["precision"]) == (30, 60, "bf16")
     assert one["validation"] == 0.1
@@ -77,7 +77,7 @@ def test_batch_norm_is_part_of_a_run_where_the_criterion_has_a_mode(tmp_path: Pa
             replace(other, config=PruneConfig(criterion=criterion, batch_norm="running")).check()
 
 
-def test_the_choices_are_those_that_there_are() -> None:
+def test_choices_of_options_match_the_tables() -> None:
     one_shot = [*get_args(OneShot), *get_args(Unrolled)]
     assert [name for name in CRITERIA if not isinstance(make_criterion(name), Targeted)] == one_shot
     assert tuple(BACKBONES) == get_args(Backbone)
@@ -124,6 +124,6 @@ def test_the_choices_are_those_that_there_are() -> None:
         (lambda: PruneConfig(rounds=0), "rounds must be at least 1, got 0"),
     ],
 )
-def test_values_that_an_option_does_not_take_are_refused(wrong: object, message: str) -> None:
+def test_value_outside_its_type_is_refused(wrong: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         wrong()  # type: ignore[operator]
