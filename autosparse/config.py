@@ -20,28 +20,12 @@ from autosparse.errors import UserError, unknown
 from autosparse.sizes import parse_size
 
 OneShot = Literal["random", "magnitude", "snip", "grasp"]
-"""Criteria that score once, at any density; iterative pruning takes these."""
-Unrolled = Literal["prospr", "prospr-first-order"]
-"""Criteria that score once, after steps of training of their own."""
-Targeted = Literal[
-    "random-erk", "iterative-snip", "force", "synflow", "dataflow", "npb", "npb-tiny-imagenet", "ntk-sap", "px"
-]
-"""Criteria that must know how many weights are to be kept."""
-LookAhead = Literal["short-irp", "snip-probe"]
-"""Criteria that train some steps ahead in each of their rounds."""
-LOOK_AHEAD: tuple[str, ...] = get_args(LookAhead)
-Dynamic = Literal["gmp", "rigl"]
-"""Criteria that choose the mask during training: gradual magnitude pruning and RigL."""
-CRITERIA: tuple[str, ...] = (*get_args(OneShot), *get_args(Unrolled), *get_args(Targeted))
-BY_LOSS = ("snip", "iterative-snip", "force", "grasp", "prospr", "prospr-first-order")
-"""Criteria that use gradients of the loss, computed with batch norm in either of its modes."""
+"""Criteria of iterative pruning: the rows of `criteria.table` with `irp`."""
 PRETRAINED, PRETRAINED_AHEAD = "pretrained", "lookahead"
 """Names of the built-in AutoS criteria: at initialization, and looking ahead."""
 _PRETRAINED_FOLDER = Path(__file__).parent / "autos" / "pretrained"
 _SHIPPED = {PRETRAINED: _PRETRAINED_FOLDER, PRETRAINED_AHEAD: _PRETRAINED_FOLDER / PRETRAINED_AHEAD}
 SHIPPED: tuple[str, ...] = tuple(_SHIPPED)
-AHEAD = f"{', '.join((PRETRAINED_AHEAD, *LOOK_AHEAD))} and an AutoS of probes"
-"""Names of the criteria that look ahead, for messages."""
 
 BatchNorm = Literal["batch", "running"]
 Schedule = Literal["geometric", "linear", "constant"]
@@ -265,12 +249,6 @@ class FitConfig(Config):
     def only(self, runs: Sequence[int]) -> "FitConfig":
         """Return the options of a fit to some of its runs alone."""
         return replace(self, weights=tuple(self.weights[run] for run in runs if self.weights))
-
-
-def check_batch_norm(name: str, batch_norm: str) -> None:
-    """Refuse a mode of batch norm for a criterion that has no choice of it."""
-    if batch_norm != "batch" and name not in BY_LOSS:
-        raise UserError(f"{name} has no batch norm of mode {batch_norm}; {', '.join(BY_LOSS)} have")
 
 
 def is_folder(criterion: str | Path) -> bool:

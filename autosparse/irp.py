@@ -18,8 +18,9 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from autosparse.config import IRPConfig
-from autosparse.criteria import Criterion, Targeted, make_criterion
+from autosparse.criteria import Chooser, Criterion, Scoring, make_criterion
 from autosparse.criteria.gradient import mean_gradient
+from autosparse.criteria.loss import CrossEntropy
 from autosparse.distributed import group
 from autosparse.errors import UserError
 from autosparse.files import replacing, write_json
@@ -86,11 +87,12 @@ class IRP:
         c = self.config
         self.schedule = make_schedule(c.schedule, c.iterations, c.final_sparsity, c.rate)
         criterion = self.criterion or make_criterion(c.criterion, c.order)
-        if isinstance(criterion, Targeted):
+        if isinstance(criterion, Chooser):
             raise UserError("this criterion scores for one final sparsity, and IRP has one an iteration")
         self._score = criterion
         self._layout = self.layout or Layout.of(self.model)
-        self._batches = self.data.scoring(limit=self.grad_batches)
+        batches = self.data.scoring(limit=self.grad_batches)
+        self._scoring = Scoring(batches, batches.loss or CrossEntropy())
         steps = self.recipe.epochs * len(self.data.training(self.recipe.batch_size))
         if c.probe_steps > steps:
             raise UserError(f"a probe of {c.probe_steps:,} steps is longer than a training, which has {steps:,}")
@@ -129,7 +131,7 @@ class IRP:
         self.accelerator.wait_for_everyone()
         self._load(self._initial_path)
         theta = self._layout.flatten(self._layout.weights(self.model))
-        grad = mean_gradient(self.model, self._layout, self._batches, self.config.batch_norm)
+        grad = mean_gradient(self.model, self._layout, self._scoring, self.config.batch_norm)
         self._writer.commit_features(theta, grad, beside=of_file(self._initial_path))
 
     def _train(self, i: int) -> None:
@@ -183,7 +185,7 @@ class IRP:
         assert self._writer
         assert self._mask is not None  # the training that the scores are of has just ended
         k = keep_count(self.schedule.density(i + 1), self._layout.size)
-        scores = broadcast(self._score(self.model, self._mask, self._batches))  # the main process's: one mask for all
+        scores = broadcast(self._score(self.model, self._mask, self._scoring))  # the main process's: one mask for all
         seen = self._probe.columns if self._probe else {}
         probe = {name: values[self._mask.kept] for name, values in seen.items()}
         self._mask = keep_top(scores, k, self._mask)

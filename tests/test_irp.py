@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from autosparse import networks
 from autosparse.config import IRPConfig
-from autosparse.criteria import make_criterion
+from autosparse.criteria import Scoring, make_criterion
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.data import Images
 from autosparse.errors import UserError
@@ -103,9 +103,9 @@ def test_the_triples_are_those_of_the_algorithm(
 ) -> None:
     seen: list[dict[str, Tensor]] = []
 
-    def spying(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+    def spying(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
-        return make_criterion("snip")(model, mask, batches)
+        return make_criterion("snip")(model, mask, scoring)
 
     history = run(tmp_path, images, accelerator, spying, network=network)
     store = TripleStore.open(tmp_path)
@@ -119,7 +119,7 @@ def test_the_triples_are_those_of_the_algorithm(
         load_model(model, tmp_path / "initial.safetensors")
         data = data_for(network, images)
         if i == 0:
-            grad = mean_gradient(model, store.layout, data.scoring())
+            grad = mean_gradient(model, store.layout, Scoring(data.scoring()))
             assert np.array_equal(store.grad(), grad.numpy())
         train(model, store.mask(i), data, recipe_for(network), accelerator)
         assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
@@ -282,9 +282,9 @@ def test_probes_that_cannot_be_are_refused(images: Images, accelerator: Accelera
 def test_it_rewinds_to_the_state_after_some_epochs(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
     seen: list[dict[str, Tensor]] = []
 
-    def spying(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+    def spying(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
-        return make_criterion("snip")(model, mask, batches)
+        return make_criterion("snip")(model, mask, scoring)
 
     run(tmp_path / "a", images, accelerator, spying, replace(CONFIG, rewind_epoch=1))
     rewound = load_file(tmp_path / "a" / "rewind.safetensors")
@@ -328,7 +328,7 @@ def test_other_criteria_and_schedules(name: str, images: Images, accelerator: Ac
 
 
 def test_a_nan_score_names_iteration_and_layer(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
-    def broken(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+    def broken(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         scores = torch.arange(mask.layout.size, dtype=torch.float32)
         if mask.sparsity:
             scores[mask.kept.nonzero()[-1]] = torch.nan
@@ -340,7 +340,7 @@ def test_a_nan_score_names_iteration_and_layer(images: Images, accelerator: Acce
 
 
 def test_a_folder_of_another_run_is_refused(images: Images, accelerator: Accelerator, tmp_path: Path) -> None:
-    def stop(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+    def stop(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         raise KilledError
 
     with pytest.raises(KilledError):

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from autosparse import cluster, study
-from autosparse.cluster.outcome import say
+from autosparse.cluster.progress import say
 
 _AT_ONCE = 8  # Default number of jobs of the demo; each takes half a GB of memory.
 

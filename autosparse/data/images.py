@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from autosparse.data.sources import Images
 
-_PAD = 4  # of the random crop
+_PAD = 4  # pixels on each side before the random crop
 
 
 class ImageSet(TensorDataset):
@@ -39,8 +39,8 @@ class ImageSet(TensorDataset):
         """Return images cropped and flipped at random, and their labels.
 
         Args:
-            index: the samples, int64 (B,).
-            draws: see `crop_and_flip`.
+            index: indices of the samples, int64 (B,).
+            draws: uniform numbers for `crop_and_flip`, float32 (3, B).
         """
         images, labels = super().__getitem__(index)
         return self._normalize(crop_and_flip(images, draws)), labels
@@ -50,10 +50,10 @@ class ImageSet(TensorDataset):
 
 
 def image_set(images: Images, split: str, validation: float) -> ImageSet | None:
-    """Return a split of a data set on the CPU, without a copy of what is whole; None for an empty validation split.
+    """Return a split of a data set on the CPU, or None for an empty validation split.
 
     Args:
-        images: the arrays, from which all splits take mean and standard deviation of the training images.
+        images: arrays; all splits are normalized by the moments of the training images.
         split: `train`, `validation` or `test`.
         validation: fraction of the training images held out, the same ones for every seed.
     """

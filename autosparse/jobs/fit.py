@@ -158,6 +158,8 @@ class FitRun(TrackedRun):
         """Return the samples of the fit; every process makes the same ones."""
         from autosparse.autos import Features, StoredSamples, TrajectorySamples, states_of, stored_states_of
         from autosparse.autos.autos import gradient_mode
+        from autosparse.criteria import Scoring
+        from autosparse.criteria.loss import CrossEntropy
         from autosparse.store import TripleStore
 
         config = self.config
@@ -178,7 +180,7 @@ class FitRun(TrackedRun):
                 states_of(
                     store,
                     model,
-                    batches,
+                    Scoring(batches, batches.loss or CrossEntropy()),
                     features,
                     config.label,
                     batch_norm=batch_norm,

@@ -5,22 +5,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from autosparse import registry
 from autosparse.cluster import provenance
 from autosparse.cluster.progress import progress
-from autosparse.config import (
-    AHEAD,
-    CRITERIA,
-    LOOK_AHEAD,
-    SHIPPED,
-    Dynamic,
-    PruneConfig,
-    check_batch_norm,
-    folder_of,
-    is_folder,
-)
+from autosparse.config import SHIPPED, PruneConfig, folder_of, is_folder
+from autosparse.criteria.table import AHEAD, DYNAMIC, LOOK_AHEAD, ROWS, check_options
 from autosparse.errors import UserError, unknown
 from autosparse.files import is_json, read_json, write_json
 from autosparse.jobs.base import TrainingRun
@@ -33,7 +24,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
-    from autosparse.criteria import Criterion, Targeted
+    from autosparse.criteria import Chooser, Criterion
     from autosparse.pruning import Mask
     from autosparse.tasks import Data
     from autosparse.tasks.recipe import Recipe
@@ -42,8 +33,6 @@ if TYPE_CHECKING:
 
 _LABEL_KEYS = ("network", "dataset", "criterion", "iterations", "seed")  # what a result says of a run of labels
 RESULT, MASK = "result.json", "mask.safetensors"
-NOT_INVERTED = ("random-erk", "npb", "npb-tiny-imagenet", "force")
-"""Criteria that choose layer by layer, or weights that may come back: their scores have no order to invert."""
 log = logging.getLogger(__name__)
 
 
@@ -59,20 +48,15 @@ class PruneRun(TrainingRun):
         c = self.config
         if not 0.0 <= c.sparsity < 1.0:  # 0 is the dense network
             raise UserError(f"sparsity must lie between 0 and 1 (0.95 removes 95% of the weights), got {c.sparsity}")
-        if c.sanity == "inverted" and c.criterion in NOT_INVERTED:
+        if c.sanity == "inverted" and c.criterion in ROWS and not ROWS[c.criterion].ordered:
             raise UserError(f"{c.criterion} cannot be inverted: it chooses layer by layer, or lets weights come back")
         if c.sanity != "none" and self.dynamic:
             raise UserError(f"{c.criterion} chooses its mask during the training; sanity checks need one before it")
-        if c.rounds is not None and not self.learned and not self.looks_ahead:
-            raise UserError(
-                f"rounds are for a saved AutoS and for {AHEAD}, not for {c.criterion}; snip in rounds is iterative-snip"
-            )
-        check_batch_norm(c.criterion, c.batch_norm)
+        check_options(c.criterion, c.rounds, c.batch_norm)
         if c.steps is not None and not self.looks_ahead and not self.missing():
             raise UserError(f"steps are for {AHEAD}, not for {self.label}, which does not train before")
         if self.learned and c.criterion not in SHIPPED and not is_folder(c.criterion):
-            names = [*SHIPPED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic)]
-            raise unknown("criterion", c.criterion, [*names, "the folder of a saved AutoS", "FILE.py:FUNCTION"])
+            raise unknown("criterion", c.criterion, [*ROWS, "the folder of a saved AutoS", "FILE.py:FUNCTION"])
         if self._is_function:
             self._function()
         super().check()
@@ -84,12 +68,12 @@ class PruneRun(TrainingRun):
     @property
     def learned(self) -> bool:
         """True if the criterion is a saved AutoS."""
-        return self.config.criterion not in (*CRITERIA, *LOOK_AHEAD, *get_args(Dynamic)) and not self._is_function
+        return (self.config.criterion in SHIPPED or self.config.criterion not in ROWS) and not self._is_function
 
     @property
     def dynamic(self) -> bool:
         """True if the mask is chosen during training."""
-        return self.config.criterion in get_args(Dynamic)
+        return self.config.criterion in DYNAMIC
 
     @property
     def looks_ahead(self) -> bool:
@@ -243,7 +227,7 @@ class PruneRun(TrainingRun):
                 return RigL(steps)
         return None
 
-    def _ahead(self, criterion: "Criterion | Targeted | None", training: int) -> tuple[int, int]:
+    def _ahead(self, criterion: "Criterion | Chooser | None", training: int) -> tuple[int, int]:
         """Return the rounds in which a criterion looks ahead and the steps of each; 0 and 0 if it does not.
 
         Args:
@@ -263,7 +247,7 @@ class PruneRun(TrainingRun):
 
     def _mask(
         self,
-        criterion: "Criterion | Targeted | None",
+        criterion: "Criterion | Chooser | None",
         rounds: int,
         ahead: int,
         full: "Mask",
@@ -275,18 +259,17 @@ class PruneRun(TrainingRun):
         """Return the mask to train with, chosen once: a resumed run, and every process, reads the saved mask."""
         from accelerate.utils import broadcast_object_list
 
-        from autosparse.criteria import select
+        from autosparse.criteria import Scoring, select
         from autosparse.criteria.erk import RandomERK
-        from autosparse.criteria.loss import loss_of
-        from autosparse.criteria.scored import Scored
-        from autosparse.jobs.sanity import inverted, shuffled
+        from autosparse.criteria.loss import CrossEntropy
+        from autosparse.jobs.sanity import Inverted, shuffled
         from autosparse.lookahead import RecipeLearner
         from autosparse.pruning import Mask
 
         config = self.config
         k = keep_count(1.0 - config.sparsity, full.layout.size)
         if config.criterion == "rigl":  # The saved mask is that of the end.
-            return select(RandomERK(config.seed), model, full, (), k)
+            return select(RandomERK(config.seed), model, full, Scoring(), k)
         if criterion is None:
             return full
         path = self.folder / MASK
@@ -298,9 +281,9 @@ class PruneRun(TrainingRun):
         if broadcast_object_list([accelerator.is_main_process and path.is_file()])[0]:
             progress(rounds * ahead)
         else:
-            scoring = data.scoring(limit=self.setting.grad_batches)
-            batches = Scored(scoring, loss_of(scoring), learner=learner)
-            mask = select(inverted(criterion, k) if config.sanity == "inverted" else criterion, model, full, batches, k)
+            batches = data.scoring(limit=self.setting.grad_batches)
+            scoring = Scoring(batches, batches.loss or CrossEntropy(), learner)
+            mask = select(Inverted(criterion) if config.sanity == "inverted" else criterion, model, full, scoring, k)
             if config.sanity == "shuffled":
                 mask = shuffled(mask, config.seed)
             if accelerator.is_main_process:

@@ -4,13 +4,12 @@
 weights? `inverted`: is the order of the scores the right way round?
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from autosparse.criteria import Criterion, Targeted
-from autosparse.criteria.base import Batches
+from autosparse.criteria import Chooser, Criterion, Scoring, select
 from autosparse.criteria.rounds import Rounds
 from autosparse.pruning import Mask
 from autosparse.seeds import stream
@@ -24,21 +23,28 @@ def shuffled(mask: Mask, seed: int) -> Mask:
     return Mask(mask.layout, torch.cat([part[index] for part, index in zip(parts, order, strict=True)]))
 
 
-def inverted(criterion: Criterion | Targeted, k: int) -> Criterion:
-    """Return the criterion that keeps the `k` lowest scores of another one, in every round if that works in rounds."""
-    if isinstance(criterion, Rounds) and not isinstance(criterion.criterion, Targeted):
-        return replace(criterion, criterion=_negated(criterion.criterion)).at(k)
+@dataclass(frozen=True)
+class Inverted:
+    """Keeps the lowest of a criterion's scores, in every round of one that works in rounds.
 
-    def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
-        # The k lowest are chosen by choosing all the others.
-        scored = criterion.at(mask.count - k) if isinstance(criterion, Targeted) else criterion
-        return -scored(model, mask, batches)
+    Of a criterion that chooses the mask itself, it keeps the weights that the criterion removes.
+    """
 
-    return score
+    criterion: Criterion | Chooser
+
+    def choose(self, model: nn.Module, mask: Mask, scoring: Scoring, k: int) -> Mask:
+        """Return a mask of `k` weights; see `select`."""
+        criterion = self.criterion
+        if isinstance(criterion, Rounds):
+            return replace(criterion, criterion=_negated(criterion.criterion)).choose(model, mask, scoring, k)
+        if isinstance(criterion, Chooser):
+            highest = select(criterion, model, mask, scoring, mask.count - k)
+            return Mask(mask.layout, mask.kept & ~highest.kept)
+        return select(_negated(criterion), model, mask, scoring, k)
 
 
 def _negated(criterion: Criterion) -> Criterion:
-    return lambda model, mask, batches: -criterion(model, mask, batches)
+    return lambda model, mask, scoring: -criterion(model, mask, scoring)
 
 
 def reinitialized(seed: int) -> int:

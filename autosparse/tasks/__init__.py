@@ -1,4 +1,4 @@
-"""What is learned: model, data, loss, metrics and recipe together; one's own is a frozen dataclass of these methods."""
+"""Tasks: model, data, loss, metrics and recipe together; one's own is a frozen dataclass that extends `Task`."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a task is: all that IRP, pruning and training need to know of what is learned."""
+"""The interface of a task: all that iterative pruning, criteria and training need to know of it."""
 
 import pickle
 from dataclasses import fields
@@ -21,7 +21,8 @@ class Task(Protocol):
     """Model, data, loss, metrics and recipe; a frozen dataclass that extends this.
 
     Its fields are options of the command line (a docstring under a field is its help) and part of a run's identity,
-    unless their metadata is `autosparse.config.NO_IDENTITY`. Nothing but the fields may decide what its methods give.
+    unless their metadata is `autosparse.config.NO_IDENTITY`. Fields of nested dataclasses are options, too. The results
+    of the methods must depend on the fields alone.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -30,31 +31,32 @@ class Task(Protocol):
 
     @property
     def recipe(self) -> "Recipe":
-        """How it is trained; `--epochs`, `--batch-size` and `--learning-rate` change it."""
+        """Recipe of a training, a property or a field; `--epochs`, `--batch-size` and `--learning-rate` change it."""
 
     def model(self) -> "nn.Module":
-        """A fresh model on the CPU, its weights drawn from PyTorch's global generator."""
+        """Return a fresh model on the CPU, its weights drawn from PyTorch's global generator."""
 
     def dataset(self, split: Split) -> "Dataset[Any] | None":
-        """A map-style data set; None for a validation split that there is not.
+        """Return a map-style data set, or None if there is no validation split.
 
-        Random numbers drawn in its `__getitem__` from torch, numpy or random are seeded by seed, epoch and index.
+        Random numbers drawn in its `__getitem__` from torch, numpy or random are seeded by seed, epoch and index. The
+        first batch with such numbers is read twice.
         """
 
     def loss(self, model: "nn.Module", batch: Any) -> "Tensor":
-        """The mean loss of a batch, a tensor of one element; both are on the same device.
+        """Return the mean loss of a batch, a tensor of one element; model and batch are on the same device.
 
-        Call `model(...)` and nothing else of it: in several processes, or compiled, it is wrapped.
+        Call `model(...)` and none of its methods: in several processes, or compiled, it is wrapped.
         """
 
     def metrics(self, model: "nn.Module", batch: Any) -> "dict[str, tuple[Tensor, Tensor]]":
-        """Sums and counts, tensors or numbers, by metric; a metric is their quotient over all batches.
+        """Return a sum and a count by name, numbers or tensors of one element.
 
-        Epochs are chosen by the first metric.
+        Their quotient over all batches is the metric. Epochs are chosen by the first metric.
         """
 
     def collate(self, samples: list[Any]) -> Any:
-        """Samples to a batch."""
+        """Return samples as a batch."""
         from torch.utils.data import default_collate
 
         return default_collate(samples)
@@ -76,12 +78,12 @@ class Task(Protocol):
 
     @property
     def network(self) -> str:
-        """What folders and tables call the model."""
+        """Name of the model in folders and tables."""
         return type(self).__name__.lower()
 
     @property
     def source(self) -> str:
-        """What folders and tables call the data."""
+        """Name of the data in folders and tables."""
         return "own-data"
 
     def check(self) -> None:
@@ -92,20 +94,20 @@ class Task(Protocol):
         """
 
     def files(self) -> "list[Path]":
-        """Files, beside that of the task itself, that a run computes with and keeps a copy of."""
+        """Return the files besides the task's own that a run computes with and keeps a copy of."""
         return []
 
     def absent(self) -> str | None:
-        """Which data are not on this machine, in one line; the methods below are called where they are.
+        """Return which data are missing on this machine, in one line, or None.
 
-        A machine that submits need not have them.
+        A machine that submits need not have the data. The methods below are called only where the data exist.
         """
         return None
 
     def digest(self) -> str | None:
-        """A digest of the data, if there is one; a run does not go on with others."""
+        """Return a digest of the data, or None; a run does not resume with data of another digest."""
         return None
 
     def resolved(self) -> dict[str, Any]:
-        """What fields outside the identity resolve to, as values of YAML: part of the identity."""
+        """Return values of YAML that fields outside the identity resolve to; they are part of the identity."""
         return {}

@@ -18,7 +18,7 @@ from autosparse.seeds import stream
 from autosparse.tasks.base import Split, Task
 from autosparse.tasks.images import Images
 
-_SHARE = 0.25  # of a GPU's free memory that a data set may take
+_FRACTION = 0.25  # A data set takes at most this fraction of a GPU's free memory.
 _LOWER = re.compile("error|loss|mse|mae|perplexity|bpb|nll|(?<![a-z])wer(?![a-z])")  # names of metrics to minimize
 
 
@@ -31,8 +31,8 @@ class Data:
 
     Args:
         task: the task, which decides on data sets, collation, loss and metrics.
-        device: where batches are wanted.
-        rank, world_size: this process; every process cuts its part of the same global batches.
+        device: device of the batches.
+        rank, world_size: number of this process and of all; each cuts its part of the same global batches.
         workers: processes that read samples that are not in the device's memory; 0 for this one.
 
     Raises:
@@ -204,7 +204,7 @@ class Resident:
         """Yield samples `size` at a time, images cropped and flipped by draws (3, samples) if there are any."""
         data: Any = self.dataset
         device = data.tensors[0].device
-        # all that comes from the host comes before the first step: a copy in between would wait for the GPU
+        # Copies come before the first step: one in between would wait for the GPU.
         indices, draws = indices.to(device), None if draws is None else draws.to(device)
         for part in _parts(indices, size):
             yield data[indices[part]] if draws is None else data.augmented(indices[part], draws[:, part])
@@ -215,8 +215,8 @@ class Read:
     """A data set whose samples are read one by one and collated, in this process or in workers.
 
     Attributes:
-        random: whether samples or `collate` draw random numbers. This process finds out when it reads; workers, whose
-            copies forget it, draw from seeds always.
+        random: whether samples or `collate` draw random numbers. This process finds out when it reads. Workers always
+            draw from seeds, because their copies of this object forget.
     """
 
     dataset: "Dataset[Any]"
@@ -320,4 +320,4 @@ def _fits(tensors: Iterable[Tensor], device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return size < _SHARE * torch.cuda.mem_get_info(device)[0]
+    return size < _FRACTION * torch.cuda.mem_get_info(device)[0]

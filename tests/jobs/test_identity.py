@@ -12,7 +12,6 @@ from autosparse.autos.features import GAINS
 from autosparse.cluster import Resources
 from autosparse.cluster.provenance import config_difference, write_config
 from autosparse.config import (
-    CRITERIA,
     PRETRAINED,
     Backbone,
     Feature,
@@ -20,9 +19,9 @@ from autosparse.config import (
     IRPConfig,
     OneShot,
     PruneConfig,
-    Unrolled,
 )
-from autosparse.criteria import Targeted, make_criterion
+from autosparse.criteria import Chooser, make_criterion
+from autosparse.criteria.table import TABLE
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, PruneRun
 from autosparse.jobs.base import Setting
@@ -78,8 +77,8 @@ def test_batch_norm_is_part_of_a_run_where_the_criterion_has_a_mode(tmp_path: Pa
 
 
 def test_choices_of_options_match_the_tables() -> None:
-    one_shot = [*get_args(OneShot), *get_args(Unrolled)]
-    assert [name for name in CRITERIA if not isinstance(make_criterion(name), Targeted)] == one_shot
+    assert tuple(row.name for row in TABLE if row.irp) == get_args(OneShot)
+    assert not any(isinstance(make_criterion(name), Chooser) for name in get_args(OneShot))
     assert tuple(BACKBONES) == get_args(Backbone)
     assert tuple(GAINS) == get_args(Feature)
 

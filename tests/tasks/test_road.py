@@ -199,7 +199,7 @@ def test_a_setting_of_a_users_file_comes_back_from_a_pickle() -> None:
 
 
 def test_a_criterion_of_a_users_file(script: Script, tmp_path: Path) -> None:
-    code = "def largest(model, mask, batches):\n    return mask.layout.flatten(mask.layout.weights(model)).float()\n"
+    code = "def largest(model, mask, scoring):\n    return mask.layout.flatten(mask.layout.weights(model)).float()\n"
     (tmp_path / "scores.py").write_text(code)
     options = ("--task", f"{ROOT}/tests/tasks/own.py:Own", "--sparsities", "0.5", "--seeds", "1", "--output", tmp_path)
     assert script("prune", *options, "--criteria", f"{tmp_path}/scores.py:largest", "magnitude") == 0
