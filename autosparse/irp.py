@@ -17,7 +17,7 @@ from accelerate.utils import broadcast, broadcast_object_list
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from autosparse.config import IRPConfig, settings
+from autosparse.config import IRPConfig
 from autosparse.criteria import Chooser, Criterion, Scoring, make_criterion
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.loss import CrossEntropy
@@ -26,6 +26,7 @@ from autosparse.errors import UserError
 from autosparse.files import replacing, write_json
 from autosparse.lookahead import Probe
 from autosparse.metrics import described
+from autosparse.options import option_values
 from autosparse.pruning import Layout, Mask, keep_top, make_schedule
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore, TripleWriter
@@ -237,7 +238,7 @@ class IRP:
         size = self.data.scoring_batch
         samples = min(len(self.data), size * self.grad_batches) if self.grad_batches else len(self.data)
         gradient = {"batch_size": size, "samples": samples, "batch_norm": self.config.batch_norm}
-        attributes = {**settings(self.config), **self.attributes, "gradient": gradient}
+        attributes = {**option_values(self.config, identity=True), **self.attributes, "gradient": gradient}
         iterations = self.schedule.iterations
         columns = self.config.probe_columns if self.config.probe_steps else ()
         self._writer = TripleWriter.open(self._path, self._layout, iterations, attributes, group(), columns=columns)

@@ -19,7 +19,7 @@ from autosparse.command import run
 from autosparse.config import IRPConfig, Probed
 from autosparse.criteria import Scoring, select
 from autosparse.criteria.loss import CrossEntropy
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.base import Setting
 from autosparse.lookahead import Probe, RecipeLearner
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count

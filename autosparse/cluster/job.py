@@ -3,14 +3,14 @@
 import sysconfig
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autosparse.config import defaults, settings
 from autosparse.errors import UserError, refused
 from autosparse.files import read_record
+from autosparse.options import option_values
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -47,17 +47,17 @@ class Job(ABC):
     def absent(self) -> str | None:
         """Return which data are missing on this machine, in one line.
 
-        Only machines that run the job need them; without them, `derived` leaves out values that depend on them.
+        Only machines that run the job need them; without them, `identity` leaves out what depends on them.
         """
         return None
 
-    def derived(self) -> dict[str, Any]:
-        """Return values besides the fields that decide the run: digests of its inputs, resolved fields."""
-        return {}
-
     def identity(self) -> dict[str, Any]:
-        """Return the resolved configuration that `config.yaml` holds; runs with equal ones are the same run."""
-        return {"kind": self.kind, **settings(self), **self.derived()}
+        """Return what makes this run the run it is, which `config.yaml` holds, as values of YAML.
+
+        The options that are not marked with `NO_IDENTITY`; subclasses add digests of inputs and the values
+        that options resolve to.
+        """
+        return {"kind": self.kind, **option_values(self, identity=True)}
 
     def options(self) -> dict[str, Any]:
         """Return the options of the command line that ask for this run, which `config.yaml` holds, too."""
@@ -66,11 +66,6 @@ class Job(ABC):
     def sources(self) -> list[Path]:
         """Return the files of the user's that the run computes with; they are copied into its folder."""
         return []
-
-    @classmethod
-    def defaults(cls) -> Mapping[str, Any]:
-        """Return the values of options that a `config.yaml` lacks because it was written before they existed."""
-        return defaults(cls)
 
     @abstractmethod
     def is_complete(self) -> bool:

@@ -83,7 +83,7 @@ def write_config(job: Job) -> None:
 def config_difference(job: Job, submitted: dict[str, Any] | None = None) -> str | None:
     """Return how the configuration of the run in the job's folder differs from the job's; None if it does not.
 
-    A key that a configuration lacks has its default. A run that failed before it had any output has no configuration.
+    A run that failed before it had any output has no configuration.
     Keys that depend on the data are compared only on a machine that has the data.
 
     Args:
@@ -93,8 +93,7 @@ def config_difference(job: Job, submitted: dict[str, Any] | None = None) -> str 
     folder = job.folder
     if submitted is None and not ((folder / "config.yaml").is_file() and _has_output(job)):
         return None
-    config = read_config(folder) if submitted is None else submitted
-    old, new = (_filled(values, job.defaults()) for values in (config, job.identity()))
+    old, new = read_config(folder) if submitted is None else submitted, job.identity()
     old_keys = [] if job.absent() else [key for key in old if key not in (FILES, options.SECTION)]
     for key in [*new, *old_keys]:
         if old.get(key) != new.get(key):
@@ -111,16 +110,6 @@ def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str
     if key.endswith("code"):
         return f"another file of the {key.removesuffix('code').rstrip('_') or 'task'}, of which a copy is in its folder"
     return f"{key} = {one}, asked for is {other}"
-
-
-def _filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with the defaults of keys that it lacks, also in its sections."""
-    inner = {
-        key: {**defaults[key], **value}
-        for key, value in config.items()
-        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
-    }
-    return {**defaults, **config, **inner}
 
 
 def _has_output(job: Job) -> bool:

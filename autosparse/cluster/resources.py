@@ -13,7 +13,7 @@ from autosparse.cluster.slurm import slurm_answers
 from autosparse.command import parse
 from autosparse.config import Bounds, Config
 from autosparse.errors import UserError
-from autosparse.options import texts, typed
+from autosparse.options import OptionsFile
 
 Cluster = Literal["slurm", "local", "inline"]
 
@@ -304,17 +304,13 @@ def _profile() -> Path | None:
 
 
 def _read(path: Path) -> Resources:
-    """Read a profile as a command line."""
+    """Read a profile as the command line reads a file of options."""
     valid = [spelled(option.name) for option in fields(Resources) if option.name not in _PER_COMMAND]
-    words: list[str] = []
-    for name, value in typed(path).items():
+    for name in OptionsFile.read(path).texts:
         if name not in valid:
             raise UserError(f"{path}: unknown key {name!r}; valid: {', '.join(valid)}")
-        given = texts(path, name, value)
-        if name == "log-dir":
-            given = [os.path.expanduser(text) for text in given]
-        words += [f"--{name}", *(text.lstrip("-") if name == "slurm" else text for text in given)] if given else []
     try:
-        return parse(Resources, words)
+        resources = parse(Resources, ["--config", str(path)])
     except SystemExit:  # The parser has named the wrong value, and the valid ones.
         raise UserError(f"{path} has a value that does not fit, see above") from None
+    return replace(resources, log_dir=resources.log_dir and resources.log_dir.expanduser())

@@ -20,7 +20,7 @@ from autosparse.criteria import Scoring
 from autosparse.criteria.loss import CrossEntropy
 from autosparse.files import read_json, write_json
 from autosparse.jobs import FitRun, IRPRun
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.base import Setting
 from autosparse.page import Document
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.pruning.schedule import keep_count

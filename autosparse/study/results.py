@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,16 @@ import pandas as pd
 
 from autosparse.autos.autos import CARD
 from autosparse.cluster.provenance import read_config
-from autosparse.config import IRPConfig, PruneConfig, defaults
+from autosparse.config import IRPConfig, PruneConfig
 from autosparse.errors import UserError
 from autosparse.files import read_json, walk
 from autosparse.store import TripleStore
 from autosparse.store.beside import HISTORY, read_history
 from autosparse.store.schema import MARKER
-from autosparse.training import Recipe
 
 # Options in the configuration of a run that belong to neither its task nor its training.
-_VARIED = {*defaults(IRPConfig), *defaults(PruneConfig), "kind", "options", "autos", "criterion_code", "grad_batches"}
+_VARIED = {field.name for kind in (IRPConfig, PruneConfig) for field in fields(kind)}
+_VARIED |= {"kind", "options", "autos", "criterion_code", "grad_batches"}
 # Those of them that have a column or decide nothing.
 _TOLD = {"kind", "options", "criterion", "sparsity", "sanity", "seed", "order_seed"}
 _RESULT = {"prune": "result.json", "autos": CARD, "irp": f"triples.zarr/{MARKER}", "report": "index.html"}
@@ -125,12 +126,9 @@ def _pruned(folder: Path) -> dict[str, Any]:
 
 
 def _protocol(config: dict[str, Any]) -> str:
-    """Return the options that must be equal within a table as JSON: the recipe, the task and its fields.
-
-    Options that a run of an older version lacks have their defaults.
-    """
+    """Return the options that must be equal within a table as JSON: the recipe, the task and its fields."""
     task = {key: value for key, value in config.items() if key not in _VARIED}
-    return json.dumps({**task, **defaults(Recipe), **config["recipe"], "recipe": None}, sort_keys=True)
+    return json.dumps({**task, **config["recipe"], "recipe": None}, sort_keys=True)
 
 
 def _settings(config: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from autosparse.config import Backbone, FitConfig, IRPConfig, OneShot, PruneConfig, Sanity
 from autosparse.jobs import FitRun, IRPRun, PruneRun
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.base import Setting
 from autosparse.tasks import Images, Text
 
 PAPERS = ("lenet/mnist", "resnet18/cifar10", "vgg16/cifar10", "vgg19/cifar100", "resnet18/tiny-imagenet")

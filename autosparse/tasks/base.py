@@ -1,6 +1,10 @@
 """The interface of a task: all that iterative pruning, criteria and training need to know of it."""
 
+import pickle
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from autosparse import registry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +60,11 @@ class Task(Protocol):
         from torch.utils.data import default_collate
 
         return default_collate(samples)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the task by the name of its class, with the files of the user's that this process has loaded."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
+        return registry.rebuild, (registry.FILES, registry.name_of(type(self), {}), pickle.dumps(values))
 
     @property
     def scoring_batch(self) -> int:

@@ -56,7 +56,7 @@ def test_stopped_run_resumes_to_the_same_bytes(
     os.kill(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode == 130
-    assert (tmp_path / "said").read_text().endswith("error: interrupted; the same command goes on from here\n")
+    assert (tmp_path / "said").read_text().endswith("error: interrupted; the same command resumes\n")
     folder = tmp_path / "irp" / RUN
     status = json.loads((folder / "status.json").read_text())
     assert (status["state"], status["why"]) == ("interrupted", "SIGINT")

@@ -76,7 +76,7 @@ def test_ctrl_c_stops_jobs_at_a_step(tmp_path: Path) -> None:
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in error
-    assert error.endswith("\nerror: interrupted; the same command goes on from here\n")
+    assert error.endswith("\nerror: interrupted; the same command resumes\n")
     for word in "ab":
         assert json.loads((tmp_path / f"note_{word}" / "status.json").read_text())["state"] == "interrupted"
         assert holder_of(tmp_path / f"note_{word}") is None

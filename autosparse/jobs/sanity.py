@@ -1,4 +1,4 @@
-"""Sanity checks of pruning at initialization (Frankle et al. 2021): what a mask knows beyond densities.
+"""Sanity checks of pruning at initialization (Frankle et al. 2021): what a mask contributes beyond densities.
 
 `shuffled`: does it matter which weights of a layer are kept? `reinitialized`: does the mask depend on the initial
 weights? `inverted`: is the order of the scores the right way round?
@@ -16,7 +16,7 @@ from autosparse.seeds import stream
 
 
 def shuffled(mask: Mask, seed: int) -> Mask:
-    """The mask with its elements permuted at random within each layer; layers keep their densities."""
+    """Return a mask with its elements permuted at random within each layer; layers keep their densities."""
     generator = torch.Generator().manual_seed(stream("shuffled mask", seed))
     parts = [kept.reshape(-1) for kept in mask.layout.unflatten(mask.kept).values()]
     order = [torch.randperm(len(part), generator=generator).to(part.device) for part in parts]
@@ -48,5 +48,5 @@ def _negated(criterion: Criterion) -> Criterion:
 
 
 def reinitialized(seed: int) -> int:
-    """The seed of the weights that take the place of those of a seed."""
+    """Return the seed of the initial weights that replace those of a seed."""
     return stream("weights drawn anew", seed) % (1 << 32)
