@@ -29,8 +29,8 @@ from autosparse.metrics import described
 from autosparse.pruning import Layout, Mask, keep_top, make_schedule
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore, TripleWriter
-from autosparse.store.beside import HISTORY, agrees, check_file, of_file, of_row, read_history
 from autosparse.store.schema import LEDGER, MARKER, Ledger
+from autosparse.store.sidecars import HISTORY, agree, check_file, file_digest, read_history, row_digest
 from autosparse.store.storage import Folder
 from autosparse.training import Checkpoint, Epoch, Recipe, Training, summarize, train
 
@@ -137,7 +137,7 @@ class IRP:
         self._load(self._initial_path)
         theta = self._layout.flatten(self._layout.weights(self.model))
         grad = mean_gradient(self.model, self._layout, self._batches, self.config.batch_norm)
-        self._writer.commit_features(theta, grad, beside=of_file(self._initial_path))
+        self._writer.commit_features(theta, grad, sidecars=file_digest(self._initial_path))
 
     def training(self, i: int) -> Training | None:
         """What trains θ0 under m_i (line 11), None where that is done; the first leaves the state to rewind to."""
@@ -162,7 +162,7 @@ class IRP:
         assert self._mask is not None
         row: dict[str, Any] = {"iteration": i, "density": self._mask.density, "loss": epochs[-1]["loss"]}
         row |= summarize(epochs, self.data.better)
-        if not agrees(self._ledger.beside, of_row(row)):
+        if not agree(self._ledger.sidecars, row_digest(row)):
             raise UserError(
                 "the training that makes history.json again has another result than the first; "
                 "run it on the same hardware, with as many processes, in a pack if it was in one"
@@ -192,15 +192,15 @@ class IRP:
         probe = {name: values[self._mask.kept] for name, values in seen.items()}
         self._mask = keep_top(scores, k, self._mask)
         del scores  # as large as the model
-        rewound = of_file(self._rewind_path) if i == 0 and self._rewind_path != self._initial_path else {}
-        self._writer.commit_alive(i + 1, self._mask, probe, of_row(self.history[i]) | rewound)
+        rewound = file_digest(self._rewind_path) if i == 0 and self._rewind_path != self._initial_path else {}
+        self._writer.commit_alive(i + 1, self._mask, probe, row_digest(self.history[i]) | rewound)
         self._forget(i)
 
     def finish(self) -> None:
         """Store survival, the sum of the masks (line 14), and mark the store complete."""
         self._forget(self.schedule.iterations)
         if self._writer:
-            self._writer.finish(of_row(self.history[-1]))
+            self._writer.finish(row_digest(self.history[-1]))
 
     @property
     def _store(self) -> TripleStore:
@@ -223,7 +223,7 @@ class IRP:
         if not (self._path / LEDGER).is_file():
             return False, Ledger(), []
         ledger = Ledger.read(Folder(self._path))
-        history = read_history(self.folder, ledger.beside)
+        history = read_history(self.folder, ledger.sidecars)
         unfinished = 0 < len(history) <= self.schedule.iterations
         if unfinished and self.config.rewind_epoch and not self._rewind_path.is_file():
             history = []  # the state to rewind to is lost: the first training is done again, from its start
@@ -256,7 +256,7 @@ class IRP:
 
     def _load(self, state: Path) -> None:
         """Restore a whole state: weights, biases, batch-norm weights and running statistics."""
-        check_file(state, self._ledger.beside)
+        check_file(state, self._ledger.sidecars)
         load_model(self.model, state)
 
     def _make_probe(self) -> Probe | None:

@@ -13,8 +13,8 @@ from autosparse.config import IRPConfig, PruneConfig, defaults
 from autosparse.errors import UserError
 from autosparse.files import read_json, walk
 from autosparse.store import TripleStore
-from autosparse.store.beside import HISTORY, read_history
 from autosparse.store.schema import MARKER
+from autosparse.store.sidecars import HISTORY, read_history
 from autosparse.training import Recipe
 
 # what a run's configuration says beside task and training
@@ -90,7 +90,7 @@ def _read(
 
 def _iterations(folder: Path) -> list[dict[str, Any]]:
     config, store = read_config(folder), TripleStore.open(folder)
-    history = read_history(folder, store.beside)
+    history = read_history(folder, store.ledger.sidecars)
     if len(history) != store.iterations + 1:
         raise UserError(f"{folder / HISTORY} is not whole; the command of the run makes it again")
     common = {key: config[key] for key in ("network", "dataset", "seed", "order_seed")}

@@ -15,7 +15,7 @@ from autosparse.metrics import factor
 from autosparse.options import SECTION
 from autosparse.page import Chart, Run
 from autosparse.store import TripleStore
-from autosparse.store.beside import read_history
+from autosparse.store.sidecars import read_history
 from autosparse.study import curves, results
 
 _LINES = 25  # of a log's end
@@ -57,7 +57,7 @@ def _prune(folder: Path) -> Run:
 
 def _irp(folder: Path) -> Run:
     config, store = read_config(folder), TripleStore.open(folder)
-    history = read_history(folder, store.beside)
+    history = read_history(folder, store.ledger.sidecars)
     last = history[-1]
     metric = last["metric"]
     masks = pd.DataFrame(
