@@ -56,43 +56,25 @@ def part_size(start: int, stop: int, seed: int, part: Part) -> int:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk of a store, or the slice of its samples that belongs to one stream.
-
-    Attributes:
-        store: number of the store.
-        start: first flat index.
-        stop: flat index after the last.
-        copy: number of earlier copies of the chunk, in a store with a weight above 1.
-        samples: number of samples in the chunk.
-        skip: number of samples before the slice.
-        take: number of samples in the slice.
-    """
+    """A chunk of a store, or the slice of its samples that belongs to one stream."""
 
     store: int
-    start: int
-    stop: int
-    copy: int
-    samples: int
-    skip: int
-    take: int
+    start: int  # first flat index
+    stop: int  # flat index after the last
+    copy: int  # number of earlier copies, if the store has a weight above 1
+    samples: int  # number of samples in the chunk
+    skip: int  # number of samples before the slice
+    take: int  # number of samples in the slice
 
 
 @dataclass(frozen=True)
 class ShuffleBuffer:
-    """Chunks whose samples are permuted together.
-
-    Attributes:
-        stream: number of the stream.
-        number: number of the shuffle buffer in its stream.
-        start: position of its first sample in the stream.
-        size: number of samples.
-        chunks: chunks in order.
-    """
+    """Chunks whose samples are permuted together."""
 
     stream: int
-    number: int
-    start: int
-    size: int
+    number: int  # number of the shuffle buffer in its stream
+    start: int  # position of its first sample in the stream
+    size: int  # number of samples
     chunks: tuple[Chunk, ...]
 
 
@@ -100,26 +82,16 @@ class ShuffleBuffer:
 class Order:
     """The order of one epoch.
 
-    Attributes:
-        store_sizes: number of parameters of each store.
-        chunk_sizes: number of parameters per chunk of each store.
-        batch_size: number of samples per global batch.
-        seed: seed of the permutations and the split.
-        epoch: number of the epoch, from 0; every epoch has another order.
-        part: part of the split.
-        streams: number of streams, at most; a smaller batch has fewer.
-        chunks_per_buffer: number of chunks per shuffle buffer.
-        weights: how many times each store's samples occur in an epoch. A fraction is drawn anew in every epoch.
-            Default: once each.
+    The weights are how many times each store's samples occur in an epoch; a fraction is drawn anew in every epoch.
     """
 
-    store_sizes: tuple[int, ...]
-    chunk_sizes: tuple[int, ...]
-    batch_size: int
+    store_sizes: tuple[int, ...]  # number of parameters of each store
+    chunk_sizes: tuple[int, ...]  # number of parameters per chunk of each store
+    batch_size: int  # number of samples per global batch
     seed: int = 0
     epoch: int = 0
     part: Part = "train"
-    streams: int = 48
+    streams: int = 48  # at most; a smaller batch has fewer
     chunks_per_buffer: int = 1
     weights: tuple[float, ...] | None = None
 

@@ -54,16 +54,11 @@ class Grid:
     """The cut of the flat index space into shards and chunks.
 
     The rows of `alive` are cut at the same indices: shard k of every array is about the same parameters.
-
-    Attributes:
-        size: number of parameters, P.
-        shard: number of parameters per shard.
-        chunk: number of parameters per chunk.
     """
 
-    size: int
-    shard: int
-    chunk: int
+    size: int  # number of parameters, P
+    shard: int  # number of parameters per shard
+    chunk: int  # number of parameters per chunk
 
     @classmethod
     def of(cls, size: int, shard: int | None = None) -> "Grid":
@@ -95,17 +90,11 @@ class Grid:
 
 @dataclass
 class Ledger:
-    """The record of committed files, masks and digests.
+    """The record of committed files, masks and digests."""
 
-    Attributes:
-        files: entry of each file by its path in the store.
-        densities: density of each mask, m_0 first.
-        sidecars: digests of the run's sidecar files, see `autosparse.store.sidecars`.
-    """
-
-    files: dict[str, Entry] = field(default_factory=dict)
-    densities: list[float] = field(default_factory=list)
-    sidecars: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Entry] = field(default_factory=dict)  # by their paths in the store
+    densities: list[float] = field(default_factory=list)  # of the masks, m_0 first
+    sidecars: dict[str, str] = field(default_factory=dict)  # digests, see `autosparse.store.sidecars`
 
     @property
     def iterations(self) -> int:

@@ -20,19 +20,12 @@ _MISSING = (1 << 64) - 1  # offset and size of a missing chunk in the index
 
 @dataclass(frozen=True)
 class ShardFormat:
-    """The format that all shards of an array share.
+    """The format that all shards of an array share."""
 
-    Attributes:
-        dtype: type of the values, little-endian.
-        fill: value that pads a chunk.
-        chunk: number of values per chunk.
-        chunks: number of chunks per shard.
-    """
-
-    dtype: np.dtype[Any]
-    fill: Any
-    chunk: int
-    chunks: int
+    dtype: np.dtype[Any]  # little-endian
+    fill: Any  # value that pads a chunk
+    chunk: int  # number of values per chunk
+    chunks: int  # number of chunks per shard
 
     @property
     def length(self) -> int:

@@ -104,7 +104,13 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._obstore = _import_obstore(url)
+        try:
+            import obstore
+            import obstore.exceptions
+            import obstore.store
+        except ImportError:
+            raise UserError(f"{url} needs obstore: pip install 'autosparse[s3]'") from None
+        self._obstore: Any = obstore
         with self._errors():
             self._store = self._obstore.store.from_url(self._url, retry_config=_RETRY)
 
@@ -203,13 +209,3 @@ def _move(source: Path, target: Path) -> None:
         if target.exists():
             raise FileExistsError(errno.EEXIST, "exists", str(target)) from None
         os.rename(source, target)
-
-
-def _import_obstore(url: str) -> Any:
-    try:
-        import obstore
-        import obstore.exceptions
-        import obstore.store
-    except ImportError:
-        raise UserError(f"{url} needs obstore: pip install 'autosparse[s3]'") from None
-    return obstore
