@@ -30,8 +30,8 @@ from autosparse.options import option_values
 from autosparse.pruning import Layout, Mask, keep_top, make_schedule
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore, TripleWriter
-from autosparse.store.beside import HISTORY, agrees, check_file, of_file, of_row, read_history
 from autosparse.store.schema import LEDGER, MARKER, Ledger
+from autosparse.store.sidecars import HISTORY, agree, check_file, file_digest, read_history, row_digest
 from autosparse.store.storage import Folder
 from autosparse.tasks import Data
 from autosparse.training import Checkpoint, Epoch, Recipe, summarize, train
@@ -132,7 +132,7 @@ class IRP:
         self._load(self._initial_path)
         theta = self._layout.flatten(self._layout.weights(self.model))
         grad = mean_gradient(self.model, self._layout, self._scoring, self.config.batch_norm)
-        self._writer.commit_features(theta, grad, beside=of_file(self._initial_path))
+        self._writer.commit_features(theta, grad, sidecars=file_digest(self._initial_path))
 
     def _train(self, i: int) -> None:
         """Train θ0 under m_i (line 11), unless that is done; the first training leaves the state to rewind to."""
@@ -160,7 +160,7 @@ class IRP:
         """Add the training under m_i to the history."""
         row: dict[str, Any] = {"iteration": i, "density": mask.density, "loss": epochs[-1]["loss"]}
         row |= summarize(epochs, self.data.better)
-        if not agrees(self._ledger.beside, of_row(row)):
+        if not agree(self._ledger.sidecars, row_digest(row)):
             raise UserError(
                 "the training that makes history.json again has another result than the first; "
                 "run it on the same hardware, with as many processes"
@@ -190,14 +190,14 @@ class IRP:
         probe = {name: values[self._mask.kept] for name, values in seen.items()}
         self._mask = keep_top(scores, k, self._mask)
         del scores  # as large as the model
-        self._writer.commit_alive(i + 1, self._mask, probe, of_row(self.history[i]))
+        self._writer.commit_alive(i + 1, self._mask, probe, row_digest(self.history[i]))
         self._forget(i)
 
     def _finish(self) -> None:
         """Store survival, the sum of the masks (line 14), and mark the store complete."""
         self._forget(self.schedule.iterations)
         if self._writer:
-            self._writer.finish(of_row(self.history[-1]))
+            self._writer.finish(row_digest(self.history[-1]))
 
     @property
     def _store(self) -> TripleStore:
@@ -220,9 +220,9 @@ class IRP:
         if not (self._path / LEDGER).is_file():
             return False, Ledger(), []
         ledger = Ledger.read(Folder(self._path))
-        history = read_history(self.folder, ledger.beside)
+        history = read_history(self.folder, ledger.sidecars)
         wanted = self.config.rewind_epoch and len(history) <= self.schedule.iterations
-        if wanted and (history or self._rewind_path.name in ledger.beside) and not self._rewind_path.is_file():
+        if wanted and (history or self._rewind_path.name in ledger.sidecars) and not self._rewind_path.is_file():
             history = []  # the state to rewind to is lost: the first training is done again, from its start
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return (self._path / MARKER).exists(), ledger, history
@@ -243,7 +243,7 @@ class IRP:
         columns = self.config.probe_columns if self.config.probe_steps else ()
         self._writer = TripleWriter.open(self._path, self._layout, iterations, attributes, group(), columns=columns)
         # A row that the ledger does not vouch for is trained again, from its checkpoint.
-        self.history = [row for row in self.history if of_row(row).items() <= self._ledger.beside.items()]
+        self.history = [row for row in self.history if row_digest(row).items() <= self._ledger.sidecars.items()]
         self._resume()
 
     def _resume(self) -> None:
@@ -252,7 +252,7 @@ class IRP:
 
     def _load(self, state: Path) -> None:
         """Restore a whole state: weights, biases, batch-norm weights and running statistics."""
-        check_file(state, self._ledger.beside)
+        check_file(state, self._ledger.sidecars)
         load_model(self.model, state)
 
     def _make_probe(self) -> Probe | None:
@@ -268,12 +268,14 @@ class IRP:
             if main:
                 _save(self.model, self._rewind_path)
             if self._writer and self._ledger.iterations == 0:  # later masks come from the state of that digest
-                self._writer.commit_beside(of_file(self._rewind_path) if main else {})
+                self._writer.commit_sidecars(file_digest(self._rewind_path) if main else {})
         self.after_epoch(i, epoch)
 
     def _checkpoint(self, i: int) -> Checkpoint:
         main = self.accelerator.is_main_process
-        tag = f"iteration {i} of {replace(self._ledger, beside={}).checksum}"  # of this run alone, as its store stands
+        tag = (
+            f"iteration {i} of {replace(self._ledger, sidecars={}).checksum}"  # of this run alone, as its store stands
+        )
         return Checkpoint(self.folder / CHECKPOINT, tag, self.checkpoint_interval, write=main)
 
     def _forget(self, i: int) -> None:

@@ -198,7 +198,7 @@ def test_killed_around_any_commit_it_ends_with_the_same_bytes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original, calls = Folder.place, 0
+    original, calls = Folder.put, 0
 
     def dying(folder: Folder, name: str, parts: list[memoryview], replace: bool = False) -> None:
         nonlocal calls
@@ -210,7 +210,7 @@ def test_killed_around_any_commit_it_ends_with_the_same_bytes(
             raise KilledError
         calls += committing
 
-    monkeypatch.setattr(Folder, "place", dying)
+    monkeypatch.setattr(Folder, "put", dying)
     with pytest.raises(KilledError):
         run(tmp_path, images, accelerator)
     monkeypatch.undo()
@@ -347,7 +347,7 @@ def test_a_folder_of_another_run_is_refused(images: ImageArrays, accelerator: Ac
 
     with pytest.raises(KilledError):
         run(tmp_path, images, accelerator, stop, attributes={"seed": 4})
-    with pytest.raises(UserError, match="another network or number of iterations"):
+    with pytest.raises(UserError, match="of a run with iterations = 3, not 4"):
         run(tmp_path, images, accelerator, config=replace(CONFIG, iterations=N + 1))
     with pytest.raises(UserError, match=r"is the store of a run with seed = 4, not 5"):
         run(tmp_path, images, accelerator, attributes={"seed": 5})

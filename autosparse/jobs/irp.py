@@ -46,13 +46,14 @@ class IRPRun(TrainingRun):
 
     def is_complete(self) -> bool:
         from autosparse.store import TripleStore
-        from autosparse.store.beside import read_history
         from autosparse.store.schema import MARKER
+        from autosparse.store.sidecars import read_history
 
         if not (self.folder / "triples.zarr" / MARKER).is_file():
             return False
         store = TripleStore.open(self.folder)  # a damaged store is an error, not a reason to run again over it
-        return len(read_history(self.folder, store.beside)) > self.config.iterations  # what it lacks is made again
+        history = read_history(self.folder, store.ledger.sidecars)
+        return len(history) > self.config.iterations  # what it lacks is made again
 
     def run(self, accelerator: "Accelerator") -> None:
         from autosparse.irp import IRP

@@ -14,8 +14,8 @@ from autosparse.config import IRPConfig, PruneConfig
 from autosparse.errors import UserError
 from autosparse.files import read_json, walk
 from autosparse.store import TripleStore
-from autosparse.store.beside import HISTORY, read_history
 from autosparse.store.schema import MARKER
+from autosparse.store.sidecars import HISTORY, read_history
 
 # Options in the configuration of a run that belong to neither its task nor its training.
 _VARIED = {field.name for kind in (IRPConfig, PruneConfig) for field in fields(kind)}
@@ -98,7 +98,7 @@ def _read(
 
 def _iterations(folder: Path) -> list[dict[str, Any]]:
     config, store = read_config(folder), TripleStore.open(folder)
-    history = read_history(folder, store.beside)
+    history = read_history(folder, store.ledger.sidecars)
     if len(history) != store.iterations + 1:
         raise UserError(f"{folder / HISTORY} is not whole; the command of the run makes it again")
     common = {key: config[key] for key in ("network", "dataset", "seed", "order_seed")}

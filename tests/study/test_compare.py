@@ -14,7 +14,7 @@ from autosparse.page import markdown
 from autosparse.pruning import Layout, Mask
 from autosparse.store import TripleStore
 from autosparse.study import compare
-from tests.store.drawn import Drawn, write
+from tests.store.helpers import Run, write
 
 RECIPE = json.dumps({"epochs": 3, "learning_rate": 0.1})
 
@@ -111,7 +111,7 @@ def store(path: Path, survival: list[int], iterations: int, model: nn.Module | N
     """A complete run whose parameters have these survivals."""
     layout = Layout.of(model or nn.Linear(len(survival), 1))
     masks = [Mask(layout, torch.tensor([s >= i for s in survival])) for i in range(iterations + 1)]
-    write(path, Drawn(torch.ones(layout.size), torch.ones(layout.size), masks))
+    write(path, Run(torch.ones(layout.size), torch.ones(layout.size), masks))
     return TripleStore.open(path)
 
 
