@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Never, get_args
+from typing import Any, Never
 
 import numpy as np
 import torch
@@ -13,33 +13,22 @@ from torch import Tensor, nn
 
 from autosparse import registry
 from autosparse.autos import AutoSCriterion
-from autosparse.config import (
-    AHEAD,
-    CRITERIA,
-    LOOK_AHEAD,
-    PRETRAINED,
-    SHIPPED,
-    BatchNorm,
-    Dynamic,
-    check_batch_norm,
-    folder_of,
-    is_folder,
-)
-from autosparse.criteria import Criterion, Targeted, make_criterion, select
+from autosparse.config import PRETRAINED, SHIPPED, BatchNorm, folder_of, is_folder
+from autosparse.criteria import Chooser, Criterion, Scoring, make_criterion, select
 from autosparse.criteria.base import check_values
 from autosparse.criteria.gradient import restoring_modules
-from autosparse.criteria.loss import Loss, loss_of
-from autosparse.criteria.progress import showing
-from autosparse.criteria.reading import Reading
-from autosparse.criteria.scored import Scored
+from autosparse.criteria.loss import CrossEntropy, Loss
+from autosparse.criteria.progress import progress_bar
+from autosparse.criteria.repeatable import RepeatableBatches
+from autosparse.criteria.table import AHEAD, DYNAMIC, LOOK_AHEAD, ROWS, check_options
 from autosparse.errors import UserError, unknown
 from autosparse.generators import seeded
-from autosparse.lookahead import LACKING, OptimizerFactory, OptimizerLearner, make_look_ahead
+from autosparse.lookahead import LACKING, OptimizerFactory, OptimizerLearner
 from autosparse.pruning import Layout, Mask, dense_warning
 from autosparse.pruning.schedule import keep_count
 from autosparse.seeds import stream
 
-_MANY_ZEROS = 0.5  # of the weights: a network that has been pruned already, or was never initialized
+_MANY_ZEROS = 0.5  # fraction of zeros in a network that was probably pruned before, or never initialized
 
 
 def prune(
@@ -47,7 +36,7 @@ def prune(
     batches: Iterable[Any] | None = None,
     *unnamed: Never,
     sparsity: float = 0.95,
-    criterion: str | Path | Criterion | Targeted = PRETRAINED,
+    criterion: str | Path | Criterion | Chooser = PRETRAINED,
     loss: Loss | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -60,7 +49,7 @@ def prune(
 ) -> Mask:
     """Choose which weights of a network to keep, before training it.
 
-    The model is left as it was, and so are the global random generators. `mask.apply_(model)` prunes it once;
+    The model is left unchanged, and so are the global random generators. `mask.apply_(model)` prunes it once;
     `mask.hold(model, optimizer)` keeps it pruned in any training loop. The same call gives the same mask: each pass
     over batches that are shuffled or augmented starts from `seed`. That holds for the global generators and for the
     `generator` of a loader or sampler. A data set with a generator of its own (`numpy.random.default_rng`), or
@@ -68,39 +57,39 @@ def prune(
 
     Args:
         model: any module with convolutions, linear, attention or recurrent layers.
-        batches: (inputs, targets), or whatever `loss` takes; a list or a DataLoader. A generator or other iterator only
-            for criteria that look at them once, which `pretrained` and those that work in rounds do not. A few hundred
-            samples are enough: each round takes the gradient of all, and `pretrained` has 30 rounds. Of what does
-            not say how many it has, at most 1,000. None for criteria that look at no data: random, random-erk,
-            magnitude.
-        unnamed: nothing; all that follows is given by name.
-        sparsity: share of the weights to remove, between 0 and 1.
-        criterion: `pretrained`, the AutoS that comes with the package, or `lookahead`, the AutoS that trains ahead in
-            each round; a name in `autosparse.config.CRITERIA` or `LOOK_AHEAD`, the folder of a saved AutoS, or a
-            criterion of your own.
-        loss: (model, batch) -> the mean loss of the batch; the cross-entropy of class scores, if not given.
-        include: shell patterns of names of parameters to prune that are not by themselves, as in `*.experts.*`.
-        exclude: of those to leave dense; stronger than `include`.
-        mask: what is left to choose from; what it has removed stays removed. It brings its own choice of parameters.
-        seed: for criteria that draw numbers, and the order of batches.
-        rounds: for a saved AutoS or a criterion that looks ahead, in how many it prunes; its own number, if not given.
+        batches: list or DataLoader of (inputs, targets), or of any batches that `loss` takes. A generator or other
+            iterator only for criteria that look at them once, which `pretrained` and criteria in rounds do not. A few
+            hundred samples are enough: each round takes the gradient of all, and `pretrained` has 30 rounds. At most
+            1,000 batches if their number is unknown. None for criteria without data: random, random-erk, magnitude.
+        unnamed: nothing; all further arguments have names.
+        sparsity: fraction of the weights to remove, between 0 and 1.
+        criterion: name of a criterion in `docs/criteria.md`, the folder of a saved AutoS, or a function
+            (model, mask, scoring) -> scores, see `autosparse.criteria`. `pretrained` is the AutoS that comes with the
+            package, `lookahead` the AutoS that trains ahead in each round.
+        loss: function (model, batch) that returns the mean loss of the batch. Default: the cross-entropy of class
+            scores.
+        include: shell patterns of names of parameters to prune that are not pruned by default, as in `*.experts.*`.
+        exclude: shell patterns of names of parameters to leave dense; stronger than `include`.
+        mask: the weights to choose from; removed weights stay removed. It has its own choice of parameters.
+        seed: seed of criteria that draw random numbers, and of the order of batches.
+        rounds: number of rounds of a saved AutoS or a criterion that looks ahead. Default: the criterion's own.
         steps_per_round: number of steps that a criterion which looks ahead trains in each round, from the initial
             weights; with `rounds` rounds (five by default) it trains `rounds * steps_per_round` steps in all.
-        optimizer: for such a criterion, makes the optimizer that it trains with, best as the network will be trained:
-            `lambda parameters: torch.optim.AdamW(parameters, 1e-3)`.
-        batch_norm: for criteria in `autosparse.config.BY_LOSS`, whether batch norm works on each batch (`batch`) or by
-            its running statistics (`running`, as in evaluation mode).
+        optimizer: function that makes the optimizer of a criterion that looks ahead, best as the network will be
+            trained: `lambda parameters: torch.optim.AdamW(parameters, 1e-3)`.
+        batch_norm: statistics of batch norm in the gradients of snip, iterative-snip, force, grasp and prospr: those of
+            each batch (`batch`) or the running ones (`running`, as in evaluation mode).
 
     Returns:
         The mask, on the model's device; exactly round((1 - sparsity) P) of the P weights are kept.
 
     Raises:
-        UserError (a ValueError): an unknown criterion, a sparsity outside (0, 1), a model without prunable weights, or
-            one that the criterion cannot take (names the layer), or batches that have no such loss.
+        UserError (a ValueError): the criterion is unknown, the sparsity is outside (0, 1), the model has no prunable
+            weights, or the criterion cannot take the model (names the layer) or the batches.
 
     Warns:
-        UserWarning: a layer of which nothing is kept; a network that is mostly zeros already; more than a tenth of the
-            weights in matrices that stay dense without having been excluded.
+        UserWarning: a layer keeps nothing; the network is mostly zeros already; more than a tenth of the weights in
+            matrices stay dense without having been excluded.
     """
     _refuse_unnamed(unnamed)
     sparsity = float(str(sparsity)) if isinstance(sparsity, np.floating) else sparsity  # 0.9 of any precision is 0.9
@@ -108,44 +97,44 @@ def prune(
     for what, value, least in (("rounds", rounds, 1), ("steps_per_round", steps_per_round, 1), ("seed", seed, 0)):
         if value is not None and not (isinstance(value, Integral) and value >= least):
             raise UserError(f"{what} must be an integer of at least {least}, got {value!r}")
-    name = (
-        str(criterion)
-        if isinstance(criterion, str | Path)
-        else getattr(criterion, "__name__", type(criterion).__name__)
-    )
     if isinstance(criterion, str | Path):
-        criterion = find_criterion(criterion, seed, rounds, batch_norm)
-        _check_ahead(name, criterion, steps_per_round, optimizer)
-    elif rounds is not None:
-        raise UserError("rounds are for a criterion given by name or folder; one of your own brings its own")
-    elif batch_norm != "batch":
-        raise UserError("batch_norm is for a criterion given by name; one of your own brings its own")
-    if not callable(criterion) and not isinstance(criterion, Targeted):
-        raise UserError(f"a criterion is a name, a folder or a function of model, mask and batches; got a {name}")
+        name, criterion = str(criterion), find_criterion(criterion, seed, rounds, batch_norm)
+        _check_learner(name, criterion, steps_per_round, optimizer)
+    else:
+        name = getattr(criterion, "__name__", type(criterion).__name__)
+        if rounds is not None or batch_norm != "batch":
+            option = "batch_norm" if rounds is None else "rounds"
+            raise UserError(f"{option}= is for a criterion given by name or folder; one of your own brings its own")
+    if not callable(criterion) and not isinstance(criterion, Chooser):
+        raise UserError(f"a criterion is a name, a folder or a function of model, mask and scoring; got a {name}")
     if loss is not None and not callable(loss):
         raise UserError(f"loss is a function (model, batch) -> the mean loss of the batch, got {loss!r}")
     start = _start(model, include, exclude, mask)
     kept = keep_count(1.0 - sparsity, start.layout.size)
     if kept > start.count:
         raise UserError(
-            f"a sparsity of {sparsity} keeps {kept:,} weights, and mask has {start.count:,} left; "
-            f"what is removed stays so: give at least {start.sparsity:.6g}"
+            f"a sparsity of {sparsity} keeps {kept:,} weights, and mask= keeps {start.count:,}; "
+            f"removed weights stay removed: give at least {start.sparsity:.6g}"
         )
-    given = _checked(batches, name)
-    with seeded(stream("prune", seed)), showing(name), _masked(model, start), restoring_modules(model), torch.no_grad():
-        loss = loss_of(given) if loss is None else loss
-        reading = Reading(given, seed)
-        learner = OptimizerLearner(optimizer, reading, loss, steps_per_round) if optimizer and steps_per_round else None
-        read = Scored(reading, loss, learner=learner)
-        chosen = select(criterion, model, start, read, kept)
+    repeatable = RepeatableBatches(_checked(batches, name), seed)
+    loss = loss or CrossEntropy()
+    learner = OptimizerLearner(optimizer, repeatable, loss, steps_per_round) if optimizer and steps_per_round else None
+    with (
+        seeded(stream("prune", seed)),
+        progress_bar(name),
+        _masked(model, start),
+        restoring_modules(model),
+        torch.no_grad(),
+    ):
+        chosen = select(criterion, model, start, Scoring(repeatable, loss, learner), kept)
     _warn_of_empty(model, chosen)
     return chosen
 
 
-def _check_ahead(
-    name: str, criterion: Criterion | Targeted, steps: int | None, optimizer: OptimizerFactory | None
+def _check_learner(
+    name: str, criterion: Criterion | Chooser, steps: int | None, optimizer: OptimizerFactory | None
 ) -> None:
-    """Refuse what does nothing, or a look ahead that lacks something."""
+    """Refuse a criterion that looks ahead without steps or optimizer, and another criterion with them."""
     if name in LOOK_AHEAD or getattr(criterion, "looks_ahead", False):
         if steps is None or optimizer is None:
             raise UserError(LACKING.format(name))
@@ -165,7 +154,7 @@ def _refuse_unnamed(unnamed: Sequence[object]) -> None:
 
 
 def _start(model: nn.Module, include: Sequence[str], exclude: Sequence[str], mask: Mask | None) -> Mask:
-    """The mask to start from; warns of layers that stay dense, and of weights that are mostly zero."""
+    """Return the mask to start from; warn of layers that stay dense, and of weights that are mostly zero."""
     if mask is not None and (include or exclude):
         raise UserError("mask has its own choice of parameters; include= and exclude= are for a start without one")
     layout = Layout.of(model, include, exclude) if mask is None else mask.layout
@@ -199,7 +188,7 @@ def _checked(batches: Iterable[Any] | None, criterion: str) -> Iterable[Any]:
 
 
 class _NoData:
-    """Batches for what looks at none."""
+    """Batches of a criterion that reads none."""
 
     def __init__(self, criterion: str) -> None:
         self._criterion = criterion
@@ -212,7 +201,7 @@ class _NoData:
 
 @contextlib.contextmanager
 def _masked(model: nn.Module, mask: Mask) -> Iterator[None]:
-    """The model with a mask applied, and after as it was."""
+    """Apply a mask to the model, and restore its weights when the block ends."""
     if mask.count == mask.layout.size:
         yield
         return
@@ -238,53 +227,34 @@ def _warn_of_empty(model: nn.Module, mask: Mask) -> None:
 
 
 def _warn(message: str) -> None:
-    """As from the line that called `prune`, which called what calls this."""
-    warnings.warn(message, stacklevel=4)
+    warnings.warn(message, stacklevel=4)  # from the line that called `prune`
 
 
 def find_criterion(
     name: str | Path, seed: int = 0, rounds: int | None = None, batch_norm: str = "batch"
-) -> Criterion | Targeted:
-    """A criterion by name, by the folder of a saved AutoS, or `package.module:function` or `path/file.py:function`.
+) -> Criterion | Chooser:
+    """Return a criterion by name, by the folder of a saved AutoS, or by path, as `file.py:function`.
 
     Raises:
-        UserError: an unknown name, or `rounds` or `batch_norm` for a criterion that has no choice of them.
+        UserError: the name is unknown, or the criterion does not take `rounds` or `batch_norm`.
     """
-    check_rounds(str(name), rounds)
-    if name in CRITERIA:
-        return make_criterion(str(name), seed, batch_norm)
-    if name in get_args(Dynamic):
-        raise UserError(f"{name} chooses its mask during the training; run autosparse prune --criteria {name}")
-    check_batch_norm(str(name), batch_norm)
-    if name in LOOK_AHEAD:
-        return make_look_ahead(str(name), rounds)
-    if registry.is_path(str(name)):
-        own: Criterion | Targeted = registry.resolve(str(name), "criterion", {})
-        return own
-    if name in SHIPPED or is_folder(name):
+    text = str(name)
+    if text in DYNAMIC:
+        raise UserError(f"{text} chooses its mask during the training; run autosparse prune --criteria {text}")
+    if text in ROWS and text not in SHIPPED:
+        return make_criterion(text, seed, batch_norm, rounds)
+    check_options(text, rounds, batch_norm)
+    if registry.is_path(text):
+        criterion: Criterion | Chooser = registry.resolve(text, "criterion", {})
+        return criterion
+    if text in SHIPPED or is_folder(name):
         return AutoSCriterion.load(folder_of(name), rounds)
-    names = [*SHIPPED, *CRITERIA, *LOOK_AHEAD]
-    raise unknown("criterion", str(name), [*names, "the folder of a saved AutoS", "FILE.py:FUNCTION"])
-
-
-def check_rounds(name: str, rounds: int | None) -> None:
-    """Refuse a number of rounds for a criterion that has none, or its own.
-
-    Raises:
-        UserError: its number of rounds cannot be chosen.
-    """
-    if rounds is not None and (name in CRITERIA or registry.is_path(name)):
-        raise UserError(
-            f"rounds are for a saved AutoS and for {AHEAD}, not for {name}; snip in rounds is iterative-snip"
-        )
+    names = [row for row in ROWS if row not in DYNAMIC]
+    raise unknown("criterion", text, [*names, "the folder of a saved AutoS", "FILE.py:FUNCTION"])
 
 
 def check_sparsity(sparsity: float) -> None:
-    """Refuse a sparsity that is not a number between 0 and 1.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Refuse a sparsity that is not a number between 0 and 1."""
     if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not 0.0 < sparsity < 1.0:
         raise UserError(
             f"sparsity must be a number between 0 and 1 (0.95 removes 95% of the weights), got {sparsity!r}"

@@ -1,76 +1,130 @@
-"""Command lines: arguments from a dataclass, errors in one line, exit codes."""
+"""Command lines: arguments from a dataclass and a file of options, errors in one line, exit codes."""
 
+import argparse
 import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
-from contextvars import ContextVar
-from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass, replace
-from typing import Annotated, Any, TypeVar, get_type_hints
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from autosparse import options
 from autosparse.errors import UserError, refused
+from autosparse.options import OptionsFile, bare, marks, option_names, option_types
 
 Arguments = TypeVar("Arguments")
 
-_CONFIG = (tyro.conf.OmitArgPrefixes,)
-_HELP = (*_CONFIG, tyro.conf.FlagCreatePairsOff)  # --no-FLAG is said once, not of each flag
-
+_HELP = (
+    "--config FILE.yaml: options from a file, a run's config.yaml, say; those of the command line win. "
+    "--no-FLAG switches off a FLAG of the file."
+)
 _DEFAULT = " Default: "  # It begins the last sentence of an option's help.
-_REGISTRY = ConstructorRegistry()
-_by_tyro: ContextVar[bool] = ContextVar("by_tyro", default=False)
+CHOSEN = "the class that --task names"
+"""Mark of a field whose class the command line chooses, by the `task_class` of the arguments."""
 
 
 def choices(names: Iterable[str], alias: str | None = None, name: str | None = None) -> Any:
-    """A mark of a text option whose help lists names; others may do, too. `name` is that of the option."""
+    """Return a mark of a text option whose help lists names.
+
+    Args:
+        names: values that the help lists; the option takes others, too.
+        alias: second name of the option.
+        name: name of the option. Default: that of the field.
+    """
     return tyro.conf.arg(metavar=f"{{{','.join(names)}}}", aliases=[alias] if alias else None, name=name)
 
 
 def parse(kind: type[Arguments], args: Sequence[str] | None = None, prog: str | None = None) -> Arguments:
     """Read a dataclass from the command line.
 
-    Of the field `resources`, `--help` shows what most users need, the options of the class that its own extends;
-    `--help-cluster` shows all. A class with a method `reading` gets the arguments while they are read.
+    Values of the file that `--config` names are the defaults of the options. Of the field `resources`, `--help` shows
+    what most users need, the options of the class that its own extends; `--help-cluster` shows all.
+
+    Args:
+        kind: the dataclass. A `task_class` of it maps the name of a task to its class.
+        args: the command line. Default: that of this process.
+        prog: name of the command in its help.
 
     Raises:
-        SystemExit: help was printed, or (exit code 2) what is wrong and which option is nearest.
+        UserError: the file or the task is wrong, or a list has commas.
+        SystemExit: help was printed, or (exit code 2) an error with the nearest option.
     """
-    args = sys.argv[1:] if args is None else args
-    with getattr(kind, "reading", lambda args: nullcontext())(args):
-        return _parse(kind, args, prog)
-
-
-def _parse(kind: type[Arguments], args: Sequence[str], prog: str | None) -> Arguments:
-    hints = get_type_hints(kind)
-    if "--help-cluster" in args and "resources" in hints:
-        full = _resources(kind)
-        return tyro.cli(hints["resources"], args=["--help"], default=full, prog=prog, config=_HELP, registry=_REGISTRY)
-    helping = bool({"-h", "--help"} & {*args})
-    if helping and "resources" in hints:
-        kind = _folded(kind, hints["resources"].__base__)
-    if not helping:
-        _check_lists(kind, args)
-    about = f"{inspect.getdoc(kind)}\n\n{options.HELP}"
-    config = _HELP if helping else _CONFIG
-    return tyro.cli(kind, args=args, prog=prog, description=about, config=config, registry=_REGISTRY)
-
-
-@_REGISTRY.struct_rule
-def _documented(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Return the options of a dataclass as tyro finds them, with help as `_with_help` writes it."""
-    if not is_dataclass(info.type) or _by_tyro.get():
-        return None
-    token = _by_tyro.set(True)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--config", action="append", default=[], type=Path)
+    early.add_argument("--task")
     try:
-        spec: Any = ConstructorRegistry.get_struct_spec(info)
-    finally:
-        _by_tyro.reset(token)
-    declared = {each.name: each.default for each in fields(info.type)}
-    return replace(spec, fields=tuple(_with_help(each, declared.get(each.name, MISSING)) for each in spec.fields))
+        known, words = early.parse_known_args(sys.argv[1:] if args is None else args)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name} needs a file: {error.argument_name} FILE") from None
+    if len(known.config) > 1:
+        raise UserError("--config can be given once")
+    file = OptionsFile.read(known.config[0]) if known.config else OptionsFile(Path(), {})
+    words += ["--task", known.task] if known.task else []
+    task = None
+    if choose := getattr(kind, "task_class", None):
+        task = choose(known.task or file.value("task", str, "images"))
+    parser = _Parser(file, task, helping=bool({"-h", "--help"} & {*words}))
+    site = {field.name: field.default_factory for field in fields(kind)}.get("resources")  # type: ignore[arg-type]
+    if "--help-cluster" in words and callable(site):
+        return parser.read(type(full := site()), ["--help"], prog, default=full)
+    types = option_types(kind) | (option_types(task) if task else {})
+    file.check({*types})
+    if not parser.helping:
+        _check_lists(types, words)
+    return parser.read(kind, words, prog, description=f"{inspect.getdoc(kind)}\n\n{_HELP}")
+
+
+class _Parser:
+    """Reads a command line with tyro, which asks `_options` what the options of each dataclass are.
+
+    Attributes:
+        file: values that replace the defaults.
+        task: class of the field that is marked with `CHOSEN`; None for a command without such a field.
+        helping: whether help is asked for.
+    """
+
+    def __init__(self, file: OptionsFile, task: Any, helping: bool) -> None:
+        self.file, self.task, self.helping = file, task, helping
+        self._by_tyro = False
+        self._registry = ConstructorRegistry()
+        self._registry.struct_rule(self._options)
+
+    def read(self, kind: Any, args: Sequence[str], prog: str | None, **more: Any) -> Any:
+        """Call tyro; `more` are arguments of `tyro.cli`."""
+        config: list[Any] = [tyro.conf.OmitArgPrefixes]
+        if "--help" in args or "-h" in args:
+            config.append(tyro.conf.FlagCreatePairsOff)  # --no-FLAG is said once, not of each flag
+        return tyro.cli(kind, args=args, prog=prog, config=config, registry=self._registry, **more)
+
+    def _options(self, info: StructTypeInfo) -> StructConstructorSpec | None:
+        """Return the options of a dataclass as tyro finds them, with the defaults and help that they have here."""
+        if not is_dataclass(info.type) or self._by_tyro:
+            return None
+        self._by_tyro = True
+        try:
+            spec: Any = ConstructorRegistry.get_struct_spec(info)
+        finally:
+            self._by_tyro = False
+        hints = get_type_hints(info.type, include_extras=True)
+        declared = {field.name: field.default for field in fields(info.type)}
+        options = [self._option(option, hints[option.name], declared[option.name]) for option in spec.fields]
+        return replace(spec, fields=tuple(options))
+
+    def _option(self, option: StructFieldSpec, hint: Any, declared: Any) -> StructFieldSpec:
+        """Return one option; `declared` is its default in the class."""
+        if CHOSEN in marks(hint):
+            return replace(option, type=self.task or type(option.default), default=tyro.MISSING_NONPROP)
+        if option.name == "resources" and self.helping:
+            shown = hint.__base__
+            values = {field.name: getattr(option.default, field.name) for field in fields(shown)}
+            return replace(option, type=shown, default=shown(**values))
+        default = option.default
+        for name in option_names(option.name, hint) if tyro.conf.Suppress not in marks(hint) else ():
+            default = self.file.value(name.lstrip("-").replace("_", "-"), hint, default)
+        return _with_help(replace(option, default=default), declared)
 
 
 def _with_help(option: StructFieldSpec, declared: Any) -> StructFieldSpec:
@@ -87,8 +141,8 @@ def _with_help(option: StructFieldSpec, declared: Any) -> StructFieldSpec:
     def parts() -> tuple[str, str]:
         """Return the help, and the default as the docstring says it."""
         help_of = option.helptext() if callable(option.helptext) else option.helptext
-        text, _, said = " ".join((help_of or "").split()).partition(_DEFAULT)
-        return text, said if option.default == declared else ""
+        text, _, default = " ".join((help_of or "").split()).partition(_DEFAULT)
+        return text, default if option.default == declared else ""
 
     def shown() -> str | None:
         return parts()[0] or None
@@ -101,37 +155,20 @@ def _with_help(option: StructFieldSpec, declared: Any) -> StructFieldSpec:
     return replace(option, helptext=helptext, type=annotated)
 
 
-def _check_lists(kind: type[Any], args: Sequence[str]) -> None:
-    """Refuse numbers and names of a list that stand between commas, which the parser says no more of than that.
-
-    Raises:
-        UserError: says how lists are spelled.
-    """
+def _check_lists(types: dict[str, Any], args: Sequence[str]) -> None:
+    """Refuse lists of numbers or names with commas instead of spaces, and say how lists are spelled."""
     flag = ""
-    lists = options.lists(kind)
     for word in args:
         value = word
         if word.startswith("--"):
             flag, _, value = word.partition("=")
-        apart = value.replace(",", " ").split()
-        if "," in value and flag in lists:
-            decimal = lists[flag] is float and len(apart) == 2
-            point = f", and a point in a number: {'.'.join(apart)}" if decimal else ""
-            raise UserError(f"{flag} takes values with spaces between them: {flag} {' '.join(apart)}{point}")
-
-
-def _resources(kind: type[Any]) -> Any:
-    """The default of the field `resources`: what the site's profile says."""
-    return next(each.default_factory() for each in fields(kind) if each.name == "resources")  # type: ignore[operator]
-
-
-def _folded(kind: type[Any], shown: type[Any]) -> Any:
-    """The same with a narrower field `resources`."""
-    full = _resources(kind)
-    default = shown(**{each.name: getattr(full, each.name) for each in fields(shown)})
-    narrow: Any = ("resources", shown, field(default=default))
-    namespace = {"__doc__": kind.__doc__}
-    return make_dataclass(kind.__name__, [narrow], bases=(kind,), frozen=True, kw_only=True, namespace=namespace)
+        hint = bare(types.get(flag.lstrip("-")))
+        element = get_args(hint)[0] if get_origin(hint) is tuple else None
+        if "," in value and (element in (int, float) or get_origin(element) is Literal):
+            parts = value.replace(",", " ").split()
+            decimal = element is float and len(parts) == 2
+            point = f", and a point in a number: {'.'.join(parts)}" if decimal else ""
+            raise UserError(f"{flag} takes values with spaces between them: {flag} {' '.join(parts)}{point}")
 
 
 def run(
@@ -140,9 +177,16 @@ def run(
     args: Sequence[str] | None = None,
     prog: str | None = None,
 ) -> None:
-    """Parse, run `main`, and turn what it refuses into one line on standard error and exit code 2."""
+    """Parse a command line and run `main`; exit with one line on standard error and code 2 for a `UserError`.
+
+    Args:
+        kind: dataclass of the arguments.
+        main: called with the arguments.
+        args: the command line. Default: that of this process.
+        prog: name of the command in its help.
+    """
     try:
-        main(parse(kind, options.expanded(kind, sys.argv[1:] if args is None else args), prog))
+        main(parse(kind, args, prog))
     except UserError as error:
         sys.exit(_report(str(error), 2))
     except BrokenPipeError:  # The reader of the output has closed it; Python must not try to write the rest.
@@ -151,7 +195,7 @@ def run(
     except OSError as error:  # a full disk, a folder that may not be written to
         sys.exit(_report(refused(error), 1))
     except KeyboardInterrupt:
-        sys.exit(_report("interrupted; the same command goes on from here", 130))
+        sys.exit(_report("interrupted; the same command resumes", 130))
 
 
 def _report(message: str, code: int) -> int:

@@ -1,75 +1,58 @@
-"""The options of every kind of run: each is written once, with its default, its help and what it may be.
+"""The options of every kind of run, each with its default, its help and the values that it takes.
 
-A job holds one of these; the command line nests it, and the algorithm takes it whole. Nothing here imports PyTorch.
+A job holds one of these dataclasses, the command line nests it, and the algorithm takes it whole. Nothing here imports
+PyTorch.
 """
 
 import functools
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
 from autosparse.errors import UserError, unknown
-from autosparse.options import plain
 from autosparse.sizes import parse_size
 
 OneShot = Literal["random", "magnitude", "snip", "grasp"]
-"""Criteria that score once, whatever the density: those of iterative pruning."""
-Unrolled = Literal["prospr", "prospr-first-order"]
-"""Those that do so after steps of training of their own, which iterative pruning has had already."""
-Targeted = Literal[
-    "random-erk", "iterative-snip", "force", "synflow", "dataflow", "npb", "npb-tiny-imagenet", "ntk-sap", "px"
-]
-"""Criteria that must know how many weights are to be kept."""
-LookAhead = Literal["short-irp", "snip-probe"]
-"""Criteria that train some steps ahead in each of their rounds."""
-LOOK_AHEAD: tuple[str, ...] = get_args(LookAhead)
-Dynamic = Literal["gmp", "rigl"]
-"""What chooses its mask during the training: gradual magnitude pruning, and RigL."""
-CRITERIA: tuple[str, ...] = (*get_args(OneShot), *get_args(Unrolled), *get_args(Targeted))
-BY_LOSS = ("snip", "iterative-snip", "force", "grasp", "prospr", "prospr-first-order")
-"""Criteria by gradients of the loss, which batch norm enters by either of its modes."""
+"""Criteria of iterative pruning: the rows of `criteria.table` with `irp`."""
 PRETRAINED, PRETRAINED_AHEAD = "pretrained", "lookahead"
-"""The AutoS that come with the package, as criteria: at initialization, and looking ahead."""
+"""Names of the built-in AutoS criteria: at initialization, and looking ahead."""
 _PRETRAINED_FOLDER = Path(__file__).parent / "autos" / "pretrained"
 _SHIPPED = {PRETRAINED: _PRETRAINED_FOLDER, PRETRAINED_AHEAD: _PRETRAINED_FOLDER / PRETRAINED_AHEAD}
 SHIPPED: tuple[str, ...] = tuple(_SHIPPED)
-AHEAD = f"{', '.join((PRETRAINED_AHEAD, *LOOK_AHEAD))} and an AutoS of probes"
-"""What looks ahead, for messages."""
 
 BatchNorm = Literal["batch", "running"]
 Schedule = Literal["geometric", "linear", "constant"]
 Backbone = Literal["mlp", "resnet18", "vgg19"]
 Probed = Literal["probe-gradient", "probe-theta", "probe-rms"]
-"""What a probe can see of a parameter."""
+"""Measurements of a parameter by a probe."""
 Feature = Literal["theta", "grad", "flow", Probed]
 Transform = Literal["scaled", "raw"]
 Label = Literal["share", "min-max", "log-density", "rank"]
 Sanity = Literal["none", "shuffled", "reinitialized", "inverted"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
-"""What can be told of a run while it works, where it is installed."""
+"""Trackers that can follow a run, where they are installed."""
 
 NO_IDENTITY: Mapping[str, Any] = {"identity": False}
-"""Metadata of a field that says where or how fast, or is resolved into another: two runs that differ in it are one.
-With a name in place of False, the field is part of the identity under that name."""
+"""Metadata of an option that says how or where a run works, or that another value of the identity is derived from."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a number may be; a mark of a field's type, as in `Annotated[int, Bounds(1)]`."""
+    """Limits of a number; a mark of a field's type, as in `Annotated[int, Bounds(1)]`."""
 
     low: float
     high: float = math.inf
     exclusive: bool = False
 
     def hold(self, value: float) -> bool:
-        """Whether a number is within; NaN is not."""
+        """Return True if a number is within the limits; NaN is not."""
         return math.isfinite(value) and (
             self.low < value < self.high if self.exclusive else self.low <= value <= self.high
         )
@@ -87,25 +70,42 @@ SWEPT = tyro.conf.Suppress  # marks a field that a launch script takes several v
 
 
 class Config:
-    """A dataclass of options, which refuses values that its types do not allow."""
+    """A dataclass of options that refuses values that its types do not allow."""
 
     def __post_init__(self) -> None:
         kind: Any = type(self)
-        for name, (choices, bounds, types) in _allowed(kind).items():
+        for name, parts in _parts_of_fields(kind).items():
             value, called = getattr(self, name), name.replace("_", " ")
-            if value is None and NoneType in types:
+            if value is None and NoneType in parts:
                 continue
-            several = choices and any(get_origin(each) is tuple for each in types)
-            for each in value if several else (value,):
-                if choices and each not in choices:
-                    raise unknown(called, each, choices)
+            choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
+            if bool in parts[:2]:  # the type itself, or below its marks
+                choices = [True, False]
+            several = choices and any(get_origin(part) is tuple for part in parts)
+            for element in value if several else (value,):
+                if choices and element not in choices:
+                    raise unknown(called, element, choices)
+            bounds = next((part for part in parts if isinstance(part, Bounds)), None)
             if not bounds:
                 continue
-            number, wanted = (Real, "a number") if float in types else (Integral, "a whole number")
+            number, wanted = (Real, "a number") if float in parts else (Integral, "a whole number")
             if isinstance(value, bool) or not isinstance(value, number):
                 raise UserError(f"{called} must be {wanted}, got {value!r}")
             if not bounds.hold(float(value)):
                 raise UserError(f"{called} must be {bounds}, got {value}")
+
+
+@functools.cache
+def _parts_of_fields(kind: Any) -> dict[str, list[Any]]:
+    """Return the type of each field with all its parts and marks, the outermost first."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: [*_parts(hints[field.name])] for field in fields(kind)}
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    yield hint
+    for part in () if get_origin(hint) is Literal else get_args(hint):
+        yield from _parts(part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ class IRPConfig(Config):
 
     @property
     def order(self) -> int:
-        """The seed of the order of samples, augmentation and random criterion."""
+        """Seed of the order of samples, augmentation and the random criterion."""
         return self.seed if self.order_seed is None else self.order_seed
 
 
@@ -225,7 +225,7 @@ class FitConfig(Config):
         if not self.features or len({*self.features}) < len(self.features):
             raise UserError("a fit has at least one feature, and each once")
         if "grad" in self.features and self.looks_ahead:
-            raise UserError("a criterion that looks ahead sees probe-gradient in place of grad")
+            raise UserError("a criterion that looks ahead uses probe-gradient instead of grad")
         if self.by_states and self.transform == "raw":
             raise UserError("the transform raw is for fits to stored triples, not for rounds, flow or probes")
         if self.by_states and self.samples:
@@ -233,96 +233,29 @@ class FitConfig(Config):
 
     @property
     def by_states(self) -> bool:
-        """Whether it is fitted to the states of runs after each of their iterations, not to triples of the first."""
+        """True if the fit is to the states of runs after each of their iterations, not to stored triples."""
         return self.rounds > 1 or not {*self.features} <= {"theta", "grad"}
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether it sees what a probe saw."""
+        """True if a feature is measured by a probe."""
         return any(name in get_args(Probed) for name in self.features)
 
     @property
     def recomputed(self) -> bool:
-        """Whether the states are to be measured again, for which the data of the runs must be there."""
+        """True if the states are measured again, which needs the data of the runs."""
         return self.by_states and not (self.looks_ahead and "flow" not in self.features)
 
     def only(self, runs: Sequence[int]) -> "FitConfig":
-        """The configuration of a fit to these of its runs alone."""
+        """Return the options of a fit to some of its runs alone."""
         return replace(self, weights=tuple(self.weights[run] for run in runs if self.weights))
 
 
-def check_batch_norm(name: str, batch_norm: str) -> None:
-    """Refuse a mode of batch norm for a criterion that has no choice of it.
-
-    Raises:
-        UserError: it has none.
-    """
-    if batch_norm != "batch" and name not in BY_LOSS:
-        raise UserError(f"{name} has no batch norm of mode {batch_norm}; {', '.join(BY_LOSS)} have")
-
-
 def is_folder(criterion: str | Path) -> bool:
-    """Whether a criterion is given as the folder of a saved AutoS rather than by name."""
+    """Return True if a criterion is the folder of a saved AutoS rather than a name."""
     return isinstance(criterion, Path) or os.sep in criterion or Path(criterion).is_dir()
 
 
 def folder_of(criterion: str | Path) -> Path:
-    """Where an AutoS that is a criterion is saved."""
+    """Return the folder of a saved or built-in AutoS that is a criterion."""
     return _SHIPPED.get(str(criterion), Path(criterion))
-
-
-def settings(config: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass that are part of a run's identity, as values of YAML by name.
-
-    Those of nested dataclasses are flattened, except for a task's field `recipe`, which its setting resolves.
-    """
-    found: dict[str, Any] = {}
-    for each in fields(config):
-        value = getattr(config, each.name)
-        if key := each.metadata.get("identity", each.name):
-            found |= _settings(key, value)
-    return found
-
-
-def defaults(kind: type[Any]) -> dict[str, Any]:
-    """The settings of a dataclass that have a default, by name."""
-    found: dict[str, Any] = {}
-    for each in fields(kind):
-        # by type: a class that was pickled by its value has a MISSING of its own
-        value = each.default_factory() if callable(each.default_factory) else each.default
-        if not isinstance(value, type(MISSING)) and (key := each.metadata.get("identity", each.name)):
-            found |= _settings(key, value)
-    return found
-
-
-def _settings(key: str, value: Any) -> dict[str, Any]:
-    if not is_dataclass(value):
-        return {key: plain(value)}
-    return {key: settings(value)} if key == "recipe" else settings(value)
-
-
-@functools.cache
-def _allowed(kind: type[Any]) -> dict[str, tuple[tuple[Any, ...], Bounds | None, set[Any]]]:
-    """Return the choices of each field, or of its elements (none where any value will do), its bounds and its types."""
-    hints = get_type_hints(kind, include_extras=True)
-    named = {each.name: hints[each.name] for each in fields(kind)}
-    return {name: (_choices(hint), _bounds(hint), _types(hint)) for name, hint in named.items()}
-
-
-def _types(hint: Any) -> set[Any]:
-    """The types that a hint is of, those of a union each."""
-    parts = get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
-    return set[Any]().union(*map(_types, parts)) if get_origin(hint) in (Annotated, Union, UnionType) else {hint}
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    if get_origin(hint) is Annotated:
-        return _choices(get_args(hint)[0])
-    if get_origin(hint) is Literal or hint is bool:
-        return get_args(hint) or (True, False)
-    return tuple(choice for part in get_args(hint) if get_origin(part) for choice in _choices(part))
-
-
-def _bounds(hint: Any) -> Bounds | None:
-    marks = [*getattr(hint, "__metadata__", ()), *(_bounds(part) for part in get_args(hint))]
-    return next((mark for mark in marks if isinstance(mark, Bounds)), None)

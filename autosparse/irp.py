@@ -17,19 +17,21 @@ from accelerate.utils import broadcast, broadcast_object_list
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from autosparse.config import IRPConfig, settings
-from autosparse.criteria import Criterion, Targeted, make_criterion
+from autosparse.config import IRPConfig
+from autosparse.criteria import Chooser, Criterion, Scoring, make_criterion
 from autosparse.criteria.gradient import mean_gradient
+from autosparse.criteria.loss import CrossEntropy
 from autosparse.distributed import group
 from autosparse.errors import UserError
 from autosparse.files import replacing, write_json
 from autosparse.lookahead import Probe
 from autosparse.metrics import described
+from autosparse.options import option_values
 from autosparse.pruning import Layout, Mask, keep_top, make_schedule
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore, TripleWriter
-from autosparse.store.beside import HISTORY, agrees, check_file, of_file, of_row, read_history
 from autosparse.store.schema import LEDGER, MARKER, Ledger
+from autosparse.store.sidecars import HISTORY, agree, check_file, file_digest, read_history, row_digest
 from autosparse.store.storage import Folder
 from autosparse.tasks import Data
 from autosparse.training import Checkpoint, Epoch, Recipe, summarize, train
@@ -84,11 +86,12 @@ class IRP:
         c = self.config
         self.schedule = make_schedule(c.schedule, c.iterations, c.final_sparsity, c.rate)
         criterion = self.criterion or make_criterion(c.criterion, c.order)
-        if isinstance(criterion, Targeted):
+        if isinstance(criterion, Chooser):
             raise UserError("this criterion scores for one final sparsity, and IRP has one an iteration")
         self._score = criterion
         self._layout = self.layout or Layout.of(self.model)
-        self._batches = self.data.scoring(limit=self.grad_batches)
+        batches = self.data.scoring(limit=self.grad_batches)
+        self._scoring = Scoring(batches, batches.loss or CrossEntropy())
         self._steps = self.recipe.epochs * len(self.data.training(self.recipe.batch_size))
         if c.probe_steps > self._steps:
             raise UserError(f"a probe of {c.probe_steps:,} steps is longer than a training, which has {self._steps:,}")
@@ -124,7 +127,7 @@ class IRP:
                 mask = self._prune(i, mask, probe)
         self._remove_checkpoint(self.schedule.iterations)
         if self._writer:
-            self._writer.finish(of_row(self.history[-1]))  # survival is the sum of the masks (line 14)
+            self._writer.finish(row_digest(self.history[-1]))  # survival is the sum of the masks (line 14)
         return self.history
 
     def _store_features(self) -> None:
@@ -137,8 +140,8 @@ class IRP:
         self.accelerator.wait_for_everyone()
         self._load(self._initial_path)
         theta = self._layout.flatten(self._layout.weights(self.model))
-        grad = mean_gradient(self.model, self._layout, self._batches, self.config.batch_norm)
-        self._writer.commit_features(theta, grad, beside=of_file(self._initial_path))
+        grad = mean_gradient(self.model, self._layout, self._scoring, self.config.batch_norm)
+        self._writer.commit_features(theta, grad, sidecars=file_digest(self._initial_path))
 
     def _train(self, i: int, mask: Mask, probe: Probe | None) -> None:
         """Rewind (line 15), train under m_i (line 11) and add a row to the history."""
@@ -157,7 +160,7 @@ class IRP:
         )
         row: dict[str, Any] = {"iteration": i, "density": mask.density, "loss": epochs[-1]["loss"]}
         row |= summarize(epochs, self.data.better)
-        if not agrees(self._ledger.beside, of_row(row)):
+        if not agree(self._ledger.sidecars, row_digest(row)):
             raise UserError(
                 "the training that makes history.json again has a result that differs from the first; "
                 "run it on the same hardware, with as many processes"
@@ -175,11 +178,11 @@ class IRP:
             return None
         assert self._writer
         k = keep_count(self.schedule.density(i + 1), self._layout.size)
-        scores = broadcast(self._score(self.model, mask, self._batches))  # the main process's, for one mask everywhere
+        scores = broadcast(self._score(self.model, mask, self._scoring))  # the main process's, for one mask everywhere
         columns = {name: values[mask.kept] for name, values in probe.columns.items()} if probe else {}
         mask = keep_top(scores, k, mask)
         del scores  # as large as the model
-        self._writer.commit_alive(i + 1, mask, columns, of_row(self.history[i]))
+        self._writer.commit_alive(i + 1, mask, columns, row_digest(self.history[i]))
         self._remove_checkpoint(i)
         return mask
 
@@ -196,9 +199,9 @@ class IRP:
         if not (self._path / LEDGER).is_file():
             return False, Ledger(), []
         ledger = Ledger.read(Folder(self._path))
-        history = read_history(self.folder, ledger.beside)
+        history = read_history(self.folder, ledger.sidecars)
         rewinds = self.config.rewind_epoch and len(history) <= self.schedule.iterations
-        if rewinds and (history or self._rewind_path.name in ledger.beside) and not self._rewind_path.is_file():
+        if rewinds and (history or self._rewind_path.name in ledger.sidecars) and not self._rewind_path.is_file():
             history = []  # The rewind state is lost, so the first training is repeated from its start.
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return (self._path / MARKER).exists(), ledger, history
@@ -213,15 +216,15 @@ class IRP:
         size = self.data.scoring_batch
         samples = min(len(self.data), size * self.grad_batches) if self.grad_batches else len(self.data)
         gradient = {"batch_size": size, "samples": samples, "batch_norm": self.config.batch_norm}
-        attributes = {**settings(self.config), **self.attributes, "gradient": gradient}
+        attributes = {**option_values(self.config, identity=True), **self.attributes, "gradient": gradient}
         iterations = self.schedule.iterations
         columns = self.config.probe_columns if self.config.probe_steps else ()
         self._writer = TripleWriter.open(self._path, self._layout, iterations, attributes, group(), columns=columns)
-        self.history = [row for row in self.history if of_row(row).items() <= self._ledger.beside.items()]
+        self.history = [row for row in self.history if row_digest(row).items() <= self._ledger.sidecars.items()]
 
     def _load(self, state: Path) -> None:
         """Restore a whole state: weights, biases, batch-norm weights and running statistics."""
-        check_file(state, self._ledger.beside)
+        check_file(state, self._ledger.sidecars)
         load_model(self.model, state)
 
     def _make_probe(self, i: int) -> Probe | None:
@@ -238,12 +241,12 @@ class IRP:
             if main:
                 _save(self.model, self._rewind_path)
             if self._writer and self._ledger.iterations == 0:  # later masks depend on the state of this digest
-                self._writer.commit_beside(of_file(self._rewind_path) if main else {})
+                self._writer.commit_sidecars(file_digest(self._rewind_path) if main else {})
         self.after_epoch(i, epoch)
 
     def _checkpoint(self, i: int) -> Checkpoint:
         main = self.accelerator.is_main_process
-        tag = f"iteration {i} of {replace(self._ledger, beside={}).checksum}"  # unique to this run and its store
+        tag = f"iteration {i} of {replace(self._ledger, sidecars={}).checksum}"  # unique to this run and its store
         return Checkpoint(self.folder / CHECKPOINT, tag, self.checkpoint_interval, write=main)
 
     def _remove_checkpoint(self, i: int) -> None:

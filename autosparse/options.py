@@ -1,176 +1,184 @@
-"""Options as a file: what `--config FILE.yaml` says as the words of a command line, and what runs write for it."""
+"""Options as values: names and types of the options of a dataclass, and files of options in YAML."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import tyro
 import yaml
+from tyro.constructors import ConstructorRegistry, PrimitiveTypeInfo, UnsupportedTypeAnnotationError
 
 from autosparse.errors import UserError, unknown
 
 SECTION = "options"
-"""The section of a run's `config.yaml` that says by which options it was made."""
-HELP = (
-    "--config FILE.yaml: options from a file, a run's config.yaml, say; those of the command line win. "
-    "--no-FLAG switches off a FLAG of the file."
-)
-_NOTHING = ("", "null", "~")
+"""Section of a run's `config.yaml` with the options that ask for the run."""
 _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # as YAML 1.1 has it
 
 
+def option_values(config: Any, identity: bool = False) -> dict[str, Any]:
+    """Return the options that a dataclass holds, with those of nested dataclasses, as values of YAML.
+
+    Args:
+        config: the dataclass.
+        identity: leave out the fields that are marked with `autosparse.config.NO_IDENTITY`, and nest the values of a
+            field `recipe` below its name.
+
+    Returns:
+        Values by the name of the option, with underscores.
+    """
+    hints = get_type_hints(type(config), include_extras=True)
+    values: dict[str, Any] = {}
+    for field in fields(config):
+        if identity and not field.metadata.get("identity", True):
+            continue
+        value = getattr(config, field.name)
+        name = option_names(field.name, hints[field.name])[0].replace("-", "_")
+        if not is_dataclass(value):
+            values[name] = plain(value)
+        elif identity and name == "recipe":
+            values[name] = option_values(value, identity)
+        else:
+            values |= option_values(value, identity)
+    return values
+
+
 def plain(value: Any) -> Any:
-    """A field's value as one of YAML."""
-    if isinstance(value, tuple):
-        return [plain(each) for each in value]
+    """Return a field's value as a value of YAML."""
+    if isinstance(value, tuple | list):
+        return [plain(element) for element in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def of(config: Any) -> dict[str, Any]:
-    """The options that a dataclass, with those nested in it, stands for, as values of YAML; None is not said."""
-    found: dict[str, Any] = {}
-    hints = get_type_hints(type(config), include_extras=True)
-    for each in fields(config):
-        value = getattr(config, each.name)
-        if is_dataclass(value):
-            found |= of(value)
-        elif value is not None:
-            found[_names(each.name, hints[each.name])[0]] = plain(value)
-    return found
-
-
-def expanded(kind: type[Any], args: Sequence[str]) -> list[str]:
-    """A command line with the options of the file that `--config` names before its own, which so win.
-
-    Args:
-        kind: the dataclass of the command.
-        args: its command line, positional words before options.
-
-    Raises:
-        UserError: the file is not there, is no YAML of options, or has an unknown one (names the nearest).
-    """
-    args = list(args)
-    place = next((k for k, word in enumerate(args) if word.partition("=")[0] == "--config"), None)
-    if place is None:
-        return args
-    _, equals, name = args.pop(place).partition("=")
-    if not equals:
-        if place == len(args):
-            raise UserError("--config needs a file: --config FILE.yaml")
-        name = args.pop(place)
-    if any(word.partition("=")[0] == "--config" for word in args):
-        raise UserError("--config can be given once")
-    first = next((k for k, word in enumerate(args) if word.startswith("-")), len(args))
-    return [*args[:first], *_words(kind, Path(name), args), *args[first:]]
-
-
-def _words(kind: type[Any], path: Path, args: Sequence[str]) -> list[str]:
-    """The words of a file; its positional ones only where the command line begins with none."""
-    said = _read(path)
-    chosen = ["--task", said["task"]] if isinstance(said.get("task"), str) else []
-    with getattr(kind, "reading", lambda args: nullcontext())([*chosen, *args]):
-        valid = {name: hint for names, hint in named(kind) for name in names}
-    positionals, words = list[str](), list[str]()
-    for key, value in said.items():
-        hint = valid.get(key.replace("_", "-"))
-        if hint is None:
-            raise UserError(f"{path}: {unknown('option', key.replace('_', '-'), sorted(valid))}")
-        given = texts(path, key, value)
-        flag = f"--{key.replace('_', '-')}"
-        if tyro.conf.Positional in _marks(hint):
-            positionals += [] if args and not args[0].startswith("-") else given
-        elif hint is bool:
-            if len(given) != 1 or given[0].lower() not in _TRUTH:
-                raise UserError(f"{path}: {key} must be true or false, got {value}")
-            words.append(flag if _TRUTH[given[0].lower()] else f"--no-{flag[2:]}")
-        elif given or isinstance(value, list):
-            words += [flag, *given]
-    return [*positionals, *words]
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """A file of options; of the `config.yaml` of a run the section of options."""
-    try:
-        said = typed(path)
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}; it takes a file of options, OPTION: VALUE") from None
-    if isinstance(said.get(SECTION), dict):
-        return dict(said[SECTION])
-    if "kind" in said:
-        raise UserError(f"{path} is of a run that does not say its options; its command is in environment.json")
-    return said
-
-
-def typed(path: Path) -> dict[str, Any]:
-    """The options of a YAML file, their values as they would be typed on a command line.
-
-    Raises:
-        UserError: it is no YAML, no list of options, or has one twice, of which PyYAML would take the last.
-        OSError: it cannot be read.
-    """
-    try:
-        # YAML's own types would make 720 minutes of 12:00:00, and False of a partition "no"
-        loader = yaml.BaseLoader(path.read_text(encoding="utf-8"))
-        top = loader.get_single_node()
-        said = loader.construct_document(top) if top else {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(f"{path} is no YAML{f', see line {mark.line + 1}' if mark else ''}") from None
-    if not isinstance(said, dict):
-        raise UserError(f"{path} is no list of OPTION: VALUE")
-    keys = [key.value for key, _ in top.value] if top else []
-    if len(said) < len(keys):
-        raise UserError(f"{path} has {max(keys, key=keys.count)} twice")
-    return said
-
-
-def texts(path: Path, key: str, value: Any) -> list[str]:
-    """The words of an option's value in a file; none for null.
-
-    Raises:
-        UserError: it is neither a value nor a list of values.
-    """
-    found = value if isinstance(value, list) else [value] * (value not in _NOTHING)
-    if not all(isinstance(text, str) for text in found):
-        raise UserError(f"{path}: {key} must be a value or a list of values, got {value!r}")
-    return found
-
-
-def named(kind: type[Any]) -> Iterator[tuple[list[str], Any]]:
-    """Yield the names, as on the command line, and the type of each option of a dataclass and of those nested in it."""
+def option_fields(kind: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the type of each field of a dataclass, and of the dataclasses nested in it instead of them."""
     hints = get_type_hints(kind, include_extras=True)
-    for each in fields(kind):
-        hint = hints[each.name]
-        bare = hint.__origin__ if hasattr(hint, "__metadata__") else hint
-        made = [found for mark in _marks(hint) if (found := getattr(mark, "constructor_factory", None))]
-        nested = [factory() for factory in made] or [part for part in (bare, *get_args(bare)) if is_dataclass(part)]
-        if nested:
-            for part in nested:
-                yield from named(part)
-        elif tyro.conf.Suppress not in _marks(hint):
-            names = [name.lstrip("-").replace("_", "-") for name in _names(each.name, hint)]
-            yield names, hint if tyro.conf.Positional in _marks(hint) else bare
+    for field in fields(kind):
+        hint = hints[field.name]
+        nested = [part for part in (bare(hint), *get_args(bare(hint))) if is_dataclass(part)]
+        for part in nested:
+            yield from option_fields(part)
+        if not nested:
+            yield field.name, hint
 
 
-def lists(kind: type[Any]) -> dict[str, Any]:
-    """The flags of a dataclass that take several numbers, or names of a choice, which have no commas; their type."""
+def option_types(kind: Any) -> dict[str, Any]:
+    """Return the types of the options of a dataclass by each of their names, with dashes."""
     return {
-        f"--{name}": element
-        for names, hint in named(kind)
-        for name in names
-        if get_origin(hint) is tuple
-        and ((element := get_args(hint)[0]) in (int, float) or get_origin(element) is Literal)
+        name.lstrip("-").replace("_", "-"): hint
+        for field, hint in option_fields(kind)
+        if tyro.conf.Suppress not in marks(hint)
+        for name in option_names(field, hint)
     }
 
 
-def _marks(hint: Any) -> tuple[Any, ...]:
+def option_names(field: str, hint: Any) -> list[str]:
+    """Return what an option is called: by the mark of its type, else as its field; and its other names."""
+    name = next((mark.name for mark in marks(hint) if getattr(mark, "name", None)), field)
+    return [name, *(alias for mark in marks(hint) for alias in getattr(mark, "aliases", None) or ())]
+
+
+def marks(hint: Any) -> tuple[Any, ...]:
+    """Return the marks of a type that is `Annotated`."""
     return getattr(hint, "__metadata__", ())
 
 
-def _names(field: str, hint: Any) -> list[str]:
-    """What an option is called: as its mark says, else as its field; and its other names."""
-    marks = _marks(hint)
-    name = next((mark.name for mark in marks if getattr(mark, "name", None)), field)
-    return [name, *(alias for mark in marks for alias in getattr(mark, "aliases", None) or ())]
+def bare(hint: Any) -> Any:
+    """Return a type without its marks."""
+    return hint.__origin__ if marks(hint) else hint
+
+
+def typed(hint: Any, texts: list[str]) -> Any:
+    """Return the value of an option, read from words as the command line reads them.
+
+    Raises:
+        UserError: a word is not among the choices of the type.
+        ValueError: the words do not fit the type; the message is what they must be.
+    """
+    if bare(hint) is bool:
+        if len(texts) != 1 or texts[0].lower() not in _TRUTH:
+            raise ValueError("true or false")
+        return _TRUTH[texts[0].lower()]
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(hint, set()))
+    if isinstance(spec, UnsupportedTypeAnnotationError):
+        raise ValueError("given in Python")
+    if wrong := [text for text in texts if spec.choices and text not in spec.choices]:
+        raise unknown("value", wrong[0], spec.choices or ())
+    counts = spec.nargs if isinstance(spec.nargs, tuple) else (spec.nargs,)
+    expected = spec.metavar.removeprefix("{None}|")
+    if "*" not in counts and len(texts) not in counts:
+        raise ValueError(expected)
+    try:
+        return spec.instance_from_str(texts)
+    except ValueError:
+        raise ValueError(expected) from None
+
+
+@dataclass(frozen=True)
+class OptionsFile:
+    """A file of options, `OPTION: VALUE` in YAML."""
+
+    path: Path
+    texts: Mapping[str, str | list[str]]
+    """Values as they would be typed on a command line, by name with dashes."""
+
+    @classmethod
+    def read(cls, path: Path) -> "OptionsFile":
+        """Read a file; of a run's `config.yaml`, the section of options.
+
+        Raises:
+            UserError: the file is missing, is not a mapping in YAML, or has an option twice.
+        """
+        try:
+            content = path.read_text(encoding="utf-8")
+            # YAML's own types would make 720 minutes of 12:00:00, and False of a partition "no"
+            loader = yaml.BaseLoader(content)
+            top = loader.get_single_node()
+            texts = loader.construct_document(top) if top else {}
+        except OSError as error:
+            raise UserError(f"--config {path}: {error.strerror}; it takes a file of options, OPTION: VALUE") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            mark = getattr(error, "problem_mark", None)
+            raise UserError(f"{path} is not valid YAML{f', see line {mark.line + 1}' if mark else ''}") from None
+        if not isinstance(texts, dict):
+            raise UserError(f"{path} is not a list of OPTION: VALUE")
+        keys = [key.value for key, _ in top.value] if top else []
+        if len(texts) < len(keys):  # PyYAML would take the last
+            raise UserError(f"{path} has {max(keys, key=keys.count)} twice")
+        if isinstance(texts.get(SECTION), dict):
+            texts = texts[SECTION]
+        return cls(path, {key.replace("_", "-"): value for key, value in texts.items()})
+
+    def check(self, valid: set[str]) -> None:
+        """Refuse options that a command does not have.
+
+        Raises:
+            UserError: names the nearest option.
+        """
+        for name in self.texts:
+            if name not in valid:
+                raise UserError(f"{self.path}: {unknown('option', name, sorted(valid))}")
+
+    def value(self, name: str, hint: Any, default: Any) -> Any:
+        """Return the value of an option; the default if the file does not have the option, or has null.
+
+        Args:
+            name: name of the option, with dashes.
+            hint: type of the option.
+            default: value that the option has otherwise.
+
+        Raises:
+            UserError: the value does not fit the type.
+        """
+        text = self.texts.get(name, "")
+        if text in ("", "null", "~"):
+            return default
+        texts = text if isinstance(text, list) else [text]
+        if not all(isinstance(word, str) for word in texts):
+            raise UserError(f"{self.path}: {name} must be a value or a list of values, got {text!r}")
+        try:
+            return typed(hint, texts)
+        except UserError as error:
+            raise UserError(f"{self.path}: {name}: {error}") from None
+        except ValueError as error:
+            raise UserError(f"{self.path}: {name} must be {error}, got {text}") from None

@@ -1,8 +1,9 @@
-"""What a name means: something of the package, `package.module:Object`, or `path/file.py:Object`."""
+"""Objects by name: those of the package, `package.module:Object` and `path/file.py:Object`."""
 
 import importlib
 import importlib.util
 import inspect
+import pickle
 import sys
 import zlib
 from collections.abc import Mapping
@@ -15,15 +16,15 @@ from autosparse.errors import UserError, unknown
 
 
 def resolve(name: str, kind: str, builtin: Mapping[str, str]) -> Any:
-    """The object of a name.
+    """Return the object that a name stands for.
 
     Args:
-        name: a key of `builtin`, or where the object is: `package.module:Object` or `path/file.py:Object`.
-        kind: what an error calls it.
-        builtin: name -> `package.module:Object`.
+        name: a key of `builtin`, or the place of the object, `package.module:Object` or `path/file.py:Object`.
+        kind: name of such objects in errors, such as "task".
+        builtin: maps names to places, `package.module:Object`.
 
     Raises:
-        UserError: an unknown name (lists the valid ones), or a module, file or object that is not there or fails.
+        UserError: an unknown name, or a module, file or object that is missing or fails.
     """
     if name in builtin:
         return resolve_name(builtin[name])
@@ -35,42 +36,54 @@ def resolve(name: str, kind: str, builtin: Mapping[str, str]) -> Any:
     try:
         return getattr(module, what)
     except AttributeError:
-        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-        raise unknown(f"{kind} in {where}:", what, own) from None
+        names = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        raise unknown(f"{kind} in {where}:", what, names) from None
+
+
+def rebuild(files: Mapping[Path, bytes], name: str, fields: bytes) -> Any:
+    """Make an object from a pickle in another process, with the user's files as they were in this one.
+
+    Args:
+        files: contents of the user's files.
+        name: name of the object's class.
+        fields: pickled arguments of the class by name.
+    """
+    FILES.update(files)
+    return resolve(name, "class", {})(**pickle.loads(fields))
 
 
 def is_path(name: str) -> bool:
-    """Whether a name says where an object is, rather than being that of something built in or of a folder."""
+    """Return True if a name is the place of an object rather than a built-in name or a folder."""
     where, colon, what = name.rpartition(":")
     return bool(colon) and what.isidentifier() and "//" not in where
 
 
-def name_of(found: Any, builtin: Mapping[str, str]) -> str:
-    """The name by which `resolve` finds an object on any machine that shares its files.
+def name_of(target: Any, builtin: Mapping[str, str]) -> str:
+    """Return the name by which `resolve` finds an object on any machine that shares its files.
 
     Raises:
-        UserError: it is not at the top of a module.
+        UserError: the object is defined within a function.
     """
-    path = f"{found.__module__}:{found.__qualname__}"
+    path = f"{target.__module__}:{target.__qualname__}"
     for name, place in builtin.items():
         if place == path:
             return name
     if "<locals>" in path:
-        raise UserError(f"{found.__qualname__} is defined within a function; jobs need it at the top of a module")
-    module = sys.modules[found.__module__]
+        raise UserError(f"{target.__qualname__} is defined within a function; jobs need it at the top of a module")
+    module = sys.modules[target.__module__]
     if module.__name__ == "__main__" or module.__name__ in _LOADED:
-        return f"{Path(inspect.getfile(found)).resolve()}:{found.__qualname__}"
+        return f"{Path(inspect.getfile(target)).resolve()}:{target.__qualname__}"
     return path
 
 
-def digest_of(found: Any) -> str:
+def digest_of(target: Any) -> str:
     """Return the CRC-32 of the file in which an object is defined, in hex."""
-    return f"{zlib.crc32(content_of(source_of(found))):08x}"
+    return f"{zlib.crc32(content_of(source_of(target))):08x}"
 
 
-def source_of(found: Any) -> Path:
-    """The file in which an object is defined."""
-    return Path(inspect.getfile(found)).resolve()
+def source_of(target: Any) -> Path:
+    """Return the file in which an object is defined."""
+    return Path(inspect.getfile(target)).resolve()
 
 
 def content_of(path: Path) -> bytes:
@@ -79,8 +92,8 @@ def content_of(path: Path) -> bytes:
 
 
 FILES = dict[Path, bytes]()
-"""The user's files as this process loaded them. A job gets those of the command, so later edits do not count."""
-_LOADED = dict[str, Path]()  # modules that are files of a user's, by name
+"""The user's files as this process loaded them. Jobs run the files of the command, so later edits change nothing."""
+_LOADED = dict[str, Path]()  # Files of the user's, by the name of their module.
 
 
 def _load(path: Path) -> ModuleType:
@@ -92,8 +105,10 @@ def _load(path: Path) -> ModuleType:
     if _LOADED.get(name) == path:
         return sys.modules[name]
     if name in sys.modules or not name.isidentifier():
-        raise UserError(f"{path} cannot be imported as {name}, which is taken or no name of a module; rename the file")
-    # also for the processes that read data, which import what they are sent
+        raise UserError(
+            f"{path} cannot be imported as {name}, which is taken or not a name of modules; rename the file"
+        )
+    # Worker processes that read data import the module by its name, too.
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(name, path)

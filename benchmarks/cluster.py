@@ -27,7 +27,7 @@ from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.files import write_json
 from autosparse.jobs import IRPRun
-from autosparse.jobs.setting import Setting, TrainingRun
+from autosparse.jobs.base import Setting, TrainingRun
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Images
 from autosparse.training import Checkpoint, train

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from autosparse import networks
 from autosparse.command import run
-from autosparse.config import CRITERIA
-from autosparse.criteria import make_criterion, select
+from autosparse.criteria import Scoring, make_criterion, select
 from autosparse.criteria.gradient import mean_gradient
+from autosparse.criteria.table import CRITERIA
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
@@ -81,15 +81,15 @@ def _apart(a: Arguments, network: str, name: str | None) -> tuple[float, float]:
 def _measure(a: Arguments, network: str, name: str | None) -> tuple[float, float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = networks.build(network, (3, 32, 32), 10).to(device)
-    batches = [_batch(a, index) for index in range(a.batches)]
+    scoring = Scoring([_batch(a, index) for index in range(a.batches)])
     layout = Layout.of(model)
     full = Mask.full(layout, device)
     k = keep_count(1 - a.sparsity, layout.size)
 
     def act() -> object:
         if name is None:
-            return mean_gradient(model, layout, batches)
-        return select(_criterion(a, name), model, full, batches, k)
+            return mean_gradient(model, layout, scoring)
+        return select(_criterion(a, name), model, full, scoring, k)
 
     return seconds(act), peak_memory()
 

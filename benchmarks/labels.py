@@ -6,9 +6,8 @@ AutoS that looks ahead is fitted to runs of iterative rewind pruning (IRP) of se
 from dataclasses import dataclass, replace
 
 from autosparse.command import run
-from autosparse.study.costs import AtCost
-from autosparse.study.lookahead import WEIGHTS, fitting, kinds_of, labelled
-from autosparse.study.parts import Method, Part
+from autosparse.study.parts import Comparison, Method, Part
+from autosparse.study.pretrained import LOOKAHEAD_FEATURES, lookahead_fit_options, lookahead_kinds, probed_irp
 from autosparse.study.scale import Scale
 from benchmarks.common import StudyArguments, report
 
@@ -22,8 +21,8 @@ class Arguments(StudyArguments):
 
 def labels(scale: Scale) -> list[Part]:
     """Return a table for each kind of network; each row is AutoS fitted to one run."""
-    name, inner = scale.name, kinds_of(scale)
-    scale, kinds = inner
+    name = scale.name
+    scale, kinds = lookahead_kinds(scale)
     parts: list[Part] = []
     for pair, kind in kinds.items():
         epochs = kind.setting.make_recipe().epochs
@@ -39,23 +38,24 @@ def labels(scale: Scale) -> list[Part]:
             )
         methods = [Method("short IRP", "short-irp")]
         for label, made in sources.items():
-            run = labelled(made, kind, seed=0)
+            run = probed_irp(made, kind, seed=0)
             trainings = (run.config.iterations + 1) * made.settings[pair].make_recipe().epochs / epochs
             fit = scale.fit_to(
                 (run,),
                 name=f"{pair}-{label.replace(' ', '').replace('=', '').replace(',', '-')}",
-                **fitting(name),
-                features=WEIGHTS,
+                **lookahead_fit_options(name),
+                features=LOOKAHEAD_FEATURES,
             )
             methods.append(Method(f"{label}: {trainings:g} trainings", fit, (run,)))
         parts.append(
-            AtCost(
+            Comparison(
                 title=f"Labels for less: {pair.replace('_', ' on ')}",
                 stem=f"labels_{pair}",
                 scale=scale,
                 pair=pair,
                 methods=tuple(methods),
                 sparsities=kind.sparsities[-2:],
+                cost=True,
             )
         )
     return parts

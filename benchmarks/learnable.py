@@ -27,8 +27,8 @@ from autosparse.lookahead import Probe
 from autosparse.page import Document
 from autosparse.pruning import Layout, Mask
 from autosparse.store import TripleStore
-from autosparse.study.lookahead import Kind, kinds_of, labelled
 from autosparse.study.parts import Part
+from autosparse.study.pretrained import NetworkKind, lookahead_kinds, probed_irp
 from autosparse.study.scale import Scale
 from autosparse.training import Callback, train
 from benchmarks.common import StudyArguments, report
@@ -68,7 +68,7 @@ def learnable(scale: Scale) -> list[Part]:
     """
     return [
         Learnable(title=f"What can be learned: {name.replace('_', ' on ')}", scale=inner, kind=kind)
-        for inner, kinds in (kinds_of(scale),)
+        for inner, kinds in (lookahead_kinds(scale),)
         for name, kind in kinds.items()
     ]
 
@@ -81,7 +81,7 @@ class Learnable:
     """Their heading."""
     scale: Scale
     """Where the runs lie."""
-    kind: Kind
+    kind: NetworkKind
     """What is trained."""
 
     def jobs(self) -> list[Job]:
@@ -128,7 +128,7 @@ class Learnable:
         """A run and, from the same weights, one in another order; a pair a seed."""
         name = self.kind.setting.name
         return [
-            (labelled(self.scale, self.kind, s), self.scale.irp(name, "magnitude", seed=s, order_seed=s + 10))
+            (probed_irp(self.scale, self.kind, s), self.scale.irp(name, "magnitude", seed=s, order_seed=s + 10))
             for s in (0, 1, 2)
         ]
 

@@ -103,7 +103,7 @@ def ours(a: Arguments) -> Iterator[Peer]:
     def prepare(folder: Path) -> None:
         write_store(folder, read(folder.parent / "raw"))
 
-    order = "all, in windows"
+    order = "all, in shuffle buffers"
     for threads in (0, 1, 2):
         yield Peer(f"this package, {threads} threads", order, "ours", partial(batches, threads, False), "ours", prepare)
     yield Peer("this package, 2 threads, from the disk", order, "disk", partial(batches, 2, True), "ours", prepare)

@@ -17,10 +17,9 @@ from autosparse import networks
 from autosparse.api import find_criterion
 from autosparse.command import run
 from autosparse.config import IRPConfig, Probed
-from autosparse.criteria import select
-from autosparse.criteria.loss import loss_of
-from autosparse.criteria.scored import Scored
-from autosparse.jobs.setting import Setting
+from autosparse.criteria import Scoring, select
+from autosparse.criteria.loss import CrossEntropy
+from autosparse.jobs.base import Setting
 from autosparse.lookahead import Probe, RecipeLearner
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
@@ -149,12 +148,12 @@ class Timed:
         """By a criterion that looks ahead."""
         self.model.load_state_dict(self._initial)
         learner = Beside(self.data, self.recipe, self.accelerator, self.steps, 0, self.folder)
-        scoring = self.data.scoring()
-        batches = Scored(scoring, loss_of(scoring), learner=learner)
+        batches = self.data.scoring()
+        scoring = Scoring(batches, batches.loss or CrossEntropy(), learner)
         k = keep_count(1 - sparsity, self.layout.size)
 
         def prune() -> None:
-            select(find_criterion(criterion, rounds=rounds), self.model, self.full, batches, k)
+            select(find_criterion(criterion, rounds=rounds), self.model, self.full, scoring, k)
             learner.forget()
 
         every = _taken(prune)

@@ -12,7 +12,7 @@ one row of 4,096 weights to the next, cut into 12 classes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from autosparse import networks
 from autosparse.command import run
 from autosparse.pruning import Layout
-from autosparse.sizes import parse_size
 from autosparse.store import TripleStore
-from autosparse.store.lanes import plan
+from autosparse.store.loader import plan
 from autosparse.store.order import Order
 from benchmarks.common import heading, row, table
 
@@ -33,7 +32,7 @@ MEMORIES = ("64MB", "512MB", "2GB")
 CHUNK = 1 << 18  # parameters, as in a store
 _BYTES = 9  # of a sample
 _BINS = 100  # of the position
-# lanes, chunks in a window, chunk
+# streams, chunks per shuffle buffer, chunk
 SETTINGS = ((1, 1, CHUNK), (1, 80, CHUNK), (16, 5, CHUNK), (48, 1, CHUNK), (48, 4, CHUNK // 4))
 
 
@@ -51,34 +50,34 @@ class Arguments:
     """How many batches are looked at, evenly spread over the epoch."""
 
 
-@dataclass(frozen=True)
-class Remembered(Order):
-    """An order that draws each batch once, however often it is counted."""
-
-    @cached_property
-    def _drawn(self) -> dict[int, NDArray[np.int64]]:
-        return {}
-
-    def indices(self, batch: int) -> NDArray[np.int64]:
-        if batch not in self._drawn:
-            self._drawn[batch] = super().indices(batch)
-        return self._drawn[batch]
-
-
-@dataclass(frozen=True)
-class FullShuffle(Order):
-    """One permutation of everything, cut into batches."""
-
-    @cached_property
-    def _permutation(self) -> NDArray[np.int64]:
-        return torch.randperm(self.sizes[0], generator=torch.Generator().manual_seed(0)).numpy()
-
-    def indices(self, batch: int) -> NDArray[np.int64]:
-        flat = self._permutation[batch * self.size : (batch + 1) * self.size]
-        return np.stack([np.zeros_like(flat), flat])
+def batch_indices(order: Order, batch: int) -> NDArray[np.int64]:
+    """Return store and flat index of every sample of a batch, int64 (2, B), as `TripleLoader` reads them."""
+    parts = []
+    for stream in range(order.stream_count):
+        columns = order.columns(stream)
+        width = columns.stop - columns.start
+        start, stop = batch * width, (batch + 1) * width
+        for buffer in order.buffers(stream):
+            if buffer.start < stop and start < buffer.start + buffer.size:
+                chunks = [(np.full(c.take, c.store), c.start + order.samples(c)) for c in buffer.chunks]
+                permuted = np.concatenate(chunks, axis=1)[:, order.permutation(buffer)]
+                parts.append(permuted[:, max(start - buffer.start, 0) : stop - buffer.start])
+    return np.concatenate(parts, axis=1)
 
 
-def dispersion(order: Order, kind: Callable[[NDArray[np.int64]], NDArray[np.int64]], batches: int = 16) -> float:
+def shuffled_indices(order: Order, batch: int) -> NDArray[np.int64]:
+    """Return what `batch_indices` does, of one permutation of a single store, cut into batches."""
+    permutation = torch.randperm(order.store_sizes[0], generator=torch.Generator().manual_seed(0)).numpy()
+    flat = permutation[batch * order.batch_size : (batch + 1) * order.batch_size]
+    return np.stack([np.zeros_like(flat), flat])
+
+
+def dispersion(
+    order: Order,
+    kind: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+    batches: int = 16,
+    indices: Callable[[Order, int], NDArray[np.int64]] = batch_indices,
+) -> float:
     """How much more the batches of an epoch differ in composition than those of a full shuffle.
 
     Pearson's chi-square of a batch's counts against those expected, over its degrees of freedom, mean over some batches
@@ -87,15 +86,16 @@ def dispersion(order: Order, kind: Callable[[NDArray[np.int64]], NDArray[np.int6
     Args:
         order: of one store.
         kind: flat indices (B,) to numbers of classes (B,), such as layer, label or a bin of the position.
-        batches: how many are looked at.
+        batches: number of batches that are looked at.
+        indices: store and flat index of every sample of a batch.
     """
     every = np.linspace(0, order.batches - 1, min(batches, order.batches)).astype(int)
-    whole = np.bincount(kind(np.arange(order.sizes[0])))
+    whole = np.bincount(kind(np.arange(order.store_sizes[0])))
     there = whole > 0
-    expected = whole[there] / order.sizes[0] * order.size
+    expected = whole[there] / order.store_sizes[0] * order.effective_batch_size
     squares = []
     for batch in every:
-        counts = np.bincount(kind(order.indices(int(batch))[1]), minlength=len(whole))[there]
+        counts = np.bincount(kind(indices(order, int(batch))[1]), minlength=len(whole))[there]
         squares.append(((counts - expected) ** 2 / expected).sum() / (there.sum() - 1))
     return float(np.mean(squares))
 
@@ -133,30 +133,37 @@ def main(a: Arguments) -> None:
             layout = Layout.of(networks.build(a.network, (3, 32, 32), 10))
         labels = made_up(layout)
     kinds = kinds_of(layout, labels)
-    settings = [(f"--memory {text}", *plan(parse_size(text), CHUNK, _BYTES, text), CHUNK) for text in MEMORIES]
+    settings = [(f"--memory {text}", *plan(text, CHUNK, _BYTES), CHUNK) for text in MEMORIES]
     settings += [("", *setting) for setting in SETTINGS]
     print(f"\n{a.store or a.network}: {layout.size:,} triples; {a.batches} batches of an epoch\n")
     columns = [f"{name}, {size:,}" for size in a.batch_sizes for name in kinds]
-    table("setting", "lanes", "chunks a window", "a chunk", "triples mixed", *columns)
-    for name, lanes, mix, chunk in settings:
-        orders: list[Order] = [
-            Remembered((layout.size,), (chunk,), size, lanes=lanes, mix=mix) for size in a.batch_sizes
+    table("setting", "streams", "chunks per buffer", "chunk", "triples mixed", *columns)
+    for name, streams, per_buffer, chunk in settings:
+        orders = [
+            Order((layout.size,), (chunk,), size, streams=streams, chunks_per_buffer=per_buffer)
+            for size in a.batch_sizes
         ]
-        found = _dispersions(orders, kinds, a.batches)
-        mixed = min(lanes * mix * chunk, layout.size)
-        row(name, str(lanes), str(mix), f"{chunk:,}", f"{mixed:,}", *(f"{value:.2f}" for value in found))
-    whole: list[Order] = [FullShuffle((layout.size,), (layout.size,), size, part="all") for size in a.batch_sizes]
-    shuffled = _dispersions(whole, kinds, a.batches)
+        found = _dispersions(orders, kinds, a.batches, batch_indices)
+        mixed = min(streams * per_buffer * chunk, layout.size)
+        row(name, str(streams), str(per_buffer), f"{chunk:,}", f"{mixed:,}", *(f"{value:.2f}" for value in found))
+    orders = [Order((layout.size,), (layout.size,), size, part="all") for size in a.batch_sizes]
+    shuffled = _dispersions(orders, kinds, a.batches, shuffled_indices)
     row("full shuffle", "", "", "", f"{layout.size:,}", *(f"{value:.2f}" for value in shuffled))
 
 
-def _dispersions(orders: list[Order], kinds: dict[str, NDArray[Any]], batches: int) -> list[float]:
-    """Of every order by every kind of class."""
+def _dispersions(
+    orders: list[Order],
+    kinds: dict[str, NDArray[Any]],
+    batches: int,
+    indices: Callable[[Order, int], NDArray[np.int64]],
+) -> list[float]:
+    """Return the dispersion of every order by every kind of class."""
+    indices = lru_cache(batches * len(orders))(indices)  # A batch is drawn once for all kinds.
 
     def look_up(classes: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
         return classes if len(index) == len(classes) else classes[index]
 
-    return [dispersion(order, partial(look_up, kinds[name]), batches) for order in orders for name in kinds]
+    return [dispersion(order, partial(look_up, kinds[name]), batches, indices) for order in orders for name in kinds]
 
 
 if __name__ == "__main__":

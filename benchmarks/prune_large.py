@@ -15,6 +15,7 @@ from autosparse.api import check_sparsity
 from autosparse.autos import AutoS, AutoSCriterion, StoredSamples, Surface, fit, tabulate_held_out
 from autosparse.command import run
 from autosparse.config import FitConfig, IRPConfig
+from autosparse.criteria import Scoring
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.errors import UserError
 from autosparse.irp import IRP
@@ -140,7 +141,7 @@ def _measure(a: Arguments, folder: Path, refine: bool) -> tuple[int, list[Part]]
         parts.append(Part(name, taken[0], (peak - before) / 1024))
         return found[0]
 
-    grad = timed(_GRADIENT, lambda: mean_gradient(model, layout, batches, autos.batch_norm))
+    grad = timed(_GRADIENT, lambda: mean_gradient(model, layout, Scoring(batches), autos.batch_norm))
     theta = timed("weights", lambda: layout.flatten(layout.weights(model)))
     full = Mask.full(layout)
     if refine:

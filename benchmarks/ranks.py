@@ -134,7 +134,7 @@ def constants(folder: Path, a: Arguments, rank: float) -> Constants:
     content = [memoryview(b"\0" * 4096)]
     start, few = time.perf_counter(), names[:200]
     for name in few:
-        storage.place(name, content)
+        storage.put(name, content)
     placed = (time.perf_counter() - start) / len(few)
     for name in names[200:]:
         (storage.path / name).touch()

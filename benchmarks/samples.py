@@ -11,7 +11,7 @@ from autosparse.autos import StoredSamples, fit, validate
 from autosparse.command import run
 from autosparse.config import FitConfig, IRPConfig
 from autosparse.jobs import IRPRun
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.base import Setting
 from autosparse.store import TripleStore
 from autosparse.tasks import Images
 from benchmarks.common import goal, heading, row, scratch, table

@@ -40,7 +40,7 @@ class Plain(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, images: ImageArrays, part: str) -> None:
         self.images, self.labels = getattr(images, f"x_{part}")[:, 0], getattr(images, f"y_{part}")
-        mean, deviation = (float(value) / 255 for value in images.moments)
+        mean, deviation = (value.item() / 255 for value in images.moments)
         self.transform = transforms.Compose(
             [
                 transforms.ToImage(),

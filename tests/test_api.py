@@ -19,11 +19,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import autosparse
-from autosparse.config import CRITERIA, PRETRAINED
-from autosparse.criteria import reading
-from autosparse.criteria.reading import LIMIT
+from autosparse.config import PRETRAINED
+from autosparse.criteria import Scoring, repeatable
+from autosparse.criteria.repeatable import LIMIT
 from autosparse.criteria.rounds import Rounds
 from autosparse.criteria.snip import snip
+from autosparse.criteria.table import CRITERIA
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from tests.criteria.quick import quick
@@ -45,7 +46,7 @@ CALLED_WRONGLY: dict[str, tuple[Callable[[nn.Module], object], str]] = {
         lambda m: prune(m, images(), exclude=["fc1*"], mask=Mask.full(Layout.of(m))),
         "mask has its own choice of parameters",
     ),
-    "no criterion": (lambda m: prune(m, images(), criterion=3), "a function of model, mask and batches; got a int"),  # type: ignore[arg-type]
+    "no criterion": (lambda m: prune(m, images(), criterion=3), "a function of model, mask and scoring; got a int"),  # type: ignore[arg-type]
     "a sparsity in words": (
         lambda m: prune(m, images(), sparsity="0.9"),  # type: ignore[arg-type]
         "between 0 and 1 (0.95 removes 95% of the weights), got '0.9'",
@@ -223,10 +224,11 @@ def test_a_terminal_alone_gets_a_bar_and_its_total_stays(
     assert capsys.readouterr().err == ""  # It takes less than two seconds.
     monkeypatch.setattr("autosparse.criteria.progress._PATIENCE", 1e-9)
 
-    def fewer(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+    def fewer(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         """Read less in each round."""
         time.sleep(0.11)
-        return snip(model, mask, itertools.islice(batches, 4 if mask.count == mask.layout.size else 1))
+        batches = itertools.islice(scoring.batches, 4 if mask.count == mask.layout.size else 1)
+        return snip(model, mask, Scoring(batches))
 
     prune(model, images() * 4, criterion=Rounds(fewer, 4))
     shown = capsys.readouterr().err
@@ -294,7 +296,7 @@ def loss_of_any(model: nn.Module, batch: Any) -> Tensor:
 def test_batches_that_share_memory_give_the_mask_of_a_list(
     name: str, kind: str, held: int, model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_HELD", held)
+    monkeypatch.setattr(repeatable, "_MEMORY", held)
     x, y = images(80)[0]
     batches = [(x[k::4], y[k::4]) for k in range(4)]
     how: dict[str, Any] = {"criterion": quick(name)} if name in CRITERIA else {"criterion": name, "rounds": 2}

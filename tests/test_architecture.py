@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import autosparse
-from autosparse.config import CRITERIA
+from autosparse.criteria.table import CRITERIA
 from autosparse.tasks import Data
 from tests.conftest import ROOT
 
@@ -117,13 +117,13 @@ def test_prune_keeps_exactly_and_changes_nothing(criterion: str, convolutional: 
 def test_prune_warns_of_empty_layers(model: nn.Module, data: Data) -> None:
     with pytest.warns(UserWarning, match=r"nothing is kept of layers fc1\.weight, fc2\.weight;"):
         autosparse.prune(
-            model, [], criterion=lambda model, mask, batches: torch.arange(mask.layout.size).float(), sparsity=0.99
+            model, [], criterion=lambda model, mask, scoring: torch.arange(mask.layout.size).float(), sparsity=0.99
         )
 
 
 def test_prune_takes_a_callable(model: nn.Module, data: Data) -> None:
     mask = autosparse.prune(
-        model, [], criterion=lambda model, mask, batches: torch.arange(mask.layout.size).float(), sparsity=0.9
+        model, [], criterion=lambda model, mask, scoring: torch.arange(mask.layout.size).float(), sparsity=0.9
     )
     assert mask.kept[-mask.count :].all()
 

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
 
 from autosparse.config import IRPConfig
-from autosparse.criteria import make_criterion
+from autosparse.criteria import Scoring, make_criterion
 from autosparse.criteria.gradient import mean_gradient
+from autosparse.criteria.loss import CrossEntropy
 from autosparse.errors import UserError
 from autosparse.irp import IRP
 from autosparse.lookahead import Probe
@@ -111,9 +112,9 @@ def whole(accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory) ->
 def test_triples_are_the_results_of_algorithm_2(network: str, accelerator: Accelerator, tmp_path: Path) -> None:
     seen: list[dict[str, Tensor]] = []
 
-    def spying(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+    def spying(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
-        return make_criterion("snip")(model, mask, batches)
+        return make_criterion("snip")(model, mask, scoring)
 
     history = run(tmp_path, accelerator, spying, network=network)
     store = TripleStore.open(tmp_path)
@@ -127,7 +128,8 @@ def test_triples_are_the_results_of_algorithm_2(network: str, accelerator: Accel
         load_model(model, tmp_path / "initial.safetensors")
         data = data_for(network)
         if i == 0:
-            grad = mean_gradient(model, store.layout, data.scoring())
+            batches = data.scoring()
+            grad = mean_gradient(model, store.layout, Scoring(batches, batches.loss or CrossEntropy()))
             assert np.array_equal(store.grad(), grad.numpy())
         train(model, store.mask(i), data, recipe_for(network), accelerator)
         assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
@@ -160,7 +162,7 @@ def test_run_killed_around_a_commit_ends_with_the_same_bytes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original, calls = Folder.place, 0
+    original, calls = Folder.put, 0
 
     def dying(folder: Folder, name: str, parts: list[memoryview], replace: bool = False) -> None:
         nonlocal calls
@@ -172,7 +174,7 @@ def test_run_killed_around_a_commit_ends_with_the_same_bytes(
             raise KilledError
         calls += committing
 
-    monkeypatch.setattr(Folder, "place", dying)
+    monkeypatch.setattr(Folder, "put", dying)
     with pytest.raises(KilledError):
         run(tmp_path, accelerator)
     monkeypatch.undo()
@@ -235,9 +237,9 @@ def test_impossible_probes_raise(accelerator: Accelerator, tmp_path: Path) -> No
 def test_rewind_epoch_restores_the_state_after_that_epoch(accelerator: Accelerator, tmp_path: Path) -> None:
     seen: list[dict[str, Tensor]] = []
 
-    def spying(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+    def spying(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
-        return make_criterion("snip")(model, mask, batches)
+        return make_criterion("snip")(model, mask, scoring)
 
     run(tmp_path / "a", accelerator, spying, replace(CONFIG, rewind_epoch=1))
     rewound = load_file(tmp_path / "a" / "rewind.safetensors")
@@ -260,7 +262,7 @@ def test_linear_schedule_reaches_its_densities(name: str, accelerator: Accelerat
 
 
 def test_nan_score_raises_and_names_iteration_and_layer(accelerator: Accelerator, tmp_path: Path) -> None:
-    def broken(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+    def broken(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         scores = torch.arange(mask.layout.size, dtype=torch.float32)
         if mask.sparsity:
             scores[mask.kept.nonzero()[-1]] = torch.nan
@@ -272,12 +274,12 @@ def test_nan_score_raises_and_names_iteration_and_layer(accelerator: Accelerator
 
 
 def test_folder_of_another_run_raises(accelerator: Accelerator, tmp_path: Path) -> None:
-    def stop(model: nn.Module, mask: Mask, batches: Any) -> Tensor:
+    def stop(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         raise KilledError
 
     with pytest.raises(KilledError):
         run(tmp_path, accelerator, stop, attributes={"seed": 4})
-    with pytest.raises(UserError, match="another network or number of iterations"):
+    with pytest.raises(UserError, match="of a run with iterations = 3, not 4"):
         run(tmp_path, accelerator, config=replace(CONFIG, iterations=N + 1))
     with pytest.raises(UserError, match=r"is the store of a run with seed = 4, not 5"):
         run(tmp_path, accelerator, attributes={"seed": 5})

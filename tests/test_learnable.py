@@ -10,7 +10,7 @@ from torch import nn
 
 from autosparse.config import IRPConfig
 from autosparse.jobs import IRPRun
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.base import Setting
 from autosparse.lookahead import Probe
 from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleStore

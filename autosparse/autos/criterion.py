@@ -1,6 +1,6 @@
 """AutoS as a criterion: prune a network by its predicted survival (paper, Algorithm 1)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from autosparse.autos.autos import AutoS
 from autosparse.autos.features import Features, Scale
 from autosparse.autos.table import Surface
-from autosparse.criteria import Criterion
-from autosparse.criteria.base import Batches
+from autosparse.criteria import Scoring, select
 from autosparse.criteria.rounds import Rounds
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
@@ -63,29 +62,26 @@ class AutoSCriterion:
         """In how many it prunes."""
         return self._source.rounds if self.rounds is None else self.rounds
 
-    def __call__(self, model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
+    def __call__(self, model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         """The scores of the one round that starts from `mask`."""
-        columns, scale = self._look(model, mask, batches)
+        columns, scale = self._look(model, mask, scoring)
         return self._source.score(*columns, scale=scale)
 
-    def at(self, k: int) -> Criterion:
-        """The criterion that chooses `k`, in rounds or, in one shot, the network's own.
+    def choose(self, model: nn.Module, mask: Mask, scoring: Scoring, k: int) -> Mask:
+        """Return a mask of `k` weights, in rounds or, in one shot, the network's own; see `criteria.select`.
 
         The surface leaves the network what is near the threshold.
         """
-        rounds = self.number_of_rounds
-        if rounds > 1:
-            each = replace(self, autos=None if self.surface else self.autos, rounds=1)
-            return Rounds(each, rounds, _FLOOR).at(k)
-        if self.surface is None or self.autos is None:
-            return self
-        surface, autos = self.surface, self.autos
+        if self.number_of_rounds > 1:
+            return Rounds(self.__call__, self.number_of_rounds, _FLOOR).choose(model, mask, scoring, k)
 
-        def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
-            columns, scale = self._look(model, mask, batches)
-            return surface.refined(*columns, k=k, alive=mask, autos=autos, scale=scale)
+        def refined(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
+            if self.surface is None or self.autos is None:
+                return self(model, mask, scoring)
+            columns, scale = self._look(model, mask, scoring)
+            return self.surface.refined(*columns, k=k, alive=mask, autos=self.autos, scale=scale)
 
-        return score
+        return select(refined, model, mask, scoring, k)
 
     @property
     def _source(self) -> AutoS | Surface:
@@ -93,10 +89,10 @@ class AutoSCriterion:
         assert source is not None
         return source
 
-    def _look(self, model: nn.Module, mask: Mask, batches: Batches) -> tuple[tuple[Tensor, ...], Scale]:
+    def _look(self, model: nn.Module, mask: Mask, scoring: Scoring) -> tuple[tuple[Tensor, ...], Scale]:
         """What the features want of the parameters, and its scale over those that are alive."""
         features: Features = self._source.features
-        columns = features.measure(model, mask, batches, self._source.batch_norm)
+        columns = features.measure(model, mask, scoring, self._source.batch_norm)
         scale = features.scale(*columns, alive=mask)
         if mask.count < mask.layout.size:  # the gradients of what is gone may lie anywhere
             columns = tuple(values.mul_(mask.kept) for values in columns)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.config import FitConfig, Probed, Transform
-from autosparse.criteria.base import Batches
+from autosparse.criteria.base import Scoring, check_repeatable
+from autosparse.criteria.dataflow import dataflow
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.criteria.rounds import check_repeatable
-from autosparse.criteria.synflow import dataflow
 from autosparse.errors import UserError, unknown
 from autosparse.lookahead import look_ahead
 from autosparse.pruning import Mask
@@ -87,7 +86,7 @@ class Features:
             scale of a gradient depends on loss, data and depth and a criterion for other networks must not;
             `raw` passes them on as they are (the paper's code).
         names: the inputs, of `config.Feature`: `theta` and `grad`, or one alone (paper, Table 2); `flow`, the
-            parameter's share in what flows through the network, see `criteria.synflow.dataflow`; what a probe sees,
+            parameter's share in what flows through the network, see `criteria.dataflow.dataflow`; what a probe sees,
             see `lookahead.Probe`.
         gains: of the asinh, one a column: it is linear below 1/gain sizes and logarithmic above. `GAINS` if not given.
     """
@@ -160,21 +159,20 @@ class Features:
         """Those of the columns that are inputs."""
         return [columns[self.columns.index(name)] for name in self.names]
 
-    def measure(self, model: nn.Module, mask: Mask, batches: Batches, batch_norm: str = "batch") -> tuple[Tensor, ...]:
+    def measure(self, model: nn.Module, mask: Mask, scoring: Scoring, batch_norm: str = "batch") -> tuple[Tensor, ...]:
         """The columns of a network's parameters, float32 (P,) each, on its device.
 
         Args:
             model: with the mask applied.
             mask: what is left of it.
-            batches: (inputs, targets); under `torch.distributed` this process's own. With a learner for what a probe
-                sees, which is measured in one.
+            scoring: batches and loss; with a learner for what a probe sees, which is measured in one.
             batch_norm: mode of the gradient, see `criteria.gradient.scoring_mode`.
         """
         if "grad" in self.columns and "flow" in self.columns:
-            check_repeatable(batches)
-        seen = look_ahead("this AutoS", model, mask, batches, self.probed) if self.probed else {}
+            check_repeatable(scoring)
+        seen = look_ahead("this AutoS", model, mask, scoring, self.probed) if self.probed else {}
         return tuple(
-            seen[name] if name in seen else _MEASURES[name](model, mask, batches, batch_norm) for name in self.columns
+            seen[name] if name in seen else _MEASURES[name](model, mask, scoring, batch_norm) for name in self.columns
         )
 
     def scale(self, *columns: Tensor, alive: Mask | None = None) -> Scale:
@@ -182,24 +180,24 @@ class Features:
         return Scale.of(*columns, names=self.columns, alive=alive)
 
 
-def _theta(model: nn.Module, mask: Mask, batches: Batches, batch_norm: str) -> Tensor:
+def _theta(model: nn.Module, mask: Mask, scoring: Scoring, batch_norm: str) -> Tensor:
     return mask.layout.flatten(mask.layout.weights(model)).float()
 
 
-def _grad(model: nn.Module, mask: Mask, batches: Batches, batch_norm: str) -> Tensor:
-    return mean_gradient(model, mask.layout, batches, batch_norm)
+def _grad(model: nn.Module, mask: Mask, scoring: Scoring, batch_norm: str) -> Tensor:
+    return mean_gradient(model, mask.layout, scoring, batch_norm)
 
 
-def _flow(model: nn.Module, mask: Mask, batches: Batches, batch_norm: str) -> Tensor:
+def _flow(model: nn.Module, mask: Mask, scoring: Scoring, batch_norm: str) -> Tensor:
     try:
-        return dataflow(model, mask, batches)
+        return dataflow(model, mask, scoring)
     except UserError as error:
         raise UserError(f"this AutoS looks at what flows through each weight: {error}") from error
 
 
 # a new feature: its name in `config.Feature` and `_NAMES`, its gain, and how it is measured
 GAINS = {"theta": 3.0, "grad": 30.0, "flow": 1e6, "probe-gradient": 30.0, "probe-theta": 3.0, "probe-rms": 30.0}
-_MEASURES: dict[str, Callable[[nn.Module, Mask, Batches, str], Tensor]] = {
+_MEASURES: dict[str, Callable[[nn.Module, Mask, Scoring, str], Tensor]] = {
     "theta": _theta,
     "grad": _grad,
     "flow": _flow,

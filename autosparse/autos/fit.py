@@ -11,8 +11,9 @@ from autosparse.autos.autos import AutoS
 from autosparse.autos.backbones import make_network
 from autosparse.autos.features import Features
 from autosparse.autos.samples import Samples
-from autosparse.config import FitConfig, settings
+from autosparse.config import FitConfig
 from autosparse.generators import restoring_torch_generators, seed_torch
+from autosparse.options import option_values
 from autosparse.seeds import streams
 from autosparse.store import Counters
 from autosparse.training import Checkpoint
@@ -90,7 +91,7 @@ def fit(
         "runs": [
             {"fingerprint": store.fingerprint, "iterations": store.iterations, **store.run} for store in samples.stores
         ],
-        "fit": settings(config),
+        "fit": option_values(config, identity=True),
         "losses": losses,
     }
     return AutoS(model.eval(), config.backbone, features, card)

@@ -99,9 +99,9 @@ class StoredSamples:
 
     def _known(self, run: int, triples: Triples) -> Sample:
         """Triples of a run with their labels."""
-        store = self.stores[run]
-        labels = torch.from_numpy(label_table(self.config.label, store.densities))[triples.survival]
-        return Sample((triples.theta, triples.grad), self.scales[run], labels, torch.zeros_like(triples.survival))
+        store, survival = self.stores[run], triples.survival.long()
+        labels = torch.from_numpy(label_table(self.config.label, store.densities))[survival]
+        return Sample((triples.theta, triples.grad), self.scales[run], labels, torch.zeros_like(survival))
 
 
 class Encoder:
@@ -119,9 +119,9 @@ class Encoder:
 
     def __call__(self, triples: Triples) -> tuple[Tensor, Tensor]:
         """Input float32 (B, width) and label float32 (B,), on the device."""
-        store = triples.store.to(self._device)
+        store = triples.store.to(self._device).long()
         theta = triples.theta.to(self._device)
         grad = triples.grad.to(self._device)
         rms = self._rms[store]
-        label = self._labels[store, triples.survival.to(self._device)]
+        label = self._labels[store, triples.survival.to(self._device).long()]
         return self._features.encode(theta, grad, scale=rms.unbind(1)), label

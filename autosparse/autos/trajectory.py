@@ -18,7 +18,7 @@ from autosparse.autos.features import Features, Scale
 from autosparse.autos.labels import label_table
 from autosparse.autos.samples import Sample, SampleLoader
 from autosparse.config import FitConfig
-from autosparse.criteria.base import Batches
+from autosparse.criteria import Scoring
 from autosparse.errors import UserError
 from autosparse.seeds import stream
 from autosparse.store import TripleStore
@@ -102,7 +102,7 @@ class TrajectorySamples:
 def states_of(
     store: TripleStore,
     model: nn.Module,
-    batches: Batches,
+    scoring: Scoring,
     features: Features,
     label: str,
     *,
@@ -115,7 +115,7 @@ def states_of(
     Args:
         store: of the run.
         model: its network at its initial weights; left as it was.
-        batches: (inputs, targets); under `torch.distributed` this process's own.
+        scoring: batches and loss.
         features: what to measure.
         label: see `labels.label_table`.
         batch_norm: mode of the gradient.
@@ -133,7 +133,7 @@ def states_of(
     def measure(i: int, alive: Tensor) -> tuple[Tensor, ...]:
         mask = store.mask(i).to(theta.device)
         mask.apply_(model)
-        found = features.measure(model, mask, batches, batch_norm)
+        found = features.measure(model, mask, scoring, batch_norm)
         for name, weight in layout.weights(model).items():
             weight.copy_(layout.unflatten(theta)[name])
         return tuple(column[mask.kept] for column in found)

@@ -24,7 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("serve", "show runs as a web page that updates by itself"),
     "store": ("store", "look into a store of triples, check it, take it elsewhere"),
 }
-"""Maps a command to its module and to what it is for."""
+"""Maps a command to its module and its description."""
 
 
 def start(module: str, args: Sequence[str] | None = None, prog: str | None = None) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated
 import tyro
 
 from autosparse import cluster, study
-from autosparse.cluster.outcome import say
+from autosparse.cluster.progress import say
 
-_AT_ONCE = 8  # jobs of the demo, if not said otherwise: each takes half a GB of memory
+_AT_ONCE = 8  # Default number of jobs of the demo; each takes half a GB of memory.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,8 @@ def main(a: Arguments) -> None:
 
 def _a_core_each(resources: cluster.Resources) -> cluster.Resources:
     """Give each job a core of this machine, on which such small networks train fastest, unless Slurm runs them."""
-    found = resources.resolve("local")
-    if found.cluster == "slurm":
+    local = resources.resolve("local")
+    if local.cluster == "slurm":
         return resources
-    found = replace(found, gpus_per_node=found.gpus_per_node or 0, cpus_per_task=found.cpus_per_task or 1)
-    return replace(found, array_parallelism=found.array_parallelism or min(_AT_ONCE, found.local_jobs()))
+    local = replace(local, gpus_per_node=local.gpus_per_node or 0, cpus_per_task=local.cpus_per_task or 1)
+    return replace(local, array_parallelism=local.array_parallelism or min(_AT_ONCE, local.local_jobs()))

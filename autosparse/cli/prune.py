@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Annotated, get_args
+from typing import Annotated
 
 import tyro
 
 from autosparse import cluster
 from autosparse.cluster import Resources, site_resources
 from autosparse.command import choices
-from autosparse.config import CRITERIA, LOOK_AHEAD, SHIPPED, Dynamic, Sanity
+from autosparse.config import Sanity
+from autosparse.criteria.table import TABLE
 from autosparse.jobs import PruneRun, Tasked
 
-_CRITERIA = (*SHIPPED, *CRITERIA, *LOOK_AHEAD, *get_args(Dynamic))
+_CRITERIA = tuple(row.name for row in TABLE)
 
 
 @dataclass(frozen=True, kw_only=True)

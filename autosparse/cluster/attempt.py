@@ -1,9 +1,11 @@
-"""What is submitted for a job: the job itself, with its lease, its records and its log around it."""
+"""One attempt at a job: the job itself, with its lease, its records and its log around it."""
 
 import logging
 import os
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -16,11 +18,14 @@ from accelerate.utils import broadcast_object_list
 from autosparse.cluster import interruption, process, provenance
 from autosparse.cluster.job import ERRORS, Job, describe
 from autosparse.cluster.lease import lease
-from autosparse.cluster.requeue import requeue, requeues
+from autosparse.cluster.process import requeues
 from autosparse.errors import UserError
 from autosparse.files import remove_unfinished, write_record
 
 log = logging.getLogger("autosparse")
+
+_REQUEUE_TIMEOUT = 300  # seconds until Slurm ends the processes of a job that it queues again
+_RESUME = "the same command resumes it"
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,8 @@ class Attempt:
     The state of a job is in its folder, so to resume it is to run it again.
 
     Attributes:
-        job: the job.
-        cpus: threads of each process; None leaves PyTorch's default.
+        job: job to run.
+        cpus: number of threads of each process; None leaves PyTorch's default.
         max_requeues: how often the job may be queued again.
     """
 
@@ -40,16 +45,16 @@ class Attempt:
     max_requeues: int = 0
 
     def __call__(self) -> None:
-        """Run the job unless it is complete, and record how that ended.
+        """Run the job unless it is complete, and record how the attempt ended.
 
         Raises:
             UserError: the job cannot run, or another process works on it.
-            KeyboardInterrupt: it was asked to stop, outside of Slurm, where it is queued again.
+            KeyboardInterrupt: the job was asked to stop, outside of Slurm, where it is queued again.
         """
         accelerator = process.start(self.cpus)
         executor = os.environ.get("SUBMITIT_EXECUTOR")
         job_id = submitit.JobEnvironment().job_id if executor == "slurm" else None
-        # An earlier command that was killed may have left its job behind.
+        # A command that was killed may have left its job running.
         hold = lease(self.job.folder, job_id, wait=executor == "local")
         try:
             with interruption.listening(), hold if accelerator.is_main_process else nullcontext():
@@ -60,43 +65,47 @@ class Attempt:
                 raise UserError(str(stop)) from None
             if executor != "slurm":
                 raise KeyboardInterrupt from None
-            requeue(self.max_requeues, accelerator.is_main_process)
+            _requeue(self.max_requeues, accelerator.is_main_process)
         if executor:
             process.finish(accelerator)
 
     def _run(self, accelerator: Accelerator, job_id: str | None) -> None:
-        """Run the job if there is anything to do, and record the end in its folder."""
+        """Run the job if it is not complete, and record the end in its folder."""
         job, folder = self.job, self.job.folder
         main, rank = accelerator.is_main_process, accelerator.process_index
-        if main:  # an earlier attempt may have had more processes; the others are held by the broadcast below
+
+        def write_status(state: str, **more: str) -> None:
+            if main:
+                place = {"node": socket.gethostname(), "requeues": requeues()}
+                provenance.write_status(folder, state, job_id, **place, **more)
+
+        if main:  # An earlier attempt may have had more processes. The broadcast below holds the others.
             for path in folder.glob(ERRORS):
                 path.unlink(missing_ok=True)
-            remove_unfinished(folder, but="job.json")  # the submitting command may be writing it now
+            remove_unfinished(folder, but="job.json")  # The submitting command may be writing it.
         with _logging_to(folder, rank):
             try:
                 if not broadcast_object_list([main and _is_complete(job)])[0]:
-                    if job_id and requeues() > self.max_requeues:  # by Slurm itself: lost nodes, preemptions
+                    if job_id and requeues() > self.max_requeues:  # Slurm requeues lost jobs itself.
                         raise UserError(f"was queued again more than {self.max_requeues} times, see max-requeues")
                     if main:
                         provenance.write_config(job)
                         provenance.write_environment(folder, job_id)
-                        _write_status(folder, "running", job_id)
+                    write_status("running")
                     accelerator.wait_for_everyone()
                     _work(job, accelerator)
             except interruption.InterruptedAtStep as stop:
                 log.info("stopped at a step, everything saved: %s", stop)
-                if main and not interruption.lost():
-                    _write_status(folder, "interrupted", job_id, why=str(stop))
+                if not interruption.lost():
+                    write_status("interrupted", why=str(stop))
                 raise
             except BaseException as error:
                 user = isinstance(error, UserError)
                 log.error("%s", describe(error), exc_info=not user)
                 write_record(folder / "logs" / f"rank{rank}.error.json", {"error": describe(error), "user": user})
-                if main:
-                    _write_status(folder, "failed", job_id, why=describe(error))
+                write_status("failed", why=describe(error))
                 raise
-            if main:
-                _write_status(folder, "complete", job_id)
+            write_status("complete")
 
 
 def _work(job: Job, accelerator: Accelerator) -> None:
@@ -108,19 +117,44 @@ def _work(job: Job, accelerator: Accelerator) -> None:
 
 
 def _is_complete(job: Job) -> bool:
-    """Return True if there is nothing to do; the input of a job may appear only after its submission."""
+    """Return True if nothing is left to do; the input of a job may have appeared only after its submission."""
     if difference := provenance.config_difference(job):
         raise UserError(difference)
     return job.is_complete()
 
 
-def _write_status(folder: Path, state: str, job_id: str | None, **more: str) -> None:
-    place = {"node": socket.gethostname(), "requeues": requeues()}
-    provenance.write_status(folder, state, job_id, **place, **more)
+def _requeue(most: int, main: bool) -> None:
+    """Have Slurm end this job and start it again; all of its processes call this, and it does not return.
+
+    A cancelled job is not queued again: it gets the signal of a preemption, but its state differs.
+
+    Args:
+        most: how often a job may be requeued.
+        main: whether this process is the one that asks Slurm.
+
+    Raises:
+        UserError: the job was requeued as often as it may be, or Slurm refuses.
+    """
+    job = os.environ["SLURM_JOB_ID"]
+    if main:
+        if requeues() >= most:
+            raise UserError(f"stopped by Slurm after {requeues()} requeues (max-requeues); {_RESUME}")
+        if _ask_slurm("squeue", "--noheader", "--jobs", job, "--format", "%T") == "RUNNING":
+            _ask_slurm("scontrol", "requeue", job)
+    time.sleep(_REQUEUE_TIMEOUT)  # If a process ended by itself, the job would count as ended.
+    raise UserError(f"stopped by Slurm, but not requeued; {_RESUME}")
 
 
-class _File(logging.FileHandler):
-    """A log that reports a full disk once, in one line, and lets the work go on."""
+def _ask_slurm(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = " ".join(str(getattr(error, "stderr", "") or error).split())
+        raise UserError(f"stopped by Slurm, which refuses to requeue ({reason}); {_RESUME}") from None
+
+
+class _LogFile(logging.FileHandler):
+    """A log that reports a full disk once, in one line, and does not stop the work."""
 
     _full = False
 
@@ -130,11 +164,11 @@ class _File(logging.FileHandler):
             super().handleError(record)
         elif not self._full:
             self._full = True
-            with suppress(OSError):  # standard error may lie on the same disk
-                print(f"{error.strerror}: {self.baseFilename}; going on without this log", file=sys.stderr)
+            with suppress(OSError):  # Standard error may be on the same disk.
+                print(f"{error.strerror}: {self.baseFilename}; continuing without this log", file=sys.stderr)
 
     def close(self) -> None:
-        with suppress(OSError):  # what there was no room for is tried once more
+        with suppress(OSError):  # It tries once more to write the rest.
             super().close()
 
 
@@ -143,11 +177,11 @@ def _logging_to(folder: Path, rank: int) -> Iterator[None]:
     """Write log records to a file in the run's folder, and in the main process also to standard error."""
     path = folder / "logs" / f"rank{rank}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = _File(path)
+    file = _LogFile(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(logging.Formatter("%(message)s"))
-    console.addFilter(lambda record: record.levelno < logging.ERROR)  # errors are reported by who started the job
+    console.addFilter(lambda record: record.levelno < logging.ERROR)  # The launching command reports errors.
     handlers: list[logging.Handler] = [file] if rank else [file, console]
     for handler in handlers:
         log.addHandler(handler)

@@ -1,37 +1,28 @@
-"""Batch scripts and their submission, through submitit: one array a command, one Slurm task a GPU."""
+"""Batch scripts and their submission through submitit: one array per stage, one Slurm task per GPU."""
 
 import contextlib
 import io
 import os
 import re
 import shlex
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
-from submitit.helpers import clean_env, environment_variables
+from submitit.helpers import clean_env
 
-from autosparse.cluster import interruption, slurm
-from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_PARALLELISM, DEFAULT_REQUEUES, Resources
+from autosparse.cluster import slurm, worker
+from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_PARALLELISM, Resources
 from autosparse.errors import UserError
 
-# submitit guesses by its own idea of the time limit whether a signal means that time is up, always so below 10 minutes,
-# and then gives up jobs that were only preempted; so it gets a limit that is never near
+# submitit guesses from the time limit whether a signal means that time is up, always so below 10 minutes, and then
+# gives up jobs that were only preempted; so it gets a limit that is never near.
 _NO_LIMIT = 10**6  # minutes
 
-# reasons for which a job would be pending for ever
 _NEVER = re.compile(r"Partition(Config|TimeLimit|NodeLimit)|BadConstraints|Invalid(Account|QOS)|.*PerJob(Limit)?")
-
-# the commands of Slurm that a submission uses, for a dry run
-_STAND_IN = {
-    "srun": "",  # submitit looks whether there is one
-    "sbatch": 'n=$(($(cat "$0.n" 2>/dev/null || echo 0) + 1)); echo $n >"$0.n"; echo "Submitted batch job $n"',
-    "squeue": "",
-    "scancel": "",
-}
+"""Reasons for which a job stays pending forever."""
 
 
 class Submitted(NamedTuple):
@@ -42,64 +33,57 @@ class Submitted(NamedTuple):
     script: Path
     """Its batch script."""
     log: Path
-    """What its first process writes to standard error."""
+    """Standard error of its first process."""
 
 
 def submit(tasks: Sequence[Callable[[], Any]], resources: Resources, name: str, folder: Path) -> list[Submitted]:
-    """Submit tasks as one array, or as a few where the site does not take one so large, each after the last.
+    """Submit tasks as one array or, where the site's limit is lower, as several, each after the last.
 
     Args:
-        tasks: what each job calls, in each of its processes.
-        resources: of each job.
-        name: in the queue.
-        folder: new, for what submitit writes.
+        tasks: function that each job calls in each of its processes.
+        resources: resources of each job.
+        name: name of the jobs in the queue.
+        folder: new folder for submitit's files.
 
     Raises:
-        UserError: Slurm refuses, saying why, or would never start them; none of them is in the queue then.
+        UserError: Slurm refuses the jobs, or would never start them; none of them is in the queue then.
     """
-    limit = slurm.max_array_size() if len(tasks) > 1 else None
-    size = len(tasks) if limit is None else max(1, limit)  # 0: no arrays
     submitted: list[Submitted] = []
     try:
-        for start in range(0, len(tasks), size):
-            previous = submitted[-1].job_id.split("_")[0] if submitted else None
-            submitted += _submit_part(tasks[start : start + size], resources, name, folder, previous)
+        for part in _parts(tasks):
+            previous = slurm.arrays([submitted[-1].job_id])[0] if submitted else None
+            submitted += _submit_part(part, _executor(resources, name, folder, previous), resources, folder)
         state = (slurm.queue() or {}).get(submitted[0].job_id)
         if state and _NEVER.fullmatch(state.reason):
             raise UserError(f"Slurm would never start it: {state.reason} (asked for {resources.request})")
     except BaseException:
-        slurm.cancel([each.job_id for each in submitted])
+        slurm.cancel(job.job_id for job in submitted)
         raise
     return submitted
 
 
-@contextlib.contextmanager
-def rehearsal() -> Iterator[str]:
-    """Where nothing is submitted, also where there is no Slurm: its commands only answer, with job ids 1, 2, ...
-
-    Yields a scratch folder, for `submit` to write below.
-    """
-    with tempfile.TemporaryDirectory(prefix="autosparse-dry-run-") as scratch:
-        for program, text in _STAND_IN.items():
-            path = Path(scratch, program)
-            path.write_text(f"#!/bin/sh\n{text}\n")
-            path.chmod(0o755)
-        with environment_variables(PATH=f"{scratch}:{os.environ['PATH']}"):
-            yield scratch
+def scripts(tasks: Sequence[Any], resources: Resources, name: str, folder: Path, first_id: int = 1) -> list[str]:
+    """Return the batch scripts that `submit` would submit, as if the first job got the id `first_id`."""
+    texts = []
+    for number, part in enumerate(_parts(tasks)):
+        executor = _executor(resources, name, folder, str(first_id + number - 1) if number else None)
+        if len(part) > 1:
+            executor.parameters["map_count"] = len(part)
+        texts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))
+    return texts
 
 
 def parameters(resources: Resources, name: str, previous: str | None = None) -> dict[str, Any]:
-    """For submitit's Slurm executor.
+    """Return the parameters of submitit's Slurm executor.
 
     Args:
-        resources: of each job.
-        name: in the queue.
+        resources: resources of each job.
+        name: name of the jobs in the queue.
         previous: job id of an array that is to end first, well or not.
     """
     cpus = resources.cpus_per_task or DEFAULT_CPUS
-    requeues = DEFAULT_REQUEUES if resources.max_requeues is None else resources.max_requeues
     after = [f"afterok:{':'.join(resources.after)}"] * bool(resources.after) + [f"afterany:{previous}"] * bool(previous)
-    wanted = {
+    given = {
         "job_name": name,
         "partition": resources.partition,
         "account": resources.account,
@@ -114,44 +98,65 @@ def parameters(resources: Resources, name: str, previous: str | None = None) -> 
         "exclude": resources.exclude,
         "dependency": ",".join(after) or None,
         "array_parallelism": resources.array_parallelism or DEFAULT_PARALLELISM,
-        "signal_delay_s": min(90, 15 * resources.minutes),  # Slurm may send it up to half a minute earlier
+        "signal_delay_s": min(90, 15 * resources.minutes),  # Slurm may send it up to half a minute earlier.
         "setup": _checked_setup(resources.setup) or None,
-        # srun does not inherit --cpus-per-task since Slurm 22.05; one dead rank must not leave the others waiting
+        # srun does not inherit --cpus-per-task since Slurm 22.05; one dead rank must not leave the others waiting.
         "srun_args": [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
         "additional_parameters": {
             "time": resources.minutes,
-            "requeue" if requeues else "no-requeue": True,
-            # a job whose dependency has failed is cancelled: it would be pending for ever otherwise
+            "requeue" if resources.requeues else "no-requeue": True,
+            # Otherwise a job whose dependency has failed would be pending forever.
             **({"kill-on-invalid-dep": "yes"} if resources.after else {}),
             **resources.slurm_options,
         },
     }
-    # submitit sends a wckey of its own, which sites that do not track them refuse
-    return {key: value for key, value in wanted.items() if value is not None} | {"wckey": None}
+    # submitit sends a wckey of its own, which sites that do not track them refuse.
+    return {key: value for key, value in given.items() if value is not None} | {"wckey": None}
+
+
+class _Executor(submitit.SlurmExecutor):
+    """submitit's executor, which also writes batch scripts where Slurm is not installed."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+
+def _executor(resources: Resources, name: str, folder: Path, previous: str | None) -> _Executor:
+    executor = _Executor(folder / "%j", python=worker.PYTHON)
+    executor.update_parameters(**parameters(resources, name, previous), teardown=_checked_end(folder))
+    return executor
+
+
+def _parts(tasks: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield tasks as the site's limit allows them in one array; the limit is 0 where there are no arrays."""
+    limit = slurm.max_array_size() if len(tasks) > 1 else None
+    size = len(tasks) if limit is None else max(1, limit)
+    for start in range(0, len(tasks), size):
+        yield tasks[start : start + size]
 
 
 def _submit_part(
-    tasks: Sequence[Callable[[], Any]], resources: Resources, name: str, folder: Path, previous: str | None
+    tasks: Sequence[Callable[[], Any]], executor: _Executor, resources: Resources, folder: Path
 ) -> list[Submitted]:
-    """One array, or a plain job where there is one task."""
-    with _outside_of_any_job(), contextlib.redirect_stderr(io.StringIO()):  # submitit says there what it raises, too
-        executor = submitit.SlurmExecutor(folder / "%j", python=interruption.PYTHON)
-        executor.update_parameters(**parameters(resources, name, previous), teardown=_checked_end(folder))
+    """Submit one array, or a plain job if there is one task."""
+    with _outside_of_any_job(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints its errors there, too.
         try:
-            handles = executor.submit_array(tasks)
+            jobs = executor.submit_array(tasks)
         except (FailedJobError, FailedSubmissionError) as error:
             raise UserError(f"Slurm refuses: {_reasons(str(error))} (asked for {resources.request})") from None
-    for handle in handles:  # nobody else writes to what will be loaded, whatever the umask
-        pickle = handle.paths.submitted_pickle
+    for job in jobs:  # Loading a pickle runs code, so only its user may write to it, whatever the umask.
+        pickle = job.paths.submitted_pickle
         pickle.chmod(pickle.stat().st_mode & ~0o022)
-    script = JobPaths(folder / "%j", handles[0].job_id.split("_")[0]).submission_file
-    return [Submitted(handle.job_id, script, handle.task(0).paths.stderr) for handle in handles]
+    script = JobPaths(folder / "%j", jobs[0].job_id.split("_")[0]).submission_file
+    return [Submitted(job.job_id, script, job.task(0).paths.stderr) for job in jobs]
 
 
 @contextlib.contextmanager
 def _outside_of_any_job() -> Iterator[None]:
-    """Without what a job's environment would hand on to jobs submitted from inside it: they would be tasks of its array
-    and run its work. Which Slurm is asked stays.
+    """Hide the environment of a job from jobs that it submits: they would be tasks of its array and run its work.
+
+    SLURM_CONF stays: it names the Slurm to ask.
     """
     configuration = os.environ.get("SLURM_CONF")
     with clean_env():
@@ -161,7 +166,7 @@ def _outside_of_any_job() -> Iterator[None]:
 
 
 def _checked_setup(commands: Sequence[str]) -> list[str]:
-    """Lines of the batch script before the processes are started; each that fails ends the job, saying so."""
+    """Return lines of the batch script before the processes are started; a command that fails ends the job."""
     lines: list[str] = []
     for command in commands:
         failed = shlex.quote(f"setup failed: {command}")
@@ -184,7 +189,7 @@ def _checked_end(folder: Path) -> list[str]:
 
 
 def _reasons(text: str) -> str:
-    """What sbatch says, in one line."""
+    """Return sbatch's errors in one line."""
     lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in text.splitlines() if "sbatch: " in line]
     reasons = [line.removeprefix("Batch job submission failed: ") for line in lines]
     return "; ".join(reasons) or " ".join(text.split())

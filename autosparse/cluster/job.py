@@ -1,20 +1,21 @@
-"""A job: one run, with a folder of its own, that can be run again until it is complete."""
+"""A job is one run in a folder of its own, which can be run again until it is complete; a graph has stages of jobs."""
 
 import sysconfig
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autosparse.config import defaults, settings
 from autosparse.errors import UserError, refused
 from autosparse.files import read_record
+from autosparse.options import option_values
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_NOT_THEIRS = (Path(__file__).parents[1], *map(Path, {*sysconfig.get_paths().values()}))
+_INSTALLED = (Path(__file__).parents[1], *map(Path, {*sysconfig.get_paths().values()}))
 ERRORS = "logs/rank*.error.json"
 
 
@@ -25,103 +26,135 @@ class Job(ABC):
     """
 
     kind: ClassVar[str]
-    """What the configuration calls it."""
+    """Name of the kind in `config.yaml`."""
 
     @property
     @abstractmethod
     def folder(self) -> Path:
-        """The run's folder; its name says what the run is."""
+        """Folder of the run; its name describes the run."""
 
     def check(self) -> None:  # noqa: B027 - a job may have nothing to refuse
-        """Refuse what cannot run, before anything is submitted.
+        """Refuse options that do not fit together, before anything is submitted.
 
         Raises:
-            UserError: what is wrong.
+            UserError: an option is wrong.
         """
 
     def missing(self) -> str | None:
-        """Which input is not there yet, in one line; the methods below are called when none is missing."""
+        """Return which input does not exist yet, in one line; the methods below are called when none is missing."""
         return None
 
     def absent(self) -> str | None:
-        """Which data are missing on this machine, in one line.
+        """Return which data are missing on this machine, in one line.
 
-        Only machines that run the job need them; without them, `derived` leaves out what depends on them.
+        Only machines that run the job need them; without them, `identity` leaves out what depends on them.
         """
         return None
 
-    def derived(self) -> dict[str, Any]:
-        """What decides the run beside its fields, as values of YAML: digests of its inputs, what fields resolve to."""
-        return {}
-
     def identity(self) -> dict[str, Any]:
-        """The resolved configuration, which `config.yaml` holds; two runs with the same one are the same run."""
-        return {"kind": self.kind, **settings(self), **self.derived()}
+        """Return what makes this run the run it is, which `config.yaml` holds, as values of YAML.
+
+        The options that are not marked with `NO_IDENTITY`; subclasses add digests of inputs and the values
+        that options resolve to.
+        """
+        return {"kind": self.kind, **option_values(self, identity=True)}
 
     def options(self) -> dict[str, Any]:
-        """The options of the command line that ask for this very run, which `config.yaml` says, too."""
+        """Return the options of the command line that ask for this run, which `config.yaml` holds, too."""
         return {}
 
     def sources(self) -> list[Path]:
-        """Files of the user's that the run computes with; copied into its folder."""
+        """Return the files of the user's that the run computes with; they are copied into its folder."""
         return []
-
-    @classmethod
-    def defaults(cls) -> Mapping[str, Any]:
-        """Values of the options that a `config.yaml` does not name because it was written before they existed."""
-        return defaults(cls)
 
     @abstractmethod
     def is_complete(self) -> bool:
-        """Whether the output is there and whole."""
+        """Return True if the output exists and is whole."""
 
     @abstractmethod
     def run(self, accelerator: "Accelerator") -> None:
         """Do the work, on every process of the job."""
 
 
-def describe(error: BaseException) -> str:
-    """An error in one line."""
-    if isinstance(error, OSError) and error.strerror and error.filename:  # a full disk, a folder that may not be read
-        return refused(error)
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}{_place(error)}"
+@dataclass(frozen=True)
+class Stage:
+    """Jobs that do not depend on one another: one array on Slurm.
+
+    Attributes:
+        name: name of its jobs in the queue, unique in its graph.
+        jobs: jobs of the stage.
+        after: names of earlier stages that must have ended well before a job of this one starts.
+        single: whether its jobs have no use for more than one process.
+    """
+
+    name: str
+    jobs: tuple[Job, ...]
+    after: tuple[str, ...] = ()
+    single: bool = False
 
 
-def _place(error: BaseException) -> str:
-    """Where in the user's own files an error comes from, if it does: ` (mine.py, line 40)`."""
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not any(Path(frame.filename).is_relative_to(place) for place in _NOT_THEIRS)
-        and Path(frame.filename).is_file()
-    ]
-    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+@dataclass(frozen=True)
+class Failure:
+    """A job that is not complete, and why."""
+
+    job: Job
+    error: str
 
 
-def failure(job: Job) -> str | None:
-    """What the job's last attempt says went wrong, if it did.
+def blocked(stage: Stage, failed: Collection[str]) -> list[Failure]:
+    """Return the jobs of a stage as failures if a stage before it has failed."""
+    heads = [name for name in stage.after if name in failed]
+    return [Failure(job, f"not started, as {heads[0]} failed") for job in stage.jobs] if heads else []
 
-    Of several processes, one that failed by itself rather than by losing the others.
+
+def failure(job: Job, log: Path) -> Failure | None:
+    """Return why a job that has ended is not complete; None if it is.
+
+    Args:
+        job: job that has ended.
+        log: standard error of its first process.
     """
     try:
         if job.is_complete():
             return None
+        error = error_of(job.folder)
     except UserError as damaged:
-        return describe(damaged)
-    if said := why(job.folder):
-        return said
-    status = job.folder / "status.json"
-    if not status.is_file():
-        return "it was not started"
-    state = read_record(status).get("state", "running")  # a machine that lost power may leave an empty file
-    return "it was killed" if state == "running" else f"it is {state}"
+        error = describe(damaged)
+    if error is None:
+        status = job.folder / "status.json"
+        # A machine that lost power may leave an empty file.
+        state = read_record(status).get("state", "running") if status.is_file() else None
+        error = "it was not started" if state is None else "it was killed" if state == "running" else f"it is {state}"
+    if log.is_file() and not any(job.folder.glob(ERRORS)):  # It was killed or not started; Slurm or the shell says why.
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        error += f" ({lines[-1]})" if lines else ""
+    return Failure(job, f"{error}; log: {log}")
 
 
-def why(folder: Path) -> str | None:
-    """What the last attempt in a run's folder says of its failure or interruption."""
-    errors = [found for path in sorted(folder.glob(ERRORS)) if "error" in (found := read_record(path))]
-    for error in sorted(errors, key=lambda error: not error.get("user")):
-        return str(error["error"])
-    said = read_record(folder / "status.json")  # alone, where a full disk had no room for more
-    return str(said["why"]) if said.get("state") in ("failed", "interrupted") and "why" in said else None
+def error_of(folder: Path) -> str | None:
+    """Return the error or signal that ended the last attempt at a run, as its folder records it.
+
+    Of several processes, one that failed by itself comes before those that lost the others.
+    """
+    errors = [record for path in sorted(folder.glob(ERRORS)) if "error" in (record := read_record(path))]
+    if errors:
+        return str(min(errors, key=lambda record: not record.get("user"))["error"])
+    status = read_record(folder / "status.json")  # A full disk may have had no room for more.
+    return str(status["why"]) if status.get("state") in ("failed", "interrupted") and "why" in status else None
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line, with its place if that is in a file of the user's: ` (mine.py, line 40)`."""
+    if isinstance(error, OSError) and error.strerror and error.filename:  # a full disk, a folder without permission
+        return refused(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return text
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    theirs = [
+        (path, line)
+        for path, line in frames
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in _INSTALLED)
+    ]
+    place = f" ({theirs[-1][0].name}, line {theirs[-1][1]})" if theirs else ""
+    return f"{type(error).__name__}: {text}{place}"

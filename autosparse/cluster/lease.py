@@ -1,10 +1,9 @@
-"""A run's folder is worked on by one job at a time: a lease that a dead job cannot hold.
+"""One job at a time works on a run's folder: it holds a lease, which does not outlive it.
 
-The lease is the file `.lease-N` with the highest N. Whoever finds it released, or its holder dead, makes N + 1 by a
-hard link, which is atomic on local disks, NFS and Lustre alike and needs no lock manager: of several, one succeeds.
-Where a file system has no hard links, the file is created exclusively and filled then: an empty one is somebody's who
-is about to say who they are. The file of the highest N is never deleted, so a number that was passed can be told from a
-new one.
+The lease is the file `.lease-N` with the highest N. A job that finds it released, or its holder dead, makes N + 1 by a
+hard link, which is atomic on local disks, NFS and Lustre alike and needs no lock manager: one of several jobs succeeds.
+Where a file system has no hard links, the file is created exclusively and then filled; an empty file belongs to a job
+that is about to fill it. The file of the highest N is never deleted, so a number is never used twice.
 
 A holder touches its file every few seconds. It counts as dead at once if its process on this machine has ended, or if
 it was an earlier attempt of this Slurm job. Otherwise it counts as dead if it has not touched the file for two minutes,
@@ -29,10 +28,10 @@ from autosparse.files import naming
 
 LEASE = ".lease-"
 _BEAT = 10.0  # seconds between two touches
-_STALE = 120.0  # seconds without one, after which the holder is dead
-_WATCHED = 1 / 5  # of that time: it is watched for so long before it is believed to be
-_SOMEBODY: dict[str, Any] = {"host": None, "pid": None, "started": None, "job": None}  # who has not yet said who
-_RELEASED = 1  # bytes of its file that a holder leaves
+_STALE = 120.0  # seconds without a touch after which the holder counts as dead
+_WATCHED = 1 / 5  # fraction of that time for which a holder is watched first
+_UNNAMED: dict[str, Any] = {"host": None, "pid": None, "started": None, "job": None}  # has not filled its file yet
+_RELEASED = 1  # number of bytes of a released lease
 
 
 @contextmanager
@@ -45,23 +44,19 @@ def lease(
     step.
 
     Args:
-        folder: of the run.
-        job_id: of Slurm, if this is a job there: one that was requeued takes over from itself.
-        beat, stale: seconds, see above.
-        wait: wait for another job that works on the run, until this process is asked to stop.
+        folder: folder of the run.
+        job_id: job of Slurm, None elsewhere; a requeued job takes over from itself.
+        beat: seconds between two touches.
+        stale: seconds without a touch after which the holder counts as dead.
+        wait: whether to wait for another job that works on the run, until this process is asked to stop.
 
     Raises:
         UserError: another job works on the run (names it).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    mine = {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "started": _start_of(os.getpid()),
-        "job": job_id,
-        "folder": str(folder.resolve()),
-    }
-    path = _acquire(folder, mine, stale, wait)
+    pid = os.getpid()
+    mine = {"host": socket.gethostname(), "pid": pid, "started": _start_of(pid), "job": job_id}
+    path = _acquire(folder, mine | {"folder": str(folder.resolve())}, stale, wait)
     done = threading.Event()
     keeper = threading.Thread(target=_keep, args=(path, beat, done), name="lease", daemon=True)
     keeper.start()
@@ -71,17 +66,17 @@ def lease(
         done.set()
         keeper.join()
         if _newest(folder) == path:
-            os.truncate(path, _RELEASED)  # which a full disk does not hinder
+            os.truncate(path, _RELEASED)  # This works on a full disk, too.
 
 
 def holder_of(folder: Path) -> dict[str, Any] | None:
-    """Who works on a run: `host`, `pid` and `job`; None if nobody does, as far as can be seen from here."""
+    """Return the `host`, `pid` and `job` that work on a run; None if none do, as far as this machine can see."""
     newest = _newest(folder)
     holder = _holder(newest) if newest else None
-    if not newest or not holder or holder == _SOMEBODY:
+    if not newest or not holder or holder == _UNNAMED:
         return None
     if holder["host"] == socket.gethostname():
-        return None if _start_of(holder["pid"]) != holder["started"] or _is_elsewhere(holder, folder) else holder
+        return None if _is_gone_from_here(holder, folder) else holder
     try:
         return holder if time.time() - newest.stat().st_mtime < _STALE else None
     except FileNotFoundError:
@@ -89,7 +84,6 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _acquire(folder: Path, mine: dict[str, Any], stale: float, wait: bool) -> Path:
-    said = json.dumps(mine)
     while True:
         newest = _newest(folder)
         if newest is not None:
@@ -97,65 +91,65 @@ def _acquire(folder: Path, mine: dict[str, Any], stale: float, wait: bool) -> Pa
             if holder is None:
                 continue  # superseded and deleted just now
             try:
-                free = not holder or _is_gone(holder, mine, newest, stale)
+                free = not holder or _is_dead(holder, mine, newest, stale)
             except FileNotFoundError:
-                continue  # superseded while it was looked at
+                continue  # superseded during the look
             if not free:
-                if holder == _SOMEBODY or (wait and not interruption.received()):
+                if holder == _UNNAMED or (wait and not interruption.received()):
                     time.sleep(0.05)
                     continue
-                who = f"process {holder['pid']} on {holder['host']}"
                 job = f" (job {holder['job']})" if holder["job"] else ""
-                raise UserError(f"{folder}: {who}{job} works on this run; wait for it, or stop it and run this again")
+                who = f"process {holder['pid']} on {holder['host']}{job}"
+                raise UserError(f"{folder}: {who} works on this run; wait for it, or stop it and run this again")
         path = folder / f"{LEASE}{_number(newest) + 1 if newest else 1}"
         try:
-            _publish(path, said)
+            _publish(path, json.dumps(mine))
         except FileExistsError:
-            continue  # somebody else was faster
+            continue  # Another job was faster.
         if _newest(folder) == path:
             for passed in _leases(folder):
                 if _number(passed) < _number(path):
                     passed.unlink(missing_ok=True)
             return path
-        path.unlink(missing_ok=True)  # a number that was passed long ago
+        path.unlink(missing_ok=True)  # The number was passed long ago.
 
 
 @contextmanager
 def _temporary(folder: Path, text: str) -> Iterator[Path]:
-    """A new file beside the leases, for a moment only: who is killed meanwhile leaves it."""
+    """Make a new file next to the leases for a moment; a process that is killed meanwhile leaves it."""
     path = folder / f"{LEASE}{secrets.token_hex(8)}.tmp"
     try:
         with naming(folder):
             path.write_text(text)
         yield path
     finally:
-        with suppress(OSError):  # a read-only file system refuses this even where there is none
+        with suppress(OSError):  # A read-only file system refuses this even where the file does not exist.
             path.unlink(missing_ok=True)
 
 
-def _publish(path: Path, said: str) -> None:
-    """Make a lease, which must not be there.
+def _publish(path: Path, text: str) -> None:
+    """Make a lease.
 
     Raises:
-        FileExistsError: it is there.
+        FileExistsError: it exists already.
     """
-    with _temporary(path.parent, said) as temporary:
+    with _temporary(path.parent, text) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
             raise
-        except OSError:  # no hard links on this file system; whatever else it is, this meets it too
+        except OSError:  # The file system has no hard links; any other error meets the next line, too.
             with naming(path), path.open("x") as file:
-                file.write(said)
+                file.write(text)
 
 
-def _is_gone(holder: dict[str, Any], mine: dict[str, Any], path: Path, stale: float) -> bool:
+def _is_dead(holder: dict[str, Any], mine: dict[str, Any], path: Path, stale: float) -> bool:
     if holder["host"] == mine["host"]:
-        return _start_of(holder["pid"]) != holder["started"] or _is_elsewhere(holder, path.parent)
+        return _is_gone_from_here(holder, path.parent)
     if holder["job"] is not None and holder["job"] == mine["job"]:
         return True
     with _temporary(path.parent, "") as fresh:
-        now = fresh.stat().st_mtime  # by the clock of the file system
+        now = fresh.stat().st_mtime  # the clock of the file system
     touched = path.stat().st_mtime
     if now - touched <= stale and not _has_ended(holder["job"]):
         return False
@@ -164,26 +158,24 @@ def _is_gone(holder: dict[str, Any], mine: dict[str, Any], path: Path, stale: fl
 
 
 def _has_ended(job_id: str | None) -> bool:
-    """Whether Slurm says so of a job, which may be at work all the same: another user's, or one on a lost node."""
+    """Return True if Slurm says so; the job may still work: it may be another user's, or on a lost node."""
     queue = slurm.queue() if job_id else None
     return queue is not None and job_id not in queue
 
 
-def _is_elsewhere(holder: dict[str, Any], folder: Path) -> bool:
-    """Whether a process of this machine works on the folder that this one is a copy of."""
-    there = Path(holder.get("folder", folder))
-    return there.is_dir() and not there.samefile(folder)
+def _is_gone_from_here(holder: dict[str, Any], folder: Path) -> bool:
+    """Return True if a process of this machine has ended, or works on the folder of which this one is a copy."""
+    original = Path(holder.get("folder", folder))
+    return _start_of(holder["pid"]) != holder["started"] or (original.is_dir() and not original.samefile(folder))
 
 
 def _keep(path: Path, beat: float, done: threading.Event) -> None:
     while not done.wait(beat):
-        try:
+        with suppress(OSError):  # A file server may not answer for a moment.
             if _newest(path.parent) != path:
                 interruption.lose(f"another job has taken over {path.parent}")
                 return
             os.utime(path)
-        except OSError:  # a file server that is away for a moment
-            continue
 
 
 def _leases(folder: Path) -> list[Path]:
@@ -199,11 +191,11 @@ def _number(path: Path) -> int:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """Who holds a lease: empty if it was released, or a crash left it so; None if the file is gone."""
+    """Return the holder of a lease; empty if it was released, or damaged by a crash; None if the file is gone."""
     try:
         text = path.read_text()
-        found: dict[str, Any] = json.loads(text) if text else _SOMEBODY
-        return found
+        holder: dict[str, Any] = json.loads(text) if text else _UNNAMED
+        return holder
     except FileNotFoundError:
         return None
     except ValueError:
@@ -211,7 +203,7 @@ def _holder(path: Path) -> dict[str, Any] | None:
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process of this machine started, in the kernel's ticks; None if there is none."""
+    """Return when a process of this machine started, in the kernel's ticks; None if it has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

@@ -1,130 +1,142 @@
-"""`status --live`: a page in a terminal that follows runs; tables in a file or pipe."""
+"""`runs --live`: a page in the terminal that follows runs; in a file or pipe, a table whenever a row has changed."""
 
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from autosparse.cluster import status
-from autosparse.cluster.poll import Poll
 
-_STYLES = ("green", "red", "yellow", "dim")  # by interest
-# where it is narrow; the reason is that of what is pending
-_FIRST_TO_GO = ("requeues", "node", "job", "sparsity", "epoch", "iteration", "reason", "metric", "left", "done")
-_BAR, _NAME, _GAP = 10, 16, 2  # columns of a terminal: of the bar, of a run's name at least, between two cells
-_QUICK = ("done", "left")  # columns that always change
+PAUSE = 5.0  # seconds
+_STYLES = ("green", "red", "yellow", "dim")  # by `status.attention`
+_WIDTH_FOR = {"done": 60, "left": 60, "metric": 70, "iteration": 100, "epoch": 110, "sparsity": 120, "job": 140}
+_WIDTH_FOR |= {"node": 150, "requeues": 150}  # columns of a terminal from which a column of the table is shown
+_ALWAYS_CHANGING = ("done", "left")
 
 
-def watch(poll: Poll) -> list[status.Row]:
-    """Show runs until nothing waits or runs, or until Ctrl-C; returns what was shown last."""
-    rows = poll.rows()
+def watch(paths: Sequence[Path]) -> list[status.Row]:
+    """Show the runs at the paths, also new ones, until none waits or works, or until Ctrl-C.
+
+    Args:
+        paths: folders of runs, or folders that hold them.
+
+    Returns:
+        The rows shown last.
+
+    Raises:
+        UserError: there are no runs at one of the paths.
+    """
+    status.find(paths)
     terminal = sys.stdout.isatty()
-    with suppress(KeyboardInterrupt), _on_screen() if terminal else _in_log() as show:
-        show(rows)
-        while not status.ended(rows):
-            poll.wait()
-            rows = poll.rows()
+    rows = list[status.Row]()
+    with suppress(KeyboardInterrupt), _screen() if terminal else _tables() as show:
+        while True:
+            start = time.monotonic()
+            rows = status.current(paths)
             show(rows)
-    if terminal:  # the page is gone with its screen
+            if status.ended(rows):
+                break
+            time.sleep(max(PAUSE, 10 * (time.monotonic() - start)))  # A slow Slurm is asked less often.
+    if terminal:  # The page has vanished with its screen.
         print(status.table(rows))
     return rows
 
 
 @contextmanager
-def _on_screen() -> Iterator[Callable[[list[status.Row]], None]]:
+def _screen() -> Iterator[Callable[[list[status.Row]], None]]:
     with Live(console=Console(), screen=True, auto_refresh=True, refresh_per_second=2) as live:
         yield lambda rows: live.update(Page(rows), refresh=True)
 
 
 @contextmanager
-def _in_log() -> Iterator[Callable[[list[status.Row]], None]]:
-    """Tables, when more has changed than the share done and the time left."""
-    told: list[status.Row] | None = None
+def _tables() -> Iterator[Callable[[list[status.Row]], None]]:
+    """Print a table when more has changed than the fraction done and the time left."""
+    shown: list[status.Row] | None = None
 
     def show(rows: list[status.Row]) -> None:
-        nonlocal told
-        slow = [{name: text for name, text in row.items() if name not in _QUICK} for row in rows]
-        if slow != told:
+        nonlocal shown
+        slow = [{name: text for name, text in row.items() if name not in _ALWAYS_CHANGING} for row in rows]
+        if slow != shown:
             print(status.table(rows), end="\n\n", flush=True)
-        told = slow
+        shown = slow
 
     yield show
 
 
 class Page:
-    """Runs as they fit into a terminal: the first ones, how many are left out, and the columns that matter most."""
+    """Runs as they fit into a terminal: the first rows, the number of the others, the most important columns."""
 
     def __init__(self, rows: list[status.Row]) -> None:
         self._rows, self._time = rows, datetime.now().strftime("%H:%M:%S")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        height = options.height or console.height
-        yield _line(f"{len(self._rows)} in all: {_counted(self._rows)}; {self._time}", "bold")
+        yield _line(f"{len(self._rows)} in all: {_counts(self._rows)}; {self._time}", "bold")
         silent = any(row["state"] == "unknown" for row in self._rows)
-        room = height - 2 - silent  # above the table, and its head
-        if len(self._rows) > room:
-            room -= 1
-        yield _table(self._rows[: max(1, room)], options.max_width)
-        if hidden := self._rows[max(1, room) :]:
-            yield _line(f"{len(hidden)} more: {_counted(hidden)}", "dim")
+        lines = (options.height or console.height) - 2 - silent  # without the line above and the table's head
+        if len(self._rows) > lines:
+            lines -= 1
+        first, hidden = self._rows[: max(1, lines)], self._rows[max(1, lines) :]
+        yield _table(first, options.max_width)
+        if hidden:
+            yield _line(f"{len(hidden)} more: {_counts(hidden)}", "dim")
         if silent:
-            yield _line(f"{status.SILENT}: what waits or runs there is not known", "red")
+            yield _line(status.UNKNOWN, "red")
 
 
 def _line(text: str, style: str) -> Text:
     return Text(text, style, no_wrap=True, overflow="ellipsis")
 
 
-def _counted(rows: list[status.Row]) -> str:
-    """How many rows are in each state, reasons apart."""
-    return ", ".join(f"{n} {state}" for state, n in Counter(row["state"].partition(" (")[0] for row in rows).items())
+def _counts(rows: list[status.Row]) -> str:
+    """Return the number of rows in each state, without the reasons."""
+    return ", ".join(f"{n} {state}" for state, n in Counter(_short(row["state"]) for row in rows).items())
+
+
+def _short(state: str) -> str:
+    return state.partition(" (")[0]
 
 
 def _table(rows: list[status.Row], width: int) -> Table:
-    widths = _columns(rows, width)
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
-    for name, size in widths.items():
-        table.add_column(name, width=size, no_wrap=True, overflow="ellipsis")
+    """Return the columns that fit into a terminal; rich shortens the widest ones further."""
+    always = ("run", "state", "done")
+    columns = [name for name in status.COLUMNS if name in always or any(row[name] for row in rows)]
+    columns = [name for name in columns if width >= _WIDTH_FOR.get(name, 0)]
+    wide = width >= _WIDTH_FOR["done"]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in columns:
+        table.add_column(name)
     for row in rows:
-        cells = {name: Text(row[name]) for name in widths} | {"run": Text(_shortened(row["run"], widths["run"]))}
-        cells["state"].stylize(_STYLES[status.interest(row)])
-        share = 100.0 if row["state"] == "complete" else float(row["done"].rstrip("%") or 0)
-        table.add_row(*((cells | {"done": ProgressBar(completed=share, width=_BAR)}).values()))
+        state = row["state"] if wide else _short(row["state"])
+        fraction = 100.0 if state == "complete" else float(row["done"].rstrip("%") or 0)
+        cells: dict[str, Text | ProgressBar | _Name] = {name: _line(row[name], "") for name in columns}
+        cells["run"] = _Name(row["run"])
+        cells["state"] = _line(state, _STYLES[status.attention(row)])
+        if wide:
+            cells["done"] = ProgressBar(100.0, fraction, width=10)
+        table.add_row(*cells.values())
     return table
 
 
-def _columns(rows: list[status.Row], width: int) -> dict[str, int]:
-    """The columns that fit, and how wide each is; the run and its state are always there."""
-    widths = {name: max(map(len, [name, *(row[name] for row in rows)])) for name in status.COLUMNS} | {"done": _BAR}
-    always = ("run", "state", "done")
-    widths = {name: size for name, size in widths.items() if name in always or any(row[name] for row in rows)}
+class _Name:
+    """A name that loses its middle where it does not fit: names of runs differ in their ends."""
 
-    short = max((len(row["state"].partition(" (")[0]) for row in rows), default=0)
-    least = min(_NAME, widths["run"])
+    def __init__(self, name: str) -> None:
+        self._name = name
 
-    def too_wide() -> int:
-        return sum(widths.values()) + _GAP * len(widths) - width
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(8, len(self._name)), len(self._name))
 
-    for name in _FIRST_TO_GO:
-        if too_wide() > widths["run"] - least:
-            if name == "reason":
-                widths["state"] = short
-            else:
-                widths.pop(name, None)
-    widths["run"] -= max(0, too_wide())
-    return {name: max(1, size) for name, size in widths.items()}
-
-
-def _shortened(name: str, width: int) -> str:
-    """A name that lacks its middle: names of runs differ in their ends."""
-    if len(name) <= width:
-        return name
-    end = (width - 1) * 2 // 3
-    return f"{name[: width - 1 - end]}…{name[len(name) - end :]}"
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        name, width = self._name, options.max_width
+        end = (width - 1) * 2 // 3
+        yield Text(name if len(name) <= width else f"{name[: width - 1 - end]}…{name[len(name) - end :]}", no_wrap=True)

@@ -1,6 +1,7 @@
-"""How far a job is: a bar for a person who is looking, and `progress.json` in the run's folder for all others."""
+"""Progress of a job: a bar in the terminal, and `progress.json` in the run's folder."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ class Progress:
         self._epoch: dict[str, Any] = {}
 
     def update(self, steps: int, note: str = "") -> None:
-        """So many more steps are done: 1, or any number at once that were done before this attempt."""
+        """Count steps as done: 1, or any number at once that were done before this attempt."""
         self._done += steps
         self._before += steps if steps != 1 else 0
         if note or self._epoch:
@@ -36,7 +37,7 @@ class Progress:
             self.write()
 
     def tell(self, epoch: int, epochs: int, metric: str, value: float) -> None:
-        """So many epochs of a training or fit are done; the newest value of its metric or loss."""
+        """Note the epochs of a training or fit that are done, and the newest value of its metric or loss."""
         self._epoch = {"epoch": epoch, "epochs": epochs, "metric": metric, "value": value}
 
     def write(self) -> None:
@@ -45,21 +46,36 @@ class Progress:
         if self._path:
             pace = (self._written - self._start) / max(1, self._done - self._before)
             left = round(pace * (self._total - self._done), 1)
-            with contextlib.suppress(OSError):  # a full disk is for those to report who write what is needed
+            with contextlib.suppress(OSError):  # Writers of essential files report a full disk.
                 steps = {"done": self._done, "total": self._total, "seconds_left": left}
                 write_json(self._path, steps | self._epoch)
 
     def _described(self) -> str:
-        told = self._epoch
-        return f"epoch {told['epoch']} of {told['epochs']}, {described(told['metric'], told['value'])}" if told else ""
+        if not self._epoch:
+            return ""
+        epoch, epochs, metric, value = self._epoch.values()
+        return f"epoch {epoch} of {epochs}, {described(metric, value)}"
 
 
 @contextmanager
 def progress(folder: Path, steps: int, name: str, main: bool, shown: bool = True) -> Iterator[Progress]:
-    """Follow a job of so many steps; only its main process shows, if at all, and writes."""
+    """Follow the steps of a job; only its main process shows and writes them.
+
+    Args:
+        folder: folder of the run.
+        steps: number of steps in all.
+        name: text before the bar.
+        main: whether this is the main process.
+        shown: whether to show a bar. Default: True.
+    """
     with tqdm(total=steps, desc=name, unit="step", disable=None if main and shown else True, leave=False) as bar:
-        following = Progress(folder / PROGRESS if main else None, bar, steps)
+        counter = Progress(folder / PROGRESS if main else None, bar, steps)
         try:
-            yield following
+            yield counter
         finally:
-            following.write()
+            counter.write()
+
+
+def say(message: str) -> None:
+    """Print a line to standard error, above a progress bar if one is shown."""
+    tqdm.write(message, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a run leaves beside its results, so that it can be understood and repeated."""
+"""Records of a run, by which it can be understood and repeated: configuration, environment, submission, status."""
 
 import importlib.metadata
 import os
@@ -29,11 +29,10 @@ _PACKAGES = (
     "submitit",
     "safetensors",
 )
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
-_END = "\n...\n"
-"""What ends a document of YAML."""
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # The C loader is ten times as fast.
+_END = "\n...\n"  # ends a document of YAML
 FILES = "files"
-"""The section of `config.yaml` that names the copies of the user's files, which ran, and the originals."""
+"""Section of `config.yaml` that names the copies of the user's files, which ran, and the originals."""
 _RECORDS = (
     "config.yaml",
     "environment.json",
@@ -47,26 +46,25 @@ _RECORDS = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what a run computes."""
-    own = {
-        "python": platform.python_version(),
-        "autosparse": autosparse.__version__,
-    }  # a checkout need not be installed
-    return own | {name: importlib.metadata.version(name) for name in _PACKAGES}
+    """Return the versions of Python and of the packages that influence the results of a run."""
+    # A checkout need not be installed.
+    python = {"python": platform.python_version(), "autosparse": autosparse.__version__}
+    return python | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def git_commit() -> str | None:
-    """Commit of the code that runs, with `+` if files differ from it; None outside a checkout."""
-    ours = _git("ls-files", "--error-unmatch", __file__)  # not a repository that a virtual environment lies in
+    """Return the commit of the code that runs, with `+` if files differ from it; None outside a checkout."""
+    ours = _git("ls-files", "--error-unmatch", __file__)  # A virtual environment may be inside another repository.
     commit = ours and _git("rev-parse", "HEAD")
     return commit and commit.strip() + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def write_config(job: Job) -> None:
-    """Write `config.yaml`, the job's identity and its options, or check that the one there is of the same identity.
+    """Write `config.yaml`, the job's identity and options, or check that an existing one has the same identity.
 
     Raises:
-        UserError: the folder is of a run with another configuration (names the first difference), or data are absent.
+        UserError: the folder is of a run with a different configuration (names the first difference), or data are
+            missing.
     """
     if absent := job.absent():
         raise UserError(absent)
@@ -78,54 +76,44 @@ def write_config(job: Job) -> None:
             with replacing(path.parent / source.name) as temporary:
                 temporary.write_bytes(content_of(source))
         sections = {FILES: {source.name: str(source) for source in job.sources()}, options.SECTION: job.options()}
-        said = {name: section for name, section in sections.items() if section}
-        write_text(path, yaml.safe_dump({**job.identity(), **said}, sort_keys=False, explicit_end=True))
+        config = {**job.identity(), **{name: section for name, section in sections.items() if section}}
+        write_text(path, yaml.safe_dump(config, sort_keys=False, explicit_end=True))
 
 
 def config_difference(job: Job, submitted: dict[str, Any] | None = None) -> str | None:
     """Return how the configuration of the run in the job's folder differs from the job's; None if it does not.
 
-    A key that a configuration lacks has its default. A run that failed before it had any output has no configuration.
+    A run that failed before it had any output has no configuration.
     Keys that depend on the data are compared only on a machine that has the data.
 
     Args:
-        job: the job asked for.
-        submitted: configuration of the job in the queue, to compare with instead of the folder's.
+        job: job that is asked for.
+        submitted: configuration to compare with, that of the job in the queue. Default: the folder's.
     """
     folder = job.folder
     if submitted is None and not ((folder / "config.yaml").is_file() and _has_output(job)):
         return None
-    config = read_config(folder) if submitted is None else submitted
-    there, asked = (_filled(each, job.defaults()) for each in (config, job.identity()))
-    told_there = [] if job.absent() else [key for key in there if key not in (FILES, options.SECTION)]
-    for key in [*asked, *told_there]:
-        if there.get(key) != asked.get(key):
-            return f"{folder} is a run with {_told(key, there, asked)}; choose another output folder or delete it"
+    old, new = read_config(folder) if submitted is None else submitted, job.identity()
+    old_keys = [] if job.absent() else [key for key in old if key not in (FILES, options.SECTION)]
+    for key in [*new, *old_keys]:
+        if old.get(key) != new.get(key):
+            difference = _difference(key, old, new)
+            return f"{folder} is a run with {difference}; choose another output folder or delete it"
     return None
 
 
-def _told(key: str, there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """What differs between two configurations in a setting, or in the first one within it that does."""
-    one, other = there.get(key), asked.get(key)
+def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return how two configurations differ in a key, or in the first key below it that differs."""
+    one, other = old.get(key), new.get(key)
     if isinstance(one, dict) and isinstance(other, dict):
-        return _told(next(name for name in {**one, **other} if one.get(name) != other.get(name)), one, other)
+        return _difference(next(name for name in {**one, **other} if one.get(name) != other.get(name)), one, other)
     if key.endswith("code"):
         return f"another file of the {key.removesuffix('code').rstrip('_') or 'task'}, of which a copy is in its folder"
     return f"{key} = {one}, asked for is {other}"
 
 
-def _filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with the defaults of what it does not say, also inside of it."""
-    inner = {
-        key: {**defaults[key], **value}
-        for key, value in config.items()
-        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
-    }
-    return {**defaults, **config, **inner}
-
-
 def _has_output(job: Job) -> bool:
-    """Whether there is anything in a run's folder beside the records and copies that every run starts with."""
+    """Return True if a run's folder holds more than the records and copies that every run starts with."""
     if not job.folder.is_dir():
         return False
     records = {*_RECORDS, *(source.name for source in job.sources())}
@@ -133,15 +121,15 @@ def _has_output(job: Job) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.yaml` of a run.
+    """Return the `config.yaml` of a run.
 
     Raises:
-        UserError: it is damaged, or of something else.
+        UserError: the file is damaged, or not of a run.
     """
     path = folder / "config.yaml"
     try:
         text = path.read_text()
-        config = yaml.load(text, _LOADER) if text.endswith(_END) else None  # a part of it may be YAML, too
+        config = yaml.load(text, _LOADER) if text.endswith(_END) else None  # A part of a file may be valid YAML, too.
     except (yaml.YAMLError, UnicodeDecodeError):
         config = None
     if not isinstance(config, dict):
@@ -151,7 +139,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def write_environment(folder: Path, job_id: str | None) -> None:
     """Write `environment.json` (command, commit, versions, hardware, job ids) and `code.diff`."""
-    import torch  # not for those who only look at runs
+    import torch  # Looking at runs must not import it.
 
     path = folder / "environment.json"
     jobs = read_record(path).get("jobs", [])
@@ -173,8 +161,8 @@ def write_environment(folder: Path, job_id: str | None) -> None:
 
 def write_submission(job: Job, job_id: str | None, log: str | None) -> None:
     """Write `job.json`: the command that asks for the run, its configuration and, on Slurm, the job's id and log."""
-    said = {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log and str(log)}
-    write_json(job.folder / "job.json", {**said, "config": None if job.missing() else job.identity()})
+    submission = {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log}
+    write_json(job.folder / "job.json", {**submission, "config": None if job.missing() else job.identity()})
 
 
 def write_plan(jobs: Iterable[Job]) -> None:
@@ -185,7 +173,7 @@ def write_plan(jobs: Iterable[Job]) -> None:
 
 
 def write_status(folder: Path, state: str, job_id: str | None, **more: Any) -> None:
-    """Write `status.json`, if it can be: how the run stands, and where it was last worked on."""
+    """Write `status.json`, unless the disk is full: the state of the run, and the job that last worked on it."""
     write_record(folder / "status.json", {"state": state, "job": job_id, **more})
 
 

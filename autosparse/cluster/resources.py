@@ -1,4 +1,4 @@
-"""Where jobs run and what each is given."""
+"""Resources of jobs, from the command line and the site's profile."""
 
 import os
 import re
@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from autosparse.cluster.slurm import slurm_answers
+from autosparse.command import parse
 from autosparse.config import Bounds, Config
 from autosparse.errors import UserError
+from autosparse.options import OptionsFile
 
 Cluster = Literal["slurm", "local", "inline"]
 
@@ -19,6 +21,12 @@ DEFAULT_TIME = "4:00:00"
 DEFAULT_CPUS = 4
 DEFAULT_PARALLELISM = 256
 DEFAULT_REQUEUES = 10
+
+VARIABLE = "AUTOSPARSE_SLURM"
+"""Environment variable that names the site's profile."""
+EXAMPLES = Path(__file__).parents[2] / "slurm" / "profiles"
+_PER_COMMAND = ("after", "wait", "dry_run", "site")
+"""Options that a profile cannot set."""
 
 _SLURM_ONLY = (
     *("partition", "account", "qos", "nodes", "mem", "constraint", "exclude"),
@@ -31,8 +39,7 @@ _REQUEST = (
     *("constraint", "exclude", "after", "slurm"),
 )
 
-# options of sbatch whose flag here has another name, and those that submission sets by itself
-_OTHER_NAME = {
+_OTHER_NAMES = {
     "ntasks": "tasks_per_node",
     "ntasks-per-node": "tasks_per_node",
     "dependency": "after",
@@ -42,12 +49,13 @@ _OTHER_NAME = {
     "output": "log_dir",
     "error": "log_dir",
 }
-_TAKEN = ("open-mode", "signal", "kill-on-invalid-dep", "wckey")
+"""Options of sbatch whose option in this package has another name."""
+_SET_BY_SUBMISSION = ("open-mode", "signal", "kill-on-invalid-dep", "wckey")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Where(Config):
-    """Where the jobs run; --help-cluster lists everything that a job can be given."""
+    """Where the jobs run; --help-cluster lists all options of the cluster."""
 
     cluster: Literal["auto", "slurm", "local", "inline"] = "auto"
     """slurm: a job array; local: processes of this machine; inline: in this process, one after the other; auto: slurm
@@ -60,7 +68,7 @@ class Where(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Resources(Where):
-    """Where the jobs run, and with what. A site's profile sets the defaults: see slurm/README.md."""
+    """Cluster and resources of the jobs. A site's profile sets the defaults: see slurm/README.md."""
 
     gpus_per_node: Annotated[int | None, Bounds(0)] = None
     """GPUs of each job on each node, with one process for each; 0 for CPU nodes. Default: 1."""
@@ -97,7 +105,7 @@ class Resources(Where):
     wait: bool = False
     """Return only when all jobs have ended; the exit code says whether all are complete."""
     site: Annotated[Mapping[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
-    """Those of the values above that a site's profile set; not an option."""
+    """Values above that a site's profile has set; not an option."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,40 +114,38 @@ class Resources(Where):
         for job in self.after:
             if not re.fullmatch(r"\d+(_\d+)?", job):
                 raise UserError(f"after takes job ids of Slurm, such as 4242 or 4242_3, got {job!r}")
-        for name in (each.name for each in fields(self)):
-            value = getattr(self, name)
-            if isinstance(value, str | Path) and not str(value).isprintable():  # a batch script has an option a line
-                raise UserError(f"{spelled(name)} takes one line of text, got {str(value)!r}")
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if (
+                isinstance(value, str | Path) and not str(value).isprintable()
+            ):  # A batch script has one option per line.
+                raise UserError(f"{spelled(option.name)} takes one line of text, got {str(value)!r}")
         _ = self.minutes, self.slurm_options
 
     @property
     def minutes(self) -> int:
-        """The time limit in whole minutes."""
+        """Time limit in whole minutes."""
         return minutes(DEFAULT_TIME if self.time is None else self.time)
 
     @property
     def slurm_options(self) -> dict[str, str | bool]:
-        """The further options of sbatch; True for one that takes no value.
-
-        Raises:
-            UserError: one that has a flag of its own, or that submission needs itself.
-        """
+        """Further options of sbatch; True for an option without a value."""
         options: dict[str, str | bool] = {}
         for text in self.slurm:
             key, equals, value = text.lstrip("-").partition("=")
             if not re.fullmatch(r"[a-z][a-z-]*", key) or not text.isprintable():
                 raise UserError(f"slurm takes options of sbatch as KEY=VALUE, got {text!r}")
-            own = _OTHER_NAME.get(key, key.replace("-", "_"))
-            if own in {each.name for each in fields(self)}:
-                raise UserError(f"slurm {text}: there is an option for it, {spelled(own)}")
-            if key in _TAKEN:
+            option = _OTHER_NAMES.get(key, key.replace("-", "_"))
+            if option in {each.name for each in fields(self)}:
+                raise UserError(f"slurm {text}: use the option {spelled(option)}")
+            if key in _SET_BY_SUBMISSION:
                 raise UserError(f"slurm {text}: {key} is set by the submission itself")
             options[key] = value if equals else True
         return options
 
     @property
     def request(self) -> str:
-        """The options that decide what Slurm allocates, with their values, in one line."""
+        """Options that decide which nodes Slurm allocates, with their values, in one line."""
         used = {"gpus_per_node": self.gpus(1) or None, "cpus_per_task": DEFAULT_CPUS, "time": DEFAULT_TIME}
         values = {name: getattr(self, name) or used.get(name) for name in _REQUEST}
         return ", ".join(
@@ -150,29 +156,34 @@ class Resources(Where):
 
     @property
     def tasks(self) -> int:
-        """Processes of a job on each node: one a GPU, or as asked for."""
+        """Number of processes of a job on each node: one per GPU, or as asked for."""
         return self.gpus_per_node or self.tasks_per_node or 1
 
+    @property
+    def requeues(self) -> int:
+        """How often a job is queued again."""
+        return DEFAULT_REQUEUES if self.max_requeues is None else self.max_requeues
+
     def gpus(self, default: int) -> int:
-        """GPUs of a job on each node; none where processes are asked for instead."""
+        """Return the number of GPUs of a job on each node; 0 where processes are asked for instead."""
         if self.gpus_per_node is None:
             return 0 if self.tasks_per_node else default
         return self.gpus_per_node
 
     def single(self) -> "Resources":
-        """The same for jobs of one process."""
+        """Return the resources of a job with one process."""
         gpus = None if self.gpus_per_node is None else min(1, self.gpus_per_node)
         return replace(self, nodes=None, gpus_per_node=gpus, tasks_per_node=self.tasks_per_node and 1)
 
     def resolve(self, alone: Cluster = "inline") -> "Resources":
-        """The same with the cluster that `auto` means here, and, if that is not Slurm, without what the site's profile
-        says, which is about its Slurm.
+        """Replace `auto` by a cluster; unless that is Slurm, drop the values of the site's profile.
 
         Args:
-            alone: what `auto` means where there is no Slurm.
+            alone: meaning of `auto` where there is no Slurm. Default: inline.
 
         Raises:
-            UserError: Slurm is asked for, by name or by one of its flags, and does not answer; or a flag does nothing.
+            UserError: Slurm is asked for, by name or by one of its options, and does not answer; or an option has no
+                effect on the cluster.
         """
         cluster = self._where(alone)
         if cluster == "slurm":
@@ -182,12 +193,12 @@ class Resources(Where):
             if name in ignored:
                 needed = "slurm" if name in _SLURM_ONLY else "local or slurm"
                 raise UserError(f"{spelled(name)} does nothing with the cluster {cluster}; it needs {needed}")
-        defaults = {each.name: each.default for each in fields(Resources) if each.name in self.site}
+        defaults = {option.name: option.default for option in fields(Resources) if option.name in self.site}
         kept = {name: getattr(self, name) for name in self._given()}
         return replace(self, **{**defaults, **kept, "cluster": cluster, "site": {}})
 
     def _where(self, alone: Cluster) -> Cluster:
-        """The cluster that is asked for, or the one that is there."""
+        """Return the cluster that is asked for, or the best that exists."""
         if self.cluster in ("local", "inline"):
             return self.cluster
         asked = [spelled(name) for name in _SLURM_ONLY if getattr(self, name) not in (None, ())]
@@ -203,7 +214,7 @@ class Resources(Where):
         return alone
 
     def _given(self) -> list[str]:
-        """The flags with a value that is neither the default nor the site's."""
+        """Return the options with a value that is neither the default nor the site's."""
         settings = [each for each in fields(self) if each.name not in ("cluster", "wait", "dry_run", "site")]
         return [
             each.name
@@ -212,7 +223,7 @@ class Resources(Where):
         ]
 
     def local_jobs(self) -> int:
-        """How many jobs run on this machine at once."""
+        """Return how many jobs run on this machine at once."""
         if self.array_parallelism:
             return self.array_parallelism
         if gpus := self.local_gpus():
@@ -220,25 +231,21 @@ class Resources(Where):
         return max(1, _cores() // ((self.cpus_per_task or 1) * self.tasks))
 
     def local_cpus(self, jobs: int) -> int:
-        """CPU cores of a process when `jobs` jobs run on this machine at once."""
+        """Return the CPU cores of a process when `jobs` jobs run on this machine at once."""
         return self.cpus_per_task or max(1, _cores() // (jobs * self.tasks))
 
     def local_gpus(self) -> int:
-        """GPUs of a job on this machine.
-
-        Raises:
-            UserError: it has fewer.
-        """
-        there = count_gpus()
-        gpus = self.gpus(min(1, there))
-        if gpus > there:
-            raise UserError(f"gpus-per-node {gpus}: this machine has {there}")
+        """Return the number of GPUs of a job on this machine; raise if it has fewer."""
+        count = count_gpus()
+        gpus = self.gpus(min(1, count))
+        if gpus > count:
+            raise UserError(f"gpus-per-node {gpus}: this machine has {count}")
         return gpus
 
 
 def count_gpus() -> int:
-    """GPUs that this process may use."""
-    import torch  # not for those who only look or submit
+    """Return the number of GPUs that this process may use."""
+    import torch  # Submitting must not import it.
 
     return torch.cuda.device_count()
 
@@ -248,16 +255,12 @@ def _cores() -> int:
 
 
 def spelled(name: str) -> str:
-    """A field as profiles and the command line spell it."""
+    """Return the name of a field as profiles and the command line spell it."""
     return name.replace("_", "-")
 
 
 def minutes(time: str) -> int:
-    """Whole minutes of a time limit, which is what Slurm counts in: `90`, `1:30:00` or `1-12:00:00`.
-
-    Raises:
-        UserError: another form, or less than a minute.
-    """
+    """Return the whole minutes of a time limit, rounded up: `90`, `1:30:00` or `1-12:00:00`; raise on other forms."""
     match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):(\d\d):(\d\d))|(\d+)", time)
     if not match:
         raise UserError(f"time {time!r} is neither minutes nor H:MM:SS nor D-HH:MM:SS")
@@ -266,3 +269,48 @@ def minutes(time: str) -> int:
     if total < 1:
         raise UserError(f"time {time} is less than a minute")
     return total
+
+
+def site_resources() -> Resources:
+    """Return the resources of the site's profile, which a command line takes as its defaults.
+
+    A profile is a YAML file of options and values, such as `partition: gpu`. $AUTOSPARSE_SLURM names it (a path, or an
+    example of slurm/profiles; no profile if it is empty). Default: ~/.config/autosparse/slurm.yaml, if it exists.
+
+    Raises:
+        UserError: the file is missing, not valid YAML, or has an unknown key or a value that does not fit.
+    """
+    path = _profile()
+    if path is None:
+        return Resources()
+    resources = _read(path)
+    values = {option.name: (getattr(resources, option.name), option.default) for option in fields(resources)}
+    site = {name: value for name, (value, default) in values.items() if value != default and name not in _PER_COMMAND}
+    return replace(resources, site=site)
+
+
+def _profile() -> Path | None:
+    name = os.environ.get(VARIABLE)
+    if name is None:
+        usual = Path.home() / ".config" / "autosparse" / "slurm.yaml"
+        return usual if usual.is_file() else None
+    if not name:
+        return None
+    for path in (EXAMPLES / f"{name}.yaml", Path(name).expanduser()):
+        if path.is_file():
+            return path
+    examples = ", ".join(sorted(path.stem for path in EXAMPLES.glob("*.yaml")))
+    raise UserError(f"${VARIABLE}: no profile {name}; valid: a path, or an example: {examples or 'none installed'}")
+
+
+def _read(path: Path) -> Resources:
+    """Read a profile as the command line reads a file of options."""
+    valid = [spelled(option.name) for option in fields(Resources) if option.name not in _PER_COMMAND]
+    for name in OptionsFile.read(path).texts:
+        if name not in valid:
+            raise UserError(f"{path}: unknown key {name!r}; valid: {', '.join(valid)}")
+    try:
+        resources = parse(Resources, ["--config", str(path)])
+    except SystemExit:  # The parser has named the wrong value, and the valid ones.
+        raise UserError(f"{path} has a value that does not fit, see above") from None
+    return replace(resources, log_dir=resources.log_dir and resources.log_dir.expanduser())

@@ -3,16 +3,17 @@
 import os
 import re
 import subprocess
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
 class State(NamedTuple):
-    """What Slurm says of a job."""
+    """State of a job in the queue."""
 
     state: str
     """PENDING, RUNNING, COMPLETING ..."""
     reason: str
-    """Why it is pending: Priority, Resources, Dependency ..."""
+    """Reason why it is pending: Priority, Resources, Dependency ..."""
 
     @property
     def held(self) -> bool:
@@ -21,49 +22,54 @@ class State(NamedTuple):
 
 
 def slurm_answers() -> bool:
-    """Whether there is a Slurm to submit to."""
+    """Return True if a Slurm takes submissions."""
     return _ask("sinfo", "--noheader") is not None
 
 
 def max_array_size() -> int | None:
-    """How many jobs an array may have; None where Slurm does not say."""
+    """Return how many jobs an array may have; None where Slurm does not say."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config") or "", re.MULTILINE)
     return int(match[1]) if match else None
 
 
 def knows(job_id: str) -> bool:
-    """Whether Slurm knows a job, ended or not; it forgets those that ended long ago."""
+    """Return True if Slurm knows a job, ended or not; it forgets jobs that ended long ago."""
     return _ask("scontrol", "show", "job", job_id) is not None
 
 
 def queue() -> dict[str, State] | None:
-    """This user's jobs that have not ended, by their ids, each task of an array by itself; None if Slurm is silent.
+    """Return this user's jobs that have not ended, by their ids, tasks of an array apart; None if Slurm is silent.
 
-    This, and not accounting, says whether a job has ended: a job that is requeued never leaves the queue, while
-    accounting may be off, or call it NODE_FAIL or PREEMPTED for seconds.
+    The queue, not accounting, says whether a job has ended: a requeued job never leaves the queue, while accounting may
+    be off, or call the job NODE_FAIL or PREEMPTED for seconds.
     """
     return _parsed(_squeue())
 
 
 def last_states() -> dict[str, State]:
-    """The same as `queue`, with those that ended in the last minutes (the site's MinJobAge)."""
+    """Return the jobs of `queue` and those that ended in the last minutes (the site's MinJobAge)."""
     return _parsed(_squeue("--states=all")) or {}
 
 
-def cancel(job_ids: list[str]) -> None:
-    """Take jobs out of the queue; those that have ended do not matter."""
-    if job_ids:
-        _ask("scancel", *job_ids)
+def cancel(job_ids: Iterable[str]) -> None:
+    """Take jobs out of the queue; jobs that have ended do not matter."""
+    if ids := [*job_ids]:
+        _ask("scancel", *ids)
 
 
-def release(job_ids: list[str]) -> None:
-    """Let jobs start that are held; what an administrator holds, Slurm goes on holding."""
-    if job_ids:
-        _ask("scontrol", "release", *job_ids)
+def release(job_ids: Iterable[str]) -> None:
+    """Let held jobs start; jobs that an administrator holds stay held."""
+    if ids := [*job_ids]:
+        _ask("scontrol", "release", *ids)
 
 
-def _squeue(*which: str) -> str | None:
-    return _ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r", *which)
+def arrays(job_ids: Iterable[str]) -> list[str]:
+    """Return the ids of the arrays, or plain jobs, that jobs belong to, each once."""
+    return list(dict.fromkeys(job_id.split("_")[0] for job_id in job_ids))
+
+
+def _squeue(*options: str) -> str | None:
+    return _ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r", *options)
 
 
 def _parsed(answer: str | None) -> dict[str, State] | None:
@@ -74,7 +80,7 @@ def _parsed(answer: str | None) -> dict[str, State] | None:
 
 
 def _ask(*command: str) -> str | None:
-    """What a command of Slurm prints; None if it fails, does not answer or is not there."""
+    """Return the output of a command; None if it fails, times out or does not exist."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

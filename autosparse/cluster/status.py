@@ -1,6 +1,6 @@
-"""What runs are doing: from their folders and from Slurm's queue together.
+"""The states of runs, from their folders and Slurm's queue together.
 
-Imports neither PyTorch nor pandas: whoever looks at runs does it often, and does not want to wait for them.
+Imports neither PyTorch nor pandas, so that a look at runs takes no longer than it must.
 """
 
 import datetime
@@ -8,11 +8,12 @@ import os
 import signal
 import socket
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from autosparse.cluster import lease, logs, slurm
-from autosparse.cluster.job import why
+from autosparse.cluster import lease, slurm, submissions
+from autosparse.cluster.job import error_of
 from autosparse.cluster.progress import PROGRESS
 from autosparse.cluster.provenance import read_config
 from autosparse.errors import UserError
@@ -22,39 +23,49 @@ from autosparse.metrics import described
 COLUMNS = ("run", "state", "job", "iteration", "epoch", "done", "left", "sparsity", "metric", "requeues", "node")
 ENDED = ("complete", "failed", "killed", "interrupted", "not started", "damaged")
 SILENT = "Slurm does not answer (squeue)"
+UNKNOWN = f"{SILENT}: the states of its jobs are not known"
 
 Row = dict[str, str]
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-    """The folders of all runs at or below the paths, started or not, sorted.
+    """Return the folders of all runs at or below the paths, started or not, sorted.
 
     Raises:
-        UserError: there are none at one of them.
+        UserError: there are no runs at one of the paths.
     """
-    found = set[Path]()
+    folders = set[Path]()
     for path in paths:
-        here = set(_runs(path))
-        if not here:
+        below = set(_runs(path))
+        if not below:
             raise UserError(f"no runs at {path}")
-        found |= here
-    return sorted(found)
+        folders |= below
+    return sorted(folders)
 
 
 def rows(folders: Iterable[Path]) -> list[Row]:
-    """Return one row per run, each with all `COLUMNS` and with `why` it failed or was interrupted, if that is known.
+    """Return one row per run, each with all `COLUMNS` and, as `why`, the error or signal that ended the run.
 
     `state`: complete, running, pending or held (with Slurm's reason), requeued, failed (by itself, or because Slurm
     ended its job before the run started), interrupted (stopped at a step), killed, not started, or damaged (a file of
     its folder cannot be read); Slurm's word while a job starts or ends; unknown where Slurm is silent.
     """
     queue = slurm.queue()
-    found = [_row(folder, queue) for folder in folders]
-    return [{name: str(row.get(name) or "") for name in (*COLUMNS, "why")} for row in found]
+    known = [_row(folder, queue) for folder in folders]
+    return [{name: str(row.get(name) or "") for name in (*COLUMNS, "why")} for row in known]
 
 
-def interest(row: Row) -> int:
-    """How soon a row is to be looked at, 0 first: what works, what went wrong, what waits, what is complete."""
+def current(paths: Iterable[Path]) -> list[Row]:
+    """Return the rows of all runs at the paths, those that need attention first; a path may have lost its runs."""
+    folders = set[Path]()
+    for path in paths:
+        with suppress(UserError):
+            folders |= {*find([path])}
+    return sorted(rows(sorted(folders)), key=attention)
+
+
+def attention(row: Row) -> int:
+    """Return the place of a row in a table, 0 first: running, gone wrong, waiting, complete."""
     state = row["state"]
     if state == "complete":
         return 3
@@ -64,41 +75,44 @@ def interest(row: Row) -> int:
 
 
 def ended(rows: Iterable[Row]) -> bool:
-    """Whether nothing waits or runs."""
+    """Return True if no run waits or works."""
     return all(row["state"] in ENDED for row in rows)
 
 
+def columns(rows: list[Row]) -> list[str]:
+    """Return the names of the columns that are not empty."""
+    return [name for name in COLUMNS if any(row[name] for row in rows)]
+
+
 def table(rows: list[Row]) -> str:
-    """The columns in which anything stands, as lines of text."""
-    columns = [[name, *(row[name] for row in rows)] for name in COLUMNS if any(row[name] for row in rows)]
-    widths = [max(map(len, column)) for column in columns]
-    lines = zip(*columns, strict=True)
+    """Return the columns that are not empty as lines of text."""
+    cells = [[name, *(row[name] for row in rows)] for name in columns(rows)]
+    widths = [max(map(len, column)) for column in cells]
+    lines = zip(*cells, strict=True)
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def stop(folders: Iterable[Path]) -> list[Path]:
-    """Stop what waits or runs: on Slurm by scancel, on this machine at the next step; returns the runs it was asked of.
+    """Stop runs that wait or work, on Slurm by scancel, on this machine at the next step; return their folders.
 
     Raises:
-        UserError: a run that works on another machine, outside of Slurm, or that may be in the queue of a Slurm that is
-            silent.
+        UserError: a run works on another machine, outside of Slurm, or may be in the queue of a Slurm that is silent.
     """
-    queue, jobs, stopped = slurm.queue(), list[str](), list[Path]()
-    asked = set[int]()  # of several runs in one process: a second signal would end it there and then
-    errors = list[str]()
+    queue, jobs, stopped, errors = slurm.queue(), list[str](), list[Path](), list[str]()
+    signalled = set[int]()  # A second signal would end a process that works on several runs at once.
     for folder in folders:
         job, holder = _job(folder), lease.holder_of(folder)
-        # two, where it was submitted twice
-        queued = [each for each in {job, holder["job"] if holder else None} if queue and each in queue]
+        # A run that was submitted twice has two jobs.
+        queued = [job_id for job_id in {job, holder["job"] if holder else None} if queue and job_id in queue]
         if queue is None and job and read_record(folder / "status.json").get("state") != "complete":
             errors.append(f"{folder}: {SILENT}, and job {job} may be in its queue; try again")
         elif queued:
             jobs += queued
             stopped.append(folder)
         elif holder and holder["host"] == socket.gethostname():
-            if holder["pid"] not in asked:
+            if holder["pid"] not in signalled:
                 os.kill(holder["pid"], signal.SIGTERM)
-            asked.add(holder["pid"])
+            signalled.add(holder["pid"])
             stopped.append(folder)
         elif holder:
             errors.append(f"{folder}: process {holder['pid']} on {holder['host']} works on it; stop it there")
@@ -109,37 +123,37 @@ def stop(folders: Iterable[Path]) -> list[Path]:
 
 
 def _runs(path: Path) -> Iterator[Path]:
-    """The runs at or below a path; not what lies in them, which may be thousands of files."""
+    """Yield the runs at or below a path, without a look into them: they may have thousands of files."""
     for where, folders, files in walk(path):
         if "config.yaml" in files or "job.json" in files:
             yield where
             folders.clear()
-        elif logs.JOBS in files:
+        elif submissions.JOBS in files:
             folders.clear()
 
 
 def _row(folder: Path, queue: dict[str, slurm.State] | None) -> dict[str, Any]:
-    said, job = read_record(folder / "status.json"), _job(folder)
-    state = _state(folder, said, job, queue)
-    row = {"run": folder.name, "state": state, "job": job, "requeues": said.get("requeues"), "node": said.get("node")}
-    row["why"] = why(folder) if state in ("failed", "interrupted") else None
-    if state == "failed" and not said:
+    status, job = read_record(folder / "status.json"), _job(folder)
+    state = _state(folder, status, job, queue)
+    row = {"run": folder.name, "state": state, "job": job, "requeues": status.get("requeues")}
+    row |= {"node": status.get("node"), "why": error_of(folder) if state in ("failed", "interrupted") else None}
+    if state == "failed" and not status:
         row["why"] = f"Slurm ended job {job} before the run started; log: {read_record(folder / 'job.json').get('log')}"
     try:
         return row | _steps(folder, state) | _figures(folder)
-    # one bad run is one line, and so is one that is deleted just now; the others go on
+    # A damaged run, or one that is being deleted, is one line of the table.
     except (UserError, OSError, LookupError, TypeError, ValueError, AttributeError):
         return row | ({"state": "damaged"} if state in ENDED else {})
 
 
 def _job(folder: Path) -> str | None:
-    """The job of Slurm that a run was submitted as, or, where that record is lost, that last worked on it."""
+    """Return the Slurm job that a run was submitted as or, where that record is lost, that last worked on it."""
     submitted, worked = (read_record(folder / name) for name in ("job.json", "status.json"))
     return submitted.get("job", worked.get("job"))
 
 
-def _state(folder: Path, said: dict[str, Any], job: str | None, queue: dict[str, slurm.State] | None) -> str:
-    state = str(said.get("state", "damaged" if (folder / "status.json").is_file() else "not started"))
+def _state(folder: Path, status: dict[str, Any], job: str | None, queue: dict[str, slurm.State] | None) -> str:
+    state = str(status.get("state", "damaged" if (folder / "status.json").is_file() else "not started"))
     if state == "damaged" and lease.holder_of(folder):
         state = "running"
     if state == "complete":
@@ -147,32 +161,32 @@ def _state(folder: Path, said: dict[str, Any], job: str | None, queue: dict[str,
     if job and queue is None:
         return "unknown"
     if queue and job in queue:
-        now = queue[job]
-        if now.state != "PENDING":
-            return now.state.lower()
-        if now.held:
-            return f"held ({now.reason})"
-        return "requeued" if said.get("job") == job else f"pending ({now.reason})"
+        queued = queue[job]
+        if queued.state != "PENDING":
+            return queued.state.lower()
+        if queued.held:
+            return f"held ({queued.reason})"
+        return "requeued" if status.get("job") == job else f"pending ({queued.reason})"
     if job and state == "not started":
         return "failed"
     return "killed" if state == "running" and lease.holder_of(folder) is None else state
 
 
 def _steps(folder: Path, state: str) -> dict[str, str]:
-    """How far a run is within its training or fit, as far as it says."""
-    said = read_record(folder / PROGRESS) if state != "complete" else {}
+    """Return how far a run is within its training or fit, where `progress.json` says it."""
+    progress = read_record(folder / PROGRESS) if state != "complete" else {}
     row = {}
-    if said and state == "running":
-        row["done"] = f"{said['done'] / max(1, said['total']):.0%}"
-        row["left"] = str(datetime.timedelta(seconds=round(said["seconds_left"])))
-    if "epoch" in said:
-        row["epoch"] = f"{said['epoch']} of {said['epochs']}"
-        row["metric"] = described(said["metric"], said["value"])
+    if progress and state == "running":
+        row["done"] = f"{progress['done'] / max(1, progress['total']):.0%}"
+        row["left"] = str(datetime.timedelta(seconds=round(progress["seconds_left"])))
+    if "epoch" in progress:
+        row["epoch"] = f"{progress['epoch']} of {progress['epochs']}"
+        row["metric"] = described(progress["metric"], progress["value"])
     return row
 
 
 def _figures(folder: Path) -> dict[str, str]:
-    """Iteration, sparsity and metric, as far as they are known; for a complete fit, its epochs and its last loss."""
+    """Return iteration, sparsity and metric where they are known, or the epochs and last loss of a complete fit."""
     if result := read_record(folder / "result.json"):
         return {"sparsity": f"{1 - result['density']:.2%}", "metric": described(result["metric"], result["test"])}
     if fitted := read_record(folder / "autos.json"):

@@ -1,12 +1,11 @@
-"""What decides: criteria by name. A criterion scores every prunable parameter; higher is kept.
+"""Criteria by name. A criterion scores every prunable parameter, and the highest scores are kept.
 
-`criterion(model, mask, batches) -> scores`: the model's weights are those to be scored, `mask` has already been applied
-to them. `batches` is an iterable of (inputs, targets), whose loss is the cross-entropy, or an iterable of anything
-with an attribute `loss` that takes it. Scores are float32 (P,) in layout order, on the model's device. The model is
-left as it was. Under `torch.distributed` each process passes its own batches, and all get the scores of all batches.
+`criterion(model, mask, scoring) -> scores`: `mask` is already applied to the model's weights, `scoring` holds batches
+and their loss, and scores are float32 (P,) in layout order, on the model's device. The model is left unchanged. Under
+`torch.distributed` each process passes its own batches, and all get the scores of all batches.
 
-A criterion that must know how many weights k are to be kept has `at(k)` instead, which is such a criterion. `select`
-takes either and returns the mask.
+A criterion that chooses the mask itself, in rounds or layer by layer, has a method `choose`. `select` takes either and
+returns the mask. `table` lists all criteria.
 """
 
 from typing import TYPE_CHECKING
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING
 from autosparse.lazy import lazily
 
 if TYPE_CHECKING:
-    from autosparse.criteria.base import Criterion, Targeted, select
-    from autosparse.criteria.catalog import make_criterion
+    from autosparse.criteria.base import Chooser, Criterion, Scoring, select
+    from autosparse.criteria.table import make_criterion
 
-__all__ = ["Criterion", "Targeted", "make_criterion", "select"]
+__all__ = ["Chooser", "Criterion", "Scoring", "make_criterion", "select"]
 __getattr__ = lazily(__name__)

@@ -1,52 +1,85 @@
-"""What a criterion is, and the one way from a criterion to a mask."""
+"""What a criterion is, what it looks at, and the one way from a criterion to a mask."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.failures import refuse_zeros
+from autosparse.criteria.loss import CrossEntropy, Loss
+from autosparse.criteria.repeatable import PART, source, tensors_of
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.pruning.sharded import is_sharded
 
-Batches = Iterable[Any]
-"""(inputs, targets), or whatever their own attribute `loss` takes, see `criteria.loss.loss_of`."""
+_CROSS_ENTROPY = CrossEntropy()
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What a criterion looks at besides the weights.
+
+    Attributes:
+        batches: batches (inputs, targets), or of any kind that `loss` takes. Under `torch.distributed` each process has
+            its own batches.
+        loss: function (model, batch) that returns the mean loss of the batch. Default: cross-entropy.
+        learner: trains the model ahead for criteria that need it, see `autosparse.lookahead.Learner`.
+        memo: results that are the same in all rounds of one selection; None outside of `Rounds`.
+    """
+
+    batches: Iterable[Any] = ()
+    loss: Loss = _CROSS_ENTROPY
+    learner: Any = None
+    memo: dict[str, Any] | None = None
 
 
 class Criterion(Protocol):
-    """Scores every prunable parameter; higher is kept."""
+    """A function that scores every prunable parameter; the highest scores are kept."""
 
-    def __call__(self, model: nn.Module, mask: Mask, batches: Batches, /) -> Tensor:
-        """Scores float32 (P,) in layout order."""
+    def __call__(self, model: nn.Module, mask: Mask, scoring: Scoring, /) -> Tensor:
+        """Return scores float32 (P,) in layout order, on the model's device.
+
+        Args:
+            model: model with `mask` applied to its weights; left unchanged.
+            mask: the weights to choose from.
+            scoring: batches and loss. The scores are those of the batches of all processes.
+        """
 
 
 @runtime_checkable
-class Targeted(Protocol):
-    """A criterion that must know how many weights are to be kept: one that works in rounds, or layer by layer."""
+class Chooser(Protocol):
+    """A criterion that chooses the mask itself: in rounds, or layer by layer."""
 
-    def at(self, k: int) -> Criterion:
-        """The criterion that chooses `k` weights: the k highest of its scores are the choice."""
+    def choose(self, model: nn.Module, mask: Mask, scoring: Scoring, k: int) -> Mask:
+        """Return a mask of `k` of the weights that `mask` keeps; see `select`."""
 
 
-def select(criterion: Criterion | Targeted, model: nn.Module, mask: Mask, batches: Batches, k: int) -> Mask:
-    """The mask of the `k` weights that a criterion keeps, the same in every process.
+def select(
+    criterion: Criterion | Chooser, model: nn.Module, mask: Mask, scoring: Scoring, k: int, *, refuse_ties: bool = True
+) -> Mask:
+    """Choose the `k` weights that a criterion keeps, the same in every process.
 
     Args:
-        criterion: any.
-        model: its weights are those to be scored, `mask` already applied to them; left as it was.
-        mask: what is left to choose from.
-        batches: (inputs, targets), or with a loss of their own; under `torch.distributed` this process's own.
-        k: how many to keep.
+        criterion: function that scores the weights, or an object with a method `choose`.
+        model: model with `mask` applied to its weights; left unchanged.
+        mask: the weights to choose from.
+        scoring: batches and loss.
+        k: number of weights to keep.
+        refuse_ties: whether scores that do not distinguish are an error, see `keep_top`.
+
+    Returns:
+        The mask, on the device of `mask`.
 
     Raises:
-        UserError: a score that is NaN, or a model or batches that the criterion cannot take.
+        UserError: a score is NaN, or the criterion cannot take the model or the batches.
     """
     check_values(model, mask.layout)
-    score = criterion.at(k) if isinstance(criterion, Targeted) else criterion
-    scores = score(model, mask, batches)
+    if isinstance(criterion, Chooser):
+        return criterion.choose(model, mask, scoring, k)
+    scores = criterion(model, mask, scoring)
     if not isinstance(scores, Tensor) or scores.dtype != torch.float32 or scores.shape != mask.kept.shape:
         given = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
         raise UserError(
@@ -54,7 +87,7 @@ def select(criterion: Criterion | Targeted, model: nn.Module, mask: Mask, batche
         )
     scores = broadcast(scores)
     refuse_zeros(scores, model, mask)
-    return keep_top(scores, k, mask)
+    return keep_top(scores, k, mask, refuse_ties=refuse_ties)
 
 
 def check_values(model: nn.Module, layout: Layout) -> None:
@@ -71,3 +104,19 @@ def check_values(model: nn.Module, layout: Layout) -> None:
             f"layer {sharded[0]} is sharded (a DTensor, as of FSDP2); choose the mask before sharding the model, "
             "and apply or hold it after"
         )
+
+
+def check_repeatable(scoring: Scoring) -> None:
+    """Refuse batches that can be read only once."""
+    if isinstance(source(scoring.batches), Iterator):
+        raise UserError(
+            "this criterion looks at the batches several times; give a list or a DataLoader, not a generator: "
+            f"{PART} is one of ten"
+        )
+
+
+def check_finite(scoring: Scoring) -> None:
+    """Refuse batches that explain why a result is not finite; a generator cannot be read again."""
+    for number, batch in enumerate(() if isinstance(source(scoring.batches), Iterator) else scoring.batches, 1):
+        if not all(tensor.isfinite().all() for tensor in tensors_of(batch)):
+            raise UserError(f"batch {number} has values that are not finite (NaN or infinity)")

@@ -31,8 +31,8 @@ def naming_layers(problem: str, model: nn.Module, *, finite: bool = False, after
 
     def check(name: str, inputs: tuple[object, ...], output: object) -> None:
         if isinstance(output, Tensor) and not output.isfinite().all():
-            given = all(each.isfinite().all() for each in inputs if isinstance(each, Tensor))
-            raise UserError(f"{problem}: what {name} {'gives' if given else 'is given'} is not finite")
+            finite_inputs = all(tensor.isfinite().all() for tensor in inputs if isinstance(tensor, Tensor))
+            raise UserError(f"{problem}: {name} {'returns' if finite_inputs else 'gets'} values that are not finite")
 
     names = {
         module: f"layer {named}" if (named := canonical(name)) else f"the forward of {type(module).__name__}"
@@ -47,7 +47,7 @@ def naming_layers(problem: str, model: nn.Module, *, finite: bool = False, after
 
     def where(error: Exception) -> str:
         frames = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
-        failed = [names[each] for each in frames if isinstance(each, nn.Module) and each in names]
+        failed = [names[frame] for frame in frames if isinstance(frame, nn.Module) and frame in names]
         return f"it fails at {failed[-1] if failed else after}: "
 
     try:
@@ -80,7 +80,7 @@ def in_one_line(problem: str, where: Callable[[Exception], str] = lambda error: 
 
 
 def why_nothing_passes(model: nn.Module, layout: Layout) -> str:
-    """What may be the reason that nothing flows from the inputs to the outputs, or back."""
+    """Return a likely reason that nothing flows from the inputs to the outputs, or back."""
     zero = [name for name, weight in layout.weights(model).items() if not weight.any()]
     if zero:
         return f"all weights of layer {zero[0]} are zero; it must be initialized otherwise"
@@ -89,16 +89,7 @@ def why_nothing_passes(model: nn.Module, layout: Layout) -> str:
     )
 
 
-def refuse_zeros(scores: Tensor, model: nn.Module, alive: Mask) -> None:
-    """Refuse scores that say nothing.
-
-    Args:
-        scores: float32 (P,), the same in every process.
-        model: that was scored.
-        alive: what it has left, which a round may have cut in two: only a whole one is refused.
-
-    Raises:
-        UserError: all scores of a network of which nothing has been pruned are zero.
-    """
-    if alive.count == alive.layout.size and not scores.any():
-        raise UserError(f"all scores are zero, so they cannot choose; {why_nothing_passes(model, alive.layout)}")
+def refuse_zeros(scores: Tensor, model: nn.Module, mask: Mask) -> None:
+    """Refuse scores that are all zero, unless earlier rounds have pruned the model, which may have cut it in two."""
+    if mask.count == mask.layout.size and not scores.any():
+        raise UserError(f"all scores are zero, so they cannot choose; {why_nothing_passes(model, mask.layout)}")

@@ -1,4 +1,4 @@
-"""How much flows from an input to the outputs: the basis of SynFlow and NPB."""
+"""The flow from an input to the outputs in float64: the basis of SynFlow, NPB, PX and NTK-SAP."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 from torch.func import functional_call
 
-from autosparse.criteria.base import Batches
+from autosparse.criteria.base import Scoring
 from autosparse.criteria.double import Embedding, InDouble
 from autosparse.criteria.failures import naming_layers
-from autosparse.criteria.feeding import Call, first_call, takes_ids
 from autosparse.criteria.gradient import scoring_mode
+from autosparse.criteria.network_call import Call, first_call, takes_ids
 from autosparse.errors import UserError
 from autosparse.pruning import Layout
 from autosparse.pruning.prunable import canonical, unwrapped
@@ -22,25 +22,27 @@ from autosparse.pruning.prunable import canonical, unwrapped
 T = TypeVar("T")
 
 
-def ones_of(criterion: str, model: nn.Module, batches: Batches, device: torch.device) -> tuple[Call, Embedding | None]:
-    """A call with one input of ones, float64 (1, ...); if inputs are indices, one sample's, and an embedding of ones.
+def call_with_ones(
+    criterion: str, model: nn.Module, scoring: Scoring, device: torch.device
+) -> tuple[Call, Embedding | None]:
+    """Return a call with one input of ones, float64 (1, ...); for indices, one sample's call and an embedding of ones.
 
     Embeddings of other indices, such as positions, stay parameters like any other.
     """
-    call = first_call(criterion, model, batches).map(lambda x: x.to(device))
+    call = first_call(criterion, model, scoring).map(lambda x: x.to(device))
     if not takes_ids(model, call.inputs):
-        return call.of(torch.ones(call.inputs.shape, dtype=torch.float64, device=device)), None
-    return call, lambda indices, given: torch.ones_like(given) if torch.equal(indices, call.inputs) else given
+        return call.with_inputs(torch.ones(call.inputs.shape, dtype=torch.float64, device=device)), None
+    return call, lambda indices, output: torch.ones_like(output) if torch.equal(indices, call.inputs) else output
 
 
 def in_double(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of all that a model computes with, in float64, by canonical name; of what has several it is one tensor."""
+    """Return float64 copies of a model's parameters and buffers by canonical name; tied tensors are one tensor."""
     copies = dict[Tensor, Tensor]()
-    found = [(canonical(name), tensor) for name, tensor in _named(model) if tensor.is_floating_point()]
-    for _, tensor in found:
+    named = [(canonical(name), tensor) for name, tensor in _named(model) if tensor.is_floating_point()]
+    for _, tensor in named:
         if tensor not in copies:
             copies[tensor] = tensor.detach().to(torch.float64, copy=True)
-    return {name: copies[tensor] for name, tensor in found}
+    return {name: copies[tensor] for name, tensor in named}
 
 
 def absolute(tensor: Tensor) -> Tensor:
@@ -57,21 +59,21 @@ def run(
     embedding: Embedding | None,
     then: Callable[[Tensor], T],
 ) -> T:
-    """What becomes of a model's outputs, in evaluation mode.
+    """Run a model in evaluation mode with other tensors, and return the result of `then`.
 
     Args:
-        criterion: whom an error speaks for.
-        model: whose forward to take; left as it was.
-        state: the float64 tensors to take in the place of the model's own, by canonical name.
-        call: on the model's device: inputs float64, or indices.
-        embedding: what embeddings give instead.
-        then: what to do with the outputs, while `state` is still in place: activations may be computed again for it.
+        criterion: name in errors.
+        model: model whose forward pass runs; left unchanged.
+        state: float64 tensors that replace the model's own, by canonical name.
+        call: arguments on the model's device; inputs float64, or indices.
+        embedding: replaces the outputs of embeddings.
+        then: called with the outputs while `state` is in place, since activations may be recomputed for it.
 
     Raises:
-        UserError: a layer cannot take what it is given, or gives what is not finite; outputs that are no tensor.
+        UserError: a layer fails or returns values that are not finite, or the outputs are not a tensor.
     """
     problem, model = f"{criterion} cannot prune this network", unwrapped(model)
-    given = {f"model.{name}": state[canonical(name)] for name, _ in _named(model) if canonical(name) in state}
+    tensors = {f"model.{name}": state[canonical(name)] for name, _ in _named(model) if canonical(name) in state}
     try:
         with (
             scoring_mode(model, "running"),
@@ -79,13 +81,13 @@ def run(
             naming_layers(problem, model, finite=True, after="the way back"),
             InDouble(embedding),
         ):
-            return functional_call(_Followed(model, problem), given, (call, then))
+            return functional_call(_ModelThen(model, problem), tensors, (call, then))
     except UserError as error:
         raise UserError(f"{error}; snip, which runs a network as it is, may take it") from error
 
 
-class _Followed(nn.Module):
-    """A model's outputs, and what is done with them: a module, for `functional_call` to reach both."""
+class _ModelThen(nn.Module):
+    """A model and a function of its outputs, as one module that `functional_call` can run."""
 
     def __init__(self, model: nn.Module, problem: str) -> None:
         super().__init__()
@@ -111,10 +113,10 @@ def flow(
     complete: bool = True,
     total: Callable[[Tensor], Tensor] = Tensor.sum,
 ) -> dict[str, Tensor]:
-    """The derivative of the sum of a model's outputs, or of another total of them, by the weights of each layer.
+    """Return the derivative of the sum of a model's outputs, or of another total, by the weights of each layer.
 
     Raises:
-        UserError: see `run`; a layer that does not lead to the outputs, if it is to be `complete`, else its are zero.
+        UserError: see `run`; or `complete` and a layer does not lead to the outputs. Otherwise its derivative is zero.
     """
     weights = {layer.name: state[layer.name].requires_grad_() for layer in layout.layers}
 
@@ -124,32 +126,32 @@ def flow(
         return gradient_of(total(outputs), list(weights.values()))
 
     with torch.enable_grad():
-        found = run(criterion, model, state, call, embedding, derivative)
-    gradients = dict(zip(weights, found, strict=True))
+        values = run(criterion, model, state, call, embedding, derivative)
+    gradients = dict(zip(weights, values, strict=True))
     if complete and (loose := [name for name, gradient in gradients.items() if gradient is None]):
         raise UserError(f"{criterion} cannot prune this network: no path leads from layer {loose[0]} to the outputs")
-    return {name: torch.zeros_like(weights[name]) if each is None else each for name, each in gradients.items()}
+    return {name: torch.zeros_like(weights[name]) if value is None else value for name, value in gradients.items()}
 
 
 def gradient_of(outputs: Tensor, inputs: Sequence[Tensor], along: Tensor | None = None) -> tuple[Tensor | None, ...]:
     """Return the gradient of outputs as `torch.autograd.grad` does, with function modes active while it is computed.
 
-    `torch.autograd.grad` suspends them, and activations that `torch.utils.checkpoint` computes again would be others.
+    `torch.autograd.grad` suspends them, and `torch.utils.checkpoint` would recompute other activations.
     """
     along = torch.ones_like(outputs) if along is None else along
     return _engine_run_backward((outputs,), (along,), False, False, tuple(inputs), True, accumulate_grad=False)
 
 
-def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    inner = unwrapped(model)
-    return chain(inner.named_parameters(remove_duplicate=False), inner.named_buffers(remove_duplicate=False))
-
-
 @contextlib.contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Parts of a model that are compiled run as they were written: compiling for one sample in float64 never pays."""
+    """Run compiled parts of a model eagerly: compiling for one sample in float64 never pays."""
     if any(hasattr(module, "_orig_mod") for module in model.modules()):
         with torch.compiler.set_stance("force_eager"):
             yield
-    else:  # setting it takes seconds to import
+    else:  # Setting the stance takes seconds to import.
         yield
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    inner = unwrapped(model)
+    return chain(inner.named_parameters(remove_duplicate=False), inner.named_buffers(remove_duplicate=False))

@@ -7,10 +7,9 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from autosparse.criteria.base import Batches
+from autosparse.criteria.base import Scoring, check_finite
 from autosparse.criteria.failures import in_one_line, naming_layers
-from autosparse.criteria.loss import CrossEntropy, Loss, batch_size, loss_of
-from autosparse.criteria.reading import check_finite
+from autosparse.criteria.loss import CrossEntropy, Loss, batch_size
 from autosparse.distributed import all_reduce
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout
@@ -22,10 +21,10 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 @contextlib.contextmanager
 def scoring_mode(model: nn.Module, batch_norm: str = "batch") -> Iterator[None]:
-    """Set evaluation mode (no dropout), with batch normalization on each batch's own statistics; restore all after.
+    """Set evaluation mode (no dropout), with batch normalization by each batch's own statistics; restore all after.
 
-    The running statistics are neither used nor changed. `batch_norm="running"` uses them instead: with fresh ones
-    the layer is near the identity (the paper's code). Buffers and attributes that the forward pass writes are restored,
+    The running statistics are neither used nor changed. `batch_norm="running"` uses them instead: with fresh ones the
+    layer is near the identity (the paper's code). Buffers and attributes that the forward pass writes are restored,
     see `restoring_modules`.
     """
     if batch_norm not in BATCH_NORM_MODES:
@@ -42,7 +41,7 @@ def scoring_mode(model: nn.Module, batch_norm: str = "batch") -> Iterator[None]:
 def restoring_modules(model: nn.Module) -> Iterator[None]:
     """Restore buffers, attributes and training mode of all modules when the block ends, also what it rebinds."""
     modules = [(module, module.training, vars(module).copy()) for module in model.modules()]
-    buffers = [(each, each.copy()) for module in model.modules() if isinstance(each := module._buffers, dict)]
+    buffers = [(names, names.copy()) for module in model.modules() if isinstance(names := module._buffers, dict)]
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         yield
@@ -50,19 +49,19 @@ def restoring_modules(model: nn.Module) -> Iterator[None]:
         for module, training, bound in modules:
             vars(module).clear()
             vars(module).update(bound)
-            module.training = training  # a ScriptModule does not keep it in vars
+            module.training = training  # A ScriptModule does not keep it in vars.
         for names, bound in buffers:
             names.clear()
             names.update(bound)
         with torch.no_grad():
             for buffer, value in values:
-                if not torch.equal(buffer, value):  # an expanded buffer cannot be written
+                if not torch.equal(buffer, value):  # An expanded buffer cannot be written.
                     buffer.resize_(value.shape).copy_(value)
 
 
 @contextlib.contextmanager
 def _differentiable_in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Without cuDNN where there are recurrent layers: its are differentiable in training mode only, and once."""
+    """Disable cuDNN for recurrent layers: its layers are differentiable in training mode only, and once."""
     if any(isinstance(module, nn.RNNBase) for module in model.modules()) and torch.cuda.is_available():
         with torch.backends.cudnn.flags(enabled=False):
             yield
@@ -71,83 +70,83 @@ def _differentiable_in_evaluation(model: nn.Module) -> Iterator[None]:
 
 
 Derivative = Callable[[Tensor, list[nn.Parameter]], Sequence[Tensor | None]]
-"""(loss summed over a batch, weights) -> a tensor for each weight, None for one it does not depend on; linear in the
-loss."""
+"""(loss summed over a batch, weights) -> a tensor for each weight, None if the loss does not depend on it; linear in
+the loss."""
 
 
 def mean_gradient(
-    model: nn.Module, layout: Layout, batches: Batches, batch_norm: str = "batch", temperature: float = 1.0
+    model: nn.Module, layout: Layout, scoring: Scoring, batch_norm: str = "batch", temperature: float = 1.0
 ) -> Tensor:
-    """∂/∂θ of the loss averaged over all samples (paper, g0 in eq. 3); see `mean_derivative`."""
+    """Return ∂/∂θ of the loss averaged over all samples (paper, g0 in eq. 3); see `mean_derivative`."""
 
     def gradient(loss: Tensor, weights: list[nn.Parameter]) -> Sequence[Tensor | None]:
         return torch.autograd.grad(loss, weights, allow_unused=True)
 
-    return mean_derivative(model, layout, batches, gradient, "gradient", temperature, batch_norm)
+    return mean_derivative(model, layout, scoring, gradient, "gradient", temperature, batch_norm)
 
 
 def mean_derivative(
     model: nn.Module,
     layout: Layout,
-    batches: Batches,
+    scoring: Scoring,
     derivative: Derivative,
     name: str,
     temperature: float = 1.0,
     batch_norm: str = "batch",
 ) -> Tensor:
-    """A derivative of the loss averaged over all samples of all batches.
+    """Return a derivative of the loss averaged over all samples of all batches.
 
-    The loss is that of the batches, see `criteria.loss.loss_of`. The cross-entropy is averaged over all targets that
-    count; of another loss, the means of the batches are averaged, each by its number of samples. Under
-    `torch.distributed`, over those of all processes. The parameters' own `.grad` is left alone.
+    The cross-entropy is averaged over all targets that count. Another loss is the mean of a batch; these means are
+    averaged, each by its number of samples. Under `torch.distributed`, over the batches of all processes. The
+    parameters' own `.grad` is left alone.
 
     Args:
-        model: any module with the layout's weights; it is left as it was.
-        layout: whose weights to differentiate by.
-        batches: (inputs, targets), or whatever their loss takes, on any device.
-        derivative: of the loss.
-        name: what the derivative is called.
-        temperature: what logits are divided by; of the cross-entropy alone.
+        model: any module with the layout's weights; left unchanged.
+        layout: the weights to differentiate by.
+        scoring: batches on any device, and their loss.
+        derivative: derivative of the loss.
+        name: name of the derivative in errors.
+        temperature: divisor of the logits; of the cross-entropy alone.
         batch_norm: see `scoring_mode`.
 
     Returns:
         float32 (P,) in layout order, on the model's device.
 
     Raises:
-        UserError: no samples, a batch or outputs that the loss cannot take, a network that fails (names the layer), a
-            loss that is no number or depends on no prunable weight, or a derivative that is not finite (names the
-            layer).
+        UserError: there are no samples, the loss cannot take a batch or the outputs, the network fails (names the
+            layer), the loss is not a number or depends on no prunable weight, or the derivative is not finite (names
+            the layer).
     """
     model = unwrapped(model)
     weights = list(layout.weights(model).values())
     flat = torch.zeros(layout.size, dtype=torch.float32, device=weights[0].device)
     parts = [flat[layer.offset : layer.offset + layer.size].view(layer.shape) for layer in layout.layers]
     samples = torch.zeros((), dtype=torch.float64, device=flat.device)
-    loss, given, reached = loss_of(batches), False, False
+    any_batch, any_weight = False, False
     with scoring_mode(model, batch_norm), _differentiable(weights):
-        for batch in batches:
-            given = True
+        for batch in scoring.batches:
+            any_batch = True
             with naming_layers(f"the {name} of this network cannot be taken", model):
-                total, count = total_loss(loss, model, send_to_device(batch, flat.device), temperature)
+                total, count = total_loss(scoring.loss, model, send_to_device(batch, flat.device), temperature)
             with in_one_line(f"the {name} of this network cannot be taken"):
                 values = derivative(total, weights)
             for part, value in zip(parts, values, strict=True):
                 if value is not None:
                     part += value
-                    reached = True
+                    any_weight = True
             samples += count
     all_reduce(flat, samples)
-    if given and not reached:
+    if any_batch and not any_weight:
         raise UserError(f"the {name} of this network cannot be taken: the loss depends on no prunable weight")
     if not samples:
         raise UserError(
             "the gradient needs at least one target that counts; the batches are empty, or all targets are ignored"
-            if given
+            if any_batch
             else "the gradient needs at least one batch; none was given"
         )
     flat.div_(samples)
     if not flat.isfinite().all():
-        check_finite(batches)
+        check_finite(scoring)
         layer = layout.layer_at(int((~flat.isfinite()).nonzero()[0]))
         raise UserError(f"the {name} is not finite, first in layer {layer.name}")
     return flat
@@ -163,11 +162,7 @@ def total_loss(loss: Loss, model: nn.Module, batch: object, temperature: float =
 
 
 def mean_loss(loss: Loss, model: nn.Module, batch: object) -> Tensor:
-    """Return the mean loss of a batch.
-
-    Raises:
-        UserError: it is not a floating-point tensor of one number, or has no gradient.
-    """
+    """Return the mean loss of a batch, a floating-point tensor of one number that has a gradient."""
     return _checked(loss(model, batch))
 
 
@@ -182,7 +177,7 @@ def _checked(loss: object) -> Tensor:
 
 @contextlib.contextmanager
 def _differentiable(weights: list[nn.Parameter]) -> Iterator[None]:
-    """Let frozen weights be differentiated by, and be frozen again after."""
+    """Enable gradients, also of frozen weights."""
     frozen = [weight for weight in weights if not weight.requires_grad]
     for weight in frozen:
         weight.requires_grad_(True)

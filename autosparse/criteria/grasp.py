@@ -1,66 +1,107 @@
 """GraSP: keep what the flow of gradients needs (Wang et al. 2020, algorithm 1)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from autosparse.criteria.balanced import class_balanced
-from autosparse.criteria.base import Batches
+from autosparse.criteria.base import Scoring, check_repeatable
 from autosparse.criteria.gradient import mean_derivative, mean_gradient
-from autosparse.criteria.loss import CrossEntropy, loss_of
-from autosparse.criteria.rounds import check_repeatable
-from autosparse.criteria.scored import Scored
+from autosparse.criteria.loss import CrossEntropy, pair
+from autosparse.distributed import gather, rank_and_size
+from autosparse.errors import UserError
 from autosparse.pruning import Mask
 
+_BATCH = 64  # largest number of samples in a batch: bounds the memory of a backward pass through a backward pass
 
-@dataclass(frozen=True)
-class GraSP:
-    """θ ⊙ Hg, g the gradient and H the Hessian of the mean loss, its logits divided by `temperature`.
 
-    Removing a weight changes gᵀg by -2 θ Hg to first order, so what is kept are the highest θ ⊙ Hg: those without which
-    the gradient would flow less. (Wang et al. score -θ ⊙ Hg and remove the highest; the paper this package is about
-    writes -θ ⊙ Hg and "remove the lowest", which is the wrong way round.)
+def grasp(
+    model: nn.Module,
+    mask: Mask,
+    scoring: Scoring,
+    *,
+    per_class: int = 10,
+    temperature: float = 200.0,
+    batch_norm: str = "batch",
+) -> Tensor:
+    """Return θ ⊙ Hg, g the gradient and H the Hessian of the mean loss, its logits divided by `temperature`.
+
+    Removing a weight changes gᵀg by -2 θ Hg to first order, so the highest θ ⊙ Hg are kept: without them the gradient
+    would flow less. (Wang et al. score -θ ⊙ Hg and remove the highest; the paper this package is about writes -θ ⊙ Hg
+    and "remove the lowest", which is the wrong way round.)
 
     Looks at the first `per_class` samples of each class among all batches (ten, as Wang et al. for CIFAR), see
-    `class_balanced`; at the batches as they are where targets are no class of a sample, such as tokens or shares, or
-    where the loss is another than the cross-entropy, which then has no temperature either. Attention is computed by
-    its formula, which can be differentiated twice. Costs two forward passes, a backward pass and a backward pass
-    through it over each.
+    `class_balanced`. It looks at all batches if targets are not one class per sample, such as tokens or soft labels,
+    or if the loss is not the cross-entropy; another loss has no temperature either. Attention is computed by its
+    formula, which can be differentiated twice. Costs two forward passes, a backward pass and a backward pass through it
+    over each batch.
     """
+    layout, scoring = mask.layout, _balanced(scoring, per_class)
+    with sdpa_kernel(SDPBackend.MATH):
+        direction = mean_gradient(model, layout, scoring, batch_norm, temperature)
+        parts = layout.unflatten(direction)
+        along = [parts[name].to(weight.dtype) for name, weight in layout.weights(model).items()]
 
-    per_class: int = 10
-    temperature: float = 200.0
-    batch_norm: str = "batch"
+        def product(loss: Tensor, weights: list[nn.Parameter]) -> Sequence[Tensor | None]:
+            first = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+            used = [(g, v) for g, v in zip(first, along, strict=True) if g is not None and g.requires_grad]
+            if not used:
+                return [None if g is None else torch.zeros_like(g) for g in first]
+            gradients, directions = zip(*used, strict=True)
+            return torch.autograd.grad(gradients, weights, directions, allow_unused=True)
 
-    def __call__(self, model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
-        layout, batches = mask.layout, self._balanced(batches)
-        with sdpa_kernel(SDPBackend.MATH):
-            direction = mean_gradient(model, layout, batches, self.batch_norm, self.temperature)
-            parts = layout.unflatten(direction)
-            along = [parts[name].to(weight.dtype) for name, weight in layout.weights(model).items()]
+        scores = mean_derivative(model, layout, scoring, product, "Hessian times gradient", temperature, batch_norm)
+    return scores.mul_(layout.flatten(layout.weights(model)))
 
-            def product(loss: Tensor, weights: list[nn.Parameter]) -> Sequence[Tensor | None]:
-                first = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
-                used = [(g, v) for g, v in zip(first, along, strict=True) if g is not None and g.requires_grad]
-                if not used:
-                    return [None if g is None else torch.zeros_like(g) for g in first]
-                gradients, directions = zip(*used, strict=True)
-                return torch.autograd.grad(gradients, weights, directions, allow_unused=True)
 
-            scores = mean_derivative(
-                model, layout, batches, product, "Hessian times gradient", self.temperature, self.batch_norm
-            )
-        return scores.mul_(layout.flatten(layout.weights(model)))
+def _balanced(scoring: Scoring, per_class: int) -> Scoring:
+    """Return balanced batches with the same loss; all batches if there are no classes."""
+    if isinstance(scoring.loss, CrossEntropy):
+        batches = class_balanced(scoring.batches, per_class, scoring.loss.ignore_index)
+        if batches is not None:
+            return replace(scoring, batches=batches)
+    check_repeatable(scoring)
+    return scoring
 
-    def _balanced(self, batches: Batches) -> Batches:
-        """As many of each class, with the same loss; all batches where there are no such classes."""
-        loss = loss_of(batches)
-        if isinstance(loss, CrossEntropy):
-            balanced = class_balanced(batches, self.per_class, loss.ignore_index)
-            if balanced is not None:
-                return Scored(balanced, loss)
-        check_repeatable(batches)
-        return batches
+
+def class_balanced(
+    batches: Iterable[Any], per_class: int, ignore_index: int = -100
+) -> list[tuple[Tensor, Tensor]] | None:
+    """Return this process's batches of the first `per_class` samples of each class; fewer of each if a class has fewer.
+
+    Samples come in the order of the batches, one of each class after the other, so that every batch is balanced too, in
+    batches of equal size: the 100 of ten classes in two, as Wang et al. do. Samples and batches are the same for any
+    number of processes if whole batches are dealt to the processes in turn, as `Data.scoring` does. Samples of the
+    class `ignore_index` are skipped. None if targets are not class indices (B,).
+
+    Raises:
+        UserError: there are no samples, or a batch is not a pair of tensors.
+    """
+    rank, world = rank_and_size()
+    samples_of: dict[int, list[tuple[int, Tensor]]] = {}
+    has_classes = True
+    for step, batch in enumerate(batches):
+        inputs, targets = pair(batch)
+        if targets.ndim != 1 or targets.is_floating_point():
+            has_classes = False
+            break
+        for index, label in enumerate(targets.tolist()):
+            samples = samples_of.setdefault(label, [])
+            if label != ignore_index and len(samples) < per_class:
+                samples.append((step * world + rank, inputs[index].to("cpu", copy=True)))  # not a view of the batch
+    if not all(gather(has_classes)):
+        return None
+    gathered = [(label, *sample) for part in gather(samples_of) for label, rows in part.items() for sample in rows]
+    gathered.sort(key=lambda entry: entry[:2])  # stable: within a batch samples keep their order
+    classes = {label: [x for _, _, x in group] for label, group in groupby(gathered, key=lambda entry: entry[0])}
+    if not classes:
+        raise UserError("the gradient needs at least one batch; none was given")
+    count = min(per_class, *map(len, classes.values()))
+    inputs = torch.stack([samples[k] for k in range(count) for samples in classes.values()])
+    labels = torch.tensor(list(classes) * count, device="cpu")
+    parts = -(-len(labels) // _BATCH)
+    return list(zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True))[rank::world]

@@ -1,6 +1,6 @@
-"""The loss that gradients are of: cross-entropy by default, and what outputs and targets it takes."""
+"""The default loss of criteria, cross-entropy, and the outputs and targets that it takes."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,66 +20,51 @@ class CrossEntropy:
 
     The network's outputs are class scores, floating point (B, classes), (B, classes, ...) or (B, ..., classes), or
     have them as `.logits`. Targets are class indices of any integer dtype, (B,) or (B, ...), whose shape says where the
-    classes are: in the second dimension where both fit, as torch has it. Or they are shares of the classes, floating
-    point in the shape of the outputs, that sum to 1.
+    classes are: in the second dimension where both fit, as torch has it. Or they are probabilities of the classes,
+    floating point in the shape of the outputs, that sum to 1.
 
     Attributes:
         ignore_index: targets that do not count.
-        checked: False for data that are known to be good: `F.cross_entropy(model(inputs), targets)` and no more,
-            which on a GPU waits for nothing.
     """
 
     ignore_index: int = -100
-    checked: bool = True
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        """The mean over the targets that count.
+        """Return the mean over the targets that count.
 
         Raises:
-            UserError: see `total`; no target counts.
+            UserError: see `total`; or no target counts.
         """
-        if not self.checked:
-            inputs, targets = batch
-            return F.cross_entropy(model(inputs), targets, ignore_index=self.ignore_index)
         loss, count = self.total(model, batch)
         if not count:
             raise UserError(f"all targets of a batch are {self.ignore_index}, which is ignored; {_OWN}")
         return loss / count
 
-    def total(self, model: nn.Module, batch: Any, temperature: float = 1.0) -> tuple[Tensor, Tensor | int]:
-        """The sum over the targets that count, and how many they are.
+    def total(self, model: nn.Module, batch: Any, temperature: float = 1.0) -> tuple[Tensor, int]:
+        """Return the sum over the targets that count, and their number.
 
         Args:
-            model: whose outputs.
-            batch: (inputs, targets), on its device.
-            temperature: what the scores are divided by.
+            model: network that maps inputs to class scores.
+            batch: (inputs, targets), on the model's device.
+            temperature: divisor of the class scores.
 
         Raises:
-            UserError: a batch, outputs or targets that have no cross-entropy, or a class that there is no score for.
+            UserError: the batch, outputs or targets have no cross-entropy, or there is no score for a class.
         """
-        if not self.checked:
-            inputs, targets = batch
-            scores = model(inputs)
-            count = targets.numel() // scores.shape[1] if targets.is_floating_point() else self._counted(targets).sum()
-            return self._sum(scores / temperature, targets), count
         inputs, targets = pair(batch)
         scores = _class_scores(model(inputs))
         if targets.is_floating_point():
-            scores, targets = _matching_shares(scores, targets)
-            return self._sum(scores / temperature, targets), targets.numel() // targets.shape[1]
-        scores = _classes_second(scores, targets)
-        count = self._check_indices(targets, scores.shape[1])
-        return self._sum(scores / temperature, targets.long()), count
-
-    def _sum(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(scores, targets, reduction="sum", ignore_index=self.ignore_index)
-
-    def _counted(self, targets: Tensor) -> Tensor:
-        return targets != self.ignore_index
+            scores, targets = _matching_probabilities(scores, targets)
+            count = targets.numel() // targets.shape[1]
+        else:
+            scores = _classes_second(scores, targets)
+            count, targets = self._check_indices(targets, scores.shape[1]), targets.long()
+        loss = F.cross_entropy(scores / temperature, targets, reduction="sum", ignore_index=self.ignore_index)
+        return loss, count
 
     def _check_indices(self, targets: Tensor, classes: int) -> int:
-        """How many targets count. Not left to torch: on a GPU a target out of range would stop the process."""
-        counted = targets[self._counted(targets)]
+        """Return the number of targets that count. On a GPU, torch would stop the process at a target out of range."""
+        counted = targets[targets != self.ignore_index]
         if not counted.numel():
             return 0
         low, high = (int(end) for end in counted.aminmax())
@@ -90,18 +75,8 @@ class CrossEntropy:
         return counted.numel()
 
 
-def loss_of(batches: Iterable[Any]) -> Loss:
-    """The loss that goes with batches: their own attribute `loss` where they have one, else the cross-entropy."""
-    loss: Loss | None = getattr(batches, "loss", None)
-    return CrossEntropy() if loss is None else loss
-
-
 def pair(batch: Any) -> tuple[Tensor, Tensor]:
-    """A batch as (inputs, targets).
-
-    Raises:
-        UserError: it is no pair of tensors of one length.
-    """
+    """Return a batch as (inputs, targets), tensors of one length."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         what = f"{len(batch)} parts" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
         raise UserError(f"a batch is a pair (inputs, targets), got {what}; {_OWN}")
@@ -115,10 +90,10 @@ def pair(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def batch_size(batch: Any) -> int:
-    """How many samples a batch has, whatever it is.
+    """Return the number of samples of a batch of any kind.
 
-    Of a tuple, list or mapping with tensors it is the length of the first. A list of tensors of several lengths, or of
-    mappings, is one of samples, and so is any list within a batch. What has no length is one sample.
+    It is the length of the first tensor of a tuple, list or mapping. A list of tensors of several lengths, or of
+    mappings, is a list of samples, and so is any list within a batch. An object without a length is one sample.
     """
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 1
@@ -127,7 +102,7 @@ def batch_size(batch: Any) -> int:
         return len(fields) if hasattr(fields, "__len__") and not isinstance(fields, str | bytes) else 1
     lengths = [len(field) for field in fields if isinstance(field, Tensor) and field.ndim]
     ragged = len(lengths) == len(fields) and len({*lengths}) > 1
-    if isinstance(batch, list) and (ragged or all(isinstance(each, Mapping) for each in batch)):
+    if isinstance(batch, list) and (ragged or all(isinstance(sample, Mapping) for sample in batch)):
         return len(batch)
     if lengths:
         return lengths[0]
@@ -148,7 +123,7 @@ def _class_scores(outputs: object) -> Tensor:
 
 
 def _classes_second(scores: Tensor, targets: Tensor) -> Tensor:
-    """Class scores (B, classes, ...) for class indices (B, ...)."""
+    """Return class scores (B, classes, ...) for class indices (B, ...)."""
     shape = tuple(scores.shape)
     second, last = (shape[0], *shape[2:]), shape[:-1]
     if tuple(targets.shape) not in (second, last):
@@ -163,17 +138,19 @@ def _classes_second(scores: Tensor, targets: Tensor) -> Tensor:
     return scores
 
 
-def _matching_shares(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Class scores and shares of classes, both (B, classes, ...)."""
+def _matching_probabilities(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return class scores and probabilities of classes, both (B, classes, ...)."""
     shape = tuple(scores.shape)
     if shape[1:] == (1,):
         raise UserError(f"one class score, {shape}, has no cross-entropy; {_OWN}")
     if tuple(targets.shape) != shape:
-        raise UserError(f"targets must be class indices, or shares of shape {shape}; got {_described(targets)}; {_OWN}")
+        raise UserError(
+            f"targets must be class indices, or probabilities of shape {shape}; got {_described(targets)}; {_OWN}"
+        )
     for dim in dict.fromkeys((1, scores.ndim - 1)):
         if shape[dim] > 1 and (targets.sum(dim) - 1.0).abs().le(1e-3).all() and targets.ge(0.0).all():
             return scores.movedim(dim, 1), targets.movedim(dim, 1)
-    raise UserError(f"floating-point targets must be shares of the classes, which sum to 1; {_OWN}")
+    raise UserError(f"floating-point targets must be probabilities of the classes, which sum to 1; {_OWN}")
 
 
 def _described(tensor: Tensor) -> str:

@@ -1,57 +1,71 @@
-"""NPB: node-path balancing (Pham et al. 2023, pvh1602/NPB)."""
+"""NPB: node-path balancing (Pham et al. 2023, pvh1602/NPB), solved for any width and any groups."""
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array, csr_array, hstack, vstack
 from torch import Tensor, nn
 
-from autosparse.criteria.base import Batches, Criterion
+from autosparse.criteria.base import Scoring
 from autosparse.criteria.double import Embedding
 from autosparse.criteria.erk import erk_counts
-from autosparse.criteria.feeding import Call
-from autosparse.criteria.flow import absolute, flow, in_double, ones_of, run
-from autosparse.criteria.nodes import Channels, Floats, balance, deal
-from autosparse.criteria.paths import counting_paths, entering
+from autosparse.criteria.flow import absolute, call_with_ones, flow, in_double, run
+from autosparse.criteria.network_call import Call
+from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top_each
 from autosparse.pruning.prunable import canonical, unwrapped
 from autosparse.seeds import stream
 
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+_PROBLEM = "npb cannot prune this network"
 _LARGE = 128 * 128  # kernels
-_COUNTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_COUNTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+# Paths go through these modules unchanged. Pooling takes their mean or their largest.
+_TRANSPARENT = (
+    *(nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm),
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish),
+    *(nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax, nn.LogSoftmax),
+)
 
 
 @dataclass(frozen=True)
 class NPB:
     """Layer by layer from the input, the weights that maximize α f_n + (1 - α) f_p + β f_k.
 
-    f_n is the share of the layer's input and output channels that have a weight, f_p the number of paths from the input
-    through the layer over the most that its weights could carry, f_k the number of kernels in use over that of its
-    weights. A layer keeps as many weights as `erk_counts` says. Which of the equally good weights they are is drawn
-    from the seed. After the last layer, weights on no path to the outputs move to where the most paths of their layer
-    are.
+    f_n is the fraction of the layer's input and output channels that have a weight, f_p the number of paths from the
+    input through the layer over the most that its weights could carry, f_k the number of kernels in use over that of
+    its weights. A layer keeps as many weights as `erk_counts` says. Which of the equally good weights they are is drawn
+    from the seed. After the last layer, weights on no path to the outputs move to the places of their layer with the
+    most paths.
 
-    Ours: the authors solve for a whole matrix of kernels, large layers in pieces; see `nodes.balance` for the small
-    problem with the same optimum that makes any width and any groups tractable. They name layers of their networks;
-    here the paths into a layer are seen when the network calls it. They move idle weights into the fullest kernels.
-    Their f_n also counts input channels that no path enters; their cap falls by 2 at stages of VGG and, while above 5,
-    at shortcuts of ResNet, ours stays; they cut linear layers, too, by 10 outputs.
+    Ours: the authors solve for a whole matrix of kernels, large layers in pieces; `balance` solves a small problem with
+    the same optimum, which makes any width and any groups tractable. They name layers of their networks; here the paths
+    into a layer are counted when the network calls it. They move idle weights into the fullest kernels. Their f_n also
+    counts input channels that no path enters; their cap falls by 2 at stages of VGG and, while above 5, at shortcuts of
+    ResNet, ours stays; they cut linear layers, too, by 10 outputs.
 
-    Looks at no batch except for the shape of an input; costs a small linear program a layer, time linear in the number
-    of weights, and two passes of one sample in float64.
+    Looks at no batch except for the shape of an input; costs a small linear program per layer, time linear in the
+    number of weights, and two passes of one sample in float64.
 
     Attributes:
-        seed: of the choice among equally good weights.
-        alpha: α, the share of nodes against paths. 0.99 is the default of the authors' code for any network; its two
+        seed: seed of the choice among equally good weights.
+        alpha: α, the weight of nodes against paths. 0.99 is the default of the authors' code for any network; its two
             published commands, ResNet-20 on CIFAR-10 and ResNet-18 on Tiny-ImageNet, take 0.01.
-        beta: β, the worth of kernels in use; 0 is the formula of their paper alone. 0.001 is the default of their code;
-            those commands take 1 and 2.
-        cap: the most weights of a kernel before idle ones move, but in the first layer and where a layer keeps more; as
-            many as it has, if None. Their default is 5; those commands take 9, all of a 3 × 3 kernel, and 6.
-        chunk: layers of more than 128² kernels are solved for so many outputs at a time, each part keeping its share
-            of the layer's weights; whole if None. Their default is 32; the second command takes 16.
+        beta: β, the weight of kernels in use; 0 is the formula of their paper alone. 0.001 is the default of their
+            code; those commands take 1 and 2.
+        cap: largest number of weights of a kernel before idle ones move, except in the first layer and if a layer keeps
+            more; no cap if None. Their default is 5; those commands take 9, all of a 3 × 3 kernel, and 6.
+        chunk: layers of more than 128² kernels are solved for this many outputs at a time, each part keeping its
+            fraction of the layer's weights; whole if None. Their default is 32; the second command takes 16.
     """
 
     seed: int
@@ -60,44 +74,31 @@ class NPB:
     cap: int | None = None
     chunk: int | None = None
 
-    @classmethod
-    def tiny_imagenet(cls, seed: int) -> "NPB":
-        """As the authors' command for ResNet-18 on Tiny-ImageNet has it."""
-        return cls(seed, alpha=0.01, beta=2.0, cap=6, chunk=16)
-
-    def at(self, k: int) -> Criterion:
-        """The criterion that chooses `k` weights."""
-
-        def score(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
-            if mask.count != mask.layout.size:
-                raise UserError("npb prunes a whole network; this one has been pruned already")
-            call, embedding = ones_of("npb", model, batches, mask.kept.device)
-            return self._score(unwrapped(model), mask, call, embedding, k)
-
-        return score
-
-    def _score(self, model: nn.Module, full: Mask, call: Call, embedding: Embedding | None, k: int) -> Tensor:
-        layout = full.layout
-        modules = _modules(model, layout)
-        counts = erk_counts(layout, k, [layer.size for layer in layout.layers])
+    def choose(self, model: nn.Module, mask: Mask, scoring: Scoring, k: int) -> Mask:
+        """Return a mask of `k` weights; see `select`."""
+        layout = mask.layout
+        if mask.count != layout.size:
+            raise UserError("npb prunes a whole network; this one has been pruned already")
+        call, embedding = call_with_ones("npb", model, scoring, mask.kept.device)
+        model, counts = unwrapped(model), erk_counts(layout, k, [layer.size for layer in layout.layers])
         with counting_paths(model):
             state = {
                 name: tensor.zero_() if name.endswith("bias") else absolute(tensor)
                 for name, tensor in in_double(model).items()
             }
-            self._choose(model, modules, state, call, embedding, counts)
+            self._keep_layers(model, _modules(model, layout), state, call, embedding, counts)
             paths = flow("npb", model, layout, state, call, embedding)
-        scores = torch.empty(layout.size, dtype=torch.float32, device=full.kept.device)
+        scores = torch.empty(layout.size, dtype=torch.float32, device=mask.kept.device)
         for name, part in layout.unflatten(scores).items():
             kept, through = state.pop(name).detach() > 0, paths.pop(name)
             on_path = through > 0
             part.copy_(through.div_(through.amax().clamp_min(torch.finfo(torch.float64).tiny)))
-            part.add_(1.0).masked_fill_(kept, 3.0)  # on a path if it were kept; kept and on one
+            # From the highest: kept and on a path, on a path if it were kept, kept on no path, neither.
+            part.add_(1.0).masked_fill_(kept, 3.0)
             part.masked_fill_(~on_path & kept, 0.5).masked_fill_(~on_path & ~kept, 0.0)
-        chosen = keep_top_each(scores, counts, full)
-        return scores.sub_(4.0 * ~chosen.kept)
+        return keep_top_each(broadcast(scores), counts, mask)
 
-    def _choose(
+    def _keep_layers(
         self,
         model: nn.Module,
         modules: dict[str, nn.Module],
@@ -106,31 +107,29 @@ class NPB:
         embedding: Embedding | None,
         counts: list[int],
     ) -> None:
-        """Set the weights in `state` to 1 where they are kept and 0 elsewhere, each layer as the network calls it."""
+        """Set weights in `state` to 1 if they are kept and to 0 if not, each layer as the network calls it."""
         generator = np.random.Generator(np.random.PCG64(stream("npb", self.seed)))
         waiting = dict(zip(modules, counts, strict=True))
 
-        def choose(name: str, module: nn.Module, inputs: Tensor) -> None:
+        def keep(name: str, module: nn.Module, inputs: Tensor) -> None:
             if name not in waiting:  # a layer that is called again
                 return
             channels = Channels.of(module, tuple(state[name].shape))
-            paths = entering(module, inputs)
+            channel = -1 if isinstance(module, nn.Linear) else 1
+            paths = inputs.movedim(channel, 0).flatten(1).sum(1, dtype=torch.float64).cpu().numpy()
             cap = self.cap if len(waiting) < len(modules) else None
             count = waiting.pop(name)
             if not np.isfinite(paths).all():
-                raise UserError(f"npb cannot prune this network: what layer {name} is given is not finite")
-            if len(paths) != channels.groups * channels.inputs:
-                wanted = channels.groups * channels.inputs
-                raise UserError(
-                    f"npb cannot prune this network: layer {name} has {wanted} input channels and is given {len(paths)}"
-                )
+                raise UserError(f"{_PROBLEM}: layer {name} gets values that are not finite")
+            if len(paths) != (wanted := channels.groups * channels.inputs):
+                raise UserError(f"{_PROBLEM}: layer {name} has {wanted} input channels and is given {len(paths)}")
             if not paths.any() and all(counts):
-                raise UserError(f"npb cannot prune this network: no path leads from the input to layer {name}")
-            state[name].copy_(torch.from_numpy(self._kept(channels, paths, count, cap, generator)))
+                raise UserError(f"{_PROBLEM}: no path leads from the input to layer {name}")
+            state[name].copy_(torch.from_numpy(self.keep_layer(channels, paths, count, cap, generator)))
 
         hooks = [
             module.register_forward_pre_hook(
-                lambda module, inputs, named, name=name: choose(name, module, next(iter((*inputs, *named.values())))),
+                lambda module, inputs, named, name=name: keep(name, module, next(iter((*inputs, *named.values())))),
                 with_kwargs=True,
             )
             for name, module in modules.items()
@@ -142,28 +141,40 @@ class NPB:
             for hook in hooks:
                 hook.remove()
         if waiting:
-            raise UserError(f"npb cannot prune this network: it does not call layer {next(iter(waiting))} as a module")
+            raise UserError(f"{_PROBLEM}: it does not call layer {next(iter(waiting))} as a module")
 
-    def _kept(
-        self, channels: Channels, paths: Floats, count: int, cap: int | None, generator: np.random.Generator
+    def keep_layer(
+        self, channels: "Channels", paths: Floats, count: int, cap: int | None, generator: np.random.Generator
     ) -> NDArray[np.bool_]:
-        """A mask of a layer, solved as a whole or in pieces."""
+        """Return the mask of a layer, solved as a whole or in pieces; arguments as those of `balance` and `deal`."""
         weight = np.zeros(channels.shape, np.bool_)
         before = 0
-        for where, piece in channels.pieces(self.chunk if channels.kernels > _LARGE else None):
-            upto = count * where.stop // channels.outputs
-            units = balance(piece, paths, upto - before, self.alpha, self.beta, cap)
-            channels.view(weight)[:, :, where] = piece.view(deal(piece, units, generator))
-            before = upto
+        for outputs, piece in channels.pieces(self.chunk if channels.kernels > _LARGE else None):
+            through = count * outputs.stop // channels.outputs
+            units = balance(piece, paths, through - before, self.alpha, self.beta, cap)
+            channels.view(weight)[:, :, outputs] = piece.view(deal(piece, units, generator))
+            before = through
         return weight
 
 
-def _modules(model: nn.Module, layout: Layout) -> dict[str, nn.Module]:
-    """The modules that the layers are the weights of, by the layer's name, in layout order.
+@contextlib.contextmanager
+def counting_paths(model: nn.Module) -> Iterator[None]:
+    """Let normalizations and activations return their inputs."""
+    forwards = {module: vars(module).get("forward") for module in model.modules() if isinstance(module, _TRANSPARENT)}
+    for module in forwards:  # not by a hook: a module that works in place has changed its input by then
+        vars(module)["forward"] = lambda inputs: inputs
+    try:
+        yield
+    finally:
+        for module, forward in forwards.items():
+            if forward is None:
+                del vars(module)["forward"]
+            else:
+                vars(module)["forward"] = forward
 
-    Raises:
-        UserError: a layer that is the weight of no linear layer and no convolution.
-    """
+
+def _modules(model: nn.Module, layout: Layout) -> dict[str, nn.Module]:
+    """Return the modules that the layers are the weights of, by the layer's name, in layout order."""
     owners = {
         canonical(f"{path}.{short}" if path else short): module
         for path, module in model.named_modules(remove_duplicate=False)
@@ -173,7 +184,129 @@ def _modules(model: nn.Module, layout: Layout) -> dict[str, nn.Module]:
         owner = owners[layer.name]
         if not isinstance(owner, _COUNTED) or not layer.name.endswith("weight"):
             raise UserError(
-                f"npb cannot prune this network: layer {layer.name} belongs to a {type(owner).__name__}, "
+                f"{_PROBLEM}: layer {layer.name} belongs to a {type(owner).__name__}, "
                 "no linear layer or convolution; exclude= leaves it dense, synflow and snip take it"
             )
     return {layer.name: owners[layer.name] for layer in layout.layers}
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The kernels of a layer: one from each input to each output of a group, in each of its groups."""
+
+    groups: int
+    inputs: int
+    outputs: int
+    shape: tuple[int, ...]
+    transposed: bool
+
+    @classmethod
+    def of(cls, module: nn.Module, shape: tuple[int, ...]) -> "Channels":
+        """Return the channels of a linear layer or a convolution, whose weight has this shape."""
+        groups = int(getattr(module, "groups", 1))
+        transposed = isinstance(module, _TRANSPOSED)
+        inputs, outputs = (shape[0] // groups, shape[1]) if transposed else (shape[1], shape[0] // groups)
+        return cls(groups, inputs, outputs, shape, transposed)
+
+    @property
+    def kernel(self) -> int:
+        """Number of weights of a kernel."""
+        return int(np.prod(self.shape[2:]))
+
+    @property
+    def kernels(self) -> int:
+        """Number of kernels."""
+        return self.groups * self.inputs * self.outputs
+
+    def pieces(self, chunk: int | None) -> Iterator[tuple[slice, "Channels"]]:
+        """Yield `chunk` outputs of each group at a time, at the end maybe fewer; all at once if None."""
+        step = chunk or self.outputs
+        for start in range(0, self.outputs, step):
+            outputs = min(step, self.outputs - start)
+            ends = (self.groups * self.inputs, outputs) if self.transposed else (self.groups * outputs, self.inputs)
+            yield slice(start, start + outputs), replace(self, outputs=outputs, shape=(*ends, *self.shape[2:]))
+
+    def view(self, weight: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return a view of a weight as (group, input, output, position)."""
+        if self.transposed:
+            return weight.reshape(self.groups, self.inputs, self.outputs, self.kernel)
+        return weight.reshape(self.groups, self.outputs, self.inputs, self.kernel).swapaxes(1, 2)
+
+
+def balance(
+    channels: Channels, paths: Floats, count: int, alpha: float, beta: float, cap: int | None = None
+) -> Integers:
+    """Return the number of weights of each input channel that maximizes α f_n + (1 - α) f_p + β f_k.
+
+    Only the sums matter: with r weights of one input dealt evenly over the outputs, as `deal` does, min(r, outputs) of
+    its kernels are in use and min(all, outputs) of the outputs, whatever the other inputs have, and no other way of
+    dealing gives more of either. So the matrix of kernels is replaced by its row sums, and inputs of a group with the
+    same number of paths, which are interchangeable, share one number of weights evenly. Its value is concave and
+    piecewise linear: the first weight of each input, the first of each further kernel, the others. The rest is a linear
+    program over these three numbers for each count of paths, and the outputs in use of each group.
+
+    Args:
+        channels: channels of the layer.
+        paths: number of paths into each input channel, (groups * inputs,).
+        count: number of weights to place.
+        alpha, beta: see `NPB`.
+        cap: largest number of weights of a kernel; more if `count` needs it.
+
+    Returns:
+        Weights of each input channel, adding up to `count`, none above outputs * kernel, or outputs * cap.
+    """
+    full = channels.kernel if cap is None else min(channels.kernel, max(cap, -(-count // channels.kernels)))
+    most = channels.outputs * full
+    paths = np.round(paths / max(paths.max(), np.finfo(float).tiny), 9)
+    group = np.repeat(np.arange(channels.groups), channels.inputs)
+    kinds, kind, members = np.unique(np.stack([group, paths]), axis=1, return_inverse=True, return_counts=True)
+    home, entering = kinds[0].astype(int), kinds[1]
+
+    highest = np.sort(paths)[::-1]
+    carried = highest @ np.clip(count - most * np.arange(len(highest)), 0, most)  # the most paths: the best inputs full
+    node = alpha * count / (len(paths) + channels.groups * channels.outputs)  # all times count, to be near 1
+    path = (1 - alpha) * count * entering / max(carried, np.finfo(float).tiny)
+    gains = [path + beta + node * (entering > 0), path + beta, path, np.full(channels.groups, node)]
+    room = [members, members * (channels.outputs - 1), members * channels.outputs * (full - 1)]
+    room.append(np.full(channels.groups, channels.outputs))
+
+    n = len(members)
+    placed = np.concatenate([np.ones(3 * n), np.zeros(channels.groups)])[None]
+    fed = coo_array(((entering > 0).astype(float), (home, np.arange(n))), shape=(channels.groups, n))
+    in_use = hstack([fed, fed, fed, coo_array(-np.eye(channels.groups))])
+    solution = milp(
+        -np.concatenate(gains),
+        integrality=np.ones(3 * n + channels.groups),
+        bounds=Bounds(0, np.concatenate(room).astype(float)),
+        constraints=LinearConstraint(
+            csr_array(vstack([csr_array(placed), in_use])),
+            [count] + [0] * channels.groups,
+            [count] + [np.inf] * channels.groups,
+        ),
+    )
+    totals = np.rint(solution.x[: 3 * n].reshape(3, n).sum(0)).astype(np.int64)
+    kind = kind.reshape(-1)
+    position = np.empty_like(kind)  # of an input among those of its kind
+    position[np.argsort(kind, kind="stable")] = np.arange(len(kind)) - np.repeat(np.cumsum(members) - members, members)
+    return totals[kind] // members[kind] + (position < totals[kind] % members[kind])
+
+
+def deal(channels: Channels, units: Integers, generator: np.random.Generator) -> NDArray[np.bool_]:
+    """Return a mask of a layer in which input channel i has `units[i]` weights, spread evenly over the outputs.
+
+    An input gives each output the same number, and the rest to those outputs that have least so far, drawn from the
+    generator among equals; likewise the positions within a kernel.
+    """
+    weight = np.zeros(channels.shape, np.bool_)
+    view = channels.view(weight)
+    for g, rows in enumerate(units.reshape(channels.groups, channels.inputs)):
+        load = np.zeros(channels.outputs, np.int64)
+        for i in np.flatnonzero(rows):
+            quotient, rest = divmod(int(rows[i]), channels.outputs)
+            sums = np.full(channels.outputs, quotient)
+            if rest:
+                sums[np.argpartition(load + generator.random(channels.outputs), rest - 1)[:rest]] += 1
+            load += sums
+            drawn = generator.random((channels.outputs, channels.kernel)).argsort(1).argsort(1)
+            view[g, i] = drawn < sums[:, None]
+    return weight

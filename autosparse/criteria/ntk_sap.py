@@ -1,4 +1,4 @@
-"""NTK-SAP: what keeps the spectrum of the neural tangent kernel (Wang et al. 2023, arXiv 2304.02840)."""
+"""NTK-SAP: keep the spectrum of the neural tangent kernel (Wang et al. 2023, arXiv 2304.02840)."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autosparse.criteria.base import Batches
+from autosparse.criteria.base import Scoring
 from autosparse.criteria.double import Embedding
-from autosparse.criteria.feeding import Call, first_call, takes_ids
 from autosparse.criteria.flow import gradient_of, in_double, run
+from autosparse.criteria.network_call import Call, first_call, takes_ids
 from autosparse.pruning import Mask
 from autosparse.pruning.prunable import unwrapped
 from autosparse.seeds import stream
@@ -19,61 +19,59 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Named = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class NTKSAP:
-    """|∂J/∂m|, J = Σ ‖f(z; θ ⊙ m) - f(z; (θ + ε n) ⊙ m)‖², summed over drawings of weights θ, inputs z and noise n.
+def ntk_sap(
+    model: nn.Module,
+    mask: Mask,
+    scoring: Scoring,
+    *,
+    seed: int = 0,
+    drawings: int = 5,
+    epsilon: float = 0.01,
+    samples: int = 100,
+) -> Tensor:
+    """Return |∂J/∂m|, J = Σ ‖f(z; θ ⊙ m) - f(z; (θ + ε n) ⊙ m)‖², summed over random weights θ, inputs z and noise n.
 
     J / ε² estimates the trace of the neural tangent kernel, by finite differences. θ are new weights in each drawing, z
-    and n are N(0, 1); z has the shape of the data; where inputs are indices, z is what their embedding gives. Batch
-    norm has, in both networks, the statistics of the first on z.
+    and n are N(0, 1); z has the shape of the data, or replaces their embeddings if inputs are indices. Batch norm has,
+    in both networks, the statistics of the first on z.
 
-    A module does not say how its weights were drawn, so each layer's are drawn from a normal distribution of their own
-    mean square: that is its initializer, where that is Kaiming normal as in this package's networks. The rest stays as
-    it is. The authors' code (YiteWang/NTK-SAP) calls the initializer of its own networks.
+    A module does not say how its weights were drawn, so each layer's are drawn from a normal distribution with its own
+    mean square: that is its initializer if that is Kaiming normal, as in this package's networks. The rest stays as it
+    is. The authors' code (YiteWang/NTK-SAP) calls the initializer of its own networks.
 
     Looks at no batch except for the shape of an input, and at no target; any network that returns a tensor. In float64;
-    costs four forward and two backward passes of `samples` a drawing. It is meant for 20 `Rounds`; each draws again.
+    a drawing costs four forward and two backward passes of `samples`. It is meant for 20 `Rounds`; each draws again.
 
-    Attributes:
-        seed: of all that is drawn.
+    Args:
+        model: model with `mask` applied.
+        mask: the weights to choose from.
+        scoring: batches, for the shape of an input.
+        seed: seed of all drawings.
         drawings: R; the authors' script for ResNet-20 on CIFAR-10 takes 5, the default of their code is 1.
         epsilon: ε, the default of their code.
-        samples: of z in a drawing. Theirs are as many as the samples of a loader, ten for each class by default, so 100
-            for CIFAR-10; of more than 256 they draw again for each batch of 256; ours do not.
+        samples: number of inputs z in a drawing. Theirs is the number of samples of a loader, ten per class by default,
+            so 100 for CIFAR-10; of more than 256 they draw again for each batch of 256; ours do not.
     """
-
-    seed: int
-    drawings: int = 5
-    epsilon: float = 0.01
-    samples: int = 100
-
-    def __call__(self, model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
-        """Scores float32 (P,), 0 for what is removed.
-
-        Raises:
-            UserError: no batch, or a network that fails (names the layer) or returns no tensor.
-        """
-        device, layout = mask.kept.device, mask.layout
-        generator = torch.Generator().manual_seed(stream("ntk-sap", self.seed, mask.count))
-        call = first_call("ntk-sap", model, batches)
-        call = call.map(lambda x: x.to(device))
-        call = call.map(lambda x: x.repeat(self.samples, *[1] * (x.ndim - 1)) if x.ndim and len(x) == 1 else x)
-        state = in_double(model)
-        kept = layout.unflatten(mask.kept.double())
-        sizes = {name: (state[name].square().sum() / kept[name].sum().clamp_min(1)).sqrt() for name in kept}
-        scores = {name: torch.zeros_like(part) for name, part in kept.items()}
-        for _ in range(self.drawings):
-            theta = {name: sizes[name] * _normal(part.shape, generator, device) for name, part in kept.items()}
-            noise = {name: self.epsilon * _normal(part.shape, generator, device) for name, part in kept.items()}
-            fed = _Fed(model, state, *_gaussian(model, call, generator))
-            for name, gradient in fed.gradient(theta, noise, kept).items():
-                scores[name] += gradient
-        largest = max(part.abs().amax() for part in scores.values()).clamp_min(torch.finfo(torch.float64).tiny)
-        return layout.flatten({name: (part.abs() * kept[name] / largest).float() for name, part in scores.items()})
+    device, layout = mask.kept.device, mask.layout
+    generator = torch.Generator().manual_seed(stream("ntk-sap", seed, mask.count))
+    call = first_call("ntk-sap", model, scoring).map(lambda x: x.to(device))
+    call = call.map(lambda x: x.repeat(samples, *[1] * (x.ndim - 1)) if x.ndim and len(x) == 1 else x)
+    state = in_double(model)
+    kept = layout.unflatten(mask.kept.double())
+    sizes = {name: (state[name].square().sum() / kept[name].sum().clamp_min(1)).sqrt() for name in kept}
+    scores = {name: torch.zeros_like(part) for name, part in kept.items()}
+    for _ in range(drawings):
+        theta = {name: sizes[name] * _normal(part.shape, generator, device) for name, part in kept.items()}
+        noise = {name: epsilon * _normal(part.shape, generator, device) for name, part in kept.items()}
+        drawing = Drawing(model, state, *_gaussian(model, call, generator))
+        for name, gradient in drawing.gradient(theta, noise, kept).items():
+            scores[name] += gradient
+    largest = max(part.abs().amax() for part in scores.values()).clamp_min(torch.finfo(torch.float64).tiny)
+    return layout.flatten({name: (part.abs() * kept[name] / largest).float() for name, part in scores.items()})
 
 
 @dataclass(frozen=True)
-class _Fed:
+class Drawing:
     """A model with its tensors in float64, and the inputs of one drawing."""
 
     model: nn.Module
@@ -82,30 +80,28 @@ class _Fed:
     embedding: Embedding | None
 
     def gradient(self, theta: Named, noise: Named, mask: Named) -> Named:
-        """∂J/∂m of this drawing.
+        """Return ∂J/∂m of this drawing.
 
         J is differentiated as Σ 2 d ⊙ f - Σ 2 d ⊙ f_ε with d = f - f_ε held fixed, one network at a time.
         """
         m = {name: part.clone().requires_grad_() for name, part in mask.items()}
 
         def outputs(weights: Named) -> Tensor:
-            values = {name: weights[name] * mask[name] for name in mask}
-            return run("ntk-sap", self.model, self._with(values), self.call, self.embedding, Tensor.detach)
+            state = self._with({name: weights[name] * mask[name] for name in mask})
+            return run("ntk-sap", self.model, state, self.call, self.embedding, Tensor.detach)
 
         def pull(weights: Named, along: Tensor) -> tuple[Tensor | None, ...]:
             def back(out: Tensor) -> tuple[Tensor | None, ...]:
-                if not out.requires_grad:
-                    return (None,) * len(m)
-                return gradient_of(out, list(m.values()), along)
+                return gradient_of(out, list(m.values()), along) if out.requires_grad else (None,) * len(m)
 
             with torch.enable_grad():
-                values = {name: weights[name] * m[name] for name in m}
-                return run("ntk-sap", self.model, self._with(values), self.call, self.embedding, back)
+                state = self._with({name: weights[name] * m[name] for name in m})
+                return run("ntk-sap", self.model, state, self.call, self.embedding, back)
 
         moved = {name: theta[name] + noise[name] for name in theta}
-        with torch.no_grad(), _measuring(self.model):
-            first = outputs(theta)
         with torch.no_grad():
+            with _measuring(self.model):
+                first = outputs(theta)
             along = 2 * (first - outputs(moved))
         pairs = zip(pull(theta, along), pull(moved, along), strict=True)
         zero = torch.zeros((), dtype=torch.float64, device=along.device)
@@ -114,37 +110,36 @@ class _Fed:
         }
 
     def _with(self, weights: Named) -> Named:
-        """The model's tensors with other weights, under each of the names that a weight has."""
+        """Return the model's tensors with other weights, under each name of a weight."""
         others = {self.state[name]: weight for name, weight in weights.items()}
         return {name: others.get(tensor, tensor) for name, tensor in self.state.items()}
 
 
 def _gaussian(model: nn.Module, call: Call, generator: torch.Generator) -> tuple[Call, Embedding | None]:
-    """The call with inputs from N(0, 1), or, of what takes indices, an embedding that gives such."""
+    """Return the call with inputs from N(0, 1) or, if inputs are indices, an embedding that returns such values."""
     device = call.inputs.device
     if not takes_ids(model, call.inputs):
-        return call.of(_normal(call.inputs.shape, generator, device)), None
+        return call.with_inputs(_normal(call.inputs.shape, generator, device)), None
     drawn: list[Tensor] = []  # the same in every pass
 
-    def embedding(indices: Tensor, given: Tensor) -> Tensor:
+    def embedding(indices: Tensor, output: Tensor) -> Tensor:
         if not torch.equal(indices, call.inputs):
-            return given
+            return output
         if not drawn:
-            drawn.append(_normal(given.shape, generator, device))
+            drawn.append(_normal(output.shape, generator, device))
         return drawn[0]
 
     return call, embedding
 
 
 def _normal(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, device="cpu", generator=generator).to(
-        device
-    )  # the same on every device
+    """Return values from N(0, 1), float64, the same on every device."""
+    return torch.randn(shape, dtype=torch.float64, device="cpu", generator=generator).to(device)
 
 
 @contextlib.contextmanager
 def _measuring(model: nn.Module) -> Iterator[None]:
-    """Batch norms, before they are called, take the statistics of what they are given."""
+    """Let batch norms take the statistics of their inputs before they are called."""
 
     def measure(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         mean, variance = norm.running_mean, norm.running_var

@@ -8,14 +8,14 @@ from tqdm import tqdm
 
 from autosparse.distributed import rank_and_size
 
-_PATIENCE = 2.0  # seconds before there is anything to see
+_PATIENCE = 2.0  # seconds before the bar appears
 _bar: ContextVar[tqdm | None] = ContextVar("bar", default=None)
 
 
 @contextlib.contextmanager
-def showing(name: str) -> Iterator[None]:
-    """Show, on the first process, the batches that are read inside or, of a criterion that has some, its rounds."""
-    disable = True if rank_and_size()[0] > 0 else None  # None: where standard error is not a terminal
+def progress_bar(name: str) -> Iterator[None]:
+    """Show, on the first process, the batches read inside the block or, if the criterion has any, its rounds."""
+    disable = True if rank_and_size()[0] > 0 else None  # None: if standard error is not a terminal
     with tqdm(desc=f"pruning by {name}", unit=" batches", delay=_PATIENCE, leave=False, disable=disable) as bar:
         token = _bar.set(bar)
         try:

@@ -1,27 +1,23 @@
-"""SynFlow: synaptic flow, without data (Tanaka et al. 2020, eq. 3), and with data."""
+"""SynFlow: synaptic flow, without data (Tanaka et al. 2020, eq. 3)."""
 
 import torch
 from torch import Tensor, nn
 
-from autosparse.criteria.base import Batches
-from autosparse.criteria.deviation import deviation
+from autosparse.criteria.base import Scoring
 from autosparse.criteria.double import Embedding
 from autosparse.criteria.failures import why_nothing_passes
-from autosparse.criteria.feeding import Call
-from autosparse.criteria.flow import absolute, flow, in_double, ones_of
+from autosparse.criteria.flow import absolute, call_with_ones, flow, in_double
+from autosparse.criteria.network_call import Call
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
 
-_FAINT = 1e-100  # what reaches an activation after many layers is still small
-_LOST = 1e-30  # float32 hardly reaches further
 
-
-def synflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
-    """|θ| ⊙ ∂R/∂|θ|, R the sum of the outputs for an input of ones; in units of the largest.
+def synflow(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
+    """Return |θ| ⊙ ∂R/∂|θ|, R the sum of the outputs for an input of ones, divided by the largest.
 
     All weights, biases and statistics by their absolute values, batch norm and dropout in evaluation mode, in float64,
-    as products over many layers leave the range of float32. Where inputs are indices, ones are what their embedding
-    gives. Normalization of a sample can turn a flow round; its size is what is given. Looks at no batch except for the
+    as products over many layers leave the range of float32. If inputs are indices, their embeddings are ones.
+    Normalization of a sample can reverse a flow; its absolute value is the score. Looks at no batch except for the
     first input; costs a forward and a backward pass of one sample in float64. One shot it is poor; it is meant for 100
     `Rounds`.
 
@@ -29,11 +25,11 @@ def synflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
         UserError: R is not finite, or nothing flows from the input through a layer to the outputs (names the layer).
     """
     state = {name: absolute(tensor) for name, tensor in in_double(model).items()}
-    call, embedding = ones_of("synflow", model, batches, mask.kept.device)
-    products = _products("synflow", model, mask, state, call, embedding)
-    products = {name: product.abs_() for name, product in products.items()}
-    scores = _flat(products, mask, dict.fromkeys(products, max(product.amax() for product in products.values())))
-    if mask.count == mask.layout.size:  # later rounds may cut a layer off
+    call, embedding = call_with_ones("synflow", model, scoring, mask.kept.device)
+    products = flow_products("synflow", model, mask, state, call, embedding)
+    largest = max(product.amax() for product in products.values())
+    scores = flat_scores(products, mask, dict.fromkeys(products, largest))
+    if mask.count == mask.layout.size:  # Later rounds may cut a layer off.
         for name, part in mask.layout.unflatten(scores).items():
             if not part.any():
                 why = why_nothing_passes(model, mask.layout)
@@ -43,54 +39,23 @@ def synflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
     return scores
 
 
-def dataflow(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
-    """SynFlow of an input that is not ones but the standard deviation of the data, element by element.
-
-    An element that is the same in every input, such as the corner of a digit's image, then brings nothing into the
-    network. Where inputs are indices, the deviations are of what embeddings give for them. Biases and running means are
-    left out and the input is made very faint, so that activations that are 0 at 0 do not saturate. What others, such as
-    a sigmoid, add of their own drowns what comes before them: where a layer's flows are lost to the largest of all,
-    they are in units of the layer's own largest. Through a layer that does not lead to the outputs nothing flows.
-    Normalization can turn a flow round; its size is what is given. Ours; costs a pass over the batches, without the
-    network unless it embeds them, beside what SynFlow does; in rounds, one pass for them all.
-
-    Raises:
-        UserError: R is not finite, nothing flows at all, or all inputs are the same.
-    """
-    vary = deviation("dataflow", model, batches, mask.kept.device)
-    if vary.is_zero:
-        raise UserError("dataflow looks at how inputs differ; those that were given are all the same, or only one")
-    state = {
-        name: tensor.zero_() if name.endswith(("bias", "running_mean")) else absolute(tensor)
-        for name, tensor in in_double(model).items()
-    }
-    call = vary.call.of(_FAINT * vary.call.inputs) if vary.embedded is None else vary.call
-    products = _products("dataflow", model, mask, state, call, vary.embedding(_FAINT), complete=False)
-    largest = {name: product.abs_().amax() for name, product in products.items()}
-    most = max(largest.values())
-    scores = _flat(products, mask, {name: most if own > _LOST * most else own for name, own in largest.items()})
-    if mask.count == mask.layout.size and not scores.any():
-        why = why_nothing_passes(model, mask.layout)
-        raise UserError(f"dataflow cannot prune this network: nothing flows through it to the outputs; {why}")
-    return scores
-
-
-def _products(
+def flow_products(
     criterion: str,
     model: nn.Module,
     mask: Mask,
     state: dict[str, Tensor],
     call: Call,
     embedding: Embedding | None,
+    *,
     complete: bool = True,
 ) -> dict[str, Tensor]:
-    """|θ| ⊙ ∂R/∂|θ| of each layer for an input, float64; takes the tensors of `state`."""
+    """Return |θ ∂R/∂θ| of each layer, float64; empties `state` of the weights."""
     gradients = flow(criterion, model, mask.layout, state, call, embedding, complete=complete)
-    return {name: gradient.mul_(state.pop(name).detach()) for name, gradient in gradients.items()}
+    return {name: gradient.mul_(state.pop(name).detach()).abs_() for name, gradient in gradients.items()}
 
 
-def _flat(products: dict[str, Tensor], mask: Mask, units: dict[str, Tensor]) -> Tensor:
-    """Float32 (P,), each layer's in a unit; takes the tensors of `products`."""
+def flat_scores(products: dict[str, Tensor], mask: Mask, units: dict[str, Tensor]) -> Tensor:
+    """Return float32 (P,), the products of each layer divided by its unit; empties `products`."""
     scores = torch.empty(mask.layout.size, dtype=torch.float32, device=mask.kept.device)
     for name, part in mask.layout.unflatten(scores).items():
         part.copy_(products.pop(name).div_(units[name].clamp_min(torch.finfo(torch.float64).tiny)))

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 from autosparse.lazy import lazily
 
 if TYPE_CHECKING:
-    from autosparse.jobs.chosen import Tasked
+    from autosparse.jobs.base import Setting, Tasked
     from autosparse.jobs.fit import FitRun
     from autosparse.jobs.irp import IRPRun
     from autosparse.jobs.prune import PruneRun
-    from autosparse.jobs.setting import Setting
 
 __all__ = ["FitRun", "IRPRun", "PruneRun", "Setting", "Tasked"]
 __getattr__ = lazily(__name__)

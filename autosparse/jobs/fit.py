@@ -1,22 +1,30 @@
 """A fit of AutoS to the triples of runs of IRP."""
 
+import logging
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from autosparse import options
-from autosparse.cluster import Job
-from autosparse.config import NO_IDENTITY, Bounds, Config, FitConfig, Tracker
+from autosparse.cluster import provenance
+from autosparse.cluster.progress import progress
+from autosparse.config import NO_IDENTITY, Bounds, FitConfig
 from autosparse.errors import StoreError, UserError
 from autosparse.files import is_json
-from autosparse.jobs.tracking import check_trackers
+from autosparse.jobs.base import Setting, TrackedRun, make_task
+from autosparse.jobs.tracking import tracking
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from autosparse.autos import Samples
+    from autosparse.store import TripleStore
+
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
-class FitRun(Job, Config):
+class FitRun(TrackedRun):
     """AutoS fitted to the triples of one or several runs of IRP."""
 
     kind = "autos"
@@ -33,13 +41,9 @@ class FitRun(Job, Config):
     """Folder of the .npz files of the data sets, for rounds and flow. Default: $AUTOSPARSE_DATA, or else data."""
     name: str | None = field(default=None, metadata=NO_IDENTITY)
     """Name of the folder. Default: made from the options."""
-    output: Path = field(default=Path("runs"), metadata=NO_IDENTITY)
-    """The folder of all runs."""
-    track: tuple[Tracker, ...] = field(default=(), metadata=NO_IDENTITY)
-    """Trackers that log every epoch; the files of TensorBoard are in RUN/tracking."""
 
     def check(self) -> None:
-        check_trackers(self.track)
+        super().check()
         if not self.runs:
             raise UserError("no runs to fit to; give the folders of complete runs of autosparse irp")
         for run in self.runs:
@@ -55,7 +59,7 @@ class FitRun(Job, Config):
             raise UserError(f"the name is that of one folder, got {self.name!r}")
         if self.leave_one_out and len(self.runs) < 2:
             raise UserError("leaving one out needs at least two runs")
-        self.absent()  # raises for other tasks or data; what is not there yet may still come
+        self.absent()  # Raises if tasks or data have changed; other jobs may still make what is missing.
 
     @property
     def folder(self) -> Path:
@@ -82,22 +86,18 @@ class FitRun(Job, Config):
         return None
 
     def absent(self) -> str | None:
-        """Also refuses runs whose task or data are others than they were."""
+        """Also refuse runs whose task or data have changed."""
         if not self.config.recomputed or self.missing():
             return None
-        from autosparse.jobs.work.remeasure import setting_of
         from autosparse.store import TripleStore
 
-        found = [setting_of(TripleStore.open(run), self.data_root).task.absent() for run in self.runs]
-        return next(filter(None, found), None)
+        absent = [_setting(TripleStore.open(run), self.data_root).task.absent() for run in self.runs]
+        return next(filter(None, absent), None)
 
-    def derived(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         from autosparse.store import TripleStore
 
-        return {"stores": [TripleStore.open(run).fingerprint for run in self.runs]}
-
-    def options(self) -> dict[str, Any]:
-        return options.of(self)
+        return {**super().identity(), "stores": [TripleStore.open(run).fingerprint for run in self.runs]}
 
     def is_complete(self) -> bool:
         from autosparse.autos.autos import CARD, WEIGHTS
@@ -105,11 +105,129 @@ class FitRun(Job, Config):
         return is_json(self.folder / CARD) and (self.folder / WEIGHTS).is_file()
 
     def run(self, accelerator: "Accelerator") -> None:
-        from autosparse.jobs.work import fit
+        from autosparse.autos import fit, tabulate_held_out, validate
+        from autosparse.autos.fit import number_of_steps
+        from autosparse.store import Counters
+        from autosparse.training import Checkpoint
 
-        fit.run(self, accelerator)
+        main = accelerator.is_main_process
+        start = time.perf_counter()
+        samples = self._samples(accelerator)
+        an_epoch = len(samples.batches(accelerator))
+        steps = number_of_steps(self.config, an_epoch)
+        epochs = -(-steps // an_epoch)
+        reading = Counters()
+        with (
+            progress(self.folder, steps, "fit", main) as bar,
+            tracking(self.track, self.folder, self.identity(), main) as tracked,
+        ):
+
+            def after_steps(steps: int, counters: Counters) -> None:
+                nonlocal reading
+                reading = counters
+                bar.update(steps, str(counters))
+
+            def after_epoch(epoch: int, loss: float) -> None:
+                bar.tell(epoch, epochs, "loss", loss)
+                tracked.log("epoch", epoch, {"fit/loss": loss})
+
+            checkpoint = Checkpoint(self.folder / "checkpoint.pt", "fit", write=main)
+            autos = fit(samples, accelerator, resume=checkpoint, progress=after_steps, after_epoch=after_epoch)
+        log.info("%s", reading)
+        seconds = time.perf_counter() - start
+        metrics = [{"run": run, **validate(autos, samples, k)} for k, run in enumerate(self.runs)]
+        autos.card |= {"held_out": metrics, "seconds": {"fit": seconds}, "versions": provenance.versions()}
+        if self.leave_one_out:
+            autos.card["leave_one_out"] = [
+                {"run": run, **self._fit_without(k, samples, accelerator)} for k, run in enumerate(self.runs)
+            ]
+        for row in metrics:
+            values = [row[key] for key in ("run", "mse", "variance", "spearman")]
+            log.info("held out of %s: MSE %.5f, a constant's %.5f, Spearman %.3f", *values)
+            if row["mse"] >= row["variance"]:
+                log.warning("on %s the fit is no better than a constant: more --epochs, or more --runs", row["run"])
+        if main:
+            surface = tabulate_held_out(autos, samples)
+            log.info("surface: %s nodes, off by %.1e at most", tuple(surface.table.shape), surface.error["max"])
+            surface.save(self.folder)  # Before the network, whose file marks the run as complete.
+            autos.save(self.folder)
+        accelerator.wait_for_everyone()
+        checkpoint.remove()
+
+    def _samples(self, accelerator: "Accelerator") -> "Samples":
+        """Return the samples of the fit; every process makes the same ones."""
+        from autosparse.autos import Features, StoredSamples, TrajectorySamples, states_of, stored_states_of
+        from autosparse.autos.autos import gradient_mode
+        from autosparse.criteria import Scoring
+        from autosparse.criteria.loss import CrossEntropy
+        from autosparse.store import TripleStore
+
+        config = self.config
+        stores = [TripleStore.open(run) for run in self.runs]
+        batch_norm = gradient_mode([store.run for store in stores])  # Raises if the runs differ.
+        if not config.by_states:
+            return StoredSamples(stores, config, self.threads)
+        features, iterations = Features.of(config), None if config.rounds > 1 else 1
+        states = []
+        for store in stores:
+            if not config.recomputed:
+                states.append(stored_states_of(store, features, config.label, iterations=iterations, seed=config.seed))
+                continue
+            setting = _setting(store, self.data_root)
+            model, data = setting.make(store.run["seed"], accelerator)
+            batches = data.scoring(limit=store.run["grad_batches"])
+            states.append(
+                states_of(
+                    store,
+                    model,
+                    Scoring(batches, batches.loss or CrossEntropy()),
+                    features,
+                    config.label,
+                    batch_norm=batch_norm,
+                    iterations=iterations,
+                    seed=config.seed,
+                )
+            )
+        return TrajectorySamples(stores, config, states)
+
+    def _fit_without(self, left_out: int, samples: "Samples", accelerator: "Accelerator") -> dict[str, Any]:
+        """Return metrics on one run of a fit to the other runs."""
+        from autosparse.autos import fit, validate
+        from autosparse.training import Checkpoint
+
+        others = [run for run in range(len(self.runs)) if run != left_out]
+        path = self.folder / f"checkpoint-without-{left_out}.pt"
+        checkpoint = Checkpoint(path, "fit", write=accelerator.is_main_process)
+        autos = fit(samples.only(others), accelerator, resume=checkpoint)
+        metrics = validate(autos, samples, left_out, part="all")
+        accelerator.wait_for_everyone()
+        checkpoint.remove()
+        return metrics
+
+
+def _setting(store: "TripleStore", data_root: Path | None) -> Setting:
+    """Return the task of a run, to measure the run's network again.
+
+    Raises:
+        UserError: the task or the data have changed since the run, or the store does not name them.
+    """
+    run: dict[str, Any] = store.run
+    if absent := [key for key in ("task_path", "task_fields", "data", "seed") if key not in run]:
+        raise UserError(
+            f"{store.storage} does not say the {absent[0]} of its run, which a fit in rounds or with flow needs"
+        )
+    setting = Setting(task=make_task(run, data_root))
+    task = setting.task
+    setting.check()
+    if not task.absent() and (digest := task.digest()) != run["data"]:
+        raise UserError(f"{store.storage} is of other {task.source} data than are here ({run['data']}, not {digest})")
+    resolved = setting.resolved()
+    for key in ("code", "network_code"):
+        if resolved.get(key) != run.get(key):
+            raise UserError(f"the file of {task.network} differs from that of {store.storage} ({key})")
+    return setting
 
 
 def _parts(run: str) -> tuple[str, ...]:
-    """The parts of a path or URL."""
+    """Return the parts of a path or URL."""
     return tuple(run.rstrip("/").split("/")) if "://" in run else Path(run).resolve().parts

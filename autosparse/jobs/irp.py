@@ -1,22 +1,19 @@
 """A run of iterative rewind pruning."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autosparse.cluster import provenance
-from autosparse.cluster.progress import Progress, progress
+from autosparse.cluster.progress import progress
 from autosparse.config import IRPConfig
 from autosparse.errors import UserError
-from autosparse.jobs.setting import TrainingRun, described
-from autosparse.jobs.tracking import Tracking, of_epoch, tracking
+from autosparse.jobs.base import TrainingRun, task_attributes
+from autosparse.jobs.tracking import epoch_values, tracking
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from autosparse.irp import IRP
-    from autosparse.tasks import Data
     from autosparse.training import Epoch
 
 
@@ -44,62 +41,60 @@ class IRPRun(TrainingRun):
             self.output / "irp" / f"{self.setting.name}_{c.criterion}_n{c.iterations}{rewind}{probe}_s{c.seed}{order}"
         )
 
-    def derived(self) -> dict[str, Any]:
-        return {**super().derived(), "order_seed": self.config.order}
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "order_seed": self.config.order}
 
     def is_complete(self) -> bool:
         from autosparse.store import TripleStore
-        from autosparse.store.beside import read_history
         from autosparse.store.schema import MARKER
+        from autosparse.store.sidecars import read_history
 
         if not (self.folder / "triples.zarr" / MARKER).is_file():
             return False
         store = TripleStore.open(self.folder)  # a damaged store is an error, not a reason to run again over it
-        return len(read_history(self.folder, store.beside)) > self.config.iterations  # what it lacks is made again
+        history = read_history(self.folder, store.ledger.sidecars)
+        return len(history) > self.config.iterations  # what it lacks is made again
 
     def run(self, accelerator: "Accelerator") -> None:
-        data = self.setting.make_data(accelerator)
-        main = accelerator.is_main_process
-        with progress(self.folder, self._steps(data), "irp", main) as bar, self._tracking(main) as tracked:
-            self._algorithm(accelerator, data, bar, tracked).run()
-
-    def _steps(self, data: "Data") -> int:
-        """Count the steps of all trainings."""
-        recipe = self.setting.make_recipe()
-        return len(data.training(recipe.batch_size)) * recipe.epochs * (self.config.iterations + 1)
-
-    def _tracking(self, main: bool) -> AbstractContextManager[Tracking]:
-        return tracking(self.track, self.folder, self.identity(), main)
-
-    def _algorithm(self, accelerator: "Accelerator", data: "Data", bar: Progress, tracked: Tracking) -> "IRP":
         from autosparse.irp import IRP
 
-        model, recipe = self.setting.make_model(self.config.seed, accelerator), self.setting.make_recipe()
-        own = {**self.identity(), **described(self.setting.task)}
+        setting, main = self.setting, accelerator.is_main_process
+        model, data = setting.make(self.config.seed, accelerator)
+        recipe = setting.make_recipe()
+        steps = len(data.training(recipe.batch_size)) * recipe.epochs * (self.config.iterations + 1)
+        with (
+            progress(self.folder, steps, "irp", main) as bar,
+            tracking(self.track, self.folder, self.identity(), main) as tracked,
+        ):
 
-        def after_epoch(i: int, epoch: "Epoch") -> None:
-            bar.tell(epoch["epoch"], recipe.epochs, epoch["metric"], epoch["test"])
-            values = of_epoch(epoch, recipe.rate(epoch["epoch"] - 1))
-            tracked.log("epoch", i * recipe.epochs + epoch["epoch"], values)
+            def after_epoch(i: int, epoch: "Epoch") -> None:
+                bar.tell(epoch["epoch"], recipe.epochs, epoch["metric"], epoch["test"])
+                values = epoch_values(epoch, recipe.rate(epoch["epoch"] - 1))
+                tracked.log("epoch", i * recipe.epochs + epoch["epoch"], values)
 
-        def after_training(row: dict[str, Any]) -> None:
-            i = row["iteration"]
-            others = {key.partition("/")[2]: value for key, value in row.items() if key.startswith("test/")}
-            values = {"number": i, "sparsity": 1 - row["density"], row["metric"]: row["test"], **others}
-            named = {f"iteration/{name}": value for name, value in values.items()}
-            tracked.log("iteration", (i + 1) * recipe.epochs, named)
+            def after_training(row: dict[str, Any]) -> None:
+                i = row["iteration"]
+                others = {key.partition("/")[2]: value for key, value in row.items() if key.startswith("test/")}
+                values = {"number": i, "sparsity": 1 - row["density"], row["metric"]: row["test"], **others}
+                named = {f"iteration/{name}": value for name, value in values.items()}
+                tracked.log("iteration", (i + 1) * recipe.epochs, named)
 
-        return IRP(
-            model=model,
-            data=data,
-            recipe=recipe,
-            config=self.config,
-            folder=self.folder,
-            accelerator=accelerator,
-            layout=self.setting.layout(model),
-            grad_batches=self.setting.grad_batches,
-            attributes={**own, "versions": provenance.versions(), "commit": provenance.git_commit()},
-            progress=bar.update,
-            after_epoch=after_epoch,
-            after_training=after_training,
-        )
+            IRP(
+                model=model,
+                data=data,
+                recipe=recipe,
+                config=self.config,
+                folder=self.folder,
+                accelerator=accelerator,
+                layout=setting.layout(model),
+                grad_batches=setting.grad_batches,
+                attributes={
+                    **self.identity(),
+                    **task_attributes(setting.task),
+                    "versions": provenance.versions(),
+                    "commit": provenance.git_commit(),
+                },
+                progress=bar.update,
+                after_epoch=after_epoch,
+                after_training=after_training,
+            ).run()

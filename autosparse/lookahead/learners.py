@@ -1,9 +1,10 @@
-"""What trains a model a few steps ahead: a task's own recipe, or an optimizer that the caller makes."""
+"""Learners train a model a few steps ahead: by a task's recipe, or by an optimizer that the caller makes."""
 
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from autosparse import tensors
-from autosparse.criteria.base import Batches
 from autosparse.criteria.failures import in_one_line, naming_layers
 from autosparse.criteria.gradient import mean_loss
 from autosparse.criteria.loss import Loss
@@ -30,20 +30,20 @@ _PROBLEM = "the network cannot be trained ahead"
 
 @dataclass(frozen=True)
 class RecipeLearner:
-    """The first K steps of a task's recipe, its order of samples by the seed and by how many weights are left.
+    """The first K steps of a task's recipe, in an order of samples that depends on the seed and the number of weights.
 
-    What a probe has seen is kept on disk until `forget`, so that a pruning that was killed goes on from there: from
-    the last checkpoint of a probe, and with what those before it saw.
+    The columns of each probe stay on disk until `forget`, so that a killed run resumes: from the last checkpoint of a
+    probe, and with the columns of the probes before it.
 
     Attributes:
-        data: of this process.
-        recipe: of the training that follows.
-        accelerator: of this process.
-        steps: K.
-        seed: of the order of samples, augmentation and dropout.
-        folder: where to keep what was seen.
-        progress: told the number of steps done since it was last told.
-        checkpoint_interval: seconds.
+        data: data of this process.
+        recipe: recipe of the training that follows.
+        accelerator: accelerator of this process.
+        steps: number of steps, K.
+        seed: seed of the order of samples, augmentation and dropout.
+        folder: folder of the columns.
+        progress: called with the number of steps since the last call.
+        checkpoint_interval: seconds between checkpoints.
     """
 
     data: Data
@@ -56,12 +56,12 @@ class RecipeLearner:
     checkpoint_interval: float = 60.0
 
     def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
-        """See `Learner`; stops where the process is asked to, and goes on from there."""
+        """Train; see `Learner`. An interrupted process stops at a step and resumes there."""
         path = self.folder / f"probe-{mask.count}.safetensors"
         main = self.accelerator.is_main_process
-        # one looks, for all: on a network file system another process may not see yet what is there
+        # The main process looks, for all: on a network file system another process may not see the file yet.
         if broadcast_object_list([main and path.is_file()])[0]:
-            probe.load_state_dict(_seen(path, mask.kept.device))
+            probe.load_state_dict(_load_columns(path, mask.kept.device))
             self.progress(self.steps)
             return
         tag = f"probe of {mask.count}"
@@ -84,7 +84,7 @@ class RecipeLearner:
         checkpoint.remove()
 
     def forget(self) -> None:
-        """Remove what was kept, when the mask has been saved."""
+        """Remove the columns, when the mask has been saved."""
         if self.accelerator.is_main_process:
             for path in self.folder.glob("probe-*.safetensors"):
                 path.unlink()
@@ -92,28 +92,24 @@ class RecipeLearner:
 
 @dataclass(frozen=True)
 class OptimizerLearner:
-    """K steps of a loop of one's own: an optimizer over batches, again from the first when they end.
+    """K steps of an optimizer over batches, again from the first when they end.
 
     Under `torch.distributed` the gradients of all processes are averaged.
 
     Attributes:
-        optimizer: makes one for each probe.
-        batches: what the loss takes.
+        optimizer: makes the optimizer of each probe.
+        batches: batches that the loss takes.
         loss: (model, batch) -> the mean loss of the batch.
-        steps: K.
+        steps: number of steps, K.
     """
 
     optimizer: OptimizerFactory
-    batches: Batches
+    batches: Iterable[Any]
     loss: Loss
     steps: int
 
     def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
-        """See `Learner`; the model is in training mode.
-
-        Raises:
-            UserError: no batches, a model or loss that fails (names the layer), or an optimizer that fails.
-        """
+        """Train in training mode; see `Learner`."""
         with in_one_line(f"{_PROBLEM}: optimizer= fails"):
             optimizer = self.optimizer(model.parameters())
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -124,8 +120,8 @@ class OptimizerLearner:
         with mask.hold(model, optimizer):
             while step < self.steps:
                 before = step
-                some = itertools.islice(self.batches, self.steps - before)
-                for step, batch in enumerate(some, before + 1):
+                rest = itertools.islice(self.batches, self.steps - before)
+                for step, batch in enumerate(rest, before + 1):
                     with naming_layers(_PROBLEM, model):
                         mean_loss(self.loss, model, send_to_device(batch, mask.kept.device)).backward()
                     _average_gradients(model)
@@ -138,8 +134,8 @@ class OptimizerLearner:
                     raise UserError("looking ahead needs at least one batch; none was given")
 
 
-def _seen(path: Path, device: torch.device) -> dict[str, Tensor]:
-    """What a probe has kept."""
+def _load_columns(path: Path, device: torch.device) -> dict[str, Tensor]:
+    """Return the columns that a probe has saved."""
     try:
         return {name: values.to(device) for name, values in tensors.load(path)[0].items()}
     except Exception as error:  # safetensors has its own error type

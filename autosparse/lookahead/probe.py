@@ -1,4 +1,4 @@
-"""The probe: the first steps of a training under a mask, and what is seen of each prunable parameter on the way."""
+"""The probe: columns of each prunable parameter, measured in the first steps of a training under a mask."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.config import Probed
-from autosparse.criteria.base import Batches
+from autosparse.criteria.base import Scoring, check_finite
 from autosparse.criteria.gradient import restoring_modules
-from autosparse.criteria.reading import check_finite
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.training import Callback
@@ -18,13 +17,13 @@ LACKING = (
     "{} looks ahead: it trains the model for some steps in each round; give steps_per_round= and optimizer=, "
     "as in optimizer=lambda parameters: torch.optim.AdamW(parameters, 1e-3)"
 )
-"""What to tell who asks a criterion, by its name, to look ahead with nothing to train by."""
+"""Error of a criterion, by its name, that has nothing to train with."""
 
 
 class Probe(Callback):
-    """Watches the first K steps of a training that starts from the initial weights under a mask.
+    """Measures the first K steps of a training that starts from the initial weights under a mask.
 
-    Measures one float32 a parameter and column, after which nothing costs any more:
+    A column has one float32 per parameter; later steps cost nothing:
 
     - `probe-gradient`: ḡ, the mean over the steps of the gradient of the batch's mean loss.
     - `probe-theta`: θ_K, the weight after the last of the steps.
@@ -32,12 +31,12 @@ class Probe(Callback):
 
     Args:
         layout: the prunable parameters.
-        steps: K.
-        columns: what to measure.
-        device: of the model.
+        steps: number of steps, K.
+        columns: names of the columns to measure.
+        device: device of the model.
 
     Raises:
-        UserError: no steps, or no column.
+        UserError: there are no steps or no columns.
     """
 
     def __init__(
@@ -48,16 +47,16 @@ class Probe(Callback):
         if not columns:
             raise UserError("a probe measures at least one column")
         self.layout, self.steps = layout, steps
-        self._seen: dict[str, Tensor] = {
+        self._values: dict[str, Tensor] = {
             name: torch.zeros(layout.size, dtype=torch.float32, device=device) for name in columns
         }
-        self._views = {name: [*layout.unflatten(values).values()] for name, values in self._seen.items()}
+        self._views = {name: [*layout.unflatten(values).values()] for name, values in self._values.items()}
         self._weights: list[nn.Parameter] = []
 
     @property
     def columns(self) -> dict[str, Tensor]:
-        """What was seen, float32 (P,) by name, when all steps are done."""
-        return self._seen
+        """Columns after all steps, float32 (P,) by name."""
+        return self._values
 
     def start(self, model: nn.Module, mask: Mask) -> Mask:
         self._weights = [*self.layout.weights(model).values()]
@@ -68,22 +67,22 @@ class Probe(Callback):
         if step > self.steps:
             return
         for column in ("probe-gradient", "probe-rms"):
-            there = [
+            pairs = [
                 (view, weight.grad)
                 for view, weight in zip(self._views.get(column, ()), self._weights, strict=False)
                 if weight.grad is not None  # a frozen weight, or one that the loss does not depend on
             ]
-            if not there:
+            if not pairs:
                 continue
-            views, gradients = (list(tensors) for tensors in zip(*there, strict=True))
+            views, gradients = (list(tensors) for tensors in zip(*pairs, strict=True))
             if column == "probe-gradient":
                 torch._foreach_add_(views, gradients)
             else:
                 torch._foreach_addcmul_(views, gradients, gradients)
             if step == self.steps:
-                self._seen[column] /= self.steps
+                self._values[column] /= self.steps
                 if column == "probe-rms":
-                    self._seen[column].sqrt_()
+                    self._values[column].sqrt_()
 
     @torch.no_grad()
     def stepped(self, step: int, model: nn.Module, mask: Mask, optimizer: torch.optim.Optimizer) -> Mask:
@@ -93,48 +92,48 @@ class Probe(Callback):
         return mask
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self._seen)
+        return dict(self._values)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, values in self._seen.items():
+        for name, values in self._values.items():
             values.copy_(state[name])
 
 
 class Learner(Protocol):
-    """What trains a model a few steps ahead; goes with batches as their attribute `learner`.
+    """Trains a model a few steps ahead; `Scoring` holds it.
 
     Attributes:
-        steps: K.
+        steps: number of steps, K.
     """
 
     steps: int
 
     def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
-        """Train the model in place under the mask for K steps, the same ones for the same mask, and tell the probe.
+        """Train the model in place under the mask for K steps, the same ones for the same mask, and call the probe.
 
         Args:
-            model: at its initial weights, the mask applied.
-            mask: what is left of it.
-            probe: made for K steps.
+            model: model at its initial weights, the mask applied.
+            mask: the weights that are not removed.
+            probe: probe of K steps.
         """
 
 
 def look_ahead(
-    criterion: str, model: nn.Module, mask: Mask, batches: Batches, columns: Sequence[Probed]
+    criterion: str, model: nn.Module, mask: Mask, scoring: Scoring, columns: Sequence[Probed]
 ) -> dict[str, Tensor]:
-    """What a probe sees, float32 (P,) by column; the model is left bit for bit as it was.
+    """Train ahead and return the columns of a probe, float32 (P,) by name; the model is restored bit for bit.
 
     Args:
-        criterion: that asks, for messages.
-        model: at its initial weights, the mask applied.
-        mask: what is left of it.
-        batches: with a learner as their attribute `learner`.
-        columns: what to measure.
+        criterion: name of the criterion in errors.
+        model: model at its initial weights, the mask applied.
+        mask: the weights that are not removed.
+        scoring: batches, and the learner that trains.
+        columns: names of the columns to measure.
 
     Raises:
-        UserError: the batches bring no learner; see `autosparse.training.train`.
+        UserError: there is no learner, or see `autosparse.training.train`.
     """
-    learner: Learner | None = getattr(batches, "learner", None)
+    learner: Learner | None = scoring.learner
     if learner is None:
         raise UserError(LACKING.format(criterion))
     probe = Probe(mask.layout, learner.steps, columns, mask.kept.device)
@@ -150,6 +149,6 @@ def look_ahead(
                 parameter.copy_(value)
             parameter.grad = gradient
     if wrong := [name for name, values in probe.columns.items() if not values.isfinite().all()]:
-        check_finite(batches)
+        check_finite(scoring)
         raise UserError(f"{criterion}: after {learner.steps} steps {wrong[0]} is not finite; lower the learning rate")
     return probe.columns

@@ -1,7 +1,6 @@
-"""Pages: blocks of text, tables and pictures as one HTML file that needs nothing else, and as Markdown."""
+"""Pages: text, tables and charts as one HTML file that needs nothing else, and as Markdown."""
 
-from autosparse.page.chart import Chart, Spec, coded, numbered
-from autosparse.page.document import Document, Run
-from autosparse.page.tables import markdown
+from autosparse.page.chart import ROWS, Chart, View, number_series, series_encodings
+from autosparse.page.document import Document, markdown
 
-__all__ = ["Chart", "Document", "Run", "Spec", "coded", "markdown", "numbered"]
+__all__ = ["ROWS", "Chart", "Document", "View", "markdown", "number_series", "series_encodings"]

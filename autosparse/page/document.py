@@ -1,12 +1,10 @@
-"""A document in the making: blocks, written as one HTML page that needs nothing else and as Markdown."""
+"""A document of blocks, written as one HTML page that needs nothing else and as Markdown."""
 
 import base64
 import gzip
 import json
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -18,77 +16,58 @@ from markupsafe import Markup, escape
 
 from autosparse.files import replacing, write_text
 from autosparse.page.chart import COLORS, MARKERS, Chart, library, theme
-from autosparse.page.tables import grid, markdown
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A row of the table of runs, and what its own page shows."""
-
-    name: str
-    """The title of its page."""
-    label: str
-    """Its name in the table, where the other columns say the rest."""
-    cells: Mapping[str, str | float | None]
-    """The row, by column; the label stands before it."""
-    texts: Mapping[str, str] = field(default_factory=dict)
-    """Commands, files and logs, by heading."""
-    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    """Tables, by heading."""
-    chart: Chart | None = None
-    """A picture."""
 
 
 class Document:
-    """Collects blocks; `write` makes `index.html` and `report.md` of them, beside the folder `figures`.
+    """Collects blocks; `write` makes `index.html`, `report.md` and the folder `figures` of them.
 
     Args:
-        folder: where to write; what an earlier report left there is replaced file by file.
-        title: what the page is called.
+        folder: folder to write to; files of an earlier report are replaced one by one.
+        title: title of the page.
     """
 
     def __init__(self, folder: Path, title: str = "AutoSparse report") -> None:
         self.folder, self._title = folder, title
         self._blocks: list[dict[str, Any]] = []
         self._markdown = [f"# {title}"]
-        self._charts: list[Chart] = []
-        self._runs: Sequence[Run] = ()
+        self._rows: pd.DataFrame | None = None
 
     def heading(self, text: str, level: int = 2) -> None:
-        """A heading; the title has level 1."""
-        self._add("heading", f"{'#' * level} {text}", text=text, level=level, id=f"part-{len(self._blocks)}")
+        """Add a heading; the title has level 1."""
+        self._add("heading", f"{'#' * level} {text}", text=text, level=level)
 
     def text(self, text: str) -> None:
-        """A paragraph."""
+        """Add a paragraph."""
         self._add("text", text, text=text)
 
     def note(self, text: str) -> None:
-        """A remark, in smaller letters."""
+        """Add a remark in smaller letters."""
         self._add("note", text, text=text)
 
     def code(self, text: str) -> None:
-        """A command."""
+        """Add a command."""
         self._add("code", f"    {text}", text=text)
 
     def table(self, frame: pd.DataFrame, caption: str = "") -> None:
-        """A table, its index as the first column; **bold** as in Markdown."""
-        self._table(caption, frame)
+        """Add a table whose first column is the index; cells may be **bold** as in Markdown."""
+        self._add("table", f"{caption}\n\n{markdown(frame)}".strip(), caption=caption, grid=_grid(frame))
 
     def tables(self, choices: Mapping[str, tuple[str, pd.DataFrame]], name: str = "measure") -> None:
-        """Tables of which the page shows one.
+        """Add tables, of which the page shows one.
 
         Args:
-            choices: caption and table by the value at which it is shown.
-            name: of the switch that has these values.
+            choices: caption and table for each value of the switch.
+            name: name of the switch.
         """
-        self.choice({value: partial(self._table, *found) for value, found in choices.items()}, name)
+        parts = {value: partial(self.table, frame, caption) for value, (caption, frame) in choices.items()}
+        self.choice(parts, name)
 
     def choice(self, parts: Mapping[str, Callable[[], object]], name: str) -> None:
-        """Add parts of which the page shows one, at first the first.
+        """Add parts, of which the page shows one, initially the first.
 
         Args:
-            parts: for each value at which a part is shown, a function that adds its blocks.
-            name: name of the switch that has these values.
+            parts: function that adds the blocks of a part, for each value of the switch.
+            name: name of the switch.
         """
         self._blocks.append({"kind": "choice", "name": name})
         for value, add in parts.items():
@@ -98,60 +77,66 @@ class Document:
         self._blocks.append({"kind": "end"})
 
     def switch(self, label: str, choices: Mapping[str, str], name: str = "measure") -> None:
-        """A choice that all charts and tables of the page follow.
+        """Add a switch that all charts and tables of the page follow; nothing if there is only one choice.
 
         Args:
-            label: what is chosen.
-            choices: labels by value, the first is chosen at first.
-            name: of the charts' parameter, and the tables' switch.
+            label: label of the switch.
+            choices: label of each value, the initial value first.
+            name: name of the parameter of charts, and of the tables' switch.
         """
         if len(choices) > 1:
             self._blocks.append({"kind": "switch", "label": label, "choices": choices, "name": name})
 
     def chart(self, chart: Chart, name: str, caption: str) -> None:
-        """A chart, also saved as SVG and PNG under `figures/NAME`."""
-        picture = chart.save(self.folder / "figures" / name)
-        text = f"![{caption}](figures/{name}.png)\n\n{caption}"
-        self._add("chart", text, number=len(self._charts), chart=chart, picture=_embedded(picture), caption=caption)
-        self._charts.append(chart)
+        """Add a chart, which `write` saves as `figures/NAME.svg` and `figures/NAME.png`, too."""
+        self._add("chart", f"![{caption}](figures/{name}.png)\n\n{caption}", chart=chart, name=name, caption=caption)
 
     def rows(self, *frames: pd.DataFrame) -> None:
-        """All results, as `results.csv`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self.folder / "results.csv") as temporary:
-            pd.concat([frame for frame in frames if len(frame)]).to_csv(temporary, index=False)
+        """Add the rows of all results, which `write` saves as `results.csv`."""
+        self._rows = pd.concat([frame for frame in frames if len(frame)])
         self._markdown.append("All rows: [results.csv](results.csv).")
 
-    def runs(self, runs: Sequence[Run]) -> None:
-        """A table of runs that is sorted and filtered, each with a page of its own.
+    def runs(self, table: pd.DataFrame, caption: str = "") -> None:
+        """Add the table of runs, which a reader can sort and filter; columns of numbers are aligned to the right.
 
-        Columns that say the same of all of them are left to these.
+        Columns that are the same for all runs are left out.
         """
-        self._runs = runs
-        columns = [
-            column
-            for column in dict.fromkeys(column for run in runs for column in run.cells)
-            if len(runs) == 1 or len({run.cells[column] for run in runs if run.cells.get(column) is not None}) > 1
+        table = table.loc[:, table.nunique(dropna=False) > 1] if len(table) > 1 else table
+        numbers = [pd.api.types.is_numeric_dtype(table[column]) for column in table]
+        rows = [
+            (name, [(_shown(v), "" if pd.isna(v) else v, number) for v, number in zip(values, numbers, strict=True)])
+            for name, values in zip(table.index, table.to_numpy(object), strict=True)
         ]
-        numbers = {column for column in columns if any(isinstance(run.cells.get(column), float) for run in runs)}
-        rows = [[_shown(run.cells.get(column)) for column in columns] for run in runs]
-        names = pd.Index([run.label for run in runs], name="run")
-        plain = markdown(pd.DataFrame(rows, names, columns, dtype=str))
-        self._add("runs", plain, runs=runs, columns=columns, numbers=numbers)
+        heads = [(str(table.index.name), False), *zip(table.columns, numbers, strict=True)]
+        plain = f"{caption}\n\n{markdown(table.astype(object).map(_shown))}".strip()
+        self._add("runs", plain, caption=caption, heads=heads, rows=rows)
 
-    def write(self) -> Path:
-        """Write the pages; returns the path of the HTML."""
+    def write(self, live: bool = False) -> Path:
+        """Write the page, the Markdown, the figures and the rows; return the path of the page.
+
+        Args:
+            live: write a page that follows the file that a server writes again; browsers draw its figures, and none are
+                saved. Default: False.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._rows is not None:
+            with replacing(self.folder / "results.csv") as temporary:
+                self._rows.to_csv(temporary, index=False)
+        charts = {k: block for k, block in enumerate(self._blocks) if block["kind"] == "chart"}
+        for block in () if live else charts.values():
+            block["picture"] = _embedded(block["chart"].save(self.folder / "figures" / block["name"]))
         environment = Environment(
             loader=PackageLoader("autosparse.page", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
-        environment.filters |= {"bold": _bold, "shown": _shown}
+        environment.filters["bold"] = _bold
         page = environment.get_template("page.html").render(
             title=self._title,
             blocks=self._blocks,
+            live=live,
             style=_asset("page.css"),
             script=_asset("page.js"),
-            library=Markup(library()) if self._charts or self._runs else "",
-            data=self._data(),
+            library=Markup(library()) if charts else "",
+            data=_packed({"theme": theme(), "charts": {k: block["chart"].to_json() for k, block in charts.items()}}),
             colors=COLORS,
             markers=MARKERS,
         )
@@ -159,28 +144,29 @@ class Document:
         write_text(self.folder / "report.md", "\n\n".join(self._markdown) + "\n")
         return self.folder / "index.html"
 
-    def _table(self, caption: str, frame: pd.DataFrame) -> None:
-        self._add("table", f"{caption}\n\n{markdown(frame)}".strip(), caption=caption, grid=grid(frame))
-
     def _add(self, kind: str, plain: str, **block: Any) -> None:
         self._blocks.append({"kind": kind, **block})
         self._markdown.append(plain)
 
-    def _data(self) -> str:
-        """What the script draws, compressed: the same words come in it a thousand times."""
-        runs = [
-            {
-                "name": run.name,
-                "cells": {column: _shown(value) for column, value in run.cells.items()},
-                "texts": run.texts,
-                "tables": {title: grid(table) for title, table in run.tables.items()},
-                "chart": run.chart and run.chart.to_json(),
-            }
-            for run in self._runs
-        ]
-        data = {"theme": theme(), "charts": [chart.to_json() for chart in self._charts], "runs": runs}
-        text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a data frame as a Markdown table whose first column is the index."""
+    header, *rows = [[cell.replace("|", "\\|") for cell in row] for row in _grid(table)]
+    lines = [header, ["---", *["---:"] * len(table.columns)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _grid(table: pd.DataFrame) -> list[list[str]]:
+    """Return header and rows as strings, the index as the first column."""
+    header = [str(table.index.name or ""), *map(str, table.columns)]
+    values: list[list[Any]] = table.to_numpy().tolist()
+    return [header, *([str(name), *map(str, row)] for name, row in zip(table.index, values, strict=True))]
+
+
+def _packed(data: dict[str, Any]) -> str:
+    """Return compressed JSON as text; the rows of charts repeat the same words a thousand times."""
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _asset(name: str) -> Markup:
@@ -193,12 +179,12 @@ def _embedded(picture: Path) -> str:
 
 
 def _bold(text: str) -> Markup:
-    """**bold** as HTML."""
+    """Turn **bold** into HTML."""
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(text))))
 
 
-def _shown(value: str | float | None) -> str:
-    """A cell: numbers in at most four digits, a dash where there is nothing."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+def _shown(value: Any) -> str:
+    """Format a cell: numbers with four digits, a dash for a missing value."""
+    if pd.isna(value):
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

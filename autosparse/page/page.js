@@ -1,6 +1,6 @@
 "use strict";
-/* What moves in a report: charts, switches, the table of runs and their pages, copies. Without it, or without
-   DecompressionStream, the static pictures and all tables stay as they are. */
+/* Charts, switches, copies and the table of runs. Without scripts or DecompressionStream, the page keeps its pictures
+   and tables. */
 (async () => {
   const element = (tag, content = "", attributes = {}) => {
     const made = Object.assign(document.createElement(tag), attributes);
@@ -13,18 +13,19 @@
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
   }
 
-  const { theme, charts, runs } = await unpacked(document.getElementById("data").textContent.trim());
+  const data = document.getElementById("data").textContent;
+  const { theme, charts } = await unpacked(data.trim());
   document.documentElement.classList.add("scripted");
 
-  // Charts: each view is drawn when it is about to be seen, and told then what is chosen.
+  // Charts: each figure is drawn when it is about to be seen, with the current choices.
 
-  const chosen = {}; // the switches of the page, by name
-  const drawn = new Map(); // the views of a figure, and what its own legend says
+  const chosen = {}; // the page's switches, by name
+  const drawn = new Map(); // the views of each figure and the state of its legend
 
   async function draw(figure, chart) {
     const place = figure.querySelector(".views");
     const titles = Object.keys(chart.views);
-    place.classList.toggle("several", titles[0] !== ""); // one that has a title is no wider than its like
+    place.classList.toggle("several", titles[0] !== ""); // a single view with a title is no wider than its neighbors
     const state = { views: [], parameters: { ...chart.parameters }, choices: chart.choices };
     drawn.set(figure, state);
     const parameters = () => ({ ...state.parameters, ...applied(chart.choices) });
@@ -32,12 +33,11 @@
       const plot = element("div", "", { className: "plot" });
       place.append(element("div", title ? [element("h4", title), plot] : [plot]));
       const spec = {
-        width: "container",
-        height: 300,
-        autosize: { type: "fit", contains: "padding" },
-        data: { values: chart.rows },
-        params: Object.entries(parameters()).map(([name, value]) => ({ name, value })),
         ...chart.views[title],
+        width: "container",
+        autosize: { type: "fit", contains: "padding" },
+        datasets: { rows: chart.rows },
+        params: Object.entries(parameters()).map(([name, value]) => ({ name, value })),
       };
       const config = { ...theme, legend: { ...theme.legend, disable: !chart.legend } };
       const tooltip = { disableDefaultStyle: true };
@@ -45,23 +45,23 @@
       state.views.push(result.view);
     }
     figure.classList.add("drawn");
-    for (const view of state.views) tell(view, parameters()); // what was chosen while it was drawn
+    for (const view of state.views) update(view, parameters()); // choices may have changed while it was drawn
   }
 
-  // What is chosen, where a chart knows it; else the first that it knows.
+  // The choices that a chart knows; for the others, its first value.
   function applied(choices) {
     const value = ([name, known]) => [name, known.includes(chosen[name]) ? chosen[name] : known[0]];
     return Object.fromEntries(Object.entries(choices).map(value));
   }
 
-  function tell(view, parameters) {
+  function update(view, parameters) {
     for (const [name, value] of Object.entries(parameters)) view.signal(name, value);
     view.runAsync();
   }
 
   function choose(name, value) {
     chosen[name] = value;
-    for (const { views, choices } of drawn.values()) for (const view of views) tell(view, applied(choices));
+    for (const { views, choices } of drawn.values()) for (const view of views) update(view, applied(choices));
     for (const group of document.querySelectorAll(`.switch[data-name="${name}"]`)) {
       const inputs = [...group.querySelectorAll("input")];
       (inputs.find((input) => input.value === value) ?? inputs[0]).checked = true;
@@ -77,14 +77,14 @@
     [...group.children].forEach((part, number) => { part.hidden = number > 0; });
   }
 
-  const seen = new IntersectionObserver((entries) => {
+  const observer = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
       if (!isIntersecting) continue;
-      seen.unobserve(target);
+      observer.unobserve(target);
       draw(target, charts[target.dataset.chart]);
     }
   }, { rootMargin: "400px" });
-  for (const figure of document.querySelectorAll("figure[data-chart]")) seen.observe(figure);
+  for (const figure of document.querySelectorAll("figure[data-chart]")) observer.observe(figure);
 
   document.addEventListener("change", ({ target }) => {
     const group = target.closest(".switch, .legend");
@@ -97,45 +97,42 @@
       };
       const state = drawn.get(group.closest("figure"));
       Object.assign(state.parameters, parameters);
-      for (const view of state.views) tell(view, parameters);
+      for (const view of state.views) update(view, parameters);
     }
   });
 
-  // Copies: what a table shows, in the order in which it shows it.
+  // Copies of a table have its current order and filter.
 
   const tex = { "\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}", "±": "$\\pm$", "→": "$\\to$",
     "–": "--" };
   const escaped = (text) => text.replace(/[\\^~±→–%&#_${}]/g, (character) => tex[character] ?? `\\${character}`);
-  const bold = { markdown: (text) => `**${text}**`, latex: (text) => `\\textbf{${text}}`, csv: (text) => text };
-  const plain = {
-    markdown: (text) => text.replace(/\|/g, "\\|"),
-    latex: escaped,
-    csv: (text) => (/[",\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text),
-  };
-  const written = {
-    csv: (rows) => rows.map((row) => row.join(",")),
-    markdown: ([header, ...rows]) =>
-      [header, header.map((_, number) => (number ? "---:" : "---")), ...rows].map((row) => `| ${row.join(" | ")} |`),
-    latex: ([header, ...rows]) => {
-      const line = (row) => `${row.join(" & ")} \\\\`;
-      const columns = `l${"r".repeat(header.length - 1)}`;
-      return [`\\begin{tabular}{${columns}}`, "\\toprule", line(header), "\\midrule", ...rows.map(line),
-        "\\bottomrule", "\\end{tabular}"];
+  const formats = {
+    markdown: {
+      cell: (text) => text.replace(/\|/g, "\\|"),
+      bold: (text) => `**${text}**`,
+      lines: ([header, ...rows]) =>
+        [header, header.map((_, number) => (number ? "---:" : "---")), ...rows].map((row) => `| ${row.join(" | ")} |`),
+    },
+    latex: {
+      cell: escaped,
+      bold: (text) => `\\textbf{${text}}`,
+      lines: ([header, ...rows]) => {
+        const line = (row) => `${row.join(" & ")} \\\\`;
+        return [`\\begin{tabular}{l${"r".repeat(header.length - 1)}}`, "\\toprule", line(header), "\\midrule",
+          ...rows.map(line), "\\bottomrule", "\\end{tabular}"];
+      },
+    },
+    csv: {
+      cell: (text) => (/[",\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text),
+      bold: (text) => text,
+      lines: (rows) => rows.map((row) => row.join(",")),
     },
   };
-
-  function copied(table, format) {
-    const rows = [...table.rows].filter((row) => !row.hidden).map((row) => [...row.cells].map((cell) => {
-      const text = plain[format](cell.textContent.trim());
-      return cell.querySelector("b") ? bold[format](text) : text;
-    }));
-    return `${written[format](rows).join("\n")}\n`;
-  }
 
   async function copy(text) {
     try {
       await navigator.clipboard.writeText(text);
-    } catch { // a browser that does not give the clipboard to a file
+    } catch { // some browsers deny files the clipboard
       const area = element("textarea", "", { value: text });
       document.body.append(area);
       area.select();
@@ -145,101 +142,74 @@
   }
 
   document.addEventListener("click", async ({ target }) => {
-    const format = target.dataset?.copy;
+    const format = formats[target.dataset?.copy];
     if (!format) return;
+    const rows = [...target.closest(".table").querySelector("table").rows].filter((row) => !row.hidden);
+    const cells = rows.map((row) => [...row.cells].map((cell) => {
+      const text = format.cell(cell.textContent.trim());
+      return cell.querySelector("b") ? format.bold(text) : text;
+    }));
+    await copy(`${format.lines(cells).join("\n")}\n`);
     const status = target.parentElement.querySelector("[role=status]");
-    await copy(copied(target.closest(".table").querySelector("table"), format));
     status.textContent = "copied";
     setTimeout(() => { status.textContent = ""; }, 2000);
   });
 
-  // The table of runs.
+  // The table of runs: sorted by the chosen column, filtered by words.
 
-  for (const table of document.querySelectorAll("table.sortable")) {
-    const [body] = table.tBodies;
-    [...table.tHead.rows[0].cells].forEach((header, column) => {
-      const button = element("button", header.textContent, { type: "button" });
-      header.replaceChildren(button);
-      button.addEventListener("click", () => {
-        const up = header.getAttribute("aria-sort") !== "ascending";
-        for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-        header.setAttribute("aria-sort", up ? "ascending" : "descending");
-        const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
-        const numeric = header.classList.contains("number");
-        const sign = up ? 1 : -1;
-        const compared = (a, b) => {
-          if (a === "" || b === "") return (a === "") - (b === ""); // what is not known comes last, either way
-          return sign * (numeric ? a - b : a.localeCompare(b, "en", { numeric: true }));
-        };
-        body.append(...[...body.rows].sort((a, b) => compared(value(a), value(b))));
-      });
-    });
-    const filter = document.getElementById("filter");
-    const status = filter.parentElement.querySelector("[role=status]");
-    const narrow = () => {
-      const words = filter.value.toLowerCase().split(/\s+/);
-      for (const row of body.rows) {
-        const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
-        row.hidden = !words.every((word) => text.includes(word));
-      }
-      status.textContent = `${[...body.rows].filter((row) => !row.hidden).length} of ${body.rows.length} runs`;
+  const table = document.querySelector("table.sortable");
+  if (!table) return;
+  const [body] = table.tBodies;
+  const headers = [...table.tHead.rows[0].cells];
+  const filter = document.getElementById("filter");
+
+  function arrange() {
+    const words = filter.value.toLowerCase().split(/\s+/);
+    for (const row of body.rows) {
+      const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+    }
+    const shown = [...body.rows].filter((row) => !row.hidden).length;
+    filter.parentElement.querySelector("[role=status]").textContent = `${shown} of ${body.rows.length} runs`;
+    const column = headers.findIndex((header) => header.hasAttribute("aria-sort"));
+    if (column < 0) return;
+    const sign = headers[column].getAttribute("aria-sort") === "ascending" ? 1 : -1;
+    const numeric = headers[column].classList.contains("number");
+    const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
+    const compare = (a, b) => {
+      if (a === "" || b === "") return (a === "") - (b === ""); // missing values come last in either order
+      return sign * (numeric ? a - b : a.localeCompare(b, "en", { numeric: true }));
     };
-    filter.addEventListener("input", narrow);
-    narrow();
+    body.append(...[...body.rows].sort((a, b) => compare(value(a), value(b))));
   }
 
-  // A page for each run, at #run=NUMBER.
-
-  const main = document.getElementById("main");
-  const header = document.querySelector("header");
-  const article = document.getElementById("run");
-  const title = document.title;
-  let left = 0; // where the report was scrolled to
-
-  function tableOf([head, ...rows]) {
-    const line = (row, tag) => element("tr", row.map((cell, number) => element(number ? tag : "th", cell)));
-    const table = element("table", [element("thead", line(head, "th")), element("tbody", rows.map((row) => line(row, "td")))]);
-    const scroll = element("div", table, { className: "scroll", tabIndex: 0 });
-    return element("div", [scroll, document.getElementById("copies").content.cloneNode(true)], { className: "table" });
+  for (const header of headers) {
+    const button = element("button", header.textContent, { type: "button" });
+    header.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const order = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+      for (const other of headers) other.removeAttribute("aria-sort");
+      header.setAttribute("aria-sort", order);
+      arrange();
+    });
   }
+  filter.addEventListener("input", arrange);
+  arrange();
 
-  function show(number) {
-    const run = runs[number];
-    const beside = (other, label) => runs[other] && element("a", label, { href: `#run=${other}` });
-    const back = element("a", "← the report", { href: "#", className: "home" });
-    const links = [back, beside(number - 1, "previous run"), beside(number + 1, "next run")].filter(Boolean);
-    const facts = Object.entries(run.cells).filter(([, value]) => value !== "–")
-      .map(([name, value]) => element("div", [element("dt", name), element("dd", value)]));
-    const parts = [element("nav", links, { className: "back" }), element("h1", run.name), element("dl", facts)];
-    let figure = null;
-    if (run.chart) {
-      figure = element("figure", element("div", "", { className: "views" }));
-      parts.push(figure);
-    }
-    for (const [heading, rows] of Object.entries(run.tables)) parts.push(element("h2", heading), tableOf(rows));
-    for (const [heading, text] of Object.entries(run.texts)) parts.push(element("h2", heading), element("pre", text));
-    article.replaceChildren(...parts);
-    document.title = `${run.name} – ${title}`;
-    if (figure) draw(figure, run.chart);
-  }
+  // A live page: new states replace the table's rows; new results or columns load the page anew.
 
-  function follow() {
-    const number = Number(/^#run=(\d+)$/.exec(location.hash)?.[1] ?? NaN);
-    const open = number in runs;
-    if (open && article.hidden) left = scrollY;
-    for (const figure of drawn.keys()) if (article.contains(figure)) drawn.delete(figure);
-    article.hidden = !open;
-    main.hidden = header.hidden = open;
-    if (open) {
-      show(number);
-      article.focus({ preventScroll: true });
-      scrollTo({ top: 0, behavior: "instant" });
+  const timer = document.body.dataset.live && setInterval(async () => {
+    const page = new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
+    const next = page.querySelector("table.sortable");
+    const names = (row) => [...row.cells].map((cell) => cell.textContent).join();
+    const same = next && names(next.tHead.rows[0]) === names(table.tHead.rows[0]);
+    if (!same || page.getElementById("data").textContent !== data || !page.body.dataset.live) {
+      clearInterval(timer);
+      location.reload();
     } else {
-      document.title = title;
-      if (article.firstChild) scrollTo({ top: left, behavior: "instant" });
-      article.replaceChildren();
+      body.replaceChildren(...next.tBodies[0].rows);
+      document.querySelector(".runs .caption").textContent = page.querySelector(".runs .caption").textContent;
+      arrange();
     }
-  }
-  addEventListener("hashchange", follow);
-  follow();
+  }, 5000);
 })();

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from autosparse.lazy import lazily
 
 if TYPE_CHECKING:
-    from autosparse.store.loader import Counters, TripleLoader
+    from autosparse.store.loader import Counters, TripleLoader, Triples, sample, samples
     from autosparse.store.reader import TripleStore
-    from autosparse.store.triples import Triples, sample, samples
     from autosparse.store.writer import TripleWriter
 
 __all__ = ["Counters", "TripleLoader", "TripleStore", "TripleWriter", "Triples", "sample", "samples"]

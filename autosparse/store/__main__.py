@@ -31,41 +31,39 @@ class Arguments:
 
 def main(a: Arguments) -> None:
     """Run the action."""
-    if a.action == "export" and not a.to:
-        raise UserError(f"export needs a target: python -m autosparse.store export {a.path} OUT.npz")
-    if a.to and a.action != "export":
+    if a.action == "export":
+        if not a.to:
+            raise UserError(f"export needs a target: python -m autosparse.store export {a.path} OUT.npz")
+        store = TripleStore.open(a.path)
+        export(store, Path(a.to))
+        print(f"{a.to}: {len(store):,} triples, {format_size(Path(a.to).stat().st_size)}")
+        return
+    if a.to:
         raise UserError(f"{a.action} takes one path, got {a.to!r} as well")
-    {"info": _info, "verify": _verify, "export": _export}[a.action](a)
-
-
-def _info(a: Arguments) -> None:
     store = TripleStore.open(a.path, unfinished=True)
+    if a.action == "info":
+        _print_info(store)
+        return
+    lines = problems(store)
+    for line in lines:
+        print(line, file=sys.stderr)
+    if lines:
+        raise UserError(f"{store.storage}: {len(lines)} problem{'s' * (len(lines) > 1)}")
+    done = f"{max(len(store.densities) - 1, 0)} of {store.iterations} iterations"
+    print(f"{store.storage}: {'whole' if store.complete else f'unfinished ({done}), committed files are whole'}")
+
+
+def _print_info(store: TripleStore) -> None:
+    size = sum(entry["size"] for entry in store.ledger.files.values())
     print(f"path         {store.storage}")
     print(f"complete     {'yes' if store.complete else 'no'}")
     print(f"parameters   {len(store):,} in {len(store.layout.layers)} layers")
     print(f"iterations   {len(store.densities) - 1} of {store.iterations}")
     print(f"density      {store.densities[-1]:.6f}" if store.densities else "density      -")
-    print(f"size         {format_size(store.nbytes)} in {len(store.files)} files")
-    print(f"shards       {store.grid.shards} an array, of {store.grid.shard:,} in chunks of {store.grid.chunk:,}")
+    print(f"size         {format_size(size)} in {len(store.ledger.files)} files")
+    print(f"shards       {store.grid.shards} per array, of {store.grid.shard:,} in chunks of {store.grid.chunk:,}")
     print(f"fingerprint  {store.fingerprint}")
     print(f"run          {json.dumps(store.run)}")
-
-
-def _verify(a: Arguments) -> None:
-    store = TripleStore.open(a.path, unfinished=True)
-    found = problems(store)
-    for line in found:
-        print(line, file=sys.stderr)
-    if found:
-        raise UserError(f"{store.storage}: {len(found)} problem{'s' * (len(found) > 1)}")
-    done = f"{max(len(store.densities) - 1, 0)} of {store.iterations} iterations"
-    print(f"{store.storage}: {'whole' if store.complete else f'unfinished ({done}), what is there is whole'}")
-
-
-def _export(a: Arguments) -> None:
-    store = TripleStore.open(a.path)
-    export(store, Path(a.to))
-    print(f"{a.to}: {len(store):,} triples, {format_size(Path(a.to).stat().st_size)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A store as one file for other tools: NumPy's .npz, Parquet or a compressed Zarr, written a window at a time."""
+"""Export of a store to one file for other tools: NumPy's .npz, Parquet or a compressed Zarr."""
 
 import json
 import zipfile
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 from zarr.storage import ZipStore
 
@@ -19,19 +18,23 @@ _ARRAYS = ("theta", "grad", "survival")
 
 
 def export(store: TripleStore, path: Path) -> None:
-    """Write theta, grad and survival, and which layer each parameter is of.
+    """Write theta, grad, survival and the layer of each parameter to one file, block by block.
 
     - `.npz`: arrays `theta`, `grad`, `survival` (P,); `layer_names` and `layer_sizes` (layers,), in the order of the
       parameters; `densities` (N + 1,).
-    - `.parquet`: a row a parameter, columns `layer`, `theta`, `grad`, `survival`; densities and what made the store as
-      JSON in the metadata, under `autosparse`. Needs pyarrow.
+    - `.parquet`: one row per parameter, columns `layer`, `theta`, `grad`, `survival`; densities and the run's metadata
+      as JSON in the file's metadata, under `autosparse`. Needs pyarrow.
     - `.zarr.zip`: Zarr arrays `theta`, `grad`, `survival` (P,), compressed by Blosc; `layer_names`, `layer_sizes`,
-      `densities` and what made the store are attributes of the group.
+      `densities` and the run's metadata are attributes of the group.
 
-    The file is there whole or not at all.
+    The file appears whole or not at all.
+
+    Args:
+        store: store to export.
+        path: file to write; its ending selects the format.
 
     Raises:
-        UserError: another ending, or pyarrow is not installed.
+        UserError: the ending is unknown, or pyarrow is not installed.
         StoreError: the store is damaged.
     """
     write = next((write for ending, write in _WRITERS.items() if path.name.endswith(ending)), None)
@@ -42,23 +45,17 @@ def export(store: TripleStore, path: Path) -> None:
 
 
 def _write_npz(store: TripleStore, path: Path) -> None:
-    layers = store.layout.layers
     with zipfile.ZipFile(path, "w") as archive:
-        for name in _ARRAYS:  # one after the other: an archive has one open file
+        for name in _ARRAYS:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                kind = getattr(store, name)(slice(0, 1)).dtype
-                head = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (len(store),)}
-                np.lib.format.write_array_header_1_0(file, head)
+                descr = np.lib.format.dtype_to_descr(store.formats[name].dtype)
+                header = {"descr": descr, "fortran_order": False, "shape": (len(store),)}
+                np.lib.format.write_array_header_1_0(file, header)
                 for _, columns in store.scan(name):
                     file.write(columns[name].data)
-        small: dict[str, NDArray[Any]] = {
-            "layer_names": np.array([layer.name for layer in layers]),
-            "layer_sizes": np.array([layer.size for layer in layers]),
-            "densities": np.array(store.densities),
-        }
-        for name, values in small.items():
+        for name, values in _layers(store).items():
             with archive.open(f"{name}.npy", "w") as file:
-                np.lib.format.write_array(file, values)
+                np.lib.format.write_array(file, np.array(values))
 
 
 def _write_parquet(store: TripleStore, path: Path) -> None:
@@ -70,44 +67,42 @@ def _write_parquet(store: TripleStore, path: Path) -> None:
     names = pyarrow.array([layer.name for layer in store.layout.layers])
     ends = np.cumsum([layer.size for layer in store.layout.layers])
     about = json.dumps({"densities": store.densities, "iterations": store.iterations, "run": store.run})
-    writer = None
-    try:
-        for window, columns in store.scan(*_ARRAYS):
-            number = np.searchsorted(ends, np.arange(window.start, window.stop), side="right").astype(np.int32)
+    schema = pyarrow.schema(
+        [
+            ("layer", pyarrow.dictionary(pyarrow.int32(), pyarrow.string())),
+            *((name, pyarrow.from_numpy_dtype(store.formats[name].dtype)) for name in _ARRAYS),
+        ],
+        metadata={"autosparse": about},
+    )
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        for block, columns in store.scan(*_ARRAYS):
+            number = np.searchsorted(ends, np.arange(block.start, block.stop), side="right").astype(np.int32)
             layer = pyarrow.DictionaryArray.from_arrays(number, names)
-            table = pyarrow.table({"layer": layer, **columns})
-            if writer is None:
-                schema = table.schema.with_metadata({"autosparse": about})
-                writer = pyarrow.parquet.ParquetWriter(path, schema)
-            writer.write_table(table.replace_schema_metadata(schema.metadata))
-    finally:
-        if writer is not None:
-            writer.close()
+            writer.write_table(pyarrow.table({"layer": layer, **columns}, schema=schema))
 
 
 def _write_zarr(store: TripleStore, path: Path) -> None:
-    # the bits of each place side by side: counts and exponents repeat, the lower bits of a float do not
-    packed = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")
-    layers = store.layout.layers
-    about = {
-        "layer_names": [layer.name for layer in layers],
-        "layer_sizes": [layer.size for layer in layers],
-        "densities": store.densities,
-        "run": store.run,
-    }
+    # Bit shuffle groups bits of equal significance: counts and exponents repeat, the lower bits of a float do not.
+    codec = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")
     with ZipStore(path, mode="w") as archive:
-        group = zarr.create_group(archive, attributes=about)
+        group = zarr.create_group(archive, attributes={**_layers(store), "run": store.run})
         for name in _ARRAYS:
             array = group.create_array(
                 name,
                 shape=(len(store),),
                 chunks=(store.grid.chunk,),
-                dtype=getattr(store, name)(slice(0, 1)).dtype,
-                compressors=packed,
+                dtype=store.formats[name].dtype,
+                compressors=codec,
                 dimension_names=("parameter",),
             )
-            for window, columns in store.scan(name):
-                array[window] = columns[name]
+            for block, columns in store.scan(name):
+                array[block] = columns[name]
+
+
+def _layers(store: TripleStore) -> dict[str, list[Any]]:
+    layers = store.layout.layers
+    names, sizes = [layer.name for layer in layers], [layer.size for layer in layers]
+    return {"layer_names": names, "layer_sizes": sizes, "densities": store.densities}
 
 
 _WRITERS = {".npz": _write_npz, ".parquet": _write_parquet, ".zarr.zip": _write_zarr}

@@ -1,16 +1,17 @@
-"""Which samples come when: policy alone, no reading.
+"""The order of samples: which samples each batch holds. This is policy alone; nothing is read.
 
-All stores' parameters lie on one line, cut into chunks. An epoch turns the line by a random offset and cuts it into
-*lanes* of equal shares, each of which gives its columns of every batch: so every batch holds something of everywhere.
-Within a lane the chunks are permuted and cut into windows of a few chunks, and the samples of a window are permuted.
-All of it is a function of (seed, epoch), so any batch can be found without going through those before it; each of
-several processes reads its own lanes; and memory is bounded by a window a lane.
+The chunks of all stores, end to end, are the sample sequence. An epoch rotates the sequence by a random offset and cuts
+it into *streams* of equal length. Each stream fills its own columns of every batch, so every batch has samples from the
+whole sequence. Within a stream the chunks are permuted and grouped into *shuffle buffers* of a few chunks, and the
+samples of a shuffle buffer are permuted. All of it is a function of (seed, epoch). Therefore any batch is found without
+going through earlier ones, each of several processes reads only its own streams, and the shuffle buffers bound the
+memory.
 
-An epoch has as many batches as there are whole ones. What is left over, less than one batch, is left out; which
-samples these are changes from epoch to epoch. Only where there is less than one batch in all, that is the batch.
+An epoch consists of full batches. The last partial batch is dropped; the dropped samples differ from epoch to epoch. If
+there is less than one full batch, the epoch is one smaller batch.
 
-One parameter in ten is held out: of each ten in a row, the one that a hash of their number and of the seed picks, so
-that the split is the same for every run and the number of samples in a range is known without hashing it.
+One parameter in ten is held out: a hash of the group's number and the seed picks one of each ten in a row. The split is
+therefore the same for every run, and the number of samples in a range is known without hashing the range.
 """
 
 from dataclasses import dataclass, replace
@@ -21,12 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from autosparse import seeds
 from autosparse.config import Config
 from autosparse.errors import UserError, unknown
-from autosparse.seeds import stream
 
 Part = Literal["train", "held-out", "all"]
-STRIDE = 10
+_GROUP = 10  # parameters, of which one is held out
 
 
 def part_indices(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
@@ -39,8 +40,8 @@ def part_indices(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int
         raise unknown("part", part, get_args(Part))
     if part == "all":
         return np.arange(stop - start)
-    groups = np.arange(start // STRIDE, -(-stop // STRIDE), dtype=np.uint64)
-    held = (groups * np.uint64(STRIDE) + _hash(groups, seed) % np.uint64(STRIDE)).astype(np.int64) - start
+    groups = np.arange(start // _GROUP, -(-stop // _GROUP), dtype=np.uint64)
+    held = (groups * np.uint64(_GROUP) + _hash(groups, seed) % np.uint64(_GROUP)).astype(np.int64) - start
     held = held[(held >= 0) & (held < stop - start)]
     if part == "held-out":
         return held
@@ -50,46 +51,37 @@ def part_indices(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int
 
 
 def part_size(start: int, stop: int, seed: int, part: Part) -> int:
-    """How many of the flat indices start..stop belong to a part of the split."""
+    """Return how many of the flat indices start..stop belong to a part of the split."""
     if part == "all":
         return stop - start
-    first, last = -(-start // STRIDE) * STRIDE, stop // STRIDE * STRIDE
-    if first >= last:
-        n = len(part_indices(start, stop, seed, "held-out"))
-    else:
-        n = (last - first) // STRIDE
-        n += len(part_indices(start, first, seed, "held-out")) + len(part_indices(last, stop, seed, "held-out"))
-    return n if part == "held-out" else stop - start - n
+    first = min(-(-start // _GROUP) * _GROUP, stop)
+    last = max(stop // _GROUP * _GROUP, first)
+    ends = (start, first), (last, stop)  # partial groups
+    held = (last - first) // _GROUP + sum(len(part_indices(*end, seed, "held-out")) for end in ends)
+    return held if part == "held-out" else stop - start - held
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk of a store, or what a lane has of it: which of the part's samples, where not all of them.
-
-    Attributes:
-        store: number of the store.
-        start, stop: flat indices.
-        copy: how many times the chunk came before, in a store with a weight above 1.
-        samples: how many there are, of which `skip` are passed over and `take` taken.
-    """
+    """A chunk of a store, or the slice of its samples that belongs to one stream."""
 
     store: int
-    start: int
-    stop: int
-    copy: int
-    samples: int
-    skip: int
-    take: int
+    start: int  # first flat index
+    stop: int  # flat index after the last
+    copy: int  # number of earlier copies, if the store has a weight above 1
+    samples: int  # number of samples in the chunk
+    skip: int  # number of samples before the slice
+    take: int  # number of samples in the slice
 
 
 @dataclass(frozen=True)
-class Window:
-    """Chunks whose samples are mixed, and where the window starts among the samples of its lane."""
+class ShuffleBuffer:
+    """Chunks whose samples are permuted together."""
 
-    lane: int
-    number: int
-    start: int
-    size: int
+    stream: int
+    number: int  # number of the shuffle buffer in its stream
+    start: int  # position of its first sample in the stream
+    size: int  # number of samples
     chunks: tuple[Chunk, ...]
 
 
@@ -97,149 +89,127 @@ class Window:
 class Order(Config):
     """The order of one epoch.
 
-    Attributes:
-        sizes: parameters in each store.
-        chunks: parameters in a chunk of each store.
-        batch_size: of the global batch.
-        seed: of the permutations and the split.
-        epoch: counted from 0; every epoch has an order of its own.
-        part: of the split.
-        lanes: into how many the line is cut, at most; fewer if a batch is smaller.
-        mix: chunks in a window.
-        weights: how often each store's samples come in an epoch, 1 once; with a fraction, a share of them redrawn
-            in every epoch. None for once each.
+    The weights are how many times each store's samples occur in an epoch; a fraction is drawn anew in every epoch.
     """
 
-    sizes: tuple[int, ...]
-    chunks: tuple[int, ...]
-    batch_size: int
+    store_sizes: tuple[int, ...]  # number of parameters of each store
+    chunk_sizes: tuple[int, ...]  # number of parameters per chunk of each store
+    batch_size: int  # number of samples per global batch
     seed: int = 0
     epoch: int = 0
     part: Part = "train"
-    lanes: int = 48
-    mix: int = 1
+    streams: int = 48  # at most; a smaller batch has fewer
+    chunks_per_buffer: int = 1
     weights: tuple[float, ...] | None = None
 
     @cached_property
-    def line(self) -> list[Chunk]:
+    def sequence(self) -> list[Chunk]:
         """All chunks, store after store."""
-        found = []
-        for k, (size, width) in enumerate(zip(self.sizes, self.chunks, strict=True)):
+        chunks = []
+        for k, (size, width) in enumerate(zip(self.store_sizes, self.chunk_sizes, strict=True)):
             weight = self.weights[k] if self.weights else 1.0
             for copy in range(int(np.ceil(weight))):
-                share = min(1.0, weight - copy)
+                fraction = min(1.0, weight - copy)
                 for start in range(0, size, width):
                     stop = min(start + width, size)
-                    n = int(part_size(start, stop, self.seed, self.part) * share)
-                    found.append(Chunk(k, start, stop, copy, n, 0, n))
-        return found
+                    n = int(part_size(start, stop, self.seed, self.part) * fraction)
+                    chunks.append(Chunk(k, start, stop, copy, n, 0, n))
+        return chunks
 
     def __len__(self) -> int:
-        """Samples on the line."""
+        """Return the number of samples in the sequence."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
     @property
     def batches(self) -> int:
-        """Batches in the epoch."""
-        return len(self) // self.size
+        """Number of batches in the epoch."""
+        return len(self) // self.effective_batch_size
 
     @cached_property
-    def size(self) -> int:
-        """Samples in a batch: the batch size, or all there are where that is less (a multiple of the lanes)."""
+    def effective_batch_size(self) -> int:
+        """The batch size or, if there are fewer samples, as many as there are (a multiple of the streams)."""
         if len(self) >= self.batch_size:
             return self.batch_size
-        lanes = min(self.lanes, self.batch_size)
-        if len(self) < lanes:
+        streams = min(self.streams, self.batch_size)
+        if len(self) < streams:
             raise UserError(f"{len(self)} triples are too few for batches of {self.batch_size}")
-        return len(self) // lanes * lanes
+        return len(self) // streams * streams
 
     @property
-    def number_of_lanes(self) -> int:
-        """How many there are."""
-        return min(self.lanes, self.size)
+    def stream_count(self) -> int:
+        """Number of streams."""
+        return min(self.streams, self.effective_batch_size)
 
-    def columns(self, lane: int) -> slice:
-        """The part of every batch that a lane gives."""
-        return slice(self.size * lane // self.number_of_lanes, self.size * (lane + 1) // self.number_of_lanes)
+    def columns(self, stream: int) -> slice:
+        """Return the columns of every batch that a stream fills."""
+        size, count = self.effective_batch_size, self.stream_count
+        return slice(size * stream // count, size * (stream + 1) // count)
 
-    def windows(self, lane: int) -> list[Window]:
-        """The windows of a lane in the order in which they come."""
-        columns, total = self.columns(lane), len(self)
-        first, last = (self._offset + total * column // self.size for column in (columns.start, columns.stop))
+    def buffers(self, stream: int) -> list[ShuffleBuffer]:
+        """Return the shuffle buffers of a stream in order."""
+        columns, total = self.columns(stream), len(self)
+        first, last = (self._offset + total * k // self.effective_batch_size for k in (columns.start, columns.stop))
         chunks = self._cut(first, min(last, total)) + self._cut(max(first, total) - total, max(last, total) - total)
-        order = self._generator(1, lane).permutation(len(chunks))
-        found, start = list[Window](), 0
-        for number, k in enumerate(range(0, len(chunks), self.mix)):
-            chosen = tuple(chunks[j] for j in order[k : k + self.mix])
+        permutation = self._generator(1, stream).permutation(len(chunks))
+        buffers, start = list[ShuffleBuffer](), 0
+        for number, k in enumerate(range(0, len(chunks), self.chunks_per_buffer)):
+            chosen = tuple(chunks[j] for j in permutation[k : k + self.chunks_per_buffer])
             size = sum(chunk.take for chunk in chosen)
-            found.append(Window(lane, number, start, size, chosen))
+            buffers.append(ShuffleBuffer(stream, number, start, size, chosen))
             start += size
-        return found
+        return buffers
 
     def samples(self, chunk: Chunk) -> NDArray[np.int64]:
-        """The samples of a chunk, ascending, counted from its start."""
-        chosen = _of_chunk(chunk.start, chunk.stop, self.seed, self.part)
+        """Return the samples of a chunk's slice, ascending, counted from the start of the chunk."""
+        chosen = _chunk_indices(chunk.start, chunk.stop, self.seed, self.part)
         if chunk.samples < len(chosen):
             generator = self._generator(2, chunk.store, chunk.start, chunk.copy)
             chosen = np.sort(generator.choice(chosen, chunk.samples, replace=False, shuffle=False))
         return chosen[chunk.skip : chunk.skip + chunk.take]
 
-    def permutation(self, window: Window) -> NDArray[np.int64]:
-        """The order of the samples within a window, which lie chunk after chunk, index after index, before it."""
-        seed = stream("order of triples", self.seed, self.epoch, 3, window.lane, window.number)
-        # not NumPy's, which holds the interpreter's lock while it works
-        return torch.randperm(window.size, generator=torch.Generator().manual_seed(seed)).numpy()
-
-    def indices(self, batch: int) -> NDArray[np.int64]:
-        """Store and flat index of every sample of a batch, (2, B): for those who check what `TripleLoader` reads."""
-        parts = []
-        for lane in range(self.number_of_lanes):
-            columns = self.columns(lane)
-            width = columns.stop - columns.start
-            start, stop = batch * width, (batch + 1) * width
-            for window in self.windows(lane):
-                if window.start < stop and start < window.start + window.size:
-                    chunks = [(np.full(b.take, b.store), b.start + self.samples(b)) for b in window.chunks]
-                    both = np.concatenate(chunks, axis=1)[:, self.permutation(window)]
-                    parts.append(both[:, max(start - window.start, 0) : stop - window.start])
-        return np.concatenate(parts, axis=1)
+    def permutation(self, buffer: ShuffleBuffer) -> NDArray[np.int64]:
+        """Return the permutation of a shuffle buffer's samples, which are given chunk after chunk, ascending."""
+        seed = seeds.stream("order of triples", self.seed, self.epoch, 3, buffer.stream, buffer.number)
+        # NumPy would hold the interpreter's lock meanwhile.
+        return torch.randperm(buffer.size, generator=torch.Generator().manual_seed(seed)).numpy()
 
     @cached_property
     def _offset(self) -> int:
-        """By how much the line is turned."""
+        """Random offset by which the sequence is rotated."""
         return int(self._generator(0).integers(len(self)))
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
-        return np.cumsum([chunk.take for chunk in self.line])
+        return np.cumsum([chunk.take for chunk in self.sequence])
 
     def _cut(self, start: int, stop: int) -> list[Chunk]:
-        """The chunks of a part of the line, the first and the last cut where it starts and stops."""
-        found = []
-        for k in range(int(np.searchsorted(self._ends, start, side="right")), len(self.line)):
-            chunk, end = self.line[k], int(self._ends[k])
+        """Return the chunks between two positions of the sequence, the first and the last one sliced."""
+        chunks = []
+        for k in range(int(np.searchsorted(self._ends, start, side="right")), len(self.sequence)):
+            chunk, end = self.sequence[k], int(self._ends[k])
             begin = end - chunk.take
             if begin >= stop:
                 break
             skip = max(start - begin, 0)
             if take := min(stop, end) - begin - skip:
-                found.append(replace(chunk, skip=skip, take=take))
-        return found
+                chunks.append(replace(chunk, skip=skip, take=take))
+        return chunks
 
     def _generator(self, *purpose: int) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(stream("order of triples", self.seed, self.epoch, *purpose)))
+        seed = seeds.stream("order of triples", self.seed, self.epoch, *purpose)
+        return np.random.Generator(np.random.PCG64(seed))
 
 
-@lru_cache(maxsize=4)  # neighbouring lanes share a chunk, all of them where a store is small
-def _of_chunk(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
-    """`part_indices`, read-only."""
+@lru_cache(maxsize=4)  # neighbouring streams share a chunk; in a small store all do
+def _chunk_indices(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
+    """Return `part_indices`, read-only."""
     chosen = part_indices(start, stop, seed, part)
     chosen.flags.writeable = False
     return chosen
 
 
 def _hash(x: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """splitmix64 (Steele et al. 2014)."""
+    """Return splitmix64 of x (Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         z = x + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

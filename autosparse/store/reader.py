@@ -1,7 +1,6 @@
-"""Reading a triple store: nothing comes back as data that was not written and committed."""
+"""Read a triple store: only values that were written and committed are returned."""
 
-import errno
-import json
+import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,149 +13,133 @@ from numpy.typing import NDArray
 from autosparse.errors import StoreError
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
-from autosparse.store import shards
-from autosparse.store.schema import (
-    MARKER,
-    RECOVERY,
-    SCHEMA_VERSION,
-    WINDOW,
-    Grid,
-    Ledger,
-    checksums,
-    entry,
-    forms,
-    metadata_of,
-    shard_path,
-)
+from autosparse.store import schema
+from autosparse.store.schema import MARKER, METADATA, RECOVERY, Grid, shard_path
+from autosparse.store.shards import ShardFormat
 from autosparse.store.storage import Storage, storage_of
 
-_ERRORS = (ValueError, RuntimeError, OSError)  # a checksum, the machine, the disk
+_READERS = 2  # threads of a scan
 
 
 class TripleStore:
     """The triples of one run, read in slices of the flat index space.
 
-    May be pickled (the other process reopens it), and read by several threads at once.
+    A store can be pickled (the other process reopens it) and read by several threads at once.
 
     Attributes:
-        storage: where it lies.
-        layout: the index space.
-        grid: how it is cut into shards and chunks.
-        iterations: N.
-        columns: what a probe measured in each iteration, by name, see `probe`.
-        densities: share kept by m_0, m_1, ... as far as committed.
-        run: what made the store, as it was given to `TripleWriter.open`.
-        beside: digests of what the run keeps beside the store, see `autosparse.store.beside`.
-        complete: whether the run was finished.
-        fingerprint: hex digits that change with any byte committed.
+        storage: folder or bucket of the store.
+        layout: index space of the parameters.
+        grid: cut of the index space into shards and chunks.
+        formats: format of each array's shards.
+        iterations: number of iterations of the run, N.
+        columns: names of the columns that a probe measured in each iteration, see `probe`.
+        densities: density of m_0, m_1, ..., as far as committed.
+        run: metadata of the run, as given to `TripleWriter.open`.
+        ledger: record of everything that was committed.
+        complete: whether the run has finished.
+        fingerprint: hex digits that change with every committed byte.
     """
 
     def __init__(self, storage: Storage, unfinished: bool) -> None:
         self.storage, self._opened_as = storage, (str(storage), unfinished)
-        attributes = read_attributes(storage)
-        marker = _marker(storage)  # before the ledger: a writer may finish meanwhile
-        self._ledger = Ledger.read(storage)
-        self.fingerprint = self._ledger.checksum
-        if marker not in (None, self.fingerprint.encode()):
-            raise StoreError(f"{storage}: {MARKER} is damaged or of another ledger; {RECOVERY}")
+        marker = None
+        with contextlib.suppress(FileNotFoundError):
+            marker = storage.read(MARKER)  # It is read before the ledger: a writer may finish in between.
+        attributes, self.ledger = schema.read_metadata(storage)
+        self.fingerprint = self.ledger.checksum
         self.complete = marker is not None
-        self.columns: list[str] = attributes.get("columns", [])  # its absence is damage, which the check finds
-        self._metadata = metadata_of(self.columns)
-        for name in self._metadata:
-            self.check(name)
+        if self.complete and marker != self.fingerprint.encode():
+            raise StoreError(f"{storage}: {MARKER} is damaged or belongs to another ledger; {RECOVERY}")
         if not self.complete and not unfinished:
             raise StoreError(
-                f"{storage} is not finished ({max(self._ledger.iterations, 0)} of {attributes['iterations']} "
+                f"{storage} is not finished ({max(self.ledger.iterations, 0)} of {attributes['iterations']} "
                 "iterations); run the same IRP again to finish it"
             )
         self.layout = Layout.from_json(attributes["layout"])
         self.iterations: int = attributes["iterations"]
+        self.columns: list[str] = attributes["columns"]
         self.run: dict[str, Any] = attributes["run"]
-        self.densities: list[float] = self._ledger.densities
-        self.beside: dict[str, str] = self._ledger.beside
-        self.grid = Grid.parse(storage.read("theta/zarr.json"), self.layout.size)
-        self._forms = forms(self.grid, self.iterations, self.columns)
-        sizes = storage.sizes()  # at once: a request for each would take long in a bucket
-        for name in self._ledger.files:
-            self._compare(name, sizes.get(name))
+        self.densities = self.ledger.densities
+        self.grid = Grid.read(storage, self.layout.size)
+        self.formats = schema.array_formats(self.grid, self.iterations, self.columns)
+        sizes = storage.sizes()  # One request per file would take long in a bucket.
+        for name in self.ledger.files:
+            if not name.endswith(METADATA):
+                self._check_size(name, sizes.get(name))
 
     @classmethod
     def open(cls, path: str | Path, unfinished: bool = False) -> "TripleStore":
         """Open a store for reading.
 
-        The metadata are compared with the ledger by what they mean, the shards by existence and size; their content is
-        checked when it is read (a checksum a chunk), or all at once by `verify`.
+        Metadata files are compared with the ledger by content, shards by existence and size. Chunk schema.checksums are
+        verified when the chunks are read, or all at once by `autosparse store verify`.
 
         Args:
-            path: a folder or an `s3://` URL: of the store, or of the run that holds it as `triples.zarr`.
-            unfinished: whether a store whose run has not ended will do.
+            path: folder or `s3://` URL of the store, or of the run that holds it as `triples.zarr`.
+            unfinished: whether to accept a store whose run has not finished.
 
         Raises:
-            StoreError: no store, an unfinished or damaged one (names array and shard), or one of another schema.
-            UserError: a URL that is none of a store, or obstore is not installed.
+            StoreError: the store is missing, unfinished, damaged (names array and shard) or of another schema.
+            UserError: the URL's scheme is not supported, or obstore is not installed.
         """
-        storage = storage_of(path)
-        nested = storage.child("triples.zarr")
-        return cls(nested if nested.size("zarr.json") is not None else storage, unfinished)
+        nested = storage_of(f"{path}/triples.zarr")
+        return cls(nested if nested.size("zarr.json") is not None else storage_of(path), unfinished)
 
     def __reduce__(self) -> Any:
         return TripleStore.open, self._opened_as
 
     def __len__(self) -> int:
-        """P, the number of triples."""
+        """Return the number of triples, P."""
         return self.layout.size
 
     def theta(self, index: slice = slice(None)) -> NDArray[np.float32]:
-        """Initial weights, float32."""
+        """Return initial weights, float32."""
         return self._read("theta", index)
 
     def grad(self, index: slice = slice(None)) -> NDArray[np.float32]:
-        """Gradients at the initial weights, float32."""
+        """Return gradients at the initial weights, float32."""
         return self._read("grad", index)
 
     def survival(self, index: slice = slice(None)) -> NDArray[np.unsignedinteger[Any]]:
-        """Number of masks that keep each parameter, 0..N."""
+        """Return the number of masks that keep each parameter, 0..N, in the narrowest unsigned type."""
         return self._read("survival", index)
 
-    def scan(
-        self, *arrays: str, threads: int = 2, share: tuple[int, int] = (0, 1)
-    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
-        """All of the store, a window at a time and in order, the next ones being read meanwhile.
+    def scan(self, *arrays: str) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """Yield the whole store in order, block by block; the next two blocks are read meanwhile.
 
         Args:
-            arrays: which of theta, grad and survival.
-            threads: that read, each one array of one window.
-            share: (k, n) for the windows k, k + n, k + 2 n, ... alone.
+            arrays: names among theta, grad and survival.
 
         Yields:
-            The window, of 2^22 parameters at most, and the arrays by their names.
+            The flat indices of the block, at most 2^22, and the arrays by their names.
         """
-        step = min(self.grid.shard, WINDOW)
-        first, every = share
-        windows = [slice(s, min(s + step, len(self))) for s in range(first * step, len(self), every * step)]
-        with ThreadPoolExecutor(threads, thread_name_prefix="scan") as readers:
+        step = min(self.grid.shard, schema.BLOCK)
+        blocks = [slice(start, min(start + step, len(self))) for start in range(0, len(self), step)]
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="scan") as readers:
 
-            def ask(window: slice) -> dict[str, Any]:
-                return {name: readers.submit(self._read, name, window) for name in arrays}
+            def submit(block: slice) -> dict[str, Any]:
+                return {name: readers.submit(self._read, name, block) for name in arrays}
 
-            ahead = [ask(window) for window in windows[:2]]
+            pending = [submit(block) for block in blocks[:2]]
             try:
-                for number, window in enumerate(windows):
-                    if number + 2 < len(windows):
-                        ahead.append(ask(windows[number + 2]))
-                    yield window, {name: future.result() for name, future in ahead.pop(0).items()}
+                for number, block in enumerate(blocks):
+                    pending += map(submit, blocks[number + 2 : number + 3])
+                    yield block, {name: future.result() for name, future in pending.pop(0).items()}
             finally:
                 readers.shutdown(cancel_futures=True)
 
     def alive(self, i: int, index: slice = slice(None)) -> NDArray[np.bool_]:
-        """Whether m_i keeps each parameter; i = 0..N, as far as committed. The slice starts on a multiple of 8."""
+        """Return whether m_i keeps each parameter.
+
+        Args:
+            i: number of the mask, 0..N, as far as committed.
+            index: slice of the flat index space that starts at a multiple of 8.
+        """
         start, stop, step = index.indices(len(self))
         if not 0 <= i < len(self.densities):
-            raise StoreError(
-                f"{self.storage}: mask {i} is not there; {len(self.densities) - 1} iterations are committed"
-            )
+            raise StoreError(f"{self.storage}: mask {i} does not exist; {len(self.densities) - 1} are committed")
         if start % 8 or step != 1:
-            raise ValueError(f"a slice of alive starts on a multiple of 8 and has no step, got {index}")
+            raise ValueError(f"a slice of alive must start at a multiple of 8 and have no step, got {index}")
         stop = max(start, stop)
         if i == 0:
             return np.ones(stop - start, np.bool_)
@@ -164,146 +147,85 @@ class TripleStore:
         return np.unpackbits(bits, count=stop - start, bitorder="little").view(np.bool_)
 
     def mask(self, i: int) -> Mask:
-        """m_i as a mask; i = 0..N, as far as committed."""
+        """Return m_i as a mask; i = 0..N, as far as committed."""
         return Mask(self.layout, torch.from_numpy(self.alive(i)))
 
     def probe(self, column: str, i: int) -> NDArray[np.float32]:
-        """What a probe saw in the training under m_i, i = 0..N-1: float32, a value for each parameter that m_i keeps.
+        """Return what a probe measured in the training under m_i: float32, one value per parameter that m_i keeps.
 
         Args:
             column: one of `columns`, see `autosparse.lookahead.Probe`.
-            i: the iteration, as far as committed.
+            i: number of the iteration, 0..N-1, as far as committed.
 
         Raises:
-            StoreError: there is no such column, or the iteration is not committed; damage.
+            StoreError: the column does not exist, the iteration is not committed, or the store is damaged.
         """
         if column not in self.columns:
-            raise StoreError(
-                f"{self.storage} has no column {column}; run IRP with --probe-steps to have it measured"
-                if not self.columns
-                else f"{self.storage} has no column {column}, only {', '.join(self.columns)}"
-            )
+            advice = f"only {', '.join(self.columns)}" if self.columns else "run IRP with --probe-steps to measure it"
+            raise StoreError(f"{self.storage} has no column {column}, {advice}")
         if not 0 <= i < len(self.densities) - 1:
-            raise StoreError(f"{self.storage}: iteration {i} is not there; {len(self.densities) - 1} are committed")
+            raise StoreError(f"{self.storage}: iteration {i} does not exist; {len(self.densities) - 1} are committed")
         values: NDArray[np.float32] = self._read(column, slice(keep_count(self.densities[i], len(self))), row=i)
         return values
 
     @property
     def mean_squares(self) -> dict[str, float]:
-        """The mean squares of theta and of grad over the whole network, as the ledger has them; reads nothing."""
-        return {array: self._ledger.mean_square(array, self.grid) for array in ("theta", "grad")}
-
-    @property
-    def files(self) -> list[str]:
-        """Every file committed, by its path in the store."""
-        return list(self._ledger.files)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the files committed."""
-        return sum(entry["size"] for entry in self._ledger.files.values())
+        """Mean squares of theta and grad over the whole network, from the ledger."""
+        totals = {"theta": 0.0, "grad": 0.0}
+        for array in totals:
+            for k in range(self.grid.shards):
+                for square in self.ledger.files[shard_path(array, k)]["squares"]:
+                    totals[array] += square  # `sum` compensates for rounding from Python 3.12 on.
+        return {array: total / len(self) for array, total in totals.items()}
 
     def check(self, name: str) -> None:
-        """Compare a file with the ledger, all of it.
+        """Compare every byte of a shard's file with the ledger, and raise `StoreError` that names damaged chunks."""
+        self._check_size(name, self.storage.size(name))
+        array, _, key = name.partition("/c/")
+        *rows, k = map(int, key.split("/"))
+        form = self.formats[array]
+        count = min(self._length(array, rows[0] if rows else None) - k * form.length, form.length)
+        with self.storage.open(name, 0, form.size(count)) as file:
+            damage = [*form.damage(file, count, schema.checksums(self.ledger.files[name]))]
+        if damage:
+            raise StoreError(f"{self.storage}: {name} is damaged (checksum), {', '.join(damage)}; {RECOVERY}")
 
-        Raises:
-            StoreError: it is missing, not committed, or damaged (names the chunks).
-        """
-        self._compare(name, self.storage.size(name))
-        if name in self._metadata:
-            if entry(self.storage.read(name)) != self._ledger.files[name]:
-                raise StoreError(f"{self.storage}: {name} is damaged (checksum); {RECOVERY}")
-        else:
-            form, count = self._shard(name)
-            with self.storage.errors():
-                damage = [*shards.damaged(self.storage, name, form, count, checksums(self._ledger.files[name]))]
-            if damage:
-                raise StoreError(f"{self.storage}: {name} is damaged (checksum), {', '.join(damage)}; {RECOVERY}")
-
-    def _compare(self, name: str, size: int | None) -> None:
-        """Checks that a file was committed, and is there with the size it had then."""
-        expected = self._ledger.files.get(name)
-        if expected is None:
-            raise StoreError(f"{self.storage}: {name} was never committed; {RECOVERY}")
+    def _check_size(self, name: str, size: int | None) -> None:
+        """Raise `StoreError` unless a shard has the size that was committed."""
+        committed = self.ledger.files[name]["size"]
         if size is None:
             raise StoreError(f"{self.storage}: {name} is missing; {RECOVERY}")
-        if size != expected["size"] and name not in self._metadata:  # which are compared by what they mean
-            raise StoreError(f"{self.storage}: {name} has {size} bytes, {expected['size']} were committed; {RECOVERY}")
+        if size != committed:
+            raise StoreError(f"{self.storage}: {name} has {size} bytes, {committed} were committed; {RECOVERY}")
 
-    def _shard(self, name: str) -> tuple[shards.Form, int]:
-        """How a shard's file looks, and how many values it has."""
-        array, _, key = name.partition("/c/")
-        *rows, shard = map(int, key.split("/"))
-        return self._forms[array], self._count(array, shard, rows[0] if rows else None)
-
-    def _count(self, array: str, shard: int, row: int | None) -> int:
-        """Values in a shard: a row of a probe ends before its array does."""
+    def _length(self, array: str, row: int | None) -> int:
+        """Return the number of values of an array or of a row of it; a row of a probe is shorter than its array."""
         length = keep_count(self.densities[row], len(self)) if row is not None and array in self.columns else len(self)
-        span = self.grid.indices(shard)
-        values = min(span.stop, length) - span.start
-        return -(-values // 8) if array == "alive" else values
+        return -(-length // 8) if array == "alive" else length
 
     def _read(self, array: str, index: slice, row: int | None = None) -> Any:
-        """The values of a slice, by way of whole chunks, each compared with the ledger."""
-        form = self._forms[array]
-        width = form.chunk * form.chunks
-        start, stop, step = index.indices(-(-len(self) // 8) if array == "alive" else len(self))
+        """Return the values of a slice, read in whole chunks that are compared with the ledger."""
+        form, length = self.formats[array], self._length(array, row)
+        start, stop, step = index.indices(length)
         if step != 1:
-            raise ValueError(f"a slice has no step, got {index}")
+            raise ValueError(f"a slice must have no step, got {index}")
         stop = max(start, stop)
-        names = {k: shard_path(array, k, row) for k in range(start // width, -(-stop // width))}
-        for name in names.values():
-            self._compare(name, self.storage.size(name))
-        first = start // form.chunk * form.chunk
-        ends = {k: k * width + self._count(array, k, row) for k in names}
-        last = min(-(-stop // form.chunk) * form.chunk, max(ends.values(), default=first))
+        first, last = start // form.chunk * form.chunk, min(-(-stop // form.chunk) * form.chunk, length)
         out = np.empty(last - first, form.dtype)
-        try:
-            with self.storage.errors():
-                for k, name in names.items():
-                    begin, end = max(first, k * width), min(last, ends[k])
-                    number, count = (begin - k * width) // form.chunk, -(-(end - begin) // form.chunk)
-                    sums = checksums(self._ledger.files[name], number, count)
-                    shards.read(self.storage, name, form, number, out[begin - first : end - first], sums)
-        except StoreError:
-            raise
-        except _ERRORS as error:
-            if not _is_damage(error):
-                raise
-            for name in names.values():
-                self.check(name)
-            raise StoreError(f"{self.storage}: {array} cannot be read ({error}), but is whole; try again") from error
+        for k in range(start // form.length, -(-stop // form.length)):
+            begin, end = max(first, k * form.length), min(last, (k + 1) * form.length)
+            number = (begin - k * form.length) // form.chunk
+            self._read_chunks(shard_path(array, k, row), form, number, out[begin - first : end - first])
         return out[start - first : stop - first]
 
-
-def _is_damage(error: Exception) -> bool:
-    """Whether the store may be at fault, and not the machine: no more files, no more threads, no permission."""
-    if isinstance(error, OSError):
-        return error.errno in (None, errno.EIO, errno.ENOENT)
-    return "start new thread" not in str(error)
-
-
-def read_attributes(storage: Storage) -> dict[str, Any]:
-    """The group attributes.
-
-    Raises:
-        StoreError: no triple store, or one of another schema.
-    """
-    if storage.size("zarr.json") is None:
-        raise StoreError(f"no triple store at {storage}: zarr.json is missing")
-    try:
-        found: dict[str, Any] = json.loads(storage.read("zarr.json"))["attributes"]
-        schema = int(found["schema"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise StoreError(f"{storage} is no triple store: its zarr.json is damaged") from error
-    if schema != SCHEMA_VERSION:
-        advice = "update autosparse" if schema > SCHEMA_VERSION else "run the IRP again"
-        raise StoreError(f"{storage} has schema {schema}, this version reads {SCHEMA_VERSION}; {advice}")
-    return found
-
-
-def _marker(storage: Storage) -> bytes | None:
-    try:
-        return storage.read(MARKER)
-    except FileNotFoundError:
-        return None
+    def _read_chunks(self, name: str, form: ShardFormat, first: int, out: NDArray[Any]) -> None:
+        """Read whole chunks of a shard, starting at chunk `first`, into `out`."""
+        if name not in self.ledger.files:
+            raise StoreError(f"{self.storage}: {name} was never committed; {RECOVERY}")
+        count = -(-len(out) // form.chunk)
+        try:
+            with self.storage.open(name, first * form.stride, count * form.stride) as file:
+                form.read(file, out, schema.checksums(self.ledger.files[name], first, count))
+        except (ValueError, FileNotFoundError) as error:
+            self.check(name)
+            raise StoreError(f"{self.storage}: {name} could not be read ({error}), but is whole; try again") from error

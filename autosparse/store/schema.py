@@ -1,31 +1,31 @@
-"""What a triple store consists of: arrays, grid, attributes, ledger and marker.
+"""The layout of a triple store: arrays, grid, ledger and completion marker.
 
     triples.zarr/
-      zarr.json      group attributes: schema, layout, iterations, the run's configuration and versions
+      zarr.json      group attributes: schema, layout, iterations, the run's options and versions
       theta/         float32 (P,)        initial weights
       grad/          float32 (P,)        gradient of the mean loss at the initial weights
       survival/      uint (P,)           number of masks m_1..m_N that keep the parameter
       alive/         uint8 (N, ⌈P/8⌉)    row i - 1: the bits of m_i, lowest bit first
-      probe-*/       float32 (N, P)      where the run looked ahead: row i: of the parameters that m_i keeps, in their
-                                         order; what lies behind them was never written
-      ledger.json    which files were committed, with their size and checksums; sums of squares of theta and grad;
-                     the densities of the iterations; digests of what the run keeps beside the store, see `beside`
-      complete       the checksum of the final ledger; there only when the store is whole
+      probe-*/       float32 (N, P)      if the run looked ahead: row i holds one value per parameter that m_i keeps, in
+                                         their order; the rest of the row is never written
+      ledger.json    committed files with size and checksums; sums of squares of theta and grad; the density of every
+                     iteration; digests of sidecar files (see `sidecars`)
+      complete       checksum of the final ledger; exists only in a complete store
 
-Shards are files with one owner each, the unit of writing; chunks lie within them and have a checksum each, the unit of
-reading. A window is what is read or mixed at once; what a lane is says `order`.
+A shard is a file with one owner, and the unit of writing. A chunk is a part of a shard with its own checksum, and the
+unit of reading.
 
-The chain marker → ledger → files → chunks is what makes damage visible: nothing is read that the ledger does not name;
-metadata are compared with their entry at opening, by what they mean, shards by their size then and at every reading.
-Every chunk has a checksum, the crc32c of its values: it follows them in the file, for any reader of Zarr, and stands in
-the ledger, which reading compares. Nothing is compressed: compressors are slower than disks.
+Damage is found along the chain marker → ledger → files → chunks. Only files that the ledger names are read. Opening
+compares the content of metadata files and the size of shards with the ledger. Every read compares the size of the shard
+and the crc32c of each chunk. The crc32c also follows the chunk in its file, for other readers of Zarr. Nothing is
+compressed: compressors are slower than disks.
 """
 
 import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,43 +33,36 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from autosparse.errors import StoreError
-from autosparse.pruning import Layout
-from autosparse.store.shards import Form
+from autosparse.store.shards import ShardFormat
 from autosparse.store.storage import Storage
 
 SCHEMA_VERSION = 5
-ARRAYS = ("theta", "grad", "survival", "alive")
-LEDGER, MARKER = "ledger.json", "complete"
+LEDGER, MARKER, METADATA = "ledger.json", "complete", "zarr.json"
+RECOVERY = "delete the store and run the IRP again"
 
-Entry = dict[str, Any]  # of a file: its size, and its crc32c or, for a shard, see `shard_entry`
+Entry = dict[str, Any]  # see `metadata_entry` and `shard_entry`
 
-WINDOW = 1 << 22  # elements read or summed at a time: a fraction of a large shard, which need not be held whole
-
-_CHUNK = 1 << 18  # elements; one checksum, the unit of reading: small enough for many to be mixed in memory
-_SHARD = 1 << 24  # elements; one file, the unit of writing
+BLOCK = 1 << 22  # elements scanned or summed at a time; a large shard has several blocks
+_CHUNK = 1 << 18  # elements; small enough for a shuffle buffer to hold many
+_SHARD = 1 << 24  # elements
 _SMALLEST_SHARD = 1 << 12
-_BLOCK = 1 << 15  # elements whose squares are summed in the cache
-
-
-def metadata_of(columns: Sequence[str]) -> list[str]:
-    """The files of metadata of a store with these columns beside `ARRAYS`."""
-    return ["zarr.json", *(f"{array}/zarr.json" for array in (*ARRAYS, *columns))]
+_CACHED = 1 << 15  # elements whose squares are summed within the processor's cache
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How the flat index space is cut into shards and chunks.
+    """The cut of the flat index space into shards and chunks.
 
-    The rows of `alive` are cut at the same places, so shard k of every array is about the same parameters.
+    The rows of `alive` are cut at the same indices: shard k of every array is about the same parameters.
     """
 
-    size: int
-    shard: int
-    chunk: int
+    size: int  # number of parameters, P
+    shard: int  # number of parameters per shard
+    chunk: int  # number of parameters per chunk
 
     @classmethod
     def of(cls, size: int, shard: int | None = None) -> "Grid":
-        """The grid for `size` parameters: shards of 2^24, smaller for small stores, chunks of at most 2^18."""
+        """Return the grid for `size` parameters: shards of 2^24, smaller in small stores, chunks of at most 2^18."""
         if shard is None:
             shard = _SMALLEST_SHARD
             while shard < _SHARD and shard * 8 < size:
@@ -79,11 +72,11 @@ class Grid:
         return cls(size, shard, min(shard, _CHUNK))
 
     @classmethod
-    def parse(cls, metadata: bytes, size: int) -> "Grid":
-        """The grid of a store, by its theta/zarr.json."""
-        found = json.loads(metadata)
-        shard, chunk = (part["configuration"]["chunk_shape"][0] for part in (found["chunk_grid"], found["codecs"][0]))
-        return cls(size, shard, chunk)
+    def read(cls, storage: Storage, size: int) -> "Grid":
+        """Return the grid of a store of `size` parameters."""
+        return cls.of(
+            size, json.loads(storage.read(f"theta/{METADATA}"))["chunk_grid"]["configuration"]["chunk_shape"][0]
+        )
 
     @property
     def shards(self) -> int:
@@ -91,61 +84,43 @@ class Grid:
         return -(-self.size // self.shard)
 
     def indices(self, k: int) -> slice:
-        """The flat indices of shard k."""
+        """Return the flat indices of shard k."""
         return slice(k * self.shard, min((k + 1) * self.shard, self.size))
-
-
-def survival_dtype(iterations: int) -> np.dtype[Any]:
-    """The narrowest unsigned type that holds 0..N and one impossible value, the fill value."""
-    return np.min_scalar_type(iterations + 1)
 
 
 @dataclass
 class Ledger:
-    """What was committed: files by their path in the store, one density for each iteration, m_0 first, and digests of
-    what the run keeps beside the store."""
+    """The record of committed files, masks and digests."""
 
-    files: dict[str, Entry] = field(default_factory=dict)
-    densities: list[float] = field(default_factory=list)
-    beside: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Entry] = field(default_factory=dict)  # by their paths in the store
+    densities: list[float] = field(default_factory=list)  # of the masks, m_0 first
+    sidecars: dict[str, str] = field(default_factory=dict)  # digests, see `autosparse.store.sidecars`
 
     @property
     def iterations(self) -> int:
-        """Number of committed masks beyond m_0, or -1 where theta and grad are not committed."""
+        """Number of committed masks beyond m_0, or -1 before theta and grad are committed."""
         return len(self.densities) - 1
 
     @property
     def checksum(self) -> str:
-        """What a marker holds."""
+        """Hex digest of the ledger, the content of the completion marker."""
         return _digest(self._body)
 
-    def mean_square(self, array: str, grid: Grid) -> float:
-        """The mean square of theta or grad, summed in the order of the index: the same for any number of writers."""
-        total = 0.0  # not by `sum`, which from Python 3.12 on compensates for rounding
-        for k in range(grid.shards):
-            for square in self.files[shard_path(array, k)]["squares"]:
-                total += square
-        return total / grid.size
-
     def write(self, storage: Storage) -> None:
-        """Replace the ledger, durably."""
+        """Write or replace the ledger durably."""
         text = json.dumps({"digest": self.checksum, "ledger": self._body}) + "\n"
         storage.write(LEDGER, text.encode())
 
     @property
     def _body(self) -> str:
-        body = asdict(self)
-        if not self.beside:  # so that a ledger from before they were there is what it was
-            del body["beside"]
+        body: dict[str, Any] = {"files": self.files, "densities": self.densities}
+        if self.sidecars:
+            body["beside"] = self.sidecars
         return json.dumps(body, sort_keys=True)
 
     @classmethod
     def read(cls, storage: Storage) -> "Ledger":
-        """The ledger of a store.
-
-        Raises:
-            StoreError: missing or damaged.
-        """
+        """Return the ledger of a store, or raise `StoreError` if it is missing or damaged."""
         try:
             content = storage.read(LEDGER)
         except FileNotFoundError:
@@ -154,7 +129,8 @@ class Ledger:
             outer = json.loads(content)
             if _digest(outer["ledger"]) != outer["digest"]:
                 raise ValueError("checksum mismatch")
-            return cls(**json.loads(outer["ledger"]))
+            body = json.loads(outer["ledger"])
+            return cls(body["files"], body["densities"], body.get("beside", {}))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{storage}: {LEDGER} is damaged ({error}); {RECOVERY}") from error
 
@@ -163,69 +139,85 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-RECOVERY = "delete the store and run the IRP again"
+def read_metadata(storage: Storage) -> tuple[dict[str, Any], Ledger]:
+    """Return the group attributes and the ledger of a store.
+
+    Raises:
+        StoreError: the storage holds no triple store, one of another schema, or damaged metadata.
+    """
+    try:
+        attributes: dict[str, Any] = json.loads(storage.read(METADATA))["attributes"]
+        schema = int(attributes["schema"])
+    except FileNotFoundError:
+        raise StoreError(f"no triple store at {storage}: {METADATA} is missing") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise StoreError(f"{storage} is not a triple store: its {METADATA} is damaged") from error
+    if schema != SCHEMA_VERSION:
+        advice = "update autosparse" if schema > SCHEMA_VERSION else "run the IRP again"
+        raise StoreError(f"{storage} has schema {schema}, this version reads {SCHEMA_VERSION}; {advice}")
+    ledger = Ledger.read(storage)
+    for name, entry in ledger.files.items():
+        if name.endswith(METADATA):
+            content = b"" if storage.size(name) is None else storage.read(name)
+            if metadata_entry(content) != entry:
+                raise StoreError(f"{storage}: {name} is damaged or missing; {RECOVERY}")
+    return attributes, ledger
 
 
-def entry(content: bytes) -> Entry:
-    """Size and crc32c of a file of metadata by what it means: as this package writes it, through zarr-python.
+def metadata_entry(content: bytes) -> Entry:
+    """Return size and crc32c of a metadata file as zarr-python formats its JSON.
 
-    `zarr.consolidate_metadata`, which many readers ask for, adds a copy of the arrays' metadata to those of the group.
+    The copy of the arrays' metadata that `zarr.consolidate_metadata` adds to the group's is ignored.
     """
     with contextlib.suppress(ValueError):
-        if isinstance(found := json.loads(content), dict):
-            found.pop("consolidated_metadata", None)
-            content = json.dumps(found, indent=2).encode()
+        if isinstance(values := json.loads(content), dict):
+            values.pop("consolidated_metadata", None)
+            content = json.dumps(values, indent=2).encode()
     return {"size": len(content), "crc32c": crc32c(content)}
 
 
 def shard_entry(size: int, sums: Sequence[int], values: NDArray[Any], squares: bool) -> Entry:
-    """Size of a shard's file, checksums of its chunks and, if asked for, the sums of squares of its windows."""
-    found: Entry = {"size": size, "chunks": "".join(f"{checksum:08x}" for checksum in sums)}
+    """Return the entry of a shard: its bytes, the crc32c of its chunks and, if wanted, the sum of squares per block."""
+    entry: Entry = {"size": size, "chunks": "".join(f"{checksum:08x}" for checksum in sums)}
     if squares:
-        with np.errstate(invalid="ignore"):  # what is no number is for the reader to refuse
-            found["squares"] = [_square_sum(values[k : k + WINDOW]) for k in range(0, len(values), WINDOW)]
-    return found
+        with np.errstate(invalid="ignore"):  # NaN and infinity are reported when the sums are used
+            entry["squares"] = [_square_sum(values[k : k + BLOCK]) for k in range(0, len(values), BLOCK)]
+    return entry
 
 
-def checksums(of: Entry, first: int = 0, count: int | None = None) -> list[int]:
-    """Those of a shard's chunks, from one of them on."""
-    text = of["chunks"][8 * first : None if count is None else 8 * (first + count)]
+def checksums(entry: Entry, first: int = 0, count: int | None = None) -> list[int]:
+    """Return the crc32c of `count` chunks of a shard, or of all, starting at chunk `first`."""
+    text = entry["chunks"][8 * first : None if count is None else 8 * (first + count)]
     return [int(text[k : k + 8], 16) for k in range(0, len(text), 8)]
 
 
 def _square_sum(values: NDArray[Any]) -> float:
-    """As `np.square(values, dtype=np.float64).sum()`, bit for bit: in halves as numpy adds, that fit into the cache."""
-    if len(values) <= _BLOCK:
+    """Return `np.square(values, dtype=np.float64).sum()`, bit for bit, split into halves as NumPy does."""
+    if len(values) <= _CACHED:
         return float(np.square(values, dtype=np.float64).sum())
     half = len(values) // 2
     half -= half % 8
     return _square_sum(values[:half]) + _square_sum(values[half:])
 
 
-def forms(grid: "Grid", iterations: int, columns: Sequence[str]) -> dict[str, Form]:
-    """How the shards of each array look. What was never written cannot pass for data: NaN, an impossible count."""
+def survival_dtype(iterations: int) -> np.dtype[Any]:
+    """Return the narrowest unsigned type that holds 0..N and one more value, the fill value."""
+    return np.min_scalar_type(iterations + 1)
+
+
+def array_formats(grid: Grid, iterations: int, columns: Sequence[str]) -> dict[str, ShardFormat]:
+    """Return the shard format of each array. The fill values cannot pass for data: NaN and an impossible count."""
     chunks, survival = grid.shard // grid.chunk, survival_dtype(iterations)
-    floats = Form(np.dtype("<f4"), np.float32(np.nan), grid.chunk, chunks)
+    floats = ShardFormat(np.dtype("<f4"), np.float32(np.nan), grid.chunk, chunks)
     return {
         "theta": floats,
         "grad": floats,
-        "survival": Form(survival.newbyteorder("<"), np.iinfo(survival).max, grid.chunk, chunks),
-        "alive": Form(np.dtype("u1"), 0, grid.chunk // 8, chunks),
+        "survival": ShardFormat(survival.newbyteorder("<"), np.iinfo(survival).max, grid.chunk, chunks),
+        "alive": ShardFormat(np.dtype("u1"), 0, grid.chunk // 8, chunks),
         **dict.fromkeys(columns, floats),
     }
 
 
-def attributes(layout: Layout, iterations: int, run: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    """The group attributes."""
-    return {
-        "schema": SCHEMA_VERSION,
-        "iterations": iterations,
-        "columns": list(columns),
-        "layout": layout.to_json(),
-        "run": run,
-    }
-
-
 def shard_path(array: str, shard: int, row: int | None = None) -> str:
-    """Path of a shard in the store, by zarr's default chunk keys."""
+    """Return the path of a shard in the store, by zarr's default chunk keys."""
     return f"{array}/c/{shard}" if row is None else f"{array}/c/{row}/{shard}"

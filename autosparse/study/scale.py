@@ -1,4 +1,4 @@
-"""How large experiments are run: as in the paper, with narrow networks of its kinds, with LeNets, or as a trial."""
+"""Scales of experiments: the paper's networks, narrow networks of their kinds, LeNets, and a trial."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -7,7 +7,7 @@ from typing import Any
 
 from autosparse.config import Backbone, FitConfig, IRPConfig, OneShot, PruneConfig, Sanity
 from autosparse.jobs import FitRun, IRPRun, PruneRun
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.base import Setting
 from autosparse.tasks import Images, Text
 
 PAPERS = ("lenet/mnist", "resnet18/cifar10", "vgg16/cifar10", "vgg19/cifar100", "resnet18/tiny-imagenet")
@@ -15,28 +15,28 @@ PAPERS = ("lenet/mnist", "resnet18/cifar10", "vgg16/cifar10", "vgg19/cifar100", 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What stands here for what the paper names, how often it is repeated, and where all its runs lie."""
+    """Replacements of the paper's networks, data and numbers, and the folder of all runs."""
 
     name: str
     """The scale's name on command lines and in reports."""
     settings: Mapping[str, Setting]
-    """Networks and data by the paper's, as in `PAPERS`; what two of them share is run once."""
+    """Network and data by their names in the paper, as in `PAPERS`; equal values share their runs."""
     iterations: Mapping[int, int]
-    """Iterations of IRP by the paper's number of them."""
+    """Iterations of IRP by the paper's number of iterations."""
     backbones: Mapping[str, Backbone]
-    """Networks of AutoS by the paper's."""
+    """Backbones of AutoS by their names in the paper."""
     fit: FitConfig
-    """How every AutoS is fitted, except for what an experiment varies."""
+    """Options of every fit of AutoS, except for those that an experiment varies."""
     sparsities: int
-    """How many of a table's sparsities are run, from the highest."""
+    """Number of a table's sparsities that are run, from the highest."""
     seeds: tuple[int, ...]
-    """The seeds that are pruned and trained."""
+    """Seeds that are pruned and trained."""
     repetitions: int
-    """How many runs of IRP are compared of each kind whose survival is."""
+    """Number of runs of IRP of each kind whose survival is compared."""
     extras: tuple[str, ...]
-    """The criteria beside the paper's in Figure 3."""
+    """Criteria in Figure 3 besides the paper's."""
     output: Path = Path("runs")
-    """The folder of all runs."""
+    """Folder of all runs."""
 
     def irp(
         self,
@@ -47,19 +47,19 @@ class Scale:
         order_seed: int | None = None,
         **how: Any,
     ) -> IRPRun:
-        """A run of IRP, by the paper's words for it."""
+        """Return a run of IRP; pair and iterations are those of the paper."""
         rounds = self.iterations[iterations]
         config = IRPConfig(criterion=criterion, iterations=rounds, seed=seed, order_seed=order_seed, **how)
         return IRPRun(output=self.output, setting=self.settings[pair], config=config)
 
     def fit_to(self, runs: Sequence[IRPRun], backbone: str = "resnet18", name: str | None = None, **how: Any) -> FitRun:
-        """A fit of AutoS; its folder, if not named, says its labels and what is not the scale's default."""
+        """Return a fit of AutoS; without a name, its folder names its labels and the options that are not default."""
         config = replace(self.fit, backbone=self.backbones[backbone], **how)
         default = replace(self.fit, backbone=self.backbones["resnet18"])
         changes = [
-            f"{each.name.replace('_', '-')}-{'+'.join(value) if isinstance(value, tuple) else value}"
-            for each in fields(FitConfig)
-            if (value := getattr(config, each.name)) != getattr(default, each.name)
+            f"{option.name.replace('_', '-')}-{'+'.join(value) if isinstance(value, tuple) else value}"
+            for option in fields(FitConfig)
+            if (value := getattr(config, option.name)) != getattr(default, option.name)
         ]
         name = name or "_".join(["+".join(dict.fromkeys(run.folder.name for run in runs)), *changes])
         return FitRun(output=self.output, runs=tuple(str(run.folder) for run in runs), config=config, name=name)
@@ -67,7 +67,7 @@ class Scale:
     def prune(
         self, pair: str, criterion: str | FitRun, sparsity: float, sanity: Sanity = "none", **how: Any
     ) -> list[PruneRun]:
-        """The runs that prune by a criterion, of that name or fitted, one a seed."""
+        """Return the runs that prune by a criterion's name or a fit of AutoS, one per seed."""
         name = criterion if isinstance(criterion, str) else str(criterion.folder)
         return [
             PruneRun(
@@ -79,11 +79,11 @@ class Scale:
         ]
 
     def shown(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
-        """Those of a table's sparsities that are run."""
+        """Return the sparsities of a table that are run."""
         return sparsities[-self.sparsities :]
 
     def distinct(self, *pairs: str) -> list[str]:
-        """Those of the paper's networks and data that are different ones here."""
+        """Return the paper's networks and data that differ at this scale."""
         seen = dict[Setting, str]()
         for pair in pairs:
             seen.setdefault(self.settings[pair], pair)
@@ -93,9 +93,9 @@ class Scale:
 LENET = Setting(task=Images(source="fashion-mnist"), epochs=3, grad_batches=20)
 RESNET = Setting(task=Images(network="resnet8", source="cifar10-16"), epochs=4, grad_batches=20)
 GPT = Setting(task=Text(layers=2, heads=2, width=64, context=64), epochs=1, batch_size=18, grad_batches=20)
-"""The kinds of network that the criteria of the package are made from and measured on, at a size for two cores."""
+"""Networks that the pretrained criteria are made from and measured on, at a size for two cores."""
 DIGITS = Setting(task=Images(source="digits"), epochs=1, grad_batches=1)
-"""For a trial."""
+"""Network and data of a trial."""
 
 _ALL_EXTRAS = ("magnitude", "random-erk", "iterative-snip", "force", "synflow")
 _MLP: Mapping[str, Backbone] = {"resnet18": "mlp", "vgg19": "mlp"}
@@ -107,7 +107,7 @@ def _papers(pair: str) -> Setting:
 
 
 def _small(pair: str) -> Setting:
-    """LeNet-300-100 for all networks; Fashion-MNIST for CIFAR-10, MNIST for the other data."""
+    """Return LeNet-300-100 for all networks; Fashion-MNIST for ResNet-18 on CIFAR-10, MNIST for all other data."""
     return Setting(task=Images(source="fashion-mnist" if pair == "resnet18/cifar10" else "mnist"), epochs=3)
 
 

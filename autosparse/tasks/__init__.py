@@ -1,4 +1,4 @@
-"""Tasks: model, data, loss, metrics and recipe together, in one frozen dataclass."""
+"""Tasks: model, data, loss, metrics and recipe together; one's own is a frozen dataclass that extends `Task`."""
 
 from typing import TYPE_CHECKING
 

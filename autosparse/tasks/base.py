@@ -1,6 +1,10 @@
-"""The interface of a task, through which IRP, pruning and training reach model and data."""
+"""The interface of a task: all that iterative pruning, criteria and training need to know of it."""
 
+import pickle
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from autosparse import registry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,46 +18,53 @@ Split = Literal["train", "validation", "test"]
 
 
 class Task(Protocol):
-    """Model, data, loss, metrics and recipe, in a frozen dataclass that extends this class.
+    """Model, data, loss, metrics and recipe; a frozen dataclass that extends this.
 
-    The fields are options of the command line, whose help is the docstring under a field. They are part of a run's
-    identity, unless their metadata is `autosparse.config.NO_IDENTITY`. Methods must depend on the fields alone.
+    Its fields are options of the command line (a docstring under a field is its help) and part of a run's identity,
+    unless their metadata is `autosparse.config.NO_IDENTITY`. Fields of nested dataclasses are options, too. The results
+    of the methods must depend on the fields alone.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     better: ClassVar[Literal["higher", "lower"]] = "higher"
-    """Direction in which the first metric is better; required for a metric with a name such as "mse" or "loss"."""
+    """Which way the first metric is better. A class whose metric has a name such as "mse" or "loss" says it itself."""
 
     @property
     def recipe(self) -> "Recipe":
-        """Recipe of a training; `--epochs`, `--batch-size` and `--learning-rate` change it."""
+        """Recipe of a training, a property or a field; `--epochs`, `--batch-size` and `--learning-rate` change it."""
 
     def model(self) -> "nn.Module":
-        """Return a fresh model on the CPU, with weights drawn from PyTorch's global generator."""
+        """Return a fresh model on the CPU, its weights drawn from PyTorch's global generator."""
 
     def dataset(self, split: Split) -> "Dataset[Any] | None":
-        """Return a map-style data set, or None without a validation split.
+        """Return a map-style data set, or None if there is no validation split.
 
-        Random numbers that its `__getitem__` draws from torch, numpy or random are seeded by seed, epoch and index.
+        Random numbers drawn in its `__getitem__` from torch, numpy or random are seeded by seed, epoch and index. The
+        first batch with such numbers is read twice.
         """
 
     def loss(self, model: "nn.Module", batch: Any) -> "Tensor":
-        """Return the mean loss of a batch, a tensor of one element, on the device of model and batch.
+        """Return the mean loss of a batch, a tensor of one element; model and batch are on the same device.
 
-        Call `model(...)` and no other method: in several processes, or compiled, the model is wrapped.
+        Call `model(...)` and none of its methods: in several processes, or compiled, it is wrapped.
         """
 
     def metrics(self, model: "nn.Module", batch: Any) -> "dict[str, tuple[Tensor, Tensor]]":
-        """Return the sum and count of each metric, tensors or numbers; a metric is their quotient over all batches.
+        """Return a sum and a count by name, numbers or tensors of one element.
 
-        Epochs are chosen by the first metric.
+        Their quotient over all batches is the metric. Epochs are chosen by the first metric.
         """
 
     def collate(self, samples: list[Any]) -> Any:
-        """Combine samples into a batch."""
+        """Return samples as a batch."""
         from torch.utils.data import default_collate
 
         return default_collate(samples)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the task by the name of its class, with the files of the user's that this process has loaded."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
+        return registry.rebuild, (registry.FILES, registry.name_of(type(self), {}), pickle.dumps(values))
 
     @property
     def scoring_batch(self) -> int:
@@ -76,27 +87,27 @@ class Task(Protocol):
         return "own-data"
 
     def check(self) -> None:
-        """Check the fields before anything is submitted, on a machine that may not have the data.
+        """Refuse what cannot run, before anything is submitted, also where the data are absent.
 
         Raises:
-            UserError: the task cannot run with these fields.
+            UserError: what is wrong.
         """
 
     def files(self) -> "list[Path]":
-        """Return the files of code that the task uses besides its own; a run keeps copies of them."""
+        """Return the files besides the task's own that a run computes with and keeps a copy of."""
         return []
 
     def absent(self) -> str | None:
-        """Return one line that names data missing on this machine, or None.
+        """Return which data are missing on this machine, in one line, or None.
 
-        A machine that submits jobs need not have the data. The methods below are called only where the data exist.
+        A machine that submits need not have the data. The methods below are called only where the data exist.
         """
         return None
 
     def digest(self) -> str | None:
-        """Return a digest of the data, or None; a run resumes only with the same digest."""
+        """Return a digest of the data, or None; a run does not resume with data of another digest."""
         return None
 
     def resolved(self) -> dict[str, Any]:
-        """Return values that fields outside the identity resolve to, as YAML values; they are part of the identity."""
+        """Return values of YAML that fields outside the identity resolve to; they are part of the identity."""
         return {}

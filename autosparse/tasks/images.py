@@ -25,9 +25,7 @@ class Images(Config, Task):
 
     network: Annotated[str, choices(networks.NETWORKS)] = field(default="lenet-300-100", metadata=NO_IDENTITY)
     """A network by name, or your own package.module:function or path/file.py:function, (shape, classes) -> module."""
-    source: Annotated[str, choices(arrays.DATASETS, name="dataset")] = field(
-        default="mnist5k", metadata={"identity": "dataset"}
-    )
+    source: Annotated[str, choices(arrays.DATASETS, name="dataset")] = field(default="mnist5k", metadata=NO_IDENTITY)
     """Data set by name."""
     data_root: Path | None = field(default=None, metadata=NO_IDENTITY)
     """Folder of the .npz files of the data sets. Default: $AUTOSPARSE_DATA, or else data."""

@@ -11,6 +11,7 @@ import autosparse
 from autosparse.autos import AutoS, AutoSCriterion, Features, Scale, StoredSamples, fit, validate
 from autosparse.autos.evaluate import overlap, spearman
 from autosparse.config import FitConfig
+from autosparse.criteria import Scoring
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
@@ -63,9 +64,11 @@ def test_as_a_criterion(fitted: AutoS, model: nn.Module, data: Data, tmp_path: P
     again = autosparse.prune(model, data.scoring(100), criterion=str(tmp_path), sparsity=0.98)
     assert torch.equal(mask.kept, again.kept)
     layout = Layout.of(model)
-    scores = fitted.score(layout.flatten(layout.weights(model)), mean_gradient(model, layout, data.scoring(100)))
+    scores = fitted.score(
+        layout.flatten(layout.weights(model)), mean_gradient(model, layout, Scoring(data.scoring(100)))
+    )
     assert scores[mask.kept].min() >= scores[~mask.kept].max()
-    assert torch.equal(AutoSCriterion(fitted)(model, Mask.full(layout), data.scoring(100)), scores)
+    assert torch.equal(AutoSCriterion(fitted)(model, Mask.full(layout), Scoring(data.scoring(100))), scores)
 
 
 def test_scores_do_not_depend_on_the_scale_of_the_loss(fitted: AutoS, store: TripleStore) -> None:

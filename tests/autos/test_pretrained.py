@@ -10,7 +10,7 @@ from torch import nn
 import autosparse
 from autosparse.autos import AutoSCriterion, Surface
 from autosparse.config import PRETRAINED, folder_of
-from autosparse.criteria import select
+from autosparse.criteria import Scoring, select
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 
@@ -59,6 +59,6 @@ def test_one_shot_by_rounds(model: nn.Module) -> None:
     full = Mask.full(Layout.of(model))
     once = autosparse.prune(model, batches, sparsity=0.9, rounds=1)
     assert torch.equal(
-        once.kept, select(AutoSCriterion(None, Surface.load(FOLDER), 1), model, full, batches, 5020).kept
+        once.kept, select(AutoSCriterion(None, Surface.load(FOLDER), 1), model, full, Scoring(batches), 5020).kept
     )
     assert not torch.equal(once.kept, autosparse.prune(model, batches, sparsity=0.9).kept)

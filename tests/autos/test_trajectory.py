@@ -24,9 +24,9 @@ from autosparse.autos import (
     validate,
 )
 from autosparse.config import FitConfig
-from autosparse.criteria import select
+from autosparse.criteria import Scoring, select
+from autosparse.criteria.dataflow import dataflow
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.criteria.synflow import dataflow
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.store import TripleStore, order
@@ -48,7 +48,7 @@ def store(irp_run: Path) -> TripleStore:
 
 @pytest.fixture
 def states(store: TripleStore, model: nn.Module, data: Data) -> States:
-    return states_of(store, model, data.scoring(256, 2), FEATURES, "share")
+    return states_of(store, model, Scoring(data.scoring(256, 2)), FEATURES, "share")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def fitted(store: TripleStore, accelerator: Accelerator, small_mlp: None) -> Aut
     images = load("digits")
     model = networks.build("lenet-300-100", images.shape, images.classes, seed=0)
     batches = digits().scoring(256, 2)
-    states = states_of(store, model, batches, FEATURES, "share")
+    states = states_of(store, model, Scoring(batches), FEATURES, "share")
     return fit(TrajectorySamples([store], CONFIG, [states]), accelerator)
 
 
@@ -71,8 +71,8 @@ def test_states_are_those_of_the_masked_network(
         mask.apply_(model)
         columns = (
             layout.flatten(layout.weights(model)),
-            mean_gradient(model, layout, data.scoring(256, 2)),
-            dataflow(model, mask, data.scoring(256, 2)),
+            mean_gradient(model, layout, Scoring(data.scoring(256, 2))),
+            dataflow(model, mask, Scoring(data.scoring(256, 2))),
         )
         here = states[states.iteration == i]
         assert len(here.labels) == mask.count  # few enough for all of them
@@ -89,7 +89,7 @@ def test_states_are_those_of_the_masked_network(
 def test_the_label_of_log_density_starts_where_the_iteration_left(
     store: TripleStore, model: nn.Module, data: Data
 ) -> None:
-    states = states_of(store, model, data.scoring(256, 1), Features(), "log-density", iterations=3)
+    states = states_of(store, model, Scoring(data.scoring(256, 1)), Features(), "log-density", iterations=3)
     last = states.labels[states.iteration == 2].unique()
     assert last.tolist() == pytest.approx([0, 0.5, 1.0], abs=0.01)  # of 4 iterations to 1%, two are left
 
@@ -120,7 +120,7 @@ def test_all_iterations_count_the_same(states: States, store: TripleStore, accel
 def test_another_network_is_refused(store: TripleStore, data: Data) -> None:
     other = networks.build("lenet-300-100", (1, 8, 8), 10, seed=5)
     with pytest.raises(UserError, match="cannot be built again with its initial weights"):
-        states_of(store, other, data.scoring(256, 1), FEATURES, "share")
+        states_of(store, other, Scoring(data.scoring(256, 1)), FEATURES, "share")
 
 
 def test_a_fit_to_states_predicts_what_was_held_out(fitted: AutoS, states: States, store: TripleStore) -> None:
@@ -135,17 +135,21 @@ def test_a_fit_to_states_predicts_what_was_held_out(fitted: AutoS, states: State
 
 def test_rounds_look_anew_and_are_those_of_the_algorithm(fitted: AutoS, model: nn.Module, data: Data) -> None:
     layout, k, batches = Layout.of(model), 2000, data.scoring(256, 2)
-    found = select(AutoSCriterion(fitted), model, Mask.full(layout), batches, k)
+    found = select(AutoSCriterion(fitted), model, Mask.full(layout), Scoring(batches), k)
     theta, mask = layout.flatten(layout.weights(model)).clone(), Mask.full(layout)
     for i in range(1, 4):
         masked = networks.build("lenet-300-100", (1, 8, 8), 10, seed=0)
         mask.apply_(masked)
-        columns = (theta * mask.kept, mean_gradient(masked, layout, batches), dataflow(masked, mask, batches))
+        columns = (
+            theta * mask.kept,
+            mean_gradient(masked, layout, Scoring(batches)),
+            dataflow(masked, mask, Scoring(batches)),
+        )
         scores = fitted.score(*columns, scale=FEATURES.scale(*(values[mask.kept] for values in columns)))
         mask = keep_top(scores, round(layout.size ** (1 - i / 3) * k ** (i / 3)), mask)
     assert (found.kept & mask.kept).sum() > 0.999 * k
     assert torch.equal(layout.flatten(layout.weights(model)), theta)
-    one_shot = select(AutoSCriterion(fitted, rounds=1), model, Mask.full(layout), batches, k)
+    one_shot = select(AutoSCriterion(fitted, rounds=1), model, Mask.full(layout), Scoring(batches), k)
     assert not torch.equal(one_shot.kept, found.kept)
 
 
@@ -162,13 +166,17 @@ def test_no_layer_collapses_and_it_is_said(model: nn.Module, data: Data, caplog:
         model.get_parameter("fc1.weight").mul_(100)
     criterion = AutoSCriterion(AutoS(Fond(), "mlp", Features()), rounds=5)
     with caplog.at_level(logging.WARNING):
-        mask = select(criterion, model, Mask.full(layout), data.scoring(256, 1), k)
+        mask = select(criterion, model, Mask.full(layout), Scoring(data.scoring(256, 1)), k)
     assert mask.count == k
     for density in mask.layer_densities().values():
         assert density >= 0.1 * k / layout.size
     assert "kept from collapse, by weights that score lower than others: fc1.weight" in caplog.text
     bare = select(
-        AutoSCriterion(AutoS(Fond(), "mlp", Features()), rounds=1), model, Mask.full(layout), data.scoring(256, 1), k
+        AutoSCriterion(AutoS(Fond(), "mlp", Features()), rounds=1),
+        model,
+        Mask.full(layout),
+        Scoring(data.scoring(256, 1)),
+        k,
     )
     assert min(bare.layer_densities().values()) < 0.1 * k / layout.size
 
@@ -179,7 +187,7 @@ def test_a_network_that_rounds_cut_in_two_is_pruned_to_the_end(model: nn.Module,
     mask.kept[layout.layers[-1].offset :] = False
     mask.apply_(model)
     criterion = AutoSCriterion(AutoS(Fond(), "mlp", Features()), rounds=2)
-    assert select(criterion, model, mask, data.scoring(256, 1), 100).count == 100
+    assert select(criterion, model, mask, Scoring(data.scoring(256, 1)), 100).count == 100
 
 
 def test_columns_that_are_not_the_features_are_refused(fitted: AutoS) -> None:

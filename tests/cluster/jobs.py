@@ -35,9 +35,11 @@ class Note(Job):
         absent = [word for word in self.reads if not Note(self.output, word).is_complete()]
         return f"there is no {absent[0]}" if absent else None
 
-    def derived(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         assert not self.missing()
-        return {"read": [(Note(self.output, word).folder / "word").read_text() for word in self.reads]}
+        return super().identity() | {
+            "read": [(Note(self.output, word).folder / "word").read_text() for word in self.reads]
+        }
 
     def is_complete(self) -> bool:
         return (self.folder / "word").is_file()

@@ -14,7 +14,7 @@ from submitit.core.utils import DelayedSubmission
 from submitit.slurm.slurm import SlurmJobEnvironment
 
 from autosparse.cluster import Resources, batch
-from autosparse.cluster.batch import Submitted, parameters, rehearsal, submit
+from autosparse.cluster.batch import Submitted, parameters, scripts, submit
 from autosparse.errors import UserError
 from tests.cluster.conftest import Commands
 
@@ -51,10 +51,8 @@ def nothing() -> None:
 
 def dry_run(jobs: int, resources: Resources, folder: Path) -> str:
     """The script that would be submitted."""
-    with rehearsal() as scratch:
-        submitted = submit([nothing] * jobs, resources, "irp", Path(f"{scratch}{folder}"))
-        (script,) = {each.script for each in submitted}
-        return script.read_text().replace(scratch, "")
+    (script,) = scripts([nothing] * jobs, resources, "irp", folder)
+    return script
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -70,7 +68,7 @@ def test_batch_scripts(name: str, tmp_path: Path, request: pytest.FixtureRequest
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_needs_no_slurm_and_asks_it_for_nothing_but_its_limits(
+def test_dry_run_asks_slurm_only_for_its_limits(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = dry_run(3, Resources(), tmp_path / "logs")
@@ -79,7 +77,7 @@ def test_a_dry_run_needs_no_slurm_and_asks_it_for_nothing_but_its_limits(
     assert dry_run(3, Resources(), tmp_path / "logs") == there
 
 
-def test_what_is_submitted_is_what_the_dry_run_shows(commands: Commands, tmp_path: Path) -> None:
+def test_submitted_script_equals_that_of_the_dry_run(commands: Commands, tmp_path: Path) -> None:
     folder = tmp_path / "it's a folder"
     shown = dry_run(3, EVERYTHING, folder)
     submitted = submit([nothing] * 3, EVERYTHING, "irp", folder)
@@ -92,7 +90,7 @@ def test_what_is_submitted_is_what_the_dry_run_shows(commands: Commands, tmp_pat
 
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize(("code", "done", "ends"), [(0, True, 0), (0, False, 1), (3, False, 3), (3, True, 3)])
-def test_a_job_whose_process_left_no_result_has_failed(
+def test_job_without_a_result_fails(
     jobs: int, code: int, done: bool, ends: int, commands: Commands, tmp_path: Path
 ) -> None:
     submitted = submit([nothing] * jobs, Resources(), "irp", tmp_path / "it's a folder")[-1]
@@ -106,7 +104,7 @@ def test_a_job_whose_process_left_no_result_has_failed(
     assert ("the process exited before its work was done" in ended.stderr) == (code == 0 and not done)
 
 
-def test_an_array_of_one_is_a_plain_job(commands: Commands, tmp_path: Path) -> None:
+def test_one_task_is_a_plain_job(commands: Commands, tmp_path: Path) -> None:
     (job,) = submit([nothing], Resources(), "irp", tmp_path / "logs")
     assert job.job_id == "4242"
     assert "--array" not in job.script.read_text()
@@ -116,7 +114,7 @@ COUNTING = 'n=$(($(cat "$0.n" 2>/dev/null || echo 0) + 1)); echo $n >"$0.n"'
 
 
 @pytest.mark.parametrize(("limit", "parts"), [(8, [8, 1]), (4, [4, 4, 1]), (9, [9]), (1, [1] * 9), (0, [1] * 9)])
-def test_arrays_above_the_sites_limit_are_cut(limit: int, parts: list[int], commands: Commands, tmp_path: Path) -> None:
+def test_array_above_the_limit_is_cut(limit: int, parts: list[int], commands: Commands, tmp_path: Path) -> None:
     commands.answer("scontrol", f"echo 'MaxArraySize            = {limit}'")
     commands.answer("sbatch", f"{COUNTING}; echo Submitted batch job 10$n")
     submitted = submit([nothing] * 9, Resources(array_parallelism=2), "irp", tmp_path / "logs")
@@ -130,7 +128,7 @@ def test_arrays_above_the_sites_limit_are_cut(limit: int, parts: list[int], comm
     assert waits == [[], *([f"afterany:{job}"] for job, _ in arrays[:-1])]
 
 
-def test_a_part_that_is_refused_takes_back_those_before(commands: Commands, tmp_path: Path) -> None:
+def test_refused_part_cancels_earlier_parts(commands: Commands, tmp_path: Path) -> None:
     commands.answer("scontrol", "echo 'MaxArraySize            = 2'")
     commands.answer("sbatch", f'{COUNTING}; [ $n = 1 ] && echo Submitted batch job 7 || {{ echo "no" >&2; exit 1; }}')
     with pytest.raises(UserError, match="Slurm refuses: no"):
@@ -138,7 +136,7 @@ def test_a_part_that_is_refused_takes_back_those_before(commands: Commands, tmp_
     assert commands.calls("scancel") == ["scancel 7_0 7_1"]
 
 
-def test_500_jobs_take_few_calls_of_slurm(commands: Commands, tmp_path: Path) -> None:
+def test_500_jobs_take_three_calls_of_slurm(commands: Commands, tmp_path: Path) -> None:
     submit([nothing] * 500, Resources(), "irp", tmp_path / "logs")
     assert [call.split()[0] for call in commands.calls_file.read_text().splitlines()] == [
         "scontrol",
@@ -170,7 +168,7 @@ REQUEST = (
         ("something else\nin two lines", EVERYTHING, "something else in two lines"),
     ],
 )
-def test_a_refusal_is_one_line_with_the_request(
+def test_refusal_is_one_line_with_the_request(
     said: str, resources: Resources, shown: str, commands: Commands, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     commands.answer("sbatch", f'cat >&2 <<"END"\n{said}\nEND\nexit 1')
@@ -181,7 +179,7 @@ def test_a_refusal_is_one_line_with_the_request(
     assert capfd.readouterr().err == ""
 
 
-def test_an_answer_without_a_job_id_is_a_refusal(commands: Commands, tmp_path: Path) -> None:
+def test_answer_without_job_id_is_a_refusal(commands: Commands, tmp_path: Path) -> None:
     commands.answer("sbatch", "echo welcome")
     with pytest.raises(UserError, match=r'Slurm refuses: .*"welcome"'):
         submit([nothing], Resources(), "irp", tmp_path / "logs")
@@ -201,7 +199,7 @@ def test_an_answer_without_a_job_id_is_a_refusal(commands: Commands, tmp_path: P
         ("Dependency", False),
     ],
 )
-def test_what_slurm_takes_but_would_never_start(reason: str, never: bool, commands: Commands, tmp_path: Path) -> None:
+def test_job_that_would_never_start_is_cancelled(reason: str, never: bool, commands: Commands, tmp_path: Path) -> None:
     commands.answer("squeue", f"echo '4242_0|PENDING|{reason}'")
     if never:
         with pytest.raises(UserError, match=f"^Slurm would never start it: {reason}"):
@@ -211,7 +209,7 @@ def test_what_slurm_takes_but_would_never_start(reason: str, never: bool, comman
     assert commands.calls("scancel") == ["scancel 4242_0 4242_1"] * never
 
 
-def test_a_submission_from_inside_a_job_is_not_part_of_it(
+def test_submission_inside_a_job_hides_its_environment(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", "/etc/other/slurm.conf")
@@ -227,24 +225,24 @@ def test_a_submission_from_inside_a_job_is_not_part_of_it(
 
 
 @pytest.mark.parametrize(("time", "signal"), [("1", 15), ("2", 30), ("6", 90), ("1-00:00:00", 90)])
-def test_the_signal_comes_within_the_time_limit(time: str, signal: int) -> None:
+def test_signal_comes_within_the_time_limit(time: str, signal: int) -> None:
     assert parameters(Resources(time=time), "irp")["signal_delay_s"] == signal
 
 
 @pytest.mark.parametrize("time", ["1", "10", "4:00:00"])
-def test_submitit_never_takes_a_signal_for_the_time_limit(time: str, commands: Commands, tmp_path: Path) -> None:
+def test_submitit_never_takes_a_signal_for_a_timeout(time: str, commands: Commands, tmp_path: Path) -> None:
     (job,) = submit([nothing], Resources(time=time), "irp", tmp_path / "logs")
     delayed = DelayedSubmission.load(tmp_path / "logs" / job.job_id / f"{job.job_id}_submitted.pkl")
     environment: Any = SlurmJobEnvironment()
     assert not SignalHandler(environment, environment, delayed).has_timed_out()
 
 
-def test_srun_gets_what_it_does_not_inherit() -> None:
+def test_srun_gets_cpus_per_task() -> None:
     arguments = parameters(Resources(cpus_per_task=3), "irp")["srun_args"]
     assert arguments == ["--cpus-per-task=3", "--kill-on-bad-exit=1"]
 
 
-def test_an_interrupted_submission_leaves_no_jobs(
+def test_interrupted_submission_leaves_no_jobs(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real: Callable[..., list[Submitted]] = batch._submit_part

@@ -36,7 +36,7 @@ def words(output: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("cluster", ["inline", "local"])
-def test_a_failed_stage_stops_those_after_it_alone_and_the_same_command_goes_on(
+def test_failed_stage_stops_only_later_stages_and_the_same_command_resumes(
     cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     resources = Resources(cluster=cluster)
@@ -59,9 +59,7 @@ def test_a_failed_stage_stops_those_after_it_alone_and_the_same_command_goes_on(
     assert spans["end"][0] >= max(spans["d"][1], spans["e"][1])
 
 
-def test_a_run_whose_input_was_made_anew_is_not_taken_for_complete(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_with_new_input_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def stages(word: str) -> list[Stage]:
         return [
             Stage("a", (Note(tmp_path, "a"),)),
@@ -76,19 +74,19 @@ def test_a_run_whose_input_was_made_anew_is_not_taken_for_complete(
         launch_graph(stages("a"), Resources(cluster="inline"), tmp_path)
 
 
-def test_a_run_whose_folder_takes_no_files_leaves_the_others_running(tmp_path: Path) -> None:
+def test_folder_that_is_a_file_fails_one_run(tmp_path: Path) -> None:
     (tmp_path / "note_a").touch()
     with pytest.raises(UserError, match="1 of 2 runs failed"):
         launch_graph([Stage("a", (Note(tmp_path, "a"), Note(tmp_path, "b")))], Resources(cluster="inline"), tmp_path)
     assert words(tmp_path) == {"b"}
 
 
-def test_an_input_that_nobody_makes_is_refused(tmp_path: Path) -> None:
+def test_missing_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no a"):
         launch_graph([Stage("d", (Note(tmp_path, "d", reads=("a",)),))], Resources(cluster="inline"), tmp_path)
 
 
-def test_a_graph_is_given_heads_first(tmp_path: Path) -> None:
+def test_stage_before_its_head_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="stage d must"):
         launch_graph([Stage("d", (Note(tmp_path, "d"),), after=("a",))], Resources(cluster="inline"), tmp_path)
 
@@ -103,7 +101,7 @@ def dependencies(scripts: str) -> dict[str, str | None]:
     return found
 
 
-def test_slurm_gets_an_array_a_stage_and_what_each_waits_for(
+def test_each_stage_is_one_array_with_dependencies(
     commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     number = f'n=$(($(cat "{tmp_path}/n" 2>/dev/null || echo 0) + 1)); echo $n >"{tmp_path}/n"'
@@ -131,7 +129,7 @@ def test_slurm_gets_an_array_a_stage_and_what_each_waits_for(
     assert "#SBATCH --dependency=afterok:2\n" in (output / "note_e" / "batch.sh").read_text()
 
 
-def test_a_tail_in_the_queue_waits_for_a_head_that_is_submitted_again(commands: Commands, tmp_path: Path) -> None:
+def test_queued_tail_is_replaced_when_its_head_is_submitted_again(commands: Commands, tmp_path: Path) -> None:
     number = f'n=$(($(cat "{tmp_path}/n" 2>/dev/null || echo 0) + 1)); echo $n >"{tmp_path}/n"'
     commands.answer("sbatch", f"{number}; echo Submitted batch job $n")
     output, resources = tmp_path / "out", Resources(partition="gpu")
@@ -147,7 +145,7 @@ def test_a_tail_in_the_queue_waits_for_a_head_that_is_submitted_again(commands: 
     assert commands.calls("scancel") == ["scancel 3 5"]
 
 
-def test_a_dry_run_says_what_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_names_damaged_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stages = [Stage("a", (Damaged(tmp_path, "a"),)), Stage("b", (Note(tmp_path, "b"),), after=("a",))]
     with pytest.raises(UserError, match="2 of 2 runs failed"):
         launch_graph(stages, Resources(cluster="inline", dry_run=True), tmp_path)
@@ -157,7 +155,7 @@ def test_a_dry_run_says_what_is_damaged(tmp_path: Path, capsys: pytest.CaptureFi
     assert printed.out == ""
 
 
-def test_a_stage_that_slurm_refuses_takes_those_before_it_out_of_the_queue(commands: Commands, tmp_path: Path) -> None:
+def test_refused_stage_cancels_earlier_stages(commands: Commands, tmp_path: Path) -> None:
     commands.answer(
         "sbatch",
         'case "$*" in *) grep -q job-name=d "$1" && { echo "sbatch: error: no" >&2; exit 1; }; esac; '

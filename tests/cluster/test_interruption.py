@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from autosparse.cluster import interruption
+from autosparse.cluster import interruption, worker
 from tests.conftest import ROOT, RUN, SMALL_IRP, tree
 from tests.waiting import waiting_irp
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_only_sets_a_flag(number: signal.Signals) -> None:
+def test_signal_only_sets_a_flag(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with interruption.listening():
         assert not interruption.agreed()
@@ -28,14 +28,14 @@ def test_a_signal_only_sets_a_flag(number: signal.Signals) -> None:
     assert signal.getsignal(number) == before
 
 
-def test_the_second_signal_does_what_it_did_before() -> None:
+def test_second_signal_has_its_usual_effect() -> None:
     with interruption.listening():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_under_nohup_a_terminal_may_be_closed() -> None:
+def test_nohup_ignores_a_closed_terminal() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with interruption.listening():
@@ -45,7 +45,7 @@ def test_under_nohup_a_terminal_may_be_closed() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_run_is_one_jobs_and_goes_on_from_the_step_where_it_was_stopped(
+def test_stopped_run_resumes_to_the_same_bytes(
     irp_run: Path, script: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     process = waiting_irp(30, tmp_path)
@@ -56,7 +56,7 @@ def test_a_run_is_one_jobs_and_goes_on_from_the_step_where_it_was_stopped(
     os.kill(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode == 130
-    assert (tmp_path / "said").read_text().endswith("error: interrupted; the same command goes on from here\n")
+    assert (tmp_path / "said").read_text().endswith("error: interrupted; the same command resumes\n")
     folder = tmp_path / "irp" / RUN
     status = json.loads((folder / "status.json").read_text())
     assert (status["state"], status["why"]) == ("interrupted", "SIGINT")
@@ -67,18 +67,18 @@ def test_a_run_is_one_jobs_and_goes_on_from_the_step_where_it_was_stopped(
     assert tree(folder)["history.json"] == tree(irp_run)["history.json"]
 
 
-def test_a_signal_during_the_imports_is_kept(tmp_path: Path) -> None:
+def test_signal_during_imports_is_kept(tmp_path: Path) -> None:
     code = """
 import sys, time
 from pathlib import Path
 Path(sys.argv[1], "started").touch()
 while not Path(sys.argv[1], "asked").exists():  # as if for imports
     time.sleep(0.01)
-from autosparse.cluster import interruption
+from autosparse.cluster import interruption, worker
 with interruption.listening():
     print(interruption.received())
 """
-    command = [sys.executable, "-ISc", interruption.HOLD, "-c", code, str(tmp_path)]
+    command = [sys.executable, "-ISc", worker.HOLD_SIGNALS, "-c", code, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     while not (tmp_path / "started").exists():
@@ -89,7 +89,7 @@ with interruption.listening():
 
 
 @pytest.mark.parametrize("step", [0.001, 0.2, 9.0])
-def test_processes_ask_each_other_by_the_clock(step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_agree_every_few_seconds(step: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every few seconds, or at every step that is longer; this world is of one process, which asks all the same."""
     now, asked = 1000.0, list[float]()
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)

@@ -15,6 +15,12 @@ def status(job: Note) -> dict:
     return json.loads((job.folder / "status.json").read_text())
 
 
+def error(job: Note) -> str:
+    failed = failure(job, Path("log"))
+    assert failed
+    return failed.error.removesuffix("; log: log")
+
+
 @pytest.fixture
 def on_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As Slurm starts a job that it has queued again three times."""
@@ -26,7 +32,7 @@ def on_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("on_slurm")
-def test_a_job_that_slurm_has_queued_again_too_often_says_so(tmp_path: Path) -> None:
+def test_too_many_requeues_fail_the_run(tmp_path: Path) -> None:
     job = Note(tmp_path, "a")
     job.folder.mkdir()
     (job.folder / "status.json").write_text('{"state": "running"}')  # of the attempt that lost its node
@@ -34,36 +40,36 @@ def test_a_job_that_slurm_has_queued_again_too_often_says_so(tmp_path: Path) -> 
     with pytest.raises(UserError, match=why):
         Attempt(job, 1, max_requeues=2)()
     assert (status(job)["state"], status(job)["why"], status(job)["job"]) == ("failed", why, "42")
-    assert failure(job) == why
+    assert error(job) == why
     Attempt(job, 1, max_requeues=3)()
     assert (status(job)["state"], status(job)["requeues"]) == ("complete", 3)
 
 
-def test_inside_somebody_elses_job_its_requeues_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requeues_of_an_outer_job_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
     Attempt(job := Note(tmp_path, "a"), 1)()
     assert status(job)["state"] == "complete"
 
 
-def test_what_a_larger_world_said_before_is_forgotten(tmp_path: Path) -> None:
+def test_errors_of_earlier_attempts_are_removed(tmp_path: Path) -> None:
     job = Note(tmp_path, "a", fail="bug")
     (job.folder / "logs").mkdir(parents=True)
     (job.folder / "logs" / "rank7.error.json").write_text('{"error": "long ago", "user": true}')
     with pytest.raises(ZeroDivisionError):
         Attempt(job, 1)()
-    assert str(failure(job)).startswith("ZeroDivisionError: a bug in two lines (jobs.py, line ")
+    assert error(job).startswith("ZeroDivisionError: a bug in two lines (jobs.py, line ")
     assert [path.name for path in job.folder.glob("logs/*.json")] == ["rank0.error.json"]
 
 
-def test_a_run_that_ended_without_a_word_was_killed(tmp_path: Path) -> None:
+def test_run_without_an_end_was_killed(tmp_path: Path) -> None:
     job = Note(tmp_path, "a")
-    assert failure(job) == "it was not started"
+    assert error(job) == "it was not started"
     job.folder.mkdir()
     (job.folder / "status.json").write_text('{"state": "running"}')
-    assert failure(job) == "it was killed"
+    assert error(job) == "it was killed"
 
 
-def test_what_a_killed_attempt_was_about_to_write_is_removed(tmp_path: Path) -> None:
+def test_unfinished_files_of_a_killed_attempt_are_removed(tmp_path: Path) -> None:
     job = Note(tmp_path, "a")
     left, submitting = job.folder / ".checkpoint.pt.tmp", job.folder / ".job.json.tmp"
     for folder in (left, submitting):

@@ -36,7 +36,7 @@ def test_every_job_runs_and_leaves_its_record(cluster: str, tmp_path: Path, caps
     assert logs == ({"autosparse.errors.UserError: no such word", "in two lines"} if cluster == "local" else set())
 
 
-def test_sys_exit_of_a_run_fails_it_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sys_exit_fails_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = [Note(tmp_path, "a", fail="exit"), Note(tmp_path, "b")]
     with pytest.raises(UserError, match="1 of 2 runs failed"):
         launch(jobs, Resources(cluster="inline"), tmp_path, "notes")
@@ -45,29 +45,20 @@ def test_sys_exit_of_a_run_fails_it_alone(tmp_path: Path, capsys: pytest.Capture
     assert jobs[1].is_complete()
 
 
-def test_what_is_complete_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job = Note(tmp_path, "a")
-    launch([job], Resources(cluster="inline"), tmp_path, "notes")
-    span = (job.folder / "span0").read_text()
-    launch([job], Resources(cluster="inline"), tmp_path, "notes")
-    assert (job.folder / "span0").read_text() == span
-    assert "1 runs, 1 complete, 0 to run" in capsys.readouterr().err
-
-
-def test_the_process_that_failed_by_itself_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_process_that_failed_first_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="1 of 1 runs failed"):
         launch([Note(tmp_path, "a", fail="rank 1")], Resources(cluster="local", tasks_per_node=2), tmp_path, "notes")
     assert "the second process has had enough" in capsys.readouterr().err
 
 
-def test_a_run_that_failed_before_any_output_can_be_asked_for_otherwise(tmp_path: Path) -> None:
+def test_run_without_output_takes_other_options(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 of 1 runs failed"):
         launch([Note(tmp_path, "a", fail="user")], Resources(cluster="inline"), tmp_path, "notes")
     launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
     assert yaml.safe_load((tmp_path / "note_a" / "config.yaml").read_text())["fail"] == ""
 
 
-def test_a_damaged_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
     whole = (tmp_path / "note_a" / "config.yaml").read_text()
     for text in ("junk", "", "a: [1", whole.splitlines()[0] + "\n", whole[:-4]):
@@ -77,13 +68,13 @@ def test_a_damaged_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
         assert capsys.readouterr().err.count("config.yaml is damaged") == 1
 
 
-def test_local_tasks_are_one_world(tmp_path: Path) -> None:
+def test_local_tasks_form_one_group(tmp_path: Path) -> None:
     job = Note(tmp_path, "a")
     launch([job], Resources(cluster="local", tasks_per_node=2), tmp_path, "notes")
     assert [json.loads((job.folder / f"span{rank}").read_text())[2] for rank in (0, 1)] == [2, 2]
 
 
-def test_a_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
+def test_folder_with_other_options_is_refused(tmp_path: Path) -> None:
     launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
     with pytest.raises(UserError, match="is a run with fail = , asked for is user"):
         launch([Note(tmp_path, "a", fail="user")], Resources(cluster="inline"), tmp_path, "notes")
@@ -91,9 +82,7 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
         launch([Note(tmp_path, "b")] * 2, Resources(cluster="inline"), tmp_path, "notes")
 
 
-def test_a_dry_run_prints_the_runs_and_the_batch_script_and_leaves_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run_prints_runs_and_script_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = [Note(tmp_path / "out", word) for word in "abc"]
     launch(jobs, Resources(partition="gpu", array_parallelism=2, dry_run=True), tmp_path / "out", "notes")
     *folders, script = capsys.readouterr().out.split("\n", 3)
@@ -103,25 +92,7 @@ def test_a_dry_run_prints_the_runs_and_the_batch_script_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_slurm_gets_one_array_and_the_script_of_the_dry_run(
-    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "with space"
-    jobs = [Note(output, word) for word in "abc"]
-    launch(jobs, Resources(partition="gpu", dry_run=True), output, "notes")
-    script = capsys.readouterr().out.split("\n", 3)[3]
-    launch(jobs, Resources(partition="gpu"), output, "notes")
-    printed = capsys.readouterr()
-    assert printed.out.splitlines() == [str(job.folder) for job in jobs]
-    assert "submitted as 4242" in printed.err
-    for number, job in enumerate(jobs):
-        assert (job.folder / "batch.sh").read_text().strip() == script.strip()
-        said = json.loads((job.folder / "job.json").read_text())
-        assert said["job"] == f"4242_{number}"
-        assert Path(said["log"]).parent == output / "submitted" / "notes_0" / f"4242_{number}"
-
-
-def test_what_is_in_the_queue_is_not_submitted_again(
+def test_queued_job_is_not_submitted_again(
     commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = [Note(tmp_path, word) for word in "ab"]
@@ -137,9 +108,7 @@ def test_what_is_in_the_queue_is_not_submitted_again(
     assert len(commands.calls("sbatch")) == before
 
 
-def test_what_slurm_holds_since_a_node_could_not_start_it_is_released(
-    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_held_job_is_released(commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = [Note(tmp_path, word) for word in "ab"]
     launch(jobs, Resources(cluster="slurm"), tmp_path, "notes")
     commands.answer("squeue", "echo '4242_0|PENDING|launch failed requeued held'; echo '4242_1|PENDING|Priority'")
@@ -165,7 +134,7 @@ def test_what_slurm_holds_since_a_node_could_not_start_it_is_released(
         ("squeue", "echo '4242|PENDING|PartitionTimeLimit'", Resources(partition="p", time="9"), "never start it"),
     ],
 )
-def test_what_slurm_refuses_leaves_nothing(
+def test_refusal_leaves_nothing(
     command: str, script: str, resources: Resources, message: str, commands: Commands, tmp_path: Path
 ) -> None:
     commands.answer(command, script)
@@ -174,7 +143,7 @@ def test_what_slurm_refuses_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_refusal_leaves_what_was_there(commands: Commands, tmp_path: Path) -> None:
+def test_refusal_keeps_earlier_files(commands: Commands, tmp_path: Path) -> None:
     launch([Note(tmp_path, "a")], Resources(cluster="slurm"), tmp_path, "notes")
     before = tree(tmp_path)
     commands.answer("sbatch", "exit 1")
@@ -183,21 +152,21 @@ def test_a_refusal_leaves_what_was_there(commands: Commands, tmp_path: Path) -> 
     assert tree(tmp_path) == before
 
 
-def test_who_stops_waiting_is_told_that_the_jobs_go_on(
+def test_interrupted_wait_names_the_remaining_jobs(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autosparse.cluster.waiting.wait", interrupted)
+    monkeypatch.setattr("autosparse.cluster.submit.wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         launch([Note(tmp_path, word) for word in "ab"], Resources(cluster="slurm", wait=True), tmp_path, "notes")
-    assert "the jobs go on without this; to end them: scancel 4242" in capsys.readouterr().err
+    assert "the jobs stay in the queue; to end them: scancel 4242" in capsys.readouterr().err
     assert commands.calls("scancel") == []
     assert (tmp_path / "submitted" / "notes_0" / "jobs.json").exists()
 
 
-def test_names_that_a_batch_script_cannot_hold_are_refused(tmp_path: Path) -> None:
+def test_log_dir_with_special_characters_is_refused(tmp_path: Path) -> None:
     for resources in (Resources(cluster="slurm", dry_run=True), Resources(cluster="local")):
         for name in ("100%", "a\\b", "a\ntouch b"):
             with pytest.raises(UserError, match="use another log-dir"):
@@ -205,7 +174,7 @@ def test_names_that_a_batch_script_cannot_hold_are_refused(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_record_names_the_commit_of_the_code(tmp_path: Path) -> None:
+def test_environment_names_the_commit(tmp_path: Path) -> None:
     launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
     environment = json.loads((tmp_path / "note_a" / "environment.json").read_text())
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
@@ -214,7 +183,7 @@ def test_the_record_names_the_commit_of_the_code(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["job.json", "status.json", "environment.json", "config.yaml"])
 @pytest.mark.parametrize("content", ["", "[]", "\0\0\0"])
-def test_a_small_file_that_a_lost_machine_left_damaged_is_this_runs_alone(
+def test_damaged_record_fails_one_run(
     name: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, damaged = Note(tmp_path, "whole"), Note(tmp_path, "damaged", fail="user")
@@ -236,7 +205,7 @@ def test_a_small_file_that_a_lost_machine_left_damaged_is_this_runs_alone(
         assert json.loads((whole.folder / name).read_text())["state"] == "complete"
 
 
-def test_a_run_whose_record_is_damaged_is_not_submitted_twice(commands: Commands, tmp_path: Path) -> None:
+def test_run_with_damaged_record_is_not_submitted_twice(commands: Commands, tmp_path: Path) -> None:
     job = Note(tmp_path, "a")
     launch([job], Resources(cluster="slurm"), tmp_path, "notes")
     before = json.loads((job.folder / "job.json").read_text())

@@ -43,7 +43,7 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
     assert [path.read_text() for path in tmp_path.iterdir()] == ["{"]
 
 
-def test_a_job_may_wait_for_another_until_it_is_asked_to_stop(tmp_path: Path) -> None:
+def test_waiting_job_stops_when_asked(tmp_path: Path) -> None:
     first = lease(tmp_path, "1")
     first.__enter__()
     asked = threading.Timer(0.1, interruption.interrupt, ["enough"])
@@ -57,7 +57,7 @@ def test_a_job_may_wait_for_another_until_it_is_asked_to_stop(tmp_path: Path) ->
         assert who(tmp_path)["job"] == "2"
 
 
-def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+def test_killed_process_loses_its_lease(tmp_path: Path) -> None:
     code = f"""
 import os, signal, sys
 from pathlib import Path
@@ -72,13 +72,13 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert who(tmp_path)["pid"] == os.getpid()
 
 
-def test_a_process_with_the_number_of_a_dead_one_is_another(tmp_path: Path) -> None:
+def test_reused_process_id_is_no_holder(tmp_path: Path) -> None:
     holder(tmp_path, host=socket.gethostname(), pid=os.getpid(), started="1")
     with lease(tmp_path, None):
         assert who(tmp_path)["started"] != "1"
 
 
-def test_another_machine_is_trusted_until_it_is_silent(tmp_path: Path) -> None:
+def test_holder_on_another_machine_counts_until_it_is_silent(tmp_path: Path) -> None:
     holder(tmp_path, job="5_1")
     with pytest.raises(UserError, match=r"process 1 on node7 \(job 5_1\) works on this run"):
         lease(tmp_path, "5_2").__enter__()
@@ -88,9 +88,7 @@ def test_another_machine_is_trusted_until_it_is_silent(tmp_path: Path) -> None:
         assert who(tmp_path)["job"] == "5_2"
 
 
-def test_a_holder_whose_job_has_ended_is_watched_before_it_is_taken_for_dead(
-    tmp_path: Path, commands: Commands
-) -> None:
+def test_holder_of_an_ended_job_is_watched_first(tmp_path: Path, commands: Commands) -> None:
     """It was killed on another machine; but the end of a job on a lost node need not be that of its work."""
     commands.answer("squeue", "echo '6|RUNNING|None'")
     holder(tmp_path, job="5_1")
@@ -111,7 +109,7 @@ def test_a_holder_whose_job_has_ended_is_watched_before_it_is_taken_for_dead(
     assert not [name for name in while_watched if name.endswith(".tmp")]  # who is killed meanwhile leaves nothing
 
 
-def test_a_holder_whose_clock_seems_to_have_stopped_is_watched_before_it_is_taken_for_dead(tmp_path: Path) -> None:
+def test_holder_with_an_old_file_is_watched_first(tmp_path: Path) -> None:
     holder(tmp_path)
     os.utime(newest(tmp_path), (0, 0))  # the clock of the file system has jumped
     beats = threading.Timer(0.1, lambda: os.utime(newest(tmp_path)))
@@ -121,7 +119,7 @@ def test_a_holder_whose_clock_seems_to_have_stopped_is_watched_before_it_is_take
     beats.join()
 
 
-def test_who_works_on_a_folder_does_not_hold_a_copy_of_it(tmp_path: Path) -> None:
+def test_copy_of_a_folder_has_no_holder(tmp_path: Path) -> None:
     original, copy = tmp_path / "original", tmp_path / "copy"
     with lease(original, None):
         shutil.copytree(original, copy)
@@ -137,13 +135,13 @@ def test_who_works_on_a_folder_does_not_hold_a_copy_of_it(tmp_path: Path) -> Non
         (tmp_path / "moved").rename(original)
 
 
-def test_a_requeued_job_takes_over_from_itself(tmp_path: Path) -> None:
+def test_requeued_job_takes_over_from_itself(tmp_path: Path) -> None:
     holder(tmp_path, job="5_1")
     with lease(tmp_path, "5_1"):
         assert who(tmp_path)["host"] != "node7"
 
 
-def test_an_empty_file_is_that_of_somebody_who_is_about_to_fill_it_or_died_before(tmp_path: Path) -> None:
+def test_empty_lease_counts_until_it_is_stale(tmp_path: Path) -> None:
     newest(tmp_path, 1).touch()
     there = {"host": "node7", "pid": 1, "started": "1", "job": None}
     filling = threading.Timer(0.2, lambda: newest(tmp_path).write_text(json.dumps(there)))
@@ -157,7 +155,7 @@ def test_an_empty_file_is_that_of_somebody_who_is_about_to_fill_it_or_died_befor
         assert who(tmp_path)["pid"] == os.getpid()
 
 
-def test_the_holder_keeps_touching_it_and_notices_its_loss(tmp_path: Path) -> None:
+def test_holder_touches_its_lease_and_notices_its_loss(tmp_path: Path) -> None:
     with interruption.listening(), lease(tmp_path, None, beat=0.01):
         os.utime(newest(tmp_path), (0, 0))
         until(lambda: newest(tmp_path).stat().st_mtime > 0)
@@ -168,7 +166,7 @@ def test_the_holder_keeps_touching_it_and_notices_its_loss(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_of_many_that_find_a_dead_holder_one_gets_it(
+def test_one_of_many_takes_over_from_a_dead_holder(
     links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(source: Path, target: Path) -> None:

@@ -41,9 +41,7 @@ def working(output: Path, *jobs: Sequence[object]) -> subprocess.Popen[str]:
     return process
 
 
-def test_jobs_keep_to_the_array_parallelism_and_are_spread_over_the_gpus_that_this_process_may_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_keep_to_parallelism_and_visible_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3,7")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     jobs = [Note(tmp_path, word, seconds=0.5) for word in "abc"]
@@ -60,7 +58,7 @@ def test_jobs_keep_to_the_array_parallelism_and_are_spread_over_the_gpus_that_th
         ("GPU-8932f937", 1, "takes CUDA_VISIBLE_DEVICES as numbers, such as 0,1, got GPU-8932f937"),
     ],
 )
-def test_gpus_that_cannot_be_given_are_refused(
+def test_too_many_gpus_are_refused(
     visible: str, gpus: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -70,7 +68,7 @@ def test_gpus_that_cannot_be_given_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_stops_the_jobs_at_a_step_and_is_one_line(tmp_path: Path) -> None:
+def test_ctrl_c_stops_jobs_at_a_step(tmp_path: Path) -> None:
     process = working(tmp_path, ("a", "asked"), ("b", "asked"))
     # Unlike a terminal, this leaves it to the command to signal the jobs.
     for pid in (process.pid, *Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()):
@@ -78,13 +76,13 @@ def test_ctrl_c_stops_the_jobs_at_a_step_and_is_one_line(tmp_path: Path) -> None
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in error
-    assert error.endswith("\nerror: interrupted; the same command goes on from here\n")
+    assert error.endswith("\nerror: interrupted; the same command resumes\n")
     for word in "ab":
         assert json.loads((tmp_path / f"note_{word}" / "status.json").read_text())["state"] == "interrupted"
         assert holder_of(tmp_path / f"note_{word}") is None
 
 
-def test_a_job_of_a_killed_command_is_waited_for_by_the_next(tmp_path: Path) -> None:
+def test_next_command_waits_for_jobs_of_a_killed_one(tmp_path: Path) -> None:
     with working(tmp_path, ("a", "", 6.0)) as process:
         process.kill()
         process.wait()

@@ -1,17 +1,15 @@
-"""The processes of a job find each other, whatever else there is on the machine."""
+"""The processes of a job find each other and form a group."""
 
-import contextlib
 import os
-import socket
 import subprocess
 import sys
-import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from submitit.core.utils import DelayedSubmission
 
-from autosparse.cluster import begin, rendezvous
+from autosparse.cluster import process, worker
 from autosparse.errors import UserError
 
 JOB = f"{os.getpid()}_7"
@@ -44,46 +42,37 @@ def world(folder: Path, size: int = 2) -> list[str]:
     return [output.strip() or errors[-800:] for output, errors in said]
 
 
-def test_they_meet_beside_others_that_have_their_ports(tmp_path: Path) -> None:
-    taken = rendezvous.ports(JOB)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", taken[0]))  # of another program
-        silent.listen()
-        with socket.create_server(("", taken[1])) as other:
-            threading.Thread(target=rendezvous._answer, args=(other, "autosparse 9 0 23456\n"), daemon=True).start()
-            assert world(tmp_path) == ["[0, 1]"] * 2
+def test_tasks_of_a_job_form_a_group(tmp_path: Path) -> None:
+    (tmp_path / "port0").write_text("1")  # of an earlier attempt
+    assert world(tmp_path) == ["[0, 1]"] * 2
 
 
-def test_what_a_killed_attempt_was_about_to_save_is_removed(tmp_path: Path) -> None:
+def test_unfinished_result_of_a_killed_attempt_is_removed(tmp_path: Path) -> None:
     left = tmp_path / f"{JOB}_0_result.pkl.save_tmp"
     left.touch()
     assert world(tmp_path, size=1) == ["[0]"]
     assert not left.exists()
 
 
-def test_where_no_port_is_free_it_is_said() -> None:
-    taken = rendezvous.ports("1")
-    with contextlib.ExitStack() as stack:
-        for port in taken:
-            with contextlib.suppress(OSError):  # somebody else listens there
-                stack.enter_context(socket.create_server(("", port)))
-        with pytest.raises(UserError, match=f"none of the ports {taken[0]} .* is free on 127.0.0.1"):
-            rendezvous.meet("127.0.0.1", "1", 0, main=True)
+def test_missing_main_process_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_MEETING_TIMEOUT", timedelta(seconds=0.1))
+    with pytest.raises(UserError, match=r"the first process of this job, on node7, has not written .*port0"):
+        process.meet("node7", tmp_path / "port0", main=False)
 
 
-def test_what_another_user_has_submitted_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickle_of_another_user_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pickle = tmp_path / "4242_submitted.pkl"
     pickle.touch()
-    begin.check_owner(pickle)
+    worker.check_owner(pickle)
     stat = Path.stat
     monkeypatch.setattr(Path, "stat", lambda path: os.stat_result((*stat(path)[:4], 12345, *stat(path)[5:])))
     with pytest.raises(SystemExit, match=r"4242_submitted\.pkl is of another user, and is not loaded; submit again"):
-        begin.check_owner(pickle)
+        worker.check_owner(pickle)
     assert list(tmp_path.iterdir()) == [pickle]
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_thread_of_the_users_does_not_keep_a_process_that_is_done(fails: bool, tmp_path: Path) -> None:
+def test_process_ends_although_a_thread_is_alive(fails: bool, tmp_path: Path) -> None:
     def work() -> None:
         import threading
         import time
@@ -94,7 +83,7 @@ def test_a_thread_of_the_users_does_not_keep_a_process_that_is_done(fails: bool,
 
     DelayedSubmission(work).dump(tmp_path / "4242_submitted.pkl")
     environment = os.environ | {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "4242", "SLURM_PROCID": "0"}
-    command = [sys.executable, "-u", "-m", "autosparse.cluster.begin", str(tmp_path)]
+    command = [sys.executable, "-u", "-m", "autosparse.cluster.worker", str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == fails
     assert ("ZeroDivisionError: a bug" in done.stderr) == fails
@@ -111,18 +100,18 @@ def alone(**more: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("shell", [{}, {"SLURM_JOB_ID": "1", "SLURM_STEP_NUM_TASKS": "1"}])
-def test_what_another_job_has_left_in_the_environment_makes_no_world(shell: dict[str, str]) -> None:
+def test_stale_environment_makes_no_group(shell: dict[str, str]) -> None:
     assert alone(**STALE, **shell).stdout.strip() == "[0]"
     assert alone(MASTER_ADDR="nowhere.invalid", WORLD_SIZE="2").stdout.strip() == "[0]"
 
 
-def test_what_accelerate_was_configured_to_do_changes_nothing() -> None:
+def test_configuration_of_accelerate_is_ignored() -> None:
     asked = {"MIXED_PRECISION": "bf16", "GRADIENT_ACCUMULATION_STEPS": "4", "USE_FSDP": "true", "USE_DEEPSPEED": "true"}
     said = alone(**{f"ACCELERATE_{name}": value for name, value in asked.items()})
     assert said.stdout.strip() == "[0]", said.stderr
 
 
-def test_torchrun_makes_a_world(tmp_path: Path) -> None:
+def test_torchrun_makes_a_group(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     said = subprocess.run([*command, tmp_path / "script.py"], capture_output=True, text=True, timeout=100)

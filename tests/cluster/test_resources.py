@@ -21,7 +21,7 @@ def test_time_limits_are_whole_minutes(text: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1:30", "0", "0:00:00", "soon", "-5"])
-def test_time_limits_of_another_form_are_refused(text: str) -> None:
+def test_time_limit_of_wrong_form_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="time"):
         Resources(time=text)
 
@@ -34,7 +34,7 @@ def test_auto_is_slurm_where_it_answers(answers: bool, expected: str, monkeypatc
 
 
 @pytest.mark.parametrize("asked", [{"cluster": "slurm"}, {"partition": "gpu"}, {"account": "a"}, {"nodes": 2}])
-def test_slurm_that_does_not_answer(asked: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_slurm_is_refused(asked: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "slurm_answers", lambda: False)
     with pytest.raises(UserError, match="no Slurm here"):
         Resources(**asked).resolve()
@@ -49,7 +49,7 @@ def test_sinfo_decides(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> N
     assert not slurm_answers()
 
 
-def test_every_flag_of_the_command_line() -> None:
+def test_every_option_is_parsed() -> None:
     """What scripts and profiles rely on: the names, and that each takes what it says."""
     given = """--cluster slurm --partition p --account a --qos q --nodes 2 --gpus-per-node 0 --tasks-per-node 3
         --cpus-per-task 4 --mem 1GB --time 5 --constraint c --exclude e --array-parallelism 6 --max-requeues 7
@@ -62,7 +62,7 @@ def test_every_flag_of_the_command_line() -> None:
     assert untouched == []  # so there is no field that this test does not know
 
 
-def test_processes_or_gpus() -> None:
+def test_tasks_and_gpus_exclude_each_other() -> None:
     assert Resources(gpus_per_node=4).tasks == 4
     assert Resources(tasks_per_node=2).gpus(1) == 0
     with pytest.raises(UserError, match="one process runs on each GPU"):
@@ -77,20 +77,20 @@ SLURM_ONLY = [
 
 @pytest.mark.parametrize(("field", "value"), SLURM_ONLY)
 @pytest.mark.parametrize("cluster", ["local", "inline"])
-def test_flags_of_slurm_are_refused_elsewhere(cluster: str, field: str, value: object) -> None:
+def test_option_of_slurm_is_refused_elsewhere(cluster: str, field: str, value: object) -> None:
     refused = f"{field.replace('_', '-')} does nothing with the cluster {cluster}; it needs slurm"
     with pytest.raises(UserError, match=refused):
         Resources(cluster=cluster, **{field: value}).resolve()
 
 
 @pytest.mark.parametrize("field", ["tasks_per_node", "array_parallelism", "gpus_per_node", "time", "log_dir"])
-def test_flags_of_jobs_are_refused_inline(field: str) -> None:
+def test_option_of_jobs_is_refused_inline(field: str) -> None:
     with pytest.raises(UserError, match=f"{field.replace('_', '-')} does nothing with the cluster inline"):
         Resources(cluster="inline", **{field: "1" if field in ("time", "log_dir") else 1}).resolve()
     Resources(cluster="local", **{field: "1" if field in ("time", "log_dir") else 1}).resolve()
 
 
-def test_what_a_site_says_is_about_its_slurm() -> None:
+def test_profile_counts_only_on_slurm() -> None:
     said = {"partition": "gpu", "gpus_per_node": 4, "time": "9"}
     here = Resources(**said, cluster="local", array_parallelism=2, site=said).resolve()
     assert (here.partition, here.gpus_per_node, here.time, here.array_parallelism) == (None, None, None, 2)
@@ -110,17 +110,17 @@ def test_numbers_out_of_range_are_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("time=5", "there is an option for it, time"),
-        ("gpus-per-node=1", "there is an option for it, gpus-per-node"),
-        ("ntasks=5", "there is an option for it, tasks-per-node"),
-        ("--dependency=after:1", "there is an option for it, after"),
-        ("array=0-3", "there is an option for it, array-parallelism"),
+        ("time=5", "use the option time"),
+        ("gpus-per-node=1", "use the option gpus-per-node"),
+        ("ntasks=5", "use the option tasks-per-node"),
+        ("--dependency=after:1", "use the option after"),
+        ("array=0-3", "use the option array-parallelism"),
         ("signal=USR1", "signal is set by the submission itself"),
         ("=5", "as KEY=VALUE"),
         ("Key=5", "as KEY=VALUE"),
     ],
 )
-def test_options_that_have_a_flag_are_refused(text: str, message: str) -> None:
+def test_sbatch_option_with_an_option_of_its_own_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Resources(slurm=(text,))
 
@@ -132,7 +132,7 @@ def test_after_takes_job_ids(job: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["partition", "account", "qos", "mem", "constraint", "exclude", "log_dir", "slurm"])
-def test_no_value_adds_a_line_to_a_batch_script(name: str) -> None:
+def test_line_break_in_a_value_is_refused(name: str) -> None:
     value: Any = {"log_dir": Path("a\nb"), "slurm": ("comment=a\ntouch b",)}.get(name, "a\ntouch b")
     with pytest.raises(UserError, match=rf"{name.replace('_', '-')} takes .*, got '.*a\\n"):
         Resources(**{name: value})

@@ -2,14 +2,27 @@
 
 from dataclasses import replace
 
-from autosparse.criteria import Criterion, Targeted, make_criterion
+from torch import Tensor, nn
+
+from autosparse.criteria import Chooser, Criterion, Scoring, make_criterion, select
 from autosparse.criteria.force import Force
 from autosparse.criteria.rounds import Rounds
+from autosparse.pruning import Layout, Mask
 
 ROUNDS = 3
 
 
-def quick(name: str, seed: int = 0) -> Criterion | Targeted:
-    """A criterion of the package; one that scores in rounds has `ROUNDS` of them."""
+def quick(name: str, seed: int = 0) -> Criterion | Chooser:
+    """Return a built-in criterion, in `ROUNDS` rounds if it works in rounds."""
     criterion = make_criterion(name, seed)
     return replace(criterion, rounds=ROUNDS) if isinstance(criterion, Rounds | Force) else criterion
+
+
+def scores_or_mask(criterion: Criterion | Chooser, model: nn.Module, scoring: Scoring, k: int) -> Tensor:
+    """Return the scores of a whole network or, of a criterion in rounds, those of one; else the mask as 0 and 1."""
+    full = Mask.full(Layout.of(model))
+    if isinstance(criterion, Rounds):
+        criterion = criterion.criterion
+    if isinstance(criterion, Chooser):
+        return select(criterion, model, full, scoring, k).kept.float()
+    return criterion(model, full, scoring)

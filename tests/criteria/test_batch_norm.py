@@ -1,7 +1,5 @@
 """Criteria by the loss with batch norm by its running statistics, which are fresh before training."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,14 +7,12 @@ from torch.nn import functional as F
 
 import autosparse
 from autosparse.api import find_criterion
-from autosparse.config import BY_LOSS, CRITERIA, LOOK_AHEAD, PRETRAINED
-from autosparse.criteria import Targeted, make_criterion
-from autosparse.criteria.force import Force
-from autosparse.criteria.rounds import Rounds
+from autosparse.config import PRETRAINED
+from autosparse.criteria import Scoring, make_criterion
 from autosparse.criteria.snip import snip
+from autosparse.criteria.table import BY_LOSS, CRITERIA, LOOK_AHEAD
 from autosparse.errors import UserError
-from autosparse.pruning import Layout, Mask
-from tests.criteria.quick import ROUNDS
+from tests.criteria.quick import scores_or_mask
 from tests.models import images
 
 
@@ -34,11 +30,7 @@ def network(norm: type[nn.BatchNorm2d] = nn.BatchNorm2d) -> nn.Module:
 
 
 def scores(name: str, model: nn.Module, batch_norm: str) -> Tensor:
-    criterion = make_criterion(name, batch_norm=batch_norm)
-    if isinstance(criterion, Rounds | Force):
-        criterion = replace(criterion, rounds=ROUNDS)
-    score = criterion.at(700) if isinstance(criterion, Targeted) else criterion
-    return score(model, Mask.full(Layout.of(model)), images())
+    return scores_or_mask(make_criterion(name, batch_norm=batch_norm), model, Scoring(images()), 700)
 
 
 @pytest.mark.parametrize("name", BY_LOSS)

@@ -3,19 +3,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from autosparse.config import CRITERIA
-from autosparse.criteria import Targeted, make_criterion, select
+from autosparse.criteria import Scoring, make_criterion, select
 from autosparse.criteria.gradient import mean_gradient, scoring_mode
+from autosparse.criteria.table import CRITERIA
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data
-from tests.criteria.quick import quick
+from tests.criteria.quick import quick, scores_or_mask
 
 
 def scores(name: str, model: nn.Module, data: Data, seed: int = 0) -> torch.Tensor:
-    criterion, full = quick(name, seed), Mask.full(Layout.of(model))
-    score = criterion.at(full.count // 20) if isinstance(criterion, Targeted) else criterion
-    return score(model, full, data.scoring(100, limit=3))
+    criterion, k = quick(name, seed), Layout.of(model).size // 20
+    return scores_or_mask(criterion, model, Scoring(data.scoring(100, limit=3)), k)
 
 
 @pytest.mark.parametrize("name", CRITERIA)
@@ -48,7 +47,7 @@ def test_scores_are_flat_float32_and_the_model_is_left_as_it_was(
 def test_exactly_as_many_are_kept(name: str, sparsity: float, convolutional: nn.Module, data: Data) -> None:
     full = Mask.full(Layout.of(convolutional))
     k = round((1 - sparsity) * full.count)
-    assert select(quick(name), convolutional, full, data.scoring(100, limit=1), k).count == k
+    assert select(quick(name), convolutional, full, Scoring(data.scoring(100, limit=1)), k).count == k
 
 
 def test_magnitude(model: nn.Module, data: Data) -> None:
@@ -65,7 +64,7 @@ def test_snip_against_finite_differences(model: nn.Module, data: Data) -> None:
     model = model.double()
     batches = [(x.double(), y) for x, y in data.scoring(100, limit=3)]
     layout = Layout.of(model)
-    result = make_criterion("snip")(model, Mask.full(layout), batches)
+    result = make_criterion("snip")(model, Mask.full(layout), Scoring(batches))
 
     def loss() -> float:
         total = sum(F.cross_entropy(model(x), y, reduction="sum").item() for x, y in batches)
@@ -86,7 +85,7 @@ def test_snip_against_finite_differences(model: nn.Module, data: Data) -> None:
 
 def test_the_gradient_is_of_the_mean_loss_whatever_the_batches(model: nn.Module, data: Data) -> None:
     layout = Layout.of(model)
-    small, large = (mean_gradient(model, layout, data.scoring(size)) for size in (97, 1350))
+    small, large = (mean_gradient(model, layout, Scoring(data.scoring(size))) for size in (97, 1350))
     torch.testing.assert_close(small, large, rtol=1e-3, atol=1e-6)
     F.cross_entropy(*[model(x) if k == 0 else y for x, y in data.scoring(1350) for k in (0, 1)]).backward()
     expected = layout.flatten({name: weight.grad for name, weight in layout.weights(model).items()})

@@ -4,8 +4,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 from torch.nn import functional as F
 
-from autosparse.criteria.balanced import class_balanced
-from autosparse.criteria.grasp import GraSP
+from autosparse.criteria import Scoring
+from autosparse.criteria.grasp import class_balanced, grasp
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 
@@ -26,7 +26,7 @@ def samples(n: int = 40) -> list[tuple[Tensor, Tensor]]:
 def test_against_the_whole_hessian() -> None:
     model, batches = tiny(), samples()
     layout = Layout.of(model)
-    scores = GraSP(per_class=5)(model, Mask.full(layout), batches)
+    scores = grasp(model, Mask.full(layout), Scoring(batches), per_class=5)
 
     ((x, y),) = class_balanced(batches, 5)
     others = {name: p.detach() for name, p in model.named_parameters() if name not in layout.weights(model)}
@@ -74,19 +74,19 @@ def test_many_classes_make_several_batches() -> None:
 
 def test_no_batches_are_refused(model: nn.Module) -> None:
     with pytest.raises(UserError, match="at least one batch"):
-        GraSP()(model, Mask.full(Layout.of(model)), [])
+        grasp(model, Mask.full(Layout.of(model)), Scoring())
 
 
 def test_a_generator_is_enough() -> None:
     model = tiny()
     full = Mask.full(Layout.of(model))
-    assert torch.equal(GraSP()(model, full, iter(samples())), GraSP()(model, full, samples()))
+    assert torch.equal(grasp(model, full, Scoring(iter(samples()))), grasp(model, full, Scoring(samples())))
 
 
 def test_a_layer_that_is_not_used_scores_zero() -> None:
     model = tiny()
     model.spare = nn.Linear(3, 3).double()  # in a Sequential it runs last; hide it
     model.forward = lambda x: nn.Sequential.forward(model[:7], x)
-    scores = GraSP()(model, Mask.full(Layout.of(model)), samples())
+    scores = grasp(model, Mask.full(Layout.of(model)), Scoring(samples()))
     assert (scores[-9:] == 0).all()
     assert scores[:-9].any()

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autosparse.criteria import Scoring
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.criteria.grasp import GraSP
-from autosparse.criteria.loss import CrossEntropy, batch_size, loss_of
-from autosparse.criteria.scored import Scored
+from autosparse.criteria.grasp import grasp
+from autosparse.criteria.loss import CrossEntropy, batch_size
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from tests.models import GPT, ViT, images, texts
@@ -80,7 +80,7 @@ def test_ignored_targets_do_not_count() -> None:
     torch.testing.assert_close(loss, F.cross_entropy(Scores(3)(X), targets, reduction="sum"))
     assert total((3,), Y, ignore_index=0)[1] == 4
     model = Scores(3)
-    gradient = mean_gradient(model, Layout.of(model), [(X[:3], targets[:3]), (X[3:], targets[3:])])
+    gradient = mean_gradient(model, Layout.of(model), Scoring([(X[:3], targets[:3]), (X[3:], targets[3:])]))
     (expected,) = torch.autograd.grad(F.cross_entropy(model(X), targets), [model.layer.weight])
     torch.testing.assert_close(gradient, expected.flatten())
 
@@ -101,9 +101,9 @@ def test_logits_of_an_output_are_taken() -> None:
         ((1,), (X, torch.zeros(6, 1)), "one class score"),
         ((1, 4, 4), (X, indices(4, 4)), "one class score"),
         ((), (X, Y), r"class scores are floating point \(B, classes\), this network returns float32 \(6,\)"),
-        ((3,), (X, torch.randn(6, 3)), "shares of the classes, which sum to 1"),
-        ((3,), (X, torch.tensor([[2.0, -1.0, 0.0]] * 6)), "shares of the classes, which sum to 1"),
-        ((3,), (X, torch.randn(6)), r"or shares of shape \(6, 3\); got float32 \(6,\)"),
+        ((3,), (X, torch.randn(6, 3)), "probabilities of the classes, which sum to 1"),
+        ((3,), (X, torch.tensor([[2.0, -1.0, 0.0]] * 6)), "probabilities of the classes, which sum to 1"),
+        ((3,), (X, torch.randn(6)), r"or probabilities of shape \(6, 3\); got float32 \(6,\)"),
         ((3,), (X, Y + 1), r"targets must lie in 0\.\.2 for 3 class scores, got 1\.\.3"),
         ((3,), (X, torch.full((6,), -100)), "all targets of a batch are -100"),
         ((3,), (X, indices(2)), r"the targets must be \(6,\), got int64 \(6, 2\)"),
@@ -118,22 +118,13 @@ def test_what_it_cannot_mean_is_refused_naming_the_way_out(shape: tuple[int, ...
     assert "\n" not in str(error.value)
 
 
-def test_unchecked_it_is_the_same() -> None:
-    plain, checked = CrossEntropy(checked=False), CrossEntropy()
-    assert torch.equal(plain(Scores(3), (X, Y)), F.cross_entropy(Scores(3)(X), Y))
-    for targets in (Y, F.one_hot(Y, 3).float()):
-        (a, n), (b, m) = (each.total(Scores(3), (X, targets), 2.0) for each in (plain, checked))
-        assert torch.equal(a, b)
-        assert n == m
-
-
 def test_another_loss_is_averaged_over_samples() -> None:
     def squares(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return (model(batch["x"]) - batch["y"]).square().mean()
 
     model, y = Scores(1), torch.randn(6, 1, generator=torch.Generator().manual_seed(2))
     parts = [{"x": X[:4], "y": y[:4]}, {"x": X[4:], "y": y[4:]}]
-    found = mean_gradient(model, Layout.of(model), Scored(parts, squares))
+    found = mean_gradient(model, Layout.of(model), Scoring(parts, squares))
     (expected,) = torch.autograd.grad((model(X) - y).square().mean(), [model.layer.weight])
     torch.testing.assert_close(found, expected.flatten())
 
@@ -157,14 +148,8 @@ def test_another_loss_is_averaged_over_samples() -> None:
 def test_a_loss_that_is_none_is_refused_in_one_line(loss: Any, message: str) -> None:
     model = Scores(3)
     with pytest.raises(UserError, match=message) as error:
-        mean_gradient(model, Layout.of(model), Scored([X], loss))
+        mean_gradient(model, Layout.of(model), Scoring([X], loss))
     assert "\n" not in str(error.value)
-
-
-def test_the_loss_of_batches_is_their_own() -> None:
-    loss = CrossEntropy(ignore_index=7)
-    assert loss_of(Scored([], loss)) is loss
-    assert loss_of([]) == CrossEntropy()
 
 
 def test_the_size_of_any_batch() -> None:
@@ -194,6 +179,6 @@ def squared(model: nn.Module, batch: Any) -> Tensor:
 def test_grasp_differentiates_attention_twice(make: Any, batches: Any, loss: Any) -> None:
     torch.manual_seed(0)
     model = make()
-    scores = GraSP()(model, Mask.full(Layout.of(model)), Scored(batches, loss))
+    scores = grasp(model, Mask.full(Layout.of(model)), Scoring(batches, loss))
     assert scores.isfinite().all()
     assert all(part.any() for part in Layout.of(model).unflatten(scores).values())

@@ -5,10 +5,9 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
 import autosparse
-from autosparse.criteria import make_criterion, select
+from autosparse.criteria import Scoring, make_criterion, select
 from autosparse.criteria.erk import erk_counts
-from autosparse.criteria.nodes import Channels, balance, deal
-from autosparse.criteria.npb import NPB
+from autosparse.criteria.npb import NPB, Channels, balance, deal
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 
@@ -104,7 +103,7 @@ def test_the_counts_of_each_layer_are_met_and_weights_lie_on_paths(sparsity: flo
 def test_it_is_a_function_of_the_seed(model: nn.Module) -> None:
     full = Mask.full(Layout.of(model))
     batch = [(torch.zeros(1, 1, 8, 8), torch.zeros(1))]
-    masks = [select(make_criterion("npb", seed), model, full, batch, 4_000).kept for seed in (0, 0, 1)]
+    masks = [select(make_criterion("npb", seed), model, full, Scoring(batch), 4_000).kept for seed in (0, 0, 1)]
     assert torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])
 
@@ -114,7 +113,7 @@ def test_more_weight_on_nodes_keeps_more_of_them(model: nn.Module) -> None:
     batch = [(torch.zeros(1, 1, 8, 8), torch.zeros(1))]
 
     def used(alpha: float) -> int:
-        kept = select(NPB(0, alpha), model, full, batch, 2_000)
+        kept = select(NPB(0, alpha), model, full, Scoring(batch), 2_000)
         return int(full.layout.unflatten(kept.kept)["fc2.weight"].any(0).sum())
 
     assert used(0.01) < used(0.99) == 300
@@ -137,7 +136,7 @@ def test_a_layer_in_pieces_keeps_as_many(cap: int | None, chunk: int | None) -> 
     channels, paths = Channels.of(module, (100, 200, 3, 3)), np.arange(200.0)
     count = 50_001
     whole, found = (
-        npb._kept(channels, paths, count, npb.cap, np.random.Generator(np.random.PCG64(0)))
+        npb.keep_layer(channels, paths, count, npb.cap, np.random.Generator(np.random.PCG64(0)))
         for npb in (NPB(0), NPB(0, cap=cap, chunk=chunk))
     )
     outputs = channels.view(found)[0].sum((0, 2))
@@ -163,4 +162,4 @@ def test_as_the_authors_run_it_on_tiny_imagenet(sparsity: float) -> None:
 def test_a_pruned_network_is_refused(model: nn.Module) -> None:
     layout = Layout.of(model)
     with pytest.raises(UserError, match="pruned already"):
-        select(NPB(0), model, Mask(layout, torch.arange(layout.size) > 5), BATCH, 100)
+        select(NPB(0), model, Mask(layout, torch.arange(layout.size) > 5), Scoring(BATCH), 100)

@@ -1,12 +1,13 @@
 import torch
 from torch import Tensor, nn
 
-from autosparse.criteria.feeding import Call
+from autosparse.criteria import Scoring
 from autosparse.criteria.flow import in_double
-from autosparse.criteria.ntk_sap import NTKSAP, _Fed
+from autosparse.criteria.network_call import Call
+from autosparse.criteria.ntk_sap import Drawing, ntk_sap
 from autosparse.pruning import Layout, Mask
 
-BATCH = [(torch.zeros(2, 1, 6, 6), torch.zeros(2, dtype=torch.int64))]
+BATCH = Scoring([(torch.zeros(2, 1, 6, 6), torch.zeros(2, dtype=torch.int64))])
 
 
 def tiny() -> nn.Module:
@@ -25,7 +26,7 @@ def test_a_drawing_against_autograd_through_both_networks() -> None:
         noise[layer.name] = 0.01 * torch.randn(layer.shape, dtype=torch.float64)
         mask[layer.name] = (torch.rand(layer.shape) < 0.7).double()
     z = torch.randn(8, 1, 6, 6, dtype=torch.float64)
-    found = _Fed(model, in_double(model), Call(z), None).gradient(theta, noise, mask)
+    found = Drawing(model, in_double(model), Call((z,), {}), None).gradient(theta, noise, mask)
 
     m = {name: part.clone().requires_grad_() for name, part in mask.items()}
     conv, head = (layer.name for layer in layout.layers)
@@ -48,21 +49,21 @@ def test_it_is_a_function_of_the_seed_and_draws_anew_in_every_round() -> None:
     model = tiny()
     full = Mask.full(Layout.of(model))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    one, same, other = (NTKSAP(seed)(model, full, BATCH) for seed in (0, 0, 1))
+    one, same, other = (ntk_sap(model, full, BATCH, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     kept = full.kept.clone()
     kept[0] = False
-    later = NTKSAP(0)(model, Mask(full.layout, kept), BATCH)
+    later = ntk_sap(model, Mask(full.layout, kept), BATCH)
     assert later[0] == 0
     assert not torch.allclose(later[1:], one[1:], rtol=0.05)
 
 
 def test_it_looks_at_the_sizes_of_weights_not_at_the_weights() -> None:
     model, full = tiny(), Mask.full(Layout.of(tiny()))
-    expected = NTKSAP(0)(model, full, BATCH)
+    expected = ntk_sap(model, full, BATCH)
     with torch.no_grad():
         for weight in full.layout.weights(model).values():
             weight.copy_(weight.flatten()[torch.randperm(weight.numel())].view_as(weight))
-    torch.testing.assert_close(NTKSAP(0)(model, full, BATCH), expected)
+    torch.testing.assert_close(ntk_sap(model, full, BATCH), expected)

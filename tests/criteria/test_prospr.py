@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autosparse.criteria.prospr import ProsPr
+from autosparse.criteria import Scoring
+from autosparse.criteria.prospr import prospr
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 
@@ -47,7 +48,7 @@ def trained_loss(mask: list[Tensor], momentum: float) -> tuple[Tensor, list[Tens
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_exact_against_finite_differences_of_a_training(momentum: float) -> None:
     full = Mask.full(Layout.of(tiny()))
-    scores = ProsPr(learning_rate=RATE, momentum=momentum)(tiny(), full, samples())
+    scores = prospr(tiny(), full, Scoring(samples()), learning_rate=RATE, momentum=momentum)
     expected = []
     step = 1e-5
     for layer, shape in enumerate([(4, 5), (3, 4)]):
@@ -64,7 +65,7 @@ def test_exact_against_finite_differences_of_a_training(momentum: float) -> None
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_first_order_against_its_formula(momentum: float) -> None:
     full = Mask.full(Layout.of(tiny()))
-    scores = ProsPr(learning_rate=RATE, momentum=momentum, first_order=True)(tiny(), full, samples())
+    scores = prospr(tiny(), full, Scoring(samples()), learning_rate=RATE, momentum=momentum, first_order=True)
     ones = [torch.ones(4, 5, dtype=torch.float64), torch.ones(3, 4, dtype=torch.float64)]
     _, gradient, theta = trained_loss(ones, momentum)
     expected = torch.cat([(g * w).abs().flatten() for g, w in zip(gradient, theta, strict=True)])
@@ -74,7 +75,7 @@ def test_first_order_against_its_formula(momentum: float) -> None:
 @pytest.mark.parametrize("first_order", [False, True])
 def test_without_a_step_it_is_snip(first_order: bool) -> None:
     full = Mask.full(Layout.of(tiny()))
-    scores = ProsPr(steps=0, first_order=first_order)(tiny(), full, samples())
+    scores = prospr(tiny(), full, Scoring(samples()), steps=0, first_order=first_order)
     model, (x, y) = tiny(), samples()[0]
     F.cross_entropy(model(x), y).backward()
     expected = torch.cat([(model[k].weight * model[k].weight.grad).abs().flatten() for k in (0, 2)])
@@ -83,9 +84,9 @@ def test_without_a_step_it_is_snip(first_order: bool) -> None:
 
 def test_fewer_batches_come_again() -> None:
     full, batches = Mask.full(Layout.of(tiny())), samples(2)
-    assert torch.equal(ProsPr()(tiny(), full, batches), ProsPr()(tiny(), full, [*batches, *batches]))
+    assert torch.equal(prospr(tiny(), full, Scoring(batches)), prospr(tiny(), full, Scoring([*batches, *batches])))
     with pytest.raises(UserError, match="at least one batch"):
-        ProsPr()(tiny(), full, [])
+        prospr(tiny(), full, Scoring([]))
 
 
 def test_what_is_removed_stays_so_in_the_steps() -> None:
@@ -93,7 +94,7 @@ def test_what_is_removed_stays_so_in_the_steps() -> None:
     layout = Layout.of(model)
     mask = Mask(layout, torch.arange(layout.size) % 2 == 0)
     mask.apply_(model)
-    scores = ProsPr(learning_rate=RATE)(model, mask, samples())
+    scores = prospr(model, mask, Scoring(samples()), learning_rate=RATE)
     on_path = mask.kept.clone()
     on_path[5:10] = on_path[15:20] = False  # into hidden units 1 and 3, out of which nothing is left
     assert torch.equal(scores > 0, on_path)

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 import autosparse
+from autosparse.criteria import Scoring
 from autosparse.criteria.px import px
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
@@ -14,7 +15,7 @@ def test_against_dense_matrices() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double()
     x = torch.randn(9, 6, dtype=torch.float64)
     batches = [(part, torch.zeros(len(part))) for part in x.split(4)]
-    scores = px(model, Mask.full(Layout.of(model)), batches)
+    scores = px(model, Mask.full(Layout.of(model)), Scoring(batches))
 
     first, second, third = (model[k].weight.detach() for k in (0, 2, 4))
     before = x @ first.T + model[0].bias
@@ -40,7 +41,7 @@ def test_through_convolutions_norms_and_pooling_in_place_or_not() -> None:
             nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(in_place), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10)
         )
 
-    one, other = (px(model, Mask.full(Layout.of(model)), images()) for model in (build(True), build(False)))
+    one, other = (px(model, Mask.full(Layout.of(model)), Scoring(images())) for model in (build(True), build(False)))
     assert torch.equal(one, other)
     assert (one > 0).all()
 

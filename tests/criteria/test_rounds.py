@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autosparse.criteria import make_criterion, select
-from autosparse.criteria.base import Batches, Criterion
+from autosparse.criteria import Scoring, make_criterion, select
 from autosparse.criteria.force import Force
 from autosparse.criteria.rounds import Rounds, spare
 from autosparse.criteria.snip import snip
@@ -33,7 +32,7 @@ def test_rounds_are_those_of_the_algorithm(revive: bool, model: nn.Module, data:
     layout = Layout.of(model)
     full = Mask.full(layout)
     criterion = Force(ROUNDS) if revive else Rounds(snip, ROUNDS)
-    found = select(criterion, model, full, data.scoring(100, limit=3), K)
+    found = select(criterion, model, full, Scoring(data.scoring(100, limit=3)), K)
 
     theta, masks = layout.flatten(layout.weights(model)), [full]
     for i in range(1, ROUNDS + 1):
@@ -50,7 +49,9 @@ def test_rounds_are_those_of_the_algorithm(revive: bool, model: nn.Module, data:
 @pytest.mark.parametrize("name", ["iterative-snip", "force"])
 def test_one_round_is_snip(name: str, model: nn.Module, data: Data) -> None:
     criterion = Force(1) if name == "force" else Rounds(snip, 1)
-    masks = [select(each, model, Mask.full(Layout.of(model)), data.scoring(100), K) for each in (criterion, snip)]
+    masks = [
+        select(each, model, Mask.full(Layout.of(model)), Scoring(data.scoring(100)), K) for each in (criterion, snip)
+    ]
     assert torch.equal(masks[0].kept, masks[1].kept)
 
 
@@ -60,7 +61,7 @@ def test_what_was_removed_before_stays_removed(name: str, model: nn.Module, data
     alive = Mask(layout, torch.arange(layout.size) % 7 > 0)
     alive.apply_(model)
     before = layout.flatten(layout.weights(model))
-    mask = select(quick(name), model, alive, data.scoring(100, limit=1), K)
+    mask = select(quick(name), model, alive, Scoring(data.scoring(100, limit=1)), K)
     assert mask.count == K
     assert not (mask.kept & ~alive.kept).any()
     assert torch.equal(layout.flatten(layout.weights(model)), before)
@@ -69,36 +70,23 @@ def test_what_was_removed_before_stays_removed(name: str, model: nn.Module, data
 @pytest.mark.parametrize("name", ["iterative-snip", "force"])
 def test_a_generator_is_refused(name: str, model: nn.Module, data: Data) -> None:
     with pytest.raises(UserError, match="looks at the batches several times; give a list"):
-        select(make_criterion(name), model, Mask.full(Layout.of(model)), iter(data.scoring()), K)
+        select(make_criterion(name), model, Mask.full(Layout.of(model)), Scoring(iter(data.scoring())), K)
 
 
 def test_weights_are_put_back_after_an_error(model: nn.Module, data: Data) -> None:
     layout = Layout.of(model)
     before, calls = layout.flatten(layout.weights(model)), 0
 
-    def failing(model: nn.Module, mask: Mask, batches: Batches) -> Tensor:
+    def failing(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise UserError("enough")
-        return snip(model, mask, batches)
+        return snip(model, mask, scoring)
 
     with pytest.raises(UserError, match="enough"):
-        select(Rounds(failing, 5), model, Mask.full(layout), data.scoring(100, limit=1), K)
+        select(Rounds(failing, 5), model, Mask.full(layout), Scoring(data.scoring(100, limit=1)), K)
     assert torch.equal(layout.flatten(layout.weights(model)), before)
-
-
-def test_a_targeted_criterion_is_told_what_each_round_keeps(model: nn.Module, data: Data) -> None:
-    asked = []
-
-    class Counting:
-        def at(self, k: int) -> Criterion:
-            asked.append(k)
-            return snip
-
-    mask = select(Rounds(Counting(), ROUNDS), model, Mask.full(Layout.of(model)), data.scoring(100, limit=1), K)
-    assert asked == [round(50_200 ** (1 - i / ROUNDS) * K ** (i / ROUNDS)) for i in range(1, ROUNDS + 1)]
-    assert mask.count == K
 
 
 def test_spared_layers_keep_their_best() -> None:

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 import autosparse
 from autosparse import networks
-from autosparse.config import CRITERIA, PRETRAINED
-from autosparse.criteria.deviation import deviation
+from autosparse.config import PRETRAINED
+from autosparse.criteria import Scoring
+from autosparse.criteria.dataflow import deviation
 from autosparse.criteria.synflow import synflow
+from autosparse.criteria.table import CRITERIA
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from tests.criteria.quick import ROUNDS, quick
@@ -80,7 +82,7 @@ class Bag(nn.Module):
 def test_synflow_of_ids_starts_from_ones_where_they_are_embedded() -> None:
     torch.manual_seed(0)
     model = Bag()
-    scores = synflow(model, Mask.full(Layout.of(model)), [torch.randint(9, (4, 3))])
+    scores = synflow(model, Mask.full(Layout.of(model)), Scoring([torch.randint(9, (4, 3))]))
     given = 1 + model.positions.weight.abs().flatten()  # positions are a parameter like any other
     expected = (model.head.weight.abs() * given).flatten().detach()
     torch.testing.assert_close(scores, expected / expected.max())
@@ -90,8 +92,8 @@ def test_the_deviation_of_ids_is_that_of_what_is_embedded_for_them() -> None:
     torch.manual_seed(0)
     model, ids = Bag(), torch.randint(9, (7, 3))
     batches = [(part, torch.zeros(len(part))) for part in ids.split(3)]  # the last has one sample
-    found = deviation("dataflow", model, batches, torch.device("cpu"))
-    assert found.embedded is not None
-    table, positions = found.embedded
+    _, embedded = deviation(model, Scoring(batches), torch.device("cpu"))
+    assert embedded is not None
+    table, positions = embedded
     assert not positions.any()
     torch.testing.assert_close(table, model.table(ids).double().std(0, correction=0).detach())

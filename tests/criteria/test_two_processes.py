@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 import autosparse
 from autosparse.cluster import process
-from autosparse.config import CRITERIA
-from autosparse.criteria import Targeted, select
+from autosparse.criteria import Scoring, select
+from autosparse.criteria.table import CRITERIA
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
-from tests.criteria.quick import quick
+from tests.criteria.quick import quick, scores_or_mask
 from tests.models import digits
 from tests.world import world
 
@@ -29,8 +29,8 @@ def score(folder: Path) -> None:
     full, k, found = Mask.full(Layout.of(model)), 260, {}
     for name in CRITERIA:
         criterion = quick(name)
-        score = criterion.at(k) if isinstance(criterion, Targeted) else criterion
-        found[name] = score(model, full, batches), select(criterion, model, full, batches, k).kept
+        scores = scores_or_mask(criterion, model, Scoring(batches), k)
+        found[name] = scores, select(criterion, model, full, Scoring(batches), k).kept
     torch.save(found, folder / f"{size}-{rank}.pt")
     process.finish(accelerator)
 

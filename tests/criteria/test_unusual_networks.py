@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import autosparse
 from autosparse.autos import AutoS, AutoSCriterion, Features
 from autosparse.autos.backbones import make_network
-from autosparse.config import CRITERIA
+from autosparse.criteria.table import CRITERIA
 from autosparse.errors import UserError
 from autosparse.pruning import Layout
 from tests.criteria.quick import quick
@@ -182,7 +182,7 @@ REFUSED: list[tuple[str, Network, list[tuple[object, object]], tuple[str, ...], 
     ("too few", dense, [(IMAGES, LABELS[:9])], GRADIENT, "20 inputs and 9 targets"),
     ("arrays", dense, [(IMAGES.numpy(), LABELS)], GRADIENT, "must be tensors .* got ndarray and Tensor"),
     ("not a number", dense, [*BATCH, (IMAGES / 0.0, LABELS)], (*GRADIENT, "prospr"), "batch [12] has values that"),
-    ("nor first", dense, [(IMAGES * torch.nan, LABELS)], ("px",), "what layer 0 is given is not finite"),
+    ("nor first", dense, [(IMAGES * torch.nan, LABELS)], ("px",), "layer 0 gets values that are not finite"),
     ("positions", lambda: nn.Sequential(nn.Flatten(1, 2), nn.Linear(8, 10)), BATCH, GRADIENT, r"must be \(20, 10\)"),
 ]  # fmt: skip
 

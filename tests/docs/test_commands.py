@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from autosparse import cli, options
+from autosparse import cli
 from autosparse.command import parse
 from tests.conftest import ROOT
 from tests.docs.test_blocks import files_of
@@ -98,7 +98,7 @@ def parsed(module: str, args: Sequence[str]) -> bool:
 @EACH
 def test_command_lines_are_taken(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def only_parse(kind: type[Any], main: Callable[..., None], args: Sequence[str], prog: str | None = None) -> None:
-        parse(kind, options.expanded(kind, args), prog)
+        parse(kind, args, prog)
 
     monkeypatch.setattr(cli, "run", only_parse)
     text = page.read_text(encoding="utf-8")

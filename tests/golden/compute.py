@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import autosparse
-from autosparse.config import CRITERIA, LOOK_AHEAD, SHIPPED
+from autosparse.config import SHIPPED
+from autosparse.criteria.table import CRITERIA, LOOK_AHEAD
 from autosparse.networks.gpt import GPT
 from autosparse.store import TripleStore
 from tests.conftest import run_script

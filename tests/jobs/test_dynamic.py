@@ -8,8 +8,7 @@ from autosparse.config import PruneConfig
 from autosparse.errors import UserError
 from autosparse.files import read_json
 from autosparse.jobs import PruneRun
-from autosparse.jobs.setting import Setting
-from autosparse.jobs.work import prune as work
+from autosparse.jobs.base import Setting
 from autosparse.pruning import Mask
 from autosparse.tasks import Images
 from autosparse.training import Checkpoint
@@ -25,7 +24,7 @@ def run_of(output: Path, name: str, **options: object) -> PruneRun:
 
 
 @pytest.mark.parametrize("name", ["gmp", "rigl"])
-def test_a_run_that_was_killed_ends_with_the_same_mask(
+def test_run_killed_after_training_ends_with_the_same_mask(
     name: str, tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, job = (run_of(tmp_path / part, name, trainings=4) for part in ("whole", "killed"))
@@ -33,15 +32,15 @@ def test_a_run_that_was_killed_ends_with_the_same_mask(
         each.check()
         each.folder.mkdir(parents=True)
     assert job.folder.name == f"lenet-300-100_digits_{name}-x4_90_s0"
-    work.run(whole, accelerator)
+    whole.run(accelerator)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "remove", lambda checkpoint: None)
-        patch.setattr(work, "summarize", lambda *_: 1 / 0)  # killed once the training is done
+        patch.setattr("autosparse.training.summarize", lambda *_: 1 / 0)  # killed once the training is done
         patch.setattr(Checkpoint, "due", lambda checkpoint: True)
         with pytest.raises(ZeroDivisionError):
-            work.run(job, accelerator)
+            job.run(accelerator)
     assert not job.is_complete()
-    work.run(job, accelerator)
+    job.run(accelerator)
     assert job.is_complete()
     first, second = (read_json(each.folder / "result.json") for each in (whole, job))
     assert first["history"] == second["history"]
@@ -54,14 +53,14 @@ def test_a_run_that_was_killed_ends_with_the_same_mask(
 
 
 @pytest.mark.parametrize("name", ["gmp", "rigl"])
-def test_a_run_that_is_killed_between_two_checkpoints_ends_with_the_same_mask(
+def test_run_killed_between_checkpoints_ends_with_the_same_mask(
     name: str, tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, job = (run_of(tmp_path / part, name, trainings=4) for part in ("whole", "killed"))
     for each in (whole, job):
         each.check()
         each.folder.mkdir(parents=True)
-    work.run(whole, accelerator)
+    whole.run(accelerator)
     asked = 0
 
     def every_tenth(checkpoint: Checkpoint) -> bool:
@@ -74,17 +73,17 @@ def test_a_run_that_is_killed_between_two_checkpoints_ends_with_the_same_mask(
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "due", every_tenth)
         with pytest.raises(KilledError):
-            work.run(job, accelerator)
+            job.run(accelerator)
     assert (job.folder / "checkpoint.pt").is_file()
     assert not job.is_complete()
-    work.run(job, accelerator)
+    job.run(accelerator)
     first, second = (read_json(each.folder / "result.json") for each in (whole, job))
     assert first["history"] == second["history"]
     masks = [Mask.load(each.folder / "mask.safetensors") for each in (whole, job)]
     assert masks[0].kept.equal(masks[1].kept)
 
 
-def test_what_they_cannot_do_is_refused(tmp_path: Path, model: object) -> None:
+def test_dynamic_criterion_is_refused_by_the_api_and_with_sanity_checks(tmp_path: Path, model: object) -> None:
     with pytest.raises(UserError, match="gmp chooses its mask during the training; run autosparse prune"):
         autosparse.prune(model, [], criterion="gmp")
     with pytest.raises(UserError, match="rigl chooses its mask during the training; sanity checks"):

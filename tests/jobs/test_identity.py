@@ -12,7 +12,6 @@ from autosparse.autos.features import GAINS
 from autosparse.cluster import Resources
 from autosparse.cluster.provenance import config_difference, write_config
 from autosparse.config import (
-    CRITERIA,
     PRETRAINED,
     Backbone,
     Feature,
@@ -20,12 +19,12 @@ from autosparse.config import (
     IRPConfig,
     OneShot,
     PruneConfig,
-    Unrolled,
 )
-from autosparse.criteria import Targeted, make_criterion
+from autosparse.criteria import Chooser, make_criterion
+from autosparse.criteria.table import TABLE
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, PruneRun
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.base import Setting
 from autosparse.store.order import Order, part_indices
 from autosparse.tasks import Images
 from autosparse.training import Recipe
@@ -33,13 +32,13 @@ from autosparse.training import Recipe
 DIGITS = Setting(task=Images(source="digits"))
 
 
-def test_folders_are_named_to_be_read(tmp_path: Path) -> None:
+def test_folder_is_named_by_network_data_criterion_and_sparsity(tmp_path: Path) -> None:
     setting, config = Setting(task=Images(network="resnet18", source="cifar10")), PruneConfig(sparsity=0.985, seed=3)
     run = PruneRun(output=tmp_path, setting=setting, config=config)
     assert run.folder == tmp_path / "prune" / "resnet18_cifar10_snip_98.5_s3"
 
 
-def test_the_configuration_is_resolved() -> None:
+def test_identity_has_the_resolved_recipe_not_its_options() -> None:
     one, other = (IRPRun(setting=each).identity() for each in (DIGITS, replace(DIGITS, epochs=60, precision="bf16")))
     assert (one["recipe"]["epochs"], other["recipe"]["epochs"], other["recipe"]["precision"]) == (30, 60, "bf16")
     assert one["validation"] == 0.1
@@ -49,46 +48,37 @@ def test_the_configuration_is_resolved() -> None:
     assert "output" not in one
 
 
-def test_an_option_at_its_default_is_no_part_of_the_identity(tmp_path: Path) -> None:
+def test_config_names_the_option_that_differs(tmp_path: Path) -> None:
     run = IRPRun(setting=DIGITS, output=tmp_path)
     write_config(run)
     (run.folder / "history.json").write_text("[]")  # there is output
-    path = run.folder / "config.yaml"
-    config = yaml.safe_load(path.read_text())
-    assert config.pop("options") == run.options()  # which are no part of it either
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert config.pop("options") == run.options()  # which are not part of the identity
     assert config == run.identity()
-    del config["rewind_epoch"], config["recipe"]["channels_last"]  # as if from before there was a choice
-    path.write_text(yaml.safe_dump(config, explicit_end=True))
     assert config_difference(run) is None
-    later = replace(run, setting=replace(DIGITS, channels_last=True))
-    assert "is a run with channels_last = False, asked for is True" in (config_difference(later) or "")
-    config["rewind_epoch"] = 1
-    path.write_text(yaml.safe_dump(config, explicit_end=True))
-    assert "is a run with rewind_epoch = 1, asked for is 0" in (config_difference(run) or "")
+    nested = replace(run, setting=replace(DIGITS, channels_last=True))
+    assert "is a run with channels_last = False, asked for is True" in (config_difference(nested) or "")
+    rewound = replace(run, config=IRPConfig(rewind_epoch=1))
+    assert "_rewind1_" in rewound.folder.name
+    difference = config_difference(run, submitted=rewound.identity())
+    assert "is a run with rewind_epoch = 1, asked for is 0" in (difference or "")
 
 
-def test_the_mode_of_batch_norm_is_part_of_a_run_where_the_criterion_has_one(tmp_path: Path) -> None:
+def test_batch_norm_is_part_of_a_run_where_the_criterion_has_a_mode(tmp_path: Path) -> None:
     run = PruneRun(setting=DIGITS, output=tmp_path, config=PruneConfig(criterion="grasp"))
     other = replace(run, config=replace(run.config, batch_norm="running"))
     assert (run.label, other.label) == ("grasp", "grasp-running")
     assert other.folder.name == "lenet-300-100_digits_grasp-running_95_s0"
     assert other.identity()["batch_norm"] == "running"
-    write_config(run)
-    (run.folder / "result.json").write_text("{}")
-    path = run.folder / "config.yaml"
-    path.write_text(
-        yaml.safe_dump({k: v for k, v in run.identity().items() if k != "batch_norm"}, explicit_end=True)
-    )  # from before
-    assert config_difference(run) is None
     other.check()
     for criterion in ("synflow", PRETRAINED, "runs/autos/mine", "mine.py:mine"):
         with pytest.raises(UserError, match=f"^{criterion} has no batch norm of mode running; snip, .* have$"):
             replace(other, config=PruneConfig(criterion=criterion, batch_norm="running")).check()
 
 
-def test_the_choices_are_those_that_there_are() -> None:
-    one_shot = [*get_args(OneShot), *get_args(Unrolled)]
-    assert [name for name in CRITERIA if not isinstance(make_criterion(name), Targeted)] == one_shot
+def test_choices_of_options_match_the_tables() -> None:
+    assert tuple(row.name for row in TABLE if row.irp) == get_args(OneShot)
+    assert not any(isinstance(make_criterion(name), Chooser) for name in get_args(OneShot))
     assert tuple(BACKBONES) == get_args(Backbone)
     assert tuple(GAINS) == get_args(Feature)
 
@@ -133,6 +123,6 @@ def test_the_choices_are_those_that_there_are() -> None:
         (lambda: PruneConfig(rounds=0), "rounds must be at least 1, got 0"),
     ],
 )
-def test_values_that_an_option_does_not_take_are_refused(wrong: object, message: str) -> None:
+def test_value_outside_its_type_is_refused(wrong: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         wrong()  # type: ignore[operator]

@@ -1,20 +1,16 @@
-from collections.abc import Iterable
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from autosparse.criteria import select
+from autosparse.criteria import Scoring, select
 from autosparse.criteria.magnitude import magnitude
 from autosparse.criteria.rounds import Rounds
-from autosparse.jobs.work.sanity import inverted, reinitialized, shuffled
+from autosparse.jobs.sanity import Inverted, reinitialized, shuffled
 from autosparse.pruning import Layout, Mask, keep_top
 
-Batches = Iterable[tuple[Tensor, Tensor]]
 
-
-def test_a_shuffled_mask_keeps_the_density_of_each_layer_and_little_else(model: nn.Module) -> None:
+def test_shuffled_mask_keeps_layer_densities_and_overlaps_by_chance(model: nn.Module) -> None:
     full = Mask.full(Layout.of(model))
-    mask = keep_top(magnitude(model, full, []), full.layout.size // 10, full)
+    mask = keep_top(magnitude(model, full, Scoring()), full.layout.size // 10, full)
     found = shuffled(mask, seed=3)
     assert found.layer_densities() == mask.layer_densities()
     assert torch.equal(found.kept, shuffled(mask, seed=3).kept)
@@ -27,23 +23,23 @@ def test_a_shuffled_mask_keeps_the_density_of_each_layer_and_little_else(model: 
     assert abs(both - by_chance / mask.count) < 0.02
 
 
-def test_inverted_scores_keep_the_lowest(model: nn.Module) -> None:
+def test_inverted_criterion_keeps_the_lowest_scores(model: nn.Module) -> None:
     full = Mask.full(Layout.of(model))
     k = full.layout.size // 10
-    lowest = select(inverted(magnitude, k), model, full, [], k)
-    scores = magnitude(model, full, [])
+    lowest = select(Inverted(magnitude), model, full, Scoring(), k)
+    scores = magnitude(model, full, Scoring())
     assert lowest.count == k
     assert scores[lowest.kept].max() <= scores[~lowest.kept].min()
 
 
-def test_inverted_rounds_remove_the_best_of_what_is_left(model: nn.Module) -> None:
+def test_inverted_rounds_keep_what_one_inverted_shot_keeps(model: nn.Module) -> None:
     full = Mask.full(Layout.of(model))
     k = full.layout.size // 10
     # magnitudes do not change from round to round, so rounds choose as one shot does
-    found = select(inverted(Rounds(magnitude, 5), k), model, full, [], k)
-    assert torch.equal(found.kept, select(inverted(magnitude, k), model, full, [], k).kept)
+    found = select(Inverted(Rounds(magnitude, 5)), model, full, Scoring(), k)
+    assert torch.equal(found.kept, select(Inverted(magnitude), model, full, Scoring(), k).kept)
 
 
-def test_weights_drawn_anew_have_a_seed_of_their_own() -> None:
+def test_reinitialized_seed_is_valid_and_depends_on_the_seed() -> None:
     assert reinitialized(5) == reinitialized(5) != reinitialized(6)
     assert 0 <= reinitialized(5) < 1 << 32

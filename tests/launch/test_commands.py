@@ -23,16 +23,15 @@ def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return 0
 
 
-def test_alone_it_prints_one_screen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_prints_one_screen_and_a_typo_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert called(monkeypatch) == 0
     screen = capsys.readouterr().out
     assert screen.count("\n") < 24
     assert all(f"  {name} " in screen for name in cli.COMMANDS)
     assert called(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"{autosparse.__version__}\n"
-
-
-def test_a_typo_names_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert called(monkeypatch, "prun") == 2
     assert capsys.readouterr().err.startswith(
         "error: unknown command 'prun'; did you mean prune? valid: demo, irp, fit"
@@ -64,7 +63,7 @@ def test_help_of_the_demo_says_what_its_numbers_depend_on(
     assert "anywhere" not in shown
 
 
-def test_help_names_the_default_of_the_site(
+def test_help_shows_the_defaults_of_the_site(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for profile, said in (("", "Default: the site's."), ("partition: gpu", "Default: gpu.")):
@@ -74,22 +73,7 @@ def test_help_names_the_default_of_the_site(
         assert f"Partition of Slurm. {said}" in " ".join(capsys.readouterr().out.split())
 
 
-def test_the_road_by_commands(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    short = ("--dataset", "digits", "--epochs", "1")
-    assert called(monkeypatch, "irp", *short, "--iterations", "2") == 0
-    run = capsys.readouterr().out.strip()
-    assert called(monkeypatch, "fit", "--runs", run, "--epochs", "1", "--resolution", "16", "--name", "own") == 0
-    assert called(monkeypatch, "prune", *short, "--criteria", "runs/autos/own", "--sparsities", "0.9") == 0
-    assert called(monkeypatch, "store", "verify", run) == 0
-    capsys.readouterr()
-    assert called(monkeypatch, "report", "runs") == 0
-    assert Path(capsys.readouterr().out.strip()).is_file()
-
-
-def test_a_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
+def test_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from autosparse.cli import main; main()", "--tyro-print-completion", "bash"],
         capture_output=True,
@@ -102,7 +86,7 @@ def test_a_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
         assert expected in subprocess.run(["bash", "-c", ask], capture_output=True, text=True).stdout.split()
 
 
-def test_each_script_is_a_command() -> None:
+def test_each_launch_script_is_a_command() -> None:
     modules = {module for module, _ in cli.COMMANDS.values()} - {"store"}
     assert {path.stem for path in (ROOT / "launch").glob("*.py")} == modules
     for module in modules:

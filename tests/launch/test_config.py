@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import yaml
 
-from autosparse import options
 from autosparse.cli import autos, irp, paper, prune, report
 from autosparse.command import parse
 from autosparse.errors import UserError
@@ -23,7 +22,7 @@ class Mine(Images):
 
 
 def read(kind: Any, path: Path, *arguments: str) -> Any:
-    return parse(kind, options.expanded(kind, ["--config", str(path), *arguments]))
+    return parse(kind, ["--config", str(path), *arguments])
 
 
 def written(folder: Path, content: Any) -> Path:
@@ -41,7 +40,7 @@ def written(folder: Path, content: Any) -> Path:
         (autos.Arguments, "--runs a b --weights 1 0.5 --anneal --memory 1GB --features theta --name x --seeds 4"),
     ],
 )
-def test_a_run_says_the_options_that_ask_for_it(kind: Any, arguments: str, tmp_path: Path) -> None:
+def test_options_of_a_run_parse_to_the_same_arguments(kind: Any, arguments: str, tmp_path: Path) -> None:
     asked = parse(kind, arguments.split())
     swept = {"criteria": "criterion", "sparsities": "sparsity", "seeds": "seed", "order_seeds": "order_seed"}
     single = {one: values[0] for many, one in swept.items() if len(values := getattr(asked, many, ())) == 1}
@@ -49,7 +48,7 @@ def test_a_run_says_the_options_that_ask_for_it(kind: Any, arguments: str, tmp_p
     assert read(kind, written(tmp_path, {"kind": "irp", "options": said})) == asked
 
 
-def test_a_run_is_made_again_by_its_configuration(
+def test_config_of_a_run_asks_for_the_same_run(
     script: Any, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run,) = (finished / "irp").iterdir()
@@ -63,7 +62,7 @@ def test_a_run_is_made_again_by_its_configuration(
     assert capsys.readouterr().out.strip() == str(tmp_path / "irp" / run.name.replace("_s0", "_s1"))
 
 
-def test_a_task_of_ones_own_comes_with_its_options(tmp_path: Path) -> None:
+def test_task_of_a_file_brings_its_options(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     file = written(tmp_path, {"task": f"{tmp_path}/mine.py:Mine", "width": 64, "seeds": [1, 2]})
     arguments = read(irp.Arguments, file, "--seeds", "3")
@@ -72,17 +71,33 @@ def test_a_task_of_ones_own_comes_with_its_options(tmp_path: Path) -> None:
         read(irp.Arguments, file, "--task", "images")
 
 
-def test_positional_words_come_from_the_file_unless_they_are_typed(tmp_path: Path) -> None:
+def test_required_field_of_a_task_may_be_in_the_file_or_typed(tmp_path: Path) -> None:
+    (tmp_path / "needy.py").write_text(OWN.replace("Mine", "Needy").replace("= 128", ""))
+    file = written(tmp_path, {"task": f"{tmp_path}/needy.py:Needy", "width": 64, "dataset": "digits"})
+    assert read(irp.Arguments, file).job.setting.task.width == 64
+    assert read(irp.Arguments, file, "--width", "32").job.setting.task.width == 32
+
+
+def test_values_are_read_as_typed_not_as_yaml_types(tmp_path: Path) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_text("time: 12:00:00\npartition: no\nepochs: 010\nlearning-rate: 1e-3\nbatch_size: null\n")
+    arguments = read(irp.Arguments, file)
+    assert (arguments.resources.time, arguments.resources.partition) == ("12:00:00", "no")
+    setting = arguments.job.setting
+    assert (setting.epochs, setting.learning_rate, setting.batch_size) == (10, 1e-3, None)
+
+
+def test_typed_positionals_override_those_of_the_file(tmp_path: Path) -> None:
     file = written(tmp_path, {"runs": ["a", "b"], "output": "here"})
     assert read(report.Arguments, file) == report.Arguments((Path("a"), Path("b")), Path("here"))
-    typed = parse(report.Arguments, options.expanded(report.Arguments, ["c", "--config", str(file)]))
+    typed = parse(report.Arguments, ["c", "--config", str(file)])
     assert typed == report.Arguments((Path("c"),), Path("here"))
 
 
 @pytest.mark.parametrize(
     ("said", "on"), [("true", True), ("True", True), ("'on'", True), ("no", False), ("FALSE", False)]
 )
-def test_a_flag_is_switched_either_way_and_the_command_line_wins(said: str, on: bool, tmp_path: Path) -> None:
+def test_typed_flag_overrides_the_file_either_way(said: str, on: bool, tmp_path: Path) -> None:
     file = tmp_path / "some.yaml"
     file.write_text(f"compile: {said}")
     assert read(irp.Arguments, file).job.setting.compile is on
@@ -90,7 +105,7 @@ def test_a_flag_is_switched_either_way_and_the_command_line_wins(said: str, on: 
     assert read(irp.Arguments, file, "--compile").job.setting.compile is True
 
 
-def test_a_key_or_a_file_is_given_once(tmp_path: Path) -> None:
+def test_repeated_key_or_config_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "some.yaml"
     file.write_text("epochs: 3\nseeds: 1\nepochs: 4\n")
     with pytest.raises(UserError, match=r"some\.yaml has epochs twice"):
@@ -100,7 +115,7 @@ def test_a_key_or_a_file_is_given_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "scale"), [("demo", "smoke"), ("table2", "small"), ("all", "full")])
-def test_a_plan_says_its_name_and_scale(name: str, scale: str, tmp_path: Path) -> None:
+def test_options_of_an_experiment_are_name_and_scale(name: str, scale: str, tmp_path: Path) -> None:
     found = find_scale(name, scale, tmp_path)
     last = stages(tuple(paper.study.find_experiments(name)), found)[-1].jobs[0]
     asked = read(paper.Arguments, written(tmp_path, {"options": last.options()}))
@@ -112,13 +127,15 @@ def test_a_plan_says_its_name_and_scale(name: str, scale: str, tmp_path: Path) -
     [
         ({"epoch": 3}, "unknown option 'epoch'; did you mean epochs? valid: account, accumulate, "),
         ({"epochs": {"a": 1}}, "epochs must be a value or a list of values"),
-        (["epochs"], "is no list of OPTION: VALUE"),
+        (["epochs"], "is not a list of OPTION: VALUE"),
         ({"compile": "maybe"}, "compile must be true or false, got maybe"),
         ({"compile": []}, "compile must be true or false, got []"),
-        ({"kind": "irp", "epochs": 3}, "is of a run that does not say its options; its command is in environment.json"),
+        ({"epochs": "many"}, "epochs must be INT, got many"),
+        ({"schedule": "cosine"}, "schedule: unknown value 'cosine'; valid: geometric, linear, constant"),
+        ({"iterations": [1, 2]}, "iterations must be INT, got ['1', '2']"),
     ],
 )
-def test_a_file_that_is_none_is_one_line(
+def test_invalid_config_is_refused_in_one_line(
     content: Any, message: str, script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert script("irp", "--config", written(tmp_path, content)) == 2

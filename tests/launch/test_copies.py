@@ -19,7 +19,7 @@ class Mine(Own):
     pass
 """
 CRITERION = """
-def mine(model, mask, batches):
+def mine(model, mask, scoring):
     return mask.layout.flatten(mask.layout.weights(model))
 """
 NETWORK = """

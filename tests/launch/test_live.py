@@ -11,14 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from autosparse.cluster import poll, status
+from autosparse.cluster import live, status
 from autosparse.cluster.live import Page
-from autosparse.cluster.poll import Poll
 from tests.cluster.conftest import Commands
 from tests.conftest import ROOT, RUN
 from tests.launch.test_watching import leave, submitted
@@ -37,8 +37,8 @@ def drawn(rows: list[status.Row], width: int, height: int) -> list[str]:
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
-def test_what_is_to_be_looked_at_comes_first() -> None:
-    found = [each["state"] for each in sorted(map(row, STATES), key=status.interest)]
+def test_runs_that_need_attention_come_first() -> None:
+    found = [each["state"] for each in sorted(map(row, STATES), key=status.attention)]
     assert found[:2] == ["running", "completing"]
     assert found[2:5] == ["failed", "killed", "unknown"]
     assert found[5:] == ["pending (Priority)", "not started", "complete"]
@@ -46,7 +46,7 @@ def test_what_is_to_be_looked_at_comes_first() -> None:
 
 @pytest.mark.parametrize("width", [24, 40, 80, 200])
 @pytest.mark.parametrize("height", [6, 24])
-def test_the_page_fits_into_any_terminal(width: int, height: int) -> None:
+def test_page_fits_into_any_terminal(width: int, height: int) -> None:
     cells = {"job": "4242_17", "epoch": "3 of 160", "done": "42%", "left": "1:02:03", "metric": "accuracy 91.00%"}
     rows = [row("running", f"{RUN}{k}", **cells, node=f"gpu{k}", iteration="3 of 20") for k in range(3)]
     rows += [row("pending (Priority)", f"{RUN}{k}") for k in range(3, 60)]
@@ -61,34 +61,26 @@ def test_the_page_fits_into_any_terminal(width: int, height: int) -> None:
     assert ("gpu0" in lines[2]) == (width == 200)
 
 
-def test_a_page_of_no_runs_any_more() -> None:
+def test_page_without_runs_is_empty() -> None:
     assert drawn([], 80, 24)[0].startswith("0 in all")
 
 
-def test_a_slurm_that_is_silent_is_said_on_the_page() -> None:
+def test_silent_slurm_is_named_on_the_page() -> None:
     assert drawn([row("unknown")], 80, 24)[-1].startswith("Slurm does not answer (squeue)")
 
 
-def test_new_runs_are_found_and_slurm_is_asked_every_few_seconds(
-    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_runs_are_found_and_deleted_ones_forgotten(commands: Commands, tmp_path: Path) -> None:
     leave(tmp_path / "a", job=submitted("1"), status={"state": "complete", "job": "1"})
-    seen = Poll([tmp_path])
-    assert [each["run"] for each in seen.rows()] == ["a"]
+    assert [each["run"] for each in status.current([tmp_path])] == ["a"]
     leave(tmp_path / "b", job=submitted("2"))
-    assert [each["run"] for each in seen.rows()] == ["a"]
-    assert len(commands.calls("squeue")) == 1
-    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + poll.PAUSE)
-    monkeypatch.setattr(poll, "PAUSE", 0.0)
-    seen._due -= 60.0
-    assert [each["run"] for each in seen.rows()] == ["b", "a"]
-    for path in sorted(tmp_path.rglob("*.json")):
+    assert [each["run"] for each in status.current([tmp_path])] == ["b", "a"]
+    assert len(commands.calls("squeue")) == 2
+    for path in tmp_path.rglob("*.json"):
         path.unlink()
-    seen._due = 0.0
-    assert seen.rows() == []
+    assert status.current([tmp_path]) == []
 
 
-def test_a_log_gets_a_table_when_something_has_changed(
+def test_log_gets_a_table_when_a_row_has_changed(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps: dict[str, Any] = {"done": 1, "total": 4, "seconds_left": 9.0}
@@ -100,7 +92,7 @@ def test_a_log_gets_a_table_when_something_has_changed(
             lambda: leave(tmp_path / "a", status={"state": "failed"}),
         ]
     )
-    monkeypatch.setattr(Poll, "wait", lambda self: (next(changes)(), setattr(self, "_due", 0.0)))
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: next(changes)()))
     monkeypatch.setattr(status.lease, "holder_of", lambda folder: {"host": "here"})
     leave(tmp_path / "a", config={"kind": "autos"}, status={"state": "running"}, progress=steps)
     assert script("runs", "--live", tmp_path) == 4  # as `runs status --live` is
@@ -112,7 +104,7 @@ def test_a_log_gets_a_table_when_something_has_changed(
     assert third.splitlines()[1].split() == ["a", "failed", "1", "of", "4", "loss", "0.25"]
 
 
-def test_a_complete_run_whose_output_is_gone_is_a_row(
+def test_complete_run_without_output_is_a_row(
     script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     leave(tmp_path / "a", status={"state": "complete"}, config={"kind": "autos"}, progress={"done": 4, "total": 4})
@@ -123,7 +115,7 @@ def test_a_complete_run_whose_output_is_gone_is_a_row(
     assert lines == [["a", "complete"], ["b", "complete", "2", "of", "2", "loss", "0.125"]]
 
 
-def test_a_page_in_a_terminal_ends_with_ctrl_c(tmp_path: Path) -> None:
+def test_page_in_a_terminal_ends_with_ctrl_c(tmp_path: Path) -> None:
     run = leave(tmp_path / "a", job=submitted(None), status={"state": "running"})
     host, started = os.uname().nodename, status.lease._start_of(os.getpid())
     holder = {"host": host, "pid": os.getpid(), "started": started, "job": None, "folder": str(run)}

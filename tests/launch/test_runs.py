@@ -27,13 +27,13 @@ def row(table: str, name: str = RUN) -> str:
     return " ".join(found.split())
 
 
-def test_a_complete_run(script: Script, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_complete_run_has_its_row(script: Script, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, table = status(script, capsys, finished)
     assert code == 0
     assert row(table).startswith(f"{RUN} complete 4 of 4 99.00%")
 
 
-def test_a_run_tells_its_epoch_and_a_fit_its_loss(
+def test_progress_of_run_and_fit_is_recorded(
     script: Script, irp_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     told = json.loads((irp_run / "progress.json").read_text())
@@ -49,7 +49,7 @@ def test_a_run_tells_its_epoch_and_a_fit_its_loss(
     assert row(table, "complete").startswith(f"a complete {len(losses)} of {len(losses)} loss {losses[-1]:.4g} ")
 
 
-def test_a_run_while_it_runs_when_stopped_and_after_it_was_resumed(
+def test_run_is_watched_cancelled_and_resumed(
     script: Script, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     command = [sys.executable, "launch/irp.py", *SMALL_IRP, "--epochs", "8", "--output", str(tmp_path)]
@@ -73,9 +73,7 @@ def test_a_run_while_it_runs_when_stopped_and_after_it_was_resumed(
     assert (code, f"{RUN} complete 4 of 4" in row(table)) == (0, True)
 
 
-def test_a_killed_run_is_not_taken_for_a_running_one(
-    script: Script, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_killed_run_is_killed(script: Script, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "launch" / "irp.py"), *SMALL_IRP, "--output", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     told = tmp_path / "irp" / RUN / "status.json"
@@ -89,7 +87,7 @@ def test_a_killed_run_is_not_taken_for_a_running_one(
     assert (code, f"{RUN} killed" in row(table)) == (4, True)
 
 
-def test_mistakes(script: Script, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_mistakes_are_one_line(script: Script, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert script("runs", "status", tmp_path) == 2
     assert capsys.readouterr().err == f"error: no runs at {tmp_path}\n"
     assert script("runs", "restart") == 2
@@ -97,7 +95,7 @@ def test_mistakes(script: Script, capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["job.json", "status.json", "progress.json", "history.json", "config.yaml"])
-def test_a_damaged_file_of_one_run_is_one_line(
+def test_damaged_file_concerns_one_run(
     name: str, script: Script, finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for folder in ("a", "b"):
@@ -113,7 +111,7 @@ def test_a_damaged_file_of_one_run_is_one_line(
     assert (f"left out: {tmp_path / 'a'}/" in told) == (name in ("history.json", "config.yaml"))
 
 
-def test_runs_that_lie_behind_a_link_are_found(
+def test_runs_behind_a_link_are_found(
     script: Script, finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     shutil.copytree(finished / "irp" / RUN, tmp_path / "other")
@@ -125,7 +123,7 @@ def test_runs_that_lie_behind_a_link_are_found(
     assert script("report", tmp_path / "runs", "--output", tmp_path / "report") == 0
 
 
-def test_a_run_without_a_history_is_one_line_of_the_report_and_gets_it_again(
+def test_missing_history_is_reported_and_made_again(
     script: Script, finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     shutil.copytree(finished, tmp_path / "runs")

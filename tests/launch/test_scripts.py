@@ -14,16 +14,17 @@ import pytest
 
 from autosparse.cluster import Resources, launch_graph
 from autosparse.pruning import Mask
-from autosparse.store.__main__ import Arguments, main
 from autosparse.study import load
 from autosparse.study.experiments import find_scale, stages
 from tests.cluster.conftest import Commands
-from tests.conftest import ROOT, RUN, SMALL_IRP, tree
+from tests.conftest import ROOT, RUN, SMALL_IRP
 
 Script = Callable[..., int]
 
 
-def test_the_whole_road(script: Script, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_irp_fit_prune_and_report_work_on_one_output_folder(
+    script: Script, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert script("irp", *SMALL_IRP, "--output", finished) == 0
     (run,) = capsys.readouterr().out.splitlines()
     assert Path(run) == finished / "irp" / RUN
@@ -73,9 +74,7 @@ def test_the_whole_road(script: Script, finished: Path, tmp_path: Path, capsys: 
     assert modes == {0o666 & ~umask}
 
 
-def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_experiment_runs_to_its_report_and_only_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = stages(("demo",), find_scale("demo", "smoke", tmp_path))
     launch_graph(graph, Resources(cluster="inline"), tmp_path)
     assert len(capsys.readouterr().out.splitlines()) == 10
@@ -137,7 +136,7 @@ def test_a_plan_runs_from_its_first_job_to_its_report_and_once(
         ("data", ["--dataset", "svhn"], "unknown data set 'svhn'"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(
+def test_mistake_is_one_line_and_leaves_no_files(
     name: str,
     arguments: list[str],
     message: str,
@@ -171,7 +170,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
         ("autos", [], "--runs"),
     ],
 )
-def test_what_is_no_option_or_no_value_is_told_with_what_is(
+def test_unknown_option_or_value_is_refused_with_valid_ones(
     name: str, arguments: list[str], message: str, script: Script, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert script(name, *arguments) == 2
@@ -181,7 +180,7 @@ def test_what_is_no_option_or_no_value_is_told_with_what_is(
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--epochs", "many"], ["--network", "alexnet"]])
-def test_arguments_are_checked_before_anything_slow_is_imported(arguments: list[str]) -> None:
+def test_arguments_are_checked_without_slow_imports(arguments: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", ROOT / "launch" / "irp.py", *arguments]
     imported = subprocess.run(command, capture_output=True, text=True).stderr
     assert "| tyro" in imported
@@ -200,7 +199,7 @@ def test_sparsity_0_is_one_dense_run_per_seed(script: Script, capsys: pytest.Cap
     assert named == [f"lenet-300-100_mnist5k_{name}_s5" for name in ("dense-x2_0", "snip-x2_90")]
 
 
-def test_help_folds_what_only_a_cluster_needs(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_leaves_cluster_options_to_help_cluster(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("irp", "--help") == 0
     folded = set(re.findall(r"--[a-z][a-z-]* ", capsys.readouterr().out))
     assert len(folded) <= 41
@@ -219,7 +218,7 @@ def test_help_folds_what_only_a_cluster_needs(script: Script, capsys: pytest.Cap
         ("irp", ["--task", "text", "--text", "/none.txt"]),
     ],
 )
-def test_who_plans_or_submits_needs_no_data(
+def test_dry_run_and_submission_need_no_data(
     name: str,
     arguments: list[str],
     script: Script,
@@ -238,7 +237,7 @@ def test_who_plans_or_submits_needs_no_data(
     assert script(name, *arguments, *output, "--cluster", "inline") == 2  # here it is this machine that does
 
 
-def test_what_is_complete_is_known_so_without_its_data(
+def test_complete_run_is_recognized_without_its_data(
     script: Script, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished / "irp" / RUN, tmp_path / "irp" / RUN)
@@ -249,17 +248,7 @@ def test_what_is_complete_is_known_so_without_its_data(
     assert "is a run with epochs = 2, asked for is 3" in capsys.readouterr().err
 
 
-def test_partition_without_slurm_says_so(
-    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("autosparse.cluster.resources.slurm_answers", lambda: False)
-    assert script("irp", "--partition", "gpu", "--output", tmp_path) == 2
-    assert "no Slurm here (sinfo does not answer), which partition needs" in capsys.readouterr().err
-
-
-def test_a_loss_that_is_no_number_fails_with_its_iteration(
-    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nan_loss_fails_with_its_iteration(script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("irp", *SMALL_IRP, "--learning-rate", "1e30", "--output", tmp_path) == 2
     error = capsys.readouterr().err
     assert "iteration 0: the loss is nan in epoch 1" in error
@@ -267,39 +256,16 @@ def test_a_loss_that_is_no_number_fails_with_its_iteration(
     assert json.loads((tmp_path / "irp" / RUN / "status.json").read_text())["state"] == "failed"
 
 
-def test_other_settings_in_the_same_folder_are_refused(
-    script: Script, finished: Path, capsys: pytest.CaptureFixture[str]
+def test_packaged_data_set_is_not_downloaded(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert script("irp", *SMALL_IRP[:-1], "3", "--output", finished) == 2
-    assert "is a run with epochs = 2, asked for is 3" in capsys.readouterr().err
-
-
-def test_fitting_to_an_unfinished_run_is_refused(
-    script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(irp_run, tmp_path / "run")
-    (tmp_path / "run" / "triples.zarr" / "complete").unlink()
-    assert script("autos", "--runs", tmp_path / "run", "--output", tmp_path) == 2
-    assert "is not finished (4 of 4 iterations); run the same IRP again" in capsys.readouterr().err
-
-
-def test_store_command_line(irp_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(Arguments("info", irp_run))
-    text = capsys.readouterr().out
-    assert "parameters   50,200 in 3 layers" in text
-    assert "iterations   4 of 4" in text
-    main(Arguments("verify", irp_run))
-    assert capsys.readouterr().out.endswith("triples.zarr: whole\n")
-
-
-def test_data_that_is_there_is_left_alone(script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("data", "--dataset", "digits", "--data-root", tmp_path) == 0
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "comes with a library" in printed.err
 
 
-def test_another_criterion_of_the_same_name_is_another_run(
+def test_different_criterion_of_the_same_name_is_refused(
     script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -318,43 +284,24 @@ def test_another_criterion_of_the_same_name_is_another_run(
     assert (result.parent / "mask.safetensors").read_bytes() == mask
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
-    script: Script, irp_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_runs_that_a_fit_cannot_use_are_refused(
+    script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import errno
-    import os
-
-    synced, real = 0, os.fsync
-
-    def full(descriptor: int) -> None:
-        nonlocal synced
-        synced += 1
-        if synced > 60:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(descriptor)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        assert script("irp", *SMALL_IRP, "--output", tmp_path) == 2
-    error = capsys.readouterr().err
-    assert "No space left on device" in error
-    assert "Traceback" not in error
-    assert script("irp", *SMALL_IRP, "--output", tmp_path) == 0
-    assert tree(tmp_path / "irp" / RUN / "triples.zarr") == tree(irp_run / "triples.zarr")
-
-
-def test_runs_inside_a_folder_are_named(script: Script, irp_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("autos", "--runs", irp_run.parent) == 2
     assert f"is a folder of runs, not a run; name them: {irp_run}" in capsys.readouterr().err
+    shutil.copytree(irp_run, tmp_path / "run")
+    (tmp_path / "run" / "triples.zarr" / "complete").unlink()
+    assert script("autos", "--runs", tmp_path / "run", "--output", tmp_path) == 2
+    assert "is not finished (4 of 4 iterations); run the same IRP again" in capsys.readouterr().err
 
 
-def test_a_report_of_irp_alone(script: Script, irp_run: Path, tmp_path: Path) -> None:
+def test_report_of_irp_alone_has_table_and_figure(script: Script, irp_run: Path, tmp_path: Path) -> None:
     assert script("report", irp_run, "--output", tmp_path) == 0
     assert "| 99.00% |" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "figures" / "lenet-300-100_digits_accuracy.svg").is_file()
 
 
-def test_leave_one_out_reports_each_run_by_a_fit_to_the_others(script: Script, irp_run: Path, tmp_path: Path) -> None:
+def test_leave_one_out_reports_metrics_of_each_run(script: Script, irp_run: Path, tmp_path: Path) -> None:
     shutil.copytree(irp_run, tmp_path / "second")
     fit = ["--epochs", "1", "--batch-size", "8192", "--leave-one-out", "--name", "both", "--output", tmp_path]
     assert script("autos", "--runs", irp_run, tmp_path / "second", *fit) == 0
@@ -366,7 +313,7 @@ def test_leave_one_out_reports_each_run_by_a_fit_to_the_others(script: Script, i
     assert script("autos", "--runs", irp_run, *fit) == 2  # one run leaves no others
 
 
-def test_a_fit_to_some_triples_is_a_run_of_its_own(script: Script, irp_run: Path, tmp_path: Path) -> None:
+def test_fit_to_samples_has_its_own_folder(script: Script, irp_run: Path, tmp_path: Path) -> None:
     fit = ["--runs", irp_run, "--epochs", "1", "--batch-size", "8192", "--resolution", "8", "--output", tmp_path]
     assert script("autos", *fit) == 0
     assert script("autos", *fit, "--samples", "16384") == 0
@@ -377,7 +324,7 @@ def test_a_fit_to_some_triples_is_a_run_of_its_own(script: Script, irp_run: Path
     assert "samples: 16384" in (some / "config.yaml").read_text()
 
 
-def test_a_damaged_run_does_not_keep_the_others_from_running(
+def test_damaged_run_does_not_stop_the_others(
     script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(irp_run, tmp_path / "irp" / RUN)

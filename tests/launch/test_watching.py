@@ -41,7 +41,7 @@ def table(script: Script, capsys: pytest.CaptureFixture[str], folder: Path) -> t
     return code, {row[0]: dict(zip(head.split(), row, strict=True)) for row in cells}
 
 
-def test_what_waits_is_told_from_what_was_queued_again(
+def test_pending_and_requeued_runs_differ(
     script: Script,
     commands: Commands,
     tmp_path: Path,
@@ -68,7 +68,7 @@ def test_what_waits_is_told_from_what_was_queued_again(
     assert len(commands.calls("squeue")) == 1
 
 
-def test_a_job_that_slurm_ended_before_its_run_started_has_failed(
+def test_job_ended_before_its_run_started_has_failed(
     script: Script, commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     leave(tmp_path / "gone", job=submitted("7_0"))
@@ -79,9 +79,7 @@ def test_a_job_that_slurm_ended_before_its_run_started_has_failed(
     assert said.err == "failed: gone: Slurm ended job 7_0 before the run started; log: /slurms/log\n"
 
 
-def test_what_went_wrong_is_told_below_the_table(
-    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_are_below_the_table(script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     leave(tmp_path / "a", status={"state": "failed", "why": "the loss is not finite"}, config={})
     leave(tmp_path / "b", status={"state": "complete"}, config={})
     assert script("runs", "status", tmp_path) == 4
@@ -90,7 +88,7 @@ def test_what_went_wrong_is_told_below_the_table(
     assert "finite" not in said.out
 
 
-def test_all_that_is_known_of_a_run_that_runs(
+def test_row_of_a_running_run(
     script: Script,
     commands: Commands,
     tmp_path: Path,
@@ -121,7 +119,7 @@ def test_all_that_is_known_of_a_run_that_runs(
     assert table(script, capsys, tmp_path)[1]["a"]["sparsity"] == "90.00%"
 
 
-def test_a_queue_that_is_silent_is_not_taken_for_an_empty_one(
+def test_silent_queue_is_not_an_empty_one(
     script: Script,
     commands: Commands,
     tmp_path: Path,
@@ -133,7 +131,7 @@ def test_a_queue_that_is_silent_is_not_taken_for_an_empty_one(
     assert script("runs", "status", tmp_path) == 3
     said = capsys.readouterr()
     assert "unknown" in said.out
-    assert "Slurm does not answer (squeue): what waits or runs there is not known" in said.err
+    assert "Slurm does not answer (squeue): the states of its jobs are not known" in said.err
     assert script("runs", "cancel", tmp_path) == 2
     assert "a: Slurm does not answer (squeue), and job 7 may be in its queue; try again" in capsys.readouterr().err
     assert commands.calls("scancel") == []
@@ -142,7 +140,7 @@ def test_a_queue_that_is_silent_is_not_taken_for_an_empty_one(
     assert script("runs", "cancel", tmp_path / "b") == 0  # what is complete waits for nothing
 
 
-def test_resume_gives_the_command_as_it_can_be_typed_and_waits_for_no_job_of_the_past(
+def test_resume_runs_the_command_without_after(
     script: Script, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     program = tmp_path / "it's here.py"
@@ -155,7 +153,7 @@ def test_resume_gives_the_command_as_it_can_be_typed_and_waits_for_no_job_of_the
     assert said.err == f"cd {tmp_path} && python '{tmp_path}/it'\"'\"'s here.py' --output 'a b' --wait\n"
 
 
-def test_without_an_action_the_state_is_told(
+def test_no_action_means_status(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -168,7 +166,7 @@ def test_without_an_action_the_state_is_told(
 
 
 @pytest.mark.parametrize(("lines", "shown"), [("0", []), ("1", ["c"]), ("2", ["b", "c"]), ("9", ["a", "b", "c"])])
-def test_the_last_lines(
+def test_logs_prints_the_last_lines(
     lines: str, shown: list[str], script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     leave(tmp_path, job=submitted(None))
@@ -187,7 +185,7 @@ def test_the_last_lines(
         (["cancel", "--rank", "1"], "--rank (applied to"),
     ],
 )
-def test_flags_that_do_nothing_are_refused(
+def test_option_of_another_action_is_refused(
     arguments: list[str],
     message: str,
     script: Script,
@@ -201,7 +199,7 @@ def test_flags_that_do_nothing_are_refused(
     assert message in capsys.readouterr().err
 
 
-def test_five_hundred_runs_are_one_question_and_no_pytorch(commands: Commands, tmp_path: Path) -> None:
+def test_status_of_500_runs_asks_slurm_once_without_pytorch(commands: Commands, tmp_path: Path) -> None:
     commands.answer("squeue", "seq -f '7_%.0f|PENDING|Priority' 0 499")
     for k in range(500):
         leave(tmp_path / "irp" / f"run_s{k}", job=submitted(f"7_{k}"))

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import autosparse
 from autosparse.cluster import process
+from autosparse.criteria import Scoring, make_criterion, select
 from autosparse.criteria.loss import CrossEntropy
-from autosparse.criteria.scored import Scored
 from autosparse.errors import UserError
-from autosparse.lookahead import OptimizerLearner, Probe, RecipeLearner, look_ahead, make_look_ahead
+from autosparse.lookahead import OptimizerLearner, Probe, RecipeLearner, look_ahead
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data
 from autosparse.training import Callback, Checkpoint, Recipe, train
@@ -124,7 +124,7 @@ def test_the_model_is_left_bit_for_bit(
     gradient = torch.ones(8)
     convolutional[0].bias.grad = gradient
     convolutional[4].eval()
-    batches = Scored(data.scoring(200), CrossEntropy(), learner=learner)
+    batches = Scoring(data.scoring(200), learner=learner)
     state = torch.get_rng_state()
     with torch.no_grad():
         seen = look_ahead("short-irp", convolutional, mask, batches, ["probe-theta"])["probe-theta"]
@@ -187,8 +187,8 @@ def test_rounds_train_what_is_left_from_the_initial_weights(model: nn.Module, da
                 weight.data.mul_(torch.arange(weight.numel()).view(weight.shape))
             probe.stepped(1, model, mask, torch.optim.SGD(model.parameters()))
 
-    batches = Scored([], CrossEntropy(), learner=Learner())
-    make_look_ahead("short-irp", 3).at(1000)(model, Mask.full(layout), batches)
+    scoring = Scoring(learner=Learner())
+    select(make_criterion("short-irp", rounds=3), model, Mask.full(layout), scoring, 1000)
     alive = layout.size
     assert [mask.count for mask in seen] == [round(alive * (1000 / alive) ** (i / 3)) for i in range(3)]
 

@@ -14,8 +14,7 @@ from autosparse.config import FitConfig, PruneConfig
 from autosparse.errors import StoreError, UserError
 from autosparse.files import read_json
 from autosparse.jobs import PruneRun
-from autosparse.jobs.setting import Setting
-from autosparse.jobs.work import prune as work
+from autosparse.jobs.base import Setting
 from autosparse.lookahead import RecipeLearner
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
@@ -74,7 +73,7 @@ def test_a_run_that_is_killed_in_a_probe_ends_with_the_same_mask(
 ) -> None:
     name = str(output / "autos" / criterion) if criterion == "ahead" else criterion
     whole, killed = (job(tmp_path / part, name, steps=4) for part in ("whole", "killed"))
-    work.run(whole, accelerator)
+    whole.run(accelerator)
     result = read_json(whole.folder / "result.json")
     rounds = 3 if criterion == "ahead" else 5
     training = 2 * 10  # steps: 1,350 images in batches of 128, the last one left out
@@ -94,9 +93,9 @@ def test_a_run_that_is_killed_in_a_probe_ends_with_the_same_mask(
     with monkeypatch.context() as patch:
         patch.setattr(RecipeLearner, "learn", dying)
         with pytest.raises(StoppedError):
-            work.run(killed, accelerator)
+            killed.run(accelerator)
     assert len([*killed.folder.glob("probe-*.safetensors")]) == 2  # of the rounds before
-    work.run(killed, accelerator)
+    killed.run(accelerator)
     masks = [Mask.load(each.folder / "mask.safetensors") for each in (whole, killed)]
     assert torch.equal(masks[0].kept, masks[1].kept)
     assert read_json(killed.folder / "result.json")["history"] == result["history"]
@@ -108,7 +107,7 @@ def test_all_rounds_take_a_training_if_not_told_otherwise(
 ) -> None:
     run = job(tmp_path, "short-irp", rounds=2)
     assert run.folder.name == "lenet-300-100_digits_short-irp-r2_90_s100"
-    work.run(run, accelerator)
+    run.run(accelerator)
     assert read_json(run.folder / "result.json")["ahead"] == {"rounds": 2, "steps": 10}
     assert read_json(run.folder / "result.json")["cost"] == 2.0
 
@@ -130,7 +129,7 @@ def test_prune_looks_ahead_by_a_fit(output: Path, model: torch.nn.Module, data: 
         (lambda: FitConfig(features=("theta", "x")), "unknown features 'x'; valid: theta, grad, flow, probe-gradient"),
         (lambda: FitConfig(features=()), "at least one feature, and each once"),
         (lambda: FitConfig(features=("theta", "theta")), "at least one feature, and each once"),
-        (lambda: FitConfig(features=("grad", "probe-theta")), "sees probe-gradient in place of grad"),
+        (lambda: FitConfig(features=("grad", "probe-theta")), "uses probe-gradient instead of grad"),
         (lambda: FitConfig(features=("probe-theta",), transform="raw"), "raw is for fits to stored triples"),
     ],
 )

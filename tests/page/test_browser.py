@@ -3,8 +3,10 @@
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +100,9 @@ def report(irp_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     document.switch("Metric", {"iou": "iou", "dice": "dice"}, "metric")
     document.choice({name: partial(document.text, f"The {name}.") for name in ("iou", "dice")}, "metric")
     document.switch("Test", {"test": "last", "test_best": "best"})
-    document.chart(charts.against_sparsity(points.assign(iterative=False), "accuracy", "higher"), "hand", "By hand.")
+    document.chart(charts.sparsity_chart(points.assign(iterative=False), "accuracy", "higher"), "hand", "By hand.")
     values = np.random.default_rng(0).normal(size=2000)
-    document.chart(learned.survival_beside({"theta": values}, np.abs(values) / 4), "beside", "Beside.")
+    document.chart(learned.initialization_chart({"theta": values}, np.abs(values) / 4), "beside", "Beside.")
     document.table(TABLE, "To be copied.")
     return document.write()
 
@@ -163,7 +165,7 @@ def has_points(figure: Any, number: int) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
-def test_it_fits_is_legible_and_says_nothing_to_the_console(
+def test_page_fits_is_legible_and_prints_nothing_to_the_console(
     width: int, scheme: Any, browser: Browser, report: Path
 ) -> None:
     said: list[str] = []
@@ -172,25 +174,20 @@ def test_it_fits_is_legible_and_says_nothing_to_the_console(
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
-        for place in ("", "#run=0", "#run=1", "#run=3"):
-            page.goto("about:blank")
-            page.goto(report.as_uri() + place)
-            page.locator(".scripted").wait_for()
-            if place:
-                page.locator("#run figure.drawn").wait_for()
-            else:
-                draw_all(page)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            assert page.evaluate(TOO_WIDE) == []
-            contrast = page.evaluate(FAINT)
-            assert contrast["texts"] > 25
-            assert contrast["found"] == []
+        page.goto(report.as_uri())
+        page.locator(".scripted").wait_for()
+        draw_all(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(TOO_WIDE) == []
+        contrast = page.evaluate(FAINT)
+        assert contrast["texts"] > 25
+        assert contrast["found"] == []
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
         assert dark == (scheme == "dark")
     assert said == []
 
 
-def test_the_switch_chooses_for_all_tables_and_charts(page: Page) -> None:
+def test_switch_changes_all_tables_and_charts(page: Page) -> None:
     assert page.locator(".choice:has(> [data-value=test_best]) > div:visible").count() == 1
     figure = by_hand(page)
     before = figure.locator(".mark-symbol path").first.get_attribute("transform")
@@ -209,14 +206,14 @@ def test_the_switch_chooses_for_all_tables_and_charts(page: Page) -> None:
     assert path.get_attribute("transform") != before
 
 
-def test_the_switch_of_metrics_shows_the_part_of_one(page: Page) -> None:
+def test_switch_of_metrics_shows_one_part(page: Page) -> None:
     for name, other in (("iou", "dice"), ("dice", "iou")):
         page.locator(".switch[data-name=metric]").get_by_text(name, exact=True).click()
         assert page.get_by_text(f"The {name}.").is_visible()
         assert not page.get_by_text(f"The {other}.").is_visible()
 
 
-def test_the_legend_hides_and_shows_and_the_axis_shows_all(page: Page) -> None:
+def test_legend_hides_series_and_whole_axis_shows_all_points(page: Page) -> None:
     figure = by_hand(page)
     has_points(figure, 12)
     cut = figure.evaluate(LOWEST)
@@ -230,14 +227,14 @@ def test_the_legend_hides_and_shows_and_the_axis_shows_all(page: Page) -> None:
 
 
 @pytest.mark.parametrize(("format", "text"), [("Markdown", MARKDOWN), ("LaTeX", LATEX), ("CSV", CSV)])
-def test_a_table_is_copied(format: str, text: str, page: Page) -> None:
+def test_table_is_copied(format: str, text: str, page: Page) -> None:
     table = page.locator(".table", has_text="To be copied.")
     table.get_by_role("button", name=format).click()
     table.get_by_text("copied", exact=True).wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == text
 
 
-def test_runs_are_filtered_sorted_and_copied_as_they_are_shown(page: Page) -> None:
+def test_runs_are_filtered_sorted_and_copied(page: Page) -> None:
     runs = page.locator(".runs")
     rows = runs.locator("tbody tr:visible")
     assert rows.count() == 7
@@ -254,35 +251,38 @@ def test_runs_are_filtered_sorted_and_copied_as_they_are_shown(page: Page) -> No
     runs.get_by_role("button", name="CSV").click()
     runs.get_by_text("copied", exact=True).wait_for()
     copied = page.evaluate("navigator.clipboard.readText()").splitlines()
-    assert copied[0].startswith("run,kind,criterion,")
+    assert copied[0].startswith("run,kind,")
     assert [line.split(",")[0] for line in copied[1:2]] == ["snip_98_s7"]
     assert len(copied) == 4
 
 
-def test_a_run_has_a_page(page: Page, report: Path) -> None:
-    page.get_by_role("link", name="snip_98_s7").click()
-    article = page.get_by_role("article")
-    article.locator("figure.drawn").wait_for()
-    assert article.get_by_role("heading", level=1).inner_text() == "lenet-300-100_digits_snip_98_s7"
-    text = article.inner_text()
-    for part in ("Command that made it", "--criteria random snip", "criterion: snip", "torch ", "snip at 98%, seed 7"):
-        assert part in text
-    assert [row.split()[0] for row in article.locator("tbody tr").all_inner_texts()] == [
-        "fc1.weight",
-        "fc2.weight",
-        "fc3.weight",
-    ]
-    assert not page.get_by_role("main").is_visible()
-    article.get_by_role("link", name="previous run").click()
-    article.get_by_role("heading", name="lenet-300-100_digits_snip_90_shuffled_s7").wait_for()
-    page.go_back()
-    article.get_by_role("heading", name="lenet-300-100_digits_snip_98_s7").wait_for()
-    article.get_by_role("link", name="the report").click()
-    page.get_by_role("main").wait_for()
-    assert not article.is_visible()
+def test_live_page_follows_runs(browser: Browser, tmp_path: Path) -> None:
+    def write(*states: str, live: bool = True) -> None:
+        document = Document(tmp_path)
+        names = pd.Index([f"run <{k}>" for k in range(len(states))], name="run")
+        document.runs(pd.DataFrame({"state": states}, index=names), f"{states.count('failed')} failed")
+        document.write(live)
+
+    write("running", "complete")
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, window(browser) as context:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        page.get_by_text("0 failed").wait_for()
+        page.get_by_role("searchbox").fill("run <0>")
+        page.evaluate("document.body.dataset.same = 'yes'")
+        write("failed", "complete")
+        page.get_by_text("1 failed").wait_for()
+        assert page.locator("tbody tr:visible").all_inner_texts() == ["run <0>\tfailed"]
+        assert page.evaluate("document.body.dataset.same") == "yes"  # without being loaded anew
+        write("failed", "complete", "complete", live=False)
+        page.wait_for_function("!document.body.dataset.live")
+        assert page.locator("tbody tr").count() == 3
+        server.shutdown()
 
 
-def test_every_control_is_reached_and_works_by_keyboard(page: Page) -> None:
+def test_every_control_works_by_keyboard(page: Page) -> None:
     draw_all(page)
     controls = page.evaluate("""() => [...document.querySelectorAll("a[href], button, input, .scroll")]
       .filter((each) => each.checkVisibility() && (each.type !== "radio" || each.checked))
@@ -309,7 +309,7 @@ def test_every_control_is_reached_and_works_by_keyboard(page: Page) -> None:
     has_points(figure, 9)
 
 
-def test_without_scripts_and_in_print_all_stands_still(browser: Browser, report: Path, page: Page) -> None:
+def test_page_without_scripts_and_in_print_shows_pictures(browser: Browser, report: Path, page: Page) -> None:
     draw_all(page)
     page.emulate_media(media="print")
     with window(browser, java_script_enabled=False) as context:

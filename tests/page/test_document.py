@@ -8,15 +8,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import pandas as pd
 import pytest
 from PIL import Image
 
-from autosparse.page import Chart, Document, Run, coded, numbered
+from autosparse.page import ROWS, Chart, Document, markdown, number_series, series_encodings
 from autosparse.page.chart import COLORS, MARKERS, library
-from autosparse.page.tables import markdown
 
-LINE: dict[str, Any] = {"mark": "line", "encoding": {"x": {"field": "x"}, "y": {"field": "y", "type": "quantitative"}}}
+LINE = alt.Chart(ROWS).mark_line().encode(x="x:Q", y="y:Q")
 CHART = Chart(rows=[{"x": 0, "y": 1.0}, {"x": 1, "y": None}], views={"one": LINE, "two": LINE})
 FRAME = pd.DataFrame({"90%": ["1 ± 2", "**3**"]}, index=pd.Index(["a_b", "<c>"], name="criterion"))
 
@@ -47,50 +47,45 @@ def page(tmp_path: Path) -> str:
     document.chart(CHART, "drawn", "What is drawn.")
     document.tables({"test": ("Last.", FRAME), "test_best": ("Best.", FRAME)})
     document.heading("Second")
-    document.runs(
-        [
-            Run(name="net_snip", label="snip", cells={"seed": 1.0, "data": "digits"}, texts={"Log": "a\n</script>"}),
-            Run(name="net_rand", label="rand", cells={"seed": 2.0, "data": "digits"}, chart=CHART),
-            Run(name="net_fit", label="fit", cells={"seed": None}),
-        ]
-    )
+    runs = pd.DataFrame({"seed": [1, 2, None], "data": "digits", "note": ["a", None, "</script>"]})
+    document.runs(runs.set_axis(pd.Index(["snip", "rand", "fit"], name="run")), "2 complete")
     return document.write().read_text()
 
 
-def test_the_page_needs_nothing_else(page: str) -> None:
+def test_page_needs_no_other_file(page: str) -> None:
     elements = Elements(page.replace(library(), "")).found
     places = [value for _, attributes in elements for key, value in attributes.items() if key in ("src", "href")]
     assert places
     assert all(place and place.startswith(("#", "data:")) for place in places)
-    assert {tag for tag, _ in elements}.isdisjoint({"link", "iframe"} - {"link"})
+    assert "iframe" not in {tag for tag, _ in elements}
     assert "url(" not in page.replace(library(), "")
     assert len(page.encode()) < 1_100_000
 
 
-def test_the_page_has_the_parts_and_what_the_script_draws(page: str) -> None:
+def test_page_has_parts_tables_and_charts(page: str) -> None:
     assert "<h1>A title &amp; more</h1>" in page
     assert page.count('<li><a href="#part-') == 2
     assert "&lt;c&gt;" in page
     assert "<b>3</b>" in page
     data = packed(page)
-    assert [[*chart["views"]] for chart in data["charts"]] == [["one", "two"]]
-    assert data["charts"][0]["rows"][1] == {"x": 1, "y": None}
-    assert [run["name"] for run in data["runs"]] == ["net_snip", "net_rand", "net_fit"]
-    assert data["runs"][0]["texts"] == {"Log": "a\n</script>"}
-    assert [run["cells"]["seed"] for run in data["runs"]] == ["1", "2", "–"]
+    (chart,) = data["charts"].values()
+    assert [*chart["views"]] == ["one", "two"]
+    assert chart["rows"][1] == {"x": 1, "y": None}
 
 
-def test_the_markdown_has_the_table_of_runs(page: str, tmp_path: Path) -> None:
+def test_markdown_has_the_table_of_runs(page: str, tmp_path: Path) -> None:
     assert page
-    table = "| run | seed |\n| --- | ---: |\n| snip | 1 |\n| rand | 2 |\n| fit | – |\n"
-    assert table in (tmp_path / "report.md").read_text()
+    table = (
+        "| run | seed | note |\n| --- | ---: | ---: |\n| snip | 1 | a |\n| rand | 2 | – |\n| fit | – | </script> |\n"
+    )
+    assert f"2 complete\n\n{table}" in (tmp_path / "report.md").read_text()
 
 
-def test_a_bar_in_a_cell_does_not_end_it_in_markdown() -> None:
+def test_bar_in_a_cell_is_escaped_in_markdown() -> None:
     assert "| x\\|y | 1 |" in markdown(pd.DataFrame({"a": [1]}, index=["x|y"]))
 
 
-def test_columns_that_say_the_same_of_all_runs_are_left_out(page: str) -> None:
+def test_column_equal_for_all_runs_is_left_out(page: str) -> None:
     assert '<th scope="col" class="number">seed</th>' in page
     assert '<th scope="col">data</th>' not in page
 
@@ -101,7 +96,7 @@ def test_markdown_has_every_choice_of_a_table(page: str, tmp_path: Path) -> None
     assert text.count("| criterion | 90% |\n| --- | ---: |\n| a_b | 1 ± 2 |\n| <c> | **3** |\n") == 2
 
 
-def test_a_chart_is_saved_as_it_is_at_first(page: str, tmp_path: Path) -> None:
+def test_saved_chart_has_the_initial_state(page: str, tmp_path: Path) -> None:
     svg = (tmp_path / "figures" / "drawn.svg").read_text()
     assert svg.startswith("<svg")
     assert "one" in svg
@@ -110,7 +105,7 @@ def test_a_chart_is_saved_as_it_is_at_first(page: str, tmp_path: Path) -> None:
         assert image.width > 800
 
 
-def test_charts_whose_names_differ_after_a_dot_are_two(tmp_path: Path) -> None:
+def test_charts_with_dots_in_their_names_have_their_own_files(tmp_path: Path) -> None:
     for name in ("rate-0.01", "rate-0.001"):
         CHART.save(tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -118,12 +113,12 @@ def test_charts_whose_names_differ_after_a_dot_are_two(tmp_path: Path) -> None:
     }
 
 
-def test_series_keep_their_code_where_others_are_missing() -> None:
-    all_of_them = numbered(["b", "a", "b", "c"])
+def test_series_keeps_its_code_where_others_are_missing() -> None:
+    all_of_them = number_series(["b", "a", "b", "c"])
     assert all_of_them == {"b": 0, "a": 1, "c": 2}
-    color, shape = coded({"c": all_of_them["c"]})
-    assert color["scale"] == {"domain": ["c"], "range": [COLORS[2]]}
-    assert shape["scale"]["range"] == [MARKERS[2]]
+    color, shape = series_encodings({"c": all_of_them["c"]})
+    assert color.to_dict()["scale"] == {"domain": ["c"], "range": [COLORS[2]]}
+    assert shape.to_dict()["scale"]["range"] == [MARKERS[2]]
 
 
 def test_two_dozen_series_look_different() -> None:
@@ -139,7 +134,7 @@ def luminance(color: str) -> float:
 
 
 @pytest.mark.parametrize("color", COLORS)
-def test_a_colour_is_seen_on_both_grounds(color: str) -> None:
+def test_color_is_visible_on_light_and_dark(color: str) -> None:
     for ground in ("#ffffff", "#15181c"):
         dark, light = sorted((luminance(color), luminance(ground)))
         assert (light + 0.05) / (dark + 0.05) >= 3

@@ -14,7 +14,7 @@ from autosparse.config import IRPConfig, PruneConfig
 from autosparse.errors import UserError
 from autosparse.files import read_record
 from autosparse.jobs import IRPRun, PruneRun
-from autosparse.jobs.setting import Setting, TrainingRun
+from autosparse.jobs.base import Setting, TrainingRun
 from autosparse.tasks import Images
 from autosparse.tensors import load
 from tests.conftest import tree

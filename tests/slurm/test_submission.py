@@ -16,7 +16,7 @@ import pytest
 from autosparse.cluster import Resources, batch, launch, slurm
 from autosparse.config import IRPConfig
 from autosparse.errors import UserError
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.base import Setting
 from autosparse.store import TripleStore
 from autosparse.store.verify import problems
 from autosparse.tasks import Images

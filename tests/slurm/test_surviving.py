@@ -15,7 +15,7 @@ from autosparse.cluster import Resources, launch, slurm
 from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun
-from autosparse.jobs.setting import Setting
+from autosparse.jobs.base import Setting
 from autosparse.tasks import Images
 from tests.conftest import tree
 from tests.slurm.conftest import Sandbox, until

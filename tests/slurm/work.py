@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from autosparse.cluster.requeue import requeues
+from autosparse.cluster.process import requeues
 from autosparse.config import NO_IDENTITY
 from autosparse.jobs import IRPRun
 from tests.waiting import waiting

@@ -1,4 +1,4 @@
-"""What all tests of the store share."""
+"""Fixtures of all tests of the store."""
 
 import os
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ import pytest
 
 
 @pytest.fixture(autouse=True, scope="package")
-def _without_waiting_for_the_disk() -> Iterator[None]:
-    """What a killed process has written stays; the power, which does not, is `test_power`'s."""
+def skip_fsync() -> Iterator[None]:
+    """Skip fsync: it is slow, and only `test_crash` depends on it."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda descriptor: None)
         yield

@@ -1,5 +1,7 @@
-"""Batches hold what the order says, for any number of threads and processes; what cannot be is refused in one line."""
+"""Batches hold what the order says, for any number of threads and processes, also after a stop."""
 
+import itertools
+import json
 import threading
 from collections import Counter
 from pathlib import Path
@@ -12,9 +14,11 @@ import torch
 from autosparse.errors import StoreError, UserError
 from autosparse.store import TripleLoader, Triples, TripleStore, sample
 from autosparse.store.order import Part, part_indices, part_size
-from tests.store.drawn import bits, draw, write
+from benchmarks.mixing import batch_indices
+from tests.store.helpers import bits, random_run, write
 
-RUNS = [draw(20_011, seed=0), draw(9_001, iterations=5, seed=1), draw(700, iterations=255, seed=2)]  # 16 bits survival
+# The last one has survival of 16 bits.
+RUNS = [random_run(20_011), random_run(9_001, iterations=5, seed=1), random_run(700, iterations=255, seed=2)]
 SHARDS = [4096, 1024, 4096]
 BATCH = 480
 
@@ -27,129 +31,163 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[TripleStore]:
     return [TripleStore.open(folder / str(number)) for number in range(len(RUNS))]
 
 
-def batches(stores: list[TripleStore], size: int = BATCH, **options: Any) -> TripleLoader:
-    """Of 24 lanes, a chunk a window."""
+def loader(stores: list[TripleStore], size: int = BATCH, **options: Any) -> TripleLoader:
+    """Return a loader with 24 streams of one chunk per shuffle buffer."""
     return TripleLoader(stores, size, **{"seed": 5, "memory": "4MB", **options})
 
 
 def take(source: TripleLoader, n: int) -> list[Triples]:
-    """The next batches, over the ends of epochs."""
-    found = list[Triples]()
-    while len(found) < n:
-        for batch in source:
-            found.append(batch)
-            if len(found) == n:
-                break
-    return found
+    """Return the next batches, over the ends of epochs."""
+    epochs = itertools.chain.from_iterable(itertools.repeat(source))
+    return list(itertools.islice(epochs, n))
+
+
+def join(parts: list[Triples]) -> Triples:
+    """Return the parts end to end."""
+    return Triples(*(torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])))
 
 
 def same(a: Triples, b: Triples) -> bool:
-    """Bit for bit."""
-    fields = [(getattr(a, field).numpy(), getattr(b, field).numpy()) for field in vars(a)]
-    return all(x.dtype == y.dtype and np.array_equal(bits(x), bits(y)) for x, y in fields)
+    """Return True if types and bits are the same."""
+    pairs = [(getattr(a, name).numpy(), getattr(b, name).numpy()) for name in vars(a)]
+    return all(x.dtype == y.dtype and np.array_equal(bits(x), bits(y)) for x, y in pairs)
 
 
-def triples(batch: Triples) -> list[tuple[int, float, float]]:
-    """What names each sample: no two are drawn alike."""
+def all_same(a: list[Triples], b: list[Triples]) -> bool:
+    return all(same(x, y) for x, y in zip(a, b, strict=True))
+
+
+def names(batch: Triples) -> list[tuple[int, float, float]]:
+    """Return what tells samples apart: no two are drawn alike."""
     return list(zip(batch.store.tolist(), batch.theta.tolist(), batch.grad.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("numbers", [[0], [1], [0, 1, 2], [2, 0]])
+@pytest.mark.parametrize("numbers", [[0], [0, 1, 2], [2, 0]])
 @pytest.mark.parametrize("part", ["train", "held-out", "all"])
 @pytest.mark.parametrize("memory", ["400kB", "4MB", "512MB"])
-def test_what_is_read_is_what_the_order_says(
+def test_batches_hold_what_the_order_says_in_small_integers(
     stores: list[TripleStore], numbers: list[int], part: Part, memory: str
 ) -> None:
     chosen, runs = [stores[k] for k in numbers], [RUNS[k] for k in numbers]
     starts = np.cumsum([0] + [len(run) for run in runs])[:-1]
     theta, grad = torch.cat([run.theta for run in runs]), torch.cat([run.grad for run in runs])
-    survival = torch.from_numpy(np.concatenate([run.survival for run in runs]))
-    source = batches(chosen, 96, part=part, memory=memory)
+    narrow = np.uint16 if 2 in numbers else np.uint8
+    survival = torch.from_numpy(np.concatenate([run.survival for run in runs]).astype(narrow))
+    source = loader(chosen, 96, part=part, memory=memory)
     for epoch in range(2):
         order = source.order(epoch)
-        found = list(source)
-        assert len(found) == len(source) == order.batches
-        for number in {0, 1, len(found) // 2, len(found) - 1}:
-            store, index = order.indices(number)
-            storage = torch.from_numpy(starts[store] + index)
-            expected = Triples(theta[storage], grad[storage], survival[storage], torch.from_numpy(store))
-            assert same(found[number], expected)
+        batches = list(source)
+        assert len(batches) == len(source) == order.batches
+        for number in {0, 1, len(batches) // 2, len(batches) - 1}:
+            store, index = batch_indices(order, number)
+            flat = torch.from_numpy(starts[store] + index)
+            expected = Triples(theta[flat], grad[flat], survival[flat], torch.from_numpy(store.astype(np.uint8)))
+            assert same(batches[number], expected)
 
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
 def test_threads_change_nothing_and_end_with_the_iteration(stores: list[TripleStore], threads: int) -> None:
-    mine = take(batches(stores, threads=threads), 75)
-    assert all(same(a, b) for a, b in zip(mine, take(batches(stores), 75), strict=True))
+    assert all_same(take(loader(stores, threads=threads), 75), take(loader(stores), 75))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("triples")]
 
 
-@pytest.mark.parametrize("memory", ["4MB", "512MB"])  # 24 lanes of equal width, 192 of 2 or 3 columns
-@pytest.mark.parametrize("world_size", [2, 3, 4, 8])
+@pytest.mark.parametrize("memory", ["4MB", "512MB"])  # 24 streams of equal width, 192 of 2 or 3 columns
+@pytest.mark.parametrize("world_size", [2, 3, 8])
 def test_processes_share_each_batch(stores: list[TripleStore], world_size: int, memory: str) -> None:
-    ranks = [take(batches(stores, rank=r, world_size=world_size, memory=memory), 70) for r in range(world_size)]
-    for whole, *parts in zip(take(batches(stores, memory=memory), 70), *ranks, strict=True):
+    ranks = [take(loader(stores, rank=r, world_size=world_size, memory=memory), 70) for r in range(world_size)]
+    for whole, *parts in zip(take(loader(stores, memory=memory), 70), *ranks, strict=True):
         assert {len(part) for part in parts} == {BATCH // world_size}
-        assert same(whole, Triples.cat(parts))
+        assert same(whole, join(parts))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 4), (8, 3)])
+@pytest.mark.parametrize("stop", [0, 20, 32, 33, 34, 71])  # an epoch has 33 batches
+def test_saved_position_resumes_on_any_number_of_processes(
+    stores: list[TripleStore], stop: int, sizes: tuple[int, int]
+) -> None:
+    before, after = ([loader(stores[:2], 768, rank=r, world_size=n) for r in range(n)] for n in sizes)
+    for rank in before:
+        take(rank, stop)
+    states = [rank.state_dict() for rank in before]
+    assert all(state == states[0] for state in states)
+    for rank in after:
+        rank.load_state_dict(json.loads(json.dumps(states[0])))
+    whole = loader(stores[:2], 768)
+    assert len(whole) == 33
+    resumed = [join(list(parts)) for parts in zip(*(take(rank, 8) for rank in after), strict=True)]
+    assert all_same(resumed, take(whole, stop + 8)[stop:])
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"seed": 6}, "seed"),
+        ({"size": 96}, "batch_size"),
+        ({"part": "all"}, "part"),
+        ({"memory": "5MB"}, "memory"),
+        ({"weights": (1, 2, 1)}, "weights"),
+        ({"stores": [1, 0, 2]}, "stores"),
+    ],
+)
+def test_position_of_another_order_raises(stores: list[TripleStore], options: dict[str, Any], name: str) -> None:
+    state = loader(stores).state_dict()
+    chosen = [stores[k] for k in options.get("stores", range(3))]
+    with pytest.raises(UserError, match=f"the saved position has other {name}: .*, not "):
+        loader(chosen, **{key: value for key, value in options.items() if key != "stores"}).load_state_dict(state)
 
 
 @pytest.mark.parametrize("part", ["train", "held-out", "all"])
-def test_an_epoch_holds_no_triple_twice_and_all_but_less_than_a_batch(stores: list[TripleStore], part: Part) -> None:
-    everything = Triples.cat(list(batches(stores[:2], 16, part=part)))
+def test_epoch_holds_no_triple_twice_and_all_but_less_than_a_batch(stores: list[TripleStore], part: Part) -> None:
+    everything = join(list(loader(stores[:2], 16, part=part)))
     expected = sum(part_size(0, len(store), 5, part) for store in stores[:2])
     assert len(everything) == expected // 16 * 16
-    assert len(set(triples(everything))) == len(everything)
+    assert len(set(names(everything))) == len(everything)
 
 
-def test_the_parts_of_the_split_share_no_triple(stores: list[TripleStore]) -> None:
-    train, held = (Triples.cat(list(batches(stores[:1], 1, part=part))) for part in ("train", "held-out"))
+def test_train_and_held_out_share_no_triple(stores: list[TripleStore]) -> None:
+    train, held = (join(list(loader(stores[:1], 1, part=part))) for part in ("train", "held-out"))
     assert len(held) == pytest.approx(len(stores[0]) / 10, abs=1)
     assert np.array_equal(np.sort(torch.cat([train.grad, held.grad])), np.sort(RUNS[0].grad))
-    assert not set(triples(train)) & set(triples(held))
+    assert not set(names(train)) & set(names(held))
 
 
 def test_epochs_differ_and_a_seed_repeats(stores: list[TripleStore]) -> None:
-    source = batches(stores)
+    source = loader(stores)
     first, second = list(source), list(source)
     assert len(first) == len(second) == len(source)
-    assert all(same(a, b) for a, b in zip(first, take(batches(stores), len(first)), strict=True))
+    assert all_same(first, take(loader(stores), len(first)))
     assert not any(same(a, b) for a, b in zip(first, second, strict=True))
-    assert not same(first[0], take(batches(stores, seed=6), 1)[0])
+    assert not same(first[0], take(loader(stores, seed=6), 1)[0])
 
 
-def test_a_small_store_gives_one_batch_of_nearly_all(stores: list[TripleStore]) -> None:
-    (only,) = batches(stores[:1], 1 << 20, part="all")
-    assert len(only) == len(stores[0]) // 48 * 48  # of 48 lanes
-    assert len(set(triples(only))) == len(only)
+def test_store_smaller_than_a_batch_gives_one_batch(stores: list[TripleStore]) -> None:
+    (only,) = loader(stores[:1], 1 << 20, part="all")
+    assert len(only) == len(stores[0]) // 48 * 48  # a multiple of the streams
+    assert len(set(names(only))) == len(only)
 
 
-def test_weights_say_how_often_a_store_comes(stores: list[TripleStore]) -> None:
-    two, source = stores[:2], batches(stores[:2], 24, weights=(2, 0.5), part="all")
-    halves = []
-    for _ in range(3):
-        epoch = Triples.cat(list(source))
-        mine, other = (triples(epoch[epoch.store == k]) for k in (0, 1))
-        assert len(mine) == pytest.approx(2 * len(two[0]), abs=24)
-        assert set(Counter(mine).values()) <= {1, 2}
-        assert len(other) == pytest.approx(len(two[1]) / 2, abs=24)
-        assert len(set(other)) == len(other)
-        halves.append(set(other))
-    for a, b in ((0, 1), (1, 2), (0, 2)):  # drawn apart, they share half of themselves
-        assert len(halves[a] & halves[b]) == pytest.approx(len(two[1]) / 4, rel=0.15)
+def test_weights_are_how_often_a_store_occurs(stores: list[TripleStore]) -> None:
+    two, source = stores[:2], loader(stores[:2], 24, weights=(2, 0.5), part="all")
+    epoch = join(list(source))
+    twice, half = (names(epoch[epoch.store == k]) for k in (0, 1))
+    assert len(twice) == pytest.approx(2 * len(two[0]), abs=24)
+    assert set(Counter(twice).values()) <= {1, 2}
+    assert len(half) == pytest.approx(len(two[1]) / 2, abs=24)
+    assert len(set(half)) == len(half)
 
 
-def test_counters_count_what_was_given_and_read(stores: list[TripleStore]) -> None:
-    source = batches(stores[:2])
+def test_counters_count_samples_and_bytes(stores: list[TripleStore]) -> None:
+    source = loader(stores[:2])
     assert str(source.counters) == "0 triples/s, 0 B read, 0% waiting for data"
-    found = take(source, 10)
-    assert source.counters.samples == sum(map(len, found)) == 10 * BATCH
+    batches = take(source, 10)
+    assert source.counters.samples == sum(map(len, batches)) == 10 * BATCH
     assert source.counters.bytes >= 10 * BATCH * 9
     assert 0 <= source.counters.waited <= source.counters.seconds
     assert str(source.counters).endswith("waiting for data")
 
 
-def test_a_store_that_fits_is_read_once(stores: list[TripleStore]) -> None:
-    once, anew = (batches(stores[:1], memory=memory, threads=0) for memory in ("4MB", "300kB"))
-    assert all(same(a, b) for a, b in zip(list(once), take(batches(stores[:1]), len(once)), strict=True))
+def test_store_that_fits_into_memory_is_read_once(stores: list[TripleStore]) -> None:
+    once, anew = (loader(stores[:1], memory=memory, threads=0) for memory in ("4MB", "300kB"))
     take(once, 2 * len(once))
     assert once.counters.bytes == 9 * len(stores[0])
     take(anew, 2 * len(anew))
@@ -158,7 +196,7 @@ def test_a_store_that_fits_is_read_once(stores: list[TripleStore]) -> None:
 
 def test_damage_raises_in_the_iteration(tmp_path: Path) -> None:
     write(tmp_path, RUNS[0], 4096)
-    source = batches([TripleStore.open(tmp_path)])
+    source = loader([TripleStore.open(tmp_path)])
     (tmp_path / "grad" / "c" / "2").unlink()
     with pytest.raises(StoreError, match="grad/c/2 is missing"):
         list(source)
@@ -168,39 +206,33 @@ def test_damage_raises_in_the_iteration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "a batch of 0 cannot be cut over 1 processes"),
-        ({"world_size": 7}, "a batch of 480 cannot be cut over 7 processes"),
-        ({"world_size": 5}, r"24 lanes cannot be cut over 5 processes; 192, .* cannot either: use another number"),
-        ({"world_size": 40}, "40 processes for 15 chunks of triples; use fewer"),
+        ({"size": 0}, "a batch of 0 cannot be divided among 1 processes"),
+        ({"world_size": 7}, "a batch of 480 cannot be divided among 7 processes"),
+        ({"world_size": 5}, "24 streams cannot be divided among 5 processes; use another number of processes"),
+        ({"world_size": 16}, "24 streams cannot be divided among 16 processes; use --memory 17.5 MB for 192 streams"),
         ({"memory": "100kB"}, r"memory of 100kB is less than one chunk .*; give at least 270.3 kB"),
-        ({"memory": "plenty"}, "'plenty' is not a size of memory; write it like 512MB"),
-        ({"weights": (1,)}, "1 weights for 3 stores"),
-        ({"weights": (1, -1, 1)}, "weights must be positive numbers, got 1 -1 1"),
-        ({"weights": (1, 0, 1)}, "weights must be positive"),
-        ({"weights": (1, float("nan"), 1)}, "weights must be positive"),
-        ({"weights": (1, 1, float("inf"))}, "weights must be positive"),
-        ({"threads": -1}, "threads must be 0 or more, got -1"),
+        ({"memory": "plenty"}, "'plenty' is no"),
         ({"weights": (1e-4, 1e-4, 1e-4)}, r"\d triples are too few for batches of 480"),
     ],
 )
-def test_what_cannot_be_is_refused(stores: list[TripleStore], options: dict[str, Any], message: str) -> None:
+def test_impossible_options_raise(stores: list[TripleStore], options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        batches(stores, **options)
+        loader(stores, **options)
 
 
-def test_no_stores_are_refused() -> None:
+def test_no_stores_raise() -> None:
     with pytest.raises(UserError, match="no triple stores"):
-        batches([])
+        loader([])
 
 
 @pytest.mark.parametrize("part", ["held-out", "all"])
-def test_a_sample_is_drawn_from_every_shard(stores: list[TripleStore], part: Part) -> None:
+def test_sample_is_drawn_from_every_shard(stores: list[TripleStore], part: Part) -> None:
     size = len(stores[0])
     whole = sample(stores[0], 1 << 20, 5, part)
     assert torch.equal(whole.grad, RUNS[0].grad[torch.from_numpy(part_indices(0, size, 5, part))])
     few = sample(stores[0], 500, 5, part)
     assert len(few) == pytest.approx(500, abs=5)
-    position = {grad: k for k, grad in enumerate(RUNS[0].grad.tolist())}
-    found = [position[grad] for grad in few.grad.tolist()]
-    assert found == sorted(set(found))
-    assert np.bincount(np.array(found) // 4096)[:4].min() > 80
+    index = {grad: k for k, grad in enumerate(RUNS[0].grad.tolist())}
+    chosen = [index[grad] for grad in few.grad.tolist()]
+    assert chosen == sorted(set(chosen))
+    assert np.bincount(np.array(chosen) // 4096)[:4].min() > 80

@@ -1,6 +1,6 @@
-"""Writers that write, commit, crash and go on in any order, while files are torn and flipped.
+"""Writers that write, commit, stop and resume in any order, while files are torn, flipped and lost.
 
-Beside them a plain list of what was committed: whatever is read is that, or the store raises its error.
+A model knows what was committed: every read returns that, or raises the store's error.
 """
 
 import contextlib
@@ -31,111 +31,112 @@ from autosparse.errors import StoreError
 from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.verify import problems
 from tests.conftest import tree
-from tests.store.drawn import Drawn, StoppedError, advance, bits, draw, write
+from tests.store.helpers import Run, StoppedError, advance, bits, flip, random_run, write
 
 SHARD = 64
-WHOLE = [0x7FC00000, 0xFFC12345, 0x7F800001, 0x7F800000, 0x80000000, 0]  # NaNs of three kinds, infinity, -0 and 0
+COLUMN = "probe-gradient"
+PATTERNS = [0x7FC00000, 0xFFC12345, 0x7F800001, 0x7F800000, 0x80000000, 0]  # NaNs of three kinds, infinity, -0 and 0
 
-Blocks = list[tuple[int, int]]  # shards and the bit pattern that fills them
-blocks = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(WHOLE)), max_size=3)
+Fillings = list[tuple[int, int]]  # shards and the bit pattern that fills them
+fillings = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(PATTERNS)), max_size=3)
 
 
-def filled(values: Tensor, fillings: Blocks) -> Tensor:
-    """Whole shards of one bit pattern."""
-    found = values.numpy().copy()
+def filled(values: Tensor, fillings: Fillings) -> Tensor:
+    """Return the values with whole shards of one bit pattern."""
+    copy = values.numpy().copy()
     for shard, pattern in fillings:
-        bits(found)[shard * SHARD : (shard + 1) * SHARD] = pattern
-    return torch.from_numpy(found)
+        bits(copy)[shard * SHARD : (shard + 1) * SHARD] = pattern
+    return torch.from_numpy(copy)
 
 
 class Machine(RuleBasedStateMachine):
-    """The model: how far the run is, and what the files that are damaged now had in them."""
+    """The model: the number of commits, and the content that damaged files had."""
 
     steps = 0  # of all machines
 
     def __init__(self) -> None:
         super().__init__()
         self.damaged: dict[str, bytes] = {}
-        self.scratch = tempfile.TemporaryDirectory()  # deleted also where an assertion fails
+        self.scratch = tempfile.TemporaryDirectory()  # deleted also if an assertion fails
         self.folder = Path(self.scratch.name)
         self.path = self.folder / "s"
         self.commits, self.finished = 0, False
 
     @property
     def masks(self) -> int:
-        """How many are committed beyond m_0, or -1."""
+        """Number of committed masks beyond m_0, or -1."""
         return min(self.commits - 1, self.run.iterations)
 
-    def opened(self, rank: int = 0, size: int = 1) -> TripleWriter:
-        """The writer of one process, when another of its group has cleaned up."""
-        group = Group(rank, size, lambda part: [part])
-        return TripleWriter.open(self.path, self.run.layout, self.run.iterations, {"seed": 0}, group)
+    def open_writer(self, rank: int = 0, size: int = 1) -> TripleWriter:
+        """Open the writer of one process of a group."""
+        group, run = Group(rank, size, lambda part: [part]), self.run
+        return TripleWriter.open(self.path, run.layout, run.iterations, {"seed": 0}, group, columns=run.columns)
 
-    def mend(self) -> None:
-        """Put back what was damaged."""
+    def repair(self) -> None:
+        """Restore the damaged files."""
         for name, content in self.damaged.items():
             (self.path / name).write_bytes(content)
         self.damaged.clear()
 
     def check(self, path: Path, read: Callable[[TripleStore], Any], expected: Any) -> None:
-        """What is read is what was committed; where something is damaged, the store's error will do."""
+        """Check that a read returns what was committed or, if something is damaged, raises the store's error."""
         try:
-            found = read(TripleStore.open(path, unfinished=True))
+            values = read(TripleStore.open(path, unfinished=True))
         except StoreError:
             assert self.damaged
             return
-        same = np.array_equal(bits(found), bits(expected)) if isinstance(found, np.ndarray) else found == expected
-        assert same
+        equal = np.array_equal(bits(values), bits(expected)) if isinstance(values, np.ndarray) else values == expected
+        assert equal
 
     def check_all(self, path: Path, start: int, stop: int, masks: int, survival: bool) -> None:
-        """All that a store of so many masks has of a slice."""
+        """Check all that a store with this number of masks holds of a slice."""
         span, run = slice(start, stop), self.run
         self.check(path, lambda store: store.theta(span), run.theta.numpy()[span])
         self.check(path, lambda store: store.grad(span), run.grad.numpy()[span])
         densities = [mask.density for mask in run.masks]
         self.check(path, lambda store: store.densities == densities[: len(store.densities)], True)
-        whole = slice(start // 8 * 8, stop)
+        aligned = slice(start // 8 * 8, stop)
         for i in range(masks + 1):
-            self.check(path, lambda store: store.alive(i, whole), run.masks[i].kept[whole].numpy())  # noqa: B023
+            self.check(path, lambda store: store.alive(i, aligned), run.masks[i].kept[aligned].numpy())  # noqa: B023
+        for i in range(masks):
+            self.check(path, lambda store: store.probe(COLUMN, i), run.probe(i)[COLUMN].numpy())  # noqa: B023
         if survival:
-            narrow = run.survival[whole].astype(np.uint8)
-            self.check(path, lambda store: store.survival(whole), narrow)
+            self.check(path, lambda store: store.survival(aligned), run.survival[aligned].astype(np.uint8))
 
     def teardown(self) -> None:
-        """Whatever happened, the run can be ended, with the bytes of one that nothing happened to."""
-        self.mend()
+        """Check that the run can be finished, with the bytes of an undisturbed run."""
+        self.repair()
         if hasattr(self, "run"):
             if not self.finished:
                 write(self.path, self.run, SHARD)
             write(self.folder / "other", self.run, SHARD)
             assert tree(self.path) == tree(self.folder / "other")
-            found = problems(TripleStore.open(self.path))
-            features = {"theta": self.run.theta, "grad": self.run.grad}
-            finite = {name: values.isfinite().split(SHARD) for name, values in features.items()}
-            assert len(found) == sum(not bool(part.all()) for parts in finite.values() for part in parts)
-            assert all("is not finite in" in line for line in found)
+            lines = problems(TripleStore.open(self.path))
+            parts = [*self.run.theta.split(SHARD), *self.run.grad.split(SHARD)]
+            assert len(lines) == sum(not bool(part.isfinite().all()) for part in parts)
+            assert all("is not finite in" in line for line in lines)
         self.scratch.cleanup()
 
     @initialize(
         size=st.integers(1, 4 * SHARD),
         iterations=st.integers(1, 3),
         seed=st.integers(0, 99),
-        theta=blocks,
-        grad=blocks,
-        gone=st.integers(0, 3),
+        theta=fillings,
+        grad=fillings,
+        pruned=st.integers(0, 3),
     )
-    def create(self, size: int, iterations: int, seed: int, theta: Blocks, grad: Blocks, gone: int) -> None:
-        run = draw(size, iterations, seed)
+    def create(self, size: int, iterations: int, seed: int, theta: Fillings, grad: Fillings, pruned: int) -> None:
+        run = random_run(size, iterations, seed)
         for mask in run.masks[1:]:
-            mask.kept[max(gone * SHARD, 1) : (gone + 1) * SHARD] = False  # a shard of zeros in alive and survival
-        self.run = Drawn(filled(run.theta, theta), filled(run.grad, grad), run.masks)
+            mask.kept[max(pruned * SHARD, 1) : (pruned + 1) * SHARD] = False  # a shard of zeros in alive and survival
+        self.run = Run(filled(run.theta, theta), filled(run.grad, grad), run.masks, (COLUMN,))
         write(self.path, self.run, SHARD, until=0)
 
     @precondition(lambda self: not self.finished)
     @rule(size=st.integers(1, 3), commits=st.integers(0, 5))
-    def go_on(self, size: int, commits: int) -> None:
-        """The processes of a group, killed when so many commits are done."""
-        self.mend()
+    def resume(self, size: int, commits: int) -> None:
+        """A group resumes the run and is killed after some commits."""
+        self.repair()
         write(self.path, self.run, SHARD, size, commits)
         self.commits += commits
         self.finished = self.commits > self.run.iterations + 2
@@ -143,57 +144,55 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.commits < self.run.iterations + 2)
     @rule(size=st.integers(1, 3), ranks=st.sets(st.integers(0, 2)))
     def die_before_the_commit(self, size: int, ranks: set[int]) -> None:
-        """Some processes have written their shards of what comes next."""
-        self.mend()
-        self.opened()
+        """Some processes of a group have written their shards when all are killed."""
+        self.repair()
+        self.open_writer()
 
-        def killed(part: Any) -> list[Any]:
+        def kill(part: Any) -> list[Any]:
             raise StoppedError
 
         for rank in ranks & set(range(size)):
-            writer = self.opened(max(rank, 1), size)  # which does not clean up again
-            writer._group = Group(rank, size, killed)
+            writer = self.open_writer(max(rank, 1), size)  # not the main process, which removes uncommitted files
+            writer._group = Group(rank, size, kill)
             with pytest.raises(StoppedError):
                 advance(writer, self.run)
 
     @precondition(lambda self: not self.finished)
     @rule()
     def finish_too_early(self) -> None:
-        self.mend()
+        self.repair()
         if self.masks < self.run.iterations:
             with pytest.raises(StoreError, match=rf"{max(self.masks, 0)} of {self.run.iterations} masks are committed"):
-                self.opened().finish()
+                self.open_writer().finish()
 
     @precondition(lambda self: not self.finished)
-    @rule(left=st.lists(st.sampled_from(["theta/c/.0.ab.tmp", "alive/c/0/.1.cd.tmp", ".complete.ef.tmp"]), max_size=2))
-    def leave(self, left: list[str]) -> None:
-        """Half of a file."""
-        for name in left:
+    @rule(names=st.lists(st.sampled_from(["theta/c/.0.ab.tmp", "alive/c/0/.1.cd.tmp", ".complete.ef.tmp"]), max_size=2))
+    def leave_temporary_files(self, names: list[str]) -> None:
+        for name in names:
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.path / name).write_bytes(b"half of wh")
+            (self.path / name).write_bytes(b"half of a fi")
 
     @precondition(lambda self: hasattr(self, "run"))
     @rule(data=st.data(), damages=st.integers(1, 3))
     def damage(self, data: st.DataObject, damages: int) -> None:
-        """A bit is flipped, the end of a write is lost, or a file is."""
+        """A bit is flipped, the end of a file is lost, or a whole file."""
         for _ in range(damages):
-            if not (files := tree(self.path)):  # all are lost
+            if not (files := tree(self.path)):
                 return
             name = data.draw(st.sampled_from(sorted(files)))
-            content = bytearray(files[name])
-            self.damaged.setdefault(name, files[name])
-            how = data.draw(st.sampled_from(["flipped", "torn", "lost"]))
-            if how == "lost" or not content:
+            content = files[name]
+            self.damaged.setdefault(name, content)
+            kind = data.draw(st.sampled_from(["flipped", "torn", "lost"]))
+            if kind == "lost" or not content:
                 (self.path / name).unlink()
                 continue
-            place = data.draw(st.integers(0, 8 * len(content) - 1))
-            content[place // 8] ^= 1 << place % 8
-            (self.path / name).write_bytes(content if how == "flipped" else content[: place // 8])
+            bit = data.draw(st.integers(0, 8 * len(content) - 1))
+            (self.path / name).write_bytes(flip(content, bit) if kind == "flipped" else content[: bit // 8])
 
     @precondition(lambda self: self.damaged)
     @rule(size=st.integers(1, 3), commits=st.integers(0, 5))
-    def go_on_with_what_is_damaged(self, size: int, commits: int) -> None:
-        """The processes of a group do not notice, or refuse; nothing that they leave is wrong."""
+    def resume_a_damaged_store(self, size: int, commits: int) -> None:
+        """A group does not notice, or refuses; what it leaves is right."""
         copy = self.folder / "damaged"
         shutil.copytree(self.path, copy)
         with contextlib.suppress(StoreError, threading.BrokenBarrierError):  # of the others, when one has refused
@@ -209,16 +208,16 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.masks < self.run.iterations)
     @rule()
-    def read_what_is_not_there(self) -> None:
-        self.mend()
+    def read_uncommitted_values(self) -> None:
+        self.repair()
         store = TripleStore.open(self.path, unfinished=True)
-        with pytest.raises(StoreError, match=f"mask {self.masks + 1} is not there"):
+        with pytest.raises(StoreError, match=f"mask {self.masks + 1} does not exist"):
             store.mask(self.masks + 1)
         with pytest.raises(StoreError, match="survival/c/0 was never committed"):
             store.survival()
 
     @invariant()
-    def only_a_finished_store_is_opened(self) -> None:
+    def only_a_finished_store_opens(self) -> None:
         if not hasattr(self, "run"):
             return
         Machine.steps += 1
@@ -226,23 +225,23 @@ class Machine(RuleBasedStateMachine):
         self.check(self.path, lambda store: store.densities, densities)
         self.check(self.path, lambda store: store.complete or (self.finished and bool(self.damaged)), self.finished)
         if not self.finished:
-            unfinished = None if self.damaged else rf"not finished \({max(self.masks, 0)} of {self.run.iterations} iter"
-            with pytest.raises(StoreError, match=unfinished):
+            message = None if self.damaged else rf"not finished \({max(self.masks, 0)} of {self.run.iterations} iter"
+            with pytest.raises(StoreError, match=message):
                 TripleStore.open(self.path)
 
 
-def run(machine: type[Machine], examples: int) -> None:
+def run(examples: int) -> None:
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much]
     limits = settings(max_examples=examples, stateful_step_count=25, deadline=None, suppress_health_check=checks)
-    run_state_machine_as_test(machine, settings=limits)
+    run_state_machine_as_test(Machine, settings=limits)
 
 
-def test_any_course_of_a_run_ends_with_the_same_bytes() -> None:
-    run(Machine, 20)
+def test_disturbed_run_ends_with_the_bytes_of_an_undisturbed_one() -> None:
+    run(20)
 
 
 @pytest.mark.long
-def test_ten_thousand_steps_and_no_wrong_number() -> None:
+def test_ten_thousand_steps_return_no_wrong_value() -> None:
     before = Machine.steps
-    run(Machine, 600)
+    run(600)
     assert Machine.steps - before >= 10_000

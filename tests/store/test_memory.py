@@ -1,10 +1,10 @@
-"""Memory is bounded by what was asked for, not by the store: stores several times larger than a process may take."""
+"""Memory is bounded by the options, not by the store: stores several times larger than a process may take."""
 
 import os
 import re
 import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,7 @@ import torch
 
 from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleLoader, TripleStore, TripleWriter
-from tests.store.drawn import draw, write
-from tests.store.test_kill import start
+from tests.store.helpers import random_run, succeeds, write
 
 MB = 10**6
 
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 
 def write_large(path: Path, size: int, shard: int | None) -> None:
-    """A shard at a time."""
+    """Write a store shard by shard."""
     layout = Layout((Layer("a.weight", (size,), 0, 1, 1),))
     writer = TripleWriter.open(path, layout, 1, {}, shard=shard)
     writer.commit_features(*[lambda shard: np.arange(shard.start, shard.stop, dtype=np.float32)] * 2)
@@ -31,14 +30,14 @@ def write_large(path: Path, size: int, shard: int | None) -> None:
 
 
 def limit(beyond: int) -> None:
-    """Let this process take no more than it has, and so much beyond."""
-    taken = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert taken
-    resource.setrlimit(resource.RLIMIT_DATA, (int(taken[1]) * 1024 + beyond,) * 2)
+    """Limit the memory of this process to what it has now and some bytes beyond."""
+    used = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert used
+    resource.setrlimit(resource.RLIMIT_DATA, (int(used[1]) * 1024 + beyond,) * 2)
 
 
 def iterate(large: Path, small: Path, memory: str, beyond: int) -> None:
-    """All batches of a store; a small one first, so that all threads are there."""
+    """Read all batches of a store; of a small one first, so that all threads have started."""
     list(TripleLoader([TripleStore.open(small)], 4096, part="all"))
     source = TripleLoader([TripleStore.open(large)], 4096, part="all", memory=memory)
     limit(beyond)
@@ -55,7 +54,7 @@ def scan(large: Path, small: Path, beyond: int) -> None:
 
 
 def read_all(large: Path, small: Path, beyond: int) -> None:
-    """What the limit is there to stop, at once or by an error."""
+    """Read everything, which the limit prevents."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     store = TripleStore.open(large)
     limit(beyond)
@@ -65,7 +64,7 @@ def read_all(large: Path, small: Path, beyond: int) -> None:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("small")
-    write(path, draw(200_000))
+    write(path, random_run(200_000))
     return path
 
 
@@ -78,22 +77,16 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def survives(target: Callable[..., None], *arguments: object) -> bool:
-    process = start(target, *arguments)
-    process.join()
-    return process.exitcode == 0
-
-
-def test_a_store_larger_than_memory(large: Path, small: Path) -> None:
-    assert not survives(read_all, large, small, 120 * MB)
-    assert survives(iterate, large, small, "16MB", 120 * MB)
-    assert survives(scan, large, small, 120 * MB)
+def test_a_store_larger_than_memory_is_read(large: Path, small: Path) -> None:
+    assert not succeeds(read_all, large, small, 120 * MB)
+    assert succeeds(iterate, large, small, "16MB", 120 * MB)
+    assert succeeds(scan, large, small, 120 * MB)
 
 
 @pytest.mark.long
-def test_a_store_many_times_larger_than_memory(tmp_path: Path, small: Path) -> None:
+def test_a_store_many_times_larger_than_memory_is_read(tmp_path: Path, small: Path) -> None:
     """1.8 GB."""
     write_large(tmp_path / "s", 200_000_000, None)
-    assert survives(iterate, tmp_path / "s", small, "64MB", 300 * MB)
-    assert survives(scan, tmp_path / "s", small, 300 * MB)
+    assert succeeds(iterate, tmp_path / "s", small, "64MB", 300 * MB)
+    assert succeeds(scan, tmp_path / "s", small, 300 * MB)
     shutil.rmtree(tmp_path)

@@ -1,4 +1,4 @@
-"""The order of samples by itself: nothing twice, nearly nothing left out, everything from everywhere."""
+"""The order of samples: no sample twice, nearly none dropped, every batch from everywhere."""
 
 import itertools
 from dataclasses import replace
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from autosparse.errors import UserError
-from autosparse.store.order import Order, Part, part_indices, part_size
-from benchmarks.mixing import dispersion
+from autosparse.store.order import Chunk, Order, Part, part_indices, part_size
+from benchmarks.mixing import batch_indices, dispersion
 
 few = settings(max_examples=50, deadline=None)
 PARTS: tuple[Part, ...] = ("train", "held-out", "all")
@@ -19,62 +19,65 @@ PARTS: tuple[Part, ...] = ("train", "held-out", "all")
 orders = st.integers(1, 3).flatmap(
     lambda stores: st.builds(
         Order,
-        sizes=st.tuples(*[st.integers(1, 500)] * stores),
-        chunks=st.tuples(*[st.integers(8, 300)] * stores),
+        store_sizes=st.tuples(*[st.integers(1, 500)] * stores),
+        chunk_sizes=st.tuples(*[st.integers(8, 300)] * stores),
         batch_size=st.integers(10, 200),
         seed=st.integers(0, 2**31),
         epoch=st.integers(0, 1000),
         part=st.sampled_from(PARTS),
-        lanes=st.integers(1, 12),
-        mix=st.integers(1, 6),
+        streams=st.integers(1, 12),
+        chunks_per_buffer=st.integers(1, 6),
         weights=st.none() | st.tuples(*[st.floats(0.1, 3)] * stores),
     )
 )
 
 
 def everything(order: Order) -> NDArray[np.int64]:
-    """All batches of an epoch, (batches, 2, B)."""
-    return np.stack([order.indices(batch) for batch in range(order.batches)])
+    """Return all batches of an epoch, (batches, 2, B)."""
+    return np.stack([batch_indices(order, batch) for batch in range(order.batches)])
 
 
 def names(samples: NDArray[np.int64]) -> set[tuple[int, int]]:
-    """Store and index, each sample once."""
+    """Return store and index of each sample once."""
     return set(zip(*samples.tolist(), strict=True))
 
 
-def samples_of(order: Order, lane: int) -> NDArray[np.int64]:
-    """All that lies in a lane's windows, whether or not a batch has it."""
-    chunks = [chunk for window in order.windows(lane) for chunk in window.chunks]
-    return np.concatenate([(np.full(b.take, b.store), b.start + order.samples(b)) for b in chunks], axis=1)
+def samples_of(order: Order, chunks: list[Chunk]) -> NDArray[np.int64]:
+    """Return store and index of all samples of some chunks."""
+    return np.concatenate([(np.full(c.take, c.store), c.start + order.samples(c)) for c in chunks], axis=1)
+
+
+def samples_of_stream(order: Order, stream: int) -> NDArray[np.int64]:
+    """Return store and index of all samples of a stream, also of those that no batch has."""
+    return samples_of(order, [chunk for buffer in order.buffers(stream) for chunk in buffer.chunks])
 
 
 def enough(order: Order) -> Order:
-    """The order, if there are samples for one batch."""
-    if len(order) < min(order.lanes, order.batch_size):
+    """Return the order if it has samples for one batch."""
+    if len(order) < min(order.streams, order.batch_size):
         with pytest.raises(UserError, match="triples are too few for batches of"):
-            order.indices(0)
+            batch_indices(order, 0)
         assume(False)
     return order
 
 
 def check_epoch(order: Order) -> None:
-    """Every batch full, no sample in two, all of the part but less than one batch."""
-    line = names(
-        np.array([(k, i) for k, n in enumerate(order.sizes) for i in part_indices(0, n, order.seed, order.part)]).T
-    )
-    assert len(order) == len(line)
+    """Check that every batch is full, no sample occurs twice, and less than one batch of the part is dropped."""
+    parts = [part_indices(0, size, order.seed, order.part) for size in order.store_sizes]
+    expected = {(k, i) for k, part in enumerate(parts) for i in part.tolist()}
+    assert len(order) == len(expected)
     batches = everything(order)
-    assert batches.shape == (order.batches, 2, order.size)
     assert order.batches >= 1
-    found = names(np.concatenate(list(batches), axis=1))
-    assert len(found) == order.batches * order.size
-    assert found <= line
-    assert len(line) - len(found) < order.size
+    assert batches.shape == (order.batches, 2, order.effective_batch_size)
+    samples = names(np.concatenate(list(batches), axis=1))
+    assert len(samples) == order.batches * order.effective_batch_size
+    assert samples <= expected
+    assert len(expected) - len(samples) < order.effective_batch_size
 
 
 @few
 @given(orders)
-def test_an_epoch_is_disjoint_batches_of_nearly_everything(order: Order) -> None:
+def test_epoch_is_disjoint_batches_of_nearly_everything(order: Order) -> None:
     check_epoch(enough(replace(order, weights=None)))
 
 
@@ -87,102 +90,96 @@ def test_many_epochs_are_disjoint_batches_of_nearly_everything(order: Order) -> 
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("batch_size", [1, 12, 100, 500])
-@pytest.mark.parametrize(("lanes", "mix"), [(1, 1), (1, 8), (12, 1), (24, 3)])
+@pytest.mark.parametrize(("streams", "chunks_per_buffer"), [(1, 8), (12, 1), (24, 3)])
 @pytest.mark.parametrize(("sizes", "chunks"), [((400,), (16,)), ((7, 250, 133), (8, 128, 40)), ((399,), (1000,))])
-def test_an_epoch_of_many_shapes(
-    sizes: tuple[int, ...], chunks: tuple[int, ...], lanes: int, mix: int, batch_size: int, part: Part
+def test_epoch_of_any_shape_is_disjoint_batches(
+    sizes: tuple[int, ...], chunks: tuple[int, ...], streams: int, chunks_per_buffer: int, batch_size: int, part: Part
 ) -> None:
-    check_epoch(Order(sizes, chunks, batch_size, 3, 1, part, lanes, mix))
+    check_epoch(Order(sizes, chunks, batch_size, 3, 1, part, streams, chunks_per_buffer))
 
 
 @few
 @given(orders)
-def test_lanes_cut_batch_and_line_and_windows_cut_lanes(order: Order) -> None:
+def test_streams_divide_batch_and_sequence_and_buffers_divide_streams(order: Order) -> None:
     order = enough(order)
-    lanes = range(order.number_of_lanes)
-    columns = [order.columns(lane) for lane in lanes]
-    assert columns[0].start == 0
-    assert columns[-1].stop == order.size
+    streams = range(order.stream_count)
+    columns = [order.columns(stream) for stream in streams]
+    assert (columns[0].start, columns[-1].stop) == (0, order.effective_batch_size)
     assert all(a.stop == b.start for a, b in itertools.pairwise(columns))
     widths = [c.stop - c.start for c in columns]
     assert max(widths) - min(widths) <= 1
-    for lane, width in zip(lanes, widths, strict=True):
-        windows = order.windows(lane)
-        assert [w.number for w in windows] == list(range(len(windows)))
-        assert [w.start for w in windows] == np.cumsum([0] + [w.size for w in windows])[:-1].tolist()
-        assert all(len(w.chunks) == order.mix for w in windows[:-1])
-        assert 1 <= len(windows[-1].chunks) <= order.mix
-        assert all(w.size == sum(b.take for b in w.chunks) for w in windows)
-        assert sum(w.size for w in windows) >= order.batches * width
-        for w in windows:
-            assert sorted(order.permutation(w)) == list(range(w.size))
-    together = np.concatenate([samples_of(order, lane) for lane in lanes], axis=1)
+    for stream, width in zip(streams, widths, strict=True):
+        buffers = order.buffers(stream)
+        assert [b.number for b in buffers] == list(range(len(buffers)))
+        assert [b.start for b in buffers] == np.cumsum([0] + [b.size for b in buffers])[:-1].tolist()
+        assert all(len(b.chunks) == order.chunks_per_buffer for b in buffers[:-1])
+        assert 1 <= len(buffers[-1].chunks) <= order.chunks_per_buffer
+        assert all(b.size == sum(chunk.take for chunk in b.chunks) for b in buffers)
+        assert sum(b.size for b in buffers) >= order.batches * width
+        for b in buffers:
+            assert sorted(order.permutation(b)) == list(range(b.size))
+    together = np.concatenate([samples_of_stream(order, stream) for stream in streams], axis=1)
     assert together.shape[1] == len(order)
-    on_the_line = np.concatenate([(np.full(b.take, b.store), b.start + order.samples(b)) for b in order.line], axis=1)
-    assert sorted(zip(*together.tolist(), strict=True)) == sorted(zip(*on_the_line.tolist(), strict=True))
+    sequence = samples_of(order, order.sequence)
+    assert sorted(zip(*together.tolist(), strict=True)) == sorted(zip(*sequence.tolist(), strict=True))
 
 
 @few
 @given(orders)
-def test_a_batch_is_found_without_those_before_and_the_same_each_time(order: Order) -> None:
+def test_a_batch_is_found_without_the_earlier_ones(order: Order) -> None:
     order = enough(order)
-    again = replace(order)
-    last = again.indices(order.batches - 1)
+    last = batch_indices(replace(order), order.batches - 1)
     assert np.array_equal(everything(order)[-1], last)
 
 
 @few
 @given(orders.filter(lambda order: order.weights is not None))
-def test_a_weight_is_how_often_a_sample_comes(order: Order) -> None:
+def test_weight_is_how_often_a_sample_occurs(order: Order) -> None:
     order = enough(order)
-    line = np.concatenate([(np.full(b.take, b.store), b.start + order.samples(b)) for b in order.line], axis=1)
+    sequence = samples_of(order, order.sequence)
     for k, weight in enumerate(order.weights or ()):
-        times = np.bincount(line[1][line[0] == k], minlength=order.sizes[k])
-        chosen = part_indices(0, order.sizes[k], order.seed, order.part)
+        times = np.bincount(sequence[1][sequence[0] == k], minlength=order.store_sizes[k])
+        chosen = part_indices(0, order.store_sizes[k], order.seed, order.part)
         assert times.sum() == times[chosen].sum()
         if len(chosen):
             assert int(weight) <= times[chosen].min() <= times[chosen].max() <= np.ceil(weight)
-        chunks = -(-order.sizes[k] // order.chunks[k])
+        chunks = -(-order.store_sizes[k] // order.chunk_sizes[k])
         assert weight * len(chosen) - chunks - 1e-6 <= times.sum() <= weight * len(chosen) + 1e-6
 
 
-def test_a_half_is_drawn_anew_in_every_epoch() -> None:
-    halves = []
-    for epoch in range(4):
-        order = Order((4000,), (400,), 10, 0, epoch, "all", weights=(0.5,))
-        halves.append(np.concatenate([order.samples(chunk) for chunk in order.line]) + np.repeat(range(10), 200) * 400)
+def test_a_fraction_is_drawn_anew_in_every_epoch() -> None:
+    orders = [Order((4000,), (400,), 10, 0, epoch, "all", weights=(0.5,)) for epoch in range(4)]
+    halves = [samples_of(order, order.sequence)[1] for order in orders]
     for a, b in itertools.combinations(halves, 2):
         assert len(np.intersect1d(a, b)) == pytest.approx(1000, rel=0.15)
 
 
-def test_what_is_left_out_changes_from_epoch_to_epoch() -> None:
-    order = Order((5000,), (256,), 900, part="all", lanes=12, mix=2)
-    left = [
-        frozenset(range(5000)) - set(np.concatenate(list(everything(replace(order, epoch=epoch))), axis=1)[1].tolist())
-        for epoch in range(12)
-    ]
-    assert all(len(rest) == 5000 % 900 for rest in left)
-    assert len(set(left)) == 12
-    assert not frozenset.intersection(*left)
+def test_dropped_samples_differ_from_epoch_to_epoch() -> None:
+    order = Order((5000,), (256,), 900, part="all", streams=12, chunks_per_buffer=2)
+    epochs = [everything(replace(order, epoch=epoch))[:, 1] for epoch in range(12)]
+    dropped = [frozenset(range(5000)) - frozenset(epoch.flatten().tolist()) for epoch in epochs]
+    assert all(len(rest) == 5000 % 900 for rest in dropped)
+    assert len(set(dropped)) == 12
+    assert not frozenset.intersection(*dropped)
 
 
-def test_a_lane_is_another_part_of_the_line_in_every_epoch() -> None:
-    order = Order((5000,), (256,), 500, part="all", lanes=10)
-    lanes = [names(samples_of(replace(order, epoch=epoch), 0)) for epoch in range(8)]
-    assert all(len(lane) == 500 for lane in lanes)
-    assert len(set.union(*lanes)) > 1500
+def test_a_stream_covers_another_part_of_the_sequence_in_every_epoch() -> None:
+    order = Order((5000,), (256,), 500, part="all", streams=10)
+    streams = [names(samples_of_stream(replace(order, epoch=epoch), 0)) for epoch in range(8)]
+    assert all(len(stream) == 500 for stream in streams)
+    assert len(set.union(*streams)) > 1500
 
 
-def test_seeds_and_epochs_have_orders_of_their_own() -> None:
-    order = Order((5000,), (256,), 500, part="all", lanes=6, mix=2)
-    firsts = [replace(order, seed=seed, epoch=epoch).indices(0)[1] for seed in range(3) for epoch in range(3)]
+def test_orders_of_seeds_and_epochs_differ() -> None:
+    order = Order((5000,), (256,), 500, part="all", streams=6, chunks_per_buffer=2)
+    firsts = [batch_indices(replace(order, seed=seed, epoch=epoch), 0)[1] for seed in range(3) for epoch in range(3)]
     for a, b in itertools.combinations(firsts, 2):
         assert len(np.intersect1d(a, b)) < 250
 
 
 @few
 @given(st.integers(0, 5000), st.integers(0, 5000), st.integers(0, 5000), st.integers(0, 2**63 - 2))
-def test_the_split_is_the_same_for_any_cut(a: int, b: int, c: int, seed: int) -> None:
+def test_split_is_the_same_for_any_cut(a: int, b: int, c: int, seed: int) -> None:
     start, middle, stop = sorted((a, b, c))
     for part in PARTS:
         halves = part_indices(start, middle, seed, part), part_indices(middle, stop, seed, part) + middle - start
@@ -193,7 +190,7 @@ def test_the_split_is_the_same_for_any_cut(a: int, b: int, c: int, seed: int) ->
     assert np.array_equal(np.sort(np.concatenate([train, held])), np.arange(stop - start))
 
 
-def test_one_in_ten_is_held_out_and_which_depends_on_the_seed() -> None:
+def test_one_in_ten_is_held_out_and_depends_on_the_seed() -> None:
     held = [part_indices(0, 100_000, seed, "held-out") for seed in (0, 1)]
     for chosen in held:
         assert np.array_equal(chosen // 10, np.arange(10_000))
@@ -202,14 +199,14 @@ def test_one_in_ten_is_held_out_and_which_depends_on_the_seed() -> None:
 
 
 def tenth(index: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Ten classes, one after the other along the index, as labels or layers lie."""
+    """Return the class of each index among ten, one after the other as labels or layers are."""
     return index // 10_000
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_good_mix_is_as_even_as_a_shuffle_and_a_bad_one_is_not(part: Part) -> None:
-    order = Order((100_000,), (1000,), 500, 7, 0, part, lanes=1, mix=101)  # all in one window
+def test_many_streams_mix_as_evenly_as_a_shuffle_and_one_does_not(part: Part) -> None:
+    order = Order((100_000,), (1000,), 500, 7, 0, part, streams=1, chunks_per_buffer=101)  # all in one buffer
     assert dispersion(order, tenth) == pytest.approx(1, abs=0.35)
-    assert dispersion(replace(order, lanes=50, mix=2), tenth) < 1.35
-    assert dispersion(replace(order, lanes=100, mix=2), tenth) < 0.1  # a lane is from one class
-    assert dispersion(replace(order, mix=1), tenth) > 50
+    assert dispersion(replace(order, streams=50, chunks_per_buffer=2), tenth) < 1.35
+    assert dispersion(replace(order, streams=100, chunks_per_buffer=2), tenth) < 0.1  # each stream is of one class
+    assert dispersion(replace(order, chunks_per_buffer=1), tenth) > 50

@@ -1,5 +1,6 @@
-"""Any slice is read as it was written, by this package and by others that read Zarr."""
+"""Any slice is read as it was written, by this package and by other readers of Zarr, in any process."""
 
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,20 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autosparse.store import TripleStore
-from tests.store.drawn import Drawn, bits, draw, write
+from tests.store.helpers import Run, bits, flip, random_run, succeeds, write
 
-SIZE, SHARD = 1_100_003, 1 << 19  # two chunks a shard; the last shard has one, cut short, the last byte of alive too
+SIZE, SHARD = 1_100_003, 1 << 19  # two chunks per shard; the last one is cut short, and so is the last byte of alive
 
 
 @pytest.fixture(scope="module")
-def run() -> Drawn:
-    run = draw(SIZE, iterations=2)
+def run() -> Run:
+    run = random_run(SIZE, iterations=2)
     run.theta[: 1 << 18], run.grad[5:900_000:7] = 0.0, torch.nan
     return run
 
 
 @pytest.fixture(scope="module")
-def path(run: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store")
     write(path, run, SHARD)
     return path
@@ -39,12 +40,12 @@ def store(path: Path) -> TripleStore:
 
 
 def edges() -> Iterator[tuple[int, int]]:
-    """Slices that start and stop at, before and after chunks, shards and the end."""
+    """Yield slices that start and stop at, before and after chunks, shards and the end."""
     ends = [0, 1, 7, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, SHARD - 1, SHARD, SHARD + 9, 2 * SHARD, SIZE - 1, SIZE]
     yield from ((start, stop) for start in ends for stop in ends if start <= stop)
 
 
-def check(run: Drawn, store: TripleStore, start: int, stop: int) -> None:
+def check(run: Run, store: TripleStore, start: int, stop: int) -> None:
     span = slice(start, stop)
     assert np.array_equal(bits(store.theta(span)), bits(run.theta.numpy()[span]))
     assert np.array_equal(bits(store.grad(span)), bits(run.grad.numpy()[span]))
@@ -55,48 +56,41 @@ def check(run: Drawn, store: TripleStore, start: int, stop: int) -> None:
 
 
 @pytest.mark.parametrize("span", list(edges()))
-def test_slices_at_the_edges(run: Drawn, store: TripleStore, span: tuple[int, int]) -> None:
+def test_slices_at_edges_are_equal(run: Run, store: TripleStore, span: tuple[int, int]) -> None:
     check(run, store, *span)
 
 
 @settings(max_examples=30, deadline=None)
 @given(a=st.integers(0, SIZE), b=st.integers(0, SIZE))
-def test_any_slice(run: Drawn, store: TripleStore, a: int, b: int) -> None:
+def test_any_slice_is_equal(run: Run, store: TripleStore, a: int, b: int) -> None:
     check(run, store, min(a, b), max(a, b))
 
 
-def test_slices_as_python_has_them(run: Drawn, store: TripleStore) -> None:
+def test_slices_follow_python_and_steps_raise(run: Run, store: TripleStore) -> None:
     theta = run.theta.numpy()
     for span in (slice(None), slice(-9, None), slice(5, -5), slice(None, 10**12), slice(10**9, None), slice(9, 3)):
         assert np.array_equal(store.theta(span), theta[span])
     assert len(store.alive(1, slice(16, 3))) == len(store.alive(0, slice(16, 3))) == 0
-    with pytest.raises(ValueError, match="a slice has no step"):
+    with pytest.raises(ValueError, match="a slice must have no step"):
         store.theta(slice(0, 100, 2))
-    with pytest.raises(ValueError, match="starts on a multiple of 8 and has no step"):
+    with pytest.raises(ValueError, match="must start at a multiple of 8 and have no step"):
         store.alive(1, slice(4, 100))
 
 
-def test_masks_of_all_iterations(run: Drawn, store: TripleStore) -> None:
+def test_masks_of_all_iterations_are_equal(run: Run, store: TripleStore) -> None:
     for i, mask in enumerate(run.masks):
         assert torch.equal(store.mask(i).kept, mask.kept)
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_a_scan_is_all_of_it_in_order(run: Drawn, store: TripleStore, threads: int) -> None:
-    windows = list(store.scan("theta", "survival", threads=threads))
-    assert [span.start for span, _ in windows] == [0, *(span.stop for span, _ in windows[:-1])]
-    assert np.array_equal(np.concatenate([columns["theta"] for _, columns in windows]), run.theta)
-    assert np.array_equal(np.concatenate([columns["survival"] for _, columns in windows]), run.survival)
+def test_a_scan_yields_everything_in_order(run: Run, store: TripleStore) -> None:
+    blocks = list(store.scan("theta", "survival"))
+    assert len(blocks) == 3
+    assert [span.start for span, _ in blocks] == [0, *(span.stop for span, _ in blocks[:-1])]
+    assert np.array_equal(np.concatenate([columns["theta"] for _, columns in blocks]), run.theta)
+    assert np.array_equal(np.concatenate([columns["survival"] for _, columns in blocks]), run.survival)
 
 
-def test_shares_of_a_scan_are_all_of_it(store: TripleStore) -> None:
-    whole = [span for span, _ in store.scan("survival")]
-    assert len(whole) == 3
-    for number in range(2):
-        assert [span for span, _ in store.scan("survival", share=(number, 2))] == whole[number::2]
-
-
-def test_many_threads_read_one_store(run: Drawn, store: TripleStore) -> None:
+def test_many_threads_read_the_same(run: Run, store: TripleStore) -> None:
     starts = np.random.default_rng(0).integers(0, SIZE - 5000, 64).tolist()
     with ThreadPoolExecutor(8) as readers:
         for _ in readers.map(lambda start: check(run, store, start, start + 5000), starts):
@@ -124,7 +118,7 @@ def by_tensorstore(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("reader", [by_zarr, by_zarrs, by_tensorstore])
-def test_other_readers_of_zarr_read_the_same(reader: Callable[[Path], dict[str, Any]], path: Path, run: Drawn) -> None:
+def test_other_readers_of_zarr_read_the_same(reader: Callable[[Path], dict[str, Any]], path: Path, run: Run) -> None:
     arrays = reader(path)
     for span in (slice(0, SIZE), slice(SHARD - 5, SHARD + 9), slice(SIZE - 3, SIZE)):
         assert np.array_equal(bits(np.asarray(arrays["theta"][span])), bits(run.theta.numpy()[span]))
@@ -136,8 +130,20 @@ def test_other_readers_of_zarr_read_the_same(reader: Callable[[Path], dict[str, 
 def test_a_flipped_bit_is_found_by_zarr_too(path: Path, tmp_path: Path) -> None:
     shutil.copytree(path, tmp_path / "s")
     file = tmp_path / "s" / "theta" / "c" / "1"
-    content = bytearray(file.read_bytes())
-    content[100] ^= 1
-    file.write_bytes(content)
+    file.write_bytes(flip(file.read_bytes(), 800))
     with pytest.raises(ValueError, match="checksum"):
         by_zarr(tmp_path / "s")["theta"][SHARD : SHARD + 9]
+
+
+def read_pickled(pickled: bytes, run: Run) -> None:
+    check(run, pickle.loads(pickled), 5, 600_000)
+
+
+def test_a_pickled_store_is_read_in_another_process(path: Path, store: TripleStore, run: Run, tmp_path: Path) -> None:
+    pickled = pickle.dumps(store)
+    assert len(pickled) < 1000
+    assert pickle.loads(pickled).fingerprint == store.fingerprint
+    assert succeeds(read_pickled, pickled, run)
+    write(tmp_path, run, SHARD, until=2)
+    unfinished = pickle.loads(pickle.dumps(TripleStore.open(tmp_path, unfinished=True)))
+    assert not unfinished.complete

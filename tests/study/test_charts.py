@@ -1,42 +1,169 @@
-"""Where the axis of a metric ends, and how series keep their colours."""
+"""The numbers in charts: their rows, their axes, and where the marks are drawn."""
 
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from autosparse.study.encodings import chosen, limits, number_of
+from autosparse.page import Chart
+from autosparse.study import charts, learned
 
 
-def points(*means: float) -> pd.DataFrame:
-    return pd.DataFrame({"mean": means, "std": 0.0})
+def means(*values: float) -> pd.DataFrame:
+    return pd.DataFrame({"mean": values, "std": 0.0})
 
 
-def test_an_axis_holds_all_points_that_lie_together() -> None:
-    low, high, cut = limits(points(80.0, 85.0, 90.0), "accuracy", "higher")
-    assert (low, high, cut) == (79.5, 90.5, False)
+def points(**series: tuple[float, ...]) -> pd.DataFrame:
+    """Accuracies of series at 80, 90 and 98%, with a standard deviation of 1."""
+    rows = [
+        {"series": name, "measure": "test", "sparsity": sparsity, "mean": mean, "std": 1.0, "runs": 2}
+        for name, values in series.items()
+        for sparsity, mean in zip((0.8, 0.9, 0.98), values, strict=True)
+    ]
+    return pd.DataFrame(rows).assign(iterative=lambda frame: frame["series"].str.startswith("irp"))
+
+
+def results(**columns: Any) -> pd.DataFrame:
+    """Rows of `results.load` of two seeds, as far as charts read them."""
+    defaults = {"criterion": "snip", "sparsity": 0.9, "metric": "accuracy", "better": "higher", "cost": 1.0}
+    return pd.DataFrame({"seed": [0, 1], "folder": ["a", "b"], **defaults, **columns})
+
+
+def drawn(chart: Chart, mark: str) -> Iterator[tuple[float, float]]:
+    """Pixels of the marks of a kind, in the order in which they are drawn."""
+    for group in ET.fromstring(chart.svg()).iter():
+        if f"mark-{mark} role-mark" in (group.get("class") or ""):
+            for element in group:
+                x, y = re.findall(r"[-\d.]+", element.get("transform") or "")
+                yield float(x), float(y)
+
+
+def test_points_close_together_fit_on_the_axis() -> None:
+    assert charts.axis_limits(means(80.0, 85.0, 90.0), "accuracy", "higher") == (79.5, 90.5, False)
 
 
 @pytest.mark.parametrize(
     ("metric", "better", "chance", "others"),
     [("accuracy", "higher", 10.0, (90.0, 91.0, 92.0)), ("loss", "lower", 9.0, (2.0, 2.1, 2.2))],
 )
-def test_one_at_chance_does_not_flatten_the_others(
+def test_point_at_chance_lies_beyond_the_axis(
     metric: str, better: str, chance: float, others: tuple[float, ...]
 ) -> None:
-    low, high, cut = limits(points(chance, *others * 3), metric, better)
+    low, high, cut = charts.axis_limits(means(chance, *others * 3), metric, better)
     assert cut
     assert not low <= chance <= high
     assert low < min(others) < max(others) < high
 
 
-def test_an_axis_of_shares_stays_within_them_and_one_point_has_a_margin() -> None:
-    assert limits(points(99.9), "accuracy", "higher")[:2] == (99.4, 100.0)
-    assert limits(points(99.9), "loss", "lower")[:2] == (99.4, 100.4)
+def test_axis_of_accuracies_ends_at_100() -> None:
+    assert charts.axis_limits(means(99.9), "accuracy", "higher")[:2] == (99.4, 100.0)
+    assert charts.axis_limits(means(99.9), "loss", "lower")[:2] == (99.4, 100.4)
 
 
-def test_a_series_keeps_its_code_where_others_are_not_shown() -> None:
-    assert chosen(["b", "a"], None) == {"b": 0, "a": 1}
-    assert chosen(["b"], {"a": 0, "b": 1, "c": 2}) == {"b": 1}
+def test_spread_has_mean_and_deviation_in_per_cent() -> None:
+    rows = pd.concat([results(test=[0.8, 0.9]), results(criterion="random", test=[0.5, math.nan])])
+    spread = charts.spread(rows, ["criterion"])
+    assert spread["criterion"].tolist() == ["snip", "random"]
+    assert spread["mean"].tolist() == pytest.approx([85, 50])
+    assert spread["std"].tolist() == pytest.approx([10 / math.sqrt(2), 0])
+    assert spread["runs"].tolist() == [2, 1]
 
 
-def test_numbers_have_six_digits_and_what_is_none_is_so() -> None:
-    assert [number_of(value) for value in (1 / 3, float("nan"), float("inf"), 7, "x")] == [0.333333, None, None, 7, "x"]
+def test_sparsity_chart_draws_each_mean_at_its_place() -> None:
+    chart = charts.sparsity_chart(points(snip=(90, 80, 70), irp=(95, 90, 85)), "accuracy", "higher", {"test": 96.0})
+    assert [(row["series"], row["density"], row["mean"]) for row in chart.rows[:3]] == [
+        ("snip", 20, 90),
+        ("snip", 10, 80),
+        ("snip", 2, 70),
+    ]
+    assert chart.rows[-1] == {"measure": "test", "dense": 96.0}
+    assert not chart.cut
+    low, high, _ = charts.axis_limits(points(snip=(90, 80, 70), irp=(95, 90, 85)), "accuracy", "higher")
+    domain = math.log(1.8), math.log(100)
+    expected = [
+        (640 * (domain[1] - math.log(density)) / (domain[1] - domain[0]), 360 * (high - mean) / (high - low))
+        for values in ((90, 80, 70), (95, 90, 85))
+        for density, mean in zip((20, 10, 2), values, strict=True)
+    ]
+    assert [*drawn(chart, "symbol")] == pytest.approx(np.array(expected), abs=0.01)
+    assert len([*drawn(chart, "rule")]) == 7  # the standard deviations and the dense network
+
+
+def test_dense_network_that_was_not_measured_has_no_line() -> None:
+    chart = charts.sparsity_chart(points(snip=(90, 80, 70)), "accuracy", "higher", {"test": math.nan})
+    assert chart.rows[-1] == {"measure": "test", "dense": None}
+    assert ">dense<" not in chart.svg()
+
+
+def test_series_keeps_its_color_where_others_are_missing() -> None:
+    chart = charts.sparsity_chart(points(b=(90, 80, 70)), "accuracy", "higher", codes={"a": 0, "b": 1, "c": 2})
+    assert chart.series == {"b": 1}
+
+
+@pytest.mark.parametrize(("metric", "better", "times"), [("accuracy", "higher", 100), ("loss", "lower", 1)])
+def test_cost_chart_has_one_point_per_method(metric: str, better: str, times: int) -> None:
+    values = {"short": (2.0, 0.80, 0.82), "ahead": (2.0, 0.90, 0.92), "far": (3.0, 0.95, 0.95), "apart": (2.0, 0, 0)}
+    rows = [
+        results(method=name, family={"far": "ahead", "apart": ""}.get(name, name), cost=cost, test=tests)
+        for name, (cost, *tests) in values.items()
+    ]
+    chart = charts.cost_chart({"": pd.concat(rows).assign(metric=metric, better=better)})
+    assert [*chart.series] == ["short", "ahead"]
+    assert [(row["series"], row["cost"], row["runs"]) for row in chart.rows] == [
+        ("short", 2.0, 2),
+        ("ahead", 2.0, 2),
+        ("ahead", 3.0, 2),
+    ]
+    assert [row["mean"] for row in chart.rows] == pytest.approx([times * mean for mean in (0.81, 0.91, 0.95)])
+    (x_short, y_short), (x_ahead, y_ahead), _ = drawn(chart, "symbol")
+    assert x_short < x_ahead  # next to each other
+    assert (y_ahead < y_short) == (better == "higher")  # better is higher up
+
+
+def test_layer_chart_has_mean_densities_without_empty_layers() -> None:
+    densities = [{"fc1.weight": 0.1, "fc2.weight": 0.0}, {"fc1.weight": 0.3, "fc2.weight": 0.0}]
+    chart = charts.layer_chart(results(layer_densities=densities))
+    assert chart.rows == [{"series": "snip", "sparsity": 0.9, "layer": "fc1", "density": 20.0}]
+    assert [*chart.views] == ["90% sparsity"]
+
+
+def test_check_chart_draws_each_check_from_left_to_right() -> None:
+    rows = [
+        {"series": "snip", "sparsity": 0.98, "check": check, "mean": mean, "std": 1.0, "runs": 2}
+        for check, mean in (("as it is", 90.0), ("shuffled", 80.0), ("inverted", 50.0))
+    ]
+    chart = charts.check_chart(pd.DataFrame(rows), "accuracy")
+    x, y = zip(*drawn(chart, "symbol"), strict=True)
+    assert list(y) == sorted(y)
+    assert (x[0] - x[1]) / (x[1] - x[2]) == pytest.approx(1 / 3, rel=1e-3)
+
+
+def test_training_chart_has_the_epochs_of_every_run() -> None:
+    history = [{"epoch": epoch, "loss": 1 / epoch, "test": epoch / 10} for epoch in (1, 2, 3)]
+    chart = charts.training_chart(results(), {"a": history, "b": history[:2]})
+    first, second = chart.rows
+    assert (first["epoch"], first["test"], first["loss"]) == ([1, 2, 3], [10, 20, 30], [1, 0.5, 0.333333])
+    assert (first["validation"], second["seed"], second["test"]) == ([None] * 3, 1, [10, 20])
+    assert len([*drawn(chart, "symbol")]) == 5  # of the test curve
+
+
+def test_long_training_run_is_thinned_to_50_epochs() -> None:
+    history = [{"epoch": epoch, "loss": math.inf, "test": 0.5} for epoch in range(1, 161)]
+    curve = charts.thin(history, "accuracy")
+    assert (len(curve["epoch"]), curve["epoch"][0], curve["epoch"][-1]) == (50, 1, 160)
+    assert (sum(mark == 1 for mark in curve["marked"]), curve["marked"][-1]) == (10, 1)
+    assert set(curve["loss"]) == {None}
+
+
+def test_profile_has_mean_and_quantiles_of_each_bin() -> None:
+    values = np.tile(np.arange(0, 1, 0.01), 20)
+    chart = learned.initialization_chart({"theta": values, "constant": np.ones(2000)}, 2 * values)
+    assert [*chart.views] == ["theta"]
+    for row in chart.rows:
+        assert row["mean"] == pytest.approx(2 * row["x"], abs=0.03)
+        assert row["low"] < row["mean"] < row["high"]

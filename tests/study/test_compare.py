@@ -14,7 +14,7 @@ from autosparse.page import markdown
 from autosparse.pruning import Layout, Mask
 from autosparse.store import TripleStore
 from autosparse.study import compare
-from tests.store.drawn import Drawn, write
+from tests.store.helpers import Run, write
 
 RECIPE = json.dumps({"epochs": 3, "learning_rate": 0.1})
 
@@ -56,7 +56,7 @@ def irp() -> pd.DataFrame:
     )
 
 
-def test_the_table_of_accuracies() -> None:
+def test_accuracy_table_has_means_by_criterion_and_sparsity() -> None:
     table = compare.accuracy_table(rows(), irp())
     assert list(table.index) == ["irp-snip (iterative)", "snip", "random"]
     assert list(table.columns) == ["cost", "90%", "99%"]
@@ -68,18 +68,18 @@ def test_the_table_of_accuracies() -> None:
     assert compare.dense(rows(), pd.DataFrame()).empty
 
 
-def test_a_mask_of_irp_far_from_a_sparsity_does_not_stand_for_it() -> None:
+def test_mask_of_irp_far_from_a_sparsity_does_not_count() -> None:
     assert compare.nearest(irp(), 0.95).empty
     assert compare.nearest(irp(), 0.9)["iteration"].tolist() == [1]
 
 
-def test_a_table_says_where_iterative_pruning_lies_between_its_masks() -> None:
+def test_interpolated_cell_is_marked() -> None:
     table = compare.accuracy_table(rows().replace({"sparsity": {0.9: 0.5, 0.99: 0.97}}), irp())
     assert table.loc["irp-snip (iterative)", "50%"] == "93.00"
     assert table.loc["irp-snip (iterative)", "97%"].startswith("≈ 92.")
 
 
-def test_iterative_pruning_is_interpolated_between_its_masks() -> None:
+def test_interpolation_is_linear_in_log_density() -> None:
     masks = irp()
     assert compare.interpolated(masks, 0.5, "test").tolist() == pytest.approx([0.93])
     between = 1 - (0.5 * 0.102) ** 0.5  # half way, in the logarithm
@@ -87,13 +87,13 @@ def test_iterative_pruning_is_interpolated_between_its_masks() -> None:
     assert compare.interpolated(masks, 0.999, "test").isna().all()
 
 
-def test_markdown() -> None:
+def test_markdown_of_a_table() -> None:
     text = markdown(compare.accuracy_table(rows(), irp()))
     assert text.splitlines()[:2] == ["| criterion | cost | 90% | 99% |", "| --- | ---: | ---: | ---: |"]
     assert "| snip | 1 | 91.00 ± 1.41 | 81.00 ± 1.41 |" in text
 
 
-def test_results_of_different_recipes_are_not_compared() -> None:
+def test_different_recipes_raise() -> None:
     other = irp().assign(recipe=json.dumps({"epochs": 3, "learning_rate": 0.2}))
     with pytest.raises(UserError, match=r"learning_rate is 0\.1 in runs/a and 0\.2 in runs/irp"):
         compare.accuracy_table(rows(), other)
@@ -102,7 +102,7 @@ def test_results_of_different_recipes_are_not_compared() -> None:
         compare.accuracy_table(rows(), newer)
 
 
-def test_what_tells_recipes_apart() -> None:
+def test_recipes_have_their_differences() -> None:
     other = json.dumps({"epochs": 3, "learning_rate": 0.2})
     assert compare.recipes(rows(), irp().assign(recipe=other)) == [(RECIPE, ""), (other, ", learning_rate=0.2")]
 
@@ -111,11 +111,11 @@ def store(path: Path, survival: list[int], iterations: int, model: nn.Module | N
     """A complete run whose parameters have these survivals."""
     layout = Layout.of(model or nn.Linear(len(survival), 1))
     masks = [Mask(layout, torch.tensor([s >= i for s in survival])) for i in range(iterations + 1)]
-    write(path, Drawn(torch.ones(layout.size), torch.ones(layout.size), masks))
+    write(path, Run(torch.ones(layout.size), torch.ones(layout.size), masks))
     return TripleStore.open(path)
 
 
-def test_the_formula_of_the_paper(tmp_path: Path) -> None:
+def test_concordance_equals_the_papers_formula(tmp_path: Path) -> None:
     a, b = [0, 1, 2, 3, 4, 4, 2, 0], [1, 1, 2, 0, 4, 3, 2, 2]
     x, y = np.array(a) / 4, np.array(b) / 4
     expected = 2 * np.cov(x, y, bias=True)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
@@ -124,12 +124,12 @@ def test_the_formula_of_the_paper(tmp_path: Path) -> None:
     assert compare.concordance(first, first) == 1.0
 
 
-def test_runs_of_other_lengths_are_compared_by_share(tmp_path: Path) -> None:
+def test_concordance_of_runs_of_different_lengths_uses_fractions(tmp_path: Path) -> None:
     a, b = store(tmp_path / "a", [0, 1, 2], 2), store(tmp_path / "b", [0, 2, 4], 4)
     assert compare.concordance(a, b) == pytest.approx(1.0)
 
 
-def test_what_cannot_be_compared(tmp_path: Path) -> None:
+def test_concordance_of_incomparable_runs_raises(tmp_path: Path) -> None:
     a, b = store(tmp_path / "a", [1, 1], 2), store(tmp_path / "b", [0, 1, 2], 2)
     with pytest.raises(UserError, match="runs of different networks"):
         compare.concordance(a, b)

@@ -15,13 +15,13 @@ from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.study import paper
 from autosparse.study.experiments import EXPERIMENTS, describe, find_scale, in_all, stages
 from autosparse.study.paper import PLANS
-from autosparse.study.parts import Accuracies
+from autosparse.study.parts import Comparison
 from autosparse.study.scale import FULL, PAPERS, SCALES, SMALL, Scale
 
 HERE = Resources(cluster="inline")
 
 
-def test_tables_and_figures_at_the_scale_of_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_and_figures_at_smoke_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("figure1", "figure4", "figure5", "figure6", "table1", "table9")  # every kind of part
     scale = find_scale("all", "smoke", tmp_path)
     launch_graph(stages(names, scale), HERE, tmp_path)
@@ -49,12 +49,12 @@ def test_tables_and_figures_at_the_scale_of_a_trial(tmp_path: Path, capsys: pyte
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
 @pytest.mark.parametrize("name", PLANS)
-def test_what_an_experiment_needs_is_in_its_graph(name: str, scale: Scale) -> None:
+def test_graph_holds_all_jobs_an_experiment_needs(name: str, scale: Scale) -> None:
     _check_graph(name, scale)
 
 
 @pytest.mark.parametrize("scale", ["full", "small", "smoke"])
-def test_what_the_pretrained_criterion_needs_is_in_its_graph(scale: str) -> None:
+def test_graph_holds_all_jobs_of_the_pretrained_criterion(scale: str) -> None:
     _check_graph("pretrained", SCALES[scale])
 
 
@@ -73,7 +73,7 @@ def _check_graph(name: str, scale: Scale) -> None:
         assert len(job.folder.name) < 200
 
 
-def test_full_scale_is_the_papers() -> None:
+def test_full_scale_has_the_papers_networks() -> None:
     for pair in PAPERS:
         network, dataset = pair.replace("lenet", "lenet-300-100").split("/")
         assert (FULL.settings[pair].task.network, FULL.settings[pair].task.source) == (network, dataset)
@@ -85,11 +85,11 @@ def test_full_scale_is_the_papers() -> None:
     assert len(SMALL.distinct(*PAPERS)) == 2
 
 
-def test_the_sanity_checks_are_those_of_the_default() -> None:
+def test_default_autos_has_the_sanity_checks() -> None:
     checked = {}
     for name, plan in PLANS.items():
         for part in plan(FULL):
-            if isinstance(part, Accuracies):
+            if isinstance(part, Comparison):
                 checked[name] = part.checked
     assert checked == {
         "figure3": ("SNIP", "AutoS"),
@@ -105,17 +105,17 @@ def test_the_sanity_checks_are_those_of_the_default() -> None:
 
 
 @pytest.mark.parametrize("name", ["demo", *PLANS])
-def test_docstrings_say_what_the_dry_run_prints(name: str) -> None:
+def test_docstring_has_the_numbers_of_the_dry_run(name: str) -> None:
     command, body = (inspect.getdoc(EXPERIMENTS[name]) or "").split("\n\n", 1)
     assert f": `python launch/paper.py {name}" in command
     assert body.startswith(f"{in_all(stages((name,), find_scale(name)))}.")
 
 
-def test_so_does_that_of_them_all() -> None:
+def test_module_docstring_has_the_numbers_of_all_experiments() -> None:
     assert in_all(stages(tuple(PLANS), FULL)) in " ".join((paper.__doc__ or "").split())
 
 
-def test_a_line_for_each_stage_and_one_for_all() -> None:
+def test_description_has_one_line_per_stage_and_one_for_all() -> None:
     assert describe(stages(("table4",), FULL)) == [
         "irp: 4 jobs, 21 trainings of 100 epochs, 42 trainings of 160 epochs, 21 trainings of 300 epochs",
         "autos: 8 jobs",
@@ -126,7 +126,7 @@ def test_a_line_for_each_stage_and_one_for_all() -> None:
     ]
 
 
-def test_the_jobs_of_the_demo_share_the_cores_out(
+def test_jobs_of_the_demo_share_the_cores(
     script: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("autosparse.cluster.resources.slurm_answers", lambda: False)
@@ -139,7 +139,7 @@ def test_the_jobs_of_the_demo_share_the_cores_out(
     assert capsys.readouterr().err.count(" to run (inline") == 5
 
 
-def test_a_dry_run_counts_where_the_data_is_not_there(
+def test_dry_run_without_data_counts_the_jobs(
     script: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -149,14 +149,14 @@ def test_a_dry_run_counts_where_the_data_is_not_there(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_pretrained_criterion_is_made_at_the_scale_of_a_trial(tmp_path: Path) -> None:
+def test_pretrained_experiment_at_smoke_scale(tmp_path: Path) -> None:
     launch_graph(stages(("pretrained",), find_scale("pretrained", "smoke", tmp_path)), HERE, tmp_path)
     report = tmp_path / "paper" / "pretrained"
     text = (report / "report.md").read_text()
     for row in ("dataflow", "AutoS, the paper's", "AutoS, pretrained", "iterative, magnitude"):
         assert f"| {row} |" in text
     assert "python launch/paper.py pretrained --scale smoke" in text
-    assert re.search(r"kept by network and surface alike, % \| \d+\.\d\d \|", text)
+    assert re.search(r"kept by network and lookup table alike, % \| \d+\.\d\d \|", text)
     surface = Surface.load(report / "pretrained")
     assert (surface.rounds, surface.features.names) == (2, ("theta", "grad", "flow"))
     fitted = Surface.load(tmp_path / "pretrained" / "autos" / "pretrained")
@@ -166,7 +166,7 @@ def test_the_pretrained_criterion_is_made_at_the_scale_of_a_trial(tmp_path: Path
     assert AutoSCriterion.load(report / "pretrained").autos is None  # the surface alone
 
 
-def test_an_experiment_of_ones_own_networks_has_no_narrow_scale() -> None:
+def test_narrow_scale_of_lookahead_raises() -> None:
     assert find_scale("figure6", "narrow").settings["vgg16/cifar10"].task.network == "vgg7"
     with pytest.raises(UserError, match="unknown scale 'narrow'; valid: full, small, smoke"):
         find_scale("lookahead", "narrow")

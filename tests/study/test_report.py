@@ -1,33 +1,62 @@
-import math
+"""The report of a set of runs: complete, unfinished and damaged ones."""
+
+import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
+import yaml
 
 from autosparse.errors import UserError
 from autosparse.page import Document
-from autosparse.study import charts, report, runs
+from autosparse.study import overview
 
 
-def test_a_report_of_nothing_names_the_commands(tmp_path: Path) -> None:
+def leave(folder: Path, state: str, **details: str) -> None:
+    """Write a run that ended early."""
+    folder.mkdir()
+    config = {"kind": "prune", "network": "lenet-300-100", "dataset": "digits"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, explicit_end=True))
+    (folder / "status.json").write_text(json.dumps({"state": state, **details}))
+
+
+def test_report_without_runs_raises_and_names_the_commands(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing to report in .*; run autosparse irp and autosparse prune first"):
-        report.overview(Document(tmp_path / "report"), [tmp_path])
+        overview(Document(tmp_path / "report"), [tmp_path])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("kind: prune\n...\n")
-    (tmp_path / "result.json").write_text("{}")
-    with pytest.raises(UserError, match=r"result\.json is damaged"):
-        runs.gather([tmp_path])
-    damaged = list[str]()
-    assert runs.gather([tmp_path], damaged) == []
-    assert damaged == [f"{tmp_path}/result.json is damaged; run the same autosparse prune again"]
+def test_damaged_result_is_left_out_and_named(irp_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "damaged"
+    leave(run, "complete")
+    (run / "result.json").write_text("{}")
+    document = Document(tmp_path / "report")
+    overview(document, [irp_run, run])
+    text = document.write().with_name("report.md").read_text()
+    assert f"{run}/result.json is damaged; run the same autosparse prune again" in text
 
 
-def test_a_dense_network_that_was_not_measured_has_no_line() -> None:
-    row = {"series": "snip", "measure": "test", "sparsity": 0.9, "mean": 90.0, "std": 0.0, "runs": 1}
-    points = pd.DataFrame([row]).assign(iterative=False)
-    chart = charts.against_sparsity(points, "accuracy", "higher", {"test": math.nan})
-    assert chart.rows[-1] == {"measure": "test", "dense": None}
-    assert ">dense<" not in chart.svg()
+def test_table_of_runs_has_states_and_numbers(irp_run: Path, tmp_path: Path) -> None:
+    leave(tmp_path / "failed", "failed")
+    leave(tmp_path / "interrupted", "interrupted")
+    document = Document(tmp_path / "report")
+    overview(document, [irp_run, tmp_path])
+    text = document.write().with_name("report.md").read_text()
+    caption, _, header, _, *rows = text[text.index("## Runs") :].splitlines()[2:]
+    assert sorted(caption.split(", ")) == ["1 complete", "1 failed", "1 interrupted"]
+    columns = [cell.strip() for cell in header.split("|")[1:-1]]
+    runs = [dict(zip(columns, (cell.strip() for cell in row.split("|")[1:-1]), strict=True)) for row in rows[:3]]
+    assert [(run["run"], run["state"]) for run in runs[:2]] == [("failed", "failed"), ("interrupted", "interrupted")]
+    assert runs[2]["state"] == "complete"
+    last = json.loads((irp_run / "history.json").read_text())[-1]
+    assert float(runs[2]["last epoch"]) == pytest.approx(100 * last["test"], rel=1e-3)
+    assert float(runs[2]["sparsity, %"]) == pytest.approx(100 * (1 - last["density"]), rel=1e-3)
+    assert float(runs[2]["cost"]) == last["iteration"] + 1
+
+
+def test_live_report_without_complete_runs_has_their_states(tmp_path: Path) -> None:
+    leave(tmp_path / "killed", "running")
+    document = Document(tmp_path / "report")
+    overview(document, [tmp_path], live=True)
+    page = document.write(live=True).read_text()
+    assert '<p class="caption">1 killed</p>' in page
+    assert '<body data-live="yes">' in page

@@ -18,7 +18,7 @@ def edited(run: Path, copy: Path, **changes: object) -> Path:
     return copy
 
 
-def test_a_run_from_before_an_option_had_its_default(irp_run: Path, tmp_path: Path) -> None:
+def test_run_without_a_newer_option_has_its_default(irp_run: Path, tmp_path: Path) -> None:
     recipe = yaml.safe_load((irp_run / "config.yaml").read_text())["recipe"]
     recipe.pop("channels_last")
     old = edited(irp_run, tmp_path / "old", recipe=recipe, seed=7)
@@ -27,13 +27,13 @@ def test_a_run_from_before_an_option_had_its_default(irp_run: Path, tmp_path: Pa
     assert found["recipe"].nunique() == 1
 
 
-def test_runs_of_other_settings_are_other_rows(irp_run: Path, tmp_path: Path) -> None:
+def test_runs_with_different_options_have_different_criteria(irp_run: Path, tmp_path: Path) -> None:
     other = edited(irp_run, tmp_path / "other", rewind_epoch=1, seed=7, order_seed=9)
     found = results.load_irp(irp_run, other).groupby("folder")["criterion"].unique().map(list).to_dict()
     assert found == {str(irp_run): ["irp-snip, rewind_epoch=0"], str(other): ["irp-snip, rewind_epoch=1"]}
 
 
-def test_a_copy_of_a_run_counts_once_and_is_named(irp_run: Path, tmp_path: Path) -> None:
+def test_copy_of_a_run_is_left_out_and_named(irp_run: Path, tmp_path: Path) -> None:
     copy = edited(irp_run, tmp_path / "copy")
     told = list[str]()
     found = results.load_irp(irp_run, copy, damaged=told)
@@ -43,7 +43,7 @@ def test_a_copy_of_a_run_counts_once_and_is_named(irp_run: Path, tmp_path: Path)
     assert told == [f"{second} is a copy of the run in {first}"]
 
 
-def test_runs_of_other_recipes_have_sections_of_their_own(irp_run: Path, tmp_path: Path) -> None:
+def test_runs_with_different_recipes_have_different_sections(irp_run: Path, tmp_path: Path) -> None:
     recipe = yaml.safe_load((irp_run / "config.yaml").read_text())["recipe"]
     edited(irp_run, tmp_path / "other", recipe=recipe | {"batch_size": 7}, seed=7)
     document = Document(tmp_path / "report")
@@ -52,6 +52,6 @@ def test_runs_of_other_recipes_have_sections_of_their_own(irp_run: Path, tmp_pat
     assert ", batch_size=" in (tmp_path / "report" / "report.md").read_text()
 
 
-def test_a_run_without_its_configuration_is_told_of(irp_run: Path, tmp_path: Path) -> None:
+def test_run_without_configuration_is_damaged(irp_run: Path, tmp_path: Path) -> None:
     (edited(irp_run, tmp_path / "lost") / "config.yaml").unlink()
     assert results.find_damaged([tmp_path]) == [(tmp_path / "lost").resolve()]

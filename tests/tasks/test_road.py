@@ -24,8 +24,7 @@ from autosparse.cli import irp
 from autosparse.command import parse
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, Setting
-from autosparse.jobs.setting import revived
-from autosparse.options import expanded
+from autosparse.jobs.base import make_task
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
 from autosparse.store.schema import MARKER
@@ -200,7 +199,7 @@ def test_a_setting_of_a_users_file_comes_back_from_a_pickle() -> None:
 
 
 def test_a_criterion_of_a_users_file(script: Script, tmp_path: Path) -> None:
-    code = "def largest(model, mask, batches):\n    return mask.layout.flatten(mask.layout.weights(model)).float()\n"
+    code = "def largest(model, mask, scoring):\n    return mask.layout.flatten(mask.layout.weights(model)).float()\n"
     (tmp_path / "scores.py").write_text(code)
     options = ("--task", f"{ROOT}/tests/tasks/own.py:Own", "--sparsities", "0.5", "--seeds", "1", "--output", tmp_path)
     assert script("prune", *options, "--criteria", f"{tmp_path}/scores.py:largest", "magnitude") == 0
@@ -241,7 +240,7 @@ def test_fields_of_all_kinds_and_a_neighbour(
     assert script("irp", "--task", "more.py:More", "--needed", "more.py", *where) == 0, capsys.readouterr().err
     monkeypatch.chdir(ROOT)
     store = TripleStore.open(run)
-    task = revived(store.run["task_path"], store.run["task_fields"], None)
+    task = make_task(store.run, None)
     assert (task.needed, task.sizes) == (tmp_path / "more.py", (8, 4))
 
 
@@ -325,10 +324,10 @@ def test_recipe_and_nested_dataclasses_are_options_of_a_task(
     recipe = [config["recipe"][name] for name in ("epochs", "optimizer", "clip", "batch_size", "drops")]
     assert recipe == [1, "nesterov", 1.5, 4, [1]]
     assert (config["depth"], config["widths"], "epochs" in config) == (2, [6, 7], False)
-    job = parse(irp.Arguments, expanded(irp.Arguments, ["--config", str(run / "config.yaml")])).job
-    assert job.identity() == {name: value for name, value in config.items() if name not in ("files", "options")}
+    job = parse(irp.Arguments, ["--config", str(run / "config.yaml")]).job
+    assert job.identity() == {name: value for name, value in config.items() if name not in ("options", "files")}
     store, pickled = TripleStore.open(run), pickle.dumps(job)
-    assert revived(store.run["task_path"], store.run["task_fields"], None) == job.setting.task
+    assert make_task(store.run, None) == job.setting.task
     sys.modules.pop(tmp_path.name)
     registry._LOADED.pop(tmp_path.name)
     assert pickle.loads(pickled).identity() == job.identity()

@@ -12,8 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from autosparse.criteria import make_criterion
+from autosparse.criteria import Scoring, make_criterion
 from autosparse.criteria.gradient import mean_gradient
+from autosparse.criteria.loss import CrossEntropy
 from autosparse.errors import UserError
 from autosparse.generators import generator_states, seeded
 from autosparse.generators import start_generators as start
@@ -138,10 +139,9 @@ def test_overriding_subclass_is_obeyed_with_the_same_numbers(
         task = each(source="digits") if kind is Images else each(**options)
         torch.manual_seed(0)
         model, data = task.model(), Data(task)
-        layout, scoring = (
-            Layout.of(model, exclude=["*tokens*", "*positions*"] * (kind is Text)),
-            data.scoring(8, limit=2),
-        )
+        layout = Layout.of(model, exclude=["*tokens*", "*positions*"] * (kind is Text))
+        batches = data.scoring(8, limit=2)
+        scoring = Scoring(batches, batches.loss or CrossEntropy())
         assert called == ({"dataset"} if each is mine else set())
         called.clear()
         if act == "gradient":

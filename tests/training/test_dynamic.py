@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from autosparse.cluster import process
-from autosparse.criteria import select
+from autosparse.criteria import Scoring, select
 from autosparse.criteria.erk import RandomERK, erk_counts
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data
@@ -30,7 +30,7 @@ def rival(name: str, model: nn.Module) -> MaskUpdateCallback:
 def first(name: str, model: nn.Module) -> Mask:
     full = Mask.full(Layout.of(model))
     k = full.layout.size // 10
-    return full if name == "gmp" else select(RandomERK(0), model, full, (), k)
+    return full if name == "gmp" else select(RandomERK(0), model, full, Scoring(), k)
 
 
 def test_the_schedule_is_the_papers_at_its_ends_and_between() -> None:

@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 
 from autosparse import networks
 from autosparse.autos.lookup import has_compiler
+from autosparse.criteria import Scoring
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
@@ -208,7 +209,7 @@ def test_a_network_is_compiled_once_for_all_its_trainings(
     before = counters["stats"]["unique_graphs"]
     assert before
     with torch.compiler.set_stance("fail_on_recompile"):  # evaluation, its last batch and the other mask: none of them
-        mean_gradient(model, mask.layout, data.scoring(256, 1))
+        mean_gradient(model, mask.layout, Scoring(data.scoring(256, 1)))
         train(model, sparse(model, 0.1), data, compiled, accelerator)
     assert counters["stats"]["unique_graphs"] == before
 

@@ -3,17 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from autosparse.cluster import logs
+from autosparse.cluster import submissions
 
 
 def submission(root: Path, number: int, runs: dict[str, Path], cluster: str = "slurm") -> Path:
-    with logs.claimed(root, "irp") as folder:
+    with submissions.claimed(root, "irp") as folder:
         for job_id in runs:
             (folder / job_id).mkdir()
         (folder / "4242").mkdir()
         (folder / ".submission_file_1.sh").symlink_to(folder / "4242" / "4242_submission.sh")
     assert folder.name == f"irp_{number}"
-    logs.record(folder, cluster, runs)
+    submissions.record(folder, cluster, runs)
     return folder
 
 
@@ -29,52 +29,52 @@ def kept(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.glob("*/*_*") if path.is_dir()}
 
 
-def test_kept_are_the_jobs_in_the_queue_and_the_last_of_each_unfinished_run(tmp_path: Path) -> None:
+def test_prune_keeps_queued_jobs_and_the_last_of_unfinished_runs(tmp_path: Path) -> None:
     root = tmp_path / "submitted"
     runs = {state: run(tmp_path, state, state) for state in ("complete", "failed", "running")}
     new = run(tmp_path, "new", None)
     submission(root, 0, {"1_0": runs["complete"], "1_1": runs["failed"], "1_2": runs["running"], "1_3": new})
     submission(root, 1, {"2_0": runs["failed"]})
     submission(root, 2, {"3_0": runs["complete"]})
-    logs.prune(root, "slurm", {"3_0"})
+    submissions.prune(root, "slurm", {"3_0"}.__contains__)
     assert kept(root) == {"irp_0/1_2", "irp_0/1_3", "irp_1/2_0", "irp_2/3_0"}
-    logs.prune(root, "slurm", set())
+    submissions.prune(root, "slurm", {}.__contains__)
     assert kept(root) == {"irp_0/1_2", "irp_0/1_3", "irp_1/2_0"}
     assert not (root / "irp_2").exists()
     assert not list(root.rglob(".submission*"))
 
 
-def test_what_is_kept_is_bounded_by_the_runs(tmp_path: Path) -> None:
+def test_number_of_folders_is_bounded_by_the_runs(tmp_path: Path) -> None:
     root, failing = tmp_path / "submitted", run(tmp_path, "failing", "failed")
     for number in range(20):
-        logs.prune(root, "slurm", set())
+        submissions.prune(root, "slurm", {}.__contains__)
         submission(root, number, {f"{number}_0": failing})
-    logs.prune(root, "slurm", set())
+    submissions.prune(root, "slurm", {}.__contains__)
     assert [path.name for path in root.iterdir()] == ["irp_19"]
 
 
-def test_jobs_of_another_cluster_damaged_and_foreign_files_are_left_alone(tmp_path: Path) -> None:
+def test_prune_leaves_other_files_alone(tmp_path: Path) -> None:
     root, done = tmp_path / "submitted", run(tmp_path, "done", "complete")
     submission(root, 0, {"1_0": done}, cluster="local")
     damaged = submission(root, 1, {"2_0": done})
     (damaged / "jobs.json").write_text("{")
     (root / "notes.txt").write_text("mine")
-    logs.prune(root, "slurm", set())
+    submissions.prune(root, "slurm", {}.__contains__)
     assert kept(root) == {"irp_0/1_0", "irp_1/2_0"}
     assert (root / "notes.txt").exists()
 
 
-def test_a_folder_that_was_moved_still_knows_its_runs(tmp_path: Path) -> None:
+def test_moved_folder_still_finds_its_runs(tmp_path: Path) -> None:
     old = tmp_path / "old"
     submission(old / "submitted", 0, {"1_0": run(old, "done", "complete")})
     old.rename(tmp_path / "new")
-    logs.prune(tmp_path / "new" / "submitted", "slurm", set())
+    submissions.prune(tmp_path / "new" / "submitted", "slurm", {}.__contains__)
     assert not list((tmp_path / "new" / "submitted").iterdir())
 
 
-def test_a_claim_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_claim_leaves_nothing(tmp_path: Path) -> None:
     def fail(root: Path) -> None:
-        with logs.claimed(root, "irp") as folder:
+        with submissions.claimed(root, "irp") as folder:
             (folder / "file").write_text("")
             raise KeyboardInterrupt
 
@@ -87,8 +87,8 @@ def test_a_claim_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["a"]
 
 
-def test_a_claim_takes_the_number_that_another_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, raced = logs.next_folder, []
+def test_claim_takes_a_free_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, raced = submissions.next_folder, []
 
     def racing(root: Path, name: str) -> Path:
         folder = real(root, name)
@@ -97,6 +97,6 @@ def test_a_claim_takes_the_number_that_another_has_not(tmp_path: Path, monkeypat
             folder.mkdir()
         return folder
 
-    monkeypatch.setattr(logs, "next_folder", racing)
-    with logs.claimed(tmp_path, "irp") as folder:
+    monkeypatch.setattr(submissions, "next_folder", racing)
+    with submissions.claimed(tmp_path, "irp") as folder:
         assert (raced[0].name, folder.name) == ("irp_0", "irp_1")

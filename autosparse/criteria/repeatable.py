@@ -11,46 +11,41 @@ from torch import Tensor
 
 from autosparse.criteria.failures import in_one_line
 from autosparse.criteria.progress import batch_read
-from autosparse.criteria.scored import Scored
 from autosparse.errors import UserError
 from autosparse.generators import start_generators
 from autosparse.seeds import stream
 
 LIMIT = 1_000
-"""The most batches that are read of what does not say how many it has."""
+"""Largest number of batches that are read from an iterable without a length."""
 PART = "list(itertools.islice(batches, 10))"
-_HELD = 1 << 29
+_MEMORY = 1 << 29
 """Bytes of batches that are copied for later passes: a loader may be slow, and criteria in rounds make a hundred."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class RepeatableBatches:
     """Batches that every pass reads from the same seed: a loader that shuffles or augments gives the same again.
 
-    Later passes give copies of the batches of the first pass if all of them fit into `_HELD` bytes, and else read the
-    loader again. They are copies because a loader may write every batch into the same memory, and a network may write
-    into its inputs. Use inside `restoring_generators` only: reading starts the global generators again.
+    Later passes give copies of the batches of the first pass if all of them fit into `_MEMORY` bytes, and else read
+    the loader again. They are copies because a loader may write every batch into the same memory, and a network may
+    write into its inputs. Use inside `restoring_generators` only: a pass starts the global generators again.
 
     Attributes:
-        batches: a list, a loader or an iterator of batches.
-        seed: seed of the global generators and of the loader's and its samplers' own.
+        batches: list, loader or iterator of batches.
+        seed: seed of the global generators and of those of the loader and its samplers.
     """
 
     batches: Iterable[Any]
     seed: int
-    _held: list[Any] = field(default_factory=list)
+    _copies: list[Any] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Any]:
-        """
-        Raises:
-            UserError: an iterator that has nothing more to give, or more than `LIMIT` batches of what has no length.
-        """
-        if self._held:
-            for batch in self._held:
+        if self._copies:
+            for batch in self._copies:
                 batch_read()
                 yield copied(batch)
             return
-        seed, held, room, count = stream("order of batches", self.seed), list[Any](), _HELD, 0
+        seed, copies, room, count = stream("order of batches", self.seed), list[Any](), _MEMORY, 0
         with _seeded(_generators(self.batches), seed):
             start_generators(seed)
             for count, batch in enumerate(self.batches, 1):
@@ -58,35 +53,22 @@ class Reading:
                     raise UserError(
                         f"batches have no length and do not end after {LIMIT:,}; give a part of them, such as {PART}"
                     )
-                room -= _size(batch)
+                room -= sum(tensor.nbytes for tensor in tensors_of(batch))
                 try:
-                    held += [copied(batch)] if room >= 0 else []
-                except UserError:  # each pass reads the loader again
+                    copies += [copied(batch)] if room >= 0 else []
+                except UserError:  # Each pass reads the loader again.
                     room = -1
                 batch_read()
                 yield batch
         if count == 0 and isinstance(self.batches, Iterator):
             raise UserError("the iterator of batches is exhausted: it was read before; give a list or a DataLoader")
         if room >= 0:
-            self._held.extend(held)
+            self._copies.extend(copies)
 
 
 def source(batches: Iterable[Any]) -> Iterable[Any]:
     """Return the list, loader or iterator that batches are read from."""
-    while isinstance(batches, Scored | Reading):
-        batches = batches.batches
-    return batches
-
-
-def check_finite(batches: Iterable[Any]) -> None:
-    """Refuse batches that explain why a result is not finite; an iterator cannot be read again.
-
-    Raises:
-        UserError: a batch has a value that is not finite.
-    """
-    for number, batch in enumerate(() if isinstance(source(batches), Iterator) else batches, 1):
-        if not all(tensor.isfinite().all() for tensor in _tensors(batch)):
-            raise UserError(f"batch {number} has values that are not finite (NaN or infinity)")
+    return batches.batches if isinstance(batches, RepeatableBatches) else batches
 
 
 def copied(batch: Any) -> Any:
@@ -95,9 +77,18 @@ def copied(batch: Any) -> Any:
     Raises:
         UserError: the batch cannot be copied.
     """
-    tensors = {id(tensor): tensor.detach().clone() for tensor in _tensors(batch)}  # deepcopy copies the whole storage
+    tensors = {id(tensor): tensor.detach().clone() for tensor in tensors_of(batch)}  # deepcopy copies whole storages
     with in_one_line("a batch cannot be copied"):
         return copy.deepcopy(batch, tensors)
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_of(part)
 
 
 @contextlib.contextmanager
@@ -113,28 +104,15 @@ def _seeded(generators: list[torch.Generator], seed: int) -> Iterator[None]:
 
 
 def _generators(batches: object) -> list[torch.Generator]:
-    """The generators of a loader and its samplers."""
+    """Return the generators of a loader and its samplers."""
     batcher = getattr(batches, "batch_sampler", None)
     owners = (batches, getattr(batches, "sampler", None), batcher, getattr(batcher, "sampler", None))
-    found = [getattr(owner, "generator", None) for owner in owners]
-    return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())
+    generators = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(each): each for each in generators if isinstance(each, torch.Generator)}.values())
 
 
 def _has_length(batches: object) -> bool:
     try:
         return len(batches) >= 0  # type: ignore[arg-type]
-    except TypeError:  # a loader has __len__ whether or not its data have
+    except TypeError:  # A loader has __len__ whether or not its data have.
         return False
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | tuple | list):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(each)
-
-
-def _size(batch: Any) -> int:
-    """The bytes of the tensors of a batch."""
-    return sum(tensor.nbytes for tensor in _tensors(batch))

@@ -1,4 +1,4 @@
-"""Methods at equal cost, and the plan that looks ahead."""
+"""Comparisons at equal cost, and the experiment that looks ahead."""
 
 import re
 from pathlib import Path
@@ -10,29 +10,30 @@ import pytest
 from autosparse import study
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.page import Document
-from autosparse.study import charts, compare, results
-from autosparse.study.costs import AtCost
-from autosparse.study.parts import Method
+from autosparse.study import compare, results
+from autosparse.study.parts import Comparison, Method
 from autosparse.study.scale import SCALES
 
 METHODS = (
     Method("short", "short-irp", family="short"),
     Method("ahead", "lookahead", family="ahead"),
     Method("far", "lookahead", how={"rounds": 10}, family="ahead"),
-    Method("GMP", "gmp", how={"trainings": 2}),  # of no family: in the table alone
+    Method("GMP", "gmp", how={"trainings": 2}),  # without a family: in the table alone
 )
 VALUES = {"short": (0.80, 0.82), "ahead": (0.90, 0.92), "far": (0.95, 0.95), "GMP": (0.81, 0.83)}
 COSTS = {"short": 2.0, "ahead": 2.0, "far": 3.0, "GMP": 2.0}
 
 
 @pytest.fixture
-def part() -> AtCost:
+def part() -> Comparison:
     scale = SCALES["smoke"]
-    return AtCost(title="T", stem="t", scale=scale, pair="lenet/mnist", methods=METHODS, sparsities=(0.9,))
+    return Comparison(
+        title="T", stem="t", scale=scale, pair="lenet/mnist", methods=METHODS, sparsities=(0.9,), cost=True
+    )
 
 
 def rows(better: str = "higher") -> pd.DataFrame:
-    found = [
+    values = [
         {
             "method": name,
             "family": method.family,
@@ -47,11 +48,11 @@ def rows(better: str = "higher") -> pd.DataFrame:
         for name in [method.label]
         for value in VALUES[name]
     ]
-    return pd.DataFrame(found)
+    return pd.DataFrame(values)
 
 
-def test_the_best_of_its_cost_is_bold_where_two_deviations_lie_between(part: AtCost) -> None:
-    table = part._table(rows(), "accuracy", "higher")
+def test_method_better_by_two_deviations_at_its_cost_is_bold(part: Comparison) -> None:
+    table = part.cost_table(rows())
     assert list(table["cost"]) == ["2.0", "2.0", "3.0", "2.0"]
     assert table["90%"].to_dict() == {
         "short": "81.00 ± 1.41",
@@ -59,18 +60,18 @@ def test_the_best_of_its_cost_is_bold_where_two_deviations_lie_between(part: AtC
         "far": "95.00 ± 0.00",  # nothing else costs as much
         "GMP": "82.00 ± 1.41",
     }
-    lower = part._table(rows("lower"), "loss", "lower")["90%"]
+    lower = part.cost_table(rows("lower"))["90%"]
     assert not lower.str.startswith("**").any()  # short is better than GMP by a point only
 
 
-def test_what_is_bold_is_so_in_both_pages(part: AtCost, tmp_path: Path) -> None:
+def test_bold_cell_is_bold_in_html_and_markdown(part: Comparison, tmp_path: Path) -> None:
     document = Document(tmp_path)
-    document.table(part._table(rows(), "accuracy", "higher"))
+    document.table(part.cost_table(rows()))
     assert "<b>91.00 ± 1.41</b>" in document.write().read_text()
     assert "| **91.00 ± 1.41** |" in (tmp_path / "report.md").read_text()
 
 
-def test_iterative_pruning_costs_the_trainings_until_it_is_as_sparse() -> None:
+def test_cost_of_iterative_pruning_ends_at_the_first_mask_as_sparse() -> None:
     masks = pd.DataFrame(
         {"iteration": range(4), "density": (1.0, 0.3, 0.1, 0.03), "test": (0.9, 0.8, 0.7, 0.6), "folder": "a"}
     )
@@ -80,24 +81,8 @@ def test_iterative_pruning_costs_the_trainings_until_it_is_as_sparse() -> None:
     assert compare.reached(masks, 0.99).empty
 
 
-def test_the_chart_has_a_point_a_method_and_a_line_a_family() -> None:
-    chart = charts.against_cost({"here": rows(), "loss": rows("lower")})
-    assert [*chart.series] == ["short", "ahead"]
-    for panel, times in (("here", 100), ("loss", 1)):
-        points = [row for row in chart.rows if row["panel"] == panel]
-        assert [(row["series"], row["cost"], row["runs"]) for row in points] == [
-            ("short", 2.0, 2),
-            ("ahead", 2.0, 2),
-            ("ahead", 3.0, 2),
-        ]
-        assert [row["mean"] for row in points] == pytest.approx([times * mean for mean in (0.81, 0.91, 0.95)])
-        assert points[0]["at"] != points[1]["at"]  # beside each other
-        y = chart.views[panel]["layer"][-1]["encoding"]["y"]
-        assert y["scale"]["reverse"] == (panel == "loss")  # better is higher up
-
-
 @pytest.mark.parametrize("name", ["small", "full", "smoke"])
-def test_the_plan_has_its_rivals_at_equal_cost(name: str, tmp_path: Path) -> None:
+def test_lookahead_experiment_has_baselines_at_equal_cost(name: str, tmp_path: Path) -> None:
     scale = study.find_scale("lookahead", name, tmp_path)
     stages = {stage.name: stage for stage in study.stages(["lookahead"], scale)}
     runs: Any = stages["irp"].jobs
@@ -115,7 +100,7 @@ def test_the_plan_has_its_rivals_at_equal_cost(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.long
-def test_the_plan_at_the_scale_of_a_trial(script: Any, tmp_path: Path) -> None:
+def test_lookahead_experiment_at_smoke_scale(script: Any, tmp_path: Path) -> None:
     assert script("paper", "lookahead", "--scale", "smoke", "--output", tmp_path) == 0
     report = (tmp_path / "paper" / "lookahead" / "report.md").read_text()
     assert report.count("### Looking ahead") == 2
