@@ -34,6 +34,7 @@ lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m codespell_lib autosparse launch benchmarks docs slurm README.md CONTRIBUTING.md CHANGELOG.md
 
 clean:
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache *.egg-info

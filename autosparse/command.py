@@ -128,7 +128,7 @@ class _Parser:
 
 
 def _with_help(option: StructFieldSpec, declared: Any) -> StructFieldSpec:
-    """Return an option with its help as one paragraph that ends in `Default: X.`
+    """Return an option with its help as one paragraph that ends in `Default: X`.
 
     X is what the docstring says after `Default:`, or else the value. A default that differs from the class's, such as
     that of a site's profile, is always shown as a value.

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a crash."""
+"""Files that exist whole or not at all, also after a crash."""
 
 import contextlib
 import errno
@@ -28,7 +28,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def walk(top: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """As `os.walk`, but links are followed, and no folder comes twice."""
+    """Walk a folder like `os.walk`, following links and visiting no folder twice."""
     seen = set[str]()
     for where, folders, files in os.walk(top, followlinks=True):
         if (real := os.path.realpath(where)) in seen:
@@ -43,9 +43,9 @@ def walk(top: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path; when the block ends well it is durable and takes the place of `path`.
 
-    Whatever stood at `path` stays untouched until then, and for good if the block raises. It may be read by whom the
-    umask lets, whoever writes it. One writer at a time: the temporary path lies in a folder beside `path` whose name is
-    fixed, so what a killed writer left there, also under names of its own, is removed by the next.
+    The file at `path` does not change until then, and not at all if the block raises. The umask decides who may read
+    the new file, also if a library wrote it for its user alone. One writer at a time: the temporary path is in a folder
+    next to `path` with a fixed name, so the next writer removes what a killed writer left.
 
     Raises:
         UserError: `path` is a folder.
@@ -83,7 +83,7 @@ def remove_unfinished(folder: Path, but: str) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Have an error of the operating system within the block that names no file, as that of a full disk, name this."""
+    """Add a path to errors of the operating system that name no file, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -93,14 +93,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path, name: str) -> None:
-    """Refuse a folder that nothing can be written to, before there is anything to write; leaves nothing in it.
+    """Refuse a folder that takes no files, before anything is written to it.
 
     Args:
-        folder: there, or to be made.
-        name: of the option that names it.
+        folder: an existing folder, or one that will be made.
+        name: option that names the folder.
 
     Raises:
-        UserError: it, or the nearest folder above it that is there, takes no files.
+        UserError: the folder, or its nearest existing parent, takes no files.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     try:
@@ -111,8 +111,10 @@ def check_writable(folder: Path, name: str) -> None:
 
 
 def _system_error(error: Exception, scratch: Path) -> int | None:
-    """The number of the operating system's error in writing a file, as it is or as a writer in native code has put it;
-    None if it is another error, or about a file elsewhere.
+    """Return the number of an error of the operating system in writing a file, also as native code reports it.
+
+    Returns:
+        None if it is another error, or about a file elsewhere.
     """
     if isinstance(error, OSError):
         here = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(scratch)
@@ -170,13 +172,13 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def digest_of(path: Path) -> str:
-    """A digest of what is in a file."""
+    """Return a digest of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def is_json(path: Path) -> bool:
-    """Whether a file holds JSON values; one that does not is as good as not there."""
+    """Return True if a file exists and holds JSON values."""
     try:
         return path.is_file() and bool(read_json(path))
     except UserError:

@@ -26,8 +26,10 @@ _LIMIT = 6.0  # GiB
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time each criterion from a network to its mask, each in a process of its own, on random images of 32 x 32. The
-    pass that all are compared with is the median of three."""
+    """Time each criterion from a network to its mask, each in a process of its own, on random images of 32 x 32.
+
+    The pass that all are compared with is the median of three.
+    """
 
     networks: tuple[str, ...] = ("resnet18", "vgg19-4096")
     """The networks."""

@@ -129,8 +129,11 @@ def measure(folder: Path, a: Arguments) -> Cost:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Seconds to the first step, steps a second from there, the share of that time spent waiting for triples, seconds
-    of validation and surface, peak GiB."""
+    """What a fit took.
+
+    Seconds to the first step, steps per second from there, the fraction of that time spent waiting for triples, seconds
+    of validation and of the lookup table, peak GiB.
+    """
 
     first: float
     rate: float

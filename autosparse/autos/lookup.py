@@ -18,7 +18,7 @@ _WORTH_COMPILING = 1 << 26  # parameters: compiling takes seconds, plain PyTorch
 
 
 def asinh(x: Tensor) -> Tensor:
-    """asinh in terms that compilers have in vectors; exact to 1e-7 in absolute terms, infinite from 1e19 on."""
+    """Asinh in terms that compilers have in vectors; exact to 1e-7 in absolute terms, infinite from 1e19 on."""
     return torch.copysign(torch.log(x.abs() + torch.sqrt(x * x + 1)), x)
 
 

@@ -14,8 +14,9 @@ _AT_ONCE = 8  # Default number of jobs of the demo; each takes half a GB of memo
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Run an experiment from its first job to its report, OUTPUT/paper/NAME/index.html; for the demo it is
-    OUTPUT/report/index.html. Prints the folders of its runs.
+    """Run an experiment from its first job to its report and print the folders of its runs.
+
+    The report is OUTPUT/paper/NAME/index.html, that of the demo OUTPUT/report/index.html.
 
     On Slurm all its jobs are submitted at once, each array with a dependency on those whose output it needs. Complete
     runs are not run again; after a failure, the same command resumes. --dry-run counts trainings.

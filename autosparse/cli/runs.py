@@ -22,8 +22,11 @@ _ACTIONS = ("status", "logs", "cancel", "resume")
 
 @dataclass(frozen=True)
 class Status:
-    """Print a table. Exit codes: 0 all complete, 3 some wait or run, 4 some have failed or were stopped and none wait
-    or run. Ctrl-C ends --live with the code of the table shown last."""
+    """Print a table of runs.
+
+    Exit codes: 0 all complete, 3 some wait or run, 4 some have failed or were stopped and none wait or run. Ctrl-C ends
+    --live with the code of the table shown last.
+    """
 
     runs: Runs = (Path("runs"),)
     """Folders of runs, or folders that hold them."""

@@ -56,9 +56,9 @@ def prospr(
         mask: the weights to choose from.
         scoring: batches and loss.
         steps: number of steps, M.
-        learning_rate, momentum: of the steps; these defaults and M are those of the authors' command line, which takes
-            the same batch for all steps unless told otherwise; the call in their README has 0.5 and 0.9, and a batch
-            for each step as ours.
+        learning_rate: learning rate of the steps. It, M and the momentum default to the values of the authors' command
+            line, which takes one batch for all steps; the call in their README has 0.5 and 0.9, and a batch per step.
+        momentum: momentum of the steps.
         first_order: whether the derivative stops at the steps.
         batch_norm: see `criteria.gradient.scoring_mode`.
     """

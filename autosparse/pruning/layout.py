@@ -37,10 +37,10 @@ class Layer:
 
 @dataclass(frozen=True, repr=False)
 class Layout:
-    """The matrices and kernels of a model that multiply, in the model's own order: of linear layers, convolutions,
-    attention and recurrent layers. No bias, normalization, embedding (nor a head tied to one) or position table.
+    """The matrices and kernels of a model that multiply, in the model's own order.
 
-    A weight that has several names is listed once, under the first.
+    Those of linear layers, convolutions, attention and recurrent layers; no bias, normalization, embedding, head tied
+    to an embedding, or position table. A weight with several names is listed once, under the first.
     """
 
     layers: tuple[Layer, ...]
