@@ -45,7 +45,8 @@ class Scale:
         """The scale of the weights, gradients and so on of a whole network, float32 (P,) each.
 
         Args:
-            columns, names: see `Features.columns`.
+            *columns: see `Features.columns`.
+            names: names of the columns.
             alive: the parameters that are left of it; all, if it is not given.
             pruned: whether the columns are of what is left of a network alone.
 
