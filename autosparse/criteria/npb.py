@@ -249,7 +249,7 @@ def balance(
         channels: channels of the layer.
         paths: number of paths into each input channel, (groups * inputs,).
         count: number of weights to place.
-        alpha, beta: see `NPB`.
+        alpha, beta: weights of the terms, see `NPB`.
         cap: largest number of weights of a kernel; more if `count` needs it.
 
     Returns:

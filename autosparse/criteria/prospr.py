@@ -56,11 +56,11 @@ def prospr(
         mask: the weights to choose from.
         scoring: batches and loss.
         steps: number of steps, M.
-        learning_rate, momentum: of the steps; these defaults and M are those of the authors' command line, which takes
-            the same batch for all steps unless told otherwise; the call in their README has 0.5 and 0.9, and a batch
-            for each step as ours.
+        learning_rate, momentum: options of SGD. The defaults and M are those of the authors' command line, which takes
+            the same batch for all steps by default; the call in their README has 0.5 and 0.9, and a batch for each step
+            as ours.
         first_order: whether the derivative stops at the steps.
-        batch_norm: see `criteria.gradient.scoring_mode`.
+        batch_norm: mode of batch norm, see `criteria.gradient.scoring_mode`.
     """
     layout, inner = mask.layout, unwrapped(model)
     theta = {name: weight.detach() for name, weight in layout.weights(model).items()}
