@@ -56,7 +56,7 @@ def prune(
     persistent workers that augment, give other batches in each call. After two seconds a terminal shows a progress bar.
 
     Args:
-        model: any module with convolutions, linear, attention or recurrent layers.
+        model: network with convolutions, linear, attention or recurrent layers.
         batches: list or DataLoader of (inputs, targets), or of any batches that `loss` takes. A generator or other
             iterator only for criteria that look at them once, which `pretrained` and criteria in rounds do not. A few
             hundred samples are enough: each round takes the gradient of all, and `pretrained` has 30 rounds. At most

@@ -1,4 +1,4 @@
-"""What a criterion is, what it looks at, and the one way from a criterion to a mask."""
+"""The interfaces of criteria, and the one way from a criterion to a mask."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _CROSS_ENTROPY = CrossEntropy()
 
 @dataclass(frozen=True)
 class Scoring:
-    """What a criterion looks at besides the weights.
+    """Batches, their loss and all else that a criterion needs besides the weights.
 
     Attributes:
         batches: batches (inputs, targets), or of any kind that `loss` takes. Under `torch.distributed` each process has

@@ -101,13 +101,13 @@ def mean_derivative(
     parameters' own `.grad` is left alone.
 
     Args:
-        model: any module with the layout's weights; left unchanged.
+        model: model with the layout's weights; left unchanged.
         layout: the weights to differentiate by.
         scoring: batches on any device, and their loss.
         derivative: derivative of the loss.
         name: name of the derivative in errors.
         temperature: divisor of the logits; of the cross-entropy alone.
-        batch_norm: see `scoring_mode`.
+        batch_norm: mode of batch norm, see `scoring_mode`.
 
     Returns:
         float32 (P,) in layout order, on the model's device.

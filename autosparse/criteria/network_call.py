@@ -1,4 +1,4 @@
-"""What a network is called with for a batch, and which part of it holds the data."""
+"""The arguments of a network for a batch, and the tensor among them that holds the data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ class Call:
     """The arguments of a call of a network.
 
     Attributes:
-        args, kwargs: all arguments.
+        args, kwargs: arguments of the call.
         place: position in `args`, or name in `kwargs`, of the tensor (B, ...) that holds the data.
     """
 

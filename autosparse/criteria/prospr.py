@@ -60,7 +60,7 @@ def prospr(
             line, which takes one batch for all steps; the call in their README has 0.5 and 0.9, and a batch per step.
         momentum: momentum of the steps.
         first_order: whether the derivative stops at the steps.
-        batch_norm: see `criteria.gradient.scoring_mode`.
+        batch_norm: mode of batch norm, see `criteria.gradient.scoring_mode`.
     """
     layout, inner = mask.layout, unwrapped(model)
     theta = {name: weight.detach() for name, weight in layout.weights(model).items()}

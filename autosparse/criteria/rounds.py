@@ -71,9 +71,9 @@ def in_rounds(
     """Return the mask after the last round.
 
     Args:
-        model: model that is pruned from round to round; in the end its weights are restored bit for bit.
+        model: model that is pruned from round to round; afterwards its weights are restored bit for bit.
         mask: the weights to choose from.
-        k: number of weights to keep in the end.
+        k: number of weights that the last round keeps.
         rounds: number of rounds.
         select_round: called with the mask of the previous round, which the model's weights have, the number of weights
             to keep and whether this is the last round; returns the mask of the round.

@@ -139,7 +139,7 @@ def make_criterion(
     Args:
         name: one of `CRITERIA` or `LOOK_AHEAD`.
         seed: seed of criteria that draw random numbers.
-        batch_norm: see `gradient.scoring_mode`; not `batch` only for criteria in `BY_LOSS`.
+        batch_norm: mode of batch norm, see `gradient.scoring_mode`; other than `batch` only for criteria in `BY_LOSS`.
         rounds: number of rounds of a criterion in `LOOK_AHEAD`. Default: the criterion's own.
 
     Raises:
