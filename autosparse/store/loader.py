@@ -15,6 +15,7 @@ from autosparse.errors import UserError
 from autosparse.sizes import format_size, parse_size
 from autosparse.store.lanes import LANES, Columns, Lane, needed, plan
 from autosparse.store.order import Chunk, Order, Part, Window
+from autosparse.store.position import Resumable
 from autosparse.store.reader import TripleStore
 from autosparse.store.schema import survival_dtype
 from autosparse.store.triples import Triples
@@ -47,7 +48,7 @@ class Counters:
         )
 
 
-class TripleLoader:
+class TripleLoader(Resumable):
     """Shuffled batches of triples, epoch after epoch, the same for any number of processes and threads.
 
     Iterating gives the rest of the current epoch and then moves on to the next. See `autosparse.store.order` for
@@ -127,7 +128,6 @@ class TripleLoader:
             {} if sum(map(len, stores)) * self._bytes_per_sample * world_size <= parse_size(memory) // 2 else None
         )
         self._lock = threading.Lock()
-        self._epoch, self._batch = 0, 0
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -157,22 +157,8 @@ class TripleLoader:
         """The order of an epoch."""
         return replace(self._order, epoch=epoch)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the iteration stands, and over what."""
-        return {"epoch": self._epoch, "batch": self._batch, **self._identity()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, on any number of processes.
-
-        Raises:
-            UserError: it is of other stores, another seed, batch size, part, memory or weights (names what differs).
-        """
-        for key, value in self._identity().items():
-            if state[key] != value:
-                raise UserError(f"the saved position is of another {key}: {state[key]} there, {value} here")
-        self._epoch, self._batch = state["epoch"], state["batch"]
-
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Return what defines the order."""
         order = self._order
         return {
             "stores": [store.fingerprint for store in self.stores],

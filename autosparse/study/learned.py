@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autosparse.autos import AutoS, Scale, Surface
+from autosparse.autos import AutoS, LookupTable, scale_of_store
+from autosparse.autos.labels import label_table
 from autosparse.page import Chart, Spec, coded, numbered
 from autosparse.store import TripleStore, sample
 
@@ -25,22 +26,21 @@ _LABELS = {
 }
 
 
-def learned_map(autos: AutoS, surface: Surface | None = None) -> Chart:
+def learned_map(autos: AutoS, table: LookupTable) -> Chart:
     """The learned score over the first two features, in root mean squares of a network (paper, section 6.1).
 
-    Drawn from the surface, if it is given. What is seen beside them has a view for each of some values.
+    Drawn from the lookup table. A third feature has a view for each of some values.
     """
     line = torch.linspace(-_REACH, _REACH, _CELLS)
     second, first = (values.reshape(-1).to(_device()) for values in torch.meshgrid(line, line, indexing="ij"))
     one, other, *others = autos.features.columns
-    scorer = surface or autos
     half = _REACH / (_CELLS - 1)
     rows: list[dict[str, Any]] = []
     views: dict[str, Spec] = {}
     for value in _BESIDE if others else (1.0,):
         title = ", ".join(f"{name} {value:g} of its mean" for name in others) or "learned score"
         at = (first, second, *(torch.full_like(first, value) for _ in others))
-        scores = scorer.score(*at, scale=Scale((1.0,) * len(at))).cpu().numpy()
+        scores = table.score(*at, scale=(1.0,) * len(at)).cpu().numpy()
         cells = zip(first.tolist(), second.tolist(), scores.tolist(), strict=True)
         rows += [_cell(title, x - half, y - half, score) for x, y, score in cells]
         views[title] = _heat(title, f"{one} / rms", f"{other} / rms", _LABELS[autos.label], 2 * half, 2 * half)
@@ -50,13 +50,13 @@ def learned_map(autos: AutoS, surface: Surface | None = None) -> Chart:
 def truth_and_prediction(autos: AutoS, store: TripleStore) -> Chart:
     """Survival over theta and grad, and from both sides: as it was, and as predicted (paper, Figures 1 and 4)."""
     triples = sample(store, _SAMPLE, seed=0)
-    scale = Scale.of_store(store)
+    scale = scale_of_store(store)
     both = {
-        "as it was": autos.label_table(store.densities)[triples.survival.numpy()],
+        "as it was": label_table(autos.label, store.densities)[triples.survival.numpy()],
         "as predicted": autos.score(triples.theta.to(_device()), triples.grad.to(_device()), scale=scale).cpu().numpy(),
     }
     columns = (triples.theta.numpy(), triples.grad.numpy())
-    x, y = (values / rms for values, rms in zip(columns, scale.sizes, strict=True))
+    x, y = (values / rms for values, rms in zip(columns, scale, strict=True))
     limits = [float(np.quantile(np.abs(values), 0.998)) for values in (x, y)]
     edges = [np.linspace(-limit, limit, _CELLS) for limit in limits]
     rows: list[dict[str, Any]] = []

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from autosparse.autos import AutoS, Surface
+from autosparse.autos import AutoS, LookupTable
 from autosparse.autos.autos import make_network
 from autosparse.cluster import Job
 from autosparse.config import Sanity
@@ -254,8 +254,8 @@ class Predictions:
                 )
             after = learned.truth_and_prediction(autos, store)
             document.chart(after, f"{stem}_after", f"{label}: as it was, and as predicted after the fit.")
-            surface = Surface.load(fit.folder)
-            document.chart(learned.learned_map(autos, surface), f"{stem}_map", f"{label}: the learned map.")
+            table = LookupTable.load(fit.folder)
+            document.chart(learned.learned_map(autos, table), f"{stem}_map", f"{label}: the learned map.")
 
 
 @dataclass(frozen=True)

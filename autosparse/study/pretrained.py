@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from autosparse.autos import AutoS, Surface
+from autosparse.autos import AutoS, LookupTable
 from autosparse.autos.autos import CARD
 from autosparse.cluster import Job
 from autosparse.config import PRETRAINED
@@ -115,7 +115,7 @@ def pretrained(scale: Scale) -> list[Part]:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A surface that comes with the package, and how well it stands for its network."""
+    """A built-in lookup table, and how well it agrees with its network."""
 
     fit: FitRun
     labels: tuple[IRPRun, ...]
@@ -126,8 +126,8 @@ class Pretrained:
         return [*self.labels, self.fit]
 
     def write(self, document: Document) -> None:
-        autos, surface = AutoS.load(self.fit.folder), Surface.load(self.fit.folder)
-        surface.save(document.folder / self.name)
+        autos, table = AutoS.load(self.fit.folder), LookupTable.load(self.fit.folder)
+        table.save(document.folder / self.name)
         saved = read_json(self.fit.folder / CARD)
         for of in saved["card"]["held_out"]:
             of["run"] = Path(of["run"]).name  # where it lay is nobody's concern
@@ -143,14 +143,16 @@ class Pretrained:
             for of in autos.card["held_out"]
         ]
         document.table(pd.DataFrame(rows).set_index("labels from"))
-        nodes, size = " x ".join(map(str, surface.table.shape)), surface.table.nbytes // 1000
-        off = "{mean:.1e} in the mean, {p999:.1e} at 99.9%, {max:.1e} at most".format(**surface.error)
-        document.text(f"The surface has {nodes} nodes ({size} kB) and is off its network by {off}; in `{self.name}/`.")
-        document.table(self._agreement(autos, surface))
-        document.chart(learned.learned_map(autos, surface), f"{self.name}_map", _MAP)
+        nodes, size = " x ".join(map(str, table.values.shape)), table.values.nbytes // 1000
+        off = "{mean:.1e} in the mean, {p999:.1e} at 99.9%, {max:.1e} at most".format(**table.error)
+        document.text(
+            f"The lookup table has {nodes} nodes ({size} kB) and is off its network by {off}; in `{self.name}/`."
+        )
+        document.table(self._agreement(autos, table))
+        document.chart(learned.learned_map(autos, table), f"{self.name}_map", _MAP)
 
-    def _agreement(self, autos: AutoS, surface: Surface) -> pd.DataFrame:
-        """How much of the network's one-shot mask the surface keeps.
+    def _agreement(self, autos: AutoS, table: LookupTable) -> pd.DataFrame:
+        """Return the percentage of the network's one-shot mask that the lookup table keeps.
 
         For initial weights that neither has seen; where a probe would have to be made, for those of the first run.
         """
@@ -166,10 +168,12 @@ class Pretrained:
             batches = data.scoring(limit=setting.grad_batches)
             with torch.no_grad():
                 columns = autos.features.measure(model, full, batches, autos.batch_norm)
-        own, tabulated = autos.score(*columns), surface.score(*columns)
+        own, tabulated = autos.score(*columns), table.score(*columns)
         row = {}
         for sparsity in (0.5, 0.9, *_FOUR):
             k = keep_count(1 - sparsity, full.layout.size)
             same = keep_top(own, k, full).kept & keep_top(tabulated, k, full).kept
             row[f"{100 * sparsity:g}%"] = f"{100 * int(same.sum()) / k:.2f}"
-        return pd.DataFrame({"kept by network and surface alike, %": row}).T.rename_axis(f"{setting.name}, seed {seed}")
+        return pd.DataFrame({"kept by network and lookup table alike, %": row}).T.rename_axis(
+            f"{setting.name}, seed {seed}"
+        )

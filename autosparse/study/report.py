@@ -6,7 +6,7 @@ from typing import get_args
 
 import pandas as pd
 
-from autosparse.autos import AutoS, Surface
+from autosparse.autos import AutoS, LookupTable
 from autosparse.autos.autos import CARD
 from autosparse.autos.features import STORED
 from autosparse.cluster.outcome import say
@@ -192,9 +192,8 @@ def _table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str) -> tuple[str, 
 def _autos(document: Document, folder: Path, irp_runs: Sequence[Path]) -> None:
     autos, config = AutoS.load(folder), read_json(folder / CARD)
     document.heading(f"AutoS: {folder.name}")
-    surface = Surface.load(folder) if Surface.is_in(folder) else None
     if len(autos.features.columns) > 1:
-        document.chart(learned.learned_map(autos, surface), f"autos_{folder.name}_map", _MAP)
+        document.chart(learned.learned_map(autos, LookupTable.load(folder)), f"autos_{folder.name}_map", _MAP)
     rows = []
     for metrics in config["card"]["held_out"]:
         overlap = {f"overlap at {100 * float(s):g}%": f"{100 * v:.1f}%" for s, v in metrics["overlap"].items()}

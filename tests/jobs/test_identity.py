@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from autosparse.autos import BACKBONES
-from autosparse.autos.features import GAINS
+from autosparse.autos.features import FEATURES
 from autosparse.cluster.provenance import config_difference, write_config
 from autosparse.config import (
     CRITERIA,
@@ -87,7 +87,7 @@ def test_the_choices_are_those_that_there_are() -> None:
     one_shot = [*get_args(OneShot), *get_args(Unrolled)]
     assert [name for name in CRITERIA if not isinstance(make_criterion(name), Targeted)] == one_shot
     assert tuple(BACKBONES) == get_args(Backbone)
-    assert tuple(GAINS) == get_args(Feature)
+    assert tuple(FEATURES) == get_args(Feature)
 
 
 @pytest.mark.parametrize(

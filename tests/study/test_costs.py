@@ -120,6 +120,6 @@ def test_the_plan_at_the_scale_of_a_trial(script: Any, tmp_path: Path) -> None:
     report = (tmp_path / "paper" / "lookahead" / "report.md").read_text()
     assert report.count("### Looking ahead") == 2
     assert "| AutoS, looking ahead | 2.0 |" in report
-    assert (tmp_path / "paper" / "lookahead" / "lookahead" / "surface.safetensors").is_file()
+    assert (tmp_path / "paper" / "lookahead" / "lookahead" / "table.safetensors").is_file()
     frame = results.load(tmp_path)
     assert set(frame["cost"].round(1)) >= {1.0, 2.0}

@@ -7,12 +7,11 @@ from typing import Any
 from accelerate import Accelerator
 
 from autosparse.autos import (
-    Features,
+    IterationSamples,
     Samples,
     StoredSamples,
-    TrajectorySamples,
     fit,
-    stored_states_of,
+    read_iterations,
     tabulate_held_out,
     validate,
 )
@@ -67,9 +66,9 @@ def run(job: FitRun, accelerator: Accelerator) -> None:
         if of["mse"] >= of["variance"]:
             log.warning("on %s the fit is no better than a constant: more --epochs, or more --runs", of["run"])
     if accelerator.is_main_process:
-        surface = tabulate_held_out(autos, samples)
-        log.info("surface: %s nodes, off by %.1e at most", tuple(surface.table.shape), surface.error["max"])
-        surface.save(job.folder)  # before the network, which says that the run is complete
+        table = tabulate_held_out(autos, samples)
+        log.info("lookup table: %s nodes, off by %.1e at most", tuple(table.values.shape), table.error["max"])
+        table.save(job.folder)  # before the network, which says that the run is complete
         autos.save(job.folder)
     accelerator.wait_for_everyone()
     checkpoint.remove()
@@ -82,14 +81,10 @@ def _samples(job: FitRun, accelerator: Accelerator) -> Samples:
     if not job.config.by_states:
         return StoredSamples(stores, job.config, job.threads)
     if job.config.recomputed:
-        states = [remeasure(store, job.config, job.data_root, accelerator) for store in stores]
+        runs = [remeasure(store, job.config, job.data_root, accelerator) for store in stores]
     else:
-        features, iterations = Features.of(job.config), None if job.config.rounds > 1 else 1
-        states = [
-            stored_states_of(store, features, job.config.label, iterations=iterations, seed=job.config.seed)
-            for store in stores
-        ]
-    return TrajectorySamples(stores, job.config, states)
+        runs = [read_iterations(store, job.config) for store in stores]
+    return IterationSamples(stores, job.config, runs)
 
 
 def _without(job: FitRun, left_out: int, samples: Samples, accelerator: Accelerator) -> dict[str, Any]:

@@ -5,20 +5,19 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from autosparse.autos import Features, States, states_of
-from autosparse.autos.autos import gradient_mode
+from autosparse.autos import RunSample, measure_iterations
 from autosparse.config import FitConfig
 from autosparse.errors import UserError
 from autosparse.jobs.setting import Setting, revived
 from autosparse.store import TripleStore
 
 
-def remeasure(store: TripleStore, how: FitConfig, data_root: Path | None, accelerator: Accelerator) -> States:
-    """The states of a run that a fit with `how.by_states` is made from; the same in every process.
+def remeasure(store: TripleStore, how: FitConfig, data_root: Path | None, accelerator: Accelerator) -> RunSample:
+    """Measure a run's parameters after each of its iterations, the same in every process.
 
     Args:
         store: of the run.
-        how: its features, label, rounds and seed.
+        how: options of the fit.
         data_root: see `FitRun.data_root`.
         accelerator: of this process; batches are dealt to all.
 
@@ -26,16 +25,7 @@ def remeasure(store: TripleStore, how: FitConfig, data_root: Path | None, accele
         UserError: the run does not say what it was, or its data are not there or others.
     """
     model, data = setting_of(store, data_root).make(store.run["seed"], accelerator)
-    return states_of(
-        store,
-        model,
-        data.scoring(limit=store.run["grad_batches"]),
-        Features.of(how),
-        how.label,
-        batch_norm=gradient_mode([store.run]),
-        iterations=None if how.rounds > 1 else 1,
-        seed=how.seed,
-    )
+    return measure_iterations(store, model, data.scoring(limit=store.run["grad_batches"]), how)
 
 
 def setting_of(store: TripleStore, data_root: Path | None) -> Setting:
