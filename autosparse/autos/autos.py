@@ -20,7 +20,6 @@ from autosparse.files import read_json, write_json
 WEIGHTS, CARD = "autos.safetensors", "autos.json"
 # Parameters scored together, on CPU and GPU: the activations of an MLP are small, of a convolutional backbone large.
 _CHUNKS = {"mlp": (1024, 65536)}
-_CHUNK = (64, 2048)
 
 
 def gradient_mode(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -73,7 +72,7 @@ class AutoS:
 
     @torch.no_grad()
     def score(self, *columns: Tensor, scale: Sequence[float] | None = None) -> Tensor:
-        """Return the predicted survival of parameters.
+        """Return the predicted survival of parameters, float32 (P,), on their device.
 
         Args:
             columns: float32 (P,) each: initial weights and gradients of the mean loss, or the other columns of the
@@ -81,16 +80,13 @@ class AutoS:
             scale: magnitudes over the whole network, see `Features.scale`. Default: those of the columns, which must
                 then be of the whole network.
 
-        Returns:
-            float32 (P,), on the device of the columns.
-
         Raises:
             UserError: a column is not finite or all zero.
         """
         scale = scale or self.features.scale(*columns)
         theta = columns[0]
         network = self.network.to(theta.device).eval()
-        chunk = _CHUNKS.get(self.backbone, _CHUNK)[theta.is_cuda]
+        chunk = _CHUNKS.get(self.backbone, (64, 2048))[theta.is_cuda]
         scores = torch.empty_like(theta)
         for start in range(0, len(theta), chunk):
             span = slice(start, start + chunk)
@@ -134,5 +130,5 @@ class AutoS:
             network = make_network(saved["backbone"], features, seed=0)
             network.load_state_dict(tensors.load(folder / WEIGHTS)[0])
             return cls(network.eval(), saved["backbone"], features, saved["card"])
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(f"the AutoS in {folder} is damaged ({error}); delete it and fit it again") from error

@@ -55,4 +55,4 @@ def make_network(backbone: str, features: Features, seed: int) -> nn.Module:
         raise unknown("backbone", backbone, BACKBONES)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
-        return BACKBONES[backbone](features.width)
+        return BACKBONES[backbone](len(features.names))

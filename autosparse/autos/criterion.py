@@ -59,7 +59,7 @@ class AutoSCriterion:
         """Return the scores of one round that starts from `mask`, float32 (P,)."""
         features, pruned = self.scorer.features, mask.count < mask.layout.size
         columns = features.measure(model, mask, batches, self.scorer.batch_norm)
-        kept = tuple(values[mask.kept] for values in columns) if pruned else columns
+        kept = (values[mask.kept] for values in columns) if pruned else columns
         scale = features.scale(*kept, pruned=pruned)
         if pruned:  # Gradients of removed weights may lie outside the table.
             columns = tuple(values.mul_(mask.kept) for values in columns)

@@ -69,8 +69,8 @@ class Features:
         names: the inputs, of `config.Feature`: `theta` and `grad`, or one of them (paper, Table 2); `flow`, the
             parameter's contribution to the flow through the network, see `criteria.synflow.dataflow`; columns of a
             probe, see `lookahead.Probe`.
-        gains: gain of the asinh of each column: it is linear below 1/gain magnitudes and logarithmic above.
-            Default: those of `FEATURES`.
+        gains: gain of the asinh of each column, linear below 1/gain magnitudes and logarithmic above. Default: see
+            `FEATURES`.
     """
 
     transform: str = "scaled"
@@ -101,11 +101,6 @@ class Features:
         """Names of the inputs that a probe measures."""
         return tuple(name for name in get_args(Probed) if name in self.names)
 
-    @property
-    def width(self) -> int:
-        """Number of inputs of the network."""
-        return len(self.names)
-
     def encode(self, *columns: Tensor, scale: Sequence[float | Tensor]) -> Tensor:
         """Return the input of the network.
 
@@ -114,7 +109,7 @@ class Features:
             scale: magnitude of each column, see `scale`: a number, or float32 (B,) for parameters of several networks.
 
         Returns:
-            float32 (B, width).
+            float32 (B, number of inputs).
         """
         if self.transform == "scaled":
             columns = tuple(

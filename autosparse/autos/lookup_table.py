@@ -2,7 +2,8 @@
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -55,7 +56,8 @@ class LookupTable:
         values: float32, one dimension of `resolution` nodes per axis.
         error: absolute difference from the network on parameters that the grid was not made from: `max`, `mean` and
             `p999` (99.9th percentile) inside the grid; `samples`, their number; `clamped`, the fraction outside it.
-        batch_norm, rounds: as `AutoS.batch_norm` and `AutoS.rounds`.
+        batch_norm: mode of batch normalization in the gradients that it scores.
+        rounds: number of rounds for which it was fitted.
     """
 
     features: Features
@@ -67,7 +69,7 @@ class LookupTable:
 
     @torch.no_grad()
     def score(self, *columns: Tensor, scale: Sequence[float] | None = None) -> Tensor:
-        """Return the predicted survival of parameters, float32 (P,), on their device.
+        """Return the predicted survival of parameters, float32 (P,), on their device; NaN where an input is NaN.
 
         Logs the fraction of the parameters that lie outside the grid, as a warning above 1%.
 
@@ -76,19 +78,26 @@ class LookupTable:
             scale: magnitudes over the whole network, see `Features.scale`. Default: those of the columns, which must
                 then be of the whole network.
 
-        Returns:
-            float32 (P,). Scores of NaN inputs are NaN.
-
         Raises:
             UserError: a column is not finite or all zero.
         """
-        scale = scale or self.features.scale(*columns)
+        interpolate = self.interpolator(columns, scale or self.features.scale(*columns))
         scores = torch.empty_like(columns[0])
-        count = torch.zeros((), dtype=torch.int64, device=scores.device)
-        for span, values, outside in self.interpolate(columns, scale):
-            scores[span] = values
-            count += outside.count_nonzero()
-        fraction = int(count) / len(scores)
+
+        @torch.no_grad()  # The mode of the main thread does not hold in others.
+        def score_chunk(start: int) -> int:
+            span = slice(start, start + chunk)
+            scores[span], outside = interpolate(span)
+            return int(outside.count_nonzero())
+
+        if scores.is_cuda:
+            chunk = 1 << 21
+            count = sum(map(score_chunk, range(0, len(scores), chunk)))
+        else:  # PyTorch computes so few elements in one thread and in the cache, so chunks are divided among threads.
+            chunk = 1 << 15
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                count = sum(pool.map(score_chunk, range(0, len(scores), chunk)))
+        fraction = count / len(scores)
         log.log(
             logging.WARNING if fraction > _MANY_OUTSIDE else logging.DEBUG,
             "%.2f%% of the parameters lie outside the lookup table and get the scores of its edge",
@@ -96,43 +105,43 @@ class LookupTable:
         )
         return scores
 
-    def interpolate(self, columns: Sequence[Tensor], scale: Sequence[float]) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield the scores of parameters chunk by chunk.
+    def interpolator(
+        self, columns: Sequence[Tensor], scale: Sequence[float]
+    ) -> Callable[[slice], tuple[Tensor, Tensor]]:
+        """Return the function from a span to its parameters' scores, float32 (B,), and whether they lie outside, bool.
 
         Args:
             columns: float32 (P,) each, see `Features.columns`.
             scale: magnitudes over the whole network, see `Features.scale`.
-
-        Yields:
-            The span of the chunk; scores, float32 (B,); whether the parameters lie outside the grid, bool (B,).
         """
-        device = columns[0].device
+        device, inputs = columns[0].device, self.features.pick(columns)
         table, warps = self.values.to(device), [axis.warp.to(device) for axis in self.axes]
         gains = [axis.gain for axis in self.axes]
         if self.features.transform == "scaled":
             gains = [gain / rms for gain, rms in zip(gains, self.features.pick(scale), strict=True)]
-        inputs = self.features.pick(columns)
-        # On a CPU the intermediate results of a chunk stay in the cache.
-        chunk = torch.get_num_threads() << 15 if device.type == "cpu" else 1 << 21
-        for start in range(0, len(columns[0]), chunk):
-            span = slice(start, start + chunk)
+        offsets = [sum(corner) for corner in itertools.product(*((0, stride) for stride in table.stride()))]
+        corner_values = [table.view(-1)[offset:] for offset in offsets]
+
+        def interpolate(span: slice) -> tuple[Tensor, Tensor]:
             index = torch.zeros_like(inputs[0][span], dtype=torch.int32)
             outside, fractions = index > 0, []
             for axis, gain, warp, values, dim in zip(self.axes, gains, warps, inputs, range(table.dim()), strict=True):
                 pieces, cells = len(warp) - 1, table.shape[dim] - 1
                 position = (asinh(gain * values[span]) - axis.low) * (pieces / (axis.high - axis.low))
-                outside |= (position < 0) | (position > pieces)
-                piece, fraction = _split(position, pieces)
+                clamped = position.clamp(0, pieces)
+                outside |= position != clamped
+                piece, fraction = _split(clamped, pieces)
                 low, high = warp.index_select(0, piece), warp[1:].index_select(0, piece)
-                cell, fraction = _split((low + fraction * (high - low)) * cells, cells)
-                index += cell * table.stride(dim)
+                cell, fraction = _split(high.sub_(low).mul_(fraction).add_(low).mul_(cells), cells)
+                index.add_(cell, alpha=table.stride(dim))
                 fractions.append(fraction)
-            offsets = map(sum, itertools.product(*((0, stride) for stride in table.stride())))
-            corners = [table.view(-1)[offset:].index_select(0, index) for offset in offsets]
+            corners = [values.index_select(0, index) for values in corner_values]
             for fraction in reversed(fractions):
                 pairs = zip(corners[::2], corners[1::2], strict=True)
-                corners = [low + fraction * (high - low) for low, high in pairs]
-            yield span, corners[0], outside
+                corners = [high.sub_(low).mul_(fraction).add_(low) for low, high in pairs]
+            return corners[0], outside
+
+        return interpolate
 
     def save(self, folder: str | Path) -> None:
         """Write `table.safetensors` and then `table.json` into a folder, each atomically."""
@@ -162,8 +171,8 @@ class LookupTable:
             card, (saved, _) = read_json(folder / TABLE_CARD), tensors.load(folder / TABLE)
             features = Features(**card["features"])
             axes = tuple(Axis(**axis, warp=saved[f"warp.{number}"]) for number, axis in enumerate(card["axes"]))
-            if len(axes) != features.width or saved["table"].dim() != features.width:
-                raise ValueError(f"{len(axes)} axes for {features.width} inputs")
+            if not len(axes) == saved["table"].dim() == len(features.names):
+                raise ValueError(f"{len(axes)} axes for {len(features.names)} inputs")
             return cls(features, axes, saved["table"], card["error"], card["batch_norm"], card["rounds"])
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"the lookup table in {folder} is damaged ({error}); fit the AutoS again") from error
@@ -171,11 +180,10 @@ class LookupTable:
 
 def asinh(x: Tensor) -> Tensor:
     """Return asinh(x) three times as fast as torch.asinh, exact to 1e-7 in absolute terms, infinite from 1e19 on."""
-    return torch.copysign(torch.log(x.abs() + torch.sqrt(x * x + 1)), x)
+    return x.square().add_(1).sqrt_().add_(x.abs()).log_().copysign_(x)
 
 
 def _split(position: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """Return the cell that contains each position, int32, and the fraction of the cell below the position."""
-    position = position.clamp(0, cells)
+    """Return the cell of each position in 0..cells, int32, and the fraction of the cell below the position."""
     cell = position.int().clamp_(0, cells - 1)  # The cell of NaN is arbitrary but valid.
     return cell, position - cell

@@ -117,7 +117,7 @@ class SampleLoader:
 
     Attributes:
         source: yields triples or indices, and has the position.
-        encode: function from what the source yields to input and label.
+        encode: function from triples or indices to input and label.
     """
 
     source: TripleLoader | WeightedSampler
@@ -201,10 +201,6 @@ class StoredSamples:
         return StoredSamples([self.stores[run] for run in runs], self.config.only(runs), self.threads)
 
     @cached_property
-    def _scales(self) -> list[tuple[float, ...]]:
-        return [scale_of_store(store) for store in self.stores]
-
-    @cached_property
     def _in_memory(self) -> tuple[list[Sample], Tensor]:
         """Some triples of each run to fit to, and weights by which a run is drawn as often as if all were taken."""
         sizes = [part_size(0, len(store), self.config.seed, "train") for store in self.stores]
@@ -218,17 +214,18 @@ class StoredSamples:
     def _read(self, run: int, limits: Sequence[int], part: Part) -> list[Sample]:
         """Return for each limit at most as many triples of a run, in one reading of the store."""
         store = self.stores[run]
-        table = torch.from_numpy(label_table(self.config.label, store.densities))
+        scale, table = scale_of_store(store), torch.from_numpy(label_table(self.config.label, store.densities))
         parts = []
         for triples in samples(store, limits, self.config.seed, part):
             survival = triples.survival.long()
             columns = (triples.theta, triples.grad)
-            parts.append(Sample(columns, self._scales[run], table[survival], torch.zeros_like(survival)))
+            parts.append(Sample(columns, scale, table[survival], torch.zeros_like(survival)))
         return parts
 
     def _encoder(self, device: torch.device) -> Callable[[Triples], tuple[Tensor, Tensor]]:
         """Return the function from triples to input and label, with the scale and densities of each store."""
-        features, scales = Features.of(self.config), torch.tensor(self._scales, device=device)
+        features = Features.of(self.config)
+        scales = torch.tensor([scale_of_store(store) for store in self.stores], device=device)
         labels = torch.zeros(len(self.stores), max(store.iterations for store in self.stores) + 1, device=device)
         for row, store in zip(labels, self.stores, strict=True):
             row[: store.iterations + 1] = torch.from_numpy(label_table(self.config.label, store.densities))

@@ -40,7 +40,7 @@ def tabulate(
         autos: fitted network.
         columns: random sample of parameters as they will be scored, float32 (S,) each, in random order. Every other
             parameter determines where the nodes are; the others measure the error.
-        scale: see `Features.encode`. Default: the scale of the sample.
+        scale: magnitudes of the columns, see `Features.encode`. Default: those of the sample.
         resolution: largest number of nodes per axis. Three inputs get as many nodes in all as two.
         tolerance: the smallest table whose largest error is at most this is returned.
 
@@ -48,8 +48,8 @@ def tabulate(
         The table, with its error on the sample.
     """
     features = autos.features
-    if features.width > 2:
-        resolution = max(2, round(resolution ** (2 / features.width)))
+    if len(features.names) > 2:
+        resolution = max(2, round(resolution ** (2 / len(features.names))))
     scale = scale or features.scale(*columns)
     gains = features.pick(features.gains)
     if features.transform == "scaled":
@@ -64,7 +64,7 @@ def tabulate(
         """Return the output of the network at the nodes."""
         grid = torch.cartesian_prod(*(torch.sinh(axis.nodes(nodes)) / axis.gain for axis in axes))
         inputs = dict(zip(features.names, grid.view(-1, len(axes)).float().to(device).unbind(1), strict=True))
-        unused = torch.zeros(len(grid), device=device)  # for a column that is not an input
+        unused = torch.zeros(len(grid), device=device)  # Columns that are not inputs do not matter.
         scores = autos.score(*(inputs.get(name, unused) for name in features.columns), scale=unit)
         return scores.cpu().view([nodes] * len(axes))
 
@@ -123,10 +123,8 @@ def _warp(curvature: NDArray[np.float64]) -> Tensor:
 
 def _error(table: LookupTable, columns: Sequence[Tensor], expected: Tensor, scale: Sequence[float]) -> dict[str, float]:
     """Return the error of a table, see `LookupTable.error`."""
-    chunks = [
-        (values - expected[span])[~outside].abs().cpu() for span, values, outside in table.interpolate(columns, scale)
-    ]
-    errors = torch.cat(chunks)
+    scores, outside = table.interpolator(columns, scale)(slice(None))
+    errors = (scores - expected)[~outside].abs().cpu()
     return {
         "max": float(errors.max()),
         "mean": float(errors.double().mean()),

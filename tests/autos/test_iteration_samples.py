@@ -182,9 +182,6 @@ def test_fit_in_rounds_prunes_in_rounds_on_the_command_line(
     assert not torch.equal(masks[0].kept, masks[1].kept)
     assert script("report", irp_run, folder, *both, "--output", tmp_path / "report") == 0
     assert (tmp_path / "report" / "figures" / f"autos_{Path(folder).name}_map.svg").is_file()
-    capsys.readouterr()
-    assert script("prune", *prune[2:], "--criteria", "snip", "--rounds", "3", "--output", tmp_path) == 2
-    assert "an AutoS of probes, not for snip; snip in rounds is iterative-snip" in capsys.readouterr().err
 
 
 def test_resumed_fit_ends_with_the_same_bits(
