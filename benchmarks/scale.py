@@ -130,7 +130,7 @@ def measure(folder: Path, a: Arguments) -> Cost:
 @dataclass(frozen=True)
 class Fitted:
     """Seconds to the first step, steps a second from there, the share of that time spent waiting for triples, seconds
-    of validation and surface, peak GiB."""
+    of validation and lookup table, peak GiB."""
 
     first: float
     rate: float
@@ -221,7 +221,7 @@ def _fit(folder: Path, size: int, a: Arguments) -> None:
     row("the first step", f"{fitted.first:.1f} s")
     row("steps", f"{fitted.rate:.1f} a second")
     row("of these, waiting for triples", f"{fitted.waited:.1%}")
-    row("validation and surface, one reading of the store", f"{fitted.validation:.1f} s")
+    row("validation and lookup table, one reading of the store", f"{fitted.validation:.1f} s")
     row("peak memory of the process", f"{fitted.peak:.2f} GiB")
     print()
     goal(f"fit and validation within 2 GiB: {fitted.peak:.2f}", fitted.peak <= 2)
