@@ -12,12 +12,11 @@ from accelerate import Accelerator
 
 from autosparse import networks
 from autosparse.api import check_sparsity
-from autosparse.autos import AutoS, AutoSCriterion, StoredSamples, Surface, fit, tabulate_held_out
+from autosparse.autos import LookupTable, StoredSamples, fit, tabulate_held_out
 from autosparse.command import run
 from autosparse.config import FitConfig, IRPConfig
 from autosparse.criteria import Scoring
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.errors import UserError
 from autosparse.irp import IRP
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.pruning.schedule import keep_count
@@ -34,15 +33,12 @@ _SECONDS, _GIB = 10.0, 3.0
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time each part of pruning a network by AutoS on the CPU, by its surface alone and with the network's own masks.
-
-    Each of the two in a process of its own, compiling included, on random images of 32 x 32.
-    """
+    """Time each part of pruning a network by AutoS on the CPU, in a process of its own, on random images of 32 x 32."""
 
     network: str = "vgg19-4096"
     """The network."""
     autos: Path | None = None
-    """Folder of a fit with its surface; without one an mlp is fitted to a short run of IRP on digits."""
+    """Folder of a fit. Default: an mlp is fitted to a short run of IRP on digits."""
     fit_steps: int = 200
     """Of the AutoS that is fitted here."""
     sparsity: float = 0.99
@@ -67,36 +63,27 @@ class Part:
 def main(a: Arguments) -> None:
     """Time and print."""
     check_sparsity(a.sparsity)
-    if a.autos and not (AutoS.is_in(a.autos) and Surface.is_in(a.autos)):
-        raise UserError(f"no AutoS with its surface in {a.autos}; fit one with: python launch/autos.py --runs RUN...")
+    if a.autos:
+        LookupTable.load(a.autos)  # raises before anything is measured
     heading()
     with scratch(a.folder) as folder:
         autos = a.autos or _fitted(folder, a.fit_steps)
-        ways = {
-            "the surface alone": _apart(a, autos, False),
-            "the network's own mask": _apart(a, autos, True),
-        }
-    size = next(iter(ways.values()))[0]
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            size, parts = pool.submit(_measure, a, autos).result()
     images = f"the gradient over {a.batches} x {a.batch_size} images"
     print(f"\n{a.network}, {size:,} prunable weights to {100 * a.sparsity:g}%, {images}\n")
-    table("chosen by", "part", "seconds", "peak beside the model, GiB", right=2)
-    goals = []
-    for way, (_, parts) in ways.items():
-        rest = [part for part in parts if part.name != _GRADIENT]
-        total = Part("all but the gradient", sum(part.seconds for part in rest), max(part.peak for part in rest))
-        for part in [*parts, total]:
-            row(way, part.name, f"{part.seconds:.2f}", f"{part.peak:.2f}")
-        goals += [
-            (f"{way}: all but the gradient within {_SECONDS:g} s: {total.seconds:.1f}", total.seconds <= _SECONDS),
-            (f"{way}: within {_GIB:g} GiB beside the model: {total.peak:.2f}", total.peak <= _GIB),
-        ]
+    table("part", "seconds", "peak beside the model, GiB", right=1)
+    rest = [part for part in parts if part.name != _GRADIENT]
+    total = Part("all but the gradient", sum(part.seconds for part in rest), max(part.peak for part in rest))
+    for part in [*parts, total]:
+        row(part.name, f"{part.seconds:.2f}", f"{part.peak:.2f}")
     print()
-    for text, met in goals:
-        goal(text, met)
+    goal(f"all but the gradient within {_SECONDS:g} s: {total.seconds:.1f}", total.seconds <= _SECONDS)
+    goal(f"within {_GIB:g} GiB beside the model: {total.peak:.2f}", total.peak <= _GIB)
 
 
 def _fitted(folder: Path, steps: int) -> Path:
-    """The folder of an AutoS and its surface, fitted in seconds to a run of IRP on digits."""
+    """Return the folder of an AutoS, fitted in seconds to a run of IRP on digits."""
     images, accelerator = load("digits"), Accelerator(cpu=True)
     model = networks.build("lenet-300-100", images.shape, images.classes)
     IRP(
@@ -114,17 +101,9 @@ def _fitted(folder: Path, steps: int) -> Path:
     return folder / "autos"
 
 
-def _apart(a: Arguments, autos: Path, refine: bool) -> tuple[int, list[Part]]:
-    """The number of prunable weights, and the parts, measured in a process that does nothing else."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measure, a, autos, refine).result()
-
-
-def _measure(a: Arguments, folder: Path, refine: bool) -> tuple[int, list[Part]]:
-    criterion = AutoSCriterion.load(folder)
-    autos, surface = criterion.autos, criterion.surface
-    assert autos is not None
-    assert surface is not None
+def _measure(a: Arguments, folder: Path) -> tuple[int, list[Part]]:
+    """Return the number of prunable weights and the parts."""
+    lookup = LookupTable.load(folder)
     model = networks.build(a.network, (3, 32, 32), 10)
     layout = Layout.of(model)
     generator = torch.Generator().manual_seed(0)
@@ -141,13 +120,10 @@ def _measure(a: Arguments, folder: Path, refine: bool) -> tuple[int, list[Part]]
         parts.append(Part(name, taken[0], (peak - before) / 1024))
         return found[0]
 
-    grad = timed(_GRADIENT, lambda: mean_gradient(model, layout, Scoring(batches), autos.batch_norm))
+    grad = timed(_GRADIENT, lambda: mean_gradient(model, layout, Scoring(batches), lookup.batch_norm))
     theta = timed("weights", lambda: layout.flatten(layout.weights(model)))
     full = Mask.full(layout)
-    if refine:
-        scores = timed("scores, refined", lambda: surface.refined(theta, grad, k=k, alive=full, autos=autos))
-    else:
-        scores = timed("scores", lambda: surface.score(theta, grad))
+    scores = timed("scores", lambda: lookup.score(theta, grad))
     mask = timed("mask", lambda: keep_top(scores, k, full))
     timed("applied", lambda: mask.apply_(model))
     assert mask.count == k

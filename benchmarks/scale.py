@@ -224,7 +224,7 @@ def _fit(folder: Path, size: int, a: Arguments) -> None:
     row("the first step", f"{fitted.first:.1f} s")
     row("steps", f"{fitted.rate:.1f} a second")
     row("of these, waiting for triples", f"{fitted.waited:.1%}")
-    row("validation and surface, one reading of the store", f"{fitted.validation:.1f} s")
+    row("validation and lookup table, one reading of the store", f"{fitted.validation:.1f} s")
     row("peak memory of the process", f"{fitted.peak:.2f} GiB")
     print()
     goal(f"fit and validation within 2 GiB: {fitted.peak:.2f}", fitted.peak <= 2)

@@ -2,7 +2,9 @@
 
 import os
 import runpy
+import shutil
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -137,6 +139,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def irp_run(finished: Path) -> Path:
     return finished / "irp" / RUN
+
+
+def has_compiler() -> bool:
+    """Return True if `torch.compile` finds what it needs on a CPU: a C++ compiler and Python's headers."""
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return shutil.which(os.environ.get("CXX", "g++")) is not None and headers.is_file()
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -51,8 +51,8 @@ from tests.conftest import ROOT
             "--network lenet-300-100 --fit-steps 2 --batches 1 --batch-size 8 --folder FOLDER",
             [
                 "lenet-300-100, 952,600 prunable weights to 99%",
-                "| the network's own mask | scores, refined |",
-                "- the surface alone: within 3 GiB beside the model",
+                "| all but the gradient |",
+                "- within 3 GiB beside the model",
             ],
         ),
         (
@@ -74,7 +74,7 @@ from tests.conftest import ROOT
         (
             "score",
             "--parameters 100000 --resolution 64 --sample 1000 --resnet-sample 2 --repeats 1 --folder FOLDER",
-            ["| 99.5% | 164 |", "| mlp, one loop | 1,000 |", "- all of them, refined: met"],
+            ["| 99.5% | 164 |", "| mlp, one loop | 1,000 |", "| the lookup table | 100,000 |"],
         ),
         (
             "samples",

@@ -3,28 +3,29 @@
 from autosparse.autos.autos import AutoS
 from autosparse.autos.backbones import BACKBONES
 from autosparse.autos.criterion import AutoSCriterion
-from autosparse.autos.evaluate import tabulate_held_out, validate
-from autosparse.autos.features import Features, Scale
+from autosparse.autos.evaluate import validate
+from autosparse.autos.features import Features, scale_of_store
 from autosparse.autos.fit import fit
-from autosparse.autos.samples import Samples
-from autosparse.autos.stored import StoredSamples
-from autosparse.autos.table import Surface
-from autosparse.autos.trajectory import States, TrajectorySamples, states_of, stored_states_of
+from autosparse.autos.iterations import measure_iterations, read_iterations
+from autosparse.autos.lookup_table import LookupTable
+from autosparse.autos.samples import IterationSamples, RunSample, Samples, StoredSamples
+from autosparse.autos.tabulate import tabulate, tabulate_held_out
 
 __all__ = [
     "BACKBONES",
     "AutoS",
     "AutoSCriterion",
     "Features",
+    "IterationSamples",
+    "LookupTable",
+    "RunSample",
     "Samples",
-    "Scale",
-    "States",
     "StoredSamples",
-    "Surface",
-    "TrajectorySamples",
     "fit",
-    "states_of",
-    "stored_states_of",
+    "measure_iterations",
+    "read_iterations",
+    "scale_of_store",
+    "tabulate",
     "tabulate_held_out",
     "validate",
 ]

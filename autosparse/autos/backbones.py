@@ -11,13 +11,13 @@ from autosparse.errors import unknown
 
 
 def mlp(width: int) -> nn.Module:
-    """The small fully connected one: width-16-64-1024-1024-64-1, batch norm and ReLU between."""
+    """Return a small fully connected network: width-16-64-1024-1024-64-1 with batch norm and ReLU."""
     return nn.Sequential(*_encoder(width, 16, 64, 1024, 1024, 64), nn.Linear(64, 1), nn.Flatten(0))
 
 
 def resnet18(width: int) -> nn.Module:
-    """Linear encoder to 3 x 32 x 32, ResNet-18 with a 3 x 3 stem and no max-pool, one output. 1.1 GFLOP a parameter."""
-    import torchvision.models  # takes a second, and most fits need none of it
+    """Return a linear encoder to 3 x 32 x 32 and a ResNet-18 with a 3 x 3 stem and no max-pool; 1.1 GFLOP per input."""
+    import torchvision.models  # The import takes a second, and most fits do not need it.
 
     backbone = torchvision.models.resnet18(num_classes=1)
     backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
@@ -27,7 +27,7 @@ def resnet18(width: int) -> nn.Module:
 
 
 def vgg19(width: int) -> nn.Module:
-    """Linear encoder to 3 x 64 x 64, VGG-19 with batch norm, head 2048-1024-1024-1 with dropout."""
+    """Return a linear encoder to 3 x 64 x 64 and a VGG-19 with batch norm and a head 2048-1024-1024-1 with dropout."""
     import torchvision.models
 
     features = torchvision.models.vgg19_bn(init_weights=False).features
@@ -45,18 +45,14 @@ def _encoder(*widths: int) -> list[nn.Module]:
     return layers
 
 
-# name -> number of inputs -> network from (B, inputs) to (B,)
+# Functions from the number of inputs to a network from (B, inputs) to (B,).
 BACKBONES: dict[str, Callable[[int], nn.Module]] = {"mlp": mlp, "resnet18": resnet18, "vgg19": vgg19}
 
 
 def make_network(backbone: str, features: Features, seed: int) -> nn.Module:
-    """A network with PyTorch's initial weights, a function of the seed; the global generator is left as it was.
-
-    Raises:
-        UserError: an unknown backbone.
-    """
+    """Return a network with PyTorch's initial weights, drawn from the seed; the global generator does not change."""
     if backbone not in BACKBONES:
         raise unknown("backbone", backbone, BACKBONES)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.random.default_generator.manual_seed(seed)
-        return BACKBONES[backbone](features.width).float()
+        return BACKBONES[backbone](len(features.names)).float()

@@ -1,70 +1,58 @@
-"""How well a fit predicts what it has not seen, and the surface that is made and measured there."""
+"""How well a fit predicts parameters that it was not fitted to."""
 
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from autosparse.autos.autos import AutoS
 from autosparse.autos.samples import Samples
-from autosparse.autos.table import Surface
 from autosparse.store.order import Part
 
 SPARSITIES = (0.90, 0.95, 0.98, 0.99)
 
 
 def validate(autos: AutoS, samples: Samples, run: int = 0, part: Part = "held-out") -> dict[str, Any]:
-    """How well the predictions fit parameters of a run that were not fitted to.
+    """Compare the predictions with the labels of parameters that were not fitted to.
 
     Args:
-        autos: the criterion.
-        samples: of the fit.
-        run: its number among them.
-        part: `held-out`, or `all` for a run that the fit has not seen.
+        autos: fitted network.
+        samples: samples of the fit.
+        run: index of the run in the samples.
+        part: `held-out`, or `all` for a run that was left out of the fit.
 
     Returns:
-        `mse` and `variance` of the labels (a constant's mean squared error); `spearman`, the rank correlation;
-        `overlap`, for each sparsity the share of the parameters kept by prediction that survival keeps too, and
-        `overlap_by_chance` (equal survivals count as drawn at random: the expected share). All are of the run's initial
-        state; where the samples hold others, `mse_all` is over those of every state.
+        `samples`, the number of parameters; `mse`, and for comparison `variance`, the mean squared error of a constant;
+        `spearman`, the rank correlation; `overlap`, for each sparsity the fraction of the parameters kept by prediction
+        that survival keeps too, and `overlap_by_chance` (equal survivals count as drawn at random: the expected
+        fraction). All are of the run's initial state. If the samples have other states, `mse_all` is over all states.
     """
-    seen = samples.validation(run, part)
-    scores = autos.score(*(values.to(autos.device) for values in seen.columns), scale=seen.scale).cpu()
-    first = seen.iteration == 0
-    metrics = _metrics(scores[first].numpy(), seen.labels[first].numpy())
-    return metrics if first.all() else {**metrics, "mse_all": float((scores - seen.labels).square().mean())}
-
-
-def tabulate_held_out(autos: AutoS, samples: Samples) -> Surface:
-    """The surface of a fit, made and measured by parameters that were not fitted to."""
-    seen = samples.tabulation()
-    columns = [torch.cat(values).to(autos.device) for values in zip(*(each.columns for each in seen), strict=True)]
-    sizes = [torch.tensor(each.scale.sizes, dtype=torch.float32).expand(len(each.labels), -1) for each in seen]
-    scale = torch.cat(sizes).to(autos.device).unbind(1)
-    return autos.surface(*columns, scale=scale, resolution=samples.config.resolution)
-
-
-def _metrics(scores: NDArray[Any], label: NDArray[Any]) -> dict[str, Any]:
-    return {
+    sample = samples.validation(run, part)
+    scores = autos.score(*(values.to(autos.device) for values in sample.columns), scale=sample.scale).cpu()
+    initial = sample.iteration == 0
+    prediction, label = scores[initial].numpy(), sample.labels[initial].numpy()
+    metrics = {
         "samples": len(label),
-        "mse": float(np.square(scores - label).mean()),
+        "mse": float(np.square(prediction - label).mean()),
         "variance": float(label.var()),
-        "spearman": spearman(scores, label),
-        "overlap": {str(s): overlap(scores, label, 1 - s) for s in SPARSITIES},
+        "spearman": spearman(prediction, label),
+        "overlap": {str(s): overlap(prediction, label, 1 - s) for s in SPARSITIES},
         "overlap_by_chance": {str(s): 1 - s for s in SPARSITIES},
     }
+    if not initial.all():
+        metrics["mse_all"] = float((scores - sample.labels).square().mean())
+    return metrics
 
 
 def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Rank correlation; ties share their mean rank."""
-    from scipy.stats import rankdata  # takes half a second
+    """Return the rank correlation; ties share their mean rank."""
+    from scipy.stats import rankdata  # The import takes half a second.
 
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
 def overlap(scores: NDArray[Any], labels: NDArray[Any], density: float) -> float:
-    """Expected share of the top `density` by score that the top by label holds too, its ties broken at random."""
+    """Return the expected fraction of the top `density` by score that is also top by label, ties broken at random."""
     k = max(1, round(density * len(scores)))
     kept = np.argsort(-scores, kind="stable")[:k]
     threshold = np.sort(labels)[len(labels) - k]

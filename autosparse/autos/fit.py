@@ -1,4 +1,4 @@
-"""Fitting AutoS to the parameters of one or several runs (paper, section 4.2 and appendix B)."""
+"""The fit of AutoS to the parameters of one or several runs (paper, section 4.2 and appendix B)."""
 
 import math
 from collections.abc import Callable
@@ -31,18 +31,18 @@ def fit(
     """Fit a network to the labels of nine tenths of the samples, with Adam and the mean squared error.
 
     Args:
-        samples: the parameters to fit to; `samples.config` says how.
-        accelerator: of this process; batches are cut over all.
-        resume: where to keep and look for the state. Going on with another number of processes takes the same samples
-            in the same order; with the same number it ends with the same bits.
-        progress: told the number of steps done since it was last told, and how the reading goes.
-        after_epoch: told the number of epochs done and the mean loss of the last.
+        samples: parameters to fit to, with the options of the fit as `samples.config`.
+        accelerator: accelerator of this process; batches are divided among all processes.
+        resume: checkpoint to resume from and to save to. With another number of processes a resumed fit takes the same
+            samples in the same order; with the same number it ends with the same bits.
+        progress: called with the number of steps since the last call, and the counters of the loader.
+        after_epoch: called with the number of finished epochs and the mean loss of the last one.
 
     Returns:
-        The criterion, its card telling what made it, without metrics: see `validate`.
+        The fitted network. Its card says what it was fitted to, without metrics: see `validate`.
 
     Raises:
-        UserError: no runs, or a loss that is not a number.
+        UserError: no runs, or a loss that is not finite.
     """
     config = samples.config
     features = Features.of(config)
@@ -54,16 +54,16 @@ def fit(
     first_epoch, done, losses = 0, 0, list[float]()
     total = torch.zeros((), dtype=torch.float32, device=accelerator.device)
     if position:
-        batches.sampler.load_state_dict(position["batches"])
+        batches.source.load_state_dict(position["batches"])
         first_epoch, losses = position["batches"]["epoch"], position["losses"]
         total += position["total"]
         done = first_epoch * len(batches) + position["batches"]["batch"]
-        progress(done, batches.sampler.counters)
+        progress(done, batches.source.counters)
     network = accelerator.prepare_model(model)
     model.train()
     with restoring_torch_generators(accelerator.device):
         for epoch in range(first_epoch, -(-steps // len(batches))):
-            first = batches.sampler.state_dict()["batch"]
+            first = batches.source.state_dict()["batch"]
             dropout = streams("dropout of AutoS", len(batches), config.seed, epoch, accelerator.process_index)
             for step, (inputs, labels) in enumerate(batches, first):
                 if config.anneal:
@@ -76,14 +76,14 @@ def fit(
                 optimizer.zero_grad()
                 total += loss.detach()
                 done += 1
-                progress(1, batches.sampler.counters)
+                progress(1, batches.source.counters)
                 if done == steps:
                     break
                 if resume and resume.due():
-                    here = {"batches": batches.sampler.state_dict(), "losses": losses, "total": total.item()}
-                    resume.save(model, optimizer, here)
-            taken = min(len(batches), steps - epoch * len(batches))
-            losses.append(end_epoch(model, total, taken, epoch, accelerator))
+                    position = {"batches": batches.source.state_dict(), "losses": losses, "total": total.item()}
+                    resume.save(model, optimizer, position)
+            epoch_steps = min(len(batches), steps - epoch * len(batches))
+            losses.append(end_epoch(model, total, epoch_steps, epoch, accelerator))
             after_epoch(epoch + 1, losses[-1])
     if network is not model:
         accelerator.free_memory()
@@ -97,7 +97,7 @@ def fit(
     return AutoS(model.eval(), config.backbone, features, card)
 
 
-def number_of_steps(config: FitConfig, an_epoch: int) -> int:
-    """Steps of a whole fit of so many an epoch."""
-    steps = config.epochs * an_epoch
+def number_of_steps(config: FitConfig, steps_per_epoch: int) -> int:
+    """Return the number of steps of a whole fit."""
+    steps = config.epochs * steps_per_epoch
     return min(steps, config.max_steps) if config.max_steps else steps

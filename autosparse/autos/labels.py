@@ -1,4 +1,4 @@
-"""What AutoS learns of a parameter: its survival, on a scale that runs share."""
+"""The labels of AutoS: the survival of a parameter, on a scale that runs share."""
 
 from typing import get_args
 
@@ -12,19 +12,22 @@ LABELS: tuple[str, ...] = get_args(Label)
 
 
 def label_table(label: str, densities: list[float]) -> NDArray[np.float64]:
-    """The label of each survival 0..N of a run, float64 (N + 1,).
+    """Return the label of each survival 0..N of a run.
 
-    `share`: s / N, the share of the iterations that a parameter outlived. `min-max`: brought to 0..1 over the survivals
-    that the run has (the paper's code). `log-density`: -log10 of the density of the last mask that keeps the parameter,
-    which means the same whatever N and schedule are; at 1% density it is 2. `rank`: the share of the run's parameters
-    that a parameter outlived, those of its own survival by half.
+    `share`: s / N, the fraction of the iterations that a parameter survived. `min-max`: survival scaled to 0..1 over
+    the survivals that occur in the run (the paper's code). `log-density`: -log10 of the density of the last mask that
+    keeps the parameter, which means the same for any N and schedule; at 1% density it is 2. `rank`: the fraction of
+    the run's parameters that a parameter outlived, where those of equal survival count half.
 
     Args:
         label: one of `LABELS`.
-        densities: of the masks m_0..m_N.
+        densities: densities of the masks m_0..m_N.
+
+    Returns:
+        float64 (N + 1,).
 
     Raises:
-        UserError: an unknown label, or one that the run does not have.
+        UserError: an unknown label, or one that is not defined for the run.
     """
     if label not in LABELS:
         raise unknown("label", label, LABELS)
@@ -41,5 +44,5 @@ def label_table(label: str, densities: list[float]) -> NDArray[np.float64]:
     if label == "rank":
         return 1 - (np.asarray(densities) + np.append(densities[1:], 0.0)) / 2
     if densities[-1] == 0.0:
-        raise UserError("the last mask of a run keeps nothing, which has no log-density")
+        raise UserError("the last mask of a run keeps nothing, so log-density is not defined")
     return -np.log10(densities)

@@ -147,16 +147,16 @@ class FitRun(TrackedRun):
             if row["mse"] >= row["variance"]:
                 log.warning("on %s the fit is no better than a constant: more --epochs, or more --runs", row["run"])
         if main:
-            surface = tabulate_held_out(autos, samples)
-            log.info("surface: %s nodes, off by %.1e at most", tuple(surface.table.shape), surface.error["max"])
-            surface.save(self.folder)  # Before the network, whose file marks the run as complete.
+            table = tabulate_held_out(autos, samples)
+            log.info("lookup table: %s nodes, off by %.1e at most", tuple(table.values.shape), table.error["max"])
+            table.save(self.folder)  # Before the network, whose file marks the run as complete.
             autos.save(self.folder)
         accelerator.wait_for_everyone()
         checkpoint.remove()
 
     def _samples(self, accelerator: "Accelerator") -> "Samples":
         """Return the samples of the fit; every process makes the same ones."""
-        from autosparse.autos import Features, StoredSamples, TrajectorySamples, states_of, stored_states_of
+        from autosparse.autos import IterationSamples, StoredSamples, measure_iterations, read_iterations
         from autosparse.autos.autos import gradient_mode
         from autosparse.criteria import Scoring
         from autosparse.criteria.loss import CrossEntropy
@@ -164,31 +164,19 @@ class FitRun(TrackedRun):
 
         config = self.config
         stores = [TripleStore.open(run) for run in self.runs]
-        batch_norm = gradient_mode([store.run for store in stores])  # Raises if the runs differ.
+        gradient_mode([store.run for store in stores])  # Raises if the runs differ.
         if not config.by_states:
             return StoredSamples(stores, config, self.threads)
-        features, iterations = Features.of(config), None if config.rounds > 1 else 1
-        states = []
+        runs = []
         for store in stores:
             if not config.recomputed:
-                states.append(stored_states_of(store, features, config.label, iterations=iterations, seed=config.seed))
+                runs.append(read_iterations(store, config))
                 continue
             setting = _setting(store, self.data_root)
             model, data = setting.make(store.run["seed"], accelerator)
             batches = data.scoring(limit=store.run["grad_batches"])
-            states.append(
-                states_of(
-                    store,
-                    model,
-                    Scoring(batches, batches.loss or CrossEntropy()),
-                    features,
-                    config.label,
-                    batch_norm=batch_norm,
-                    iterations=iterations,
-                    seed=config.seed,
-                )
-            )
-        return TrajectorySamples(stores, config, states)
+            runs.append(measure_iterations(store, model, Scoring(batches, batches.loss or CrossEntropy()), config))
+        return IterationSamples(stores, config, runs)
 
     def _fit_without(self, left_out: int, samples: "Samples", accelerator: "Accelerator") -> dict[str, Any]:
         """Return metrics on one run of a fit to the other runs."""

@@ -16,6 +16,7 @@ from autosparse import seeds
 from autosparse.errors import UserError
 from autosparse.sizes import format_size, parse_size
 from autosparse.store.order import Chunk, Order, Part, ShuffleBuffer, part_indices, part_size
+from autosparse.store.position import Resumable
 from autosparse.store.reader import TripleStore
 from autosparse.store.schema import survival_dtype
 
@@ -77,7 +78,7 @@ class Counters:
         )
 
 
-class TripleLoader:
+class TripleLoader(Resumable):
     """Shuffled batches of triples, epoch after epoch, the same for any number of processes and threads.
 
     Iteration yields the rest of the current epoch and then moves on to the next. `autosparse.store.order` defines the
@@ -144,7 +145,6 @@ class TripleLoader:
         self._fits = sum(map(len, stores)) * bytes_per_sample * world_size <= parse_size(memory) // 2
         self._cache: dict[tuple[int, int], Columns] = {}
         self._lock = threading.Lock()
-        self._epoch, self._batch = 0, 0
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -177,22 +177,8 @@ class TripleLoader:
         """Return the order of an epoch."""
         return replace(self._order, epoch=epoch)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position of the iteration, and what defines the order."""
-        return {"epoch": self._epoch, "batch": self._batch, **self._identity()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Seek to a position, saved by any number of processes.
-
-        Raises:
-            UserError: stores, seed, batch size, part, memory or weights differ (names the difference).
-        """
-        for key, value in self._identity().items():
-            if state[key] != value:
-                raise UserError(f"the saved position has other {key}: {state[key]}, not {value}")
-        self._epoch, self._batch = state["epoch"], state["batch"]
-
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Return what defines the order."""
         order = self._order
         return {
             "stores": [store.fingerprint for store in self.stores],

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autosparse.autos import AutoS, Scale, Surface
+from autosparse.autos import AutoS, LookupTable, scale_of_store
+from autosparse.autos.labels import label_table
 from autosparse.page import ROWS, Chart, View, number_series, series_encodings
 from autosparse.store import TripleStore, sample
 
@@ -25,12 +26,12 @@ _LABELS = {
 }
 
 
-def score_map(autos: AutoS, surface: Surface | None = None) -> Chart:
+def score_map(autos: AutoS, table: LookupTable) -> Chart:
     """Draw the learned score over the first two features, in root mean squares of a network (paper, section 6.1).
 
     Args:
         autos: fitted network; a third feature has one view per value in 1e-4, 1e-2 and 1 times its mean.
-        surface: lookup table to draw instead of the network. Default: None.
+        table: its lookup table, which is drawn.
     """
     line = torch.linspace(-_REACH, _REACH, _CELLS, dtype=torch.float32)
     second, first = (values.reshape(-1).to(_device()) for values in torch.meshgrid(line, line, indexing="ij"))
@@ -41,7 +42,7 @@ def score_map(autos: AutoS, surface: Surface | None = None) -> Chart:
     for value in _THIRD if others else (1.0,):
         title = ", ".join(f"{name} {value:g} of its mean" for name in others) or "learned score"
         columns = (first, second, *(torch.full_like(first, value) for _ in others))
-        scores = (surface or autos).score(*columns, scale=Scale((1.0,) * len(columns))).tolist()
+        scores = table.score(*columns, scale=(1.0,) * len(columns)).tolist()
         cells = zip(first.tolist(), second.tolist(), scores, strict=True)
         rows += [_row(title, x=column - half, y=row - half, value=score) for column, row, score in cells]
         views[title] = _heat_map(title, (f"{x} / rms", f"{y} / rms", _LABELS[autos.label]), (2 * half, 2 * half))
@@ -51,12 +52,12 @@ def score_map(autos: AutoS, surface: Surface | None = None) -> Chart:
 def survival_charts(autos: AutoS, store: TripleStore) -> Chart:
     """Draw survival and its prediction over theta and grad, as maps and as profiles (paper, Figures 1 and 4)."""
     triples = sample(store, _SAMPLE, seed=0)
-    scale = Scale.of_store(store)
+    scale = scale_of_store(store)
     both = {
-        "as it was": autos.label_table(store.densities)[triples.survival.numpy()],
+        "as it was": label_table(autos.label, store.densities)[triples.survival.numpy()],
         "as predicted": autos.score(triples.theta.to(_device()), triples.grad.to(_device()), scale=scale).cpu().numpy(),
     }
-    pairs = zip((triples.theta.numpy(), triples.grad.numpy()), scale.sizes, strict=True)
+    pairs = zip((triples.theta.numpy(), triples.grad.numpy()), scale, strict=True)
     x, y = (values / rms for values, rms in pairs)
     limits = [float(np.quantile(np.abs(values), 0.998)) for values in (x, y)]
     edges = [np.linspace(-limit, limit, _CELLS) for limit in limits]

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from autosparse.autos import AutoS, Surface
+from autosparse.autos import AutoS, LookupTable
 from autosparse.autos.autos import make_network
 from autosparse.cluster import Job
 from autosparse.config import Sanity
@@ -322,8 +322,8 @@ class Predictions:
                 document.chart(learned.survival_charts(blank, store), f"{stem}_before", f"{name}, before its fit.")
             after = learned.survival_charts(autos, store)
             document.chart(after, f"{stem}_after", f"{name}: as it was, and as predicted after the fit.")
-            surface = Surface.load(fit.folder)
-            document.chart(learned.score_map(autos, surface), f"{stem}_map", f"{name}: the learned map.")
+            table = LookupTable.load(fit.folder)
+            document.chart(learned.score_map(autos, table), f"{stem}_map", f"{name}: the learned map.")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from autosparse.autos import AutoS, Surface
+from autosparse.autos import AutoS, LookupTable
 from autosparse.autos.autos import CARD
 from autosparse.cluster import Job
 from autosparse.config import PRETRAINED, PRETRAINED_AHEAD, Sanity
@@ -260,24 +260,24 @@ class PretrainedCriterion:
         return [*self.labels, self.fit]
 
     def write(self, document: Document) -> None:
-        autos, surface = AutoS.load(self.fit.folder), Surface.load(self.fit.folder)
-        surface.save(document.folder / self.name)
+        autos, table = AutoS.load(self.fit.folder), LookupTable.load(self.fit.folder)
+        table.save(document.folder / self.name)
         saved = read_json(self.fit.folder / CARD)
         for metrics in saved["card"]["held_out"]:
             metrics["run"] = Path(metrics["run"]).name  # the package names no folders of its makers
         write_json(document.folder / self.name / CARD, saved)
         document.heading("The fit", 3)
         document.table(fit_table(autos.card))
-        nodes, size = " x ".join(map(str, surface.table.shape)), surface.table.nbytes // 1000
-        error = "{mean:.1e} in the mean, {p999:.1e} at 99.9%, {max:.1e} at most".format(**surface.error)
+        nodes, size = " x ".join(map(str, table.values.shape)), table.values.nbytes // 1000
+        error = "{mean:.1e} in the mean, {p999:.1e} at 99.9%, {max:.1e} at most".format(**table.error)
         document.text(
             f"The lookup table has {nodes} nodes ({size} kB) and differs from its network by {error}; "
             f"its files are in `{self.name}/`."
         )
-        document.table(self._agreement(autos, surface))
-        document.chart(learned.score_map(autos, surface), f"{self.name}_map", _MAP)
+        document.table(self._agreement(autos, table))
+        document.chart(learned.score_map(autos, table), f"{self.name}_map", _MAP)
 
-    def _agreement(self, autos: AutoS, surface: Surface) -> pd.DataFrame:
+    def _agreement(self, autos: AutoS, table: LookupTable) -> pd.DataFrame:
         """Return how much of the network's one-shot mask the lookup table keeps.
 
         The initial weights are new to both; if features need a probe, they are those of the first run.
@@ -295,11 +295,11 @@ class PretrainedCriterion:
             with torch.no_grad():
                 scoring = Scoring(batches, batches.loss or CrossEntropy())
                 columns = autos.features.measure(model, full, scoring, autos.batch_norm)
-        by_network, by_table = autos.score(*columns), surface.score(*columns)
+        by_network, by_table = autos.score(*columns), table.score(*columns)
         row = {}
         for sparsity in (0.5, 0.9, *_FOUR):
             k = keep_count(1 - sparsity, full.layout.size)
             same = keep_top(by_network, k, full).kept & keep_top(by_table, k, full).kept
             row[f"{100 * sparsity:g}%"] = f"{100 * int(same.sum()) / k:.2f}"
-        table = pd.DataFrame({"kept by network and lookup table alike, %": row})
-        return table.T.rename_axis(f"{setting.name}, seed {seed}")
+        rows = pd.DataFrame({"kept by network and lookup table alike, %": row})
+        return rows.T.rename_axis(f"{setting.name}, seed {seed}")

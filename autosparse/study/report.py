@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from autosparse.autos import AutoS, Surface
+from autosparse.autos import AutoS, LookupTable
 from autosparse.autos.autos import CARD
 from autosparse.autos.features import STORED
 from autosparse.cluster import status
@@ -300,9 +300,8 @@ def _autos(document: Document, folder: Path, irp_runs: Sequence[Path]) -> None:
     """Add the learned map, the table of the fit, and survival and its prediction."""
     autos = AutoS.load(folder)
     document.heading(f"AutoS: {folder.name}")
-    surface = Surface.load(folder) if Surface.is_in(folder) else None
     if len(autos.features.columns) > 1:
-        document.chart(learned.score_map(autos, surface), f"autos_{folder.name}_map", _MAP)
+        document.chart(learned.score_map(autos, LookupTable.load(folder)), f"autos_{folder.name}_map", _MAP)
     document.text(
         "How well the predictions fit the tenth of the triples that was held out. Overlap: the fraction of the kept "
         "parameters that survival keeps too; by chance it would be the density."

@@ -7,25 +7,18 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-import autosparse
-from autosparse.autos import AutoS, AutoSCriterion, Features, Scale, StoredSamples, fit, validate
+from autosparse.autos import AutoS, AutoSCriterion, Features, StoredSamples, fit, scale_of_store, validate
 from autosparse.autos.evaluate import overlap, spearman
 from autosparse.config import FitConfig
 from autosparse.criteria import Scoring
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
-from autosparse.store import Counters, TripleStore
+from autosparse.store import TripleStore
 from autosparse.tasks import Data
-from autosparse.training import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("small_mlp")
 CONFIG = FitConfig(epochs=1, batch_size=512)
-
-
-@pytest.fixture(scope="module")
-def store(irp_run: Path) -> TripleStore:
-    return TripleStore.open(irp_run)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +26,7 @@ def fitted(store: TripleStore, accelerator: Accelerator, small_mlp: None) -> Aut
     return fit(StoredSamples([store], replace(CONFIG, epochs=2)), accelerator)
 
 
-def test_the_fit_predicts_what_was_held_out(fitted: AutoS, store: TripleStore) -> None:
+def test_fit_predicts_held_out_survival(fitted: AutoS, store: TripleStore) -> None:
     metrics = validate(fitted, StoredSamples([store], CONFIG))
     assert metrics["samples"] == pytest.approx(len(store) / 10, abs=1)
     assert metrics["mse"] < 0.9 * metrics["variance"]
@@ -43,13 +36,12 @@ def test_the_fit_predicts_what_was_held_out(fitted: AutoS, store: TripleStore) -
     assert fitted.card["losses"][1] < fitted.card["losses"][0]
 
 
-def test_save_and_load(fitted: AutoS, store: TripleStore, tmp_path: Path) -> None:
+def test_loaded_network_scores_like_the_saved_one(fitted: AutoS, store: TripleStore, tmp_path: Path) -> None:
     fitted.save(tmp_path)
     loaded = AutoS.load(tmp_path)
     theta, grad = torch.from_numpy(store.theta()), torch.from_numpy(store.grad())
     assert torch.equal(loaded.score(theta, grad), fitted.score(theta, grad))
-    assert loaded.card == fitted.card
-    assert loaded.features == fitted.features
+    assert (loaded.card, loaded.features) == (fitted.card, fitted.features)
     assert {path.name for path in tmp_path.iterdir()} == {"autos.json", "autos.safetensors"}
     (tmp_path / "autos.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(UserError, match="is damaged"):
@@ -58,17 +50,13 @@ def test_save_and_load(fitted: AutoS, store: TripleStore, tmp_path: Path) -> Non
         AutoS.load(tmp_path / "none")
 
 
-def test_as_a_criterion(fitted: AutoS, model: nn.Module, data: Data, tmp_path: Path) -> None:
-    fitted.save(tmp_path)
-    mask = autosparse.prune(model, data.scoring(100), criterion=tmp_path, sparsity=0.98)
-    again = autosparse.prune(model, data.scoring(100), criterion=str(tmp_path), sparsity=0.98)
-    assert torch.equal(mask.kept, again.kept)
+def test_criterion_scores_initial_weights_and_mean_gradients(fitted: AutoS, model: nn.Module, data: Data) -> None:
     layout = Layout.of(model)
-    scores = fitted.score(
-        layout.flatten(layout.weights(model)), mean_gradient(model, layout, Scoring(data.scoring(100)))
-    )
-    assert scores[mask.kept].min() >= scores[~mask.kept].max()
-    assert torch.equal(AutoSCriterion(fitted)(model, Mask.full(layout), Scoring(data.scoring(100))), scores)
+    scoring = Scoring(data.scoring(100))
+    scores = fitted.score(layout.flatten(layout.weights(model)), mean_gradient(model, layout, scoring))
+    assert torch.equal(AutoSCriterion(fitted)(model, Mask.full(layout), scoring), scores)
+    with pytest.raises(UserError, match="rounds must be at least 1, got 0"):
+        AutoSCriterion(fitted, rounds=0)
 
 
 def test_scores_do_not_depend_on_the_scale_of_the_loss(fitted: AutoS, store: TripleStore) -> None:
@@ -85,65 +73,27 @@ def test_one_input_ignores_the_other(feature: str, store: TripleStore, accelerat
     assert autos.score(theta, grad).std() > 0
 
 
-def test_raw_features_pass_values_on() -> None:
+def test_scaled_features_are_compressed_and_raw_ones_unchanged() -> None:
     theta, grad = torch.randn(5), torch.randn(5)
-    assert torch.equal(Features("raw").encode(theta, grad, scale=Scale((9.0, 9.0))), torch.stack([theta, grad], 1))
-    scaled = Features().encode(theta, grad, scale=Scale((2.0, 0.5)))
+    assert torch.equal(Features("raw").encode(theta, grad, scale=(9.0, 9.0)), torch.stack([theta, grad], 1))
+    scaled = Features().encode(theta, grad, scale=(2.0, 0.5))
     torch.testing.assert_close(scaled[:, 0], torch.asinh(3 * theta / 2))
     torch.testing.assert_close(scaled[:, 1], torch.asinh(30 * grad / 0.5))
 
 
-def test_the_scale_of_a_store_is_that_of_its_network(store: TripleStore) -> None:
-    one = Scale.of(torch.from_numpy(store.theta()), torch.from_numpy(store.grad()))
-    other = Scale.of_store(store)
-    assert one.sizes == pytest.approx(other.sizes, rel=1e-6)
+def test_scale_of_a_store_is_that_of_its_network(store: TripleStore) -> None:
+    scale = Features().scale(torch.from_numpy(store.theta()), torch.from_numpy(store.grad()))
+    assert scale == pytest.approx(scale_of_store(store), rel=1e-6)
 
 
-def test_inputs_that_cannot_be_scored_are_refused(fitted: AutoS) -> None:
-    values = torch.randn(10)
-    with pytest.raises(UserError, match="gradients are zero everywhere"):
-        fitted.score(values, torch.zeros(10))
-    with pytest.raises(UserError, match="weights are not finite"):
-        fitted.score(values / 0, values)
-
-
-def test_a_stopped_fit_ends_with_the_same_bits(store: TripleStore, accelerator: Accelerator, tmp_path: Path) -> None:
-    class StoppedError(Exception):
-        pass
-
-    calls = 0
-
-    def die(steps: int, counters: Counters) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > 15:
-            raise StoppedError
-
-    samples = StoredSamples([store], replace(CONFIG, epochs=2, batch_size=4096))
-    whole = fit(samples, accelerator)
-    path = tmp_path / "checkpoint.pt"
-    with pytest.raises(StoppedError):
-        fit(samples, accelerator, resume=Checkpoint(path, "fit", 0), progress=die)
-    done: list[int] = []
-    resumed = fit(
-        samples, accelerator, resume=Checkpoint(path, "fit", 60), progress=lambda steps, _: done.append(steps)
-    )
-    assert done[0] == 15
-    expected = whole.network.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in resumed.network.state_dict().items())
-    assert resumed.card == whole.card
-
-
-def test_several_stores_each_by_its_own_scale_and_iterations(
-    store: TripleStore, accelerator: Accelerator, fitted: AutoS
-) -> None:
+def test_several_stores_each_have_their_scale(store: TripleStore, accelerator: Accelerator, fitted: AutoS) -> None:
     samples = StoredSamples([store, store], CONFIG)
     both = fit(samples, accelerator)
     assert len(both.card["runs"]) == 2
     assert validate(both, samples, 1)["mse"] == pytest.approx(validate(fitted, samples, 1)["mse"], rel=0.1)
 
 
-def test_a_fit_can_be_bounded_in_steps(store: TripleStore, accelerator: Accelerator) -> None:
+def test_fit_stops_after_max_steps(store: TripleStore, accelerator: Accelerator) -> None:
     steps = list[int]()
     half = fit(
         StoredSamples([store], replace(CONFIG, epochs=3, max_steps=130, memory="64MB", weights=(0.5,)), threads=0),
@@ -166,7 +116,12 @@ def test_overlap_and_spearman() -> None:
     assert spearman(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == pytest.approx(-1.0)
 
 
-def test_errors_list_what_is_valid() -> None:
+def test_invalid_inputs_and_options_raise(fitted: AutoS) -> None:
+    values = torch.randn(10)
+    with pytest.raises(UserError, match="gradients are zero everywhere"):
+        fitted.score(values, torch.zeros(10))
+    with pytest.raises(UserError, match="weights are not finite"):
+        fitted.score(values / 0, values)
     with pytest.raises(UserError, match="'much' is not a size of memory; write it like 512MB"):
         FitConfig(memory="much")
     with pytest.raises(UserError, match="max steps must be at least 0, got -1"):

@@ -12,18 +12,22 @@ from autosparse.autos import AutoS, StoredSamples, fit
 from autosparse.config import FitConfig
 from autosparse.store import TripleStore
 from autosparse.training import Checkpoint
+from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("small_mlp")
 CONFIG = FitConfig(epochs=2, batch_size=1536, memory="64MB")
 SCRIPT = """
 import shutil
 import sys
 from pathlib import Path
 from autosparse.config import FitConfig
-from autosparse.autos import StoredSamples, fit
+from autosparse.autos import BACKBONES, StoredSamples, fit
 from autosparse.cluster import process
 from autosparse.store import TripleStore
 from autosparse.training import Checkpoint
+from tests.autos.conftest import small
 
+BACKBONES["mlp"] = small
 accelerator = process.start(1)
 assert accelerator.num_processes == 2
 folder = Path(sys.argv[2])
@@ -56,7 +60,7 @@ process.finish(accelerator)
 
 @pytest.fixture(scope="module")
 def folder(irp_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes leave of a whole fit, of one that was stopped, and of that when it went on."""
+    """Folder in which two processes leave a whole fit, a stopped one and the resumed one."""
     folder, processes = tmp_path_factory.mktemp("fits"), []
     for rank in range(2):
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
@@ -65,18 +69,18 @@ def folder(irp_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         environment = os.environ | {key: str(value) for key, value in group.items()}
         command = [sys.executable, "-c", SCRIPT, str(irp_run), str(folder)]
         pipe = subprocess.PIPE
-        processes.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
-    said = [process.communicate() for process in processes]
-    assert [output.splitlines() for output, _ in said] == [["whole 1 58", "resumed 39 58"]] * 2, said
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True))
+    outputs = [process.communicate() for process in processes]
+    assert [output.splitlines() for output, _ in outputs] == [["whole 1 58", "resumed 39 58"]] * 2, outputs
     return folder
 
 
-def test_two_processes_stopped_in_an_epoch_end_with_the_same_bits(folder: Path) -> None:
+def test_two_processes_resumed_in_an_epoch_end_with_the_same_bits(folder: Path) -> None:
     for name in ("autos.safetensors", "autos.json"):
         assert (folder / "resumed" / name).read_bytes() == (folder / "whole" / name).read_bytes()
 
 
-def test_a_fit_goes_on_with_another_number_of_processes(folder: Path, irp_run: Path, accelerator: Accelerator) -> None:
+def test_fit_resumes_with_another_number_of_processes(folder: Path, irp_run: Path, accelerator: Accelerator) -> None:
     samples, steps = StoredSamples([TripleStore.open(irp_run)], CONFIG), list[int]()
     resume = Checkpoint(folder / "cut.pt", "fit")
     cut = fit(samples, accelerator, resume=resume, progress=lambda done, counters: steps.append(done))

@@ -13,25 +13,25 @@ def densities(kind: str, iterations: int) -> list[float]:
     return [schedule.density(i) for i in range(iterations + 1)]
 
 
-def test_share() -> None:
+def test_share_is_survival_over_iterations() -> None:
     assert label_table("share", GEOMETRIC).tolist() == [s / 20 for s in range(21)]
 
 
-def test_min_max_runs_over_the_survivals_that_a_run_has() -> None:
+def test_min_max_spans_the_survivals_that_occur() -> None:
     assert label_table("min-max", GEOMETRIC).tolist() == [s / 20 for s in range(21)]
-    # nothing falls in the first iteration, and all in the last: survivals 1 to 3
+    # Nothing is pruned in the first iteration and everything in the last: survivals 1 to 3 occur.
     assert label_table("min-max", [1.0, 1.0, 0.5, 0.1, 0.0])[1:4].tolist() == [0.0, 0.5, 1.0]
     with pytest.raises(UserError, match="the same survival"):
         label_table("min-max", [1.0, 1.0])
 
 
-def test_log_density_means_the_same_whatever_the_iterations_are() -> None:
+def test_log_density_is_comparable_between_numbers_of_iterations() -> None:
     for kind in ("geometric", "linear"):
         few, many = (label_table("log-density", densities(kind, n)) for n in (20, 100))
         assert (few[0], few[-1]) == pytest.approx((0.0, 2.0))
         np.testing.assert_allclose(many[::5], few, atol=1e-9)  # the same density has the same label
     share = [label_table("share", densities("linear", n))[-2] for n in (20, 100)]
-    assert share[0] != pytest.approx(share[1])  # which is what spoils the paper's merge of 20, 40 and 100
+    assert share[0] != pytest.approx(share[1])
     with pytest.raises(UserError, match="keeps nothing"):
         label_table("log-density", [1.0, 0.0])
 
@@ -43,9 +43,9 @@ def test_rank_is_the_mean_rank_of_a_survival() -> None:
     assert table.tolist() == pytest.approx(ranks)
     assert table[survival].mean() == pytest.approx(0.5)
     few, many = (label_table("rank", densities("geometric", n)) for n in (20, 100))
-    assert few[-1] == pytest.approx(many[-1])  # those of the last mask
+    assert few[-1] == pytest.approx(many[-1])
 
 
-def test_an_unknown_label() -> None:
+def test_unknown_label_raises() -> None:
     with pytest.raises(UserError, match=f"unknown label 'order'; valid: {', '.join(LABELS)}"):
         label_table("order", GEOMETRIC)

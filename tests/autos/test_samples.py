@@ -1,7 +1,6 @@
-"""What a fit draws, from memory: as often as it weighs, and some triples in place of all."""
+"""What a fit draws from memory: samples as often as they weigh, and some triples instead of all."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,18 +9,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from autosparse.autos import StoredSamples, fit, validate
-from autosparse.autos.sampler import WeightedSampler
+from autosparse.autos.samples import WeightedSampler
 from autosparse.config import FitConfig
 from autosparse.errors import UserError
 from autosparse.store import TripleStore, order, sample
 
 pytestmark = pytest.mark.usefixtures("small_mlp")
 CONFIG = FitConfig(samples=4096, batch_size=512, epochs=3)
-
-
-@pytest.fixture(scope="module")
-def store(irp_run: Path) -> TripleStore:
-    return TripleStore.open(irp_run)
 
 
 def draws(weights: Tensor, batch: int, seed: int, *part: int) -> Tensor:
@@ -33,8 +27,8 @@ def draws(weights: Tensor, batch: int, seed: int, *part: int) -> Tensor:
 def test_samples_are_drawn_as_often_as_they_weigh() -> None:
     weights = torch.rand(100, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) ** 3
     for batch in range(4):
-        found = torch.bincount(draws(weights, batch, 0), minlength=100)
-        assert ((found - 20 * weights / weights.sum()).abs() < 2).all()
+        counts = torch.bincount(draws(weights, batch, 0), minlength=100)
+        assert ((counts - 20 * weights / weights.sum()).abs() < 2).all()
     assert not torch.equal(draws(weights, 0, 0), draws(weights, 1, 0))
     assert not torch.equal(draws(weights, 0, 0), draws(weights, 0, 1))
     assert torch.equal(draws(weights, 2, 0), draws(weights, 2, 0))
@@ -42,18 +36,20 @@ def test_samples_are_drawn_as_often_as_they_weigh() -> None:
     assert torch.equal(torch.stack(parts, 1).flatten(), draws(weights, 2, 0))
 
 
-def test_an_epoch_is_as_many_draws_as_there_are_samples() -> None:
+def test_epoch_has_as_many_draws_as_there_are_samples() -> None:
     sampler = WeightedSampler(torch.ones(70, dtype=torch.float64), 20)
     assert [len(batch) for batch in sampler] == [20] * len(sampler) == [20] * 3
     assert sampler.state_dict()["epoch"] == 1
     assert len(WeightedSampler(torch.ones(9, dtype=torch.float64), 20)) == 1  # less than a batch
-    with pytest.raises(UserError, match="the saved position is of another number of samples: 70 there, 71 here"):
+    with pytest.raises(UserError, match="other number of samples"):
         WeightedSampler(torch.ones(71, dtype=torch.float64), 20).load_state_dict(sampler.state_dict())
-    with pytest.raises(UserError, match="a batch of 20 cannot be cut over 3 processes"):
+    with pytest.raises(UserError, match="a batch of 20 cannot be divided among 3 processes"):
         WeightedSampler(torch.ones(70, dtype=torch.float64), 20, 0, 0, 3)
 
 
-def test_some_triples_come_from_everywhere_but_what_is_held_out(store: TripleStore, accelerator: Accelerator) -> None:
+def test_some_triples_come_from_all_layers_but_not_from_the_held_out_part(
+    store: TripleStore, accelerator: Accelerator
+) -> None:
     batches = StoredSamples([store], replace(CONFIG, transform="raw")).batches(accelerator)
     assert len(batches) == pytest.approx(4096 // 512, abs=1)
     drawn = {theta for inputs, _ in batches for theta in inputs[:, 0].tolist()}
@@ -62,34 +58,42 @@ def test_some_triples_come_from_everywhere_but_what_is_held_out(store: TripleSto
     assert drawn < set(theta.tolist())
     assert not drawn & set(held_out.tolist())
     for layer in store.layout.layers:
-        there = set(theta[layer.offset : layer.offset + layer.size].tolist())
-        assert len(drawn & there) == pytest.approx(len(drawn) * layer.size / len(store), rel=0.3)
+        of_layer = drawn & set(theta[layer.offset : layer.offset + layer.size].tolist())
+        assert len(of_layer) == pytest.approx(len(drawn) * layer.size / len(store), rel=0.3)
 
 
-def test_a_run_counts_by_its_weight_among_some_triples(store: TripleStore) -> None:
-    (one, two), weights = StoredSamples([store, store], replace(CONFIG, weights=(1.0, 2.5)))._drawn
-    assert len(one.labels) == len(two.labels)
-    assert weights[len(one.labels) :].sum() == pytest.approx(2.5 * weights[: len(one.labels)].sum().item())
-
-
-def test_a_fit_to_some_triples_is_nearly_as_good(store: TripleStore, accelerator: Accelerator) -> None:
-    samples = StoredSamples([store], replace(CONFIG, samples=16384, epochs=2))
-    found = validate(fit(samples, accelerator), samples)
-    assert found["mse"] < 0.9 * found["variance"]
-    assert found["spearman"] > 0.25
-
-
-def test_too_few_samples_are_refused() -> None:
-    for wrong in (-1, 15):
-        with pytest.raises(UserError, match=f"samples must be 0 or at least 1,024, got {wrong}"):
-            FitConfig(samples=wrong)
-    with pytest.raises(UserError, match="samples are for fits to stored triples"):
-        FitConfig(samples=4096, rounds=2)
-
-
-def test_what_measures_a_fit_and_makes_its_surface_comes_from_one_reading(
-    store: TripleStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int64])
+def test_integers_of_any_width_index_scales_and_labels(
+    store: TripleStore, accelerator: Accelerator, dtype: torch.dtype
 ) -> None:
+    samples = StoredSamples([store, store], replace(CONFIG, samples=0))
+    loader = samples.batches(accelerator)
+    triples = next(iter(loader.source))
+    inputs, labels = loader.encode(replace(triples, survival=triples.survival.to(dtype), store=triples.store.to(dtype)))
+    assert inputs.shape == (512, 2)
+    torch.testing.assert_close(labels, triples.survival.float() / store.iterations)
+
+
+def test_run_is_drawn_by_its_weight_among_some_triples(store: TripleStore) -> None:
+    (one, two), weights = StoredSamples([store, store], replace(CONFIG, weights=(1.0, 2.5)))._in_memory
+    assert len(one) == len(two)
+    assert weights[len(one) :].sum() == pytest.approx(2.5 * weights[: len(one)].sum().item())
+
+
+def test_fit_to_some_triples_is_nearly_as_good(store: TripleStore, accelerator: Accelerator) -> None:
+    samples = StoredSamples([store], replace(CONFIG, samples=16384, epochs=2))
+    metrics = validate(fit(samples, accelerator), samples)
+    assert metrics["mse"] < 0.9 * metrics["variance"]
+    assert metrics["spearman"] > 0.25
+
+
+@pytest.mark.parametrize("samples", [-1, 15])
+def test_too_few_samples_raise(samples: int) -> None:
+    with pytest.raises(UserError, match=f"samples must be 0 or at least 1,024, got {samples}"):
+        FitConfig(samples=samples)
+
+
+def test_validation_and_tabulation_come_from_one_reading(store: TripleStore, monkeypatch: pytest.MonkeyPatch) -> None:
     samples, scan, scans = StoredSamples([store], replace(CONFIG, samples=0)), TripleStore.scan, list[tuple[str, ...]]()
 
     def counted(self: TripleStore, *arrays: str) -> Any:
@@ -97,11 +101,11 @@ def test_what_measures_a_fit_and_makes_its_surface_comes_from_one_reading(
         return scan(self, *arrays)
 
     monkeypatch.setattr(TripleStore, "scan", counted)
-    seen = samples.validation(0)
-    (few,) = samples.tabulation()
+    validation = samples.validation(0)
+    (tabulation,) = samples.tabulation()
     assert len(scans) == 1
-    for drawn, limit in ((seen, 1 << 20), (few, 1 << 17)):
+    for drawn, limit in ((validation, 1 << 20), (tabulation, 1 << 17)):
         alone = sample(store, limit, CONFIG.seed, "held-out")
         assert torch.equal(torch.stack(drawn.columns), torch.stack((alone.theta, alone.grad)))
-    (before,) = StoredSamples([store], replace(CONFIG, samples=0)).tabulation()  # whichever is asked for first
-    assert torch.equal(torch.stack(before.columns), torch.stack(few.columns))
+    (before,) = StoredSamples([store], replace(CONFIG, samples=0)).tabulation()  # whichever is called first
+    assert torch.equal(torch.stack(before.columns), torch.stack(tabulation.columns))

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from autosparse.autos import BACKBONES
-from autosparse.autos.features import GAINS
+from autosparse.autos.features import FEATURES
 from autosparse.cluster import Resources
 from autosparse.cluster.provenance import config_difference, write_config
 from autosparse.config import (
@@ -80,7 +80,7 @@ def test_choices_of_options_match_the_tables() -> None:
     assert tuple(row.name for row in TABLE if row.irp) == get_args(OneShot)
     assert not any(isinstance(make_criterion(name), Chooser) for name in get_args(OneShot))
     assert tuple(BACKBONES) == get_args(Backbone)
-    assert tuple(GAINS) == get_args(Feature)
+    assert tuple(FEATURES) == get_args(Feature)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 import autosparse
-from autosparse.autos import AutoSCriterion, Features, stored_states_of
+from autosparse.autos import AutoSCriterion, read_iterations
 from autosparse.config import FitConfig, PruneConfig
 from autosparse.errors import StoreError, UserError
 from autosparse.files import read_json
@@ -17,7 +17,7 @@ from autosparse.jobs import PruneRun
 from autosparse.jobs.base import Setting
 from autosparse.lookahead import RecipeLearner
 from autosparse.pruning import Mask
-from autosparse.store import TripleStore
+from autosparse.store import TripleStore, order
 from autosparse.tasks import Data, Images
 from tests.conftest import tree
 
@@ -45,17 +45,19 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_states_are_what_the_store_has(output: Path) -> None:
     store = TripleStore.open(output / "irp" / "lenet-300-100_digits_magnitude_n3_k5_s0")
-    states = stored_states_of(store, Features(names=("theta", "probe-gradient")), "share")
+    run = read_iterations(store, FitConfig(features=("theta", "probe-gradient"), rounds=3))
+    held_out = torch.zeros(len(store), dtype=torch.bool)
+    held_out[torch.from_numpy(order.part_indices(0, len(store), 0, "held-out"))] = True
     for i in range(3):
-        here, alive = states[states.iteration == i], store.mask(i).kept
-        assert len(here.labels) == store.mask(i).count
+        sample, alive = run.train[run.train.iteration == i], store.mask(i).kept
+        train = ~held_out[alive]
         columns = torch.from_numpy(store.theta())[alive], torch.from_numpy(store.probe("probe-gradient", i))
-        for found, values in zip(here.columns, columns, strict=True):
-            torch.testing.assert_close(found, values / values.double().square().mean().sqrt().float())
-        survival = torch.from_numpy(store.survival().astype("int64"))[alive]
-        torch.testing.assert_close(here.labels, (survival - i).float() / (3 - i))
+        for scaled, values in zip(sample.columns, columns, strict=True):
+            torch.testing.assert_close(scaled, values[train] / values.double().square().mean().sqrt().float())
+        survival = torch.from_numpy(store.survival().astype("int64"))[alive][train]
+        torch.testing.assert_close(sample.labels, (survival - i).double() / (3 - i))
     with pytest.raises(StoreError, match="no column probe-theta, only probe-gradient"):
-        stored_states_of(store, Features(names=("theta", "probe-theta")), "share")
+        read_iterations(store, FitConfig(features=("theta", "probe-theta"), rounds=3))
 
 
 def job(output: Path, criterion: str, **options: Any) -> PruneRun:

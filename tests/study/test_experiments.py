@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autosparse.autos import AutoSCriterion, Surface
+from autosparse.autos import AutoSCriterion, LookupTable
 from autosparse.cluster import Resources, launch_graph
 from autosparse.errors import UserError
 from autosparse.jobs import FitRun, IRPRun, PruneRun
@@ -157,13 +157,13 @@ def test_pretrained_experiment_at_smoke_scale(tmp_path: Path) -> None:
         assert f"| {row} |" in text
     assert "python launch/paper.py pretrained --scale smoke" in text
     assert re.search(r"kept by network and lookup table alike, % \| \d+\.\d\d \|", text)
-    surface = Surface.load(report / "pretrained")
-    assert (surface.rounds, surface.features.names) == (2, ("theta", "grad", "flow"))
-    fitted = Surface.load(tmp_path / "pretrained" / "autos" / "pretrained")
-    assert torch.equal(surface.table, fitted.table)
+    table = LookupTable.load(report / "pretrained")
+    assert (table.rounds, table.features.names) == (2, ("theta", "grad", "flow"))
+    fitted = LookupTable.load(tmp_path / "pretrained" / "autos" / "pretrained")
+    assert torch.equal(table.values, fitted.values)
     card = (report / "pretrained" / "autos.json").read_text()
     assert str(tmp_path) not in card
-    assert AutoSCriterion.load(report / "pretrained").autos is None  # the surface alone
+    assert AutoSCriterion.load(report / "pretrained").number_of_rounds == 2
 
 
 def test_narrow_scale_of_lookahead_raises() -> None:

@@ -105,6 +105,6 @@ def test_lookahead_experiment_at_smoke_scale(script: Any, tmp_path: Path) -> Non
     report = (tmp_path / "paper" / "lookahead" / "report.md").read_text()
     assert report.count("### Looking ahead") == 2
     assert "| AutoS, looking ahead | 2.0 |" in report
-    assert (tmp_path / "paper" / "lookahead" / "lookahead" / "surface.safetensors").is_file()
+    assert (tmp_path / "paper" / "lookahead" / "lookahead" / "table.safetensors").is_file()
     frame = results.load(tmp_path)
     assert set(frame["cost"].round(1)) >= {1.0, 2.0}

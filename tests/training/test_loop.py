@@ -10,7 +10,6 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from autosparse import networks
-from autosparse.autos.lookup import has_compiler
 from autosparse.criteria import Scoring
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.errors import UserError
@@ -19,6 +18,7 @@ from autosparse.tasks import Data
 from autosparse.tasks.arrays import ImageArrays
 from autosparse.training import Checkpoint, Recipe, evaluate, summarize, train
 from autosparse.training.step import kept_bits, make_optimizer, zero_removed
+from tests.conftest import has_compiler
 from tests.models import digits
 
 RECIPE = Recipe(2, "nesterov", 0.05, batch_size=128, weight_decay=1e-2, drops=(1,))

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from autosparse.autos.lookup import has_compiler
-from tests.conftest import ROOT
+from tests.conftest import ROOT, has_compiler
 
 SCRIPT = """
 import torch
