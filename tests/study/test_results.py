@@ -18,15 +18,6 @@ def edited(run: Path, copy: Path, **changes: object) -> Path:
     return copy
 
 
-def test_run_without_a_newer_option_has_its_default(irp_run: Path, tmp_path: Path) -> None:
-    recipe = yaml.safe_load((irp_run / "config.yaml").read_text())["recipe"]
-    recipe.pop("channels_last")
-    old = edited(irp_run, tmp_path / "old", recipe=recipe, seed=7)
-    found = results.load_irp(old, irp_run)
-    assert found["folder"].nunique() == 2
-    assert found["recipe"].nunique() == 1
-
-
 def test_runs_with_different_options_have_different_criteria(irp_run: Path, tmp_path: Path) -> None:
     other = edited(irp_run, tmp_path / "other", rewind_epoch=1, seed=7, order_seed=9)
     found = results.load_irp(irp_run, other).groupby("folder")["criterion"].unique().map(list).to_dict()
