@@ -25,7 +25,7 @@ class Status:
     """Print a table of runs.
 
     Exit codes: 0 all complete, 3 some wait or run, 4 some have failed or were stopped and none wait or run. Ctrl-C ends
-    --live with the code of the table shown last.
+    the live page with the code of the table shown last.
     """
 
     runs: Runs = (Path("runs"),)

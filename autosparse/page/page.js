@@ -199,7 +199,7 @@
   // A live page: new states replace the table's rows; new results or columns load the page anew.
 
   const timer = document.body.dataset.live && setInterval(async () => {
-    const page = new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
+    const page = new DOMParser().parseFromString(await (await fetch(location.href, { cache: "no-store" })).text(), "text/html");
     const next = page.querySelector("table.sortable");
     const names = (row) => [...row.cells].map((cell) => cell.textContent).join();
     const same = next && names(next.tHead.rows[0]) === names(table.tHead.rows[0]);
