@@ -65,7 +65,7 @@ class AutoSCriterion:
         return self.scorer.score(*columns, scale=scale)
 
     def choose(self, model: nn.Module, mask: Mask, scoring: Scoring, k: int) -> Mask:
-        """Return a mask of `k` weights after all of its rounds; see `criteria.select`."""
+        """Return a mask of `k` weights, in one shot or in rounds; see `criteria.select`."""
         if self.number_of_rounds == 1:
             return select(self.__call__, model, mask, scoring, k)
         return Rounds(self.__call__, self.number_of_rounds, _FLOOR).choose(model, mask, scoring, k)

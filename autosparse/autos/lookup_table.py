@@ -179,10 +179,7 @@ class LookupTable:
 
 
 def asinh(x: Tensor) -> Tensor:
-    """Return the inverse hyperbolic sine three times as fast as torch.asinh.
-
-    It is exact to 1e-7 in absolute terms and infinite from 1e19 on.
-    """
+    """Return the same as torch.asinh in a third of the time, exact to 1e-7 in absolute terms, infinite from 1e19 on."""
     return x.square().add_(1).sqrt_().add_(x.abs()).log_().copysign_(x)
 
 

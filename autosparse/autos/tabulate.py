@@ -62,11 +62,9 @@ def tabulate(
     sample = [asinh(gain * values[::2].cpu()) for gain, values in zip(gains, features.pick(columns), strict=True)]
 
     def network_at(axes: Sequence[Axis], nodes: int) -> Tensor:
-        """Return the output of the network at the nodes."""
         grid = torch.cartesian_prod(*(torch.sinh(axis.nodes(nodes)) / axis.gain for axis in axes))
         inputs = dict(zip(features.names, grid.view(-1, len(axes)).float().to(device).unbind(1), strict=True))
-        # Columns that are not inputs do not matter.
-        unused = torch.zeros(len(grid), dtype=torch.float32, device=device)
+        unused = torch.zeros(len(grid), dtype=torch.float32, device=device)  # for columns that are not inputs
         scores = autos.score(*(inputs.get(name, unused) for name in features.columns), scale=unit)
         return scores.cpu().view([nodes] * len(axes))
 
