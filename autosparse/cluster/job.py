@@ -67,6 +67,11 @@ class Job(ABC):
         """Return the files of the user's that the run computes with; they are copied into its folder."""
         return []
 
+    @classmethod
+    def imports(cls) -> tuple[str, ...]:
+        """Return the modules that a run imports; the server of forked runs imports them once."""
+        return cls.__module__, "autosparse.cluster.worker", "autosparse.cluster.attempt"
+
     @abstractmethod
     def is_complete(self) -> bool:
         """Return True if the output exists and is whole."""

@@ -1,16 +1,21 @@
 """The program of a job's process, `python -m autosparse.cluster.worker FOLDER`: submitit's, with two safeguards.
 
 A pickle runs code when it is loaded, and others may be able to write to the folder, so only pickles of this user are
-loaded. And the process ends when its work is done, even if threads of the user's are still alive.
+loaded. And the process ends when its work is done, even if threads of the user's are still alive. The same holds for
+the processes of `workers`.
 """
 
 import os
+import pickle
 import shlex
 import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Never
 
 import submitit
 from submitit.core.submission import submitit_main
@@ -31,13 +36,36 @@ def main() -> None:
     """Run the submitted work and end the process."""
     os.environ["SUBMITIT_FOLDER"] = sys.argv[1]
     check_owner(submitit.JobEnvironment().paths.submitted_pickle)
+    _run_and_exit(submitit_main)
+
+
+def run_forked(work: bytes, environment: Mapping[str, str], log: Path) -> None:
+    """Run pickled work in a forked process and end the process.
+
+    Args:
+        work: pickled function without arguments.
+        environment: all environment variables.
+        log: file to which standard output and standard error are appended.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
+    with log.open("a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    _run_and_exit(lambda: pickle.loads(work)())
+
+
+def _run_and_exit(work: Callable[[], object]) -> Never:
     code = 1
     try:
-        submitit_main()
+        work()
         code = 0
     except BaseException:
         traceback.print_exc()
     finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # The disk may be full.
+                stream.flush()
         os._exit(code)
 
 

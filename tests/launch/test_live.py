@@ -117,7 +117,7 @@ def test_complete_run_without_output_is_a_row(
 
 def test_page_in_a_terminal_ends_with_ctrl_c(tmp_path: Path) -> None:
     run = leave(tmp_path / "a", job=submitted(None), status={"state": "running"})
-    host, started = os.uname().nodename, status.lease._start_of(os.getpid())
+    host, started = os.uname().nodename, status.lease.start_of(os.getpid())
     holder = {"host": host, "pid": os.getpid(), "started": started, "job": None, "folder": str(run)}
     (run / f"{status.lease.LEASE}1").write_text(json.dumps(holder))
     above, below = pty.openpty()
