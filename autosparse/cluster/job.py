@@ -70,7 +70,8 @@ class Job(ABC):
     @classmethod
     def imports(cls) -> tuple[str, ...]:
         """Return the modules that a run imports; the server of forked runs imports them once."""
-        return cls.__module__, "autosparse.cluster.worker", "autosparse.cluster.attempt"
+        # The first optimizer imports torch._dynamo.
+        return cls.__module__, "autosparse.cluster.worker", "autosparse.cluster.attempt", "torch._dynamo"
 
     @abstractmethod
     def is_complete(self) -> bool:

@@ -10,6 +10,7 @@ import pickle
 import shlex
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from typing import Never
 
 import submitit
 from submitit.core.submission import submitit_main
+from tqdm import tqdm
 
 HOLD_SIGNALS = (
     "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM}); "
@@ -52,6 +54,7 @@ def run_forked(work: bytes, environment: Mapping[str, str], log: Path) -> None:
     with log.open("a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    tqdm.set_lock(threading.RLock())  # Its own lock has a semaphore, which the end below would leave behind.
     _run_and_exit(lambda: pickle.loads(work)())
 
 

@@ -10,8 +10,9 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import connection, forkserver
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
 _FORKS = multiprocessing.get_context("forkserver")
-_HELD = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PATIENCE = 30.0  # seconds that processes of a run get to notice that one of them has failed
 
 
@@ -55,7 +55,9 @@ class Group:
         """
         job_id = submitit.JobEnvironment().job_id
         statuses = {job.folder: read_record(job.folder / "status.json") for job in self.jobs}
-        failed = [job for job in self.jobs if statuses[job.folder].items() >= {"state": "failed", "job": job_id}.items()]
+        failed = [
+            job for job in self.jobs if statuses[job.folder].items() >= {"state": "failed", "job": job_id}.items()
+        ]
         left = tuple(job for job in self.jobs if job not in failed)
         try:
             failures = run([Stage("runs", left)], self.resources.of_each_run())
@@ -77,7 +79,9 @@ def run(stages: Sequence[Stage], resources: Resources, root: Path | None = None)
         KeyboardInterrupt: a signal asked to stop; the jobs have stopped at a step.
     """
     jobs = [job for stage in stages for job in stage.jobs]
-    _start_server(jobs)
+    forkserver.set_forkserver_preload(list(dict.fromkeys(name for job in jobs for name in job.imports())))
+    with _server_environment():
+        forkserver.ensure_running()  # It imports while this process does.
     at_once = min(resources.side_by_side(), len(jobs))
     waiting = {stage.name: list(stage.jobs) for stage in stages}
     unfinished = {stage.name: len(stage.jobs) for stage in stages}
@@ -102,7 +106,8 @@ def run(stages: Sequence[Stage], resources: Resources, root: Path | None = None)
                     say(f"[{started}/{len(jobs)}] started {job.folder}")
             counts = {"running": len(running), "waiting": sum(map(len, waiting.values())), "failed": len(failures)}
             bar.set_postfix_str(", ".join(f"{count} {state}" for state, count in counts.items() if count))
-            connection.wait([process.sentinel for run in running.values() for process in run.processes], timeout=0.2)
+            processes = [process for run in running.values() for process in run.processes]
+            connection.wait([process.sentinel for process in processes if process.exitcode is None], timeout=0.2)
             for place, ended in [(place, run) for place, run in running.items() if run.has_ended()]:
                 del running[place]
                 free.append(place)
@@ -126,30 +131,28 @@ class _Run:
         job_id = os.environ.get("SLURM_JOB_ID") and submitit.JobEnvironment().job_id
         provenance.write_submission(job, job_id, str(self.log))
         attempt = Attempt(
-            job, resources.threads(at_once), resources.requeues, forked=True, gpu_fraction=1 / (resources.runs_per_gpu or 1)
+            job,
+            resources.threads(at_once),
+            resources.requeues,
+            forked=True,
+            gpu_fraction=1 / (resources.runs_per_gpu or 1),
         )
         self._store, group = _process_group(resources.tasks)
         environment = {**os.environ, **group, **_gpus_of(place, resources)}
         work = cloudpickle.dumps(attempt)
-        self.processes = [
-            _FORKS.Process(
-                target=worker.run_forked, args=(work, {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, self.log)
-            )
-            for rank in range(resources.tasks)
-        ]
-        for process in self.processes:
-            process.start()
+        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(resources.tasks)]
+        self.processes = [_fork(work, {**environment, **rank}, self.log) for rank in ranks]
         self._ends = time.monotonic() + 60 * resources.minutes if resources.time and not job_id else None
         self._failed: float | None = None
 
     def has_ended(self) -> bool:
         """Return True if no process of the run is left; stop it at its time limit, or some time after one failed."""
-        alive = [process for process in self.processes if _is_alive(process)]
-        now = time.monotonic()
+        ended = [process for process in self.processes if not _is_alive(process)]
+        alive, now = len(ended) < len(self.processes), time.monotonic()
         if self._ends and now > self._ends:
             self._ends = None
             self.signal(signal.SIGTERM)
-        if alive and any(process.exitcode for process in self.processes):
+        if alive and any(process.exitcode for process in ended):
             self._failed = self._failed or now
             if now > self._failed + _PATIENCE:
                 self.signal(signal.SIGKILL)
@@ -162,19 +165,36 @@ class _Run:
                 os.kill(process.pid, number)
 
 
-def _is_alive(process: multiprocessing.process.BaseProcess) -> bool:
+def _is_alive(process: ForkServerProcess) -> bool:
     """Return True if a process has not ended. Without its server, which may be killed, `exitcode` does not know."""
     return process.exitcode is None or lease.start_of(process.pid) is not None
 
 
-def _start_server(jobs: Sequence[Job]) -> None:
-    """Start the server unless it runs; it imports what the jobs will, and holds the signals that are meant for them."""
-    forkserver.set_forkserver_preload(list(dict.fromkeys(name for job in jobs for name in job.imports())))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+def _fork(work: bytes, environment: Mapping[str, str], log: Path) -> ForkServerProcess:
+    """Start a process that runs pickled work; see `worker.run_forked`."""
+    while True:
+        process = _FORKS.Process(target=worker.run_forked, args=(work, environment, log))
+        try:
+            with _server_environment():
+                process.start()
+        except (EOFError, ConnectionError):  # The server was killed just now; the next start starts another.
+            continue
+        return process
+
+
+@contextmanager
+def _server_environment() -> Iterator[None]:
+    """Within the block, a server that is started has one thread, and holds the signals that are meant for its runs."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # NumPy's BLAS would start threads when it is imported.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, interruption.SIGNALS)
     try:
-        forkserver.ensure_running()
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        del os.environ["OMP_NUM_THREADS"]
+        if threads is not None:
+            os.environ["OMP_NUM_THREADS"] = threads
 
 
 def _process_group(tasks: int) -> tuple["TCPStore | None", dict[str, str]]:
@@ -214,7 +234,7 @@ def _stopping(running: Mapping[int, _Run]) -> Iterator[None]:
         try:
             for run in running.values():
                 run.signal(signal.SIGTERM)
-            while not all([run.has_ended() for run in running.values()]):
+            while not all(run.has_ended() for run in running.values()):
                 time.sleep(0.05)
         except BaseException:
             for run in running.values():
