@@ -67,9 +67,8 @@ def parse(kind: type[Arguments], args: Sequence[str] | None = None, prog: str | 
     if choose := getattr(kind, "task_class", None):
         task = choose(known.task or file.value("task", str, "images"))
     parser = _Parser(file, task, helping=bool({"-h", "--help"} & {*words}))
-    site = {field.name: field.default_factory for field in fields(kind)}.get("resources")  # type: ignore[arg-type]
-    if "--help-cluster" in words and callable(site):
-        return parser.read(type(full := site()), ["--help"], prog, default=full)
+    if "--help-cluster" in words and (resources := get_type_hints(kind).get("resources")):
+        return parser.read(resources, ["--help"], prog)
     types = option_types(kind) | (option_types(task) if task else {})
     file.check({*types})
     if not parser.helping:
@@ -118,9 +117,7 @@ class _Parser:
         if CHOSEN in marks(hint):
             return replace(option, type=self.task or type(option.default), default=tyro.MISSING_NONPROP)
         if option.name == "resources" and self.helping:
-            shown = hint.__base__
-            values = {field.name: getattr(option.default, field.name) for field in fields(shown)}
-            return replace(option, type=shown, default=shown(**values))
+            return replace(option, type=hint.__base__, default=hint.__base__())
         default = option.default
         for name in option_names(option.name, hint) if tyro.conf.Suppress not in marks(hint) else ():
             default = self.file.value(name.lstrip("-").replace("_", "-"), hint, default)

@@ -127,24 +127,19 @@ class OptionsFile:
         """Read a file; of a run's `config.yaml`, the section of options.
 
         Raises:
-            UserError: the file is missing, is not a mapping in YAML, or has an option twice.
+            UserError: the file is missing, or is not a mapping in YAML.
         """
         try:
             content = path.read_text(encoding="utf-8")
             # YAML's own types would make 720 minutes of 12:00:00, and False of a partition "no"
-            loader = yaml.BaseLoader(content)
-            top = loader.get_single_node()
-            texts = loader.construct_document(top) if top else {}
+            texts = yaml.load(content, yaml.BaseLoader) or {}
         except OSError as error:
-            raise UserError(f"--config {path}: {error.strerror}; it takes a file of options, OPTION: VALUE") from None
+            raise UserError(f"{path}: {error.strerror}; a file of options is needed, OPTION: VALUE") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             mark = getattr(error, "problem_mark", None)
             raise UserError(f"{path} is not valid YAML{f', see line {mark.line + 1}' if mark else ''}") from None
         if not isinstance(texts, dict):
             raise UserError(f"{path} is not a list of OPTION: VALUE")
-        keys = [key.value for key, _ in top.value] if top else []
-        if len(texts) < len(keys):  # PyYAML would take the last
-            raise UserError(f"{path} has {max(keys, key=keys.count)} twice")
         if isinstance(texts.get(SECTION), dict):
             texts = texts[SECTION]
         return cls(path, {key.replace("_", "-"): value for key, value in texts.items()})

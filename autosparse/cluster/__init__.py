@@ -7,7 +7,7 @@ from autosparse.lazy import lazily
 if TYPE_CHECKING:
     from autosparse.cluster.job import Job, Stage
     from autosparse.cluster.launcher import launch, launch_graph
-    from autosparse.cluster.resources import Resources, site_resources
+    from autosparse.cluster.resources import Resources
 
-__all__ = ["Job", "Resources", "Stage", "launch", "launch_graph", "site_resources"]
+__all__ = ["Job", "Resources", "Stage", "launch", "launch_graph"]
 __getattr__ = lazily(__name__)
