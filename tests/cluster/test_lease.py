@@ -71,12 +71,6 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert who(tmp_path)["pid"] == os.getpid()
 
 
-def test_reused_process_id_is_no_holder(tmp_path: Path) -> None:
-    holder(tmp_path, host=socket.gethostname(), pid=os.getpid(), started="1")
-    with lease(tmp_path, None):
-        assert who(tmp_path)["started"] != "1"
-
-
 def test_holder_on_another_machine_counts_until_it_is_silent(tmp_path: Path) -> None:
     holder(tmp_path, job="5_1")
     with pytest.raises(UserError, match=r"process 1 on node7 \(job 5_1\) works on this run"):

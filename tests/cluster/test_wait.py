@@ -51,14 +51,6 @@ def test_job_that_left_the_queue_without_output_has_failed(polls: Polls, tmp_pat
     assert failed.error == f"it was not started; log: {tmp_path}/log; Slurm: CANCELLED"
 
 
-def test_job_missing_once_is_waited_for(polls: Polls, tmp_path: Path) -> None:
-    job = Note(tmp_path, "a")
-    says(job, "running")
-    polls([{"1": RUNNING}, {}, {"1": RUNNING}, {}, None, {}])
-    (failed,) = submit.wait([(job, Submitted("1", tmp_path / "log"))], "notes")
-    assert "it was killed" in failed.error
-
-
 def test_run_of_another_job_is_waited_for(polls: Polls, tmp_path: Path) -> None:
     job = Note(tmp_path, "a")
     says(job, "running")
@@ -93,26 +85,10 @@ def test_requeued_job_is_reported_and_waited_for(
     assert capsys.readouterr().err.splitlines() == [f"queued again: {job.folder} (1)"]
 
 
-def test_complete_status_without_output_does_not_count(polls: Polls, tmp_path: Path) -> None:
-    job = Note(tmp_path, "a")
-    says(job, "complete")  # and its output was deleted
-    polls([{"1": PENDING}, {"1": RUNNING}, {}, {}])
-    (failed,) = submit.wait([(job, Submitted("1", tmp_path / "log"))], "notes")
-    assert "it is complete" in failed.error
-
-
 def test_silent_queue_is_asked_again(polls: Polls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     polls([{"1": RUNNING}, None, None, {"1": RUNNING}, None, {}, {}])
     assert len(submit.wait([(Note(tmp_path, "a"), Submitted("1", tmp_path / "log"))], "notes")) == 1
     assert capsys.readouterr().err.count("squeue does not answer; still waiting") == 2
-
-
-def test_run_completed_while_the_queue_is_silent_ends_the_wait(polls: Polls, tmp_path: Path) -> None:
-    job = Note(tmp_path, "a")
-    says(job, "complete")
-    (job.folder / "word").write_text("a")
-    polls([None])
-    assert submit.wait([(job, Submitted("1", tmp_path / "log"))], "notes") == []
 
 
 def test_accounting_is_not_asked(commands: Commands, tmp_path: Path) -> None:

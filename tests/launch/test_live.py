@@ -100,17 +100,6 @@ def test_log_gets_a_table_when_a_row_has_changed(
     assert third.splitlines()[1].split() == ["a", "failed", "1", "of", "4", "loss", "0.25"]
 
 
-def test_complete_run_without_output_is_a_row(
-    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    leave(tmp_path / "a", status={"state": "complete"}, config={"kind": "autos"}, progress={"done": 4, "total": 4})
-    leave(tmp_path / "b", status={"state": "complete"}, autos={"card": {"losses": [0.5, 0.125]}})
-    leave(tmp_path / "b", config={"kind": "autos"})
-    assert script("runs", "status", tmp_path) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert lines == [["a", "complete"], ["b", "complete", "2", "of", "2", "loss", "0.125"]]
-
-
 def test_page_in_a_terminal_ends_with_ctrl_c(tmp_path: Path) -> None:
     run = leave(tmp_path / "a", job=submitted(None), status={"state": "running"})
     host, started = os.uname().nodename, lease._start_of(os.getpid())

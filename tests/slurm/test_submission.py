@@ -200,8 +200,6 @@ def test_a_job_whose_set_up_fails_says_so(tmp_path: Path, capsys: pytest.Capture
     [
         (["--partition", "nope"], "invalid partition specified: nope"),
         (["--partition", "gpu", "--time", "8-00:00:00"], "Slurm would never start it: Partition"),
-        (["--partition", "gpu", "--gpus-per-node", "3", "--cpus-per-task", "1"], "gpus-per-node 3"),
-        (["--constraint", "h100"], "Invalid feature specification (asked for gpus-per-node 1, cpus-per-task 4"),
         (["--after", "1"], "after 1: Slurm does not know this job"),
         (["--slurm", "colour=red"], "unrecognized option '--colour=red' (asked for"),
     ],
