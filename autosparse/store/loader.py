@@ -15,8 +15,7 @@ from torch import Tensor
 from autosparse import seeds
 from autosparse.errors import UserError
 from autosparse.sizes import format_size, parse_size
-from autosparse.store.order import Chunk, Order, Part, ShuffleBuffer, part_indices, part_size
-from autosparse.store.position import Resumable
+from autosparse.store.order import Chunk, Order, Part, Resumable, ShuffleBuffer, part_indices, part_size
 from autosparse.store.reader import TripleStore
 from autosparse.store.schema import survival_dtype
 

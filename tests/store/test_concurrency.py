@@ -14,7 +14,6 @@ from autosparse.errors import StoreError
 from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.schema import LEDGER, MARKER, Ledger
 from autosparse.store.storage import Folder
-from autosparse.store.verify import problems
 from tests.conftest import tree
 from tests.store.helpers import advance, random_run, write
 
@@ -116,7 +115,7 @@ def test_files_committed_while_another_process_cleans_up_stay(tmp_path: Path, mo
         advance(writer, RUN)
         committed.set()
         resumed[0].result()
-    assert problems(TripleStore.open(path, unfinished=True)) == []
+    assert TripleStore.open(path, unfinished=True).problems() == []
     assert np.array_equal(writer.store.alive(1), RUN.masks[1].kept)
 
 

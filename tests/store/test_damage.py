@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from autosparse.errors import StoreError
 from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.schema import LEDGER, MARKER
-from autosparse.store.verify import problems
 from tests.store.helpers import Run, bits, flip, random_run, write
 
 METADATA = ["zarr.json", *(f"{array}/zarr.json" for array in ("theta", "grad", "survival", "alive", "probe-theta"))]
@@ -105,7 +104,7 @@ def test_opening_reading_or_verify_names_a_damaged_shard(store: Path, name: str,
     if isinstance(opened, str):
         assert re.search(rf"s: {name} (is missing|has \d+ bytes, \d+ were committed); delete the store", opened)
         return
-    (line,) = problems(opened)
+    (line,) = opened.problems()
     place = {"last byte": "the index", "zeros": "chunk 0, the index", "ones": "chunk 0, the index"}.get(
         damage, "chunk 0"
     )
@@ -129,11 +128,11 @@ def test_readers_and_writers_refuse_damaged_metadata(store: Path, name: str, dam
 def test_consolidated_metadata_are_whole(store: Path) -> None:
     zarr.consolidate_metadata(store)
     opened = TripleStore.open(store)
-    assert problems(opened) == []
+    assert opened.problems() == []
     assert equal(opened.theta(), RUN.theta.numpy())
     (store / MARKER).unlink()
     TripleWriter.open(store, RUN.layout, 3, {"seed": 0}, columns=RUN.columns).finish()
-    assert problems(TripleStore.open(store)) == []
+    assert TripleStore.open(store).problems() == []
 
 
 def test_arrays_may_be_links(store: Path, tmp_path: Path) -> None:
@@ -142,7 +141,7 @@ def test_arrays_may_be_links(store: Path, tmp_path: Path) -> None:
         (store / name).symlink_to(tmp_path / "other" / name)
     (store / "alive" / "c" / "circle").symlink_to(store)
     opened = TripleStore.open(store)
-    assert problems(opened) == []
+    assert opened.problems() == []
     assert equal(opened.theta(), RUN.theta.numpy())
     (tmp_path / "other" / "theta" / "c" / "1").unlink()
     with pytest.raises(StoreError, match="theta/c/1 is missing"):
@@ -212,7 +211,7 @@ def test_swapped_shards_and_a_swapped_ledger_are_found(store: Path, tmp_path: Pa
     a, b = one.read_bytes(), other.read_bytes()
     one.write_bytes(b)
     other.write_bytes(a)
-    names = [line.split(": ")[1].split(" ")[0] for line in problems(TripleStore.open(store))]
+    names = [line.split(": ")[1].split(" ")[0] for line in TripleStore.open(store).problems()]
     assert names == ["theta/c/1", "theta/c/2"]
     write(tmp_path / "cut", RUN, 4096, until=4)
     shutil.copyfile(tmp_path / "cut" / LEDGER, store / LEDGER)

@@ -12,7 +12,6 @@ import pytest
 from autosparse.store import TripleStore
 from autosparse.store.schema import LEDGER, Ledger
 from autosparse.store.storage import Folder
-from autosparse.store.verify import problems
 from tests.conftest import tree
 from tests.store.helpers import random_run, succeeds, write
 
@@ -60,7 +59,7 @@ def check_failure(path: Path, number: int) -> bool:
     assert str(error.filename).startswith(f"{path}")
     assert not [name for name in (str(error.filename), *tree(path.parent)) if name.endswith(".tmp")]
     if (path / LEDGER).exists():
-        assert problems(TripleStore.open(path, unfinished=True)) == []
+        assert TripleStore.open(path, unfinished=True).problems() == []
     return True
 
 
@@ -88,7 +87,7 @@ def test_a_disk_that_becomes_read_only(disk: Path, expected: dict[str, bytes], u
     remount("rw", disk)
     write(path, RUN, SHARD)
     remount("ro", disk)
-    assert problems(TripleStore.open(path)) == []
+    assert TripleStore.open(path).problems() == []
     assert tree(path) == expected
 
 

@@ -11,7 +11,6 @@ import torch
 from autosparse.errors import StoreError
 from autosparse.store import TripleLoader, TripleStore, TripleWriter
 from autosparse.store.storage import storage_of
-from autosparse.store.verify import problems
 from tests.conftest import tree
 from tests.store.helpers import flip, write
 from tests.store.test_writer import LAYOUT, RUN, SHARD, N
@@ -63,7 +62,7 @@ def test_bytes_are_those_of_a_folder(bucket: str, local: Path) -> None:
     store = TripleStore.open(f"{bucket}/run")
     assert np.array_equal(store.theta(slice(4000, 9000)), RUN.theta[4000:9000].numpy())
     assert torch.equal(store.mask(2).kept, RUN.masks[2].kept)
-    assert problems(store) == []
+    assert store.problems() == []
 
 
 @pytest.mark.parametrize("until", [0, 1, 4])

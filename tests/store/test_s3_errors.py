@@ -13,7 +13,6 @@ import pytest
 
 from autosparse.errors import StoreError
 from autosparse.store import TripleStore
-from autosparse.store.verify import problems
 from tests.conftest import tree
 from tests.store.helpers import write
 from tests.store.test_s3 import bucket, endpoint, local, objects  # noqa: F401 (fixtures)
@@ -84,7 +83,7 @@ def test_some_errors_and_slow_or_lost_answers_change_nothing(gate: Gate, bucket:
     gate.loses = lambda number: number % 29 == 7
     gate.seconds = lambda number: 0.2 if number % 11 == 0 else 0.0
     write(f"{bucket}/s", RUN, SHARD)
-    assert problems(TripleStore.open(f"{bucket}/s")) == []
+    assert TripleStore.open(f"{bucket}/s").problems() == []
     assert objects(f"{bucket}/s") == tree(local)
     assert next(gate.numbers) > 30
 

@@ -13,7 +13,6 @@ from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleStore, TripleWriter, schema
 from autosparse.store.schema import LEDGER, Grid, Ledger, survival_dtype
 from autosparse.store.storage import storage_of
-from autosparse.store.verify import problems
 from tests.conftest import tree
 from tests.store.helpers import Run, random_run, write
 
@@ -58,7 +57,7 @@ def test_any_number_of_writers_leaves_the_same_bytes_and_what_was_given(
     for i in range(N):
         for name, values in run.probe(i).items():
             assert np.array_equal(store.probe(name, i), values.numpy())
-    assert problems(store) == []
+    assert store.problems() == []
 
 
 def test_chunks_behind_the_end_of_a_probe_are_not_written(tmp_path: Path) -> None:
@@ -68,7 +67,7 @@ def test_chunks_behind_the_end_of_a_probe_are_not_written(tmp_path: Path) -> Non
     assert [int(mask.count) // (1 << 18) for mask in run.masks] == [4, 2, 1]
     assert sizes == [4, 3]
     store = TripleStore.open(tmp_path)
-    assert problems(store) == []
+    assert store.problems() == []
     assert np.array_equal(store.probe(COLUMNS[0], 1), run.probe(1)[COLUMNS[0]].numpy())
 
 
@@ -82,7 +81,7 @@ def test_verify_finds_values_that_are_not_finite(tmp_path: Path) -> None:
             probe["probe-theta"][5] = torch.inf
         writer.commit_alive(i, run.masks[i], probe)
     writer.finish()
-    lines = [line.partition(": ")[2] for line in problems(TripleStore.open(tmp_path))]
+    lines = [line.partition(": ")[2] for line in TripleStore.open(tmp_path).problems()]
     shards = sorted({int(k) // SHARD for k in np.flatnonzero(run.theta > 4)})
     expected = [f"theta is not finite in {k * SHARD}:{min((k + 1) * SHARD, SIZE)}" for k in shards]
     assert lines == [*expected, "probe-theta is not finite in iteration 1"]
