@@ -105,13 +105,9 @@ class TripleStore:
         return self._read("survival", index)
 
     def scan(self, *arrays: str) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
-        """Yield the whole store in order, block by block; the next two blocks are read meanwhile.
+        """Yield the whole store in blocks, in order: their flat indices, at most 2^22, and the arrays by name.
 
-        Args:
-            arrays: names among theta, grad and survival.
-
-        Yields:
-            The flat indices of the block, at most 2^22, and the arrays by their names.
+        `arrays` are names among theta, grad and survival. The next two blocks are read meanwhile.
         """
         step = min(self.grid.shard, schema.BLOCK)
         blocks = [slice(start, min(start + step, len(self))) for start in range(0, len(self), step)]
@@ -156,9 +152,6 @@ class TripleStore:
         Args:
             column: one of `columns`, see `autosparse.lookahead.Probe`.
             i: number of the iteration, 0..N-1, as far as committed.
-
-        Raises:
-            StoreError: the column does not exist, the iteration is not committed, or the store is damaged.
         """
         if column not in self.columns:
             advice = f"only {', '.join(self.columns)}" if self.columns else "run IRP with --probe-steps to measure it"
