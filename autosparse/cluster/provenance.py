@@ -135,9 +135,12 @@ def write_environment(folder: Path, job_id: str | None) -> None:
         write_text(folder / "code.diff", diff)
 
 
-def write_submission(job: Job, job_id: str | None, log: str | None) -> None:
-    """Write `job.json`: the command that asks for the run, its configuration and, on Slurm, the job's id and log."""
-    submission = {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log}
+def write_submission(job: Job, job_id: str | None, log: str | None, runs: int = 1) -> None:
+    """Write `job.json`: the command that asks for the run, and its configuration.
+
+    On Slurm also the job's id, its log and how many runs it may have.
+    """
+    submission = {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log, "runs": runs}
     write_json(job.folder / "job.json", {**submission, "config": None if job.missing() else job.identity()})
 
 

@@ -1,4 +1,4 @@
-"""The program of a job's process, `python -m autosparse.cluster.worker FOLDER`: submitit's, with two safeguards.
+"""The program of a job's process: submitit's, with two safeguards.
 
 A pickle runs code when it is loaded, and others may be able to write to the folder, so only pickles of this user are
 loaded. And the process ends when its work is done, even if threads of the user's are still alive. The same holds for
@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 HOLD_SIGNALS = (
     "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM}); "
-    "words = [word.replace('submitit.core._submit', 'autosparse.cluster.worker') for word in sys.argv[1:4]]; "
-    "os.execv(sys.executable, [sys.executable, *words, *sys.argv[4:]])"
+    "work = 'from autosparse.cluster.worker import main; main()'; "
+    "words = ['-c', work] if sys.argv[2:4] == ['-m', 'submitit.core._submit'] else sys.argv[2:4]; "
+    "os.execv(sys.executable, [sys.executable, sys.argv[1], *words, *sys.argv[4:]])"
 )
 """First code of a job's process. It holds signals until `interruption.listening`, as a signal during the imports would
 end the process, and runs this module instead of submitit's."""
@@ -82,7 +83,3 @@ def check_owner(pickle: Path) -> None:
     with tempfile.TemporaryFile(dir=pickle.parent) as file:  # A file server may number users differently.
         if pickle.stat().st_uid != os.fstat(file.fileno()).st_uid:
             sys.exit(f"{pickle} is of another user, and is not loaded; submit again to a folder of your own")
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import submitit
 from tqdm import tqdm
 
@@ -128,8 +128,9 @@ class _Run:
         self.log = job.folder / "logs" / "output.log"
         with naming(self.log):
             self.log.parent.mkdir(parents=True, exist_ok=True)
-        job_id = os.environ.get("SLURM_JOB_ID") and submitit.JobEnvironment().job_id
-        provenance.write_submission(job, job_id, str(self.log))
+        in_slurm = "SUBMITIT_EXECUTOR" in os.environ
+        if not in_slurm:
+            provenance.write_submission(job, None, str(self.log))
         attempt = Attempt(
             job,
             resources.threads(at_once),
@@ -137,12 +138,11 @@ class _Run:
             forked=True,
             gpu_fraction=1 / (resources.runs_per_gpu or 1),
         )
-        self._store, group = _process_group(resources.tasks)
-        environment = {**os.environ, **group, **_gpus_of(place, resources)}
+        environment = {**os.environ, **_gpus_of(place, resources)}
         work = cloudpickle.dumps(attempt)
-        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(resources.tasks)]
+        self._store, ranks = _process_group(resources.tasks)
         self.processes = [_fork(work, {**environment, **rank}, self.log) for rank in ranks]
-        self._ends = time.monotonic() + 60 * resources.minutes if resources.time and not job_id else None
+        self._ends = time.monotonic() + 60 * resources.minutes if resources.time and not in_slurm else None
         self._failed: float | None = None
 
     def has_ended(self) -> bool:
@@ -161,13 +161,13 @@ class _Run:
     def signal(self, number: int) -> None:
         """Send a signal to the processes."""
         for process in self.processes:
-            if _is_alive(process):
+            if _is_alive(process) and process.pid:
                 os.kill(process.pid, number)
 
 
 def _is_alive(process: ForkServerProcess) -> bool:
     """Return True if a process has not ended. Without its server, which may be killed, `exitcode` does not know."""
-    return process.exitcode is None or lease.start_of(process.pid) is not None
+    return process.exitcode is None or lease.start_of(process.pid or 0) is not None
 
 
 def _fork(work: bytes, environment: Mapping[str, str], log: Path) -> ForkServerProcess:
@@ -197,21 +197,16 @@ def _server_environment() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = threads
 
 
-def _process_group(tasks: int) -> tuple["TCPStore | None", dict[str, str]]:
-    """Return the store by which the processes of a run meet, and the variables that name it, as torchrun sets them."""
+def _process_group(tasks: int) -> tuple["TCPStore | None", list[dict[str, str]]]:
+    """Return the store by which the processes of a run meet, and the variables of each, as torchrun sets them."""
     if tasks == 1:
-        return None, {}
+        return None, [{}]
     from torch.distributed import TCPStore
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    return store, {
-        "WORLD_SIZE": str(tasks),
-        "LOCAL_WORLD_SIZE": str(tasks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_RUN_ID": "local",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    common |= {"WORLD_SIZE": str(tasks), "LOCAL_WORLD_SIZE": str(tasks), "TORCHELASTIC_RUN_ID": "local"}
+    return store, [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(tasks)]
 
 
 def _gpus_of(place: int, resources: Resources) -> dict[str, str]:
