@@ -24,7 +24,7 @@ class Note(Job):
 
     output: Path = field(metadata=NO_IDENTITY)
     word: str
-    fail: str = field(default="", metadata=NO_IDENTITY)
+    fail: str = ""
     seconds: float = field(default=0.0, metadata=NO_IDENTITY)
     reads: tuple[str, ...] = field(default=(), metadata=NO_IDENTITY)
 
