@@ -47,7 +47,7 @@ def run_forked(work: bytes, environment: Mapping[str, str], log: Path) -> None:
 
     Args:
         work: pickled function without arguments.
-        environment: all environment variables.
+        environment: mapping of all environment variables of the process.
         log: file to which standard output and standard error are appended.
     """
     os.environ.clear()
