@@ -151,7 +151,7 @@ def page(rows: list[Row], width: int, height: int) -> "Group":
     wide = width >= _WIDTH_FOR["done"]
     columns = [name for name in COLUMNS if name in ("run", "state", "done") or any(row[name] for row in rows)]
     columns = [name for name in columns if width >= _WIDTH_FOR.get(name, 0)]
-    head = [Column("run", no_wrap=True), *columns[1:]]  # The other columns are shortened first.
+    head: list[Column | str] = [Column("run", no_wrap=True), *columns[1:]]  # The other columns are shortened first.
     runs = Table(*head, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for row in rows[:lines]:
         cells: dict[str, Text | ProgressBar] = {name: line(row[name]) for name in columns}

@@ -159,7 +159,6 @@ class FitRun(TrackedRun):
         from autosparse.autos import IterationSamples, StoredSamples, measure_iterations, read_iterations
         from autosparse.autos.autos import gradient_mode
         from autosparse.criteria import Scoring
-        from autosparse.criteria.loss import CrossEntropy
         from autosparse.store import TripleStore
 
         config = self.config
@@ -175,7 +174,7 @@ class FitRun(TrackedRun):
             setting = _setting(store, self.data_root)
             model, data = setting.make(store.run["seed"], accelerator)
             batches = data.scoring(limit=store.run["grad_batches"])
-            runs.append(measure_iterations(store, model, Scoring(batches, batches.loss or CrossEntropy()), config))
+            runs.append(measure_iterations(store, model, Scoring(batches, batches.loss), config))
         return IterationSamples(stores, config, runs)
 
     def _fit_without(self, left_out: int, samples: "Samples", accelerator: "Accelerator") -> dict[str, Any]:

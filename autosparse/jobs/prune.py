@@ -259,7 +259,6 @@ class PruneRun(TrainingRun):
 
         from autosparse.criteria import Scoring, select
         from autosparse.criteria.erk import RandomERK
-        from autosparse.criteria.loss import CrossEntropy
         from autosparse.jobs.sanity import Inverted, shuffled
         from autosparse.lookahead import RecipeLearner
         from autosparse.pruning import Mask
@@ -280,7 +279,7 @@ class PruneRun(TrainingRun):
             progress(rounds * ahead)
         else:
             batches = data.scoring(limit=self.setting.grad_batches)
-            scoring = Scoring(batches, batches.loss or CrossEntropy(), learner)
+            scoring = Scoring(batches, batches.loss, learner)
             mask = select(Inverted(criterion) if config.sanity == "inverted" else criterion, model, full, scoring, k)
             if config.sanity == "shuffled":
                 mask = shuffled(mask, config.seed)

@@ -19,7 +19,6 @@ from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.jobs.base import Setting
 from autosparse.store import TripleStore
-from autosparse.store.verify import problems
 from autosparse.tasks import Images
 from tests.cluster.jobs import Note
 from tests.conftest import ROOT, RUN, SMALL_IRP, tree
@@ -91,7 +90,7 @@ def test_two_nodes_of_two_processes_are_one_world_and_write_one_store(irp_run: P
     assert told == [[k, 4, k % 2, str(k // 2), f"gpu{k // 2 + 1}", "0,1"] for k in range(4)]
     assert {path.name for path in (run.folder / "logs").glob("*.log")} == {f"rank{k}.log" for k in range(4)}
     store, alone = TripleStore.open(run.folder), TripleStore.open(irp_run)
-    assert problems(store) == []
+    assert store.problems() == []
     assert np.array_equal(store.theta(), alone.theta())
     np.testing.assert_allclose(store.grad(), alone.grad(), rtol=1e-4, atol=1e-7)
 
@@ -105,7 +104,7 @@ def test_a_task_of_a_users_file_is_found_on_the_nodes(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / done.stdout.strip()
-    assert problems(TripleStore.open(folder)) == []
+    assert TripleStore.open(folder).problems() == []
     assert (folder / "mine.py").read_text() == (tmp_path / "mine.py").read_text()
 
 
@@ -118,7 +117,7 @@ def test_the_command_of_a_user_from_submission_to_complete_stores(
     assert done.returncode == 0, done.stderr
     runs = [tmp_path / "irp" / RUN, tmp_path / "irp" / RUN.replace("_s0", "_s1")]
     assert done.stdout.splitlines() == [str(run) for run in runs]
-    assert [problems(TripleStore.open(run)) for run in runs] == [[], []]
+    assert [TripleStore.open(run).problems() for run in runs] == [[], []]
     assert tree(runs[0] / "triples.zarr") == tree(irp_run / "triples.zarr")
     assert script("irp", *arguments) == 0
     assert "2 runs, 2 complete, 0 to run (slurm)" in capsys.readouterr().err
