@@ -31,7 +31,7 @@ def test_irp_fit_prune_and_report_work_on_one_output_folder(
     for name in ("config.yaml", "initial.safetensors", "history.json", "environment.json", "logs/rank0.log"):
         assert (Path(run) / name).is_file()
 
-    fit = ["--epochs", "1", "--samples", "16384", "--resolution", "16", "--name", "small"]
+    fit = ["--epochs", "1", "--resolution", "16", "--name", "small"]
     assert script("autos", "--runs", run, *fit, "--output", tmp_path) == 0
     (autos,) = capsys.readouterr().out.splitlines()
     assert autos == str(tmp_path / "autos" / "small")
@@ -295,7 +295,7 @@ def test_report_of_irp_alone_has_table_and_figure(script: Script, irp_run: Path,
 
 def test_leave_one_out_reports_metrics_of_each_run(script: Script, irp_run: Path, tmp_path: Path) -> None:
     shutil.copytree(irp_run, tmp_path / "second")
-    fit = ["--epochs", "1", "--batch-size", "8192", "--leave-one-out", "--resolution", "8", "--name", "both"]
+    fit = ["--epochs", "1", "--samples", "4096", "--leave-one-out", "--resolution", "8", "--name", "both"]
     fit += ["--output", tmp_path]
     assert script("autos", "--runs", irp_run, tmp_path / "second", *fit) == 0
     card = json.loads((tmp_path / "autos" / "both" / "autos.json").read_text())["card"]
