@@ -41,7 +41,6 @@ SCRIPTS: dict[str, tuple[Resources, int, str]] = {
     "array": (Resources(partition="gpu", time="90"), 3, "logs"),
     "everything": (EVERYTHING, 8, "logs"),
     "cpu": (Resources(partition="cpu", gpus_per_node=0, tasks_per_node=2, time="1", max_requeues=0), 1, "logs"),
-    "quotes": (Resources(), 2, 'it\'s a "log" $HOME; folder'),
 }
 
 
@@ -162,12 +161,6 @@ def test_refusal_is_one_line_with_the_request(
     assert f"Slurm refuses: {shown}" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
-
-
-def test_answer_without_job_id_is_a_refusal(commands: Commands, tmp_path: Path) -> None:
-    commands.answer("sbatch", "echo welcome")
-    with pytest.raises(UserError, match=r'Slurm refuses: .*"welcome"'):
-        submit_array([nothing], Resources(), "irp", tmp_path / "logs")
 
 
 @pytest.mark.parametrize(

@@ -287,12 +287,6 @@ def test_runs_that_a_fit_cannot_use_are_refused(
     assert "is not finished (4 of 4 iterations); run the same IRP again" in capsys.readouterr().err
 
 
-def test_report_of_irp_alone_has_table_and_figure(script: Script, irp_run: Path, tmp_path: Path) -> None:
-    assert script("report", irp_run, "--output", tmp_path) == 0
-    assert "| 99.00% |" in (tmp_path / "report.md").read_text()
-    assert (tmp_path / "figures" / "lenet-300-100_digits_accuracy.svg").is_file()
-
-
 def test_leave_one_out_reports_metrics_of_each_run(script: Script, irp_run: Path, tmp_path: Path) -> None:
     shutil.copytree(irp_run, tmp_path / "second")
     fit = ["--epochs", "1", "--samples", "4096", "--leave-one-out", "--resolution", "8", "--name", "both"]
@@ -304,15 +298,3 @@ def test_leave_one_out_reports_metrics_of_each_run(script: Script, irp_run: Path
     assert [row["samples"] for row in card["held_out"]] == [5020, 5020]
     assert card["leave_one_out"][0]["mse"] == card["leave_one_out"][1]["mse"]  # the runs are alike here
     assert script("autos", "--runs", irp_run, *fit) == 2  # one run leaves no others
-
-
-def test_damaged_run_does_not_stop_the_others(
-    script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(irp_run, tmp_path / "irp" / RUN)
-    (tmp_path / "irp" / RUN / "triples.zarr" / "grad" / "c" / "0").unlink()
-    assert script("irp", *SMALL_IRP, "--seeds", "0", "1", "--output", tmp_path) == 2
-    error = capsys.readouterr().err
-    assert "grad/c/0 is missing; delete the store and run the IRP again" in error
-    assert "1 of 2 runs failed" in error
-    assert (tmp_path / "irp" / RUN.replace("_s0", "_s1") / "triples.zarr" / "complete").is_file()
