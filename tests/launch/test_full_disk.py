@@ -3,7 +3,8 @@
 import errno
 import json
 import re
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,25 @@ from autosparse.cluster import Resources, launch
 from tests.cluster.conftest import Commands, commands  # noqa: F401 (a fixture)
 from tests.cluster.jobs import Note
 from tests.conftest import RUN, SMALL_IRP, tree
-from tests.store.test_limits import disk, remount  # noqa: F401 (a fixture)
+from tests.disks import mounted, remount
 
 Script = Callable[..., int]
 FULL = "No space left on device"
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not mounted("size=8k", folder):
+        pytest.skip("only root may mount")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
 def test_a_run_on_a_disk_that_is_full_again_and_again(
-    disk: Path,  # noqa: F811
+    disk: Path,
     irp_run: Path,
     script: Script,
     capfd: pytest.CaptureFixture[str],
