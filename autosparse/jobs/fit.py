@@ -55,8 +55,6 @@ class FitRun(TrackedRun):
             raise UserError("a run is named twice; to have it come more often give it a weight")
         if (weights := len(self.config.weights)) not in (0, len(self.runs)):
             raise UserError(f"there are {weights} weights for {len(self.runs)} runs; give one for each")
-        if self.name is not None and self.name != Path(self.name).name:
-            raise UserError(f"the name is that of one folder, got {self.name!r}")
         if self.leave_one_out and len(self.runs) < 2:
             raise UserError("leaving one out needs at least two runs")
         self.absent()  # Raises if tasks or data have changed; other jobs may still make what is missing.
