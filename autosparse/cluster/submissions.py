@@ -68,8 +68,12 @@ def recorded(root: Path, cluster: str) -> Iterator[tuple[Path, str, Path]]:
 def prune(root: Path, cluster: str, is_active: Callable[[str], bool]) -> None:
     """Remove the folders of jobs that have ended, if their runs are complete by now or were submitted again.
 
-    So the number of folders is bounded by the number of jobs in the queue and of runs that are not complete. Jobs of
-    other clusters are left alone.
+    So the number of folders is bounded by the number of jobs in the queue and of runs that are not complete.
+
+    Args:
+        root: folder of the submissions.
+        cluster: cluster of the jobs; jobs of other clusters are left alone.
+        is_active: returns True for the id of a job that has not ended.
     """
     again = set[Path]()
     for folder, job_id, run in list(recorded(root, cluster)):

@@ -14,7 +14,7 @@ from autosparse.cluster import Resources, launch
 from tests.cluster.conftest import Commands, commands  # noqa: F401 (a fixture)
 from tests.cluster.jobs import Note
 from tests.conftest import RUN, SMALL_IRP, tree
-from tests.disks import mounted, remount
+from tests.mounts import mounted, remount
 
 Script = Callable[..., int]
 FULL = "No space left on device"

@@ -14,7 +14,7 @@ from typing import Any
 
 from autosparse.cluster import Job, slurm
 from autosparse.files import read_record
-from tests.disks import remount
+from tests.mounts import remount
 from tests.slurm.conftest import Sandbox
 
 SMALL_FILES = ("job.json", "status.json", "progress.json", "history.json")

@@ -15,7 +15,7 @@ from autosparse.cluster import slurm
 from tests import waiting
 from tests.cluster import jobs
 from tests.conftest import ROOT
-from tests.disks import mounted
+from tests.mounts import mounted
 from tests.slurm import work
 
 MAX_ARRAY = 8

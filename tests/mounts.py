@@ -1,4 +1,4 @@
-"""Small disks: temporary file systems that fill up, where only root may mount."""
+"""Temporary file systems, which a test may fill; only root may mount them."""
 
 import os
 import subprocess
