@@ -10,7 +10,7 @@ from torch import nn
 
 from autosparse.config import IRPConfig
 from autosparse.jobs import IRPRun
-from autosparse.jobs.base import Setting
+from autosparse.jobs.base import TrainingOptions
 from autosparse.lookahead import Probe
 from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleStore
@@ -22,7 +22,7 @@ from benchmarks.learnable import Seen, Together, _ceiling, _context, _judged, _R
 @pytest.fixture(scope="module")
 def pair(finished: Path) -> tuple[Seen, TripleStore]:
     config = IRPConfig(iterations=4)
-    run = IRPRun(output=finished, setting=Setting(task=Images(source="digits"), epochs=2), config=config)
+    run = IRPRun(output=finished, setting=TrainingOptions(task=Images(source="digits"), epochs=2), config=config)
     return Seen.of(run), TripleStore.open(run.folder)
 
 

@@ -53,7 +53,7 @@ class Tasked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting(Config):
+class TrainingOptions(Config):
     """Task and training."""
 
     task: Annotated[Task, CHOSEN] = field(default_factory=Images)
@@ -167,7 +167,7 @@ class TrackedRun(Job, Config):
 class TrainingRun(TrackedRun):
     """A run that trains a network."""
 
-    setting: Setting = field(default_factory=Setting)
+    setting: TrainingOptions = field(default_factory=TrainingOptions)
 
     def check(self) -> None:
         self.setting.check()

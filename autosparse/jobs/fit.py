@@ -11,7 +11,7 @@ from autosparse.cluster.progress import progress
 from autosparse.config import NO_IDENTITY, Bounds, FitConfig
 from autosparse.errors import StoreError, UserError
 from autosparse.files import is_json
-from autosparse.jobs.base import Setting, TrackedRun, make_task
+from autosparse.jobs.base import TrackedRun, TrainingOptions, make_task
 from autosparse.jobs.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -190,14 +190,14 @@ class FitRun(TrackedRun):
         return metrics
 
 
-def _setting(store: "TripleStore", data_root: Path | None) -> Setting:
+def _setting(store: "TripleStore", data_root: Path | None) -> TrainingOptions:
     """Return the task of a run, to measure its network again; raise if the task or the data have changed."""
     run: dict[str, Any] = store.run
     if absent := [key for key in ("task_path", "task_fields", "data", "seed") if key not in run]:
         raise UserError(
             f"{store.storage} does not say the {absent[0]} of its run, which a fit in rounds or with flow needs"
         )
-    setting = Setting(task=make_task(run, data_root))
+    setting = TrainingOptions(task=make_task(run, data_root))
     task = setting.task
     setting.check()
     if not task.absent() and (digest := task.digest()) != run["data"]:

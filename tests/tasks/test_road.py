@@ -23,7 +23,7 @@ from autosparse import registry
 from autosparse.cli import irp
 from autosparse.command import parse
 from autosparse.errors import UserError
-from autosparse.jobs import IRPRun, Setting
+from autosparse.jobs import IRPRun, TrainingOptions
 from autosparse.jobs.base import make_task
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
@@ -156,7 +156,7 @@ def test_fields_and_code_are_part_of_the_identity(tmp_path: Path) -> None:
         path = tmp_path / f"task{len(identities)}.py"
         path.write_text(code)
         kind = find_task(f"{path}:Own")
-        identities += [IRPRun(setting=Setting(task=kind(width=width))).identity() for width in (8, 9)]
+        identities += [IRPRun(setting=TrainingOptions(task=kind(width=width))).identity() for width in (8, 9)]
     assert len({json.dumps({**each, "task": ""}) for each in identities}) == 4
     assert identities[0]["task"] == "task0.py:Own"
 
@@ -191,7 +191,7 @@ def test_a_file_that_calls_sys_exit_is_refused(
 
 
 def test_a_setting_of_a_users_file_comes_back_from_a_pickle() -> None:
-    setting = Setting(task=find_task(f"{ROOT}/tests/tasks/own.py:Own")(width=5))
+    setting = TrainingOptions(task=find_task(f"{ROOT}/tests/tasks/own.py:Own")(width=5))
     again = pickle.loads(pickle.dumps(setting))
     assert again == setting
     assert torch.equal(again.task.dataset("test")[3][1], setting.task.dataset("test")[3][1])
