@@ -41,6 +41,7 @@ SCRIPTS: dict[str, tuple[Resources, int, str]] = {
     "array": (Resources(partition="gpu", time="90"), 3, "logs"),
     "everything": (EVERYTHING, 8, "logs"),
     "cpu": (Resources(partition="cpu", gpus_per_node=0, tasks_per_node=2, time="1", max_requeues=0), 1, "logs"),
+    "quotes": (Resources(), 2, 'it\'s a "log" $HOME; folder'),
 }
 
 

@@ -1,0 +1,26 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --array=0-1%2
+#SBATCH --cpus-per-task=4
+#SBATCH --error='/OUTPUT/it'"'"'s a "log" $HOME; folder/%A_%a/%A_%a_0_log.err'
+#SBATCH --gpus-per-node=1
+#SBATCH --job-name=irp
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output='/OUTPUT/it'"'"'s a "log" $HOME; folder/%A_%a/%A_%a_0_log.out'
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=240
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output '/OUTPUT/it'"'"'s a "log" $HOME; folder/%A_%a/%A_%a_%t_log.out' --error '/OUTPUT/it'"'"'s a "log" $HOME; folder/%A_%a/%A_%a_%t_log.err' --cpus-per-task=4 --kill-on-bad-exit=1 PYTHON -ISc 'import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM}); words = [word.replace('"'"'submitit.core._submit'"'"', '"'"'autosparse.cluster.worker'"'"') for word in sys.argv[1:4]]; os.execv(sys.executable, [sys.executable, *words, *sys.argv[4:]])' -u -m submitit.core._submit '/OUTPUT/it'"'"'s a "log" $HOME; folder/%j'
+
+
+# teardown
+code=$?
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}
+[ $code -ne 0 ] || [ -e '/OUTPUT/it'"'"'s a "log" $HOME; folder'/"$job/${job}_0_result.pkl" ] || { echo 'the process exited before its work was done' >&2; exit 1; }
+exit $code
