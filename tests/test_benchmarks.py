@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-QUICK = ("criteria", "store", "mixing", "select", "sparse", "ranks")  # The others are part of `make test-long`.
+QUICK = ("training", "store", "mixing", "select", "sparse", "ranks")  # The others are part of `make test-long`.
 CASES: list[tuple[str, str, list[str]]] = [
     ("training", "--dataset digits --workers 0 --repeats 1", ["| DataLoader, 0 workers |"]),
     (
