@@ -143,7 +143,7 @@ class Mask:
         export(self.layout, self.kept, model, batch)
 
     def summary(self, model: nn.Module, batch: Any = None) -> Summary:
-        """Return a table of what is kept of each matrix of a model, and why the others are dense, to print.
+        """Return a table of the matrices of a model: the kept fraction of each, or why it is dense.
 
         Args:
             model: the model that the mask was made for, wrapped or not.

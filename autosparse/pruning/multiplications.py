@@ -51,7 +51,7 @@ class WeightObserver(TorchDispatchMode):
     Attributes:
         read: names of the matrices that any operation reads.
         multiplications: number of multiplications by name of the matrix. Matrices that no operation of a known count
-            takes are missing: those of fused recurrent or bilinear layers, and unused ones.
+            takes are missing, such as those of fused recurrent layers and unused ones.
     """
 
     def __init__(self, matrices: Mapping[str, Tensor]) -> None:
