@@ -135,7 +135,7 @@ class Spectrum(nn.Module):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*is deprecated")
-def test_include_of_what_cannot_be_pruned_raises(make: Callable[[], nn.Module], name: str, why: str) -> None:
+def test_include_of_an_unprunable_parameter_raises(make: Callable[[], nn.Module], name: str, why: str) -> None:
     model = make()
     with pytest.raises(UserError, match=rf"include='{name}' finds nothing to prune: {name} is {why}$"):
         Layout.of(model, include=[name])
@@ -158,7 +158,7 @@ def test_a_pattern_may_be_one_string_and_any_name_of_a_tied_weight() -> None:
     assert dense_warning(model, Layout.of(model), exclude="3.weight") is None
 
 
-def test_what_is_empty_or_one_dimensional_is_left_out() -> None:
+def test_empty_and_one_dimensional_parameters_are_left_out() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     model.append(nn.Module())
     model[2].weight = nn.Parameter(torch.zeros(0, 4))
