@@ -26,7 +26,7 @@ from autosparse.files import replacing, write_json
 from autosparse.lookahead import Probe
 from autosparse.metrics import described
 from autosparse.options import option_values
-from autosparse.pruning import Layout, Mask, keep_top, make_schedule
+from autosparse.pruning import Layout, Mask, Schedule, keep_top
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.schema import LEDGER, MARKER, Ledger
@@ -83,7 +83,7 @@ class IRP:
 
     def __post_init__(self) -> None:
         c = self.config
-        self.schedule = make_schedule(c.schedule, c.iterations, c.final_sparsity, c.rate)
+        self.schedule = Schedule(c.schedule, c.iterations, c.final_sparsity, c.rate)
         criterion = self.criterion or make_criterion(c.criterion, c.order)
         if isinstance(criterion, Chooser):
             raise UserError("this criterion scores for one final sparsity, and IRP has one an iteration")

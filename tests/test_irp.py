@@ -22,7 +22,7 @@ from autosparse.criteria.gradient import mean_gradient
 from autosparse.errors import UserError
 from autosparse.irp import IRP
 from autosparse.lookahead import Probe
-from autosparse.pruning import Geometric, Mask
+from autosparse.pruning import Mask, Schedule
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.schema import LEDGER, MARKER
@@ -132,7 +132,7 @@ def test_triples_are_the_results_of_algorithm_2(network: str, accelerator: Accel
         train(model, store.mask(i), data, recipe_for(network), accelerator)
         assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
 
-    schedule = Geometric(N, 0.05)
+    schedule = Schedule("geometric", N, 0.95)
     kept = [store.mask(i).kept for i in range(N + 1)]
     assert [int(mask.sum()) for mask in kept] == [keep_count(schedule.density(i), len(store)) for i in range(N + 1)]
     assert all(not (b & ~a).any() for a, b in itertools.pairwise(kept))
