@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autosparse.config import FitConfig, Probed, Transform
+from autosparse.config import FitConfig, Probed
 from autosparse.criteria.base import Scoring, check_repeatable
 from autosparse.criteria.dataflow import dataflow
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.errors import UserError, unknown
+from autosparse.errors import UserError
 from autosparse.lookahead import look_ahead
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
@@ -77,11 +77,6 @@ class Features:
     gains: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.transform not in get_args(Transform):
-            raise unknown("transform", self.transform, get_args(Transform))
-        for name in self.names:
-            if name not in FEATURES:
-                raise unknown("feature", name, FEATURES)
         object.__setattr__(self, "names", tuple(self.names))  # lists if read from JSON
         object.__setattr__(self, "gains", tuple(self.gains) or tuple(FEATURES[name].gain for name in self.columns))
 

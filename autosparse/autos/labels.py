@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autosparse.config import Label
-from autosparse.errors import UserError, unknown
+from autosparse.errors import unknown
 
 LABELS: tuple[str, ...] = get_args(Label)
 
@@ -27,7 +27,7 @@ def label_table(label: str, densities: list[float]) -> NDArray[np.float64]:
         float64 (N + 1,).
 
     Raises:
-        UserError: an unknown label, or one that is not defined for the run.
+        UserError: an unknown label.
     """
     if label not in LABELS:
         raise unknown("label", label, LABELS)
@@ -38,11 +38,7 @@ def label_table(label: str, densities: list[float]) -> NDArray[np.float64]:
     if label == "min-max":
         lowest = sum(density == 1.0 for density in densities) - 1
         highest = sum(density > 0.0 for density in densities) - 1
-        if lowest == highest:
-            raise UserError("all parameters of a run have the same survival; there is nothing to learn from it")
         return (survival - lowest) / (highest - lowest)
     if label == "rank":
         return 1 - (np.asarray(densities) + np.append(densities[1:], 0.0)) / 2
-    if densities[-1] == 0.0:
-        raise UserError("the last mask of a run keeps nothing, so log-density is not defined")
     return -np.log10(densities)

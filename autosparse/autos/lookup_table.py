@@ -171,8 +171,6 @@ class LookupTable:
             card, (saved, _) = read_json(folder / TABLE_CARD), tensors.load(folder / TABLE)
             features = Features(**card["features"])
             axes = tuple(Axis(**axis, warp=saved[f"warp.{number}"]) for number, axis in enumerate(card["axes"]))
-            if not len(axes) == saved["table"].dim() == len(features.names):
-                raise ValueError(f"{len(axes)} axes for {len(features.names)} inputs")
             return cls(features, axes, saved["table"], card["error"], card["batch_norm"], card["rounds"])
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"the lookup table in {folder} is damaged ({error}); fit the AutoS again") from error

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from autosparse import registry
-from autosparse.errors import UserError, unknown
+from autosparse.errors import UserError
 from autosparse.seeds import stream
 
 if TYPE_CHECKING:
@@ -72,8 +72,6 @@ def draw(name: str, shape: tuple[int, int, int], classes: int, fan: Fan = "fan_i
     import torch
 
     check(name, shape)
-    if fan not in ("fan_in", "fan_out"):
-        raise unknown("fan mode", fan, ("fan_in", "fan_out"))
     make = registry.resolve(name, "network", NETWORKS)
     if name not in NETWORKS:  # A user's network draws its own weights.
         network: nn.Module = make(shape, classes)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from autosparse.metrics import factor, label
 from autosparse.page import ROWS, Chart, View, number_series, series_encodings
-from autosparse.study.compare import metric_of
+from autosparse.study.compare import MEASURES, metric_of
 
 Codes = Mapping[str, int] | None
 """Numbers of colors and markers by series, equal for all charts of a section; if None, in order of appearance."""
@@ -35,30 +35,27 @@ def spread(rows: pd.DataFrame, by: Sequence[str], measure: str = "test") -> pd.D
     return points.fillna({"std": 0.0}).rename(columns={"count": "runs"})
 
 
-def sparsity_points(rows: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    """Return `spread` of several measures by the columns `series`, `sparsity` and `iterative`, with `measure`."""
-    points = [spread(rows, ("series", "sparsity", "iterative"), name).assign(measure=name) for name in measures]
-    return pd.concat(points, ignore_index=True)
-
-
-def sparsity_chart(
-    points: pd.DataFrame, metric: str, better: str, dense: Mapping[str, float] | None = None, codes: Codes = None
-) -> Chart:
-    """Draw a metric against sparsity, with one line per series.
+def sparsity_chart(rows: pd.DataFrame, dense: pd.DataFrame, codes: Codes = None) -> Chart:
+    """Draw a metric against sparsity, with one line per series; the parameter `measure` is a key of `MEASURES`.
 
     Args:
-        points: rows of `sparsity_points`; `iterative` is True for masks of IRP, whose lines are dashed.
-        metric: name of the metric.
-        better: "higher" or "lower"; "" if unknown.
-        dense: value without pruning, by measure.
+        rows: rows of `results.load` and `results.load_irp` with `series`, and `iterative`, which is True for masks of
+            IRP; their lines are dashed.
+        dense: rows of the unpruned network; may be empty.
         codes: numbers of colors and markers, see `Codes`. Default: None.
     """
-    series = _present(points["series"], codes)
+    metric, better = metric_of(rows)
+    measures = [measure for measure in MEASURES if rows[measure].notna().any()]
+    spreads = [spread(rows, ("series", "sparsity", "iterative"), name).assign(measure=name) for name in measures]
+    points = pd.concat(spreads, ignore_index=True)
     density = 100 * (1 - points["sparsity"])
-    rows = [*_rows(points.assign(density=density))]
-    rows += [{"measure": measure, "dense": _number(value)} for measure, value in (dense or {}).items()]
+    chart_rows = _rows(points.assign(density=density))
+    for measure in measures if len(dense) else ():
+        mean = factor(metric) * float(dense[measure].astype(float).mean())
+        chart_rows.append({"measure": measure, "dense": _number(mean)})
     pruned = density[~points["iterative"]]
     ticks = sorted({100.0, *(pruned if len(pruned) else density[::3]).round(3)})
+    series = _present(points["series"], codes)
     color, shape = series_encodings(series)
     y, cut = _metric_axis(points, f"test {label(metric)}", metric, better)
     x = (
@@ -72,7 +69,7 @@ def sparsity_chart(
         )
     )
     layers: list[alt.Chart] = []
-    if dense:
+    if len(dense):
         level = alt.Chart(ROWS).transform_filter("isValid(datum.dense)").encode(y="dense:Q")
         layers.append(level.mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6))
         text = level.mark_text(align="right", dy=-7, color="currentColor", opacity=0.8)
@@ -90,8 +87,7 @@ def sparsity_chart(
         .transform_calculate(sparsity_label="format(datum.sparsity, '~p')")
         .properties(height=360)
     )
-    choices = {"measure": [*dict.fromkeys(points["measure"])]}
-    return Chart(rows=rows, views={"": view}, series=series, choices=choices, cut=cut)
+    return Chart(rows=chart_rows, views={"": view}, series=series, choices={"measure": measures}, cut=cut)
 
 
 def cost_chart(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Chart:
@@ -157,28 +153,28 @@ def layer_chart(pruned: pd.DataFrame, codes: Codes = None) -> Chart:
     return Chart(rows=rows, views=_by_sparsity(pruned, lines.mark_line(), marks), series=series)
 
 
-def check_chart(points: pd.DataFrame, metric: str, codes: Codes = None) -> Chart:
+def check_chart(rows: pd.DataFrame, codes: Codes = None) -> Chart:
     """Draw sanity checks, with one line of the axis per check, one marker per series and one view per sparsity.
 
     Args:
-        points: columns of `spread` with `series`, `sparsity` and `check`.
-        metric: name of the metric.
+        rows: rows of `results.load` with `series` and `check`.
         codes: numbers of colors and markers, see `Codes`. Default: None.
     """
+    title = f"test {label(metric_of(rows)[0])}"
+    points = spread(rows, ("series", "sparsity", "check"))
     series, kinds = _present(points["series"], codes), [*dict.fromkeys(points["check"])]
     color, shape = series_encodings(series)
     scale = alt.Scale(zero=False, padding=12)
-    x = alt.X("mean:Q", scale=scale).axis(title=f"test {label(metric)}", tickCount=5)
+    x, low = (alt.X(f"{end}:Q", scale=scale).axis(title=title, tickCount=5) for end in ("mean", "low"))
     place = alt.Chart(ROWS).encode(
         y=alt.Y("check:N", sort=kinds).axis(title=None, grid=True),
         yOffset=alt.YOffset("series:N", sort=[*series]).scale(domain=[*series]),
         color=color,
     )
     ranges = place.transform_calculate(low="datum.mean - datum.std", high="datum.mean + datum.std")
-    ends = {"x": alt.X("low:Q", scale=scale).axis(title=f"test {label(metric)}", tickCount=5), "x2": "high"}
     tooltip = _tooltip(series="series", check="check", mean="mean", std="deviation", runs="runs")
     marks = place.mark_point().encode(x=x, shape=shape, tooltip=tooltip)
-    views = _by_sparsity(points, ranges.mark_rule().encode(**ends), marks)
+    views = _by_sparsity(points, ranges.mark_rule().encode(x=low, x2="high"), marks)
     heights = {title: view.properties(height=60 + 36 * len(kinds)) for title, view in views.items()}
     return Chart(rows=_rows(points), views=heights, series=series)
 

@@ -150,7 +150,7 @@ class Comparison:
             document.note("Iterative: its own masks, trained from its own weights; interpolated between two of them.")
         if self.checked:
             checked = self._checked(rows)
-            report.add_checks(document, checked, self.stem, codes)
+            document.chart(charts.check_chart(checked, codes), f"{self.stem}_checks", report.CHECKS)
             caption = f"Sanity checks at {per_cent(self._checked_at)}: the last epoch's {label(metric)}."
             document.table(self._check_table(checked), caption)
         pruned = unchecked[~unchecked["iterative"]].assign(criterion=lambda frame: frame["method"])

@@ -224,11 +224,9 @@ def test_another_network_or_other_data_raise(
     assert "is of other digits data than are here" in capsys.readouterr().err
 
 
-def test_incompatible_options_raise(store: TripleStore, run: RunSample) -> None:
+def test_incompatible_options_raise(store: TripleStore) -> None:
     with pytest.raises(UserError, match="needs IterationSamples"):
         StoredSamples([store], FitConfig(rounds=3))
-    with pytest.raises(UserError, match="needs StoredSamples"):
-        IterationSamples([store], FitConfig(), [run])
     with pytest.raises(UserError, match="the transform raw is for fits to stored triples"):
         FitConfig(transform="raw", rounds=3)
     with pytest.raises(UserError, match="samples are for fits to stored triples"):
