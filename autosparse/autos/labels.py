@@ -17,17 +17,8 @@ def label_table(label: str, densities: list[float]) -> NDArray[np.float64]:
     `share`: s / N, the fraction of the iterations that a parameter survived. `min-max`: survival scaled to 0..1 over
     the survivals that occur in the run (the paper's code). `log-density`: -log10 of the density of the last mask that
     keeps the parameter, which means the same for any N and schedule; at 1% density it is 2. `rank`: the fraction of
-    the run's parameters that a parameter outlived, where those of equal survival count half.
-
-    Args:
-        label: one of `LABELS`.
-        densities: densities of the masks m_0..m_N.
-
-    Returns:
-        float64 (N + 1,).
-
-    Raises:
-        UserError: an unknown label.
+    the run's parameters that a parameter outlived, where those of equal survival count half. The densities are those of
+    the masks m_0..m_N; the labels are float64 (N + 1,).
     """
     if label not in LABELS:
         raise unknown("label", label, LABELS)

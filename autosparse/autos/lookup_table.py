@@ -110,9 +110,7 @@ class LookupTable:
     ) -> Callable[[slice], tuple[Tensor, Tensor]]:
         """Return the function from a span to its parameters' scores, float32 (B,), and whether they lie outside, bool.
 
-        Args:
-            columns: float32 (P,) each, see `Features.columns`.
-            scale: magnitudes over the whole network, see `Features.scale`.
+        Arguments are those of `score`.
         """
         device, inputs = columns[0].device, self.features.pick(columns)
         table, warps = self.values.to(device), [axis.warp.to(device) for axis in self.axes]

@@ -26,15 +26,7 @@ _POOLINGS = {"vgg7": 2, "vgg16": 5, "vgg19": 5, "vgg19-4096": 5}  # each halves 
 
 
 def check(name: str, shape: tuple[int, int, int] | None = None) -> None:
-    """Check that a network can be built.
-
-    Args:
-        name: name in `NETWORKS` or import path of a network.
-        shape: shape of an image, (C, H, W), if it is known.
-
-    Raises:
-        UserError: the name cannot be resolved, or the images are too small for the network.
-    """
+    """Raise a UserError if the name cannot be resolved, or images of a shape (C, H, W) are too small."""
     if name not in NETWORKS:
         registry.resolve(name, "network", NETWORKS)
     poolings = _POOLINGS.get(name, 0)
@@ -56,9 +48,6 @@ def build(
         classes: number of outputs.
         seed: seed of the initial weights.
         fan: mode of Kaiming normal (He et al. 2015), `fan_in` or `fan_out`.
-
-    Raises:
-        UserError: the name is unknown, or the images are too small for the network.
     """
     import torch
 

@@ -38,11 +38,8 @@ def spread(rows: pd.DataFrame, by: Sequence[str], measure: str = "test") -> pd.D
 def sparsity_chart(rows: pd.DataFrame, dense: pd.DataFrame, codes: Codes = None) -> Chart:
     """Draw a metric against sparsity, with one line per series; the parameter `measure` is a key of `MEASURES`.
 
-    Args:
-        rows: rows of `results.load` and `results.load_irp` with `series`, and `iterative`, which is True for masks of
-            IRP; their lines are dashed.
-        dense: rows of the unpruned network; may be empty.
-        codes: numbers of colors and markers, see `Codes`. Default: None.
+    Rows have `series`, and `iterative` for masks of IRP, whose lines are dashed. `dense` has the rows of the unpruned
+    network, if there are any.
     """
     metric, better = metric_of(rows)
     measures = [measure for measure in MEASURES if rows[measure].notna().any()]
@@ -93,10 +90,7 @@ def sparsity_chart(rows: pd.DataFrame, dense: pd.DataFrame, codes: Codes = None)
 def cost_chart(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Chart:
     """Draw a metric against its cost in full training runs, with one view per panel; better is higher up.
 
-    Args:
-        panels: one data frame per title, with one row per run. Its columns are `method`, `family` (points of a family
-            are joined; rows with an empty family are not drawn), `cost`, `test`, `metric` and `better`.
-        codes: numbers of colors and markers, see `Codes`. Default: None.
+    Rows have `method` and `family`. Points of a family are joined; rows with an empty family are not drawn.
     """
     families = _present((name for name in pd.concat(panels.values())["family"] if name), codes)
     color, shape = series_encodings(families)
@@ -154,12 +148,7 @@ def layer_chart(pruned: pd.DataFrame, codes: Codes = None) -> Chart:
 
 
 def check_chart(rows: pd.DataFrame, codes: Codes = None) -> Chart:
-    """Draw sanity checks, with one line of the axis per check, one marker per series and one view per sparsity.
-
-    Args:
-        rows: rows of `results.load` with `series` and `check`.
-        codes: numbers of colors and markers, see `Codes`. Default: None.
-    """
+    """Draw sanity checks, with one line of the axis per `check`, one marker per `series` and one view per sparsity."""
     title = f"test {label(metric_of(rows)[0])}"
     points = spread(rows, ("series", "sparsity", "check"))
     series, kinds = _present(points["series"], codes), [*dict.fromkeys(points["check"])]
@@ -184,10 +173,7 @@ def training_chart(
 ) -> Chart:
     """Draw every training run as a line, with one view per sparsity; the parameter `curve` is a key of `CURVES`.
 
-    Args:
-        pruned: rows of `results.load`.
-        histories: epochs of each run, by its folder.
-        codes: numbers of colors and markers, see `Codes`. Default: None.
+    `histories` has the epochs of each run by its folder.
     """
     metric, _ = metric_of(pruned)
     series = _present(pruned["criterion"], codes)

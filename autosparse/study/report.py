@@ -54,13 +54,7 @@ _TRUTH = (
 def overview(document: Document, folders: Sequence[Path], live: bool = False) -> None:
     """Add the results of a set of runs by network and data set, then by AutoS, and the table of runs.
 
-    Args:
-        document: document to add to.
-        folders: folders of runs, or folders that hold them.
-        live: put the table of runs first, and accept that no run is complete. Default: False.
-
-    Raises:
-        UserError: no run of pruning or IRP is complete, and `live` is False.
+    A live overview has the table of runs first, and may have no complete runs.
     """
     damaged = [f"{folder}/config.yaml is damaged, or missing" for folder in results.find(folders, None)]
     pruned, irp = results.load(*folders, damaged=damaged), results.load_irp(*folders, damaged=damaged)
@@ -106,14 +100,7 @@ def summary(folders: Iterable[Path]) -> str:
 
 
 def add_runs(document: Document, folders: Sequence[Path], pruned: pd.DataFrame, irp: pd.DataFrame) -> None:
-    """Add the table of runs with the state of each, unfinished runs first.
-
-    Args:
-        document: document to add to.
-        folders: folders of runs, or folders that hold them.
-        pruned: rows of `results.load`.
-        irp: rows of `results.load_irp`; the last mask of each run is shown.
-    """
+    """Add the table of runs with the state of each, unfinished runs first; IRP has the results of its last mask."""
     runs = list[Path]()
     for folder in folders:
         with suppress(UserError):  # no runs there

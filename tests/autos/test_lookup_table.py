@@ -168,7 +168,7 @@ def test_table_and_network_keep_the_same_weights_up_to_a_thousandth(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(BACKBONES, backbone, network)
-    samples = StoredSamples([store], FitConfig(backbone=backbone, max_steps=60, batch_size=512))
+    samples = StoredSamples([store], FitConfig(backbone=backbone, max_steps=60, batch_size=512, resolution=256))
     autos = fit(samples, accelerator)
     columns, full = (torch.from_numpy(store.theta()), torch.from_numpy(store.grad())), Mask.full(store.layout)
     expected, scores = autos.score(*columns), tabulate_held_out(autos, samples).score(*columns)
