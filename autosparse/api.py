@@ -18,8 +18,7 @@ from autosparse.criteria import Chooser, Criterion, Scoring, make_criterion, sel
 from autosparse.criteria.base import check_values
 from autosparse.criteria.gradient import restoring_modules
 from autosparse.criteria.loss import CrossEntropy, Loss
-from autosparse.criteria.progress import progress_bar
-from autosparse.criteria.repeatable import RepeatableBatches
+from autosparse.criteria.repeatable import RepeatableBatches, progress_bar
 from autosparse.criteria.table import AHEAD, DYNAMIC, LOOK_AHEAD, ROWS, check_options
 from autosparse.errors import UserError, unknown
 from autosparse.generators import seeded
@@ -66,8 +65,8 @@ def prune(
         criterion: name of a criterion in `docs/criteria.md`, the folder of a saved AutoS, or a function
             (model, mask, scoring) -> scores, see `autosparse.criteria`. `pretrained` is the AutoS that comes with the
             package, `lookahead` the AutoS that trains ahead in each round.
-        loss: function (model, batch) that returns the mean loss of the batch. Default: the cross-entropy of class
-            scores.
+        loss: function (model, batch) that returns the mean loss of the batch. Default: the loss of `batches`, if they
+            are a task's, or else the cross-entropy of class scores.
         include: shell patterns of names of parameters to prune that are not pruned by default, as in `*.experts.*`.
         exclude: shell patterns of names of parameters to leave dense; stronger than `include`.
         mask: the weights to choose from; removed weights stay removed. It has its own choice of parameters.
@@ -117,7 +116,7 @@ def prune(
             f"removed weights stay removed: give at least {start.sparsity:.6g}"
         )
     repeatable = RepeatableBatches(_checked(batches, name), seed)
-    loss = loss or CrossEntropy()
+    loss = getattr(batches, "loss", CrossEntropy()) if loss is None else loss
     learner = OptimizerLearner(optimizer, repeatable, loss, steps_per_round) if optimizer and steps_per_round else None
     with (
         seeded(stream("prune", seed)),

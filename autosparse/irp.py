@@ -20,7 +20,6 @@ from torch import nn
 from autosparse.config import IRPConfig
 from autosparse.criteria import Chooser, Criterion, Scoring, make_criterion
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.criteria.loss import CrossEntropy
 from autosparse.distributed import group
 from autosparse.errors import UserError
 from autosparse.files import replacing, write_json
@@ -91,7 +90,7 @@ class IRP:
         self._score = criterion
         self._layout = self.layout or Layout.of(self.model)
         batches = self.data.scoring(limit=self.grad_batches)
-        self._scoring = Scoring(batches, batches.loss or CrossEntropy())
+        self._scoring = Scoring(batches, batches.loss)
         self._steps = self.recipe.epochs * len(self.data.training(self.recipe.batch_size))
         if c.probe_steps > self._steps:
             raise UserError(f"a probe of {c.probe_steps:,} steps is longer than a training, which has {self._steps:,}")

@@ -19,7 +19,6 @@ from autosparse.config import IRPConfig
 from autosparse.irp import IRP
 from autosparse.pruning import Layout
 from autosparse.store import TripleStore
-from autosparse.store.verify import problems
 from autosparse.tasks import Data, Text
 from autosparse.training import Recipe
 from benchmarks.common import Noise, heading, peak_memory
@@ -89,7 +88,7 @@ def main(a: Arguments) -> None:
             grad_batches=1,
         ).run()
         pruned, peak = time.perf_counter(), peak_memory()
-        found = problems(TripleStore.open(folder))
+        found = TripleStore.open(folder).problems()
         verified = time.perf_counter()
         size = sum(path.stat().st_size for path in (folder / "triples.zarr").rglob("*") if path.is_file())
         print(f"| IRP, one iteration, 2 x {a.steps} steps of {recipe.batch_size} samples | {pruned - start:.1f} s |")

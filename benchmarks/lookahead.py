@@ -18,7 +18,6 @@ from autosparse.api import find_criterion
 from autosparse.command import run
 from autosparse.config import IRPConfig, Probed
 from autosparse.criteria import Scoring, select
-from autosparse.criteria.loss import CrossEntropy
 from autosparse.jobs.base import Setting
 from autosparse.lookahead import Probe, RecipeLearner
 from autosparse.pruning import Layout, Mask
@@ -149,7 +148,7 @@ class Timed:
         self.model.load_state_dict(self._initial)
         learner = Beside(self.data, self.recipe, self.accelerator, self.steps, 0, self.folder)
         batches = self.data.scoring()
-        scoring = Scoring(batches, batches.loss or CrossEntropy(), learner)
+        scoring = Scoring(batches, batches.loss, learner)
         k = keep_count(1 - sparsity, self.layout.size)
 
         def prune() -> None:

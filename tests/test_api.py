@@ -27,6 +27,7 @@ from autosparse.criteria.snip import snip
 from autosparse.criteria.table import CRITERIA
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
+from autosparse.tasks import Data, Images
 from tests.criteria.quick import quick
 from tests.models import GPT, images, texts
 
@@ -222,7 +223,7 @@ def test_a_terminal_alone_gets_a_bar_and_its_total_stays(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     prune(model, images(), criterion="snip")
     assert capsys.readouterr().err == ""  # It takes less than two seconds.
-    monkeypatch.setattr("autosparse.criteria.progress._PATIENCE", 1e-9)
+    monkeypatch.setattr("autosparse.criteria.repeatable._PATIENCE", 1e-9)
 
     def fewer(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         """Read less in each round."""
@@ -328,3 +329,67 @@ def test_arguments_that_share_memory_are_copied_with_the_inputs() -> None:
 
     expected = prune(model, batches, loss=loss, criterion=quick("dataflow"))
     assert prune(model, batches, loss=partial(loss, copy=True), criterion=quick("dataflow")) == expected
+
+
+class Choosing:
+    """A chooser that returns a mask made from that to choose from and from k."""
+
+    def __init__(self, choose: Callable[[Mask, int], object]) -> None:
+        self._choose = choose
+
+    def choose(self, model: nn.Module, mask: Mask, scoring: Scoring, k: int) -> Any:
+        return self._choose(mask, k)
+
+
+def first(layout: Layout, k: int) -> Mask:
+    return Mask(layout, torch.arange(layout.size) < k)
+
+
+@pytest.mark.parametrize(
+    ("choose", "message"),
+    [
+        (lambda mask, k: first(mask.layout, k + 1), r"gives a mask of 118 weights; this one keeps 119"),
+        (lambda mask, k: first(mask.layout, k), "this choose() revives 118"),
+        (lambda mask, k: first(Layout.of(nn.Linear(20, 10)), k), "of the layout of mask; this one gives a Mask"),
+        (lambda mask, k: mask.kept, "this one gives a Tensor"),
+    ],
+    ids=["too many", "removed", "another layout", "a tensor"],
+)
+def test_wrong_mask_of_a_chooser_raises(choose: Callable[[Mask, int], object], message: str) -> None:
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    layout = Layout.of(model)
+    start = Mask(layout, torch.arange(layout.size) >= 1000)
+    with pytest.raises(UserError, match=re.escape(message)):
+        prune(model, criterion=Choosing(choose), sparsity=0.95, mask=start)
+
+
+def test_falsy_loss_is_called() -> None:
+    class Falsy:
+        calls = 0
+
+        def __len__(self) -> int:
+            return 0
+
+        def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+            self.calls += 1
+            return model(batch[0]).square().mean()
+
+    loss = Falsy()
+    prune(nn.Linear(64, 10), [(torch.randn(8, 64), torch.zeros(8, dtype=torch.long))], criterion="snip", loss=loss)
+    assert loss.calls
+
+
+def test_batches_of_a_task_bring_its_loss() -> None:
+    task = OwnLoss(network="lenet-300-100", source="digits")
+    model, batches = task.model(), Data(task).scoring(limit=1)
+    own = prune(model, batches, criterion="snip", sparsity=0.9)
+    given = prune(model, list(batches), criterion="snip", sparsity=0.9, loss=task.loss)
+    cross_entropy = prune(model, list(batches), criterion="snip", sparsity=0.9)
+    assert torch.equal(own.kept, given.kept)
+    assert not torch.equal(own.kept, cross_entropy.kept)
+
+
+class OwnLoss(Images):
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        inputs, targets = batch
+        return F.multi_margin_loss(model(inputs), targets)

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from autosparse.store import TripleStore
-from autosparse.store.verify import problems
 from tests.conftest import GPUS, ROOT, RUN, SMALL_IRP
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
@@ -35,7 +34,7 @@ pytestmark = pytest.mark.skipif(not HAS_GPU, reason="no GPU")
 def test_the_road_on_a_gpu(irp_run: Path, tmp_path: Path) -> None:
     run = python("launch/irp.py", *SMALL_IRP, "--output", tmp_path)
     gpu, cpu = TripleStore.open(run), TripleStore.open(irp_run)
-    assert problems(gpu) == []
+    assert gpu.problems() == []
     assert np.array_equal(gpu.theta(), cpu.theta())
     np.testing.assert_allclose(gpu.grad(), cpu.grad(), rtol=1e-3, atol=1e-6)
     histories = [json.loads((folder / "history.json").read_text()) for folder in (Path(run), irp_run)]

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from autosparse.config import IRPConfig
 from autosparse.criteria import Scoring, make_criterion
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.criteria.loss import CrossEntropy
 from autosparse.errors import UserError
 from autosparse.irp import IRP
 from autosparse.lookahead import Probe
@@ -28,7 +27,6 @@ from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.schema import LEDGER, MARKER
 from autosparse.store.storage import Folder
-from autosparse.store.verify import problems
 from autosparse.tasks import Data
 from autosparse.training import Recipe, train
 from tests.conftest import RUN, SMALL_IRP, tree
@@ -118,7 +116,7 @@ def test_triples_are_the_results_of_algorithm_2(network: str, accelerator: Accel
 
     history = run(tmp_path, accelerator, spying, network=network)
     store = TripleStore.open(tmp_path)
-    assert problems(store) == []
+    assert store.problems() == []
     initial = load_file(tmp_path / "initial.safetensors")
     assert np.array_equal(store.theta(), store.layout.flatten(initial).numpy())
 
@@ -129,7 +127,7 @@ def test_triples_are_the_results_of_algorithm_2(network: str, accelerator: Accel
         data = data_for(network)
         if i == 0:
             batches = data.scoring()
-            grad = mean_gradient(model, store.layout, Scoring(batches, batches.loss or CrossEntropy()))
+            grad = mean_gradient(model, store.layout, Scoring(batches, batches.loss))
             assert np.array_equal(store.grad(), grad.numpy())
         train(model, store.mask(i), data, recipe_for(network), accelerator)
         assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
@@ -198,7 +196,7 @@ def test_probes_store_columns_and_change_nothing_else(
     probed: Path, whole: dict[str, bytes], accelerator: Accelerator, tmp_path: Path
 ) -> None:
     store = TripleStore.open(probed)
-    assert problems(store) == []
+    assert store.problems() == []
     assert store.columns == ["probe-gradient", "probe-theta", "probe-rms"]
     plain = tree(probed)
     for name, content in whole.items():  # all else is as it was without
@@ -257,7 +255,7 @@ def test_linear_schedule_reaches_its_densities(name: str, accelerator: Accelerat
     config = IRPConfig(criterion=name, iterations=2, schedule="linear", final_sparsity=0.9, order_seed=1)
     run(tmp_path, accelerator, config=config)
     store = TripleStore.open(tmp_path)
-    assert problems(store) == []
+    assert store.problems() == []
     assert store.densities == pytest.approx([1.0, 0.55, 0.1], abs=1e-3)
 
 
@@ -442,7 +440,7 @@ def test_two_processes_write_one_complete_store(
     assert output.out.split() == [str(tmp_path / "irp" / RUN)]
     folders = tmp_path / "irp" / RUN, irp_run
     two, one = map(TripleStore.open, folders)
-    assert problems(two) == []
+    assert two.problems() == []
     assert {path.name for path in (tmp_path / "irp" / RUN / "logs").iterdir()} == {"rank0.log", "rank1.log"}
     assert np.array_equal(two.theta(), one.theta())
     np.testing.assert_allclose(two.grad(), one.grad(), rtol=1e-4, atol=1e-7)

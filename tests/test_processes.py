@@ -12,7 +12,6 @@ from autosparse.cluster import process
 from autosparse.config import IRPConfig
 from autosparse.irp import IRP
 from autosparse.store import TripleStore
-from autosparse.store.verify import problems
 from autosparse.tasks import Data
 from autosparse.training import Recipe
 from tests.conftest import tree
@@ -78,7 +77,7 @@ def whole(network: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing stopped."""
     folder = tmp_path_factory.mktemp("whole")
     assert world(2, prune, folder, network) == ["done", "done"]
-    assert problems(TripleStore.open(folder)) == []
+    assert TripleStore.open(folder).problems() == []
     return folder
 
 
@@ -101,6 +100,6 @@ def test_a_process_that_sees_no_file_yet_leaves_a_complete_run_alone(network: st
 def test_four_processes_are_one_world(network: str, whole: Path, tmp_path: Path) -> None:
     assert world(4, prune, tmp_path, network) == ["done"] * 4
     two, four = TripleStore.open(whole), TripleStore.open(tmp_path)
-    assert problems(four) == []
+    assert four.problems() == []
     np.testing.assert_array_equal(four.theta(), two.theta())
     np.testing.assert_allclose(four.grad(), two.grad(), rtol=1e-3, atol=1e-5)

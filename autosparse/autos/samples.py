@@ -17,8 +17,7 @@ from autosparse.config import FitConfig
 from autosparse.errors import UserError
 from autosparse.seeds import stream
 from autosparse.store import Counters, TripleLoader, Triples, TripleStore, samples
-from autosparse.store.order import Part, part_size
-from autosparse.store.position import Resumable
+from autosparse.store.order import Part, Resumable, part_size
 
 _VALIDATED = 1 << 20  # triples per run that a fit is measured by, at most
 _TABULATED = 1 << 17  # held-out parameters of all runs that a lookup table is made from, at most

@@ -74,11 +74,12 @@ def select(
         The mask, on the device of `mask`.
 
     Raises:
-        UserError: a score is NaN, or the criterion cannot take the model or the batches.
+        UserError: a score is NaN, the criterion gives something else than scores or a mask of `k` weights, or it cannot
+            take the model or the batches.
     """
     check_values(model, mask.layout)
     if isinstance(criterion, Chooser):
-        return criterion.choose(model, mask, scoring, k)
+        return _checked(criterion.choose(model, mask, scoring, k), mask, k)
     scores = criterion(model, mask, scoring)
     if not isinstance(scores, Tensor) or scores.dtype != torch.float32 or scores.shape != mask.kept.shape:
         given = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
@@ -88,6 +89,17 @@ def select(
     scores = broadcast(scores)
     refuse_zeros(scores, model, mask)
     return keep_top(scores, k, mask, refuse_ties=refuse_ties)
+
+
+def _checked(chosen: Mask, mask: Mask, k: int) -> Mask:
+    """Refuse a chooser's mask that has another layout, keeps another number of weights or revives removed ones."""
+    if not isinstance(chosen, Mask) or chosen.layout != mask.layout:
+        raise UserError(f"choose() gives a mask of the layout of mask; this one gives a {type(chosen).__name__}")
+    if chosen.count != k:
+        raise UserError(f"choose() gives a mask of {k:,} weights; this one keeps {chosen.count:,}")
+    if revived := int((chosen.kept & ~mask.kept).count_nonzero()):
+        raise UserError(f"removed weights stay removed; the mask of this choose() revives {revived:,}")
+    return chosen
 
 
 def check_values(model: nn.Module, layout: Layout) -> None:

@@ -13,7 +13,6 @@ from autosparse.errors import UserError
 from autosparse.sizes import format_size
 from autosparse.store.export import export
 from autosparse.store.reader import TripleStore
-from autosparse.store.verify import problems
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def main(a: Arguments) -> None:
     if a.action == "info":
         _print_info(store)
         return
-    lines = problems(store)
+    lines = store.problems()
     for line in lines:
         print(line, file=sys.stderr)
     if lines:

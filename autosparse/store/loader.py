@@ -15,8 +15,7 @@ from torch import Tensor
 from autosparse import seeds
 from autosparse.errors import UserError
 from autosparse.sizes import format_size, parse_size
-from autosparse.store.order import Chunk, Order, Part, ShuffleBuffer, part_indices, part_size
-from autosparse.store.position import Resumable
+from autosparse.store.order import Chunk, Order, Part, Resumable, ShuffleBuffer, part_indices, part_size
 from autosparse.store.reader import TripleStore
 from autosparse.store.schema import survival_dtype
 
@@ -195,7 +194,7 @@ class TripleLoader(Resumable):
         shape = (last - first, streams[-1].columns.stop - base)
         pinned = self._device.type == "cuda"
         batches = {
-            name: torch.empty(shape, dtype=_torch_dtype(dtype), pin_memory=pinned)
+            name: torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=pinned)
             for name, dtype in self._dtypes.items()
         }
         for stream in streams:  # Current buffers are read before the next ones.
@@ -296,10 +295,6 @@ def _needed(streams: int, chunk: int, bytes_per_sample: int) -> int:
     return (2 * streams + 4) * chunk * bytes_per_sample
 
 
-def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, dtype)).dtype
-
-
 def sample(store: TripleStore, limit: int, seed: int, part: Part = "all") -> Triples:
     """Draw triples evenly from a whole store, block by block, in the order of their indices.
 
@@ -325,10 +320,7 @@ def samples(store: TripleStore, limits: Sequence[int], seed: int, part: Part = "
                 n = len(candidates) * limit // total
                 chosen = np.sort(generator.choice(candidates, n, replace=False, shuffle=False))
             parts.append({name: values[chosen] for name, values in columns.items()})
-    return [_join(parts) for parts in draws]
-
-
-def _join(parts: Sequence[Columns]) -> Triples:
-    """Return columns of one store end to end."""
-    columns = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
-    return Triples(**columns, store=torch.zeros(len(columns["theta"]), dtype=torch.uint8))
+    joined = [
+        {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]} for parts in draws
+    ]
+    return [Triples(**each, store=torch.zeros(len(each["theta"]), dtype=torch.uint8)) for each in joined]

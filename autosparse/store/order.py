@@ -14,9 +14,10 @@ One parameter in ten is held out: a hash of the group's number and the seed pick
 therefore the same for every run, and the number of samples in a range is known without hashing the range.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -31,11 +32,7 @@ _GROUP = 10  # parameters, of which one is held out
 
 
 def part_indices(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
-    """Return the flat indices start..stop that belong to a part of the split, ascending, counted from `start`.
-
-    Raises:
-        UserError: an unknown part.
-    """
+    """Return the flat indices start..stop that belong to a part of the split, ascending, counted from `start`."""
     if part not in get_args(Part):
         raise unknown("part", part, get_args(Part))
     if part == "all":
@@ -59,6 +56,27 @@ def part_size(start: int, stop: int, seed: int, part: Part) -> int:
     ends = (start, first), (last, stop)  # partial groups
     held = (last - first) // _GROUP + sum(len(part_indices(*end, seed, "held-out")) for end in ends)
     return held if part == "held-out" else stop - start - held
+
+
+class Resumable(ABC):
+    """Base of batches whose order is a function of `identity()`, the epoch and the number of the batch."""
+
+    _epoch = _batch = 0  # position of the next batch
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return what defines the order, as JSON values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position of the iteration, and what defines the order."""
+        return {"epoch": self._epoch, "batch": self._batch, **self.identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Seek to a position, saved by any number of processes; raise `UserError` if it is of another order."""
+        for key, value in self.identity().items():
+            if state.get(key) != value:
+                raise UserError(f"the saved position has other {key}: {state.get(key)}, not {value}")
+        self._epoch, self._batch = state["epoch"], state["batch"]
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class TripleStore:
         densities: density of m_0, m_1, ..., as far as committed.
         run: metadata of the run, as given to `TripleWriter.open`.
         ledger: record of everything that was committed.
-        complete: whether the run has finished.
+        complete: True if the run has finished.
         fingerprint: hex digits that change with every committed byte.
     """
 
@@ -71,8 +71,8 @@ class TripleStore:
     def open(cls, path: str | Path, unfinished: bool = False) -> "TripleStore":
         """Open a store for reading.
 
-        Metadata files are compared with the ledger by content, shards by existence and size. Chunk schema.checksums are
-        verified when the chunks are read, or all at once by `autosparse store verify`.
+        Metadata files are compared with the ledger by content, shards by existence and size. Checksums of chunks are
+        verified when the chunks are read, or all at once by `problems`.
 
         Args:
             path: folder or `s3://` URL of the store, or of the run that holds it as `triples.zarr`.
@@ -105,13 +105,9 @@ class TripleStore:
         return self._read("survival", index)
 
     def scan(self, *arrays: str) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
-        """Yield the whole store in order, block by block; the next two blocks are read meanwhile.
+        """Yield the whole store in blocks, in order: their flat indices, at most 2^22, and the arrays by name.
 
-        Args:
-            arrays: names among theta, grad and survival.
-
-        Yields:
-            The flat indices of the block, at most 2^22, and the arrays by their names.
+        `arrays` are names among theta, grad and survival. The next two blocks are read meanwhile.
         """
         step = min(self.grid.shard, schema.BLOCK)
         blocks = [slice(start, min(start + step, len(self))) for start in range(0, len(self), step)]
@@ -156,9 +152,6 @@ class TripleStore:
         Args:
             column: one of `columns`, see `autosparse.lookahead.Probe`.
             i: number of the iteration, 0..N-1, as far as committed.
-
-        Raises:
-            StoreError: the column does not exist, the iteration is not committed, or the store is damaged.
         """
         if column not in self.columns:
             advice = f"only {', '.join(self.columns)}" if self.columns else "run IRP with --probe-steps to measure it"
@@ -177,6 +170,50 @@ class TripleStore:
                 for square in self.ledger.files[shard_path(array, k)]["squares"]:
                     totals[array] += square  # `sum` compensates for rounding from Python 3.12 on.
         return {array: total / len(self) for array, total in totals.items()}
+
+    def problems(self) -> list[str]:
+        """Read every byte and return all problems, one line each.
+
+        Every file is compared with the ledger, every chunk with its checksum. In a complete store, survival must be the
+        sum of the masks, the masks nested and of the densities in the ledger, and all floats finite.
+        """
+        lines = []
+        for name in self.ledger.files:
+            if not name.endswith(METADATA):  # compared when the store was opened
+                try:
+                    self.check(name)
+                except StoreError as error:
+                    lines.append(str(error))
+        if not lines and self.complete:
+            lines = [f"{self.storage}: {line}" for line in self._contradictions()]
+        return lines
+
+    def _contradictions(self) -> Iterator[str]:
+        """Yield what is wrong between the arrays of a complete store, shard by shard."""
+        counts = np.zeros(self.iterations + 1, np.int64)
+        for shard in map(self.grid.indices, range(self.grid.shards)):
+            place = f"in {shard.start}:{shard.stop}"
+            survival = np.zeros(shard.stop - shard.start, np.int64)
+            before = self.alive(0, shard)
+            for i in range(self.iterations + 1):
+                alive = self.alive(i, shard)
+                if (alive & ~before).any():
+                    yield f"mask {i} revives parameters {place}"
+                counts[i] += alive.sum()
+                survival += alive if i else 0
+                before = alive
+            if not np.array_equal(survival, self.survival(shard)):
+                yield f"survival is not the sum of the masks {place}"
+            for name in ("theta", "grad"):
+                if not np.isfinite(self._read(name, shard)).all():
+                    yield f"{name} is not finite {place}"
+        for name in self.columns:
+            for i in range(self.iterations):
+                if not np.isfinite(self.probe(name, i)).all():
+                    yield f"{name} is not finite in iteration {i}"
+        for i, density in enumerate(self.densities):
+            if counts[i] != (expected := keep_count(density, len(self))):
+                yield f"mask {i} keeps {counts[i]}, the ledger says {expected}"
 
     def check(self, name: str) -> None:
         """Compare every byte of a shard's file with the ledger, and raise `StoreError` that names damaged chunks."""

@@ -62,21 +62,21 @@ class Grid:
 
     @classmethod
     def of(cls, size: int, shard: int | None = None) -> "Grid":
-        """Return the grid for `size` parameters: shards of 2^24, smaller in small stores, chunks of at most 2^18."""
+        """Return the grid for `size` parameters: shards of 2^24, smaller in small stores, chunks of at most 2^18.
+
+        A given shard is a multiple of 8 elements, and of 2^18 where it is larger.
+        """
         if shard is None:
             shard = _SMALLEST_SHARD
             while shard < _SHARD and shard * 8 < size:
                 shard *= 2
-        if shard < 8 or shard % 8 or (shard > _CHUNK and shard % _CHUNK):
-            raise StoreError(f"a shard must be a multiple of 8 elements, and of {_CHUNK} where larger; got {shard}")
         return cls(size, shard, min(shard, _CHUNK))
 
     @classmethod
     def read(cls, storage: Storage, size: int) -> "Grid":
         """Return the grid of a store of `size` parameters."""
-        return cls.of(
-            size, json.loads(storage.read(f"theta/{METADATA}"))["chunk_grid"]["configuration"]["chunk_shape"][0]
-        )
+        metadata = json.loads(storage.read(f"theta/{METADATA}"))
+        return cls.of(size, metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
 
     @property
     def shards(self) -> int:
@@ -140,11 +140,7 @@ def _digest(text: str) -> str:
 
 
 def read_metadata(storage: Storage) -> tuple[dict[str, Any], Ledger]:
-    """Return the group attributes and the ledger of a store.
-
-    Raises:
-        StoreError: the storage holds no triple store, one of another schema, or damaged metadata.
-    """
+    """Return the group attributes and the ledger of a store, or raise `StoreError`."""
     try:
         attributes: dict[str, Any] = json.loads(storage.read(METADATA))["attributes"]
         schema = int(attributes["schema"])

@@ -62,15 +62,10 @@ class ShardFormat:
         return [*parts, memoryview(self._index(len(values)))], sums
 
     def read(self, file: BufferedIOBase, out: NDArray[Any], sums: Sequence[int]) -> None:
-        """Read whole chunks into `out`, and compare each with its checksum while it is in the processor's cache.
+        """Read whole chunks into contiguous `out`, from a file that is at the start of a chunk.
 
-        Args:
-            file: file of the shard, at the start of a chunk.
-            out: contiguous (n,); the end of the array may cut the last chunk short.
-            sums: crc32c of each chunk.
-
-        Raises:
-            ValueError: a chunk does not match its checksum, or the file ends early.
+        Each chunk is compared with its crc32c while it is in the processor's cache; `ValueError` if it differs. The end
+        of the array may cut the last chunk short.
         """
         content, padding = _bytes(out), bytearray(len(self._padding(len(out))))
         for number, expected in enumerate(sums):

@@ -42,12 +42,7 @@ def check_file(path: Path, committed: Mapping[str, str]) -> None:
 def read_history(folder: Path, committed: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the rows of a run's `history.json`, or none if the file does not exist.
 
-    Args:
-        folder: folder of the run.
-        committed: `sidecars` of the run's store.
-
-    Raises:
-        UserError: the file is damaged, or a row is not what the run committed (names the iteration).
+    Raise `UserError` if the file is damaged, or a row is not what the run committed (names the iteration).
     """
     path = folder / HISTORY
     if not path.is_file():

@@ -54,12 +54,9 @@ class Folder:
         return file
 
     def put(self, name: str, parts: Sequence[memoryview], replace: bool = False) -> None:
-        """Create a file. Its content is durable on return, its name after `sync`.
+        """Create a file of some parts. Its content is durable on return, its name after `sync`.
 
-        Args:
-            name: name of the file.
-            parts: content of the file, in pieces.
-            replace: whether to replace an existing file; otherwise it raises `FileExistsError`.
+        An existing file raises `FileExistsError`, except with `replace`.
         """
         path = self.path / name
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -76,8 +73,8 @@ class Folder:
         except OSError as error:  # such as a full disk: name the file, not its temporary path
             raise type(error)(error.errno, os.strerror(error.errno or errno.EIO), str(path)) from error
         finally:
-            with contextlib.suppress(OSError):  # a read-only file system refuses to delete even a missing file
-                temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # usually it is missing by now
+                temporary.unlink()
 
     def sync(self, names: Iterable[str]) -> None:
         """Make the names of files durable."""
@@ -180,11 +177,7 @@ Storage = Folder | Bucket
 
 
 def storage_of(path: str | Path) -> Storage:
-    """Return the storage that a path or an `s3://` URL names.
-
-    Raises:
-        UserError: the URL's scheme is not supported, or obstore is not installed.
-    """
+    """Return the storage that a path or an `s3://` URL names."""
     scheme = re.match(r"([a-z0-9]+):/", str(path), re.IGNORECASE)
     if scheme is None:
         return Folder(Path(path))
@@ -207,5 +200,5 @@ def _move(source: Path, target: Path) -> None:
         raise
     except OSError:  # a file system without hard links
         if target.exists():
-            raise FileExistsError(errno.EEXIST, "exists", str(target)) from None
+            raise FileExistsError from None
         os.rename(source, target)

@@ -23,9 +23,7 @@ from autosparse.store.reader import TripleStore
 from autosparse.store.schema import LEDGER, MARKER, METADATA, Entry, Grid, Ledger, shard_path
 from autosparse.store.storage import Storage, is_temporary, storage_of
 
-Values = (
-    Tensor | Callable[[slice], NDArray[Any]]
-)  # a whole array, or a function from a shard's flat indices to its values
+Values = Tensor | Callable[[slice], NDArray[Any]]  # an array, or a function from a shard's flat indices to its values
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 _WRITERS = 4  # threads that write shards; disks are faster if several files are synced at once
 _MAY_CHANGE = {"versions", "commit", "task_path", "task_fields"}  # on resume the code may be newer, the data elsewhere
@@ -40,8 +38,7 @@ class TripleWriter:
     The order of a run: `open`; `commit_features`; `commit_alive` for i = 1..N; `finish`. After a kill `open` resumes at
     the last commit, and uncommitted files are written again with the same bytes.
 
-    Attributes:
-        ledger: record of everything committed so far.
+    `ledger` is the record of everything committed so far.
     """
 
     def __init__(self, storage: Storage, group: Group) -> None:
@@ -77,10 +74,6 @@ class TripleWriter:
             group: processes that write the store.
             shard: number of elements per shard. Default: depends on the size of the store.
             columns: names of the columns that a probe measures in each iteration, see `autosparse.lookahead.Probe`.
-
-        Raises:
-            StoreError: the store is complete or damaged, or the folder holds something else.
-            UserError: the store belongs to another run (names the difference).
         """
         storage = storage_of(path)
         if group.is_main and storage.size(LEDGER) is None:
@@ -115,14 +108,7 @@ class TripleWriter:
         return TripleStore.open(str(self.storage), unfinished=True)
 
     def commit_features(self, theta: Values, grad: Values, *, sidecars: Mapping[str, str] = _EMPTY) -> None:
-        """Write and commit theta, grad and m_0.
-
-        Args:
-            theta: initial weights, float32 (P,): a tensor, or, if that does not fit into memory, a function from the
-                flat indices of a shard to its values.
-            grad: gradient at the initial weights, likewise.
-            sidecars: digests of sidecar files, see `autosparse.store.sidecars`; those of the main process are recorded.
-        """
+        """Write and commit theta, grad, float32 (P,), and m_0; record the main process's digests of sidecar files."""
         self._commit({"theta": theta, "grad": grad}, density=1.0, sidecars=sidecars)
 
     def commit_alive(
@@ -130,11 +116,7 @@ class TripleWriter:
     ) -> None:
         """Write and commit m_i and what a probe measured in the training under m_{i-1}.
 
-        Args:
-            i: number of the mask, 1..N, the one after the last committed mask.
-            mask: m_i.
-            probe: float32 tensor of each of the store's columns, one value per parameter that m_{i-1} keeps, in order.
-            sidecars: digests of sidecar files, as in `commit_features`.
+        `probe` has a float32 tensor for each of the store's columns, one value per parameter that m_{i-1} keeps.
         """
         if i != self.committed + 1 or not 1 <= i <= self.iterations:
             raise StoreError(f"{self.storage}: mask {i} does not follow mask {self.committed} of {self.iterations}")

@@ -15,7 +15,6 @@ from autosparse.cluster import Job
 from autosparse.config import Sanity
 from autosparse.criteria import Scoring
 from autosparse.criteria.grasp import grasp
-from autosparse.criteria.loss import CrossEntropy
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.metrics import factor, label
 from autosparse.page import Document, number_series
@@ -314,7 +313,7 @@ class Scores:
         batches = data.scoring(limit=setting.grad_batches)
         with torch.no_grad():
             full = Mask.full(store.layout, accelerator.device)
-            flow = grasp(model, full, Scoring(batches, batches.loss or CrossEntropy()))
+            flow = grasp(model, full, Scoring(batches, batches.loss))
         theta, grad = store.theta(), store.grad()
         columns = {"theta": theta, "SNIP: |theta grad|": np.abs(theta * grad), "GraSP": flow.cpu().numpy()}
         chart = learned.initialization_chart(columns, store.survival() / store.iterations)

@@ -17,7 +17,6 @@ from autosparse.autos.autos import CARD
 from autosparse.cluster import Job
 from autosparse.config import PRETRAINED, PRETRAINED_AHEAD, Sanity
 from autosparse.criteria import Scoring
-from autosparse.criteria.loss import CrossEntropy
 from autosparse.files import read_json, write_json
 from autosparse.jobs import FitRun, IRPRun
 from autosparse.jobs.base import Setting
@@ -286,7 +285,7 @@ class PretrainedCriterion:
             full = Mask.full(Layout.of(model), accelerator.device)
             batches = data.scoring(limit=setting.grad_batches)
             with torch.no_grad():
-                scoring = Scoring(batches, batches.loss or CrossEntropy())
+                scoring = Scoring(batches, batches.loss)
                 columns = autos.features.measure(model, full, scoring, autos.batch_norm)
         by_network, by_table = autos.score(*columns), table.score(*columns)
         row = {}

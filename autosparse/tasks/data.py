@@ -11,6 +11,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from autosparse.criteria.loss import CrossEntropy, Loss
 from autosparse.errors import UserError
 from autosparse.generators import generator_states, restore_generators, restoring_generators, start_generators
 from autosparse.seeds import stream
@@ -142,10 +143,10 @@ class FixedBatches:
         return -(-len(self._order()) // self.batch_size)
 
     @property
-    def loss(self) -> Any:
-        """The task's loss for criteria; None for `Images.loss`, the cross-entropy, which is their default."""
+    def loss(self) -> Loss:
+        """The task's loss. For `Images.loss` it is `CrossEntropy`, which some criteria take apart."""
         task = self.data.task
-        return None if type(task).loss is Images.loss else task.loss
+        return CrossEntropy() if type(task).loss is Images.loss else task.loss
 
     def __iter__(self) -> Iterator[Any]:
         return self.source.batches(self._order(), self.batch_size, stream("scoring"))

@@ -116,8 +116,6 @@ def test_export_to_zarr_is_compressed_and_holds_all_arrays(store: Path, tmp_path
         (["export", "PATH"], "export needs a target: python -m autosparse.store export"),
         (["export", "PATH", "out.csv"], "unknown kind of file '.csv'; valid: .npz, .parquet, .zarr.zip"),
         (["info", "gs://bucket/x"], "a store is a folder or s3://BUCKET/PREFIX"),
-        (["info"], "required"),
-        (["look", "PATH"], "invalid choice 'look' for argument 'action'"),
     ],
 )
 def test_mistakes_are_named(store: Path, arguments: list[str], expected: str, command: Command) -> None:

@@ -12,7 +12,6 @@ import pytest
 from autosparse.errors import StoreError
 from autosparse.store import TripleStore, writer
 from autosparse.store.schema import LEDGER
-from autosparse.store.verify import problems
 from tests.conftest import tree
 from tests.store.helpers import random_run, write
 
@@ -92,7 +91,7 @@ def test_run_resumes_from_what_survives_a_crash_at_any_step(disk: Disk, tmp_path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
         if (path / LEDGER).exists():
-            assert problems(TripleStore.open(path, unfinished=True)) == []
+            assert TripleStore.open(path, unfinished=True).problems() == []
         with contextlib.suppress(StoreError):
             TripleStore.open(path)
             assert tree(path) == whole  # only a whole store opens

@@ -3,7 +3,6 @@
 import itertools
 import json
 import threading
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 
 from autosparse.errors import StoreError, UserError
 from autosparse.store import TripleLoader, Triples, TripleStore, sample
-from autosparse.store.order import Part, part_indices, part_size
+from autosparse.store.order import Part, part_indices
 from benchmarks.mixing import batch_indices
 from tests.store.helpers import bits, random_run, write
 
@@ -57,14 +56,9 @@ def all_same(a: list[Triples], b: list[Triples]) -> bool:
     return all(same(x, y) for x, y in zip(a, b, strict=True))
 
 
-def names(batch: Triples) -> list[tuple[int, float, float]]:
-    """Return what tells samples apart: no two are drawn alike."""
-    return list(zip(batch.store.tolist(), batch.theta.tolist(), batch.grad.tolist(), strict=True))
-
-
-@pytest.mark.parametrize("numbers", [[0], [0, 1, 2], [2, 0]])
-@pytest.mark.parametrize("part", ["train", "held-out", "all"])
-@pytest.mark.parametrize("memory", ["400kB", "4MB", "512MB"])
+@pytest.mark.parametrize(
+    ("numbers", "part", "memory"), [([0], "train", "400kB"), ([0, 1, 2], "held-out", "4MB"), ([2, 0], "all", "512MB")]
+)
 def test_batches_hold_what_the_order_says_in_small_integers(
     stores: list[TripleStore], numbers: list[int], part: Part, memory: str
 ) -> None:
@@ -85,14 +79,14 @@ def test_batches_hold_what_the_order_says_in_small_integers(
             assert same(batches[number], expected)
 
 
-@pytest.mark.parametrize("threads", [0, 1, 4])
+@pytest.mark.parametrize("threads", [0, 4])
 def test_threads_change_nothing_and_end_with_the_iteration(stores: list[TripleStore], threads: int) -> None:
     assert all_same(take(loader(stores, threads=threads), 75), take(loader(stores), 75))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("triples")]
 
 
 @pytest.mark.parametrize("memory", ["4MB", "512MB"])  # 24 streams of equal width, 192 of 2 or 3 columns
-@pytest.mark.parametrize("world_size", [2, 3, 8])
+@pytest.mark.parametrize("world_size", [2, 8])
 def test_processes_share_each_batch(stores: list[TripleStore], world_size: int, memory: str) -> None:
     ranks = [take(loader(stores, rank=r, world_size=world_size, memory=memory), 70) for r in range(world_size)]
     for whole, *parts in zip(take(loader(stores, memory=memory), 70), *ranks, strict=True):
@@ -100,8 +94,8 @@ def test_processes_share_each_batch(stores: list[TripleStore], world_size: int, 
         assert same(whole, join(parts))
 
 
-@pytest.mark.parametrize("sizes", [(1, 1), (1, 4), (8, 3)])
-@pytest.mark.parametrize("stop", [0, 20, 32, 33, 34, 71])  # an epoch has 33 batches
+@pytest.mark.parametrize("sizes", [(1, 1), (8, 3)])
+@pytest.mark.parametrize("stop", [20, 32, 33, 71])  # an epoch has 33 batches
 def test_saved_position_resumes_on_any_number_of_processes(
     stores: list[TripleStore], stop: int, sizes: tuple[int, int]
 ) -> None:
@@ -122,10 +116,7 @@ def test_saved_position_resumes_on_any_number_of_processes(
     ("options", "name"),
     [
         ({"seed": 6}, "seed"),
-        ({"size": 96}, "batch_size"),
-        ({"part": "all"}, "part"),
         ({"memory": "5MB"}, "memory"),
-        ({"weights": (1, 2, 1)}, "weights"),
         ({"stores": [1, 0, 2]}, "stores"),
     ],
 )
@@ -136,49 +127,8 @@ def test_position_of_another_order_raises(stores: list[TripleStore], options: di
         loader(chosen, **{key: value for key, value in options.items() if key != "stores"}).load_state_dict(state)
 
 
-@pytest.mark.parametrize("part", ["train", "held-out", "all"])
-def test_epoch_holds_no_triple_twice_and_all_but_less_than_a_batch(stores: list[TripleStore], part: Part) -> None:
-    everything = join(list(loader(stores[:2], 16, part=part)))
-    expected = sum(part_size(0, len(store), 5, part) for store in stores[:2])
-    assert len(everything) == expected // 16 * 16
-    assert len(set(names(everything))) == len(everything)
-
-
-def test_train_and_held_out_share_no_triple(stores: list[TripleStore]) -> None:
-    train, held = (join(list(loader(stores[:1], 1, part=part))) for part in ("train", "held-out"))
-    assert len(held) == pytest.approx(len(stores[0]) / 10, abs=1)
-    assert np.array_equal(np.sort(torch.cat([train.grad, held.grad])), np.sort(RUNS[0].grad))
-    assert not set(names(train)) & set(names(held))
-
-
-def test_epochs_differ_and_a_seed_repeats(stores: list[TripleStore]) -> None:
-    source = loader(stores)
-    first, second = list(source), list(source)
-    assert len(first) == len(second) == len(source)
-    assert all_same(first, take(loader(stores), len(first)))
-    assert not any(same(a, b) for a, b in zip(first, second, strict=True))
-    assert not same(first[0], take(loader(stores, seed=6), 1)[0])
-
-
-def test_store_smaller_than_a_batch_gives_one_batch(stores: list[TripleStore]) -> None:
-    (only,) = loader(stores[:1], 1 << 20, part="all")
-    assert len(only) == len(stores[0]) // 48 * 48  # a multiple of the streams
-    assert len(set(names(only))) == len(only)
-
-
-def test_weights_are_how_often_a_store_occurs(stores: list[TripleStore]) -> None:
-    two, source = stores[:2], loader(stores[:2], 24, weights=(2, 0.5), part="all")
-    epoch = join(list(source))
-    twice, half = (names(epoch[epoch.store == k]) for k in (0, 1))
-    assert len(twice) == pytest.approx(2 * len(two[0]), abs=24)
-    assert set(Counter(twice).values()) <= {1, 2}
-    assert len(half) == pytest.approx(len(two[1]) / 2, abs=24)
-    assert len(set(half)) == len(half)
-
-
 def test_counters_count_samples_and_bytes(stores: list[TripleStore]) -> None:
     source = loader(stores[:2])
-    assert str(source.counters) == "0 triples/s, 0 B read, 0% waiting for data"
     batches = take(source, 10)
     assert source.counters.samples == sum(map(len, batches)) == 10 * BATCH
     assert source.counters.bytes >= 10 * BATCH * 9
@@ -206,23 +156,15 @@ def test_damage_raises_in_the_iteration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "a batch of 0 cannot be divided among 1 processes"),
         ({"world_size": 7}, "a batch of 480 cannot be divided among 7 processes"),
-        ({"world_size": 5}, "24 streams cannot be divided among 5 processes; use another number of processes"),
         ({"world_size": 16}, "24 streams cannot be divided among 16 processes; use --memory 17.5 MB for 192 streams"),
         ({"memory": "100kB"}, r"memory of 100kB is less than one chunk .*; give at least 270.3 kB"),
-        ({"memory": "plenty"}, "'plenty' is no"),
         ({"weights": (1e-4, 1e-4, 1e-4)}, r"\d triples are too few for batches of 480"),
     ],
 )
 def test_impossible_options_raise(stores: list[TripleStore], options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         loader(stores, **options)
-
-
-def test_no_stores_raise() -> None:
-    with pytest.raises(UserError, match="no triple stores"):
-        loader([])
 
 
 @pytest.mark.parametrize("part", ["held-out", "all"])

@@ -29,7 +29,6 @@ from torch import Tensor
 from autosparse.distributed import Group
 from autosparse.errors import StoreError
 from autosparse.store import TripleStore, TripleWriter
-from autosparse.store.verify import problems
 from tests.conftest import tree
 from tests.store.helpers import Run, StoppedError, advance, bits, flip, random_run, write
 
@@ -111,7 +110,7 @@ class Machine(RuleBasedStateMachine):
                 write(self.path, self.run, SHARD)
             write(self.folder / "other", self.run, SHARD)
             assert tree(self.path) == tree(self.folder / "other")
-            lines = problems(TripleStore.open(self.path))
+            lines = TripleStore.open(self.path).problems()
             parts = [*self.run.theta.split(SHARD), *self.run.grad.split(SHARD)]
             assert len(lines) == sum(not bool(part.isfinite().all()) for part in parts)
             assert all("is not finite in" in line for line in lines)

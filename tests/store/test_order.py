@@ -13,7 +13,7 @@ from autosparse.errors import UserError
 from autosparse.store.order import Chunk, Order, Part, part_indices, part_size
 from benchmarks.mixing import batch_indices, dispersion
 
-few = settings(max_examples=50, deadline=None)
+few = settings(max_examples=30, deadline=None)
 PARTS: tuple[Part, ...] = ("train", "held-out", "all")
 
 orders = st.integers(1, 3).flatmap(
@@ -81,21 +81,13 @@ def test_epoch_is_disjoint_batches_of_nearly_everything(order: Order) -> None:
     check_epoch(enough(replace(order, weights=None)))
 
 
-@pytest.mark.long
-@settings(max_examples=5000, deadline=None)
-@given(orders)
-def test_many_epochs_are_disjoint_batches_of_nearly_everything(order: Order) -> None:
-    check_epoch(enough(replace(order, weights=None)))
-
-
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("batch_size", [1, 12, 100, 500])
-@pytest.mark.parametrize(("streams", "chunks_per_buffer"), [(1, 8), (12, 1), (24, 3)])
-@pytest.mark.parametrize(("sizes", "chunks"), [((400,), (16,)), ((7, 250, 133), (8, 128, 40)), ((399,), (1000,))])
+@pytest.mark.parametrize("batch_size", [1, 500])
+@pytest.mark.parametrize(("streams", "chunks_per_buffer"), [(1, 8), (24, 3)])
 def test_epoch_of_any_shape_is_disjoint_batches(
-    sizes: tuple[int, ...], chunks: tuple[int, ...], streams: int, chunks_per_buffer: int, batch_size: int, part: Part
+    streams: int, chunks_per_buffer: int, batch_size: int, part: Part
 ) -> None:
-    check_epoch(Order(sizes, chunks, batch_size, 3, 1, part, streams, chunks_per_buffer))
+    check_epoch(Order((7, 250, 133), (8, 128, 40), batch_size, 3, 1, part, streams, chunks_per_buffer))
 
 
 @few
@@ -122,14 +114,6 @@ def test_streams_divide_batch_and_sequence_and_buffers_divide_streams(order: Ord
     assert together.shape[1] == len(order)
     sequence = samples_of(order, order.sequence)
     assert sorted(zip(*together.tolist(), strict=True)) == sorted(zip(*sequence.tolist(), strict=True))
-
-
-@few
-@given(orders)
-def test_a_batch_is_found_without_the_earlier_ones(order: Order) -> None:
-    order = enough(order)
-    last = batch_indices(replace(order), order.batches - 1)
-    assert np.array_equal(everything(order)[-1], last)
 
 
 @few
@@ -161,13 +145,6 @@ def test_dropped_samples_differ_from_epoch_to_epoch() -> None:
     assert all(len(rest) == 5000 % 900 for rest in dropped)
     assert len(set(dropped)) == 12
     assert not frozenset.intersection(*dropped)
-
-
-def test_a_stream_covers_another_part_of_the_sequence_in_every_epoch() -> None:
-    order = Order((5000,), (256,), 500, part="all", streams=10)
-    streams = [names(samples_of_stream(replace(order, epoch=epoch), 0)) for epoch in range(8)]
-    assert all(len(stream) == 500 for stream in streams)
-    assert len(set.union(*streams)) > 1500
 
 
 def test_orders_of_seeds_and_epochs_differ() -> None:
@@ -203,9 +180,8 @@ def tenth(index: NDArray[np.int64]) -> NDArray[np.int64]:
     return index // 10_000
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_many_streams_mix_as_evenly_as_a_shuffle_and_one_does_not(part: Part) -> None:
-    order = Order((100_000,), (1000,), 500, 7, 0, part, streams=1, chunks_per_buffer=101)  # all in one buffer
+def test_many_streams_mix_as_evenly_as_a_shuffle_and_one_does_not() -> None:
+    order = Order((100_000,), (1000,), 500, 7, 0, "train", streams=1, chunks_per_buffer=101)  # all in one buffer
     assert dispersion(order, tenth) == pytest.approx(1, abs=0.35)
     assert dispersion(replace(order, streams=50, chunks_per_buffer=2), tenth) < 1.35
     assert dispersion(replace(order, streams=100, chunks_per_buffer=2), tenth) < 0.1  # each stream is of one class

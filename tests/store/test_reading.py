@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from autosparse.store import TripleStore
 from tests.store.helpers import Run, bits, flip, random_run, succeeds, write
@@ -41,7 +39,7 @@ def store(path: Path) -> TripleStore:
 
 def edges() -> Iterator[tuple[int, int]]:
     """Yield slices that start and stop at, before and after chunks, shards and the end."""
-    ends = [0, 1, 7, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, SHARD - 1, SHARD, SHARD + 9, 2 * SHARD, SIZE - 1, SIZE]
+    ends = [0, 7, (1 << 18) - 1, 1 << 18, SHARD - 1, SHARD, SHARD + 9, SIZE - 1, SIZE]
     yield from ((start, stop) for start in ends for stop in ends if start <= stop)
 
 
@@ -55,15 +53,9 @@ def check(run: Run, store: TripleStore, start: int, stop: int) -> None:
         assert np.array_equal(store.alive(i, span), mask.kept[span].numpy())
 
 
-@pytest.mark.parametrize("span", list(edges()))
-def test_slices_at_edges_are_equal(run: Run, store: TripleStore, span: tuple[int, int]) -> None:
-    check(run, store, *span)
-
-
-@settings(max_examples=30, deadline=None)
-@given(a=st.integers(0, SIZE), b=st.integers(0, SIZE))
-def test_any_slice_is_equal(run: Run, store: TripleStore, a: int, b: int) -> None:
-    check(run, store, min(a, b), max(a, b))
+def test_slices_at_edges_are_equal(run: Run, store: TripleStore) -> None:
+    for span in edges():
+        check(run, store, *span)
 
 
 def test_slices_follow_python_and_steps_raise(run: Run, store: TripleStore) -> None:
@@ -75,11 +67,6 @@ def test_slices_follow_python_and_steps_raise(run: Run, store: TripleStore) -> N
         store.theta(slice(0, 100, 2))
     with pytest.raises(ValueError, match="must start at a multiple of 8 and have no step"):
         store.alive(1, slice(4, 100))
-
-
-def test_masks_of_all_iterations_are_equal(run: Run, store: TripleStore) -> None:
-    for i, mask in enumerate(run.masks):
-        assert torch.equal(store.mask(i).kept, mask.kept)
 
 
 def test_a_scan_yields_everything_in_order(run: Run, store: TripleStore) -> None:

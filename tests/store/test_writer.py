@@ -11,9 +11,8 @@ import zarr
 from autosparse.errors import StoreError, UserError
 from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleStore, TripleWriter, schema
-from autosparse.store.schema import LEDGER, Grid, Ledger, survival_dtype
+from autosparse.store.schema import LEDGER, Grid
 from autosparse.store.storage import storage_of
-from autosparse.store.verify import problems
 from tests.conftest import tree
 from tests.store.helpers import Run, random_run, write
 
@@ -35,8 +34,7 @@ def open_writer(path: Path, run: Run = RUN, shard: int | None = SHARD) -> Triple
     return TripleWriter.open(path, run.layout, run.iterations, {"seed": 0}, shard=shard, columns=run.columns)
 
 
-@pytest.mark.parametrize("columns", [(), COLUMNS])
-@pytest.mark.parametrize("world_size", [2, 3, 8])
+@pytest.mark.parametrize(("columns", "world_size"), [((), 8), (COLUMNS, 2)])
 def test_any_number_of_writers_leaves_the_same_bytes_and_what_was_given(
     columns: tuple[str, ...], world_size: int, tmp_path: Path
 ) -> None:
@@ -58,7 +56,7 @@ def test_any_number_of_writers_leaves_the_same_bytes_and_what_was_given(
     for i in range(N):
         for name, values in run.probe(i).items():
             assert np.array_equal(store.probe(name, i), values.numpy())
-    assert problems(store) == []
+    assert store.problems() == []
 
 
 def test_chunks_behind_the_end_of_a_probe_are_not_written(tmp_path: Path) -> None:
@@ -68,7 +66,7 @@ def test_chunks_behind_the_end_of_a_probe_are_not_written(tmp_path: Path) -> Non
     assert [int(mask.count) // (1 << 18) for mask in run.masks] == [4, 2, 1]
     assert sizes == [4, 3]
     store = TripleStore.open(tmp_path)
-    assert problems(store) == []
+    assert store.problems() == []
     assert np.array_equal(store.probe(COLUMNS[0], 1), run.probe(1)[COLUMNS[0]].numpy())
 
 
@@ -82,7 +80,7 @@ def test_verify_finds_values_that_are_not_finite(tmp_path: Path) -> None:
             probe["probe-theta"][5] = torch.inf
         writer.commit_alive(i, run.masks[i], probe)
     writer.finish()
-    lines = [line.partition(": ")[2] for line in problems(TripleStore.open(tmp_path))]
+    lines = [line.partition(": ")[2] for line in TripleStore.open(tmp_path).problems()]
     shards = sorted({int(k) // SHARD for k in np.flatnonzero(run.theta > 4)})
     expected = [f"theta is not finite in {k * SHARD}:{min((k + 1) * SHARD, SIZE)}" for k in shards]
     assert lines == [*expected, "probe-theta is not finite in iteration 1"]
@@ -133,13 +131,6 @@ def test_ledger_holds_the_mean_squares(block: int, tmp_path: Path, monkeypatch: 
     assert store.mean_squares["grad"] == pytest.approx(RUN.grad.square().mean().item(), rel=1e-5)
 
 
-def test_mean_squares_of_nan_and_infinity(tmp_path: Path) -> None:
-    writer = open_writer(tmp_path)
-    writer.commit_features(torch.where(RUN.theta > 2, torch.nan, RUN.theta), torch.full((SIZE,), torch.inf))
-    assert np.isnan(writer.store.mean_squares["theta"])
-    assert writer.store.mean_squares["grad"] == np.inf
-
-
 def test_a_folder_without_a_store_raises(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no triple store at"):
         TripleStore.open(tmp_path / "none")
@@ -154,9 +145,8 @@ def test_wrong_values_and_iterations_raise(tmp_path: Path) -> None:
     writer, theta = open_writer(tmp_path, run), run.theta.numpy()
     with pytest.raises(StoreError, match=r"grad/c/\d holds \d+ values of float32, got float64"):
         writer.commit_features(run.theta, run.grad.double())
-    for values in (theta[:1], theta[: SHARD - 1], theta[:SHARD].reshape(2, -1), theta[0]):
-        with pytest.raises(StoreError, match=r"theta/c/0 holds 4096 values of float32, got float32 \("):
-            writer.commit_features(lambda shard: values, run.grad)  # noqa: B023
+    with pytest.raises(StoreError, match=r"theta/c/0 holds 4096 values of float32, got float32 \("):
+        writer.commit_features(lambda shard: theta[: SHARD - 1], run.grad)
     with pytest.raises(StoreError, match="mask 1 does not follow mask -1"):
         writer.commit_alive(1, run.masks[1], run.probe(0))
     with pytest.raises(StoreError, match="0 of 3 masks are committed; the run is not finished"):
@@ -169,9 +159,8 @@ def test_wrong_values_and_iterations_raise(tmp_path: Path) -> None:
     assert np.array_equal(writer.store.grad(), run.grad)
     with pytest.raises(StoreError, match="mask 2 does not follow mask 0"):
         writer.commit_alive(2, run.masks[2], run.probe(1))
-    for probe in ({}, {name: torch.ones(5) for name in COLUMNS}):
-        with pytest.raises(StoreError, match=r"needs 20011 values of each of \['probe-gradient', 'probe-theta'\], got"):
-            writer.commit_alive(1, run.masks[1], probe)
+    with pytest.raises(StoreError, match=r"needs 20011 values of each of \['probe-gradient', 'probe-theta'\], got"):
+        writer.commit_alive(1, run.masks[1], {name: torch.ones(5) for name in COLUMNS})
 
 
 def test_a_run_resumes_without_options_that_are_newer_than_its_store(tmp_path: Path) -> None:
@@ -187,9 +176,7 @@ def test_a_complete_store_and_another_runs_store_raise(tmp_path: Path) -> None:
         TripleWriter.open(tmp_path / "s", random_run(SIZE).layout, N, run)
     for options, message in (
         ({"iterations": N + 1}, "iterations = 3, not 4"),
-        ({"shard": 8192}, "shard = 4096, not 8192"),
         ({"columns": COLUMNS}, r"columns = \[\], not \['probe-gradient', 'probe-theta'\]"),
-        ({"run": {"seed": 1}}, "seed = 0, not 1"),
         ({"run": {"recipe": {"epochs": 4}}}, "recipe = .*3.*, not .*4"),
     ):
         with pytest.raises(UserError, match=f"of a run with {message}.*; choose another folder"):
@@ -208,21 +195,3 @@ def test_grid_covers_all_sizes() -> None:
         shards = [grid.indices(k) for k in range(grid.shards)]
         assert (shards[0].start, shards[-1].stop) == (0, size)
         assert all(a.stop == b.start for a, b in itertools.pairwise(shards))
-    with pytest.raises(StoreError, match="multiple of 8"):
-        Grid.of(100, 12)
-
-
-def test_survival_type_has_room_for_the_fill_value() -> None:
-    types = [survival_dtype(n) for n in (1, 254, 255, 65534, 65535)]
-    assert types == [np.uint8, np.uint8, np.uint16, np.uint16, np.uint32]
-
-
-def test_an_edited_ledger_raises(tmp_path: Path) -> None:
-    storage = storage_of(tmp_path)
-    ledger = Ledger({"a": {"size": 1, "crc32c": 2}}, [1.0], {"history.json/0": "ab"})
-    ledger.write(storage)
-    assert Ledger.read(storage) == ledger
-    path = tmp_path / LEDGER
-    path.write_text(path.read_text().replace("1.0", "0.5"))
-    with pytest.raises(StoreError, match="checksum mismatch"):
-        Ledger.read(storage)

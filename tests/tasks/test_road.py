@@ -28,7 +28,6 @@ from autosparse.jobs.base import make_task
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
 from autosparse.store.schema import MARKER
-from autosparse.store.verify import problems
 from autosparse.study import compare, results
 from autosparse.tasks import Data, Images, Text, find_task
 from tests.conftest import ROOT, run_script, tree
@@ -92,7 +91,7 @@ def test_from_irp_to_the_report(
     where = ("--output", str(tmp_path), *SHORT)
     assert run_script("irp", *options, "--iterations", "2", *where) == 0, capsys.readouterr().err
     (run,) = (tmp_path / "irp").iterdir()
-    assert problems(TripleStore.open(run)) == []
+    assert TripleStore.open(run).problems() == []
     fit = ("--runs", str(run), "--name", "own", "--output", str(tmp_path))
     assert run_script("autos", *fit, "--epochs", "1", "--resolution", "16") == 0
     criteria = ("random", "magnitude", "snip", str(tmp_path / "autos" / "own"))
@@ -145,7 +144,7 @@ def test_two_processes_run_a_task_of_a_file(script: Script, tmp_path: Path, monk
     two = ("--cluster", "local", "--tasks-per-node", "2", "--output", tmp_path / "two")
     assert script("irp", *options, *two) == 0
     stores = [TripleStore.open(next((tmp_path / name / "irp").iterdir())) for name in ("one", "two")]
-    assert problems(stores[1]) == []
+    assert stores[1].problems() == []
     np.testing.assert_array_equal(stores[0].theta(), stores[1].theta())
     np.testing.assert_allclose(stores[0].grad(), stores[1].grad(), rtol=1e-4, atol=1e-6)
 

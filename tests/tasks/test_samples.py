@@ -14,7 +14,6 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from autosparse.criteria import Scoring, make_criterion
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.criteria.loss import CrossEntropy
 from autosparse.errors import UserError
 from autosparse.generators import generator_states, seeded
 from autosparse.generators import start_generators as start
@@ -141,7 +140,7 @@ def test_overriding_subclass_is_obeyed_with_the_same_numbers(
         model, data = task.model(), Data(task)
         layout = Layout.of(model, exclude=["*tokens*", "*positions*"] * (kind is Text))
         batches = data.scoring(8, limit=2)
-        scoring = Scoring(batches, batches.loss or CrossEntropy())
+        scoring = Scoring(batches, batches.loss)
         assert called == ({"dataset"} if each is mine else set())
         called.clear()
         if act == "gradient":
