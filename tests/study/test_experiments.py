@@ -94,23 +94,15 @@ def test_full_scale_has_the_papers_networks() -> None:
     assert len(SMALL.distinct(*PAPERS)) == 2
 
 
-def test_default_autos_has_the_sanity_checks() -> None:
-    checked = {}
-    for name, plan in PLANS.items():
-        for part in plan(FULL):
-            if isinstance(part, Comparison):
-                checked[name] = part.checked
-    assert checked == {
-        "figure3": ("SNIP", "AutoS"),
-        "figure6": (),
-        "table1": ("AutoS",),
-        "table2": ("Param + Grad",),
-        "table3": ("SNIP-iter",),
-        "table4": ("resnet18 on cifar10, resnet18",),
-        "table5": ("20-iter",),
-        "table6": ("LTH+SNIP",),
-        "table8": ("batch 1024, learning rate 0.01",),
-    }
+def test_default_autos_or_the_last_row_has_the_sanity_checks() -> None:
+    plans = ("figure3", "table2", "table4", "table6")
+    checked = [part.checked for name in plans for part in PLANS[name](SMALL) if isinstance(part, Comparison)]
+    assert checked == [
+        *[("SNIP", "AutoS")] * 2,
+        ("Param + Grad",),
+        ("resnet18 on cifar10, resnet18",),
+        ("LTH+SNIP",),
+    ]
 
 
 @pytest.mark.parametrize("name", ["demo", *PLANS])
