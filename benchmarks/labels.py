@@ -47,17 +47,8 @@ def labels(scale: Scale) -> list[Part]:
                 features=LOOKAHEAD_FEATURES,
             )
             methods.append(Method(f"{label}: {trainings:g} trainings", fit, (run,)))
-        parts.append(
-            Comparison(
-                title=f"Labels for less: {pair.replace('_', ' on ')}",
-                stem=f"labels_{pair}",
-                scale=scale,
-                pair=pair,
-                methods=tuple(methods),
-                sparsities=kind.sparsities[-2:],
-                cost=True,
-            )
-        )
+        title, stem = f"Labels for less: {pair.replace('_', ' on ')}", f"labels_{pair}"
+        parts.append(Comparison(title, stem, scale, pair, tuple(methods), kind.sparsities[-2:], cost=True))
     return parts
 
 

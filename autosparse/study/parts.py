@@ -62,7 +62,7 @@ class Method:
         return [*self.sources, *([self.by] if isinstance(self.by, FitRun) else [])]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Comparison:
     """Methods compared by sparsity: tables of a metric after training, and figures."""
 
@@ -212,7 +212,7 @@ class Comparison:
         return ", ".join(map(str, self.scale.seeds))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CostFigure:
     """One figure of several comparisons at one sparsity."""
 

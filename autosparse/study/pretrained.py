@@ -140,17 +140,12 @@ def pretrained(scale: Scale) -> list[Part]:
             Method("iterative, magnitude", None, (scale.irp(pair, "magnitude"),)),
             *([Method("iterative, SNIP", None, snip)] if pair == first else []),
         )
-        parts.append(
-            Comparison(
-                title=f"Pruned at initialization: {pair.replace('_', ' on ')}",
-                stem=f"pretrained_{pair}",
-                scale=scale,
-                pair=pair,
-                methods=methods,
-                sparsities=kind.sparsities[-scale.sparsities - 1 :],
-                checked=("AutoS, pretrained",),
-            )
+        title, sparsities = (
+            f"Pruned at initialization: {pair.replace('_', ' on ')}",
+            kind.sparsities[-scale.sparsities - 1 :],
         )
+        checked = ("AutoS, pretrained",)
+        parts.append(Comparison(title, f"pretrained_{pair}", scale, pair, methods, sparsities, checked=checked))
     return parts
 
 
@@ -197,22 +192,12 @@ def lookahead(scale: Scale) -> list[Part]:
             # Iterative pruning of the seeds that are pruned is the ceiling.
             Method("IRP", None, tuple(scale.irp(name, "magnitude", seed=seed) for seed in scale.seeds), family="IRP"),
         ]
-        tables.append(
-            Comparison(
-                title=f"Looking ahead: {name.replace('_', ' on ')}",
-                stem=f"lookahead_{name}",
-                scale=scale,
-                pair=name,
-                methods=(*methods,),
-                sparsities=kind.sparsities,
-                cost=True,
-                checked=(_AHEAD,),
-                checks=kind.checks,
-            )
-        )
+        title, rows, checked = f"Looking ahead: {name.replace('_', ' on ')}", tuple(methods), (_AHEAD,)
+        table = Comparison(title, f"lookahead_{name}", scale, name, rows, kind.sparsities, True, checked, kind.checks)
+        tables.append(table)
     sparsity = sorted(set.intersection(*({*table.sparsities} for table in tables)))[-2:][0]
     title = f"Accuracy against cost at {100 * sparsity:g}%"
-    figure = CostFigure(title=title, stem="lookahead_costs", tables=tuple(tables), sparsity=sparsity)
+    figure = CostFigure(title, "lookahead_costs", tuple(tables), sparsity)
     return [figure, *tables, PretrainedCriterion(shipped, everything, PRETRAINED_AHEAD)]
 
 

@@ -31,8 +31,7 @@ COSTS = {"short": 2.0, "ahead": 2.0, "far": 3.0, "GMP": 2.0, "IRP": 9.0}
 
 def comparison(*sparsities: float, **how: Any) -> Comparison:
     scale = replace(SCALES["smoke"], seeds=(7, 8))
-    common = {"title": "T", "stem": "t", "scale": scale, "pair": "lenet/mnist", "methods": METHODS}
-    return Comparison(**common, sparsities=sparsities, **how)
+    return Comparison("T", "t", scale, "lenet/mnist", METHODS, sparsities, **how)
 
 
 def rows(metric: str = "accuracy", **more: Any) -> pd.DataFrame:
