@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from autosparse.command import run
 from autosparse.study.parts import Comparison, Method, Part
-from autosparse.study.pretrained import LOOKAHEAD_FEATURES, lookahead_fit_options, lookahead_kinds, probed_irp
+from autosparse.study.pretrained import lookahead_fit_options, lookahead_kinds, probed_irp
 from autosparse.study.scale import Scale
 from benchmarks.common import StudyArguments, report
 
@@ -44,7 +44,6 @@ def labels(scale: Scale) -> list[Part]:
                 (run,),
                 name=f"{pair}-{label.replace(' ', '').replace('=', '').replace(',', '-')}",
                 **lookahead_fit_options(name),
-                features=LOOKAHEAD_FEATURES,
             )
             methods.append(Method(f"{label}: {trainings:g} trainings", fit, (run,)))
         title, stem = f"Labels for less: {pair.replace('_', ' on ')}", f"labels_{pair}"

@@ -52,8 +52,7 @@ def sparsity_chart(rows: pd.DataFrame, dense: pd.DataFrame, codes: Codes = None)
         chart_rows.append({"measure": measure, "dense": _number(mean)})
     pruned = density[~points["iterative"]]
     ticks = sorted({100.0, *(pruned if len(pruned) else density[::3]).round(3)})
-    series = _present(points["series"], codes)
-    color, shape = series_encodings(series)
+    series, color, shape = _present(points["series"], codes)
     y, cut = _metric_axis(points, f"test {label(metric)}", metric, better)
     x = (
         alt.X("density:Q")
@@ -92,8 +91,7 @@ def cost_chart(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Chart
 
     Rows have `method` and `family`. Points of a family are joined; rows with an empty family are not drawn.
     """
-    families = _present((name for name in pd.concat(panels.values())["family"] if name), codes)
-    color, shape = series_encodings(families)
+    families, color, shape = _present((name for name in pd.concat(panels.values())["family"] if name), codes)
     joined = alt.FieldOneOfPredicate(field="series", oneOf=[name for name in families if name != AT_START])
     tooltip = _tooltip(method="series", cost="cost", mean="mean", std="deviation", runs="runs")
     rows: list[dict[str, Any]] = []
@@ -127,8 +125,7 @@ def cost_chart(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Chart
 
 def layer_chart(pruned: pd.DataFrame, codes: Codes = None) -> Chart:
     """Draw the density of each layer from the input to the output, with one view per sparsity; means over seeds."""
-    series = _present(pruned["criterion"], codes)
-    color, shape = series_encodings(series)
+    series, color, shape = _present(pruned["criterion"], codes)
     rows = [
         {"series": name, "sparsity": sparsity, "layer": layer.removesuffix(".weight"), "density": _number(density)}
         for (sparsity, name), group in pruned.groupby(["sparsity", "criterion"], sort=False)
@@ -151,8 +148,8 @@ def check_chart(rows: pd.DataFrame, codes: Codes = None) -> Chart:
     """Draw sanity checks, with one line of the axis per `check`, one marker per `series` and one view per sparsity."""
     title = f"test {label(metric_of(rows)[0])}"
     points = spread(rows, ("series", "sparsity", "check"))
-    series, kinds = _present(points["series"], codes), [*dict.fromkeys(points["check"])]
-    color, shape = series_encodings(series)
+    series, color, shape = _present(points["series"], codes)
+    kinds = [*dict.fromkeys(points["check"])]
     scale = alt.Scale(zero=False, padding=12)
     x, low = (alt.X(f"{end}:Q", scale=scale).axis(title=title, tickCount=5) for end in ("mean", "low"))
     place = alt.Chart(ROWS).encode(
@@ -176,8 +173,7 @@ def training_chart(
     `histories` has the epochs of each run by its folder.
     """
     metric, _ = metric_of(pruned)
-    series = _present(pruned["criterion"], codes)
-    color, shape = series_encodings(series)
+    series, color, shape = _present(pruned["criterion"], codes)
     rows = [
         {"series": row.criterion, "sparsity": row.sparsity, "seed": row.seed, **thin(histories[row.folder], metric)}
         for row in pruned.itertuples()
@@ -291,10 +287,12 @@ def _tooltip(**titles: str) -> list[alt.Tooltip]:
     ]
 
 
-def _present(names: Iterable[str], codes: Codes) -> dict[str, int]:
-    """Return the numbers of the series that are present."""
-    present = number_series(names)
-    return present if codes is None else {name: number for name, number in codes.items() if name in present}
+def _present(names: Iterable[str], codes: Codes) -> tuple[dict[str, int], alt.Color, alt.Shape]:
+    """Return the numbers of the series that are present, and their colors and markers."""
+    series = number_series(names)
+    if codes is not None:
+        series = {name: number for name, number in codes.items() if name in series}
+    return series, *series_encodings(series)
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

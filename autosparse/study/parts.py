@@ -1,4 +1,8 @@
-"""Parts of an experiment's report: tables and figures that name the runs they need."""
+"""Parts of an experiment's report: tables and figures that name the runs they need.
+
+A new kind of table is a class with the methods of `Part`. Its experiment is a function from a scale to parts, with a
+name in `experiments.EXPERIMENTS`. Cells and comparisons of means come from `compare`.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

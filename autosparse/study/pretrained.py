@@ -31,9 +31,6 @@ from autosparse.study.report import fit_table
 from autosparse.study.scale import DIGITS, GPT, LENET, RESNET, Scale
 from autosparse.tasks import Images, Text
 
-LOOKAHEAD_FEATURES = ("theta", "probe-theta")
-"""Features of the AutoS that looks ahead: the initial weight and the weight after K steps."""
-
 _AHEAD = "AutoS, looking ahead"
 _COLUMNS = ("probe-gradient", "probe-theta")
 _ALL_CHECKS: tuple[Sanity, ...] = get_args(Sanity)[1:]
@@ -162,7 +159,7 @@ def lookahead(scale: Scale) -> list[Part]:
     scale, kinds = lookahead_kinds(scale)
     runs = {name: tuple(probed_irp(scale, kind, seed) for seed in kind.labels) for name, kind in kinds.items()}
     everything = tuple(run for by_kind in runs.values() for run in by_kind)
-    options = {"features": LOOKAHEAD_FEATURES, **lookahead_fit_options(scale.name)}
+    options = lookahead_fit_options(scale.name)
     ahead = scale.fit_to(everything, name=PRETRAINED_AHEAD, **options)
     gradients = scale.fit_to(everything, name="gradients", **{**options, "features": ("theta", "probe-gradient")})
     # The same network with a table small enough for the package.
@@ -220,8 +217,9 @@ def probed_irp(scale: Scale, kind: NetworkKind, seed: int) -> IRPRun:
 
 
 def lookahead_fit_options(scale: str) -> dict[str, Any]:
-    """Return the options of fits to runs that watch their first steps."""
-    return {"epochs": 10, "rounds": 2 if scale == "smoke" else 5, "anneal": True}
+    """Return the options of fits to runs that watch their first steps, to the weights before and after."""
+    rounds = 2 if scale == "smoke" else 5
+    return {"features": ("theta", "probe-theta"), "epochs": 10, "rounds": rounds, "anneal": True}
 
 
 @dataclass(frozen=True)
