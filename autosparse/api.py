@@ -18,8 +18,7 @@ from autosparse.criteria import Chooser, Criterion, Scoring, make_criterion, sel
 from autosparse.criteria.base import check_values
 from autosparse.criteria.gradient import restoring_modules
 from autosparse.criteria.loss import CrossEntropy, Loss
-from autosparse.criteria.progress import progress_bar
-from autosparse.criteria.repeatable import RepeatableBatches
+from autosparse.criteria.repeatable import RepeatableBatches, progress_bar
 from autosparse.criteria.table import AHEAD, DYNAMIC, LOOK_AHEAD, ROWS, check_options
 from autosparse.errors import UserError, unknown
 from autosparse.generators import seeded

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from autosparse.errors import UserError, refused
-from autosparse.options import OptionsFile, bare, marks, option_names, option_types
+from autosparse.options import OptionsFile, marks, option_names, option_types
 
 Arguments = TypeVar("Arguments")
 
@@ -49,31 +49,22 @@ def parse(kind: type[Arguments], args: Sequence[str] | None = None, prog: str | 
         prog: name of the command in its help.
 
     Raises:
-        UserError: the file or the task is wrong, or a list has commas.
+        UserError: the file or the task is wrong.
         SystemExit: help was printed, or (exit code 2) an error with the nearest option.
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--config", action="append", default=[], type=Path)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config", type=Path)
     early.add_argument("--task")
-    try:
-        known, words = early.parse_known_args(sys.argv[1:] if args is None else args)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error.argument_name} needs a file: {error.argument_name} FILE") from None
-    if len(known.config) > 1:
-        raise UserError("--config can be given once")
-    file = OptionsFile.read(known.config[0]) if known.config else OptionsFile(Path(), {})
+    known, words = early.parse_known_args(sys.argv[1:] if args is None else args)
+    file = OptionsFile.read(known.config) if known.config else OptionsFile(Path(), {})
     words += ["--task", known.task] if known.task else []
     task = None
     if choose := getattr(kind, "task_class", None):
         task = choose(known.task or file.value("task", str, "images"))
     parser = _Parser(file, task, helping=bool({"-h", "--help"} & {*words}))
-    site = {field.name: field.default_factory for field in fields(kind)}.get("resources")  # type: ignore[arg-type]
-    if "--help-cluster" in words and callable(site):
-        return parser.read(type(full := site()), ["--help"], prog, default=full)
-    types = option_types(kind) | (option_types(task) if task else {})
-    file.check({*types})
-    if not parser.helping:
-        _check_lists(types, words)
+    if "--help-cluster" in words and (resources := get_type_hints(kind).get("resources")):
+        return parser.read(resources, ["--help"], prog)
+    file.check({*option_types(kind)} | ({*option_types(task)} if task else set()))
     return parser.read(kind, words, prog, description=f"{inspect.getdoc(kind)}\n\n{_HELP}")
 
 
@@ -118,9 +109,7 @@ class _Parser:
         if CHOSEN in marks(hint):
             return replace(option, type=self.task or type(option.default), default=tyro.MISSING_NONPROP)
         if option.name == "resources" and self.helping:
-            shown = hint.__base__
-            values = {field.name: getattr(option.default, field.name) for field in fields(shown)}
-            return replace(option, type=shown, default=shown(**values))
+            return replace(option, type=hint.__base__, default=hint.__base__())
         default = option.default
         for name in option_names(option.name, hint) if tyro.conf.Suppress not in marks(hint) else ():
             default = self.file.value(name.lstrip("-").replace("_", "-"), hint, default)
@@ -130,12 +119,7 @@ class _Parser:
 def _with_help(option: StructFieldSpec, declared: Any) -> StructFieldSpec:
     """Return an option with its help as one paragraph that ends in `Default: X`.
 
-    X is what the docstring says after `Default:`, or else the value. A default that differs from the class's, such as
-    that of a site's profile, is always shown as a value.
-
-    Args:
-        option: the option as tyro finds it.
-        declared: its default in the class.
+    X is what the docstring says after `Default:`, or else the value, as for a default that differs from the class's.
     """
 
     def parts() -> tuple[str, str]:
@@ -155,36 +139,13 @@ def _with_help(option: StructFieldSpec, declared: Any) -> StructFieldSpec:
     return replace(option, helptext=helptext, type=annotated)
 
 
-def _check_lists(types: dict[str, Any], args: Sequence[str]) -> None:
-    """Refuse lists of numbers or names with commas instead of spaces, and say how lists are spelled."""
-    flag = ""
-    for word in args:
-        value = word
-        if word.startswith("--"):
-            flag, _, value = word.partition("=")
-        hint = bare(types.get(flag.lstrip("-")))
-        element = get_args(hint)[0] if get_origin(hint) is tuple else None
-        if "," in value and (element in (int, float) or get_origin(element) is Literal):
-            parts = value.replace(",", " ").split()
-            decimal = element is float and len(parts) == 2
-            point = f", and a point in a number: {'.'.join(parts)}" if decimal else ""
-            raise UserError(f"{flag} takes values with spaces between them: {flag} {' '.join(parts)}{point}")
-
-
 def run(
     kind: type[Arguments],
     main: Callable[[Arguments], None],
     args: Sequence[str] | None = None,
     prog: str | None = None,
 ) -> None:
-    """Parse a command line and run `main`; exit with one line on standard error and code 2 for a `UserError`.
-
-    Args:
-        kind: dataclass of the arguments.
-        main: called with the arguments.
-        args: the command line. Default: that of this process.
-        prog: name of the command in its help.
-    """
+    """Parse a command line and run `main`; exit with one line on standard error and code 2 for a `UserError`."""
     try:
         main(parse(kind, args, prog))
     except UserError as error:

@@ -17,15 +17,12 @@ _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 
 def option_values(config: Any, identity: bool = False) -> dict[str, Any]:
-    """Return the options that a dataclass holds, with those of nested dataclasses, as values of YAML.
+    """Return the options that a dataclass holds, with those of nested dataclasses, as values of YAML, by their names.
 
     Args:
         config: the dataclass.
         identity: leave out the fields that are marked with `autosparse.config.NO_IDENTITY`, and nest the values of a
             field `recipe` below its name.
-
-    Returns:
-        Values by the name of the option, with underscores.
     """
     hints = get_type_hints(type(config), include_extras=True)
     values: dict[str, Any] = {}
@@ -91,9 +88,7 @@ def bare(hint: Any) -> Any:
 def typed(hint: Any, texts: list[str]) -> Any:
     """Return the value of an option, read from words as the command line reads them.
 
-    Raises:
-        UserError: a word is not among the choices of the type.
-        ValueError: the words do not fit the type; the message is what they must be.
+    Raises a `ValueError` where they do not fit the type; its message is what they must be.
     """
     if bare(hint) is bool:
         if len(texts) != 1 or texts[0].lower() not in _TRUTH:
@@ -124,52 +119,30 @@ class OptionsFile:
 
     @classmethod
     def read(cls, path: Path) -> "OptionsFile":
-        """Read a file; of a run's `config.yaml`, the section of options.
-
-        Raises:
-            UserError: the file is missing, is not a mapping in YAML, or has an option twice.
-        """
+        """Read a file; of a run's `config.yaml`, the section of options."""
         try:
             content = path.read_text(encoding="utf-8")
             # YAML's own types would make 720 minutes of 12:00:00, and False of a partition "no"
-            loader = yaml.BaseLoader(content)
-            top = loader.get_single_node()
-            texts = loader.construct_document(top) if top else {}
+            texts = yaml.load(content, yaml.BaseLoader) or {}
         except OSError as error:
-            raise UserError(f"--config {path}: {error.strerror}; it takes a file of options, OPTION: VALUE") from None
+            raise UserError(f"{path}: {error.strerror}; a file of options is needed, OPTION: VALUE") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             mark = getattr(error, "problem_mark", None)
             raise UserError(f"{path} is not valid YAML{f', see line {mark.line + 1}' if mark else ''}") from None
         if not isinstance(texts, dict):
             raise UserError(f"{path} is not a list of OPTION: VALUE")
-        keys = [key.value for key, _ in top.value] if top else []
-        if len(texts) < len(keys):  # PyYAML would take the last
-            raise UserError(f"{path} has {max(keys, key=keys.count)} twice")
         if isinstance(texts.get(SECTION), dict):
             texts = texts[SECTION]
         return cls(path, {key.replace("_", "-"): value for key, value in texts.items()})
 
     def check(self, valid: set[str]) -> None:
-        """Refuse options that a command does not have.
-
-        Raises:
-            UserError: names the nearest option.
-        """
+        """Refuse options that a command does not have; the error names the nearest option."""
         for name in self.texts:
             if name not in valid:
                 raise UserError(f"{self.path}: {unknown('option', name, sorted(valid))}")
 
     def value(self, name: str, hint: Any, default: Any) -> Any:
-        """Return the value of an option; the default if the file does not have the option, or has null.
-
-        Args:
-            name: name of the option, with dashes.
-            hint: type of the option.
-            default: value that the option has otherwise.
-
-        Raises:
-            UserError: the value does not fit the type.
-        """
+        """Return the value of an option of a type; the default if the file does not have the option, or has null."""
         text = self.texts.get(name, "")
         if text in ("", "null", "~"):
             return default

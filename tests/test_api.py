@@ -223,7 +223,7 @@ def test_a_terminal_alone_gets_a_bar_and_its_total_stays(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     prune(model, images(), criterion="snip")
     assert capsys.readouterr().err == ""  # It takes less than two seconds.
-    monkeypatch.setattr("autosparse.criteria.progress._PATIENCE", 1e-9)
+    monkeypatch.setattr("autosparse.criteria.repeatable._PATIENCE", 1e-9)
 
     def fewer(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         """Read less in each round."""

@@ -3,9 +3,8 @@
 from autosparse.autos.autos import AutoS
 from autosparse.autos.backbones import BACKBONES
 from autosparse.autos.criterion import AutoSCriterion
-from autosparse.autos.evaluate import validate
 from autosparse.autos.features import Features, scale_of_store
-from autosparse.autos.fit import fit
+from autosparse.autos.fit import fit, validate
 from autosparse.autos.iterations import measure_iterations, read_iterations
 from autosparse.autos.lookup_table import LookupTable
 from autosparse.autos.samples import IterationSamples, RunSample, Samples, StoredSamples

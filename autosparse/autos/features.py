@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from autosparse.config import FitConfig, Probed, Transform
 from autosparse.criteria.base import Scoring, check_repeatable
-from autosparse.criteria.dataflow import dataflow
 from autosparse.criteria.gradient import mean_gradient
+from autosparse.criteria.synflow import dataflow
 from autosparse.errors import UserError, unknown
 from autosparse.lookahead import look_ahead
 from autosparse.pruning import Mask
@@ -66,7 +66,7 @@ class Features:
             scale of a gradient depends on loss, data and depth, and a criterion for other networks must not. `raw`
             leaves inputs unchanged (the paper's code).
         names: the inputs, of `config.Feature`: `theta` and `grad`, or one of them (paper, Table 2); `flow`, the
-            parameter's contribution to the flow through the network, see `criteria.dataflow.dataflow`; columns of a
+            parameter's contribution to the flow through the network, see `criteria.synflow.dataflow`; columns of a
             probe, see `lookahead.Probe`.
         gains: gain of the asinh of each column, linear below 1/gain magnitudes and logarithmic above. Default: see
             `FEATURES`.

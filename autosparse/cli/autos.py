@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from autosparse import cluster
-from autosparse.cluster import Resources, site_resources
+from autosparse.cluster import Resources
 from autosparse.jobs import FitRun
 
 
@@ -20,7 +20,7 @@ class Arguments:
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """Seeds of the initial weights, the order and the held-out tenth; several make a grid."""
     job: FitRun
-    resources: Resources = field(default_factory=site_resources)
+    resources: Resources = field(default_factory=Resources)
 
 
 def main(a: Arguments) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from autosparse import cluster
-from autosparse.cluster import Resources, site_resources
+from autosparse.cluster import Resources
 from autosparse.config import OneShot
 from autosparse.jobs import IRPRun, Tasked
 
@@ -31,7 +31,7 @@ class Arguments(Tasked):
     """Seeds of the order of samples, augmentation and random criterion, each combined with each of --seeds: runs from
     the same weights. Default: the seed of the weights."""
     job: IRPRun = field(default_factory=IRPRun)
-    resources: Resources = field(default_factory=site_resources)
+    resources: Resources = field(default_factory=Resources)
 
 
 def main(a: Arguments) -> None:

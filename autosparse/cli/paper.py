@@ -35,7 +35,7 @@ class Arguments:
     on digits. Default: full; for demo, a size of its own."""
     output: Path | None = None
     """Folder of all runs. Default: runs, or runs/SCALE for narrow, small and smoke."""
-    resources: cluster.Resources = field(default_factory=cluster.site_resources)
+    resources: cluster.Resources = field(default_factory=cluster.Resources)
 
 
 def main(a: Arguments) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from autosparse import cluster
-from autosparse.cluster import Resources, site_resources
+from autosparse.cluster import Resources
 from autosparse.command import choices
 from autosparse.config import Sanity
 from autosparse.criteria.table import TABLE
@@ -34,7 +34,7 @@ class Arguments(Tasked):
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (100, 101)
     """Seeds of the initial weights and the order of samples; not those of the runs that AutoS was fitted to."""
     job: PruneRun = field(default_factory=PruneRun)
-    resources: Resources = field(default_factory=site_resources)
+    resources: Resources = field(default_factory=Resources)
 
 
 def main(a: Arguments) -> None:

@@ -35,12 +35,8 @@ class Status:
     or a pipe the table is printed again when more than the fraction done and the time left has changed."""
 
     def run(self) -> None:
-        if self.live:
-            from autosparse.cluster.live import watch  # rich takes a while to import
-
-            rows = watch(self.runs)
-        else:
-            rows = status.rows(status.find(self.runs))
+        rows = status.watch(self.runs) if self.live else status.rows(status.find(self.runs))
+        if not self.live:
             print(status.table(rows))
         for row in rows:
             if row["why"]:

@@ -1,13 +1,7 @@
 """Jobs and their processes: on Slurm, on this machine, or in this process. Nothing here concerns pruning."""
 
-from typing import TYPE_CHECKING
+from autosparse.cluster.job import Job, Stage
+from autosparse.cluster.launcher import launch, launch_graph
+from autosparse.cluster.resources import Resources
 
-from autosparse.lazy import lazily
-
-if TYPE_CHECKING:
-    from autosparse.cluster.job import Job, Stage
-    from autosparse.cluster.launcher import launch, launch_graph
-    from autosparse.cluster.resources import Resources, site_resources
-
-__all__ = ["Job", "Resources", "Stage", "launch", "launch_graph", "site_resources"]
-__getattr__ = lazily(__name__)
+__all__ = ["Job", "Resources", "Stage", "launch", "launch_graph"]

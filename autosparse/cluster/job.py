@@ -34,11 +34,7 @@ class Job(ABC):
         """Folder of the run; its name describes the run."""
 
     def check(self) -> None:  # noqa: B027 - a job may have nothing to refuse
-        """Refuse options that do not fit together, before anything is submitted.
-
-        Raises:
-            UserError: an option is wrong.
-        """
+        """Refuse options that do not fit together by a `UserError`, before anything is submitted."""
 
     def missing(self) -> str | None:
         """Return which input does not exist yet, in one line; the methods below are called when none is missing."""
@@ -108,12 +104,7 @@ def blocked(stage: Stage, failed: Collection[str]) -> list[Failure]:
 
 
 def failure(job: Job, log: Path) -> Failure | None:
-    """Return why a job that has ended is not complete; None if it is.
-
-    Args:
-        job: job that has ended.
-        log: standard error of its first process.
-    """
+    """Return why a job that has ended is not complete; None if it is. `log` is standard error of its first process."""
     try:
         if job.is_complete():
             return None

@@ -1,9 +1,9 @@
 """One job at a time works on a run's folder: it holds a lease, which does not outlive it.
 
-The lease is the file `.lease-N` with the highest N. A job that finds it released, or its holder dead, makes N + 1 by a
-hard link, which is atomic on local disks, NFS and Lustre alike and needs no lock manager: one of several jobs succeeds.
-Where a file system has no hard links, the file is created exclusively and then filled; an empty file belongs to a job
-that is about to fill it. The file of the highest N is never deleted, so a number is never used twice.
+The lease is the file `.lease-N` with the highest N. A job that finds it released, or its holder dead, creates N + 1
+exclusively: one of several jobs succeeds, on local disks, NFS and Lustre alike, without a lock manager or hard links.
+An empty file belongs to a job that is about to fill it. The file of the highest N is never deleted, so a number is
+never used twice.
 
 A holder touches its file every few seconds. It counts as dead at once if its process on this machine has ended, or if
 it was an earlier attempt of this Slurm job. Otherwise it counts as dead if it has not touched the file for two minutes,
@@ -13,8 +13,8 @@ and nodes are lost. In a copied folder, a lease whose holder works on the origin
 
 import json
 import os
-import secrets
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -30,7 +30,12 @@ LEASE = ".lease-"
 _BEAT = 10.0  # seconds between two touches
 _STALE = 120.0  # seconds without a touch after which the holder counts as dead
 _WATCHED = 1 / 5  # fraction of that time for which a holder is watched first
-_UNNAMED: dict[str, Any] = {"host": None, "pid": None, "started": None, "job": None}  # has not filled its file yet
+_UNNAMED: dict[str, Any] = {
+    "host": None,
+    "pid": None,
+    "started": None,
+    "job": None,
+}  # has not filled its file yet, or it is damaged
 _RELEASED = 1  # number of bytes of a released lease
 
 
@@ -41,11 +46,11 @@ def lease(
     """Hold the lease of a run's folder for the length of the block.
 
     A holder that finds that it has lost the lease (it was suspended for minutes, say) asks itself to stop at the next
-    step.
+    step. A requeued job takes over from itself.
 
     Args:
         folder: folder of the run.
-        job_id: job of Slurm, None elsewhere; a requeued job takes over from itself.
+        job_id: job of Slurm, None elsewhere.
         beat: seconds between two touches.
         stale: seconds without a touch after which the holder counts as dead.
         wait: whether to wait for another job that works on the run, until this process is asked to stop.
@@ -103,7 +108,7 @@ def _acquire(folder: Path, mine: dict[str, Any], stale: float, wait: bool) -> Pa
                 raise UserError(f"{folder}: {who} works on this run; wait for it, or stop it and run this again")
         path = folder / f"{LEASE}{_number(newest) + 1 if newest else 1}"
         try:
-            _publish(path, json.dumps(mine))
+            _create(path, json.dumps(mine))
         except FileExistsError:
             continue  # Another job was faster.
         if _newest(folder) == path:
@@ -114,33 +119,14 @@ def _acquire(folder: Path, mine: dict[str, Any], stale: float, wait: bool) -> Pa
         path.unlink(missing_ok=True)  # The number was passed long ago.
 
 
-@contextmanager
-def _temporary(folder: Path, text: str) -> Iterator[Path]:
-    """Make a new file next to the leases for a moment; a process that is killed meanwhile leaves it."""
-    path = folder / f"{LEASE}{secrets.token_hex(8)}.tmp"
-    try:
-        with naming(folder):
-            path.write_text(text)
-        yield path
-    finally:
-        with suppress(OSError):  # A read-only file system refuses this even where the file does not exist.
-            path.unlink(missing_ok=True)
-
-
-def _publish(path: Path, text: str) -> None:
-    """Make a lease.
-
-    Raises:
-        FileExistsError: it exists already.
-    """
-    with _temporary(path.parent, text) as temporary:
+def _create(path: Path, text: str) -> None:
+    """Make a lease; raise if it exists, or if there is no room for it."""
+    with naming(path), path.open("xb", buffering=0) as file:
         try:
-            os.link(temporary, path)
-        except FileExistsError:
+            file.write(text.encode())
+        except OSError:
+            path.unlink()
             raise
-        except OSError:  # The file system has no hard links; any other error meets the next line, too.
-            with naming(path), path.open("x") as file:
-                file.write(text)
 
 
 def _is_dead(holder: dict[str, Any], mine: dict[str, Any], path: Path, stale: float) -> bool:
@@ -148,8 +134,8 @@ def _is_dead(holder: dict[str, Any], mine: dict[str, Any], path: Path, stale: fl
         return _is_gone_from_here(holder, path.parent)
     if holder["job"] is not None and holder["job"] == mine["job"]:
         return True
-    with _temporary(path.parent, "") as fresh:
-        now = fresh.stat().st_mtime  # the clock of the file system
+    with tempfile.TemporaryFile(dir=path.parent) as fresh:
+        now = os.fstat(fresh.fileno()).st_mtime  # the clock of the file system
     touched = path.stat().st_mtime
     if now - touched <= stale and not _has_ended(holder["job"]):
         return False
@@ -191,15 +177,14 @@ def _number(path: Path) -> int:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """Return the holder of a lease; empty if it was released, or damaged by a crash; None if the file is gone."""
+    """Return the holder of a lease; empty if it was released; None if the file is gone."""
     try:
         text = path.read_text()
-        holder: dict[str, Any] = json.loads(text) if text else _UNNAMED
-        return holder
+        return {} if len(text) == _RELEASED else dict(json.loads(text))
     except FileNotFoundError:
         return None
     except ValueError:
-        return {}
+        return _UNNAMED
 
 
 def _start_of(pid: int) -> str | None:

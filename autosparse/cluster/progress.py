@@ -59,15 +59,7 @@ class Progress:
 
 @contextmanager
 def progress(folder: Path, steps: int, name: str, main: bool, shown: bool = True) -> Iterator[Progress]:
-    """Follow the steps of a job; only its main process shows and writes them.
-
-    Args:
-        folder: folder of the run.
-        steps: number of steps in all.
-        name: text before the bar.
-        main: whether this is the main process.
-        shown: whether to show a bar. Default: True.
-    """
+    """Follow the steps of a job; only its main process shows a bar, called `name`, and writes `progress.json`."""
     with tqdm(total=steps, desc=name, unit="step", disable=None if main and shown else True, leave=False) as bar:
         counter = Progress(folder / PROGRESS if main else None, bar, steps)
         try:

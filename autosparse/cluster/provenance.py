@@ -19,29 +19,14 @@ from autosparse.errors import UserError
 from autosparse.files import read_record, replacing, write_json, write_record, write_text
 from autosparse.registry import content_of
 
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "accelerate",
-    "numpy",
-    "zarr",
-    "numcodecs",
-    "submitit",
-    "safetensors",
-)
+_PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "zarr", "numcodecs", "submitit", "safetensors")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # The C loader is ten times as fast.
 _END = "\n...\n"  # ends a document of YAML
 FILES = "files"
 """Section of `config.yaml` that names the copies of the user's files, which ran, and the originals."""
 _RECORDS = (
-    "config.yaml",
-    "environment.json",
-    "code.diff",
-    "status.json",
-    "progress.json",
-    "job.json",
-    "batch.sh",
-    "logs",
+    *("config.yaml", "environment.json", "code.diff", "status.json", "progress.json", "job.json"),
+    *("batch.sh", "logs"),
 )
 
 
@@ -60,12 +45,7 @@ def git_commit() -> str | None:
 
 
 def write_config(job: Job) -> None:
-    """Write `config.yaml`, the job's identity and options, or check that an existing one has the same identity.
-
-    Raises:
-        UserError: the folder is of a run with a different configuration (names the first difference), or data are
-            missing.
-    """
+    """Write `config.yaml`, the job's identity and options; raise if the folder holds a run with another identity."""
     if absent := job.absent():
         raise UserError(absent)
     if difference := config_difference(job):
@@ -83,12 +63,12 @@ def write_config(job: Job) -> None:
 def config_difference(job: Job, submitted: dict[str, Any] | None = None) -> str | None:
     """Return how the configuration of the run in the job's folder differs from the job's; None if it does not.
 
-    A run that failed before it had any output has no configuration.
-    Keys that depend on the data are compared only on a machine that has the data.
+    A run that failed before it had any output has no configuration. Keys that depend on the data are compared only on a
+    machine that has the data.
 
     Args:
         job: job that is asked for.
-        submitted: configuration to compare with, that of the job in the queue. Default: the folder's.
+        submitted: configuration of the job in the queue. Default: that of the folder.
     """
     folder = job.folder
     if submitted is None and not ((folder / "config.yaml").is_file() and _has_output(job)):
@@ -121,11 +101,7 @@ def _has_output(job: Job) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the `config.yaml` of a run.
-
-    Raises:
-        UserError: the file is damaged, or not of a run.
-    """
+    """Return the `config.yaml` of a run; raise if it is damaged."""
     path = folder / "config.yaml"
     try:
         text = path.read_text()

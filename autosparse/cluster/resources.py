@@ -2,18 +2,16 @@
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from autosparse.cluster.slurm import slurm_answers
-from autosparse.command import parse
 from autosparse.config import Bounds, Config
 from autosparse.errors import UserError
-from autosparse.options import OptionsFile
+from autosparse.options import OptionsFile, option_types
 
 Cluster = Literal["slurm", "local", "inline"]
 
@@ -22,35 +20,22 @@ DEFAULT_CPUS = 4
 DEFAULT_PARALLELISM = 256
 DEFAULT_REQUEUES = 10
 
-VARIABLE = "AUTOSPARSE_SLURM"
-"""Environment variable that names the site's profile."""
-EXAMPLES = Path(__file__).parents[2] / "slurm" / "profiles"
-_PER_COMMAND = ("after", "wait", "dry_run", "site")
+_PER_COMMAND = ("after", "wait", "dry_run")
 """Options that a profile cannot set."""
-
 _SLURM_ONLY = (
     *("partition", "account", "qos", "nodes", "mem", "constraint", "exclude"),
     *("max_requeues", "after", "setup", "slurm"),
 )
 _NOT_INLINE = ("gpus_per_node", "tasks_per_node", "time", "array_parallelism", "log_dir")
-
 _REQUEST = (
     *("partition", "account", "qos", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "mem", "time"),
     *("constraint", "exclude", "after", "slurm"),
 )
-
-_OTHER_NAMES = {
-    "ntasks": "tasks_per_node",
-    "ntasks-per-node": "tasks_per_node",
-    "dependency": "after",
-    "array": "array_parallelism",
-    "requeue": "max_requeues",
-    "no-requeue": "max_requeues",
-    "output": "log_dir",
-    "error": "log_dir",
-}
-"""Options of sbatch whose option in this package has another name."""
-_SET_BY_SUBMISSION = ("open-mode", "signal", "kill-on-invalid-dep", "wckey")
+_SET_BY_SUBMISSION = (
+    *("ntasks", "ntasks-per-node", "dependency", "array", "requeue", "no-requeue", "output", "error"),
+    *("open-mode", "signal", "kill-on-invalid-dep", "wckey"),
+)
+"""Options of sbatch that are set by the submission or by an option of another name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +89,6 @@ class Resources(Where):
     """Folder of the files of Slurm and submitit, visible on all nodes. Default: OUTPUT/submitted."""
     wait: bool = False
     """Return only when all jobs have ended; the exit code says whether all are complete."""
-    site: Annotated[Mapping[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
-    """Values above that a site's profile has set; not an option."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,11 +97,9 @@ class Resources(Where):
         for job in self.after:
             if not re.fullmatch(r"\d+(_\d+)?", job):
                 raise UserError(f"after takes job ids of Slurm, such as 4242 or 4242_3, got {job!r}")
-        for option in fields(self):
+        for option in fields(self):  # A batch script has one option per line.
             value = getattr(self, option.name)
-            if (
-                isinstance(value, str | Path) and not str(value).isprintable()
-            ):  # A batch script has one option per line.
+            if isinstance(value, str | Path) and not str(value).isprintable():
                 raise UserError(f"{spelled(option.name)} takes one line of text, got {str(value)!r}")
         _ = self.minutes, self.slurm_options
 
@@ -131,15 +112,13 @@ class Resources(Where):
     def slurm_options(self) -> dict[str, str | bool]:
         """Further options of sbatch; True for an option without a value."""
         options: dict[str, str | bool] = {}
+        names = {spelled(option.name) for option in fields(self)}
         for text in self.slurm:
             key, equals, value = text.lstrip("-").partition("=")
             if not re.fullmatch(r"[a-z][a-z-]*", key) or not text.isprintable():
                 raise UserError(f"slurm takes options of sbatch as KEY=VALUE, got {text!r}")
-            option = _OTHER_NAMES.get(key, key.replace("-", "_"))
-            if option in {each.name for each in fields(self)}:
-                raise UserError(f"slurm {text}: use the option {spelled(option)}")
-            if key in _SET_BY_SUBMISSION:
-                raise UserError(f"slurm {text}: {key} is set by the submission itself")
+            if key in names or key in _SET_BY_SUBMISSION:
+                raise UserError(f"slurm {text}: {key} is set by an option of --help-cluster or by the submission")
             options[key] = value if equals else True
         return options
 
@@ -176,51 +155,35 @@ class Resources(Where):
         return replace(self, nodes=None, gpus_per_node=gpus, tasks_per_node=self.tasks_per_node and 1)
 
     def resolve(self, alone: Cluster = "inline") -> "Resources":
-        """Replace `auto` by a cluster; unless that is Slurm, drop the values of the site's profile.
+        """Replace `auto` by a cluster and, if that is Slurm, take options that are not given from the site's profile.
 
         Args:
             alone: meaning of `auto` where there is no Slurm. Default: inline.
 
         Raises:
-            UserError: Slurm is asked for, by name or by one of its options, and does not answer; or an option has no
-                effect on the cluster.
+            UserError: Slurm is asked for, by name or by one of its options, and does not answer; an option has no
+                effect on the cluster; or the profile is wrong.
         """
-        cluster = self._where(alone)
-        if cluster == "slurm":
-            return replace(self, cluster=cluster)
-        ignored = _SLURM_ONLY + (_NOT_INLINE if cluster == "inline" else ())
-        for name in self._given():
-            if name in ignored:
+        given = {each.name for each in fields(self) if getattr(self, each.name) != each.default}
+        site = Resources() if self.cluster in ("local", "inline") else site_profile()
+        cluster = site.cluster if self.cluster == "auto" else self.cluster
+        if cluster in ("auto", "slurm"):
+            asked = [spelled(name) for name in _SLURM_ONLY if name in given]
+            asked += ["the cluster slurm"] * (cluster == "slurm")
+            if (asked and self.dry_run) or slurm_answers():
+                own = {name: getattr(self, name) for name in given}
+                return replace(site, **{**own, "cluster": "slurm"})
+            if asked:
+                raise UserError(
+                    f"no Slurm here (sinfo does not answer), which {' '.join(asked)} needs; "
+                    "run this on a login node, or with the cluster local or inline and without Slurm's options"
+                )
+            cluster = alone
+        for name in _SLURM_ONLY + (_NOT_INLINE if cluster == "inline" else ()):
+            if name in given:
                 needed = "slurm" if name in _SLURM_ONLY else "local or slurm"
                 raise UserError(f"{spelled(name)} does nothing with the cluster {cluster}; it needs {needed}")
-        defaults = {option.name: option.default for option in fields(Resources) if option.name in self.site}
-        kept = {name: getattr(self, name) for name in self._given()}
-        return replace(self, **{**defaults, **kept, "cluster": cluster, "site": {}})
-
-    def _where(self, alone: Cluster) -> Cluster:
-        """Return the cluster that is asked for, or the best that exists."""
-        if self.cluster in ("local", "inline"):
-            return self.cluster
-        asked = [spelled(name) for name in _SLURM_ONLY if getattr(self, name) not in (None, ())]
-        if self.cluster == "slurm":
-            asked.append("the cluster slurm")
-        if (asked and self.dry_run) or slurm_answers():
-            return "slurm"
-        if asked:
-            raise UserError(
-                f"no Slurm here (sinfo does not answer), which {' '.join(asked)} needs; "
-                "run this on a login node, or with the cluster local or inline and without Slurm's options"
-            )
-        return alone
-
-    def _given(self) -> list[str]:
-        """Return the options with a value that is neither the default nor the site's."""
-        settings = [each for each in fields(self) if each.name not in ("cluster", "wait", "dry_run", "site")]
-        return [
-            each.name
-            for each in settings
-            if getattr(self, each.name) not in (each.default, self.site.get(each.name, each.default))
-        ]
+        return replace(self, cluster=cluster)
 
     def local_jobs(self) -> int:
         """Return how many jobs run on this machine at once."""
@@ -271,46 +234,25 @@ def minutes(time: str) -> int:
     return total
 
 
-def site_resources() -> Resources:
-    """Return the resources of the site's profile, which a command line takes as its defaults.
+def site_profile() -> Resources:
+    """Return the options of the site's profile, a YAML file of options and values, such as `partition: gpu`.
 
-    A profile is a YAML file of options and values, such as `partition: gpu`. $AUTOSPARSE_SLURM names it (a path, or an
-    example of slurm/profiles; no profile if it is empty). Default: ~/.config/autosparse/slurm.yaml, if it exists.
+    $AUTOSPARSE_SLURM is its path; empty for no profile. Default: ~/.config/autosparse/slurm.yaml, if it exists.
 
     Raises:
         UserError: the file is missing, not valid YAML, or has an unknown key or a value that does not fit.
     """
-    path = _profile()
-    if path is None:
-        return Resources()
-    resources = _read(path)
-    values = {option.name: (getattr(resources, option.name), option.default) for option in fields(resources)}
-    site = {name: value for name, (value, default) in values.items() if value != default and name not in _PER_COMMAND}
-    return replace(resources, site=site)
-
-
-def _profile() -> Path | None:
-    name = os.environ.get(VARIABLE)
-    if name is None:
-        usual = Path.home() / ".config" / "autosparse" / "slurm.yaml"
-        return usual if usual.is_file() else None
+    usual = Path.home() / ".config" / "autosparse" / "slurm.yaml"
+    name = os.environ.get("AUTOSPARSE_SLURM", str(usual) if usual.is_file() else "")
     if not name:
-        return None
-    for path in (EXAMPLES / f"{name}.yaml", Path(name).expanduser()):
-        if path.is_file():
-            return path
-    examples = ", ".join(sorted(path.stem for path in EXAMPLES.glob("*.yaml")))
-    raise UserError(f"${VARIABLE}: no profile {name}; valid: a path, or an example: {examples or 'none installed'}")
-
-
-def _read(path: Path) -> Resources:
-    """Read a profile as the command line reads a file of options."""
-    valid = [spelled(option.name) for option in fields(Resources) if option.name not in _PER_COMMAND]
-    for name in OptionsFile.read(path).texts:
-        if name not in valid:
-            raise UserError(f"{path}: unknown key {name!r}; valid: {', '.join(valid)}")
+        return Resources()
+    file = OptionsFile.read(Path(name).expanduser())
+    types = {name: hint for name, hint in option_types(Resources).items() if name.replace("-", "_") not in _PER_COMMAND}
+    file.check({*types})
+    defaults = {spelled(option.name): option.default for option in fields(Resources)}
+    values = {name: file.value(name, hint, defaults[name]) for name, hint in types.items()}
     try:
-        resources = parse(Resources, ["--config", str(path)])
-    except SystemExit:  # The parser has named the wrong value, and the valid ones.
-        raise UserError(f"{path} has a value that does not fit, see above") from None
-    return replace(resources, log_dir=resources.log_dir and resources.log_dir.expanduser())
+        site = Resources(**{name.replace("-", "_"): value for name, value in values.items()})
+    except UserError as error:
+        raise UserError(f"{file.path}: {error}") from None
+    return replace(site, log_dir=site.log_dir and site.log_dir.expanduser())

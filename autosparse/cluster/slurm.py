@@ -37,18 +37,22 @@ def knows(job_id: str) -> bool:
     return _ask("scontrol", "show", "job", job_id) is not None
 
 
-def queue() -> dict[str, State] | None:
+def queue(*options: str) -> dict[str, State] | None:
     """Return this user's jobs that have not ended, by their ids, tasks of an array apart; None if Slurm is silent.
 
     The queue, not accounting, says whether a job has ended: a requeued job never leaves the queue, while accounting may
     be off, or call the job NODE_FAIL or PREEMPTED for seconds.
     """
-    return _parsed(_squeue())
+    answer = _ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r", *options)
+    if answer is None:
+        return None
+    rows = [line.split("|", 2) for line in answer.splitlines() if line.count("|") >= 2]
+    return {job_id: State(state, reason) for job_id, state, reason in rows}
 
 
 def last_states() -> dict[str, State]:
     """Return the jobs of `queue` and those that ended in the last minutes (the site's MinJobAge)."""
-    return _parsed(_squeue("--states=all")) or {}
+    return queue("--states=all") or {}
 
 
 def cancel(job_ids: Iterable[str]) -> None:
@@ -66,17 +70,6 @@ def release(job_ids: Iterable[str]) -> None:
 def arrays(job_ids: Iterable[str]) -> list[str]:
     """Return the ids of the arrays, or plain jobs, that jobs belong to, each once."""
     return list(dict.fromkeys(job_id.split("_")[0] for job_id in job_ids))
-
-
-def _squeue(*options: str) -> str | None:
-    return _ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r", *options)
-
-
-def _parsed(answer: str | None) -> dict[str, State] | None:
-    if answer is None:
-        return None
-    rows = [line.split("|", 2) for line in answer.splitlines() if line.count("|") >= 2]
-    return {job_id: State(state, reason) for job_id, state, reason in rows}
 
 
 def _ask(*command: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The states of runs, from their folders and Slurm's queue together.
+"""The states of runs, from their folders and Slurm's queue together, as a table or a page that follows them.
 
 Imports neither PyTorch nor pandas, so that a look at runs takes no longer than it must.
 """
@@ -7,10 +7,13 @@ import datetime
 import os
 import signal
 import socket
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autosparse.cluster import lease, slurm, submissions
 from autosparse.cluster.job import error_of
@@ -20,10 +23,18 @@ from autosparse.errors import UserError
 from autosparse.files import read_json, read_record, walk
 from autosparse.metrics import described
 
+if TYPE_CHECKING:
+    from rich.console import Group
+
 COLUMNS = ("run", "state", "job", "iteration", "epoch", "done", "left", "sparsity", "metric", "requeues", "node")
 ENDED = ("complete", "failed", "killed", "interrupted", "not started", "damaged")
 SILENT = "Slurm does not answer (squeue)"
 UNKNOWN = f"{SILENT}: the states of its jobs are not known"
+
+PAUSE = 5.0  # seconds between two looks at the runs
+_STYLES = ("green", "red", "yellow", "dim")  # by `attention`
+_WIDTH_FOR = {"done": 60, "left": 60, "metric": 70, "iteration": 100, "epoch": 110, "sparsity": 120, "job": 140}
+_WIDTH_FOR |= {"node": 150, "requeues": 150}  # columns of a terminal from which a column of the table is shown
 
 Row = dict[str, str]
 
@@ -79,17 +90,98 @@ def ended(rows: Iterable[Row]) -> bool:
     return all(row["state"] in ENDED for row in rows)
 
 
-def columns(rows: list[Row]) -> list[str]:
-    """Return the names of the columns that are not empty."""
-    return [name for name in COLUMNS if any(row[name] for row in rows)]
-
-
 def table(rows: list[Row]) -> str:
     """Return the columns that are not empty as lines of text."""
-    cells = [[name, *(row[name] for row in rows)] for name in columns(rows)]
+    cells = [[name, *(row[name] for row in rows)] for name in COLUMNS if any(row[name] for row in rows)]
     widths = [max(map(len, column)) for column in cells]
     lines = zip(*cells, strict=True)
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def watch(paths: Sequence[Path]) -> list[Row]:
+    """Show the runs at the paths, also new ones, until none waits or works, or until Ctrl-C; return the last rows.
+
+    In a terminal they are a page; in a file or pipe, a table when more has changed than the fraction done and the time
+    left.
+
+    Raises:
+        UserError: there are no runs at one of the paths.
+    """
+    from rich.console import Console  # It takes a while to import.
+    from rich.live import Live
+
+    find(paths)
+    found, shown = list[Row](), list[Row]()
+    terminal = sys.stdout.isatty()
+    screen = Console()
+
+    def shown_page() -> "Group":
+        return page(found, *screen.size)
+
+    live = Live(console=screen, screen=True, refresh_per_second=2, get_renderable=shown_page) if terminal else None
+    with suppress(KeyboardInterrupt), live or nullcontext():
+        while True:
+            start = time.monotonic()
+            found = current(paths)
+            slow = [row | {"done": "", "left": ""} for row in found]
+            if not terminal and slow != shown:
+                print(table(found), end="\n\n", flush=True)
+            shown = slow
+            if ended(found):
+                break
+            time.sleep(max(PAUSE, 10 * (time.monotonic() - start)))  # A slow Slurm is asked less often.
+    if terminal:  # The page has vanished with its screen.
+        print(table(found))
+    return found
+
+
+def page(rows: list[Row], width: int, height: int) -> "Group":
+    """Return runs as they fit into a terminal: the first rows, the number of the others, the important columns."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    def line(text: str, style: str = "") -> Text:
+        return Text(text, style, no_wrap=True, overflow="ellipsis")
+
+    silent = any(row["state"] == "unknown" for row in rows)
+    lines = max(1, height - 2 - silent)  # without the line above and the table's head
+    lines -= len(rows) > lines
+    wide = width >= _WIDTH_FOR["done"]
+    columns = [name for name in COLUMNS if name in ("run", "state", "done") or any(row[name] for row in rows)]
+    columns = [name for name in columns if width >= _WIDTH_FOR.get(name, 0)]
+    head: list[Column | str] = [Column("run", no_wrap=True), *columns[1:]]  # The other columns are shortened first.
+    runs = Table(*head, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for row in rows[:lines]:
+        cells: dict[str, Text | ProgressBar] = {name: line(row[name]) for name in columns}
+        cells["run"] = line(_shortened(row["run"], width // 3))
+        cells["state"] = line(row["state"] if wide else _word(row), _STYLES[attention(row)])
+        if wide:
+            done = 100.0 if row["state"] == "complete" else float(row["done"].rstrip("%") or 0)
+            cells["done"] = ProgressBar(100.0, done, width=10)
+        runs.add_row(*cells.values())
+    parts: list[Any] = [line(f"{len(rows)} in all: {_counts(rows)}; {datetime.datetime.now():%H:%M:%S}", "bold"), runs]
+    if rest := rows[lines:]:
+        parts.append(line(f"{len(rest)} more: {_counts(rest)}", "dim"))
+    if silent:
+        parts.append(line(UNKNOWN, "red"))
+    return Group(*parts)
+
+
+def _word(row: Row) -> str:
+    """Return the state of a run without its reason."""
+    return row["state"].partition(" (")[0]
+
+
+def _counts(rows: list[Row]) -> str:
+    return ", ".join(f"{n} {state}" for state, n in Counter(map(_word, rows)).items())
+
+
+def _shortened(name: str, width: int) -> str:
+    """Return a name that loses its middle where it does not fit: names of runs differ in their ends."""
+    end = (width - 1) * 2 // 3
+    return name if len(name) <= width else f"{name[: width - 1 - end]}…{name[len(name) - end :]}"
 
 
 def stop(folders: Iterable[Path]) -> list[Path]:

@@ -1,13 +1,23 @@
-"""Random with the layer densities of Erdős-Rényi-Kernel (Mocanu et al. 2018; Evci et al. 2020, section 3)."""
+"""Random masks: uniform, or with the layer densities of Erdős-Rényi-Kernel.
+
+Erdős-Rényi-Kernel: Mocanu et al. 2018; Evci et al. 2020, section 3.
+"""
 
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autosparse.criteria.base import Scoring
-from autosparse.criteria.random import random
 from autosparse.pruning import Layout, Mask, keep_top_each
+from autosparse.seeds import stream
+
+
+def random(model: nn.Module, mask: Mask, scoring: Scoring, *, seed: int = 0) -> Tensor:
+    """Return scores drawn uniformly from [0, 1), a function of the seed alone. Looks at no batch."""
+    generator = torch.Generator().manual_seed(stream("random criterion", seed))
+    scores = torch.rand(mask.layout.size, dtype=torch.float32, device="cpu", generator=generator)
+    return scores.to(mask.kept.device)
 
 
 @dataclass(frozen=True)
@@ -47,13 +57,7 @@ def erk_counts(layout: Layout, k: int, capacities: list[int]) -> list[int]:
             break
         rest -= capacities[first]
         weight -= shares[first]
-    return _rounded(counts, k)
-
-
-def _rounded(counts: list[float], k: int) -> list[int]:
-    """Return integers next to the given numbers that add up to k."""
     exact = torch.tensor(counts, dtype=torch.float64, device="cpu")
-    floors = exact.floor().long()
-    remainders = exact - floors
-    floors[remainders.argsort(descending=True, stable=True)[: k - int(floors.sum())]] += 1
-    return [int(count) for count in floors]
+    rounded = exact.floor().long()
+    rounded[(exact - rounded).argsort(descending=True, stable=True)[: k - int(rounded.sum())]] += 1
+    return rounded.tolist()

@@ -2,7 +2,7 @@
 
 import contextlib
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -13,70 +13,49 @@ from autosparse.pruning.prunable import canonical
 
 LOSS = "the loss, a function of (model, batch)"
 """Default place of a failure outside the model."""
+_ERRORS = (RuntimeError, TypeError, LookupError, ValueError, AttributeError, AssertionError)
 
 
 @contextlib.contextmanager
-def naming_layers(problem: str, model: nn.Module, *, finite: bool = False, after: str = LOSS) -> Iterator[None]:
-    """Name the module whose forward pass fails.
-
-    Args:
-        problem: start of the error message.
-        model: model that the block calls.
-        finite: whether to refuse outputs of layers that are not finite; costs a pass over each output.
-        after: place of a failure outside the model.
-
-    Raises:
-        UserError: a module cannot take its inputs, or a layer's output is not finite.
-    """
-
-    def check(name: str, inputs: tuple[object, ...], output: object) -> None:
-        if isinstance(output, Tensor) and not output.isfinite().all():
-            finite_inputs = all(tensor.isfinite().all() for tensor in inputs if isinstance(tensor, Tensor))
-            raise UserError(f"{problem}: {name} {'returns' if finite_inputs else 'gets'} values that are not finite")
-
-    names = {
-        module: f"layer {named}" if (named := canonical(name)) else f"the forward of {type(module).__name__}"
-        for name, module in model.named_modules()
-    }
-    leaves = [
-        (name, module)
-        for module, name in names.items()
-        if finite and next(module.children(), None) is None and not isinstance(module, torch.jit.ScriptModule)
-    ]
-    hooks = []
-
-    def where(error: Exception) -> str:
-        frames = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
-        failed = [names[frame] for frame in frames if isinstance(frame, nn.Module) and frame in names]
-        return f"it fails at {failed[-1] if failed else after}: "
-
-    try:
-        with in_one_line(problem, where):
-            for name, module in leaves:
-                hooks.append(module.register_forward_hook(lambda m, x, y, name=name: check(name, x, y)))
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextlib.contextmanager
-def in_one_line(problem: str, where: Callable[[Exception], str] = lambda error: "") -> Iterator[None]:
+def naming_layers(
+    problem: str, model: nn.Module | None = None, *, finite: bool = False, after: str = LOSS
+) -> Iterator[None]:
     """Turn errors of torch into one line for the user; running out of memory stays what it is.
 
     Args:
         problem: start of the error message.
-        where: called with the error, returns the place of the failure.
+        model: model that the block calls, whose failing layer is named; None for no place.
+        finite: whether to refuse outputs of layers that are not finite; costs a pass over each output.
+        after: place of a failure outside the model.
     """
+    names = {} if model is None else {module: _described(name, module) for name, module in model.named_modules()}
+
+    def check(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        if isinstance(output, Tensor) and not output.isfinite().all():
+            finite_inputs = all(tensor.isfinite().all() for tensor in inputs if isinstance(tensor, Tensor))
+            verb = "returns" if finite_inputs else "gets"
+            raise UserError(f"{problem}: {names[module]} {verb} values that are not finite")
+
     try:
-        yield
+        with contextlib.ExitStack() as hooks:
+            for module in names if finite else ():
+                if next(module.children(), None) is None and not isinstance(module, torch.jit.ScriptModule):
+                    hooks.callback(module.register_forward_hook(check).remove)
+            yield
     except (UserError, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, TypeError, LookupError, ValueError, AttributeError, AssertionError) as error:
+    except _ERRORS as error:
+        frames = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
+        failed = [names[frame] for frame in frames if isinstance(frame, nn.Module) and frame in names]
+        where = "" if model is None else f"it fails at {failed[-1] if failed else after}: "
         reason = str(error).strip().partition("\n")[0]
-        if isinstance(error, KeyError) or not reason:  # whose text is the key alone
+        if isinstance(error, KeyError) or not reason:  # The text of a KeyError is the key alone.
             reason = f"{type(error).__name__} {reason}".strip()
-        raise UserError(f"{problem}: {where(error)}{reason}") from error
+        raise UserError(f"{problem}: {where}{reason}") from error
+
+
+def _described(name: str, module: nn.Module) -> str:
+    return f"layer {named}" if (named := canonical(name)) else f"the forward of {type(module).__name__}"
 
 
 def why_nothing_passes(model: nn.Module, layout: Layout) -> str:

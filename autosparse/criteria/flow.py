@@ -2,24 +2,130 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
-from torch.func import functional_call
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from autosparse.criteria.base import Scoring
-from autosparse.criteria.double import Embedding, InDouble
-from autosparse.criteria.failures import naming_layers
-from autosparse.criteria.gradient import scoring_mode
-from autosparse.criteria.network_call import Call, first_call, takes_ids
+from autosparse.criteria.failures import LOSS, naming_layers
+from autosparse.criteria.gradient import named_tensors, scoring_mode, uncompiled, with_tensors
+from autosparse.criteria.loss import CrossEntropy, Loss, class_scores
+from autosparse.distributed import gather
 from autosparse.errors import UserError
 from autosparse.pruning import Layout
 from autosparse.pruning.prunable import canonical, unwrapped
 
-T = TypeVar("T")
+Named = dict[str, Tensor]
+"""Tensors by canonical name."""
+Embedding = Callable[[Tensor, Tensor], Tensor]
+"""(indices, output of an embedding for them) -> replacement of that output."""
+EMBEDDINGS = (F.embedding, F.embedding_bag)
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_NARROWING = ("float", "half", "bfloat16")  # methods of a tensor
+_OTHERS = "snip, iterative-snip and force take any batch with loss=, random and magnitude need none"
+_IDS = "input_ids"  # the name of Hugging Face
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of a call of a network.
+
+    Attributes:
+        args, kwargs: arguments of the call.
+        place: position in `args`, or name in `kwargs`, of the tensor (B, ...) that holds the data.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    place: int | str = 0
+
+    @property
+    def inputs(self) -> Tensor:
+        """Tensor (B, ...) that holds the data."""
+        inputs: Tensor = self.args[self.place] if isinstance(self.place, int) else self.kwargs[self.place]
+        return inputs
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        """Return the class scores of a model."""
+        return class_scores(model(*self.args, **self.kwargs))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Call":
+        """Return the same call with each tensor changed."""
+        args, kwargs = tree_map_only(Tensor, change, (self.args, self.kwargs))
+        return Call(args, kwargs, self.place)
+
+    def with_inputs(self, inputs: Tensor) -> "Call":
+        """Return the same call with other inputs."""
+        if isinstance(self.place, str):
+            return replace(self, kwargs={**self.kwargs, self.place: inputs})
+        return replace(self, args=(*self.args[: self.place], inputs, *self.args[self.place + 1 :]))
+
+
+def call_of(criterion: str, model: nn.Module, loss: Loss, batch: Any) -> Call:
+    """Return the call of the network for a batch: with it or its first part, or the call that another loss makes.
+
+    Raises:
+        UserError: no single tensor holds the data, or the loss fails before it calls the network.
+    """
+    if not isinstance(loss, CrossEntropy):
+        return _call_by_loss(criterion, unwrapped(model), loss, batch)
+    inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
+    if not isinstance(inputs, Tensor) or not inputs.ndim:
+        kind = type(inputs).__name__
+        raise UserError(
+            f"{criterion} feeds a network one tensor, a batch or its first part, or what loss= calls it with; "
+            f"this is a {kind}; {_OTHERS}"
+        )
+    return Call((inputs,), {})
+
+
+def _call_by_loss(criterion: str, model: nn.Module, loss: Loss, batch: Any) -> Call:
+    """Return the first call that a loss makes; the network does not run."""
+    problem = f"{criterion} cannot prune this network"
+
+    class CalledError(BaseException):
+        """Ends the loss where it calls the network; holds the arguments."""
+
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise CalledError(args, kwargs)
+
+    hook = model.register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
+    try:
+        with naming_layers(f"{problem}: {LOSS}, fails before it calls the network"):
+            loss(model, batch)
+    except CalledError as call:
+        args, kwargs = call.args
+    else:
+        raise UserError(f"{problem}: the loss does not call the network")
+    finally:
+        hook.remove()
+    arguments = dict[int | str, Any](enumerate(args)) | kwargs
+    tensors = {place: value for place, value in arguments.items() if isinstance(value, Tensor) and value.ndim}
+    floating = [place for place, value in tensors.items() if value.is_floating_point()]
+    if _IDS not in tensors and (len(floating) > 1 or not tensors):
+        raise UserError(f"{criterion} feeds a network one tensor; loss= calls it with {len(floating)}; {_OTHERS}")
+    return Call(args, kwargs, _IDS if _IDS in tensors else next(iter(floating or tensors)))
+
+
+def first_call(criterion: str, model: nn.Module, scoring: Scoring, device: torch.device) -> Call:
+    """Return the call of the first sample of any process; inputs that are not integers are float64 ones."""
+    calls = (call_of(criterion, model, scoring.loss, batch) for batch in scoring.batches)
+    call = next((call for call in calls if len(call.inputs)), None)
+    if call is not None:
+        samples = len(call.inputs)
+        call = call.map(lambda x: (x[:1] if x.ndim and len(x) == samples else x).detach().to("cpu", copy=True))
+        if call.inputs.is_floating_point():
+            call = call.with_inputs(torch.ones(call.inputs.shape, dtype=torch.float64, device="cpu"))
+    first = next(iter(gather(call)), None)
+    if first is None:
+        raise UserError("at least one batch is needed, for the shape of its inputs; none was given")
+    return first.map(lambda x: x.to(device))
 
 
 def call_with_ones(
@@ -29,107 +135,90 @@ def call_with_ones(
 
     Embeddings of other indices, such as positions, stay parameters like any other.
     """
-    call = first_call(criterion, model, scoring).map(lambda x: x.to(device))
+    call = first_call(criterion, model, scoring, device)
     if not takes_ids(model, call.inputs):
         return call.with_inputs(torch.ones(call.inputs.shape, dtype=torch.float64, device=device)), None
     return call, lambda indices, output: torch.ones_like(output) if torch.equal(indices, call.inputs) else output
 
 
-def in_double(model: nn.Module) -> dict[str, Tensor]:
-    """Return float64 copies of a model's parameters and buffers by canonical name; tied tensors are one tensor."""
-    copies = dict[Tensor, Tensor]()
-    named = [(canonical(name), tensor) for name, tensor in _named(model) if tensor.is_floating_point()]
-    for _, tensor in named:
-        if tensor not in copies:
-            copies[tensor] = tensor.detach().to(torch.float64, copy=True)
-    return {name: copies[tensor] for name, tensor in named}
+def takes_ids(model: nn.Module, inputs: Tensor) -> bool:
+    """Return True if inputs are indices into an embedding of the model."""
+    embeds = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
+    return embeds and not inputs.is_floating_point()
 
 
-def absolute(tensor: Tensor) -> Tensor:
+def in_double(model: nn.Module, change: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor) -> Named:
+    """Return float64 copies of a model's parameters and buffers by canonical name; tied tensors are one tensor.
+
+    Args:
+        model: model, wrapped or not; left unchanged.
+        change: called with the name of each tensor and its copy, returns what replaces the copy.
+    """
+    named = {canonical(name): tensor for name, tensor in named_tensors(model) if tensor.is_floating_point()}
+    names = {tensor: name for name, tensor in named.items()}
+    copies = {tensor: change(name, tensor.detach().to(torch.float64, copy=True)) for tensor, name in names.items()}
+    return {name: copies[tensor] for name, tensor in named.items()}
+
+
+def absolute(name: str, tensor: Tensor) -> Tensor:
     """Take absolute values in place, except of -inf: attention masks add it, and observers of ranges start from it."""
     least = tensor == -torch.inf
     return tensor.abs_().masked_fill_(least, -torch.inf)
 
 
-def run(
-    criterion: str,
-    model: nn.Module,
-    state: dict[str, Tensor],
-    call: Call,
-    embedding: Embedding | None,
-    then: Callable[[Tensor], T],
-) -> T:
-    """Run a model in evaluation mode with other tensors, and return the result of `then`.
+@contextlib.contextmanager
+def evaluating(criterion: str, model: nn.Module, state: Named, embedding: Embedding | None = None) -> Iterator[None]:
+    """Let a model compute in evaluation mode and float64, with other tensors.
 
     Args:
         criterion: name in errors.
-        model: model whose forward pass runs; left unchanged.
+        model: model that is called inside the block.
         state: float64 tensors that replace the model's own, by canonical name.
-        call: arguments on the model's device; inputs float64, or indices.
         embedding: replaces the outputs of embeddings.
-        then: called with the outputs while `state` is in place, since activations may be recomputed for it.
 
     Raises:
-        UserError: a layer fails or returns values that are not finite, or the outputs are not a tensor.
+        UserError: a layer fails or returns values that are not finite.
     """
     problem, model = f"{criterion} cannot prune this network", unwrapped(model)
-    tensors = {f"model.{name}": state[canonical(name)] for name, _ in _named(model) if canonical(name) in state}
     try:
         with (
             scoring_mode(model, "running"),
             uncompiled(model),
+            with_tensors(model, state),
             naming_layers(problem, model, finite=True, after="the way back"),
             InDouble(embedding),
         ):
-            return functional_call(_ModelThen(model, problem), tensors, (call, then))
+            yield
     except UserError as error:
         raise UserError(f"{error}; snip, which runs a network as it is, may take it") from error
-
-
-class _ModelThen(nn.Module):
-    """A model and a function of its outputs, as one module that `functional_call` can run."""
-
-    def __init__(self, model: nn.Module, problem: str) -> None:
-        super().__init__()
-        self.model, self.problem = model, problem
-
-    def forward(self, call: Call, then: Callable[[Tensor], T]) -> T:
-        outputs = call(self.model)
-        outputs = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", outputs)
-        if not isinstance(outputs, Tensor):
-            kind = type(outputs).__name__
-            raise UserError(f"{self.problem}: it must return a tensor of class scores, and returns a {kind}")
-        return then(outputs)
 
 
 def flow(
     criterion: str,
     model: nn.Module,
     layout: Layout,
-    state: dict[str, Tensor],
+    state: Named,
     call: Call,
     embedding: Embedding | None = None,
     *,
     complete: bool = True,
     total: Callable[[Tensor], Tensor] = Tensor.sum,
-) -> dict[str, Tensor]:
+) -> Named:
     """Return the derivative of the sum of a model's outputs, or of another total, by the weights of each layer.
 
     Raises:
-        UserError: see `run`; or `complete` and a layer does not lead to the outputs. Otherwise its derivative is zero.
+        UserError: see `evaluating`; or `complete` and a layer does not lead to the outputs. Otherwise its derivative is
+            zero.
     """
+    problem = f"{criterion} cannot prune this network"
     weights = {layer.name: state[layer.name].requires_grad_() for layer in layout.layers}
-
-    def derivative(outputs: Tensor) -> tuple[Tensor | None, ...]:
+    with torch.enable_grad(), evaluating(criterion, model, state, embedding):
+        outputs = call(unwrapped(model))
         if not outputs.requires_grad:
-            raise UserError(f"{criterion} cannot prune this network: its outputs depend on no prunable layer")
-        return gradient_of(total(outputs), list(weights.values()))
-
-    with torch.enable_grad():
-        values = run(criterion, model, state, call, embedding, derivative)
-    gradients = dict(zip(weights, values, strict=True))
+            raise UserError(f"{problem}: its outputs depend on no prunable layer")
+        gradients = dict(zip(weights, gradient_of(total(outputs), list(weights.values())), strict=True))
     if complete and (loose := [name for name, gradient in gradients.items() if gradient is None]):
-        raise UserError(f"{criterion} cannot prune this network: no path leads from layer {loose[0]} to the outputs")
+        raise UserError(f"{problem}: no path leads from layer {loose[0]} to the outputs")
     return {name: torch.zeros_like(weights[name]) if value is None else value for name, value in gradients.items()}
 
 
@@ -142,16 +231,42 @@ def gradient_of(outputs: Tensor, inputs: Sequence[Tensor], along: Tensor | None 
     return _engine_run_backward((outputs,), (along,), False, False, tuple(inputs), True, accumulate_grad=False)
 
 
-@contextlib.contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Run compiled parts of a model eagerly: compiling for one sample in float64 never pays."""
-    if any(hasattr(module, "_orig_mod") for module in model.modules()):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:  # Setting the stance takes seconds to import.
-        yield
+class InDouble(TorchFunctionMode):
+    """Converts tensors that meet float64 to float64, and skips conversions to narrower types.
+
+    So `.float()`, `.to(torch.float16)` and constants that a module holds in float32 do no harm; autocast leaves
+    float64 alone by itself. A tensor that is written in place keeps its type.
+
+    Args:
+        embedding: replaces the outputs of embeddings. Default: they stay.
+    """
+
+    def __init__(self, embedding: Embedding | None = None) -> None:
+        super().__init__()
+        self._embedding = embedding
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if self._embedding and func in EMBEDDINGS:
+            indices = args[0] if args else kwargs["input"]
+            return self._embedding(indices, func(*args, **kwargs).double())
+        if name in _NARROWING:
+            return args[0].double()
+        args, kwargs = tree_map(_widened_type, (args, kwargs))
+        in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        if not in_place and any(
+            isinstance(x, Tensor) and x.dtype == torch.float64 for x in tree_leaves((args, kwargs))
+        ):
+            args, kwargs = tree_map(_widened, (args, kwargs))
+        return func(*args, **kwargs)
 
 
-def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    inner = unwrapped(model)
-    return chain(inner.named_parameters(remove_duplicate=False), inner.named_buffers(remove_duplicate=False))
+def _widened(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.dtype in _NARROW else value
+
+
+def _widened_type(value: Any) -> Any:
+    return torch.float64 if isinstance(value, torch.dtype) and value in _NARROW else value

@@ -1,19 +1,21 @@
 """The gradient of the mean loss over a set of batches: the feature of AutoS and the basis of SNIP."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
+from torch.nn.utils.stateless import _reparametrize_module
 
 from autosparse.criteria.base import Scoring, check_finite
-from autosparse.criteria.failures import in_one_line, naming_layers
+from autosparse.criteria.failures import naming_layers
 from autosparse.criteria.loss import CrossEntropy, Loss, batch_size
 from autosparse.distributed import all_reduce
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout
-from autosparse.pruning.prunable import unwrapped
+from autosparse.pruning.prunable import canonical, unwrapped
 
 BATCH_NORM_MODES = ("batch", "running")
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -62,10 +64,33 @@ def restoring_modules(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _differentiable_in_evaluation(model: nn.Module) -> Iterator[None]:
     """Disable cuDNN for recurrent layers: its layers are differentiable in training mode only, and once."""
-    if any(isinstance(module, nn.RNNBase) for module in model.modules()) and torch.cuda.is_available():
-        with torch.backends.cudnn.flags(enabled=False):
+    recurrent = torch.cuda.is_available() and any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext():
+        yield
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters and buffers of a model under all their names."""
+    inner = unwrapped(model)
+    return chain(inner.named_parameters(remove_duplicate=False), inner.named_buffers(remove_duplicate=False))
+
+
+@contextlib.contextmanager
+def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let a model compute with other parameters and buffers, given by canonical name."""
+    names = {name: canonical(name) for name, _ in named_tensors(model)}
+    replaced = {name: tensors[short] for name, short in names.items() if short in tensors}
+    with _reparametrize_module(unwrapped(model), replaced, tie_weights=True):
+        yield
+
+
+@contextlib.contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Run compiled parts of a model eagerly: compiling for one sample in float64 never pays."""
+    if any(hasattr(module, "_orig_mod") for module in model.modules()):
+        with torch.compiler.set_stance("force_eager"):
             yield
-    else:
+    else:  # Setting the stance takes seconds to import.
         yield
 
 
@@ -113,22 +138,22 @@ def mean_derivative(
         float32 (P,) in layout order, on the model's device.
 
     Raises:
-        UserError: there are no samples, the loss cannot take a batch or the outputs, the network fails (names the
-            layer), the loss is not a number or depends on no prunable weight, or the derivative is not finite (names
-            the layer).
+        UserError: there are no samples, the loss cannot take a batch or the outputs, the network fails, or the
+            derivative is not finite (names the layer).
     """
     model = unwrapped(model)
+    problem = f"the {name} of this network cannot be taken"
     weights = list(layout.weights(model).values())
     flat = torch.zeros(layout.size, dtype=torch.float32, device=weights[0].device)
-    parts = [flat[layer.offset : layer.offset + layer.size].view(layer.shape) for layer in layout.layers]
+    parts = list(layout.unflatten(flat).values())
     samples = torch.zeros((), dtype=torch.float64, device=flat.device)
     any_batch, any_weight = False, False
     with scoring_mode(model, batch_norm), _differentiable(weights):
         for batch in scoring.batches:
             any_batch = True
-            with naming_layers(f"the {name} of this network cannot be taken", model):
+            with naming_layers(problem, model):
                 total, count = total_loss(scoring.loss, model, send_to_device(batch, flat.device), temperature)
-            with in_one_line(f"the {name} of this network cannot be taken"):
+            with naming_layers(problem):
                 values = derivative(total, weights)
             for part, value in zip(parts, values, strict=True):
                 if value is not None:
@@ -137,19 +162,23 @@ def mean_derivative(
             samples += count
     all_reduce(flat, samples)
     if any_batch and not any_weight:
-        raise UserError(f"the {name} of this network cannot be taken: the loss depends on no prunable weight")
+        raise UserError(f"{problem}: the loss depends on no prunable weight")
     if not samples:
         raise UserError(
             "the gradient needs at least one target that counts; the batches are empty, or all targets are ignored"
             if any_batch
             else "the gradient needs at least one batch; none was given"
         )
-    flat.div_(samples)
-    if not flat.isfinite().all():
-        check_finite(scoring)
-        layer = layout.layer_at(int((~flat.isfinite()).nonzero()[0]))
-        raise UserError(f"the {name} is not finite, first in layer {layer.name}")
+    check_derivative(flat.div_(samples), name, layout, scoring)
     return flat
+
+
+def check_derivative(values: Tensor, name: str, layout: Layout, scoring: Scoring) -> None:
+    """Refuse values (P,) that are not finite; name the first layer, or the batch that explains it."""
+    if not values.isfinite().all():
+        check_finite(scoring)
+        layer = layout.layer_at(int((~values.isfinite()).nonzero()[0]))
+        raise UserError(f"the {name} is not finite, first in layer {layer.name}")
 
 
 def total_loss(loss: Loss, model: nn.Module, batch: object, temperature: float = 1.0) -> tuple[Tensor, Tensor | int]:

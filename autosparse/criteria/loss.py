@@ -52,12 +52,10 @@ class CrossEntropy:
             UserError: the batch, outputs or targets have no cross-entropy, or there is no score for a class.
         """
         inputs, targets = pair(batch)
-        scores = _class_scores(model(inputs))
+        scores, targets = _matching(class_scores(model(inputs)), targets)
         if targets.is_floating_point():
-            scores, targets = _matching_probabilities(scores, targets)
             count = targets.numel() // targets.shape[1]
         else:
-            scores = _classes_second(scores, targets)
             count, targets = self._check_indices(targets, scores.shape[1]), targets.long()
         loss = F.cross_entropy(scores / temperature, targets, reduction="sum", ignore_index=self.ignore_index)
         return loss, count
@@ -77,16 +75,12 @@ class CrossEntropy:
 
 def pair(batch: Any) -> tuple[Tensor, Tensor]:
     """Return a batch as (inputs, targets), tensors of one length."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        what = f"{len(batch)} parts" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
-        raise UserError(f"a batch is a pair (inputs, targets), got {what}; {_OWN}")
-    inputs, targets = batch
-    if not all(isinstance(part, Tensor) and part.ndim for part in batch):
-        kinds = " and ".join(type(part).__name__ for part in batch)
-        raise UserError(f"inputs and targets must be tensors with a first dimension of samples, got {kinds}; {_OWN}")
-    if len(inputs) != len(targets):
-        raise UserError(f"a batch has {len(inputs)} inputs and {len(targets)} targets; {_OWN}")
-    return inputs, targets
+    parts = batch if isinstance(batch, tuple | list) else ()
+    tensors = all(isinstance(part, Tensor) and part.ndim for part in parts)
+    if len(parts) != 2 or not tensors or len(parts[0]) != len(parts[1]):
+        given = f"({', '.join(map(_described, parts))})" if parts else f"a {type(batch).__name__}"
+        raise UserError(f"a batch is a pair (inputs, targets) of tensors of one length, got {given}; {_OWN}")
+    return parts[0], parts[1]
 
 
 def batch_size(batch: Any) -> int:
@@ -110,48 +104,42 @@ def batch_size(batch: Any) -> int:
     return len(inner) if inner is fields or isinstance(inner, list) else batch_size(inner)
 
 
-def _class_scores(outputs: object) -> Tensor:
+def class_scores(outputs: object) -> Tensor:
+    """Return the outputs of a network if they are a tensor, or else their `.logits`."""
     scores = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
     if not isinstance(scores, Tensor):
         kind = type(outputs).__name__
         raise UserError(f"a network must return a tensor of class scores, this one returns a {kind}; {_OWN}")
+    return scores
+
+
+def _matching(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return class scores (B, classes, ...), and class indices (B, ...) or probabilities (B, classes, ...)."""
     if scores.ndim < 2 or not scores.is_floating_point():
         raise UserError(
             f"class scores are floating point (B, classes), this network returns {_described(scores)}; {_OWN}"
         )
-    return scores
-
-
-def _classes_second(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return class scores (B, classes, ...) for class indices (B, ...)."""
     shape = tuple(scores.shape)
-    second, last = (shape[0], *shape[2:]), shape[:-1]
-    if tuple(targets.shape) not in (second, last):
-        wanted = f"{second} or {last}" if second != last else f"{second}"
-        raise UserError(
-            f"for class scores of shape {shape} the targets must be {wanted}, got {_described(targets)}; {_OWN}"
-        )
-    if tuple(targets.shape) != second:
-        scores = scores.movedim(-1, 1)
-    if scores.shape[1] < 2:
-        raise UserError(f"one class score, {shape}, has no cross-entropy; {_OWN}")
-    return scores
-
-
-def _matching_probabilities(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return class scores and probabilities of classes, both (B, classes, ...)."""
-    shape = tuple(scores.shape)
-    if shape[1:] == (1,):
-        raise UserError(f"one class score, {shape}, has no cross-entropy; {_OWN}")
-    if tuple(targets.shape) != shape:
-        raise UserError(
-            f"targets must be class indices, or probabilities of shape {shape}; got {_described(targets)}; {_OWN}"
-        )
     for dim in dict.fromkeys((1, scores.ndim - 1)):
-        if shape[dim] > 1 and (targets.sum(dim) - 1.0).abs().le(1e-3).all() and targets.ge(0.0).all():
-            return scores.movedim(dim, 1), targets.movedim(dim, 1)
-    raise UserError(f"floating-point targets must be probabilities of the classes, which sum to 1; {_OWN}")
+        moved = scores.movedim(dim, 1)
+        if moved.shape[1] < 2:
+            continue
+        if targets.is_floating_point():
+            fits = targets.shape == scores.shape and targets.ge(0.0).all()
+            if fits and (targets.sum(dim) - 1.0).abs().le(1e-3).all():
+                return moved, targets.movedim(dim, 1)
+        elif targets.shape == moved.select(1, 0).shape:
+            return moved, targets
+    if shape[1] == 1:
+        raise UserError(f"one class score, {shape}, has no cross-entropy; {_OWN}")
+    wanted = " or ".join(f"{each}" for each in dict.fromkeys(((shape[0], *shape[2:]), shape[:-1])))
+    raise UserError(
+        f"for class scores of shape {shape} the targets must be class indices {wanted}, "
+        f"or probabilities of the classes, {shape}, which sum to 1; got {_described(targets)}; {_OWN}"
+    )
 
 
-def _described(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"

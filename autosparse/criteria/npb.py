@@ -1,6 +1,7 @@
 """NPB: node-path balancing (Pham et al. 2023, pvh1602/NPB), solved for any width and any groups."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -13,10 +14,8 @@ from scipy.sparse import coo_array, csr_array, hstack, vstack
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Scoring
-from autosparse.criteria.double import Embedding
 from autosparse.criteria.erk import erk_counts
-from autosparse.criteria.flow import absolute, call_with_ones, flow, in_double, run
-from autosparse.criteria.network_call import Call
+from autosparse.criteria.flow import Call, Embedding, Named, absolute, call_with_ones, evaluating, flow, in_double
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top_each
@@ -25,6 +24,8 @@ from autosparse.seeds import stream
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
+Kept: TypeAlias = NDArray[np.bool_]
+"""A mask of a layer: (group, input, output, position in the kernel)."""
 _PROBLEM = "npb cannot prune this network"
 _LARGE = 128 * 128  # kernels
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -81,11 +82,10 @@ class NPB:
             raise UserError("npb prunes a whole network; this one has been pruned already")
         call, embedding = call_with_ones("npb", model, scoring, mask.kept.device)
         model, counts = unwrapped(model), erk_counts(layout, k, [layer.size for layer in layout.layers])
+        state = in_double(
+            model, lambda name, tensor: tensor.zero_() if name.endswith("bias") else absolute(name, tensor)
+        )
         with counting_paths(model):
-            state = {
-                name: tensor.zero_() if name.endswith("bias") else absolute(tensor)
-                for name, tensor in in_double(model).items()
-            }
             self._keep_layers(model, _modules(model, layout), state, call, embedding, counts)
             paths = flow("npb", model, layout, state, call, embedding)
         scores = torch.empty(layout.size, dtype=torch.float32, device=mask.kept.device)
@@ -102,7 +102,7 @@ class NPB:
         self,
         model: nn.Module,
         modules: dict[str, nn.Module],
-        state: dict[str, Tensor],
+        state: Named,
         call: Call,
         embedding: Embedding | None,
         counts: list[int],
@@ -119,75 +119,71 @@ class NPB:
             paths = inputs.movedim(channel, 0).flatten(1).sum(1, dtype=torch.float64).cpu().numpy()
             cap = self.cap if len(waiting) < len(modules) else None
             count = waiting.pop(name)
-            if not np.isfinite(paths).all():
-                raise UserError(f"{_PROBLEM}: layer {name} gets values that are not finite")
             if len(paths) != (wanted := channels.groups * channels.inputs):
                 raise UserError(f"{_PROBLEM}: layer {name} has {wanted} input channels and is given {len(paths)}")
             if not paths.any() and all(counts):
                 raise UserError(f"{_PROBLEM}: no path leads from the input to layer {name}")
-            state[name].copy_(torch.from_numpy(self.keep_layer(channels, paths, count, cap, generator)))
+            kernels = self.keep_layer(channels, paths, count, cap, generator)
+            if not isinstance(module, _TRANSPOSED):
+                kernels = kernels.swapaxes(1, 2)
+            state[name].copy_(torch.from_numpy(kernels.reshape(state[name].shape)))
 
-        hooks = [
-            module.register_forward_pre_hook(
-                lambda module, inputs, named, name=name: keep(name, module, next(iter((*inputs, *named.values())))),
-                with_kwargs=True,
-            )
-            for name, module in modules.items()
-        ]
-        try:
-            with torch.no_grad():
-                run("npb", model, state, call, embedding, lambda outputs: outputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with torch.no_grad(), evaluating("npb", model, state, embedding), contextlib.ExitStack() as hooks:
+            for name, module in modules.items():
+                hook = module.register_forward_pre_hook(
+                    lambda module, inputs, named, name=name: keep(name, module, next(iter((*inputs, *named.values())))),
+                    with_kwargs=True,
+                )
+                hooks.callback(hook.remove)
+            call(model)
         if waiting:
             raise UserError(f"{_PROBLEM}: it does not call layer {next(iter(waiting))} as a module")
 
     def keep_layer(
         self, channels: "Channels", paths: Floats, count: int, cap: int | None, generator: np.random.Generator
-    ) -> NDArray[np.bool_]:
-        """Return the mask of a layer, solved as a whole or in pieces; arguments as those of `balance` and `deal`."""
-        weight = np.zeros(channels.shape, np.bool_)
-        before = 0
-        for outputs, piece in channels.pieces(self.chunk if channels.kernels > _LARGE else None):
-            through = count * outputs.stop // channels.outputs
-            units = balance(piece, paths, through - before, self.alpha, self.beta, cap)
-            channels.view(weight)[:, :, outputs] = piece.view(deal(piece, units, generator))
+    ) -> Kept:
+        """Return the mask of a layer, solved as a whole or in pieces; arguments and result as of `balance` and `deal`.
+
+        A piece has `chunk` outputs of each group, the last maybe fewer.
+        """
+        step = self.chunk if self.chunk and channels.kernels > _LARGE else channels.outputs
+        kept, before = [], 0
+        for start in range(0, channels.outputs, step):
+            stop = min(start + step, channels.outputs)
+            piece, through = replace(channels, outputs=stop - start), count * stop // channels.outputs
+            kept.append(deal(piece, balance(piece, paths, through - before, self.alpha, self.beta, cap), generator))
             before = through
-        return weight
+        return np.concatenate(kept, axis=2)
 
 
 @contextlib.contextmanager
 def counting_paths(model: nn.Module) -> Iterator[None]:
     """Let normalizations and activations return their inputs."""
-    forwards = {module: vars(module).get("forward") for module in model.modules() if isinstance(module, _TRANSPARENT)}
-    for module in forwards:  # not by a hook: a module that works in place has changed its input by then
+    modules = [module for module in model.modules() if isinstance(module, _TRANSPARENT)]
+    before = [vars(module).copy() for module in modules]
+    for module in modules:  # not by a hook: a module that works in place has changed its input by then
         vars(module)["forward"] = lambda inputs: inputs
     try:
         yield
     finally:
-        for module, forward in forwards.items():
-            if forward is None:
-                del vars(module)["forward"]
-            else:
-                vars(module)["forward"] = forward
+        for module, attributes in zip(modules, before, strict=True):
+            vars(module).clear()
+            vars(module).update(attributes)
 
 
 def _modules(model: nn.Module, layout: Layout) -> dict[str, nn.Module]:
     """Return the modules that the layers are the weights of, by the layer's name, in layout order."""
-    owners = {
-        canonical(f"{path}.{short}" if path else short): module
-        for path, module in model.named_modules(remove_duplicate=False)
-        for short, _ in module.named_parameters(recurse=False)
-    }
+    modules = {canonical(path): module for path, module in model.named_modules(remove_duplicate=False)}
+    owners = {}
     for layer in layout.layers:
-        owner = owners[layer.name]
-        if not isinstance(owner, _COUNTED) or not layer.name.endswith("weight"):
+        path, _, short = layer.name.rpartition(".")
+        owners[layer.name] = owner = modules[path]
+        if not isinstance(owner, _COUNTED) or short != "weight":
             raise UserError(
                 f"{_PROBLEM}: layer {layer.name} belongs to a {type(owner).__name__}, "
                 "no linear layer or convolution; exclude= leaves it dense, synflow and snip take it"
             )
-    return {layer.name: owners[layer.name] for layer in layout.layers}
+    return owners
 
 
 @dataclass(frozen=True)
@@ -197,40 +193,19 @@ class Channels:
     groups: int
     inputs: int
     outputs: int
-    shape: tuple[int, ...]
-    transposed: bool
+    kernel: int  # number of weights of a kernel
 
     @classmethod
     def of(cls, module: nn.Module, shape: tuple[int, ...]) -> "Channels":
         """Return the channels of a linear layer or a convolution, whose weight has this shape."""
         groups = int(getattr(module, "groups", 1))
-        transposed = isinstance(module, _TRANSPOSED)
-        inputs, outputs = (shape[0] // groups, shape[1]) if transposed else (shape[1], shape[0] // groups)
-        return cls(groups, inputs, outputs, shape, transposed)
-
-    @property
-    def kernel(self) -> int:
-        """Number of weights of a kernel."""
-        return int(np.prod(self.shape[2:]))
+        ends = (shape[0], shape[1] * groups) if isinstance(module, _TRANSPOSED) else (shape[1] * groups, shape[0])
+        return cls(groups, ends[0] // groups, ends[1] // groups, math.prod(shape[2:]))
 
     @property
     def kernels(self) -> int:
         """Number of kernels."""
         return self.groups * self.inputs * self.outputs
-
-    def pieces(self, chunk: int | None) -> Iterator[tuple[slice, "Channels"]]:
-        """Yield `chunk` outputs of each group at a time, at the end maybe fewer; all at once if None."""
-        step = chunk or self.outputs
-        for start in range(0, self.outputs, step):
-            outputs = min(step, self.outputs - start)
-            ends = (self.groups * self.inputs, outputs) if self.transposed else (self.groups * outputs, self.inputs)
-            yield slice(start, start + outputs), replace(self, outputs=outputs, shape=(*ends, *self.shape[2:]))
-
-    def view(self, weight: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return a view of a weight as (group, input, output, position)."""
-        if self.transposed:
-            return weight.reshape(self.groups, self.inputs, self.outputs, self.kernel)
-        return weight.reshape(self.groups, self.outputs, self.inputs, self.kernel).swapaxes(1, 2)
 
 
 def balance(
@@ -292,14 +267,13 @@ def balance(
     return totals[kind] // members[kind] + (position < totals[kind] % members[kind])
 
 
-def deal(channels: Channels, units: Integers, generator: np.random.Generator) -> NDArray[np.bool_]:
+def deal(channels: Channels, units: Integers, generator: np.random.Generator) -> Kept:
     """Return a mask of a layer in which input channel i has `units[i]` weights, spread evenly over the outputs.
 
     An input gives each output the same number, and the rest to those outputs that have least so far, drawn from the
     generator among equals; likewise the positions within a kernel.
     """
-    weight = np.zeros(channels.shape, np.bool_)
-    view = channels.view(weight)
+    kept = np.zeros((channels.groups, channels.inputs, channels.outputs, channels.kernel), np.bool_)
     for g, rows in enumerate(units.reshape(channels.groups, channels.inputs)):
         load = np.zeros(channels.outputs, np.int64)
         for i in np.flatnonzero(rows):
@@ -309,5 +283,5 @@ def deal(channels: Channels, units: Integers, generator: np.random.Generator) ->
                 sums[np.argpartition(load + generator.random(channels.outputs), rest - 1)[:rest]] += 1
             load += sums
             drawn = generator.random((channels.outputs, channels.kernel)).argsort(1).argsort(1)
-            view[g, i] = drawn < sums[:, None]
-    return weight
+            kept[g, i] = drawn < sums[:, None]
+    return kept

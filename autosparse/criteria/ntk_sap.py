@@ -2,21 +2,17 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Scoring
-from autosparse.criteria.double import Embedding
-from autosparse.criteria.flow import gradient_of, in_double, run
-from autosparse.criteria.network_call import Call, first_call, takes_ids
+from autosparse.criteria.flow import Call, Embedding, Named, evaluating, first_call, gradient_of, in_double, takes_ids
 from autosparse.pruning import Mask
 from autosparse.pruning.prunable import unwrapped
 from autosparse.seeds import stream
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-Named = dict[str, Tensor]
 
 
 def ntk_sap(
@@ -54,7 +50,7 @@ def ntk_sap(
     """
     device, layout = mask.kept.device, mask.layout
     generator = torch.Generator().manual_seed(stream("ntk-sap", seed, mask.count))
-    call = first_call("ntk-sap", model, scoring).map(lambda x: x.to(device))
+    call = first_call("ntk-sap", model, scoring, device)
     call = call.map(lambda x: x.repeat(samples, *[1] * (x.ndim - 1)) if x.ndim and len(x) == 1 else x)
     state = in_double(model)
     kept = layout.unflatten(mask.kept.double())
@@ -63,56 +59,50 @@ def ntk_sap(
     for _ in range(drawings):
         theta = {name: sizes[name] * _normal(part.shape, generator, device) for name, part in kept.items()}
         noise = {name: epsilon * _normal(part.shape, generator, device) for name, part in kept.items()}
-        drawing = Drawing(model, state, *_gaussian(model, call, generator))
-        for name, gradient in drawing.gradient(theta, noise, kept).items():
+        inputs, embedding = _gaussian(model, call, generator)
+        for name, gradient in drawing_gradient(model, state, theta, noise, kept, inputs, embedding).items():
             scores[name] += gradient
     largest = max(part.abs().amax() for part in scores.values()).clamp_min(torch.finfo(torch.float64).tiny)
     return layout.flatten({name: (part.abs() * kept[name] / largest).float() for name, part in scores.items()})
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A model with its tensors in float64, and the inputs of one drawing."""
+def drawing_gradient(
+    model: nn.Module,
+    state: Named,
+    theta: Named,
+    noise: Named,
+    mask: Named,
+    call: Call,
+    embedding: Embedding | None = None,
+) -> Named:
+    """Return ∂J/∂m of one drawing.
 
-    model: nn.Module
-    state: Named
-    call: Call
-    embedding: Embedding | None
+    J is differentiated as Σ 2 d ⊙ f - Σ 2 d ⊙ f_ε with d = f - f_ε held fixed, one network at a time.
+    """
+    m = {name: part.clone().requires_grad_() for name, part in mask.items()}
+    moved = {name: theta[name] + noise[name] for name in theta}
 
-    def gradient(self, theta: Named, noise: Named, mask: Named) -> Named:
-        """Return ∂J/∂m of this drawing.
+    def masked(weights: Named) -> contextlib.AbstractContextManager[None]:
+        """Let the network compute with masked weights, under each name of a weight."""
+        others = {state[name]: weights[name] * m[name] for name in m}
+        tensors = {name: others.get(tensor, tensor) for name, tensor in state.items()}
+        return evaluating("ntk-sap", model, tensors, embedding)
 
-        J is differentiated as Σ 2 d ⊙ f - Σ 2 d ⊙ f_ε with d = f - f_ε held fixed, one network at a time.
-        """
-        m = {name: part.clone().requires_grad_() for name, part in mask.items()}
+    def pull(weights: Named, along: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad(), masked(weights):
+            out = call(unwrapped(model))
+            return gradient_of(out, list(m.values()), along) if out.requires_grad else (None,) * len(m)
 
-        def outputs(weights: Named) -> Tensor:
-            state = self._with({name: weights[name] * mask[name] for name in mask})
-            return run("ntk-sap", self.model, state, self.call, self.embedding, Tensor.detach)
-
-        def pull(weights: Named, along: Tensor) -> tuple[Tensor | None, ...]:
-            def back(out: Tensor) -> tuple[Tensor | None, ...]:
-                return gradient_of(out, list(m.values()), along) if out.requires_grad else (None,) * len(m)
-
-            with torch.enable_grad():
-                state = self._with({name: weights[name] * m[name] for name in m})
-                return run("ntk-sap", self.model, state, self.call, self.embedding, back)
-
-        moved = {name: theta[name] + noise[name] for name in theta}
-        with torch.no_grad():
-            with _measuring(self.model):
-                first = outputs(theta)
-            along = 2 * (first - outputs(moved))
-        pairs = zip(pull(theta, along), pull(moved, along), strict=True)
-        zero = torch.zeros((), dtype=torch.float64, device=along.device)
-        return {
-            name: (zero if a is None else a) - (zero if b is None else b) for name, (a, b) in zip(m, pairs, strict=True)
-        }
-
-    def _with(self, weights: Named) -> Named:
-        """Return the model's tensors with other weights, under each name of a weight."""
-        others = {self.state[name]: weight for name, weight in weights.items()}
-        return {name: others.get(tensor, tensor) for name, tensor in self.state.items()}
+    with torch.no_grad():
+        with masked(theta), _measuring(model):
+            first = call(unwrapped(model))
+        with masked(moved):
+            along = 2 * (first - call(unwrapped(model)))
+    pairs = zip(pull(theta, along), pull(moved, along), strict=True)
+    return {
+        name: (0.0 if a is None else a) - (torch.zeros_like(m[name]) if b is None else b)
+        for name, (a, b) in zip(m, pairs, strict=True)
+    }
 
 
 def _gaussian(model: nn.Module, call: Call, generator: torch.Generator) -> tuple[Call, Embedding | None]:

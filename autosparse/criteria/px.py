@@ -1,6 +1,7 @@
 """PX: path exclusion (Iurada et al. 2024, arXiv 2406.01820)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from autosparse.criteria.base import Scoring
-from autosparse.criteria.flow import call_with_ones, flow, in_double, run
-from autosparse.criteria.network_call import Call, call_of
+from autosparse.criteria.flow import Call, Named, call_of, call_with_ones, evaluating, flow, in_double
+from autosparse.criteria.gradient import named_tensors
 from autosparse.distributed import all_reduce
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
@@ -18,15 +19,13 @@ from autosparse.pruning.prunable import canonical, unwrapped
 _RELUS = ("relu", "relu_", "leaky_relu", "leaky_relu_")
 _NONLINEAR = frozenset(
     """
-    celu elu elu_ exp gelu glu group_norm hardsigmoid hardswish hardtanh hardtanh_ instance_norm layer_norm
-    local_response_norm log_softmax logsigmoid mish multi_head_attention_forward normalize prelu relu6
-    rms_norm rrelu scaled_dot_product_attention selu sigmoid sigmoid_ silu softmax softplus softsign tanh
-    tanh_
+    celu elu elu_ exp gelu glu group_norm gru gru_cell hardsigmoid hardswish hardtanh hardtanh_ instance_norm
+    layer_norm local_response_norm log_softmax logsigmoid lstm lstm_cell mish multi_head_attention_forward normalize
+    prelu relu6 rms_norm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell rrelu scaled_dot_product_attention selu sigmoid
+    sigmoid_ silu softmax softplus softsign tanh tanh_
     """.split()  # noqa: SIM905
 )
 _PROBLEM = "px cannot prune this network"
-_OTHERS = "synflow, dataflow and snip may take it"
-Named = dict[str, Tensor]
 
 
 def px(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
@@ -48,14 +47,12 @@ def px(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
         UserError: there is another activation than a ReLU, attention, normalization of a sample or a recurrent layer,
             the inputs are indices, or the network fails (names the layer).
     """
-    _refuse_recurrent(model)
-    state = in_double(model)
     ones, embedding = call_with_ones("px", model, scoring, mask.kept.device)
     if embedding is not None:
-        raise UserError(f"{_PROBLEM}: it squares inputs, and these are indices; {_OTHERS}")
-    carried = _carried(model, state, ones, scoring)
-    squared = _without_shifts(model, state, Tensor.square)
-    with _Relus(None):
+        raise UserError(f"{_PROBLEM}: it squares inputs, and these are indices; synflow, dataflow and snip may take it")
+    carried = _carried(model, ones, scoring)
+    squared = _without_shifts(model, Tensor.square_)
+    with _Relus(repeat(None)):
         gradients = flow(
             "px", model, mask.layout, squared, ones, complete=False, total=lambda out: (carried * out[0]).sum()
         )
@@ -64,20 +61,19 @@ def px(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
     return mask.layout.flatten({name: product.div_(largest).float() for name, product in products.items()})
 
 
-def _carried(model: nn.Module, state: Named, first: Call, scoring: Scoring) -> Tensor:
+def _carried(model: nn.Module, first: Call, scoring: Scoring) -> Tensor:
     """Return J(x²) summed over the samples of all processes, for each output."""
-    device = first.inputs.device
-    units = _without_shifts(model, state, torch.ones_like)
-    with torch.no_grad(), _Relus(None):
-        total = torch.zeros_like(run("px", model, units, first, None, lambda out: out[0]))
+    device, inner = first.inputs.device, unwrapped(model)
+    state, units = in_double(model), _without_shifts(model, lambda weight: weight.fill_(1.0))
+    with torch.no_grad(), _Relus(repeat(None)), evaluating("px", model, units):
+        total = torch.zeros_like(first(inner)[0])
     for batch in scoring.batches:
         call = call_of("px", model, scoring.loss, batch).map(lambda x: x.to(device))
         inputs = call.inputs.double()
-        with torch.no_grad():
-            with _Relus([]) as active:
-                run("px", model, state, call.with_inputs(inputs), None, Tensor.detach)
-            with _Relus(active.maps, replay=True):
-                part = run("px", model, units, call.with_inputs(inputs.square()), None, lambda out: out.sum(0))
+        with torch.no_grad(), _Relus() as active, evaluating("px", model, state):
+            call.with_inputs(inputs)(inner)
+        with torch.no_grad(), _Relus(active.maps), evaluating("px", model, units):
+            part = call.with_inputs(inputs.square())(inner).sum(0)
         if part.shape != total.shape:
             both = " and ".join(str(tuple(tensor.shape)) for tensor in (total, part))
             raise UserError(f"px compares outputs element by element; they are of shapes {both}; pad the inputs")
@@ -86,25 +82,25 @@ def _carried(model: nn.Module, state: Named, first: Call, scoring: Scoring) -> T
     return total
 
 
-def _without_shifts(model: nn.Module, state: Named, change: Callable[[Tensor], Tensor]) -> Named:
-    """Return the parameters changed, except for biases and running means, which are 0; tied ones stay one tensor."""
-    parameters = {canonical(name) for name, _ in unwrapped(model).named_parameters(remove_duplicate=False)}
-    changed = dict[Tensor, Tensor]()
-    for name, tensor in state.items():
+def _without_shifts(model: nn.Module, change: Callable[[Tensor], Tensor]) -> Named:
+    """Return the model's tensors in float64, the parameters changed, but biases and running means 0."""
+    parameters = {canonical(name) for name, tensor in named_tensors(model) if isinstance(tensor, nn.Parameter)}
+
+    def changed(name: str, tensor: Tensor) -> Tensor:
         if name.endswith(("bias", "running_mean")) or ".bias_" in name:
-            changed[tensor] = torch.zeros_like(tensor)
-        else:
-            changed[tensor] = change(tensor) if name in parameters else tensor
-    return {name: changed[tensor] for name, tensor in state.items()}
+            return tensor.zero_()
+        return change(tensor) if name in parameters else tensor
+
+    return in_double(model, changed)
 
 
 class _Relus(TorchFunctionMode):
-    """Records the active units of ReLUs in `maps`, multiplies by them instead (`replay`), or skips ReLUs (None)."""
+    """Records the active units of ReLUs in `maps`, or multiplies by given ones instead; skips a ReLU for None."""
 
-    def __init__(self, maps: list[Tensor] | None, *, replay: bool = False) -> None:
+    def __init__(self, replayed: Iterable[Tensor | None] | None = None) -> None:
         super().__init__()
-        self.maps, self._replayed = maps or [], iter(maps or []) if replay else None
-        self._recording = maps is not None and not replay
+        self.maps: list[Tensor] = []
+        self._replayed = None if replayed is None else iter(replayed)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -116,20 +112,11 @@ class _Relus(TorchFunctionMode):
         if name not in _RELUS:
             return func(*args, **kwargs)
         inputs: Tensor = args[0] if args else kwargs["input"]
-        if self._recording:
+        if self._replayed is None:
             self.maps.append(inputs > 0)
             return func(*args, **kwargs)
-        if self._replayed is None:
-            return inputs
         active = next(self._replayed)
+        if active is None:
+            return inputs
         in_place = name.endswith("_") or kwargs.get("inplace", False)
         return inputs.mul_(active) if in_place else inputs * active
-
-
-def _refuse_recurrent(model: nn.Module) -> None:
-    for name, module in unwrapped(model).named_modules():
-        if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention):
-            kind = type(module).__name__
-            raise UserError(
-                f"{_PROBLEM}: it follows paths through ReLUs, and layer {canonical(name)} is a {kind}; {_OTHERS}"
-            )

@@ -1,16 +1,18 @@
-"""Batches as `autosparse.prune` reads them: the same in every pass, and never without an end."""
+"""Batches as `autosparse.prune` reads them: the same in every pass, never without an end, counted by a progress bar."""
 
 import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from autosparse.criteria.failures import in_one_line
-from autosparse.criteria.progress import batch_read
+from autosparse.criteria.failures import naming_layers
+from autosparse.distributed import rank_and_size
 from autosparse.errors import UserError
 from autosparse.generators import start_generators
 from autosparse.seeds import stream
@@ -20,6 +22,8 @@ LIMIT = 1_000
 PART = "list(itertools.islice(batches, 10))"
 _MEMORY = 1 << 29
 """Bytes of batches that are copied for later passes: a loader may be slow, and criteria in rounds make a hundred."""
+_PATIENCE = 2.0  # seconds before the bar appears
+_bar: ContextVar[tqdm | None] = ContextVar("bar", default=None)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class RepeatableBatches:
     def __iter__(self) -> Iterator[Any]:
         if self._copies:
             for batch in self._copies:
-                batch_read()
+                _count_batch()
                 yield copied(batch)
             return
         seed, copies, room, count = stream("order of batches", self.seed), list[Any](), _MEMORY, 0
@@ -58,7 +62,7 @@ class RepeatableBatches:
                     copies += [copied(batch)] if room >= 0 else []
                 except UserError:  # Each pass reads the loader again.
                     room = -1
-                batch_read()
+                _count_batch()
                 yield batch
         if count == 0 and isinstance(self.batches, Iterator):
             raise UserError("the iterator of batches is exhausted: it was read before; give a list or a DataLoader")
@@ -78,7 +82,7 @@ def copied(batch: Any) -> Any:
         UserError: the batch cannot be copied.
     """
     tensors = {id(tensor): tensor.detach().clone() for tensor in tensors_of(batch)}  # deepcopy copies whole storages
-    with in_one_line("a batch cannot be copied"):
+    with naming_layers("a batch cannot be copied"):
         return copy.deepcopy(batch, tensors)
 
 
@@ -116,3 +120,30 @@ def _has_length(batches: object) -> bool:
         return len(batches) >= 0  # type: ignore[arg-type]
     except TypeError:  # A loader has __len__ whether or not its data have.
         return False
+
+
+@contextlib.contextmanager
+def progress_bar(name: str) -> Iterator[None]:
+    """Show, on the first process, the batches read inside the block or, if the criterion has any, its rounds."""
+    disable = True if rank_and_size()[0] > 0 else None  # None: if standard error is not a terminal
+    with tqdm(desc=f"pruning by {name}", unit=" batches", delay=_PATIENCE, leave=False, disable=disable) as bar:
+        token = _bar.set(bar)
+        try:
+            yield
+        finally:
+            _bar.reset(token)
+
+
+def _count_batch() -> None:
+    """Count one more batch, unless rounds are counted."""
+    bar = _bar.get()
+    if bar is not None and bar.total is None:
+        bar.update(1)
+
+
+def round_started(number: int, rounds: int) -> None:
+    """Count rounds from now on; the first is number 1."""
+    bar = _bar.get()
+    if bar is not None:
+        bar.unit, bar.total = " rounds", rounds
+        bar.update(number - 1 - bar.n)

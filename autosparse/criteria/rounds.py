@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Criterion, Scoring, check_repeatable, select
-from autosparse.criteria.progress import round_started
+from autosparse.criteria.repeatable import round_started
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top, keep_top_each
 

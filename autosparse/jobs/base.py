@@ -39,11 +39,7 @@ class Tasked:
 
     @classmethod
     def task_class(cls, name: str) -> type[Any]:
-        """Return the class of a task, whose fields become options of the command.
-
-        Raises:
-            UserError: an unknown task, or fields with the names of options of this or other commands.
-        """
+        """Return the class of a task, whose fields become options; raise if they have the names of other options."""
         from autosparse.jobs import IRPRun, PruneRun
 
         kind = find_task(name)
@@ -98,10 +94,6 @@ class Setting(Config):
         names = ("batch_size", "learning_rate", "accumulate", "precision", "compile", "channels_last")
         return replace(recipe, **{name: value for name in names if (value := getattr(self, name)) is not None})
 
-    def make(self, seed: int, accelerator: "Accelerator") -> "tuple[nn.Module, Data]":
-        """Return the model at the initial weights of a seed, and the data, on this process's device."""
-        return self.make_model(seed, accelerator), self.make_data(accelerator)
-
     def make_model(self, seed: int, accelerator: "Accelerator") -> "nn.Module":
         """Return the model at the initial weights of a seed, on this process's device."""
         import torch
@@ -113,12 +105,13 @@ class Setting(Config):
             model = self.task.model()
         return model.to(accelerator.device)
 
-    def make_data(self, accelerator: "Accelerator") -> "Data":
-        """Return the data of this process."""
+    def make(self, seed: int, accelerator: "Accelerator") -> "tuple[nn.Module, Data]":
+        """Return the model at the initial weights of a seed, and the data, on this process's device."""
         from autosparse.tasks import Data
 
         rank, world_size = accelerator.process_index, accelerator.num_processes
-        return Data(self.task, accelerator.device, rank, world_size, self.workers)
+        data = Data(self.task, accelerator.device, rank, world_size, self.workers)
+        return self.make_model(seed, accelerator), data
 
     def layout(self, model: "nn.Module") -> "Layout":
         """Return the layout of the weights to prune, and warn of matrices that stay dense."""
@@ -199,12 +192,7 @@ def task_attributes(task: Task) -> dict[str, Any]:
 
 
 def make_task(run: Mapping[str, Any], data_root: Path | None) -> Task:
-    """Return the task of a run.
-
-    Args:
-        run: attributes of the run's store, with those of `task_attributes`.
-        data_root: folder of the data sets. Default: the run's.
-    """
+    """Return the task of a run, by the attributes of its store; `data_root` replaces the folder of its data sets."""
     moved = {"data_root": str(data_root)} if data_root and "data_root" in run["task_fields"] else {}
     task: Task = _from_json({**run["task_fields"], **moved}, find_task(run["task_path"]))
     return task

@@ -12,7 +12,7 @@ from autosparse.config import NO_IDENTITY, Bounds, FitConfig
 from autosparse.errors import StoreError, UserError
 from autosparse.files import is_json
 from autosparse.jobs.base import Setting, TrackedRun, make_task
-from autosparse.jobs.tracking import tracking
+from autosparse.jobs.tracking import Tracking
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -119,7 +119,7 @@ class FitRun(TrackedRun):
         reading = Counters()
         with (
             progress(self.folder, steps, "fit", main) as bar,
-            tracking(self.track, self.folder, self.identity(), main) as tracked,
+            Tracking(self.track, self.folder, self.identity(), main) as tracked,
         ):
 
             def after_steps(steps: int, counters: Counters) -> None:
@@ -193,11 +193,7 @@ class FitRun(TrackedRun):
 
 
 def _setting(store: "TripleStore", data_root: Path | None) -> Setting:
-    """Return the task of a run, to measure the run's network again.
-
-    Raises:
-        UserError: the task or the data have changed since the run, or the store does not name them.
-    """
+    """Return the task of a run, to measure its network again; raise if the task or the data have changed."""
     run: dict[str, Any] = store.run
     if absent := [key for key in ("task_path", "task_fields", "data", "seed") if key not in run]:
         raise UserError(

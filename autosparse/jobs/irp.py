@@ -9,7 +9,7 @@ from autosparse.cluster.progress import progress
 from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.jobs.base import TrainingRun, task_attributes
-from autosparse.jobs.tracking import epoch_values, tracking
+from autosparse.jobs.tracking import Tracking, epoch_values
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -64,7 +64,7 @@ class IRPRun(TrainingRun):
         steps = len(data.training(recipe.batch_size)) * recipe.epochs * (self.config.iterations + 1)
         with (
             progress(self.folder, steps, "irp", main) as bar,
-            tracking(self.track, self.folder, self.identity(), main) as tracked,
+            Tracking(self.track, self.folder, self.identity(), main) as tracked,
         ):
 
             def after_epoch(i: int, epoch: "Epoch") -> None:

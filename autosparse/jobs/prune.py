@@ -15,7 +15,7 @@ from autosparse.criteria.table import AHEAD, DYNAMIC, LOOK_AHEAD, ROWS, check_op
 from autosparse.errors import UserError, unknown
 from autosparse.files import is_json, read_json, write_json
 from autosparse.jobs.base import TrainingRun
-from autosparse.jobs.tracking import epoch_values, tracking
+from autosparse.jobs.tracking import Tracking, epoch_values
 from autosparse.metrics import described
 from autosparse.options import option_values
 from autosparse.pruning.schedule import keep_count
@@ -164,7 +164,7 @@ class PruneRun(TrainingRun):
         rounds, ahead = self._ahead(criterion, steps // config.trainings)
         with (
             progress(self.folder, rounds * ahead + steps, self.label, main) as bar,
-            tracking(self.track, self.folder, self.identity(), main) as tracked,
+            Tracking(self.track, self.folder, self.identity(), main) as tracked,
         ):
 
             def after_epoch(epoch: "Epoch") -> None:
@@ -230,9 +230,7 @@ class PruneRun(TrainingRun):
     def _ahead(self, criterion: "Criterion | Chooser | None", training: int) -> tuple[int, int]:
         """Return the rounds in which a criterion looks ahead and the steps of each; 0 and 0 if it does not.
 
-        Args:
-            criterion: the criterion.
-            training: number of steps of one training, which all rounds have together by default.
+        By default all rounds together have the `training` steps of one training.
         """
         from autosparse.autos import AutoSCriterion
         from autosparse.criteria.rounds import Rounds

@@ -7,8 +7,7 @@ RUN/tracking/
 
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +35,17 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Tracking:
-    """Trackers of one run, which log each step once; made by `tracking`."""
+    """Trackers of one run, which log each step once.
 
-    def __init__(self, names: Sequence[str], folder: Path, identity: Mapping[str, Any]) -> None:
+    Args:
+        names: names of the trackers.
+        folder: the run's folder.
+        identity: the run's identity, which trackers show.
+        main: whether this is the main process; the others track nothing.
+    """
+
+    def __init__(self, names: Sequence[str], folder: Path, identity: Mapping[str, Any], main: bool) -> None:
+        names = names if main else ()
         self._record = folder / "tracking" / "logged.json"
         self._logged: dict[str, int] = read_record(self._record) if names else {}
         self._trackers: dict[str, GeneralTracker] = {}
@@ -46,13 +53,7 @@ class Tracking:
             self._attempt(name, partial(self._start, name, folder, identity))
 
     def log(self, kind: str, step: int, values: Mapping[str, float | None]) -> None:
-        """Log values with all trackers, unless this step was logged before the run resumed.
-
-        Args:
-            kind: kind of the values; each kind counts its own steps.
-            step: number of epochs of training since the run began.
-            values: values by name; None is left out.
-        """
+        """Log values other than None with all trackers, unless this step of this kind was logged before."""
         if not self._trackers or step <= self._logged.get(kind, -1):
             return
         known = {name: value for name, value in values.items() if value is not None}
@@ -61,8 +62,10 @@ class Tracking:
         self._logged[kind] = step
         write_record(self._record, self._logged)
 
-    def close(self) -> None:
-        """Let the trackers write what they still hold."""
+    def __enter__(self) -> "Tracking":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         for name, tracker in [*self._trackers.items()]:
             self._attempt(name, tracker.finish)
 
@@ -89,23 +92,6 @@ class Tracking:
         except Exception as error:  # of any library
             log.warning("going on without the tracker %s: %s", name, error)
             self._trackers.pop(name, None)
-
-
-@contextmanager
-def tracking(names: Sequence[str], folder: Path, identity: Mapping[str, Any], main: bool) -> Iterator[Tracking]:
-    """Track a run from its main process.
-
-    Args:
-        names: names of the trackers.
-        folder: the run's folder.
-        identity: the run's identity, which trackers show.
-        main: whether this is the main process; the others track nothing.
-    """
-    tracked = Tracking(names if main else (), folder, identity)
-    try:
-        yield tracked
-    finally:
-        tracked.close()
 
 
 def epoch_values(epoch: "Epoch", rate: float) -> dict[str, float | None]:

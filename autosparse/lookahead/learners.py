@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from autosparse import tensors
-from autosparse.criteria.failures import in_one_line, naming_layers
+from autosparse.criteria.failures import naming_layers
 from autosparse.criteria.gradient import mean_loss
 from autosparse.criteria.loss import Loss
 from autosparse.errors import UserError
@@ -110,7 +110,7 @@ class OptimizerLearner:
 
     def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
         """Train in training mode; see `Learner`."""
-        with in_one_line(f"{_PROBLEM}: optimizer= fails"):
+        with naming_layers(f"{_PROBLEM}: optimizer= fails"):
             optimizer = self.optimizer(model.parameters())
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise UserError(f"optimizer= makes an optimizer of parameters; it made a {type(optimizer).__name__}")
@@ -126,7 +126,7 @@ class OptimizerLearner:
                         mean_loss(self.loss, model, send_to_device(batch, mask.kept.device)).backward()
                     _average_gradients(model)
                     probe.gradients(step, model)
-                    with in_one_line(f"{_PROBLEM}: a step of the optimizer fails, give another optimizer"):
+                    with naming_layers(f"{_PROBLEM}: a step of the optimizer fails, give another optimizer"):
                         optimizer.step()
                     probe.stepped(step, model, mask, optimizer)
                     optimizer.zero_grad()

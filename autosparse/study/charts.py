@@ -35,14 +35,19 @@ def spread(rows: pd.DataFrame, by: Sequence[str], measure: str = "test") -> pd.D
     return points.fillna({"std": 0.0}).rename(columns={"count": "runs"})
 
 
+def sparsity_points(rows: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Return `spread` of several measures by the columns `series`, `sparsity` and `iterative`, with `measure`."""
+    points = [spread(rows, ("series", "sparsity", "iterative"), name).assign(measure=name) for name in measures]
+    return pd.concat(points, ignore_index=True)
+
+
 def sparsity_chart(
     points: pd.DataFrame, metric: str, better: str, dense: Mapping[str, float] | None = None, codes: Codes = None
 ) -> Chart:
     """Draw a metric against sparsity, with one line per series.
 
     Args:
-        points: columns of `spread` with `series`, `measure` (a key of `MEASURES`), `sparsity` and `iterative`, which is
-            True for masks of IRP; their lines are dashed.
+        points: rows of `sparsity_points`; `iterative` is True for masks of IRP, whose lines are dashed.
         metric: name of the metric.
         better: "higher" or "lower"; "" if unknown.
         dense: value without pruning, by measure.

@@ -30,25 +30,38 @@ _NEAR = 0.05  # largest relative difference between the density of a mask of IRP
 def concordance(a: TripleStore, b: TripleStore) -> float:
     """Return the concordance correlation coefficient of survival / N over all parameters (paper, eq. 5; Lin 1989).
 
-    2 cov(x, y) / (var(x) + var(y) + (mean(x) - mean(y))²): 1 for equal scores, 0 for independent ones. The stores are
-    read in spans, and the sums of integers are exact.
+    2 cov(x, y) / (var(x) + var(y) + (mean(x) - mean(y))²): 1 for equal scores, 0 for independent ones.
 
     Raises:
-        UserError: the networks of the runs differ, or every parameter has the same survival in both.
+        UserError: the networks of the runs differ.
     """
     if a.layout != b.layout:
         raise UserError(f"{a.storage} and {b.storage} are runs of different networks; there is nothing to compare")
-    sums = np.zeros(5, dtype=object)  # of x, y, x², y², xy; Python's integers do not overflow
-    for span, columns in a.scan("survival"):
-        x, y = columns["survival"].astype(np.int64), b.survival(span).astype(np.int64)
-        sums += np.array([int(values.sum()) for values in (x, y, x * x, y * y, x * y)], dtype=object)
-    n, (x1, y1, x2, y2, xy) = len(a), sums
-    p, q = a.iterations, b.iterations
-    covariance = (n * xy - x1 * y1) / (p * q)
-    spread = (n * x2 - x1 * x1) / p**2 + (n * y2 - y1 * y1) / q**2 + (x1 / p - y1 / q) ** 2
-    if not spread:
-        raise UserError(f"every parameter has the same survival in {a.storage} and {b.storage}")
-    return float(2 * covariance / spread)
+    x, y = (store.survival() / store.iterations for store in (a, b))
+    covariance = np.cov(x, y, bias=True)
+    return float(2 * covariance[0, 1] / (covariance.trace() + (x.mean() - y.mean()) ** 2))
+
+
+def per_cent(sparsity: float) -> str:
+    """Format a sparsity."""
+    return f"{100 * sparsity:g}%"
+
+
+def cell(values: pd.Series, metric: str = "accuracy") -> str:
+    """Format mean and standard deviation of a metric, fractions in per cent."""
+    values = factor(metric) * values.dropna().astype(float)
+    if values.empty:
+        return "–"
+    places = 2 if factor(metric) > 1 else 4
+    deviation = f" ± {values.std(ddof=1):.{places}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{places}f}{deviation}"
+
+
+def table(rows: pd.DataFrame, index: str, columns: str, measure: str = "test") -> pd.DataFrame:
+    """Return the `cell` of a measure for each value of two columns, in the order of their first appearance."""
+    metric, _ = metric_of(rows)
+    cells = rows.groupby([index, columns], sort=False)[measure].agg(lambda values: cell(values, metric))
+    return cells.unstack(fill_value="–").rename_axis(columns=None)
 
 
 def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "test") -> pd.DataFrame:
@@ -56,32 +69,25 @@ def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "test
 
     Args:
         pruned: rows of `load`.
-        irp: rows of `load_irp`, the first rows of the table; may be empty.
+        irp: rows of `load_irp`; may be empty.
         measure: column to show, a key of `MEASURES`.
 
     Returns:
-        Strings `mean ± standard deviation` over seeds, with `≈` before values between two masks of IRP. The index has
-        iterative criteria first, then the criteria by their mean after the last epoch, the best first. The columns are
-        the cost in full training runs, the last one included, and the sparsities.
+        Strings `mean ± standard deviation` over seeds by criterion, with `≈` before values between two masks of IRP.
+        The columns are the cost in full training runs, the last one included, and the sparsities.
 
     Raises:
         UserError: the recipes of the rows differ.
     """
     one_recipe(pruned, irp)
-    metric, better = metric_of(pruned, irp)
-    sparsities = sorted(pruned["sparsity"].unique())
-    rows, order = {}, {}
-    for name, group in pruned.groupby("criterion"):
-        by_sparsity = [group[group["sparsity"] == s] for s in sparsities]
-        rows[name] = [f"{group['cost'].mean():.3g}", *(cell(runs[measure], metric) for runs in by_sparsity)]
-        order[name] = np.nanmean([runs["test"].mean() for runs in by_sparsity])
-    names = sorted(rows, key=order.__getitem__, reverse=better == "higher")
+    cells = table(pruned, "criterion", "sparsity", measure).sort_index(axis=1)
+    sparsities = [*cells]
+    cells.columns = [*map(per_cent, sparsities)]
+    cells.insert(0, "cost", pruned.groupby("criterion")["cost"].mean().map("{:.3g}".format))
     for name, group in irp.groupby("criterion") if len(irp) else ():
         cost = f"up to {group['iteration'].max() + 1}"
-        rows[f"{name}{ITERATIVE}"] = [cost, *(_iterative_cell(group, s, measure) for s in sparsities)]
-        names.insert(0, f"{name}{ITERATIVE}")
-    columns = ["cost", *(f"{100 * s:g}%" for s in sparsities)]
-    return pd.DataFrame([rows[name] for name in names], index=pd.Index(names, name="criterion"), columns=columns)
+        cells.loc[f"{name}{ITERATIVE}"] = [cost, *(_iterative_cell(group, s, measure) for s in sparsities)]
+    return cells
 
 
 def _iterative_cell(irp: pd.DataFrame, sparsity: float, measure: str) -> str:
@@ -91,15 +97,6 @@ def _iterative_cell(irp: pd.DataFrame, sparsity: float, measure: str) -> str:
         return cell(near[measure], metric)
     between = cell(interpolated(irp, sparsity, measure), metric)
     return between if between == "–" else f"≈ {between}"
-
-
-def iterations_table(irp: pd.DataFrame) -> pd.DataFrame:
-    """Return a metric of every mask of IRP over seeds, with one row per sparsity and one column per criterion."""
-    one_recipe(irp)
-    sparsity = irp["sparsity"].map(lambda value: f"{100 * value:.2f}%")
-    metric, _ = metric_of(irp)
-    cells = irp.groupby([sparsity, "criterion"], sort=False)["test"].agg(lambda values: cell(values, metric))
-    return cells.unstack(fill_value="–")
 
 
 def dense(pruned: pd.DataFrame, irp: pd.DataFrame) -> pd.DataFrame:
@@ -133,25 +130,15 @@ def reached(irp: pd.DataFrame, sparsity: float) -> pd.DataFrame:
 
     `cost` is the number of full training runs until the first mask that is as sparse.
     """
-    values = {measure: interpolated(irp, sparsity, measure) for measure in MEASURES if measure in irp}
-    rows = []
-    for folder, run in irp.groupby("folder"):
-        iterations = run[run["density"] <= (1.0 - sparsity) * (1.0 + _NEAR)]["iteration"]
-        if len(iterations):
-            measures = {measure: by_folder[folder] for measure, by_folder in values.items()}
-            cost = 1.0 + iterations.min()
-            rows.append({**run.iloc[0].to_dict(), **measures, "cost": cost, "density": 1 - sparsity})
-    return pd.DataFrame(rows)
-
-
-def cell(values: pd.Series, metric: str = "accuracy") -> str:
-    """Format mean and standard deviation of a metric, fractions in per cent."""
-    values = factor(metric) * values.dropna().astype(float)
-    if values.empty:
-        return "–"
-    places = 2 if factor(metric) > 1 else 4
-    deviation = f" ± {values.std(ddof=1):.{places}f}" if len(values) > 1 else ""
-    return f"{values.mean():.{places}f}{deviation}"
+    sparse = irp[irp["density"] <= (1.0 - sparsity) * (1.0 + _NEAR)] if len(irp) else irp
+    if sparse.empty:
+        return sparse
+    rows = irp.groupby("folder", as_index=False).nth(0).set_index("folder", drop=False)
+    rows = rows.loc[sparse["folder"].unique()].assign(
+        cost=1.0 + sparse.groupby("folder")["iteration"].min(), density=1 - sparsity
+    )
+    measures = {measure: interpolated(irp, sparsity, measure) for measure in MEASURES if measure in irp}
+    return rows.assign(**measures).sort_index().reset_index(drop=True)
 
 
 def beats(a: pd.Series, b: pd.Series, better: str) -> bool:
@@ -174,11 +161,7 @@ def metric_of(*frames: pd.DataFrame) -> tuple[str, str]:
 
 
 def metrics_of(*frames: pd.DataFrame) -> list[str]:
-    """Return the names of all metrics of the rows, the first metric of their task first.
-
-    Raises:
-        UserError: rows differ in their first metric.
-    """
+    """Return the names of all metrics of the rows, the first metric of their task first."""
     others = [name[5:] for frame in frames for name in frame if name.startswith("test/") and frame[name].notna().any()]
     return list(dict.fromkeys([metric_of(*frames)[0], *others]))
 
@@ -194,7 +177,7 @@ def recipes(*frames: pd.DataFrame) -> list[tuple[str, str]]:
 
     A difference reads `, batch_size=32`.
     """
-    by_count = pd.concat([frame["recipe"] for frame in frames if len(frame)]).value_counts(sort=True).index
+    by_count = pd.concat([frame["recipe"] for frame in frames if len(frame)]).value_counts().index
     first, *others = (json.loads(recipe) for recipe in by_count)
     differences = [""]
     for other in others:
@@ -204,13 +187,7 @@ def recipes(*frames: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def one_recipe(*frames: pd.DataFrame) -> None:
-    """Raise a UserError that names the first option and two folders if the recipes of the rows differ."""
-    rows = [row for frame in frames for row in frame.itertuples()]
-    for row in rows[1:]:
-        if row.recipe != rows[0].recipe:
-            a, b = json.loads(rows[0].recipe), json.loads(row.recipe)
-            key = next(key for key in {**a, **b} if a.get(key) != b.get(key))  # an older version may lack the key
-            raise UserError(
-                f"results of different recipes cannot share a table: {key} is {a.get(key)} in {rows[0].folder} "
-                f"and {b.get(key)} in {row.folder}; report them apart"
-            )
+    """Raise a UserError that names the options in which the recipes of the rows differ, if they do."""
+    for _, difference in recipes(*frames)[1:]:
+        names = difference.removeprefix(", ")
+        raise UserError(f"results of different recipes cannot share a table: some have {names}; report them apart")

@@ -140,11 +140,10 @@ def _trainings(stage: Stage) -> Counter[int]:
 
 @dataclass(frozen=True)
 class Sections:
-    """Experiments of one report, each with its heading and command."""
+    """Parts of the paper's experiments by name; each experiment has its heading and command in the report."""
 
     scale: Scale
     parts: Mapping[str, list[Part]]
-    """Parts by the name of the experiment."""
 
     def jobs(self) -> list[Job]:
         return [job for parts in self.parts.values() for part in parts for job in part.jobs()]
@@ -176,14 +175,13 @@ class Sections:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRun(Job):
-    """The report of an experiment, the last job of its graph."""
+    """The report of experiments, the last job of their graph."""
 
     kind = "report"
 
     output: Path = field(metadata=NO_IDENTITY)
     """Folder of the report."""
     title: str = field(metadata=NO_IDENTITY)
-    """Title of the page."""
     content: Part = field(metadata=NO_IDENTITY)
     """Content of the page; the report waits for its runs."""
     names: tuple[str, ...] = ()
@@ -215,23 +213,19 @@ class ReportRun(Job):
 
 
 def _report(names: Sequence[str], scale: Scale) -> ReportRun:
+    """Return the job that reports on some experiments."""
     parts = {name: EXPERIMENTS[name](scale) for name in names}
-    if "demo" in parts:
-        (overview,) = parts["demo"]
-        folder, title = scale.output / "report", "AutoSparse report"
-        return ReportRun(output=folder, title=title, content=overview, command=_command("demo", scale))
-    what = "Beyond the paper" if _BEYOND_PAPER & parts.keys() else "The paper's tables and figures"
     name = "all" if parts.keys() == PLANS.keys() else "-".join(parts)
-    folder = scale.output / "paper" / name
+    command = {"name": name, "output": str(scale.output)} | ({"scale": scale.name} if scale.name in SCALES else {})
+    if name == "demo":
+        (content,) = parts["demo"]
+        return ReportRun(output=scale.output / "report", title="AutoSparse report", content=content, command=command)
+    what = "Beyond the paper" if _BEYOND_PAPER & parts.keys() else "The paper's tables and figures"
     return ReportRun(
-        output=folder,
+        output=scale.output / "paper" / name,
         title=f"{what}, {scale.name} scale",
         content=Sections(scale, parts),
         names=tuple(parts),
         scale=scale.name,
-        command=_command(name, scale),
+        command=command,
     )
-
-
-def _command(name: str, scale: Scale) -> dict[str, str]:
-    return {"name": name, "output": str(scale.output)} | ({"scale": scale.name} if scale.name in SCALES else {})

@@ -38,14 +38,8 @@ def figure3(scale: Scale) -> list[Part]:
     The paper: AutoS 2 points above SNIP on VGG-16 and VGG-19, 0.8 at 95% and 0.5 at 99% on ResNet-18; GraSP weak at low
     sparsity.
     """
-    names = {
-        "random": "random",
-        "snip": "SNIP",
-        "grasp": "GraSP",
-        "npb": "NPB",
-        **{name: name for name in scale.extras},
-    }
-    baselines = tuple(Method(label, name) for name, label in names.items())
+    names = {"random": "random", "SNIP": "snip", "GraSP": "grasp", "NPB": "npb", **{n: n for n in scale.extras}}
+    baselines = tuple(Method(label, name) for label, name in names.items())
     return [
         _panel("3", scale, pair, (*baselines, _autos("AutoS", scale)), checked=("SNIP", "AutoS"))
         for pair in scale.distinct(*_PANELS)
@@ -83,16 +77,12 @@ def figure6(scale: Scale) -> list[Part]:
         _autos("AutoS-LeNet", scale, scale.irp("lenet/mnist")),
         _autos("AutoS-VGG19", scale, backbone="vgg19"),
     )
-    iterative: dict[str, OneShot] = {"LTH (iterative)": "magnitude", "SNIP-iter (iterative)": "snip"}
-    return [
-        _panel(
-            "6",
-            scale,
-            pair,
-            _distinct(*fits, *(Method(label, None, (scale.irp(pair, name),)) for label, name in iterative.items())),
-        )
-        for pair in scale.distinct(*_PANELS)
-    ]
+    panels: list[Part] = []
+    for pair in scale.distinct(*_PANELS):
+        lth = Method("LTH (iterative)", None, (scale.irp(pair, "magnitude"),))
+        snip = Method("SNIP-iter (iterative)", None, (scale.irp(pair, "snip"),))
+        panels.append(_panel("6", scale, pair, _distinct(*fits, lth, snip)))
+    return panels
 
 
 def table1(scale: Scale) -> list[Part]:
@@ -133,12 +123,7 @@ def table3(scale: Scale) -> list[Part]:
     The paper: SNIP's labels win from 95% on.
     """
     methods = (
-        _autos(
-            "LTH",
-            scale,
-            scale.irp(_CIFAR, "magnitude"),
-            paper=_at(_NINETIES, 93.41, 92.09, 89.96, 79.15),
-        ),
+        _autos("LTH", scale, scale.irp(_CIFAR, "magnitude"), paper=_at(_NINETIES, 93.41, 92.09, 89.96, 79.15)),
         _autos("SNIP-iter", scale, paper=_AUTOS),
     )
     return [_table("Table 3: criterion of the iterative pruning", scale, methods)]
@@ -157,17 +142,11 @@ def table4(scale: Scale) -> list[Part]:
         "vgg19/cifar100": ((92.71, 56.26, 37.54), (92.41, 91.63, 19.40)),
         "resnet18/tiny-imagenet": ((92.55, 91.55, 64.04), (92.21, 91.23, 60.04)),
     }
-    methods = [
-        _autos(
-            f"{pair.replace('/', ' on ')}, {backbone}",
-            scale,
-            scale.irp(pair),
-            backbone=backbone,
-            paper=_at(sparsities, *figures),
-        )
-        for pair, both in reported.items()
-        for backbone, figures in zip(("resnet18", "vgg19"), both, strict=True)
-    ]
+    methods = []
+    for pair, both in reported.items():
+        for backbone, figures in zip(("resnet18", "vgg19"), both, strict=True):
+            label, paper = f"{pair.replace('/', ' on ')}, {backbone}", _at(sparsities, *figures)
+            methods.append(_autos(label, scale, scale.irp(pair), backbone=backbone, paper=paper))
     return [_table("Table 4: labels and backbone", scale, _distinct(*methods), sparsities)]
 
 
@@ -220,17 +199,11 @@ def table8(scale: Scale) -> list[Part]:
         *((2048, 0.01, 91.75, 71.28), (4096, 0.01, 82.26, 53.49), (4096, 0.001, 91.49, 71.07)),
         *((4096, 0.0005, 91.60, 53.54), (4096, 0.0001, 83.07, 62.92)),
     ]
-    methods = tuple(
-        _autos(
-            f"batch {batch}, learning rate {rate:g}",
-            scale,
-            batch_size=batch,
-            learning_rate=rate,
-            paper=_at((0.95, 0.99), *figures),
-        )
-        for batch, rate, *figures in reported
-    )
-    return [_table("Table 8: batch and learning rate of the fit", scale, methods, (0.95, 0.99))]
+    methods = []
+    for batch, rate, *figures in reported:
+        label, paper = f"batch {batch}, learning rate {rate:g}", _at((0.95, 0.99), *figures)
+        methods.append(_autos(label, scale, batch_size=batch, learning_rate=rate, paper=paper))
+    return [_table("Table 8: batch and learning rate of the fit", scale, (*methods,), (0.95, 0.99))]
 
 
 def table9(scale: Scale) -> list[Part]:
@@ -288,19 +261,12 @@ def _autos(
     return Method(label, scale.fit_to(runs, backbone, **how), tuple(dict.fromkeys(runs)), paper or {})
 
 
-def _panel(
-    figure: str, scale: Scale, pair: str, methods: tuple[Method, ...], checked: tuple[str, ...] = ()
-) -> Comparison:
+def _panel(figure: str, scale: Scale, pair: str, methods: tuple[Method, ...], **how: Any) -> Comparison:
     """Return one panel of the paper's Figures 3 and 6."""
-    return Comparison(
-        title=f"Figure {figure}: {scale.settings[pair].name.replace('_', ' on ')}",
-        stem=f"figure{figure}_{pair.replace('/', '_')}",
-        scale=scale,
-        pair=pair,
-        methods=methods,
-        sparsities=scale.shown(_CURVE),
-        checked=checked,
-    )
+    title = f"Figure {figure}: {scale.settings[pair].name.replace('_', ' on ')}"
+    stem = f"figure{figure}_{pair.replace('/', '_')}"
+    curve = scale.shown(_CURVE)
+    return Comparison(title=title, stem=stem, scale=scale, pair=pair, methods=methods, sparsities=curve, **how)
 
 
 def _table(

@@ -1,6 +1,6 @@
 """Parts of an experiment's report: tables and figures that name the runs they need."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, get_args
 
@@ -20,8 +20,8 @@ from autosparse.metrics import factor, label
 from autosparse.page import Document, number_series
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
-from autosparse.study import charts, compare, learned, results
-from autosparse.study.report import AS_IT_IS, CHECKS, CURVES, LAYERS, add_switch, add_trainings, overview
+from autosparse.study import charts, compare, learned, report, results
+from autosparse.study.compare import per_cent
 from autosparse.study.scale import Scale
 
 _PAPERS_MEASURE = "test_best"
@@ -46,7 +46,6 @@ class Method:
     """A way to prune: a row of a table, a line of a figure."""
 
     label: str
-    """Name of the row and of the line."""
     by: str | FitRun | None
     """Name of a criterion, a fit of AutoS, or None for the masks of iterative pruning."""
     sources: tuple[IRPRun, ...] = ()
@@ -68,11 +67,9 @@ class Comparison:
     """Methods compared by sparsity: tables of a metric after training, and figures."""
 
     title: str
-    """Heading."""
     stem: str
     """Start of its figures' file names."""
     scale: Scale
-    """Seeds and the folder of the runs."""
     pair: str
     """Network and data, a key of the scale's settings."""
     methods: tuple[Method, ...]
@@ -84,16 +81,11 @@ class Comparison:
     checked: tuple[str, ...] = ()
     """Labels of the rows with sanity checks, at the last sparsity but one."""
     checks: tuple[Sanity, ...] = get_args(Sanity)[1:]
-    """The sanity checks."""
 
     def jobs(self) -> list[Job]:
-        needed: list[Job] = [*self._dense()]
-        for method in self.methods:
-            needed += method.jobs()
-            needed += [run for sparsity in self.sparsities for run in self._runs(method, sparsity)]
-            if method.label in self.checked:
-                needed += [run for check in self.checks for run in self._runs(method, self._checked_at, check)]
-        return needed
+        jobs: list[Job] = [*self._dense()]
+        jobs += [job for method in self.methods for job in method.jobs()]
+        return jobs + [run for *_, runs in self._runs() for run in runs]
 
     def write(self, document: Document) -> None:
         rows, dense = self.rows(), results.load(*(run.folder for run in self._dense()))
@@ -107,45 +99,34 @@ class Comparison:
     def rows(self) -> pd.DataFrame:
         """Return one row per run: those of `results` with `method`, `family`, `at` (the sparsity) and `check`."""
         frames = []
-        for method in self.methods:
-            masks = results.load_irp(*(run.folder for run in method.sources)) if not method.by else pd.DataFrame()
-            for sparsity in self.sparsities:
-                checks = self.checks if method.label in self.checked and sparsity == self._checked_at else ()
-                for check in ("none", *checks):
-                    if method.by:
-                        frame = results.load(*(run.folder for run in self._runs(method, sparsity, check)))
-                    else:
-                        frame = compare.reached(masks, sparsity)
-                    frames.append(frame.assign(method=method.label, family=method.family, at=sparsity, check=check))
+        for method, sparsity, check, runs in self._runs():
+            folders = [run.folder for run in runs or method.sources]
+            frame = results.load(*folders) if runs else compare.reached(results.load_irp(*folders), sparsity)
+            frames.append(frame.assign(method=method.label, family=method.family, at=sparsity, check=check))
         return pd.concat(frames, ignore_index=True)
 
     def cost_table(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Return the mean cost and metric of each method; **bold** beats all others of the same cost."""
-        metric, better = compare.metric_of(rows)
-        cost = rows.groupby("method")["cost"].mean()
-        table = {}
-        for method in self.methods:
-            cells = [f"{cost[method.label]:.1f}" if method.by else "–"]
-            for sparsity in self.sparsities:
-                groups = dict(iter(rows[rows["at"] == sparsity].groupby("method")))
-                values = groups[method.label]["test"]
-                others = [
-                    group["test"]
-                    for name, group in groups.items()
-                    if name != method.label and abs(cost[name] - cost[method.label]) < 0.1
-                ]
-                text = compare.cell(values, metric)
+        _, better = compare.metric_of(rows)
+        table, costs = self._cells(rows), rows.groupby("method")["cost"].mean()
+        for sparsity, at in rows.groupby("at"):
+            tests = dict(iter(at.groupby("method")["test"]))
+            for name, values in tests.items():
+                others = [tests[other] for other in tests if other != name and abs(costs[other] - costs[name]) < 0.1]
                 if others and all(compare.beats(values, other, better) for other in others):
-                    text = f"**{text}**"
-                cells.append(text if method.by else f"{text} ({groups[method.label]['cost'].mean():.0f})")
-            table[method.label] = cells
-        return _table(table, ["cost", *map(_per_cent, self.sparsities)], "method")
+                    table.loc[name, sparsity] = f"**{table.loc[name, sparsity]}**"
+        for name in (method.label for method in self.methods if not method.by):
+            for sparsity, cost in rows[rows["method"] == name].groupby("at")["cost"].mean().items():
+                table.loc[name, sparsity] += f" ({cost:.0f})"
+        table = table.rename(columns=per_cent)
+        table.insert(0, "cost", [f"{costs[method.label]:.1f}" if method.by else "–" for method in self.methods])
+        return table
 
     def _write_costs(self, document: Document, rows: pd.DataFrame, dense: pd.DataFrame) -> None:
         metric, better = compare.metric_of(rows)
         unchecked = rows[rows["check"] == "none"]
         if rows["family"].any():
-            panels = {f"{_per_cent(s)} sparsity": unchecked[unchecked["at"] == s] for s in self.sparsities}
+            panels = {f"{per_cent(s)} sparsity": unchecked[unchecked["at"] == s] for s in self.sparsities}
             document.chart(charts.cost_chart(panels), self.stem, f"{_COST} One panel per sparsity.")
         caption = (
             f"Test {metric} after the last epoch, {better} is better; mean ± standard deviation over seeds "
@@ -154,50 +135,44 @@ class Comparison:
         )
         document.table(self.cost_table(unchecked), caption)
         if self.checked:
-            document.table(self._check_table(rows, metric), f"Sanity checks at {_per_cent(self._checked_at)}.")
+            document.table(self._check_table(self._checked(rows)), f"Sanity checks at {per_cent(self._checked_at)}.")
 
     def _write_measures(self, document: Document, rows: pd.DataFrame, dense: pd.DataFrame) -> None:
-        metric, better = compare.metric_of(rows)
-        measures = [measure for measure in compare.MEASURES if dense[measure].notna().any()]
+        metric, _ = compare.metric_of(rows)
         codes = number_series(method.label for method in self.methods)
-        iterative = {method.label: not method.by for method in self.methods}
-        rows = rows.assign(series=rows["method"], sparsity=rows["at"], check=rows["check"].replace("none", AS_IT_IS))
-        unchecked = rows[rows["check"] == AS_IT_IS]
-        points = pd.concat(
-            [charts.spread(unchecked, ("series", "sparsity"), name).assign(measure=name) for name in measures],
-            ignore_index=True,
-        )
-        points["iterative"] = points["series"].map(iterative)
-        levels = {measure: factor(metric) * dense[measure].astype(float).mean() for measure in measures}
-        add_switch(document, metric, measures)
-        document.chart(charts.sparsity_chart(points, metric, better, levels, codes), self.stem, CURVES)
-        document.tables({m: (self._caption(m, metric, dense), self._measure_table(unchecked, m)) for m in measures})
-        if any(iterative.values()):
+        iterative = rows["method"].isin([method.label for method in self.methods if not method.by])
+        rows = rows.assign(series=rows["method"], sparsity=rows["at"], iterative=iterative)
+        unchecked = rows[rows["check"] == "none"]
+        measures = report.add_curves(document, unchecked, dense, self.stem, codes)
+        document.tables({m: (self._caption(m, metric, dense), self.measure_table(unchecked, m)) for m in measures})
+        if iterative.any():
             document.note("Iterative: its own masks, trained from its own weights; interpolated between two of them.")
         if self.checked:
-            checked = rows[rows["method"].isin(self.checked) & (rows["at"] == self._checked_at)]
-            check_points = charts.spread(checked, ("series", "sparsity", "check"))
-            document.chart(charts.check_chart(check_points, metric, codes), f"{self.stem}_checks", CHECKS)
-            caption = f"Sanity checks at {_per_cent(self._checked_at)}: the last epoch's {label(metric)}."
-            document.table(self._check_table(rows, metric), caption)
-        pruned = unchecked[~unchecked["method"].map(iterative)].assign(criterion=lambda frame: frame["method"])
-        document.chart(charts.layer_chart(pruned, codes), f"{self.stem}_layers", LAYERS)
-        add_trainings(document, pruned, self.stem, codes)
+            checked = self._checked(rows)
+            report.add_checks(document, checked, self.stem, codes)
+            caption = f"Sanity checks at {per_cent(self._checked_at)}: the last epoch's {label(metric)}."
+            document.table(self._check_table(checked), caption)
+        pruned = unchecked[~unchecked["iterative"]].assign(criterion=lambda frame: frame["method"])
+        document.chart(charts.layer_chart(pruned, codes), f"{self.stem}_layers", report.LAYERS)
+        report.add_trainings(document, pruned, self.stem, codes)
 
-    def _measure_table(self, rows: pd.DataFrame, measure: str) -> pd.DataFrame:
-        metric, _ = compare.metric_of(rows)
-        table = {}
-        for method in self.methods:
-            cells = []
-            for sparsity in self.sparsities:
-                values = rows[(rows["method"] == method.label) & (rows["at"] == sparsity)][measure].dropna()
-                text, reported = compare.cell(values, metric), method.paper.get(sparsity)
-                if measure == _PAPERS_MEASURE and reported is not None:
-                    difference = f" ({100 * values.mean() - reported:+.2f})" if len(values) else ""
-                    text = f"{reported:.2f} → {text}{difference}"
-                cells.append(text)
-            table[method.label] = cells
-        return _table(table, [*map(_per_cent, self.sparsities)], "method")
+    def measure_table(self, rows: pd.DataFrame, measure: str) -> pd.DataFrame:
+        """Return a measure by method and sparsity, with the paper's number and the difference if it is the paper's."""
+        table, means = self._cells(rows, measure), rows.groupby(["method", "at"])[measure].mean()
+        for method in self.methods if measure == _PAPERS_MEASURE else ():
+            for sparsity, reported in method.paper.items():
+                if sparsity in self.sparsities:
+                    difference = 100 * means[method.label, sparsity] - reported
+                    table.loc[method.label, sparsity] = (
+                        f"{reported:.2f} → {table.loc[method.label, sparsity]} ({difference:+.2f})"
+                    )
+        return table.rename(columns=per_cent)
+
+    def _cells(self, rows: pd.DataFrame, measure: str = "test") -> pd.DataFrame:
+        """Return a measure of every method at every sparsity."""
+        labels = pd.Index([method.label for method in self.methods], name="method")
+        cells = compare.table(rows, "method", "at", measure)
+        return cells.reindex(index=labels, columns=[*self.sparsities], fill_value="–")
 
     def _caption(self, measure: str, metric: str, dense: pd.DataFrame) -> str:
         compared = measure == _PAPERS_MEASURE and any(method.paper for method in self.methods)
@@ -208,18 +183,13 @@ class Comparison:
             f"{paper}; dense: {compare.cell(dense[measure], metric)}."
         )
 
-    def _check_table(self, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-        rows = rows[rows["at"] == self._checked_at].assign(check=rows["check"].replace("none", AS_IT_IS))
-        names = [AS_IT_IS, *self.checks]
-        table = {
-            name: [
-                compare.cell(rows[(rows["method"] == name) & (rows["check"] == check)]["test"], metric)
-                for check in names
-            ]
-            for name in (method.label for method in self.methods)
-            if name in self.checked
-        }
-        return _table(table, names, "method")
+    def _checked(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows with sanity checks."""
+        rows = rows[rows["method"].isin(self.checked) & (rows["at"] == self._checked_at)]
+        return rows.assign(check=rows["check"].replace("none", report.AS_IT_IS))
+
+    def _check_table(self, checked: pd.DataFrame) -> pd.DataFrame:
+        return compare.table(checked, "method", "check")[[report.AS_IT_IS, *self.checks]]
 
     def _dense(self) -> list[PruneRun]:
         """Return the runs of the unpruned network."""
@@ -229,9 +199,14 @@ class Comparison:
     def _checked_at(self) -> float:
         return self.sparsities[-2:][0]
 
-    def _runs(self, method: Method, sparsity: float, check: Sanity = "none") -> list[PruneRun]:
-        """Return one run per seed; none for iterative pruning."""
-        return self.scale.prune(self.pair, method.by, sparsity, check, **method.how) if method.by else []
+    def _runs(self) -> Iterator[tuple[Method, float, Sanity, list[PruneRun]]]:
+        """Yield one run per seed for each method, sparsity and sanity check; none for iterative pruning."""
+        for method in self.methods:
+            for sparsity in self.sparsities:
+                checked = method.label in self.checked and sparsity == self._checked_at
+                for check in get_args(Sanity)[:1] + (self.checks if checked else ()):
+                    runs = self.scale.prune(self.pair, method.by, sparsity, check, **method.how) if method.by else []
+                    yield method, sparsity, check, runs
 
     def _seeds(self) -> str:
         return ", ".join(map(str, self.scale.seeds))
@@ -242,13 +217,11 @@ class CostFigure:
     """One figure of several comparisons at one sparsity."""
 
     title: str
-    """Heading."""
     stem: str
     """File name."""
     tables: tuple[Comparison, ...]
     """Panels."""
     sparsity: float
-    """Sparsity of all panels."""
 
     def jobs(self) -> list[Job]:
         return [job for table in self.tables for job in table.jobs()]
@@ -268,7 +241,6 @@ class Agreement:
     """Concordance of survival between runs of IRP (paper, Table 9, eq. 5)."""
 
     title: str
-    """Heading."""
     pairs: Mapping[str, tuple[list[tuple[IRPRun, IRPRun]], list[tuple[IRPRun, IRPRun]]]]
     """Pairs of runs by label, from the same initial weights and from different ones; one pair per repetition."""
     paper: Mapping[str, tuple[float, float]]
@@ -289,7 +261,8 @@ class Agreement:
                 deviation = f" ± {values.std():.4f}" if len(values) > 1 else ""
                 cells.append(f"{reported:.4f} → {values.mean():.4f}{deviation}")
             table[name] = cells
-        document.table(_table(table, ["same initial weights", "different"], "runs of IRP"))
+        columns = ["same initial weights", "different"]
+        document.table(pd.DataFrame.from_dict(table, "index", columns=columns).rename_axis("runs of IRP"))
 
 
 @dataclass(frozen=True)
@@ -297,11 +270,8 @@ class Predictions:
     """Survival and its prediction by AutoS before and after the fit (paper, Figures 4 and 5)."""
 
     title: str
-    """Heading."""
     stem: str
-    """Start of its figures' file names."""
     methods: tuple[Method, ...]
-    """The fits."""
     before: bool = False
     """Whether the network before its fit is shown, too."""
 
@@ -330,11 +300,8 @@ class Scores:
     """Survival against the initial weight, SNIP and GraSP at initialization (paper, Figure 1)."""
 
     title: str
-    """Heading."""
     stem: str
-    """Start of its figure's file name."""
     run: IRPRun
-    """Run whose survival is shown."""
 
     def jobs(self) -> list[Job]:
         return [self.run]
@@ -365,13 +332,4 @@ class Overview:
         return [*self.runs]
 
     def write(self, document: Document) -> None:
-        overview(document, [run.folder for run in self.runs])
-
-
-def _table(rows: Mapping[str, list[str]], columns: list[str], kind: str) -> pd.DataFrame:
-    """Return a table of cells by the labels of its rows; `kind` heads its first column."""
-    return pd.DataFrame([*rows.values()], index=pd.Index([*rows], name=kind), columns=columns)
-
-
-def _per_cent(sparsity: float) -> str:
-    return f"{100 * sparsity:g}%"
+        report.overview(document, [run.folder for run in self.runs])

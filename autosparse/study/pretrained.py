@@ -56,19 +56,24 @@ class NetworkKind:
     """A network and its data, pruned by several criteria."""
 
     setting: Setting
-    """Network, data and training."""
     labels: tuple[int, ...]
     """Seeds of the runs of IRP that give labels; empty for a network that is only pruned."""
     criteria: tuple[str, ...]
     """Criteria at initialization to compare with."""
     sparsities: tuple[float, ...]
-    """Sparsities to prune to."""
     steps: int = 0
     """Steps K of the probe, a fifth of the steps of a training run."""
     further: bool = False
     """Whether to look ahead at other costs as well."""
     checks: tuple[Sanity, ...] = ("shuffled",)
     """Sanity checks of the AutoS that looks ahead."""
+
+    @property
+    def budgets(self) -> dict[str, dict[str, Any]]:
+        """Options of a fifth and of two training runs, where one is the default."""
+        if not self.further:
+            return {}
+        return {"shorter": {"steps": max(1, self.steps // 5)}, "longer": {"rounds": 10, "steps": self.steps}}
 
 
 # The paper's AutoS learns from the first network.
@@ -171,39 +176,34 @@ def lookahead(scale: Scale) -> list[Part]:
     for name, kind in kinds.items():
         others = tuple(run for other, by_kind in runs.items() if other != name for run in by_kind)
         itself = scale.fit_to(runs[name], name=f"{name}-itself", **options)
-        learned_methods = [
+        methods = [
+            *(Method(criterion, criterion, family=AT_START) for criterion in kind.criteria),
+            Method("short IRP", "short-irp", family="short IRP"),
+            *(Method(f"short IRP, {b}", "short-irp", how=how, family="short IRP") for b, how in kind.budgets.items()),
+            Method("SNIP of mean gradients", "snip-probe"),
             Method(_AHEAD, ahead, everything, family=_AHEAD),
             Method("the same, labels from itself", itself, runs[name]),
         ]
         if others:
             fit = scale.fit_to(others, name=f"{name}-others", **options)
-            learned_methods.append(Method("the same, labels from the others", fit, others))
-        learned_methods.append(Method("AutoS of mean gradients", gradients, everything))
-        for label, how in _further(kind).items():
-            learned_methods.append(Method(f"{_AHEAD}, {label}", ahead, everything, how=how, family=_AHEAD))
-        methods = (
-            *(Method(criterion, criterion, family=AT_START) for criterion in kind.criteria),
-            Method("short IRP", "short-irp", family="short IRP"),
-            *(
-                Method(f"short IRP, {label}", "short-irp", how=how, family="short IRP")
-                for label, how in _further(kind).items()
-            ),
-            Method("SNIP of mean gradients", "snip-probe"),
-            *learned_methods,
+            methods.append(Method("the same, labels from the others", fit, others))
+        methods += [
+            Method("AutoS of mean gradients", gradients, everything),
+            *(Method(f"{_AHEAD}, {b}", ahead, everything, how=how, family=_AHEAD) for b, how in kind.budgets.items()),
             Method("GMP", "gmp", family="GMP"),
             Method("GMP over two trainings", "gmp", how={"trainings": 2}, family="GMP"),
             Method("RigL", "rigl", family="RigL"),
             Method("RigL over two trainings", "rigl", how={"trainings": 2}, family="RigL"),
             # Iterative pruning of the seeds that are pruned is the ceiling.
             Method("IRP", None, tuple(scale.irp(name, "magnitude", seed=seed) for seed in scale.seeds), family="IRP"),
-        )
+        ]
         tables.append(
             Comparison(
                 title=f"Looking ahead: {name.replace('_', ' on ')}",
                 stem=f"lookahead_{name}",
                 scale=scale,
                 pair=name,
-                methods=methods,
+                methods=(*methods,),
                 sparsities=kind.sparsities,
                 cost=True,
                 checked=(_AHEAD,),
@@ -237,13 +237,6 @@ def probed_irp(scale: Scale, kind: NetworkKind, seed: int) -> IRPRun:
 def lookahead_fit_options(scale: str) -> dict[str, Any]:
     """Return the options of fits to runs that watch their first steps."""
     return {"epochs": 10, "rounds": 2 if scale == "smoke" else 5, "anneal": True}
-
-
-def _further(kind: NetworkKind) -> dict[str, dict[str, Any]]:
-    """Return the options of a fifth and of two training runs, where one is the default."""
-    if not kind.further:
-        return {}
-    return {"shorter": {"steps": max(1, kind.steps // 5)}, "longer": {"rounds": 10, "steps": kind.steps}}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The report of a set of runs: results by network and data, fitted criteria, and the state of every run."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from autosparse.metrics import factor, label
 from autosparse.page import Document, number_series
 from autosparse.store import TripleStore
 from autosparse.study import charts, compare, learned, results
+from autosparse.study.compare import per_cent
 
 CURVES = "The test metric against sparsity, mean and standard deviation over seeds; the axis cuts off distant points."
 LAYERS = "Fraction of each layer's weights that is kept, from the input to the output, mean over seeds."
@@ -30,6 +31,19 @@ AS_IT_IS = "as it is"
 _COST = "The test metric after the last epoch against all that was trained for it; better is higher up."
 _TRAININGS = "Every training run as a line."
 _MAP = "The score that AutoS gives a parameter, by its first two features in root mean squares of its network."
+_CELLS = {
+    "kind": "kind",
+    "network": "network",
+    "dataset": "data",
+    "criterion": "criterion",
+    "sparsity": "sparsity, %",
+    "seed": "seed",
+    "cost": "cost",
+    "metric": "metric",
+    "test": "last epoch",
+    "test_best_validation": "best by validation",
+    "test_best": "best epoch",
+}  # columns of the table of runs
 _CHECK_ORDER = [AS_IT_IS, *get_args(Sanity)[1:]]
 _TRUTH = (
     "Survival of parameters drawn at random, 20,000 at most: as it was, and as AutoS predicts it from theta and grad. "
@@ -48,22 +62,23 @@ def overview(document: Document, folders: Sequence[Path], live: bool = False) ->
     Raises:
         UserError: no run of pruning or IRP is complete, and `live` is False.
     """
-    damaged = [f"{folder}/config.yaml is damaged, or missing" for folder in results.find_damaged(folders)]
+    damaged = [f"{folder}/config.yaml is damaged, or missing" for folder in results.find(folders, None)]
     pruned, irp = results.load(*folders, damaged=damaged), results.load_irp(*folders, damaged=damaged)
     nothing = pruned.empty and irp.empty
     if nothing and not live:
-        raise UserError("; ".join(damaged) or _nothing(folders))
+        where = " ".join(map(str, folders))
+        raise UserError("; ".join(damaged) or f"no complete runs in {where}; autosparse runs status {where} lists them")
     if live:
         add_runs(document, folders, pruned, irp)
     if not nothing:
-        document.text(_counts(folders, pruned, irp))
+        runs = irp["folder"].nunique() if len(irp) else 0
+        names = map(str, folders) if len(folders) < 4 else sorted({str(folder.parent) for folder in folders})
+        counts = f"Runs of iterative pruning: {runs}; of pruning at initialization: {len(pruned)}"
+        document.text(f"{counts}; from {', '.join(names)}.")
         document.rows(pruned, irp)
-    for network, dataset in sorted(
-        {(row.network, row.dataset) for frame in (pruned, irp) for row in frame.itertuples()}
-    ):
-        frames = _of(pruned, network, dataset), _of(irp, network, dataset)
+    for network, dataset, *frames in _by_network(pruned, irp):
         for number, (recipe, difference) in enumerate(compare.recipes(*frames)):
-            pruned_alike, irp_alike = (frame[frame["recipe"] == recipe] if len(frame) else frame for frame in frames)
+            pruned_alike, irp_alike = (_where(frame, recipe=recipe) for frame in frames)
             stem = f"{network}_{dataset}" + (f"_{number}" if number else "")
             _setting(document, pruned_alike, irp_alike, f"{network} on {dataset}{difference}", stem)
     for folder in results.find(folders, "autos"):
@@ -83,10 +98,9 @@ def overview(document: Document, folders: Sequence[Path], live: bool = False) ->
 def summary(folders: Iterable[Path]) -> str:
     """Return the tables of a set of runs after the last epoch for a terminal, one per network and data set."""
     pruned, irp = results.load(*folders), results.load_irp(*folders)
-    pruned = pruned[pruned["sanity"] == "none"] if len(pruned) else pruned
     texts = list[str]()
-    for network, dataset in sorted({(row.network, row.dataset) for row in pruned.itertuples()}):
-        caption, table = _table(_of(pruned, network, dataset), _of(irp, network, dataset), "test")
+    for network, dataset, unchecked, masks in _by_network(_where(pruned, sanity="none"), irp):
+        caption, table = _table(unchecked, masks, "test", _codes(unchecked, masks))
         texts.append(f"{network} on {dataset}. {caption}\n\n{table.to_string()}\n")
     return "\n".join(texts)
 
@@ -100,36 +114,77 @@ def add_runs(document: Document, folders: Sequence[Path], pruned: pd.DataFrame, 
         pruned: rows of `results.load`.
         irp: rows of `results.load_irp`; the last mask of each run is shown.
     """
-    masks = irp.groupby("folder", sort=False).tail(1) if len(irp) else irp
-    cells = {Path(row["folder"]): _cells("irp", row | {"cost": row["iteration"] + 1}) for row in _records(masks)}
-    for folder in results.find(folders, "autos"):
-        with suppress(UserError):  # the caller names damaged fits
-            fit = read_json(folder / CARD)["card"]["fit"]
-            criterion = f"{fit['backbone']} of {', '.join(fit['features'])}"
-            cells[folder] = {"kind": "autos", "criterion": criterion, "seed": fit["seed"]}
-    cells |= {Path(row["folder"]): _cells("prune", row) for row in _records(pruned)}
     runs = list[Path]()
     for folder in folders:
         with suppress(UserError):  # no runs there
             runs += status.find([folder])
     reports = {*results.find(folders, "report", complete=False)}
     runs = [folder for folder in dict.fromkeys(run.resolve() for run in runs) if folder not in reports]
-    states = dict(zip(runs, status.rows(runs), strict=True))
-    places = {folder: place for place, folder in enumerate(cells)}
-    rows, names = [], []
-    for folder in sorted(runs, key=lambda run: places.get(run, -1)):
-        row, shown = states[folder], cells.get(folder, {})
-        names.append(folder.name.removeprefix(f"{shown.get('network')}_{shown.get('data')}_"))
-        rows.append({name: row[name] or None for name in ("state", "done", "left", "why")} | shown)
-    counts = pd.Series([row["state"] for row in states.values()], dtype=str).value_counts()
+    states = pd.DataFrame(status.rows(runs), index=[*map(str, runs)], columns=["state", "done", "left", "why"])
+    cells = _cells(folders, pruned, irp)
+    shown = [folder for folder in cells.index if folder in states.index]
+    order = [*states.index.difference(shown, sort=False), *shown]
+    table = states.where(states.astype(bool), None).join(cells).loc[order]
+    prefixes = [f"{row.get('network')}_{row.get('data')}_" for row in table.to_dict("records")]
+    names = [Path(folder).name.removeprefix(prefix) for folder, prefix in zip(order, prefixes, strict=True)]
+    counts = [f"{count} {state}" for state, count in states["state"].value_counts().items()]
     document.heading("Runs")
-    caption = ", ".join(f"{count} {state}" for state, count in counts.items())
-    document.runs(pd.DataFrame(rows, index=pd.Index(names, name="run")), caption)
+    document.runs(table.set_axis(pd.Index(names, name="run")), ", ".join(counts))
 
 
-def add_switch(document: Document, metric: str, measures: Sequence[str]) -> None:
-    """Add the choice of a measure."""
+def _cells(folders: Sequence[Path], pruned: pd.DataFrame, irp: pd.DataFrame) -> pd.DataFrame:
+    """Return what the table of runs says of complete runs, by folder."""
+    frames = []
+    if len(irp):
+        masks = irp.groupby("folder", sort=False).tail(1)
+        frames.append(masks.assign(kind="irp", cost=masks["iteration"] + 1.0))
+    for folder in results.find(folders, "autos"):
+        with suppress(UserError):  # the caller names damaged fits
+            fit = read_json(folder / CARD)["card"]["fit"]
+            criterion = f"{fit['backbone']} of {', '.join(fit['features'])}"
+            row = {"folder": str(folder), "kind": "autos", "criterion": criterion, "seed": fit["seed"]}
+            frames.append(pd.DataFrame([row]))
+    if len(pruned):
+        frames.append(pruned.assign(kind="prune"))
+    if not frames:
+        return pd.DataFrame()
+    cells = pd.concat(frames).set_index("folder").reindex(columns=[*_CELLS])
+    cells["sparsity"] *= 100.0
+    times = cells["metric"].map(factor)
+    for measure in compare.MEASURES:
+        cells[measure] = times * cells[measure].astype(float)
+    return cells.rename(columns=_CELLS)
+
+
+def add_curves(
+    document: Document, rows: pd.DataFrame, dense: pd.DataFrame, name: str, codes: charts.Codes = None
+) -> list[str]:
+    """Add the test metric against sparsity, and the choice of a measure.
+
+    Args:
+        document: document to add to.
+        rows: rows of `results.load` and `results.load_irp` with `series` and `iterative`, see `charts.sparsity_chart`.
+        dense: rows of the unpruned network; may be empty.
+        name: file name of the figure.
+        codes: numbers of colors and markers, see `charts.Codes`.
+
+    Returns:
+        The measures that the rows have.
+    """
+    metric, better = compare.metric_of(rows)
+    measures = [measure for measure in compare.MEASURES if rows[measure].notna().any()]
+    levels = {m: factor(metric) * dense[m].astype(float).mean() for m in measures if len(dense)}
     document.switch(f"Test {metric}", {measure: compare.SHORT[measure] for measure in measures})
+    points = charts.sparsity_points(rows, measures)
+    document.chart(charts.sparsity_chart(points, metric, better, levels, codes), name, CURVES)
+    return measures
+
+
+def add_checks(document: Document, rows: pd.DataFrame, stem: str, codes: charts.Codes = None) -> None:
+    """Add sanity checks, see `charts.check_chart`."""
+    metric, _ = compare.metric_of(rows)
+    points = charts.spread(rows, ("series", "sparsity", "check"))
+    document.chart(charts.check_chart(points, metric, codes), f"{stem}_checks", CHECKS)
 
 
 def add_trainings(document: Document, pruned: pd.DataFrame, stem: str, codes: charts.Codes = None) -> None:
@@ -139,45 +194,33 @@ def add_trainings(document: Document, pruned: pd.DataFrame, stem: str, codes: ch
     document.chart(chart, f"{stem}_trainings", _TRAININGS)
 
 
-def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    return frame.to_dict("records")
+def _by_network(pruned: pd.DataFrame, irp: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, pd.DataFrame]]:
+    """Yield each network and data set with its rows."""
+    for network, dataset in sorted(
+        {(row.network, row.dataset) for frame in (pruned, irp) for row in frame.itertuples()}
+    ):
+        alike = partial(_where, network=network, dataset=dataset)
+        yield network, dataset, alike(pruned), alike(irp)
 
 
-def _cells(kind: str, row: dict[Any, Any]) -> dict[str, Any]:
-    """Return the cells of a run that has pruned a network."""
-    times = factor(row["metric"])
-    measures = {"last epoch": "test", "best by validation": "test_best_validation", "best epoch": "test_best"}
-    return {
-        "kind": kind,
-        "network": row["network"],
-        "data": row["dataset"],
-        "criterion": row["criterion"],
-        "sparsity, %": 100.0 * row["sparsity"],
-        "seed": row["seed"],
-        "cost": float(row["cost"]),
-        "metric": row["metric"],
-        **{name: None if row[key] is None else times * row[key] for name, key in measures.items()},
-    }
-
-
-def _nothing(folders: Sequence[Path]) -> str:
-    where = " ".join(map(str, folders))
-    if unfinished := results.find_unfinished(folders):
-        return f"{len(unfinished)} runs in {where}, none complete; autosparse runs status {where} shows their states"
-    return f"nothing to report in {where}; run autosparse irp and autosparse prune first"
+def _where(frame: pd.DataFrame, **values: str) -> pd.DataFrame:
+    """Return the rows with these values; a frame without rows has no columns."""
+    for column, value in values.items():
+        frame = frame[frame[column] == value] if len(frame) else frame
+    return frame
 
 
 def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, title: str, stem: str) -> None:
     """Add the results of one recipe for one network on one data set; those by metric follow the switch `metric`."""
     document.heading(title)
-    unchecked = pruned[pruned["sanity"] == "none"] if len(pruned) else pruned
+    unchecked = _where(pruned, sanity="none")
     codes = _codes(unchecked, irp)
-    first, *others = compare.metrics_of(pruned, irp)
-    document.switch("Metric", {name: name for name in (first, *others)}, "metric")
+    metrics = compare.metrics_of(pruned, irp)
+    document.switch("Metric", {name: name for name in metrics}, "metric")
 
     def add(write: Callable[..., None], *frames: pd.DataFrame) -> None:
-        parts = {first: partial(write, document, *frames, stem, codes)}
-        for number, name in enumerate(others, 2):
+        parts = {metrics[0]: partial(write, document, *frames, stem, codes)}
+        for number, name in enumerate(metrics[1:], 2):
             swapped = [compare.of_metric(frame, name) for frame in frames]
             parts[name] = partial(write, document, *swapped, f"{stem}_metric-{number}", codes)
         document.choice(parts, "metric")
@@ -193,41 +236,47 @@ def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, title:
 def _codes(pruned: pd.DataFrame, irp: pd.DataFrame) -> dict[str, int]:
     """Number the series: iterative pruning first, then by the first metric after the last epoch, the best first."""
     _, better = compare.metric_of(pruned, irp)
-    means = _points(pruned, irp, ["test"]).groupby("series")["mean"].mean()
+    means = charts.sparsity_points(_series(pruned, irp), ["test"]).groupby("series")["mean"].mean()
     best_first = means.sort_values(ascending=better == "lower").index
     return number_series(sorted(best_first, key=lambda name: not name.endswith(compare.ITERATIVE)))
 
 
+def _series(pruned: pd.DataFrame, irp: pd.DataFrame) -> pd.DataFrame:
+    """Return all rows with `series` and `iterative`; the sparsity of a mask of IRP is the mean over runs."""
+    frames = []
+    if len(irp):
+        sparsity = irp.groupby("iteration")["sparsity"].transform("mean")
+        frames.append(irp.assign(series=irp["criterion"] + compare.ITERATIVE, iterative=True, sparsity=sparsity))
+    if len(pruned):
+        frames.append(pruned.assign(series=pruned["criterion"], iterative=False))
+    return pd.concat(frames, ignore_index=True)
+
+
 def _results(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: str, codes: dict[str, int]) -> None:
     """Add a metric against sparsity and its tables."""
-    metric, better = compare.metric_of(pruned, irp)
-    frames = [frame for frame in (pruned, irp) if len(frame)]
-    measures = [measure for measure in compare.MEASURES if any(frame[measure].notna().any() for frame in frames)]
-    dense = compare.dense(pruned, irp)
-    levels = {name: factor(metric) * dense[name].astype(float).mean() for name in measures} if len(dense) else {}
-    add_switch(document, metric, measures)
-    points = _points(pruned, irp, measures)
-    document.chart(charts.sparsity_chart(points, metric, better, levels, codes), f"{stem}_accuracy", CURVES)
-    if pruned.empty:
-        document.table(compare.iterations_table(irp), f"Test {label(metric)}, of every mask after the last epoch.")
+    metric, _ = compare.metric_of(pruned, irp)
+    measures = add_curves(document, _series(pruned, irp), compare.dense(pruned, irp), f"{stem}_accuracy", codes)
+    if len(pruned):
+        document.tables({measure: _table(pruned, irp, measure, codes) for measure in measures})
     else:
-        tables = {name: _table(pruned, irp, name) for name in measures}
-        order = [name for name in codes if name in next(iter(tables.values()))[1].index]
-        document.tables({name: (caption, table.loc[order]) for name, (caption, table) in tables.items()})
+        rows = irp.assign(sparsity=irp["sparsity"].map(lambda value: f"{100 * value:.2f}%"))
+        compare.one_recipe(rows)
+        caption = f"Test {label(metric)}, of every mask after the last epoch."
+        document.table(compare.table(rows, "sparsity", "criterion"), caption)
 
 
 def _pruned(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: str, codes: dict[str, int]) -> None:
     """Add the cost, the densities of layers and the training curves."""
     empty = pruned[pruned["empty_layers"].map(len) > 0]
     if len(empty):
-        collapsed = sorted({f"{row.criterion} at {100 * row.sparsity:g}%" for row in empty.itertuples()})
+        collapsed = sorted({f"{row.criterion} at {per_cent(row.sparsity)}" for row in empty.itertuples()})
         document.note(f"Layers without any kept weight: {', '.join(collapsed)}.")
     panels = {}
     for sparsity in sorted(pruned["sparsity"].unique()):
-        masks = compare.reached(irp, sparsity) if len(irp) else irp
+        masks = compare.reached(irp, sparsity)
         iterative = [masks.assign(criterion=masks["criterion"] + compare.ITERATIVE)] if len(masks) else []
         rows = pd.concat([*iterative, pruned[pruned["sparsity"] == sparsity]])
-        panels[f"{100 * sparsity:g}% sparsity"] = rows.assign(method=rows["criterion"], family=rows["criterion"])
+        panels[f"{per_cent(sparsity)} sparsity"] = rows.assign(method=rows["criterion"], family=rows["criterion"])
     document.heading("What it costs", 3)
     document.chart(charts.cost_chart(panels, codes), f"{stem}_cost", _COST)
     document.heading("What is kept of each layer", 3)
@@ -243,31 +292,13 @@ def _sanity(document: Document, pruned: pd.DataFrame, stem: str, codes: dict[str
     rows = pruned.assign(series=names, check=pruned["sanity"].replace("none", AS_IT_IS))
     checked = rows.groupby(["series", "sparsity"])["check"].transform("nunique") > 1
     rows = rows[checked].sort_values("check", key=lambda column: column.map(_CHECK_ORDER.index), kind="stable")
-    points = charts.spread(rows, ("series", "sparsity", "check"))
-    document.chart(charts.check_chart(points, metric, codes), f"{stem}_checks", CHECKS)
-    names = [f"{row.series} at {100 * row.sparsity:g}%" for row in rows.itertuples()]
-    cells = rows.groupby([pd.Index(names, name="criterion"), "check"], sort=False)["test"].agg(
-        lambda values: compare.cell(values, metric)
-    )
-    document.table(cells.unstack(fill_value="–"), f"Test {label(metric)} after the last epoch.")
+    add_checks(document, rows, stem, codes)
+    rows["criterion"] = [f"{row.series} at {per_cent(row.sparsity)}" for row in rows.itertuples()]
+    document.table(compare.table(rows, "criterion", "check"), f"Test {label(metric)} after the last epoch.")
 
 
-def _points(pruned: pd.DataFrame, irp: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    """Return the points of `charts.sparsity_chart`."""
-    frames = []
-    for measure in measures:
-        if len(irp):
-            masks = irp.assign(sparsity=irp["iteration"].map(irp.groupby("iteration")["sparsity"].mean()))
-            masks["series"] = masks["criterion"] + compare.ITERATIVE
-            frames.append(charts.spread(masks, ("series", "sparsity"), measure).assign(iterative=True, measure=measure))
-        if len(pruned):
-            spread = charts.spread(pruned.assign(series=pruned["criterion"]), ("series", "sparsity"), measure)
-            frames.append(spread.assign(iterative=False, measure=measure))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str) -> tuple[str, pd.DataFrame]:
-    """Return caption and table of a measure."""
+def _table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str, codes: dict[str, int]) -> tuple[str, pd.DataFrame]:
+    """Return caption and table of a measure, in the order of the series."""
     metric, _ = compare.metric_of(pruned, irp)
     unit = ", %" if factor(metric) > 1 else ""
     meaning = compare.MEASURES[measure].format(metric)
@@ -277,7 +308,8 @@ def _table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str) -> tuple[str, 
     between = "≈" in table.to_string()
     note = "; ≈: between two masks of iterative pruning" if between else ""
     over = f"mean ± standard deviation over seeds {seeds}; dense: {dense}"
-    return f"{meaning[0].upper()}{meaning[1:]}{unit}; {over}; cost in trainings{note}.", table
+    caption = f"{meaning[0].upper()}{meaning[1:]}{unit}; {over}; cost in trainings{note}."
+    return caption, table.loc[[name for name in codes if name in table.index]]
 
 
 def fit_table(card: dict[str, Any]) -> pd.DataFrame:
@@ -315,14 +347,3 @@ def _autos(document: Document, folder: Path, irp_runs: Sequence[Path]) -> None:
         document.note("The runs it was fitted to are not among those reported.")
         return
     document.chart(learned.survival_charts(autos, store), f"autos_{folder.name}_truth", _TRUTH)
-
-
-def _of(frame: pd.DataFrame, network: str, dataset: str) -> pd.DataFrame:
-    return frame[(frame["network"] == network) & (frame["dataset"] == dataset)] if len(frame) else frame
-
-
-def _counts(runs: Sequence[Path], pruned: pd.DataFrame, irp: pd.DataFrame) -> str:
-    n = irp["folder"].nunique() if len(irp) else 0
-    folders = [str(run) for run in runs] if len(runs) < 4 else sorted({str(run.parent) for run in runs})
-    names = ", ".join(folders)
-    return f"Runs of iterative pruning: {n}; of pruning at initialization: {len(pruned)}; from {names}."

@@ -25,26 +25,32 @@ _TOLD = {"kind", "options", "criterion", "sparsity", "sanity", "seed", "order_se
 _RESULT = {"prune": "result.json", "autos": CARD, "irp": f"triples.zarr/{MARKER}", "report": "index.html"}
 
 
-def find(paths: Iterable[str | Path], kind: str, complete: bool = True) -> list[Path]:
+def find(paths: Iterable[str | Path], kind: str | None, complete: bool = True) -> list[Path]:
     """Return the folders of runs of one kind at or below the paths, sorted.
 
     Args:
         paths: folders of runs, or folders that hold them.
-        kind: "irp", "autos", "prune" or "report".
+        kind: "irp", "autos", "prune" or "report"; None for runs whose configuration is missing or damaged.
         complete: whether to leave out runs that have not ended. Default: True.
     """
-    folders = [folder for folder, known in _kinds(paths) if known == kind]
-    return [folder for folder in folders if not complete or (folder / _RESULT[kind]).is_file()]
+    folders = list[Path]()
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"no runs at {path}")
+        folders += [folder for folder, _, files in walk(path) if _kind(folder, {*files}) == kind]
+    ended = [f for f in folders if kind is None or not complete or (f / _RESULT[kind]).is_file()]
+    return sorted({folder.resolve() for folder in ended})
 
 
-def find_unfinished(paths: Iterable[str | Path]) -> list[Path]:
-    """Return the folders of runs that have not ended."""
-    return [folder for folder, kind in _kinds(paths) if kind and not (folder / _RESULT[kind]).is_file()]
-
-
-def find_damaged(paths: Iterable[str | Path]) -> list[Path]:
-    """Return the folders of runs whose configuration is missing or damaged."""
-    return [folder for folder, kind in _kinds(paths) if kind is None]
+def _kind(folder: Path, files: set[str]) -> str | None:
+    """Return the kind of the run in a folder; "" if there is none, None if its configuration is missing or damaged."""
+    if "config.yaml" not in files:
+        return None if {"result.json", HISTORY} & files else ""
+    try:
+        kind = read_config(folder).get("kind")
+    except UserError:
+        return None
+    return kind if kind in _RESULT else ""
 
 
 def load(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
@@ -62,7 +68,7 @@ def load(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
     Raises:
         UserError: a result is damaged, and `damaged` is None.
     """
-    rows = _distinct(_read(find(paths, "prune"), lambda folder: [_pruned(folder)], damaged), damaged)
+    rows = _load("prune", lambda folder: [_pruned(folder)], paths, damaged)
     if len(rows):
         rows["criterion"] += rows["sanity"].map(lambda check: "" if check == "none" else f", {check}")
     return rows
@@ -73,7 +79,7 @@ def load_irp(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFra
 
     Columns, arguments and errors are those of `load`, with `iteration`, and `criterion` as `irp-<criterion>`.
     """
-    return _distinct(_read(find(paths, "irp"), _iterations, damaged), damaged)
+    return _load("irp", _iterations, paths, damaged)
 
 
 def histories(pruned: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
@@ -81,19 +87,19 @@ def histories(pruned: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     return {folder: read_json(Path(folder) / "result.json")["history"] for folder in pruned["folder"]}
 
 
-def _read(
-    folders: list[Path], read: Callable[[Path], list[dict[str, Any]]], damaged: list[str] | None
-) -> list[dict[str, Any]]:
-    """Return the rows of all runs; see `load`."""
+def _load(
+    kind: str, read: Callable[[Path], list[dict[str, Any]]], paths: Iterable[str | Path], damaged: list[str] | None
+) -> pd.DataFrame:
+    """Return the rows of all runs of one kind, see `load`."""
     rows = []
-    for folder in folders:
+    for folder in find(paths, kind):
         try:
             rows += read(folder)
         except UserError as error:
             if damaged is None:
                 raise
             damaged.append(str(error))
-    return rows
+    return _distinct(pd.DataFrame(rows), damaged) if rows else pd.DataFrame()
 
 
 def _iterations(folder: Path) -> list[dict[str, Any]]:
@@ -136,43 +142,18 @@ def _settings(config: dict[str, Any]) -> str:
     return json.dumps({key: value for key, value in config.items() if key in _VARIED - _TOLD}, sort_keys=True)
 
 
-def _distinct(rows: list[dict[str, Any]], damaged: list[str] | None) -> pd.DataFrame:
+def _distinct(frame: pd.DataFrame, damaged: list[str] | None) -> pd.DataFrame:
     """Return the rows without copies, with the options in which runs of one criterion differ in its name."""
-    frame = pd.DataFrame(rows)
-    if frame.empty:
-        return frame
-    names = ["network", "dataset", "criterion", "seed", "order_seed", "sparsity", "sanity"]
-    key = [*frame.columns.intersection(names), "recipe", "settings", *frame.columns.intersection(["iteration"])]
+    names = ["network", "dataset", "criterion", "seed", "order_seed", "sparsity", "sanity", "iteration"]
+    key = [*frame.columns.intersection(names), "recipe", "settings"]
     copies = frame.duplicated(key)
     if damaged is not None:
         first = frame.groupby(key, dropna=False)["folder"].transform("first")
         damaged += dict.fromkeys(frame["folder"][copies] + " is a copy of the run in " + first[copies])
     frame = frame[~copies].reset_index(drop=True)
     for _, group in frame.groupby(["network", "dataset", "criterion"]):
-        options = group["settings"].map(json.loads)
-        names = sorted({name for run in options for name in run})
-        differ = [name for name in names if len({json.dumps(run.get(name)) for run in options}) > 1]
-        suffixes = options.map(lambda run, differ=differ: "".join(f", {n}={run.get(n)}" for n in differ))
-        frame.loc[group.index, "criterion"] += suffixes
+        options = pd.DataFrame(group["settings"].map(json.loads).tolist(), index=group.index, dtype=object)
+        for name in sorted(options):
+            if options[name].map(json.dumps).nunique() > 1:
+                frame.loc[group.index, "criterion"] += f", {name}=" + options[name].map(str)
     return frame.drop(columns="settings")
-
-
-def _kinds(paths: Iterable[str | Path]) -> list[tuple[Path, str | None]]:
-    """Return the folders of runs with their kinds; None if the configuration is missing or damaged."""
-    kinds = dict[Path, str | None]()
-    for path in map(Path, paths):
-        if not path.exists():
-            raise UserError(f"no runs at {path}")
-        for folder, _, files in walk(path):
-            if "config.yaml" not in files:
-                if {"result.json", HISTORY} & {*files}:
-                    kinds[folder.resolve()] = None
-                continue
-            try:
-                kind = read_config(folder).get("kind")
-            except UserError:
-                kinds[folder.resolve()] = None
-                continue
-            if kind in _RESULT:
-                kinds[folder.resolve()] = kind
-    return sorted(kinds.items())

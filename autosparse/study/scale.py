@@ -18,7 +18,6 @@ class Scale:
     """Replacements of the paper's networks, data and numbers, and the folder of all runs."""
 
     name: str
-    """The scale's name on command lines and in reports."""
     settings: Mapping[str, Setting]
     """Network and data by their names in the paper, as in `PAPERS`; equal values share their runs."""
     iterations: Mapping[int, int]

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from autosparse.autos import AutoS, AutoSCriterion, Features, StoredSamples, fit, scale_of_store, validate
-from autosparse.autos.evaluate import overlap, spearman
+from autosparse.autos.fit import overlap, spearman
 from autosparse.config import FitConfig
 from autosparse.criteria import Scoring
 from autosparse.criteria.gradient import mean_gradient

@@ -25,8 +25,8 @@ from autosparse.autos import (
 )
 from autosparse.config import FitConfig
 from autosparse.criteria import Scoring, select
-from autosparse.criteria.dataflow import dataflow
 from autosparse.criteria.gradient import mean_gradient
+from autosparse.criteria.synflow import dataflow
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.store import TripleStore, order

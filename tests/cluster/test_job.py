@@ -45,12 +45,6 @@ def test_too_many_requeues_fail_the_run(tmp_path: Path) -> None:
     assert (status(job)["state"], status(job)["requeues"]) == ("complete", 3)
 
 
-def test_requeues_of_an_outer_job_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
-    Attempt(job := Note(tmp_path, "a"), 1)()
-    assert status(job)["state"] == "complete"
-
-
 def test_errors_of_earlier_attempts_are_removed(tmp_path: Path) -> None:
     job = Note(tmp_path, "a", fail="bug")
     (job.folder / "logs").mkdir(parents=True)

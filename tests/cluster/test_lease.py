@@ -1,4 +1,3 @@
-import errno
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ def holder(folder: Path, **changes: object) -> None:
 
 def newest(folder: Path, ahead: int = 0) -> Path:
     """The lease that counts, or the one `ahead` of it."""
-    numbers = [int(path.name.removeprefix(LEASE)) for path in folder.glob(f"{LEASE}*") if path.suffix != ".tmp"]
+    numbers = [int(path.name.removeprefix(LEASE)) for path in folder.glob(f"{LEASE}*")]
     return folder / f"{LEASE}{max(numbers, default=0) + ahead}"
 
 
@@ -72,12 +71,6 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert who(tmp_path)["pid"] == os.getpid()
 
 
-def test_reused_process_id_is_no_holder(tmp_path: Path) -> None:
-    holder(tmp_path, host=socket.gethostname(), pid=os.getpid(), started="1")
-    with lease(tmp_path, None):
-        assert who(tmp_path)["started"] != "1"
-
-
 def test_holder_on_another_machine_counts_until_it_is_silent(tmp_path: Path) -> None:
     holder(tmp_path, job="5_1")
     with pytest.raises(UserError, match=r"process 1 on node7 \(job 5_1\) works on this run"):
@@ -95,27 +88,10 @@ def test_holder_of_an_ended_job_is_watched_first(tmp_path: Path, commands: Comma
     with lease(tmp_path, "6", stale=1):
         assert who(tmp_path)["job"] == "6"
     holder(tmp_path, job="5_1")
-    while_watched = list[str]()
-
-    def beat() -> None:
-        while_watched.extend(path.name for path in tmp_path.iterdir())
-        os.utime(newest(tmp_path))
-
-    beats = threading.Timer(0.3, beat)
+    beats = threading.Timer(0.3, lambda: os.utime(newest(tmp_path)))
     beats.start()
     with pytest.raises(UserError, match=r"process 1 on node7 \(job 5_1\) works on this run"):
         lease(tmp_path, "6", stale=5).__enter__()
-    beats.join()
-    assert not [name for name in while_watched if name.endswith(".tmp")]  # who is killed meanwhile leaves nothing
-
-
-def test_holder_with_an_old_file_is_watched_first(tmp_path: Path) -> None:
-    holder(tmp_path)
-    os.utime(newest(tmp_path), (0, 0))  # the clock of the file system has jumped
-    beats = threading.Timer(0.1, lambda: os.utime(newest(tmp_path)))
-    beats.start()
-    with pytest.raises(UserError, match="process 1 on node7 works on this run"):
-        lease(tmp_path, None, stale=5).__enter__()
     beats.join()
 
 
@@ -165,15 +141,7 @@ def test_holder_touches_its_lease_and_notices_its_loss(tmp_path: Path) -> None:
     assert who(tmp_path)["host"] == "node7"
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_one_of_many_takes_over_from_a_dead_holder(
-    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(source: Path, target: Path) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))  # what exFAT says, and some network drives
-
-    if not links:
-        monkeypatch.setattr("os.link", refuse)
+def test_one_of_many_takes_over_from_a_dead_holder(tmp_path: Path) -> None:
     for _ in range(20):
         holder(tmp_path, host=socket.gethostname(), pid=os.getpid(), started="1")
         inside, refused, barrier = [], [], threading.Barrier(8)

@@ -1,7 +1,9 @@
+"""Options of the cluster, from the command line and a site's profile."""
+
 import shlex
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,19 +13,14 @@ from autosparse.cluster.slurm import slurm_answers
 from autosparse.command import parse
 from autosparse.errors import UserError
 from tests.cluster.conftest import Commands
+from tests.conftest import ROOT
+
+PROFILES = sorted((ROOT / "slurm" / "profiles").glob("*.yaml"))
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("90", 90), ("1:30:00", 90), ("0:00:30", 1), ("2-01:00:00", 49 * 60), ("0:59:59", 60)]
-)
+@pytest.mark.parametrize(("text", "expected"), [("90", 90), ("0:00:30", 1), ("2-01:00:00", 49 * 60), ("0:59:59", 60)])
 def test_time_limits_are_whole_minutes(text: str, expected: int) -> None:
     assert minutes(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "1:30", "0", "0:00:00", "soon", "-5"])
-def test_time_limit_of_wrong_form_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="time"):
-        Resources(time=text)
 
 
 @pytest.mark.parametrize(("answers", "expected"), [(True, "slurm"), (False, "inline")])
@@ -33,7 +30,7 @@ def test_auto_is_slurm_where_it_answers(answers: bool, expected: str, monkeypatc
     assert Resources(cluster="local").resolve().cluster == "local"
 
 
-@pytest.mark.parametrize("asked", [{"cluster": "slurm"}, {"partition": "gpu"}, {"account": "a"}, {"nodes": 2}])
+@pytest.mark.parametrize("asked", [{"cluster": "slurm"}, {"partition": "gpu"}, {"nodes": 2}])
 def test_silent_slurm_is_refused(asked: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "slurm_answers", lambda: False)
     with pytest.raises(UserError, match="no Slurm here"):
@@ -62,77 +59,115 @@ def test_every_option_is_parsed() -> None:
     assert untouched == []  # so there is no field that this test does not know
 
 
-def test_tasks_and_gpus_exclude_each_other() -> None:
-    assert Resources(gpus_per_node=4).tasks == 4
-    assert Resources(tasks_per_node=2).gpus(1) == 0
-    with pytest.raises(UserError, match="one process runs on each GPU"):
-        Resources(gpus_per_node=2, tasks_per_node=4)
+@pytest.mark.parametrize(
+    ("option", "cluster", "needed"),
+    [
+        ({"partition": "x"}, "local", "slurm"),
+        ({"after": ("1",)}, "inline", "slurm"),
+        ({"setup": ("true",)}, "local", "slurm"),
+        ({"gpus_per_node": 1}, "inline", "local or slurm"),
+        ({"time": "1"}, "inline", "local or slurm"),
+    ],
+)
+def test_option_without_effect_on_the_cluster_is_refused(option: dict, cluster: str, needed: str) -> None:
+    (name,) = option
+    message = f"{name.replace('_', '-')} does nothing with the cluster {cluster}; it needs {needed}"
+    with pytest.raises(UserError, match=message):
+        Resources(cluster=cluster, **option).resolve()
 
 
-SLURM_ONLY = [
-    *[(name, "x") for name in ("partition", "account", "qos", "mem", "constraint", "exclude")],
-    *[("nodes", 2), ("max_requeues", 1), ("after", ("1",)), ("setup", ("true",)), ("slurm", ("a=b",))],
-]
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"time": "1:30"}, "time '1:30' is neither minutes nor"),
+        ({"time": "0"}, "less than a minute"),
+        ({"nodes": 0}, "nodes must be at least 1"),
+        ({"gpus_per_node": -1}, "gpus per node must be at least 0"),
+        ({"gpus_per_node": 2, "tasks_per_node": 4}, "one process runs on each GPU"),
+        ({"slurm": ("gpus-per-node=1",)}, "slurm gpus-per-node=1: gpus-per-node is set by an option of"),
+        ({"slurm": ("--dependency=after:1",)}, "dependency is set by"),
+        ({"slurm": ("Key=5",)}, "as KEY=VALUE"),
+        ({"slurm": ("comment=a\ntouch b",)}, "as KEY=VALUE"),
+        ({"after": ("afterok:12",)}, "after takes job ids"),
+        ({"partition": "a\ntouch b"}, r"partition takes one line of text, got 'a\\ntouch b'"),
+        ({"log_dir": Path("a\nb")}, "log-dir takes one line of text"),
+    ],
+)
+def test_wrong_value_is_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Resources(**wrong)
 
 
-@pytest.mark.parametrize(("field", "value"), SLURM_ONLY)
-@pytest.mark.parametrize("cluster", ["local", "inline"])
-def test_option_of_slurm_is_refused_elsewhere(cluster: str, field: str, value: object) -> None:
-    refused = f"{field.replace('_', '-')} does nothing with the cluster {cluster}; it needs slurm"
-    with pytest.raises(UserError, match=refused):
-        Resources(cluster=cluster, **{field: value}).resolve()
+@pytest.fixture
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    path = tmp_path / "slurm.yaml"
+    monkeypatch.setenv("AUTOSPARSE_SLURM", str(path))
+
+    def write(text: str) -> Path:
+        path.write_text(text)
+        return path
+
+    return write
 
 
-@pytest.mark.parametrize("field", ["tasks_per_node", "array_parallelism", "gpus_per_node", "time", "log_dir"])
-def test_option_of_jobs_is_refused_inline(field: str) -> None:
-    with pytest.raises(UserError, match=f"{field.replace('_', '-')} does nothing with the cluster inline"):
-        Resources(cluster="inline", **{field: "1" if field in ("time", "log_dir") else 1}).resolve()
-    Resources(cluster="local", **{field: "1" if field in ("time", "log_dir") else 1}).resolve()
-
-
-def test_profile_counts_only_on_slurm() -> None:
-    said = {"partition": "gpu", "gpus_per_node": 4, "time": "9"}
-    here = Resources(**said, cluster="local", array_parallelism=2, site=said).resolve()
-    assert (here.partition, here.gpus_per_node, here.time, here.array_parallelism) == (None, None, None, 2)
-    with pytest.raises(UserError, match="partition does nothing with the cluster local"):
-        Resources(partition="mine", cluster="local", site=said).resolve()
-
-
-def test_numbers_out_of_range_are_refused() -> None:
-    for field in ("nodes", "cpus_per_task", "array_parallelism", "tasks_per_node"):
-        with pytest.raises(UserError, match=f"{field.replace('_', ' ')} must be at least 1"):
-            Resources(**{field: 0})
-    for field in ("gpus_per_node", "max_requeues"):
-        with pytest.raises(UserError, match=f"{field.replace('_', ' ')} must be at least 0"):
-            Resources(**{field: -1})
+def test_profile_is_read_as_a_command_line_and_given_options_override_it(
+    profile: Callable[[str], Path], commands: Commands
+) -> None:
+    profile(
+        "partition: no\ntime: 12:00:00\naccount: 0123\ngpus-per-node: 4\nqos:\n"
+        "setup: [module load cuda, 'echo a: b']\nslurm: --mail-type=END\nlog-dir: ~/logs\ncluster: slurm\n"
+    )
+    site = Resources(gpus_per_node=2, wait=True).resolve()
+    # YAML's own types would have made these False, 43200 and 83
+    assert (site.partition, site.time, site.account) == ("no", "12:00:00", "0123")
+    assert (site.minutes, site.gpus_per_node, site.qos, site.cluster, site.wait) == (720, 2, None, "slurm", True)
+    assert site.setup == ("module load cuda", "echo a: b")
+    assert site.slurm_options == {"mail-type": "END"}
+    assert site.log_dir == Path.home() / "logs"
+    assert Resources(cluster="local").resolve() == Resources(cluster="local")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("time=5", "use the option time"),
-        ("gpus-per-node=1", "use the option gpus-per-node"),
-        ("ntasks=5", "use the option tasks-per-node"),
-        ("--dependency=after:1", "use the option after"),
-        ("array=0-3", "use the option array-parallelism"),
-        ("signal=USR1", "signal is set by the submission itself"),
-        ("=5", "as KEY=VALUE"),
-        ("Key=5", "as KEY=VALUE"),
+        ("partion:", "unknown option 'partion'; did you mean partition"),
+        ("gpus-per-node: four", "gpus-per-node must be INT, got four"),
+        ("cluster: cloud", "cluster: unknown value 'cloud'; valid: auto, slurm, local, inline"),
+        ("time: later", "time 'later' is neither"),
+        ("dry-run: true", "unknown option 'dry-run'"),
+        ("[a", "is not valid YAML, see line 1"),
     ],
 )
-def test_sbatch_option_with_an_option_of_its_own_is_refused(text: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        Resources(slurm=(text,))
+def test_mistake_in_a_profile_is_one_line_with_the_file(
+    profile: Callable[[str], Path], text: str, message: str
+) -> None:
+    path = profile(text)
+    with pytest.raises(UserError, match=message) as caught:
+        Resources().resolve()
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("job", ["x", "12,13", "afterok:12", "12_"])
-def test_after_takes_job_ids(job: str) -> None:
-    with pytest.raises(UserError, match="after takes job ids"):
-        Resources(after=(job,))
+def test_profile_is_found_by_variable_or_in_home(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("AUTOSPARSE_SLURM")
+    assert Resources().resolve().partition is None
+    usual = tmp_path / ".config" / "autosparse" / "slurm.yaml"
+    usual.parent.mkdir(parents=True)
+    usual.write_text("partition: home\n")
+    assert Resources().resolve().partition == "home"
+    monkeypatch.setenv("AUTOSPARSE_SLURM", "")
+    assert Resources().resolve().partition is None
+    monkeypatch.setenv("AUTOSPARSE_SLURM", "nowhere")
+    with pytest.raises(UserError, match="nowhere: No such file or directory"):
+        Resources().resolve()
 
 
-@pytest.mark.parametrize("name", ["partition", "account", "qos", "mem", "constraint", "exclude", "log_dir", "slurm"])
-def test_line_break_in_a_value_is_refused(name: str) -> None:
-    value: Any = {"log_dir": Path("a\nb"), "slurm": ("comment=a\ntouch b",)}.get(name, "a\ntouch b")
-    with pytest.raises(UserError, match=rf"{name.replace('_', '-')} takes .*, got '.*a\\n"):
-        Resources(**{name: value})
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_example_of_a_profile_is_valid(path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOSPARSE_SLURM", str(path))
+    site = Resources().resolve()
+    assert site.cluster == "slurm"
+    assert None not in (site.partition, site.gpus_per_node, site.time)

@@ -44,15 +44,6 @@ def test_prune_keeps_queued_jobs_and_the_last_of_unfinished_runs(tmp_path: Path)
     assert not list(root.rglob(".submission*"))
 
 
-def test_number_of_folders_is_bounded_by_the_runs(tmp_path: Path) -> None:
-    root, failing = tmp_path / "submitted", run(tmp_path, "failing", "failed")
-    for number in range(20):
-        submissions.prune(root, "slurm", {}.__contains__)
-        submission(root, number, {f"{number}_0": failing})
-    submissions.prune(root, "slurm", {}.__contains__)
-    assert [path.name for path in root.iterdir()] == ["irp_19"]
-
-
 def test_prune_leaves_other_files_alone(tmp_path: Path) -> None:
     root, done = tmp_path / "submitted", run(tmp_path, "done", "complete")
     submission(root, 0, {"1_0": done}, cluster="local")
@@ -85,18 +76,3 @@ def test_failed_claim_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail(tmp_path / "a" / "b" / "submitted")
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["a"]
-
-
-def test_claim_takes_a_free_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, raced = submissions.next_folder, []
-
-    def racing(root: Path, name: str) -> Path:
-        folder = real(root, name)
-        if not raced:
-            raced.append(folder)
-            folder.mkdir()
-        return folder
-
-    monkeypatch.setattr(submissions, "next_folder", racing)
-    with submissions.claimed(tmp_path, "irp") as folder:
-        assert (raced[0].name, folder.name) == ("irp_0", "irp_1")

@@ -9,6 +9,7 @@ import pytest
 
 from autosparse.cluster import submit
 from autosparse.cluster.slurm import State
+from autosparse.cluster.submit import Submitted
 from tests.cluster.conftest import Commands
 from tests.cluster.jobs import Note
 
@@ -46,16 +47,8 @@ RUNNING, PENDING, AGAIN = "RUNNING None", "PENDING Priority", "PENDING BeginTime
 def test_job_that_left_the_queue_without_output_has_failed(polls: Polls, tmp_path: Path) -> None:
     job = Note(tmp_path, "a")
     polls([{"1": PENDING}, {}, {}])
-    (failed,) = submit.wait([(job, "1", tmp_path / "log")], "notes")
+    (failed,) = submit.wait([(job, Submitted("1", tmp_path / "log"))], "notes")
     assert failed.error == f"it was not started; log: {tmp_path}/log; Slurm: CANCELLED"
-
-
-def test_job_missing_once_is_waited_for(polls: Polls, tmp_path: Path) -> None:
-    job = Note(tmp_path, "a")
-    says(job, "running")
-    polls([{"1": RUNNING}, {}, {"1": RUNNING}, {}, None, {}])
-    (failed,) = submit.wait([(job, "1", tmp_path / "log")], "notes")
-    assert "it was killed" in failed.error
 
 
 def test_run_of_another_job_is_waited_for(polls: Polls, tmp_path: Path) -> None:
@@ -71,7 +64,7 @@ def test_run_of_another_job_is_waited_for(polls: Polls, tmp_path: Path) -> None:
         yield {}
 
     polls(ending())
-    assert submit.wait([(job, "1", tmp_path / "log")], "notes") == []
+    assert submit.wait([(job, Submitted("1", tmp_path / "log"))], "notes") == []
 
 
 def test_requeued_job_is_reported_and_waited_for(
@@ -88,30 +81,14 @@ def test_requeued_job_is_reported_and_waited_for(
         yield {"1": RUNNING}
 
     polls(ending())
-    assert submit.wait([(job, "1", tmp_path / "log")], "notes") == []
+    assert submit.wait([(job, Submitted("1", tmp_path / "log"))], "notes") == []
     assert capsys.readouterr().err.splitlines() == [f"queued again: {job.folder} (1)"]
-
-
-def test_complete_status_without_output_does_not_count(polls: Polls, tmp_path: Path) -> None:
-    job = Note(tmp_path, "a")
-    says(job, "complete")  # and its output was deleted
-    polls([{"1": PENDING}, {"1": RUNNING}, {}, {}])
-    (failed,) = submit.wait([(job, "1", tmp_path / "log")], "notes")
-    assert "it is complete" in failed.error
 
 
 def test_silent_queue_is_asked_again(polls: Polls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     polls([{"1": RUNNING}, None, None, {"1": RUNNING}, None, {}, {}])
-    assert len(submit.wait([(Note(tmp_path, "a"), "1", tmp_path / "log")], "notes")) == 1
+    assert len(submit.wait([(Note(tmp_path, "a"), Submitted("1", tmp_path / "log"))], "notes")) == 1
     assert capsys.readouterr().err.count("squeue does not answer; still waiting") == 2
-
-
-def test_run_completed_while_the_queue_is_silent_ends_the_wait(polls: Polls, tmp_path: Path) -> None:
-    job = Note(tmp_path, "a")
-    says(job, "complete")
-    (job.folder / "word").write_text("a")
-    polls([None])
-    assert submit.wait([(job, "1", tmp_path / "log")], "notes") == []
 
 
 def test_accounting_is_not_asked(commands: Commands, tmp_path: Path) -> None:
@@ -121,7 +98,7 @@ def test_accounting_is_not_asked(commands: Commands, tmp_path: Path) -> None:
         "squeue", 'n=$(ls "$0".* 2>/dev/null | wc -l); touch "$0.$n"; [ $n -gt 1 ] || echo "1|RUNNING|None"'
     )
     job = Note(tmp_path, "a")
-    (failed,) = submit.wait([(job, "1", tmp_path / "log")], "notes")
+    (failed,) = submit.wait([(job, Submitted("1", tmp_path / "log"))], "notes")
     assert failed.error == f"it was not started; log: {tmp_path}/log"
     assert commands.calls("sacct") == []
     assert len(commands.calls("squeue")) == 5

@@ -5,8 +5,8 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from autosparse.criteria import Chooser, Criterion, Scoring, make_criterion, select
-from autosparse.criteria.force import Force
 from autosparse.criteria.rounds import Rounds
+from autosparse.criteria.snip import Force
 from autosparse.pruning import Layout, Mask
 
 ROUNDS = 3

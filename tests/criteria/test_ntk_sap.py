@@ -2,9 +2,8 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria import Scoring
-from autosparse.criteria.flow import in_double
-from autosparse.criteria.network_call import Call
-from autosparse.criteria.ntk_sap import Drawing, ntk_sap
+from autosparse.criteria.flow import Call, in_double
+from autosparse.criteria.ntk_sap import drawing_gradient, ntk_sap
 from autosparse.pruning import Layout, Mask
 
 BATCH = Scoring([(torch.zeros(2, 1, 6, 6), torch.zeros(2, dtype=torch.int64))])
@@ -26,7 +25,7 @@ def test_a_drawing_against_autograd_through_both_networks() -> None:
         noise[layer.name] = 0.01 * torch.randn(layer.shape, dtype=torch.float64)
         mask[layer.name] = (torch.rand(layer.shape) < 0.7).double()
     z = torch.randn(8, 1, 6, 6, dtype=torch.float64)
-    found = Drawing(model, in_double(model), Call((z,), {}), None).gradient(theta, noise, mask)
+    found = drawing_gradient(model, in_double(model), theta, noise, mask, Call((z,), {}))
 
     m = {name: part.clone().requires_grad_() for name, part in mask.items()}
     conv, head = (layer.name for layer in layout.layers)

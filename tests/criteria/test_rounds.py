@@ -6,9 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autosparse.criteria import Scoring, make_criterion, select
-from autosparse.criteria.force import Force
 from autosparse.criteria.rounds import Rounds, spare
-from autosparse.criteria.snip import snip
+from autosparse.criteria.snip import Force, snip
 from autosparse.errors import UserError
 from autosparse.pruning import Layer, Layout, Mask, keep_top
 from autosparse.tasks import Data

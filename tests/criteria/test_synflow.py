@@ -6,9 +6,8 @@ from torch import Tensor, nn
 
 import autosparse
 from autosparse.criteria import Scoring
-from autosparse.criteria.dataflow import dataflow
 from autosparse.criteria.rounds import Rounds
-from autosparse.criteria.synflow import synflow
+from autosparse.criteria.synflow import dataflow, synflow
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data

@@ -24,35 +24,6 @@ def run_of(output: Path, name: str, **options: object) -> PruneRun:
 
 
 @pytest.mark.parametrize("name", ["gmp", "rigl"])
-def test_run_killed_after_training_ends_with_the_same_mask(
-    name: str, tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, job = (run_of(tmp_path / part, name, trainings=4) for part in ("whole", "killed"))
-    for each in (whole, job):
-        each.check()
-        each.folder.mkdir(parents=True)
-    assert job.folder.name == f"lenet-300-100_digits_{name}-x4_90_s0"
-    whole.run(accelerator)
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "remove", lambda checkpoint: None)
-        patch.setattr("autosparse.training.summarize", lambda *_: 1 / 0)  # killed once the training is done
-        patch.setattr(Checkpoint, "due", lambda checkpoint: True)
-        with pytest.raises(ZeroDivisionError):
-            job.run(accelerator)
-    assert not job.is_complete()
-    job.run(accelerator)
-    assert job.is_complete()
-    first, second = (read_json(each.folder / "result.json") for each in (whole, job))
-    assert first["history"] == second["history"]
-    assert len(first["history"]) == 8
-    assert first["cost"] == 4.0
-    mask = Mask.load(job.folder / "mask.safetensors")
-    assert mask.kept.equal(Mask.load(whole.folder / "mask.safetensors").kept)
-    assert second["kept"] == mask.count == round(0.1 * mask.layout.size)
-    assert second["layer_densities"] == mask.layer_densities()
-
-
-@pytest.mark.parametrize("name", ["gmp", "rigl"])
 def test_run_killed_between_checkpoints_ends_with_the_same_mask(
     name: str, tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

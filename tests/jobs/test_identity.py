@@ -9,7 +9,6 @@ import yaml
 
 from autosparse.autos import BACKBONES
 from autosparse.autos.features import FEATURES
-from autosparse.cluster import Resources
 from autosparse.cluster.provenance import config_difference, write_config
 from autosparse.config import (
     PRETRAINED,
@@ -25,7 +24,7 @@ from autosparse.criteria.table import TABLE
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, PruneRun
 from autosparse.jobs.base import Setting
-from autosparse.store.order import Order, part_indices
+from autosparse.store.order import Order
 from autosparse.tasks import Images
 from autosparse.training import Recipe
 
@@ -87,18 +86,12 @@ def test_choices_of_options_match_the_tables() -> None:
     ("wrong", "message"),
     [
         (lambda: IRPConfig(criterion="synflow"), "unknown criterion 'synflow'; valid: random, magnitude, snip, grasp"),
-        (lambda: IRPConfig(criterion="prospr"), "unknown criterion 'prospr'; valid: random, magnitude, snip, grasp"),
         (lambda: IRPConfig(iterations="3"), "iterations must be a whole number, got '3'"),
-        (lambda: IRPConfig(iterations=2.5), "iterations must be a whole number, got 2.5"),
-        (lambda: IRPConfig(iterations=None), "iterations must be a whole number, got None"),
         (lambda: IRPConfig(seed=None), "seed must be a whole number, got None"),
-        (lambda: IRPConfig(criterion=None), "unknown criterion None; valid: random, magnitude, snip, grasp"),
-        (lambda: IRPConfig(iterations=True), "iterations must be a whole number, got True"),
         (lambda: IRPConfig(iterations=0), "iterations must be at least 1, got 0"),
         (lambda: IRPConfig(rate=1.0), "rate must be above 0 and below 1, got 1.0"),
         (lambda: IRPConfig(order_seed=-1), r"order seed must be in 0..4294967295, got -1"),
         (lambda: FitConfig(learning_rate=float("nan")), "learning rate must be positive, got nan"),
-        (lambda: FitConfig(label="ranks"), "unknown label 'ranks'; did you mean rank\\? valid: share, min-max, "),
         (lambda: FitConfig(features="theta"), "unknown features 't'; valid: theta, grad"),
         (
             lambda: IRPConfig(probe_steps=1, probe_columns=("probe-root",)),
@@ -106,21 +99,14 @@ def test_choices_of_options_match_the_tables() -> None:
         ),
         (lambda: FitConfig(anneal="no"), "unknown anneal 'no'; valid: True, False"),
         (lambda: Recipe(1, "AdamW", 1e-3), "unknown optimizer 'AdamW'; did you mean adamw\\? valid: sgd, nesterov, "),
-        (lambda: Recipe(1, "sgd", 1e-3, precision="fp16"), "unknown precision 'fp16'; did you mean bf16"),
-        (lambda: Recipe(1, "sgd", "0.1"), "learning rate must be a number, got '0.1'"),
         (lambda: Recipe(1, "sgd", 0.1, clip=float("inf")), "clip must be at least 0, got inf"),
-        (lambda: Setting(precision="fp16"), "unknown precision 'fp16'; did you mean bf16"),
         (lambda: Images(recipe_name="shrt"), "unknown recipe name 'shrt'; did you mean short"),
-        (lambda: Images(fan="fan-in"), "unknown fan 'fan-in'; did you mean fan_in"),
-        (lambda: Resources(cluster="locl"), "unknown cluster 'locl'; did you mean local"),
         (lambda: Order((), (), 1, part="heldout"), "unknown part 'heldout'; did you mean held-out"),
-        (lambda: part_indices(0, 9, 0, "heldout"), "unknown part 'heldout'; did you mean held-out"),
         (lambda: FitConfig(features=("theta", "grad", "flow"), transform="raw"), "raw is for fits to stored triples"),
         (lambda: FitConfig(rounds=3, samples=4096), "samples are for fits to stored triples"),
         (lambda: IRPConfig(rate=0.5), "rate does nothing with the geometric schedule"),
         (lambda: IRPConfig(schedule="constant", final_sparsity=0.9), "final sparsity does nothing with the constant"),
         (lambda: FitConfig(weights=(1.0, -1.0)), "weights must be positive, got 1.0 -1.0"),
-        (lambda: PruneConfig(rounds=0), "rounds must be at least 1, got 0"),
     ],
 )
 def test_value_outside_its_type_is_refused(wrong: object, message: str) -> None:

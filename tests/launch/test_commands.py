@@ -54,25 +54,6 @@ def test_help_is_a_paragraph_per_option_and_ends_in_its_default(
     assert [text for text in texts if not text.endswith(ended) and len(text) < 120] == []  # a line of code is shorter
 
 
-def test_help_of_the_demo_says_what_its_numbers_depend_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert called(monkeypatch, "demo", "--help") == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "the same on the same kind of processor with the same versions" in shown
-    assert "anywhere" not in shown
-
-
-def test_help_shows_the_defaults_of_the_site(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for profile, said in (("", "Default: the site's."), ("partition: gpu", "Default: gpu.")):
-        (tmp_path / "site.yaml").write_text(profile)
-        monkeypatch.setenv("AUTOSPARSE_SLURM", str(tmp_path / "site.yaml"))
-        assert called(monkeypatch, "irp", "--help") == 0
-        assert f"Partition of Slurm. {said}" in " ".join(capsys.readouterr().out.split())
-
-
 def test_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from autosparse.cli import main; main()", "--tyro-print-completion", "bash"],

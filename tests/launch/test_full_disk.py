@@ -2,11 +2,9 @@
 
 import errno
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -66,21 +64,3 @@ def test_what_is_submitted_when_the_disk_is_full_is_cancelled(
         launch([Note(tmp_path, "a")], Resources(cluster="slurm"), tmp_path, "notes")
     assert commands.calls("scancel") == ["scancel 4242"]
     assert not (tmp_path / "submitted").exists()
-
-
-def test_a_record_is_written_over_the_one_before_where_there_is_no_room_for_two(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "status.json"
-    files.write_record(path, {"state": "running", "a": "longer text"})
-
-    def no_room(descriptor: int) -> Any:
-        raise OSError(errno.EDQUOT, "Disk quota exceeded")
-
-    monkeypatch.setattr(os, "fsync", no_room)
-    with pytest.raises(OSError, match=f"{path}"):
-        files.write_json(path, {})
-    files.write_record(path, {"state": "failed"})
-    assert files.read_json(path) == {"state": "failed"}
-    files.write_record(tmp_path / "other.json", {})
-    assert os.listdir(tmp_path) == ["status.json"]

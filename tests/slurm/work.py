@@ -68,10 +68,11 @@ class Nested:
     folder: Path
 
     def __call__(self) -> None:
-        from autosparse.cluster import Resources, batch
+        from autosparse.cluster import Resources
+        from autosparse.cluster.submit import submit_array
 
         resources = Resources(partition="cpu", gpus_per_node=0, cpus_per_task=1)
-        batch.submit([Stamp(self.folder / f"inner{k}") for k in range(2)], resources, "inner", self.folder / "inner")
+        submit_array([Stamp(self.folder / f"inner{k}") for k in range(2)], resources, "inner", self.folder / "inner")
         Stamp(self.folder / "outer")()
 
 

@@ -1,6 +1,7 @@
 """Results side by side: tables of accuracies, and concordance of survival."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -17,55 +18,38 @@ from autosparse.study import compare
 from tests.store.helpers import Run, write
 
 RECIPE = json.dumps({"epochs": 3, "learning_rate": 0.1})
+COMMON = {"metric": "accuracy", "better": "higher", "recipe": RECIPE}
 
 
 def rows() -> pd.DataFrame:
-    found = []
-    for criterion, base in (("snip", 0.90), ("random", 0.80)):
-        for sparsity in (0.9, 0.99):
-            for seed in (0, 1):
-                accuracy = base - 0.1 * (sparsity > 0.9) + 0.02 * seed
-                found.append(
-                    {
-                        "criterion": criterion,
-                        "sparsity": sparsity,
-                        "seed": seed,
-                        "cost": 1.0,
-                        "test": accuracy,
-                        "metric": "accuracy",
-                        "better": "higher",
-                        "recipe": RECIPE,
-                    }
-                )
-    return pd.DataFrame(found).assign(folder="runs/a")
+    tests = [0.90, 0.92, 0.80, 0.82, 0.80, 0.82, 0.70, 0.72]
+    columns = {"criterion": ["snip"] * 4 + ["random"] * 4, "sparsity": [0.9, 0.9, 0.99, 0.99] * 2, "seed": [0, 1] * 4}
+    return pd.DataFrame({**columns, "test": tests, "cost": 1.0, "folder": "runs/a", **COMMON})
 
 
 def irp() -> pd.DataFrame:
-    densities, accuracies = (1.0, 0.102, 0.5, 0.01), (0.95, 0.94, 0.93, 0.92)
-    return pd.DataFrame(
-        {
-            "criterion": "irp-snip",
-            "iteration": range(4),
-            "density": densities,
-            "test": accuracies,
-            "metric": "accuracy",
-            "better": "higher",
-            "recipe": RECIPE,
-            "folder": "runs/irp",
-        }
-    )
+    masks = {"iteration": range(4), "density": (1.0, 0.102, 0.5, 0.01), "test": (0.95, 0.94, 0.93, 0.92)}
+    return pd.DataFrame({"criterion": "irp-snip", **masks, "folder": "runs/irp", **COMMON})
 
 
-def test_accuracy_table_has_means_by_criterion_and_sparsity() -> None:
+def test_accuracy_table_has_means_and_deviations_in_per_cent() -> None:
     table = compare.accuracy_table(rows(), irp())
-    assert list(table.index) == ["irp-snip (iterative)", "snip", "random"]
+    expected = {
+        "random": ["1", "81.00 ± 1.41", "71.00 ± 1.41"],
+        "snip": ["1", "91.00 ± 1.41", "81.00 ± 1.41"],
+        "irp-snip (iterative)": ["up to 4", "94.00", "92.00"],
+    }
+    assert table.T.to_dict("list") == expected
     assert list(table.columns) == ["cost", "90%", "99%"]
-    assert list(table["cost"]) == ["up to 4", "1", "1"]
-    assert table.loc["snip", "90%"] == "91.00 ± 1.41"
-    assert table.loc["random", "99%"] == "71.00 ± 1.41"
-    assert list(table.loc["irp-snip (iterative)"]) == ["up to 4", "94.00", "92.00"]
     assert compare.dense(rows(), irp())["test"].tolist() == [0.95]
     assert compare.dense(rows(), pd.DataFrame()).empty
+
+
+def test_cells_without_rows_have_a_dash() -> None:
+    table = compare.table(rows()[2:], "criterion", "sparsity")
+    assert table.to_dict("list") == {0.99: ["81.00 ± 1.41", "71.00 ± 1.41"], 0.9: ["–", "81.00 ± 1.41"]}
+    loss = rows().assign(metric="loss", better="lower", test=[1.0, 2.0, 3.0, math.nan] * 2)
+    assert list(compare.table(loss, "criterion", "sparsity").loc["snip"]) == ["1.5000 ± 0.7071", "3.0000"]
 
 
 def test_mask_of_irp_far_from_a_sparsity_does_not_count() -> None:
@@ -94,12 +78,22 @@ def test_markdown_of_a_table() -> None:
 
 
 def test_different_recipes_raise() -> None:
-    other = irp().assign(recipe=json.dumps({"epochs": 3, "learning_rate": 0.2}))
-    with pytest.raises(UserError, match=r"learning_rate is 0\.1 in runs/a and 0\.2 in runs/irp"):
+    other = irp().assign(recipe=json.dumps({"epochs": 3, "learning_rate": 0.2, "compile": True}))
+    with pytest.raises(UserError, match=r"some have learning_rate=0\.2, compile=True; report them apart"):
         compare.accuracy_table(rows(), other)
-    newer = irp().assign(recipe=json.dumps({**json.loads(RECIPE), "compile": True}))
-    with pytest.raises(UserError, match=r"compile is None in runs/a and True in runs/irp"):
-        compare.accuracy_table(rows(), newer)
+
+
+def test_different_metrics_raise() -> None:
+    with pytest.raises(UserError, match="results of different metrics, accuracy and loss"):
+        compare.metric_of(rows(), irp().assign(metric="loss"))
+
+
+def test_beats_needs_two_standard_deviations() -> None:
+    a, b, c = (pd.Series([mean - 0.01, mean + 0.01]) for mean in (0.9, 0.88, 0.8))
+    assert not compare.beats(a, b, "higher")
+    assert compare.beats(a, c, "higher")
+    assert compare.beats(c, a, "lower")
+    assert not compare.beats(a, c, "lower")
 
 
 def test_recipes_have_their_differences() -> None:
@@ -121,7 +115,7 @@ def test_concordance_equals_the_papers_formula(tmp_path: Path) -> None:
     expected = 2 * np.cov(x, y, bias=True)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
     first, second = store(tmp_path / "a", a, 4), store(tmp_path / "b", b, 4)
     assert compare.concordance(first, second) == pytest.approx(expected, rel=1e-12)
-    assert compare.concordance(first, first) == 1.0
+    assert compare.concordance(first, first) == pytest.approx(1.0)
 
 
 def test_concordance_of_runs_of_different_lengths_uses_fractions(tmp_path: Path) -> None:
@@ -129,9 +123,16 @@ def test_concordance_of_runs_of_different_lengths_uses_fractions(tmp_path: Path)
     assert compare.concordance(a, b) == pytest.approx(1.0)
 
 
-def test_concordance_of_incomparable_runs_raises(tmp_path: Path) -> None:
+def test_concordance_of_different_networks_raises(tmp_path: Path) -> None:
     a, b = store(tmp_path / "a", [1, 1], 2), store(tmp_path / "b", [0, 1, 2], 2)
     with pytest.raises(UserError, match="runs of different networks"):
         compare.concordance(a, b)
-    with pytest.raises(UserError, match="every parameter has the same survival"):
-        compare.concordance(a, a)
+
+
+def test_cost_of_iterative_pruning_ends_at_the_first_mask_as_sparse() -> None:
+    masks = {"iteration": range(4), "density": (1.0, 0.3, 0.1, 0.03), "test": (0.9, 0.8, 0.7, 0.6), "folder": "a"}
+    both = pd.concat([pd.DataFrame(masks), pd.DataFrame(masks)[:3].assign(folder="b")])
+    reached = compare.reached(both, 0.9)
+    assert reached[["cost", "test", "density"]].to_numpy() == pytest.approx(np.array([[3.0, 0.7, 0.1]] * 2))
+    assert compare.reached(both, 0.95)[["folder", "cost"]].to_numpy().tolist() == [["a", 4.0]]
+    assert compare.reached(both, 0.99).empty

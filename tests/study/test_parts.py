@@ -1,6 +1,7 @@
 """Comparisons at equal cost, and the experiment that looks ahead."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,75 +11,90 @@ import pytest
 from autosparse import study
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.page import Document
-from autosparse.study import compare, results
+from autosparse.study import results
 from autosparse.study.parts import Comparison, Method
 from autosparse.study.scale import SCALES
 
 METHODS = (
-    Method("short", "short-irp", family="short"),
+    Method("short", "short-irp", family="short", paper={0.9: 80.5, 0.99: 70.0}),
     Method("ahead", "lookahead", family="ahead"),
     Method("far", "lookahead", how={"rounds": 10}, family="ahead"),
     Method("GMP", "gmp", how={"trainings": 2}),  # without a family: in the table alone
+    Method("IRP", None),
 )
-VALUES = {"short": (0.80, 0.82), "ahead": (0.90, 0.92), "far": (0.95, 0.95), "GMP": (0.81, 0.83)}
-COSTS = {"short": 2.0, "ahead": 2.0, "far": 3.0, "GMP": 2.0}
+VALUES = {"short": (0.80, 0.82), "ahead": (0.90, 0.92), "far": (0.95, 0.95), "GMP": (0.81, 0.83), "IRP": (0.96, 0.98)}
+COSTS = {"short": 2.0, "ahead": 2.0, "far": 3.0, "GMP": 2.0, "IRP": 9.0}
 
 
-@pytest.fixture
-def part() -> Comparison:
-    scale = SCALES["smoke"]
-    return Comparison(
-        title="T", stem="t", scale=scale, pair="lenet/mnist", methods=METHODS, sparsities=(0.9,), cost=True
-    )
+def comparison(*sparsities: float, **how: Any) -> Comparison:
+    scale = replace(SCALES["smoke"], seeds=(7, 8))
+    common = {"title": "T", "stem": "t", "scale": scale, "pair": "lenet/mnist", "methods": METHODS}
+    return Comparison(**common, sparsities=sparsities, **how)
 
 
-def rows(better: str = "higher") -> pd.DataFrame:
+def rows(metric: str = "accuracy", **more: Any) -> pd.DataFrame:
+    """Results of two seeds of each method at 90%."""
+    better = "higher" if metric == "accuracy" else "lower"
+    common = {"at": 0.9, "sparsity": 0.9, "check": "none", "metric": metric, "better": better, "recipe": "{}"} | more
     values = [
-        {
-            "method": name,
-            "family": method.family,
-            "at": 0.9,
-            "cost": COSTS[name],
-            "test": value,
-            "metric": "accuracy" if better == "higher" else "loss",
-            "better": better,
-            "recipe": "{}",
-        }
-        for method in METHODS
-        for name in [method.label]
-        for value in VALUES[name]
+        {"method": m.label, "family": m.family, "cost": COSTS[m.label], "test": test, "test_best": test + 0.01}
+        for m in METHODS
+        for test in VALUES[m.label]
     ]
-    return pd.DataFrame(values)
+    return pd.DataFrame(values).assign(**common)
 
 
-def test_method_better_by_two_deviations_at_its_cost_is_bold(part: Comparison) -> None:
-    table = part.cost_table(rows())
-    assert list(table["cost"]) == ["2.0", "2.0", "3.0", "2.0"]
+def test_method_better_by_two_deviations_at_its_cost_is_bold() -> None:
+    table = comparison(0.9, 0.95, cost=True).cost_table(rows())
+    assert table["cost"].to_dict() == {"short": "2.0", "ahead": "2.0", "far": "3.0", "GMP": "2.0", "IRP": "–"}
     assert table["90%"].to_dict() == {
         "short": "81.00 ± 1.41",
         "ahead": "**91.00 ± 1.41**",  # nine points, of deviations of 1.4
         "far": "95.00 ± 0.00",  # nothing else costs as much
         "GMP": "82.00 ± 1.41",
+        "IRP": "97.00 ± 1.41 (9)",
     }
-    lower = part.cost_table(rows("lower"))["90%"]
+    assert set(table["95%"]) == {"–"}
+    lower = comparison(0.9, 0.95, cost=True).cost_table(rows("loss"))["90%"]
     assert not lower.str.startswith("**").any()  # short is better than GMP by a point only
 
 
-def test_bold_cell_is_bold_in_html_and_markdown(part: Comparison, tmp_path: Path) -> None:
+def test_table_has_the_papers_number_and_the_difference() -> None:
+    part = comparison(0.9, 0.95)
+    assert part.measure_table(rows(), "test_best")["90%"].to_dict() == {
+        "short": "80.50 → 82.00 ± 1.41 (+1.50)",
+        "ahead": "92.00 ± 1.41",
+        "far": "96.00 ± 0.00",
+        "GMP": "83.00 ± 1.41",
+        "IRP": "98.00 ± 1.41",
+    }
+    assert part.measure_table(rows(), "test").loc["short"].tolist() == ["81.00 ± 1.41", "–"]
+
+
+@pytest.mark.parametrize("cost", [False, True])
+def test_comparison_writes_its_numbers(cost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = comparison(0.9, cost=cost, checked=("ahead",), checks=("shuffled",))
+    layers = {"layer_densities": [{"fc1.weight": 0.1}] * 10, "folder": "run", "seed": 7, "test_best_validation": None}
+    unchecked = rows(**layers)
+    checked = unchecked[unchecked["method"] == "ahead"].assign(check="shuffled", test=0.5)
+    monkeypatch.setattr(Comparison, "rows", lambda self: pd.concat([unchecked, checked], ignore_index=True))
+    dense = rows()[:2].assign(test=[0.97, 0.99], test_best=1.0)
+    monkeypatch.setattr(results, "load", lambda *folders: dense)
+    monkeypatch.setattr(results, "histories", lambda pruned: {"run": [{"epoch": 1, "loss": 1.0, "test": 0.9}]})
     document = Document(tmp_path)
-    document.table(part.cost_table(rows()))
-    assert "<b>91.00 ± 1.41</b>" in document.write().read_text()
-    assert "| **91.00 ± 1.41** |" in (tmp_path / "report.md").read_text()
-
-
-def test_cost_of_iterative_pruning_ends_at_the_first_mask_as_sparse() -> None:
-    masks = pd.DataFrame(
-        {"iteration": range(4), "density": (1.0, 0.3, 0.1, 0.03), "test": (0.9, 0.8, 0.7, 0.6), "folder": "a"}
-    )
-    reached = compare.reached(masks, 0.9)
-    assert reached[["cost", "test", "density"]].iloc[0].tolist() == pytest.approx([3.0, 0.7, 0.1])
-    assert compare.reached(masks, 0.95)["cost"].tolist() == [4.0]
-    assert compare.reached(masks, 0.99).empty
+    part.write(document)
+    page = document.write().read_text()
+    text = (tmp_path / "report.md").read_text()
+    assert "seeds 7, 8; dense: 98.00 ± 1.41." in text
+    assert "| method | as it is | shuffled |" in text
+    assert "| ahead | 91.00 ± 1.41 | 50.00 ± 0.00 |" in text
+    if cost:
+        assert "<b>91.00 ± 1.41</b>" in page
+        assert "| ahead | 2.0 | **91.00 ± 1.41** |" in text
+    else:
+        assert "the paper's → here (the difference); dense: 100.00 ± 0.00." in text
+        assert "| short | 80.50 → 82.00 ± 1.41 (+1.50) |" in text
+        assert "| IRP | 97.00 ± 1.41 |" in text
 
 
 @pytest.mark.parametrize("name", ["small", "full", "smoke"])

@@ -20,7 +20,7 @@ def leave(folder: Path, state: str, **details: str) -> None:
 
 
 def test_report_without_runs_raises_and_names_the_commands(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing to report in .*; run autosparse irp and autosparse prune first"):
+    with pytest.raises(UserError, match=r"no complete runs in .*; autosparse runs status"):
         overview(Document(tmp_path / "report"), [tmp_path])
     assert list(tmp_path.iterdir()) == []
 

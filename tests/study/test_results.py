@@ -1,5 +1,6 @@
 """Results gathered from the folders of runs."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def test_copy_of_a_run_is_left_out_and_named(irp_run: Path, tmp_path: Path) -> N
     assert told == [f"{second} is a copy of the run in {first}"]
 
 
+def test_rows_have_the_numbers_of_the_run(irp_run: Path) -> None:
+    history, rows = json.loads((irp_run / "history.json").read_text()), results.load_irp(irp_run)
+    assert rows[["iteration", "density", "test"]].to_dict("records") == [
+        {key: mask[key] for key in ("iteration", "density", "test")} for mask in history
+    ]
+    assert rows["sparsity"].tolist() == [1 - mask["density"] for mask in history]
+
+
 def test_runs_with_different_recipes_have_different_sections(irp_run: Path, tmp_path: Path) -> None:
     recipe = yaml.safe_load((irp_run / "config.yaml").read_text())["recipe"]
     edited(irp_run, tmp_path / "other", recipe=recipe | {"batch_size": 7}, seed=7)
@@ -45,4 +54,4 @@ def test_runs_with_different_recipes_have_different_sections(irp_run: Path, tmp_
 
 def test_run_without_configuration_is_damaged(irp_run: Path, tmp_path: Path) -> None:
     (edited(irp_run, tmp_path / "lost") / "config.yaml").unlink()
-    assert results.find_damaged([tmp_path]) == [(tmp_path / "lost").resolve()]
+    assert results.find([tmp_path], None) == [(tmp_path / "lost").resolve()]
