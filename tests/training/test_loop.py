@@ -57,7 +57,7 @@ def fresh(kind: str, images: ImageArrays) -> nn.Module:
     return nn.Sequential(*stem, nn.Flatten(), nn.Dropout(), nn.Linear(512, 10))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam"])
+@pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
 def test_removed_weights_are_exactly_zero_after_every_step(
     optimizer: str, model: nn.Module, data: Data, accelerator: Accelerator
 ) -> None:
@@ -81,21 +81,16 @@ def test_training_learns_and_is_a_function_of_the_seed(images: ImageArrays, acce
     results = []
     for seed in (0, 0, 1):
         model = fresh("convolutional", images)
-        torch.manual_seed(len(results))  # the global generator must not matter
+        torch.manual_seed(len(results))  # the global generator does not matter, and stays as it is
+        state = torch.get_rng_state()
         history = train(model, Mask.full(Layout.of(model)), data, RECIPE, accelerator, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
         results.append((history, model.state_dict()))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(results[0][1][name], results[1][1][name]) for name in results[0][1])
     assert results[0][0] != results[2][0]
     assert results[0][0][-1]["test"] > 0.8
     assert results[0][0][-1]["validation"] is None
-
-
-def test_the_global_generator_is_left_alone(model: nn.Module, data: Data, accelerator: Accelerator) -> None:
-    torch.manual_seed(9)
-    state = torch.get_rng_state()
-    train(model, sparse(model), data, RECIPE, accelerator)
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(("kind", "stop"), [("convolutional", 1), ("convolutional", 10), ("deep", 11), ("deep", 20)])
