@@ -78,11 +78,9 @@ class Data:
         return ShuffledBatches(self, source, batch_size, seed, augment, accumulate)
 
     def scoring(self, batch_size: int | None = None, limit: int | None = None) -> "FixedBatches":
-        """Return the training samples in fixed order, without augmentation.
+        """Return the training samples in fixed order, without augmentation, `limit` batches over all processes.
 
-        Args:
-            batch_size: samples per batch. Default: the task's `scoring_batch`.
-            limit: number of batches over all processes. Default: all.
+        Default: the task's `scoring_batch`, and all batches.
         """
         return FixedBatches(self, self._sources["train"], batch_size or self.scoring_batch, limit)
 
@@ -100,17 +98,15 @@ class Data:
                 "metrics must return a sum and a count by name, as in {'accuracy': (right, count)}, whose quotient "
                 f"over all batches is the metric; it returns {' '.join(repr(metrics).split())[:100]}"
             )
-        if metrics:
-            self._check_direction(next(iter(metrics)))
-        return metrics
-
-    def _check_direction(self, metric: str) -> None:
         kind = next(kind for kind in type(self.task).__mro__ if {"better", "metrics"} & vars(kind).keys())
-        if "better" not in vars(kind) and self.better != ("lower" if _LOWER.search(metric.lower()) else "higher"):
+        first = next(iter(metrics), None)
+        guess = "lower" if first and _LOWER.search(first.lower()) else "higher"
+        if first and "better" not in vars(kind) and self.better != guess:
             raise UserError(
-                f"is the metric {metric!r} better higher or lower? say it in the class {kind.__name__}: "
+                f"is the metric {first!r} better higher or lower? say it in the class {kind.__name__}: "
                 "better = 'lower', or better = 'higher'"
             )
+        return metrics
 
 
 @dataclass(frozen=True)
@@ -234,13 +230,10 @@ class Collated(Dataset[Any]):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def batches(self, indices: Tensor, size: int, seed: int, draws: Tensor | None = None) -> Iterator[Any]:
-        """Yield the samples in batches.
+        """Yield the samples of some indices, int64 (n,), in batches.
 
-        Args:
-            indices: samples, int64 (n,).
-            size: samples per batch.
-            seed: seed of the random numbers that samples and `collate` draw.
-            draws: random numbers for `crop_and_flip`, float32 (3, n). Default: images are not augmented.
+        `seed` is the seed of the random numbers that samples and `collate` draw. `draws`, float32 (3, n), are random
+        numbers for `crop_and_flip`; without them images are not augmented.
         """
         keys = [
             (indices[part].tolist(), None if draws is None else draws[:, part].T, seed)

@@ -147,12 +147,6 @@ def test_task_that_cannot_be_made_raises_in_one_line(
     assert error.count("\n") == 1
 
 
-def test_file_that_calls_sys_exit_raises(script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "leaves.py").write_text("raise SystemExit(0)")
-    assert script("irp", "--task", f"{tmp_path}/leaves.py:Mine", "--output", tmp_path) == 2
-    assert f"error: {tmp_path}/leaves.py fails: SystemExit: 0\n" == capsys.readouterr().err
-
-
 def test_options_with_a_task_of_a_file_can_be_pickled() -> None:
     setting = Setting(task=find_task(f"{ROOT}/tests/tasks/own.py:Own")(width=5))
     again = pickle.loads(pickle.dumps(setting))
@@ -287,11 +281,6 @@ def test_recipe_and_nested_dataclasses_are_options_of_a_task(
     sys.modules.pop(tmp_path.name)
     registry._LOADED.pop(tmp_path.name)
     assert pickle.loads(pickled).identity() == job.identity()
-
-
-def test_subclass_without_fields_needs_no_decorator(script: Script, tmp_path: Path) -> None:
-    task = written(tmp_path, decorator="")
-    assert script("irp", "--task", task, "--depth", "3", "--output", tmp_path, "--dry-run") == 0
 
 
 def test_networks_that_differ_in_a_field_share_no_cell(script: Script, tmp_path: Path) -> None:
