@@ -118,13 +118,6 @@ def test_triples_are_the_results_of_algorithm_2(network: str, accelerator: Accel
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-def test_complete_run_is_not_run_again(accelerator: Accelerator, tmp_path: Path) -> None:
-    history = run(tmp_path, accelerator)
-    before = tree(tmp_path)
-    assert run(tmp_path, accelerator, progress=lambda steps: pytest.fail("it trains again")) == history
-    assert tree(tmp_path) == before
-
-
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("number", [1, 3, 5, 6])  # theta and grad, the second of three masks, survival, the marker
 def test_run_killed_around_a_commit_ends_with_the_same_bytes(

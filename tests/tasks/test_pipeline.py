@@ -225,8 +225,6 @@ class Middle(Own):
 class Mine(Middle):
     {field}
 
-
-thing = 7
 """
 _DECORATOR = "@dataclass(frozen=True, kw_only=True)"
 

@@ -90,16 +90,6 @@ def test_only_samples_that_draw_are_seeded(draw: Any, monkeypatch: pytest.Monkey
     assert torch.equal(torch.cat(list(Data(Mine(), workers=1).scoring(4))), first[0])
 
 
-def test_scoring_deals_whole_batches_and_carries_the_loss() -> None:
-    task = Own()
-    one = Data(task).scoring(8)
-    assert one.loss == task.loss
-    dealt = [list(Data(task, rank=rank, world_size=2).scoring(8)) for rank in range(2)]
-    for k, batch in enumerate(one):
-        assert torch.equal(dealt[k % 2][k // 2]["targets"], batch["targets"])
-    assert len(list(Data(task).scoring(8, limit=2))) == 2
-
-
 def test_tensors_are_cut_from_memory_and_in_the_order_of_images() -> None:
     data = Data(Text(context=32))
     inputs, targets = next(data.training(8, seed=3).epoch(0))
