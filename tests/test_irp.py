@@ -148,7 +148,7 @@ def test_run_killed_around_a_commit_ends_with_the_same_bytes(
     run(tmp_path, accelerator, progress=trained.append)
     assert tree(tmp_path) == whole
     if number == 6:
-        assert sum(trained) == (4 * 10 if when == "before" else 0)  # told as done, none of it trained again
+        assert sum(trained) == (4 * 10 if when == "before" else 0)  # reported as done, but not trained again
         assert len(trained) == (when == "before")
 
 

@@ -16,7 +16,7 @@ FORKS.set_forkserver_preload(["tests.conftest", "autosparse.irp", "torch._dynamo
 
 
 def world(size: int, work: Callable[..., object], *arguments: object) -> list[Any]:
-    """Return what `work`, a function of a module, returns in each process, or the traceback of what ended it."""
+    """Return the result of `work`, a function of a module, in each process, or the traceback that ended it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}

@@ -91,9 +91,7 @@ class Data:
     def metrics(self, model: nn.Module, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the task's sums and counts of a batch by name, and check the first metric's direction."""
         metrics = self.task.metrics(model, batch)
-        if not isinstance(metrics, Mapping) or not all(
-            isinstance(pair, tuple | list) and len(pair) == 2 for pair in metrics.values()
-        ):
+        if not isinstance(metrics, Mapping) or not all(map(_is_pair, metrics.values())):
             raise UserError(
                 "metrics must return a sum and a count by name, as in {'accuracy': (right, count)}, whose quotient "
                 f"over all batches is the metric; it returns {' '.join(repr(metrics).split())[:100]}"
@@ -279,6 +277,11 @@ class Collated(Dataset[Any]):
 
 def _slices(indices: Tensor, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(indices), size)]
+
+
+def _is_pair(value: Any) -> bool:
+    """Return True for two numbers or tensors of one element."""
+    return isinstance(value, tuple | list) and [getattr(part, "numel", lambda: 1)() for part in value] == [1, 1]
 
 
 def _identity(batch: Any) -> Any:

@@ -184,7 +184,7 @@ class More(Own):
 def test_fields_of_all_kinds_and_a_neighbour(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A field that must be given, a path and a tuple; a run goes on, and its task is made again from another folder."""
+    """Use a required field, a path and a tuple; resume the run, and make its task again from another folder."""
     (tmp_path / "more.py").write_text(MORE)
     (tmp_path / "neighbour.py").write_text("VALUE = 4\n")
     monkeypatch.setattr("sys.path", sys.path[:])
@@ -312,6 +312,7 @@ _FORM = "metrics must return a sum and a count by name, as in {'accuracy': (righ
         ("", "metrics", '{"mse": (torch.tensor([2.0]), torch.tensor(4))}', ""),
         ("", "metrics", '{"mse": (torch.tensor(float("nan")), 4)}', "mse of the validation samples is not a finite"),
         ("", "metrics", '{"mse": 0.5}', _FORM),
+        ("", "metrics", '{"mse": (torch.ones(8), 8)}', _FORM),
         ("", "metrics", "(2.0, 4)", _FORM),
         ("", "metrics", "{}", "the task has no metrics of the validation samples"),
         ("", "metrics", '{"agreement": (2, 4)}', "is the metric 'agreement' better higher or lower? say it"),

@@ -100,7 +100,7 @@ def test_a_stopped_training_ends_with_the_same_bits(
 
 
 def follow(name: str, folder: Path, stop: int = 0) -> str:
-    """What one of two processes does: a training that chooses its mask, stopped at a step if `stop` is one."""
+    """Train as one of two processes with a mask that changes, and stop at a step if `stop` is one."""
     accelerator = process.start(1)
     images = load("digits")
     data = digits(validation=0.0, rank=accelerator.process_index, world_size=2)
