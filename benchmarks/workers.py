@@ -19,7 +19,7 @@ from autosparse.command import run
 from autosparse.config import PruneConfig
 from autosparse.errors import UserError
 from autosparse.jobs import PruneRun
-from autosparse.jobs.base import Setting
+from autosparse.jobs.base import TrainingOptions
 from autosparse.tasks import Images
 from benchmarks.cluster import ROOT, sandbox
 from benchmarks.common import goal, heading, row, scratch, seconds, table
@@ -50,7 +50,7 @@ def main(a: Arguments) -> None:
 
 def runs_of(output: Path, count: int) -> list[PruneRun]:
     """Return prunings of one epoch from different seeds."""
-    setting = Setting(task=Images(source="digits"), epochs=1)
+    setting = TrainingOptions(task=Images(source="digits"), epochs=1)
     configs = [PruneConfig(criterion="random", sparsity=0.9, seed=seed) for seed in range(count)]
     return [PruneRun(output=output, setting=setting, config=config) for config in configs]
 
@@ -99,8 +99,14 @@ def _on_slurm(a: Arguments, folder: Path) -> None:
         with sandbox() as calls:
             for per_job in (-(-a.slurm_runs // a.jobs), 1):
                 runs = runs_of(folder / f"by-{per_job}", a.slurm_runs)
-                where = {"partition": "cpu", "gpus_per_node": 0, "cpus_per_task": 2 if per_job > 1 else 1}
-                resources = Resources(**where, runs_per_job=per_job, array_parallelism=2, wait=True)
+                resources = Resources(
+                    partition="cpu",
+                    gpus_per_node=0,
+                    cpus_per_task=2 if per_job > 1 else 1,
+                    runs_per_job=per_job,
+                    array_parallelism=2,
+                    wait=True,
+                )
                 calls()
                 cpu, start = _cpu_seconds(), time.perf_counter()
                 _quietly(lambda: launch(runs, resources, runs[0].output, "prune"))  # noqa: B023

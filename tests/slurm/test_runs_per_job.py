@@ -10,7 +10,7 @@ from autosparse.cluster import Resources, launch, slurm, status
 from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun
-from autosparse.jobs.base import Setting
+from autosparse.jobs.base import TrainingOptions
 from autosparse.tasks import Images
 from tests.cluster.jobs import Note
 from tests.conftest import tree
@@ -54,7 +54,7 @@ def test_states_are_those_of_each_run(tmp_path: Path) -> None:
 
 def test_requeued_job_ends_with_the_bytes_of_undisturbed_runs(tmp_path: Path) -> None:
     def runs(output: Path) -> list[IRPRun]:
-        setting = Setting(task=Images(source="digits"), epochs=6)
+        setting = TrainingOptions(task=Images(source="digits"), epochs=6)
         return [IRPRun(output=output, setting=setting, config=IRPConfig(iterations=6, seed=seed)) for seed in range(3)]
 
     calm, stopped = runs(tmp_path / "calm"), runs(tmp_path / "stopped")
