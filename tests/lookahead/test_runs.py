@@ -14,7 +14,7 @@ from autosparse.config import FitConfig, PruneConfig
 from autosparse.errors import StoreError, UserError
 from autosparse.files import read_json
 from autosparse.jobs import PruneRun
-from autosparse.jobs.base import Setting
+from autosparse.jobs.base import TrainingOptions
 from autosparse.lookahead import RecipeLearner
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore, order
@@ -61,7 +61,7 @@ def test_the_states_are_what_the_store_has(output: Path) -> None:
 
 
 def job(output: Path, criterion: str, **options: Any) -> PruneRun:
-    setting = Setting(task=Images(source="digits"), epochs=2)
+    setting = TrainingOptions(task=Images(source="digits"), epochs=2)
     config = PruneConfig(criterion=criterion, sparsity=0.9, seed=100, **options)
     found = PruneRun(output=output, setting=setting, config=config)
     found.check()
@@ -141,7 +141,7 @@ def test_invalid_options_of_a_fit_raise(make: Callable[[], object], message: str
 
 
 def test_steps_without_a_look_ahead_are_refused(tmp_path: Path) -> None:
-    setting = Setting(task=Images(source="digits"))
+    setting = TrainingOptions(task=Images(source="digits"))
     for name in ("snip", "pretrained"):
         with pytest.raises(
             UserError, match=r"steps are for lookahead, short-irp, snip-probe and an AutoS of probes, not for"
