@@ -50,7 +50,7 @@ class Arguments:
     jobs: int = 500
     """In the array that is submitted, and then watched."""
     repeats: int = 3
-    """Of all but the training; the median counts."""
+    """Number of repetitions of all but the training; the median counts."""
     slurm: bool = True
     """Measure what needs the sandbox."""
     folder: Path | None = None

@@ -121,7 +121,7 @@ class Clock:
         self._marks[-1].record()
 
     def seconds(self) -> list[float]:
-        """Of each epoch, from the end of its first step to the end of its last."""
+        """Return the seconds of each epoch, from the end of its first step to the end of its last."""
         self._marks[-1].synchronize()
         pairs = zip(self._marks[::2], self._marks[1::2], strict=True)
         return [first.elapsed_time(last) / 1000 for first, last in pairs]

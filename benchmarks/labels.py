@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from autosparse.command import run
 from autosparse.study.parts import Comparison, Method, Part
-from autosparse.study.pretrained import LOOKAHEAD_FEATURES, lookahead_fit_options, lookahead_kinds, probed_irp
+from autosparse.study.pretrained import lookahead_fit_options, lookahead_kinds, probed_irp
 from autosparse.study.scale import Scale
 from benchmarks.common import StudyArguments, report
 
@@ -44,20 +44,10 @@ def labels(scale: Scale) -> list[Part]:
                 (run,),
                 name=f"{pair}-{label.replace(' ', '').replace('=', '').replace(',', '-')}",
                 **lookahead_fit_options(name),
-                features=LOOKAHEAD_FEATURES,
             )
             methods.append(Method(f"{label}: {trainings:g} trainings", fit, (run,)))
-        parts.append(
-            Comparison(
-                title=f"Labels for less: {pair.replace('_', ' on ')}",
-                stem=f"labels_{pair}",
-                scale=scale,
-                pair=pair,
-                methods=tuple(methods),
-                sparsities=kind.sparsities[-2:],
-                cost=True,
-            )
-        )
+        title, stem = f"Labels for less: {pair.replace('_', ' on ')}", f"labels_{pair}"
+        parts.append(Comparison(title, stem, scale, pair, tuple(methods), kind.sparsities[-2:], cost=True))
     return parts
 
 

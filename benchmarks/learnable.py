@@ -1,13 +1,13 @@
 """How much of survival can be learned at all: `python -m benchmarks.learnable --scale small`.
 
-Two runs of IRP from the same weights, with other orders of samples, share all that is known before training. What one
-says of the other is the most that any function of it can say.
+Two runs of IRP from the same weights, with other orders of samples, share all that is known before training. The
+agreement of the two is the most that any function of the initial weights can reach.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -36,10 +36,10 @@ from benchmarks.common import StudyArguments, report
 Floats = NDArray[np.float32]
 
 _PROBED: tuple[Probed, ...] = get_args(Probed)
-_SHARES = (0.01, 0.05, 0.2, 0.5)  # of a training that a probe lasts
-_K = 0.2  # what the criterion that looks ahead takes
+_SHARES = (0.01, 0.05, 0.2, 0.5)  # Fractions of a training run that probes last.
+_K = 0.2  # The fraction that the criterion that looks ahead takes.
 _LABELS: tuple[Label, ...] = ("share", "rank", "log-density")
-_ROWS = 100_000  # of a run that a regression learns from
+_ROWS = 100_000  # Number of parameters of a run that a regression learns from.
 _SETS: Mapping[str, tuple[str, ...]] = {
     "θ0": ("theta",),
     "θ0, g0 (the paper's)": ("theta", "grad"),
@@ -63,7 +63,7 @@ def learnable(scale: Scale) -> list[Part]:
     """Return the tables of each kind of network.
 
     Three pairs of runs of IRP for each kind of network, by magnitude, a pair from the same weights in two orders of
-    samples. A regression learns one run's survival from what its dense network shows in its first steps; it is judged
+    samples. A regression learns the survival of one run from the first steps of its dense network; it is judged
     on the other order of a seed that it has not seen. Gradient boosting stands for any learner.
     """
     return [
@@ -78,11 +78,8 @@ class Learnable:
     """Tables of one kind of network: the ceiling, features, lengths of a probe, scaling, labels, number of runs."""
 
     title: str
-    """Their heading."""
     scale: Scale
-    """Where the runs lie."""
     kind: NetworkKind
-    """What is trained."""
 
     def jobs(self) -> list[Job]:
         return [*(run for pair in self._pairs for run in pair), *self._more]
@@ -125,7 +122,7 @@ class Learnable:
 
     @cached_property
     def _pairs(self) -> list[tuple[IRPRun, IRPRun]]:
-        """A run and, from the same weights, one in another order; a pair a seed."""
+        """One pair of runs per seed: from the same weights, in two orders of samples."""
         name = self.kind.setting.name
         return [
             (probed_irp(self.scale, self.kind, s), self.scale.irp(name, "magnitude", seed=s, order_seed=s + 10))
@@ -134,18 +131,18 @@ class Learnable:
 
     @cached_property
     def _more(self) -> tuple[IRPRun, ...]:
-        """Runs of other seeds, where they are cheap."""
+        """Runs of other seeds, for networks whose runs are cheap."""
         seeds = range(3, 11 if self.scale.name == "small" else 5) if self.kind.further else ()
         return tuple(self.scale.irp(self.kind.setting.name, "magnitude", seed=seed) for seed in seeds)
 
 
 class Seen:
-    """A run of IRP, and what its dense network shows in the first half of its training.
+    """A run of IRP, and columns that its dense network has in the first half of its training.
 
     Attributes:
-        layout: of the run.
-        survival: int (P,).
-        densities: of its masks.
+        layout: layout of the run.
+        survival: survival of each parameter, int (P,).
+        densities: densities of the masks.
     """
 
     def __init__(self, store: TripleStore, probes: Mapping[float, Probe]) -> None:
@@ -170,7 +167,7 @@ class Seen:
         return cls(store, probes)
 
     def features(self, names: Sequence[str], share: float, by_layer: bool) -> Floats:
-        """A regression's inputs, (P, F): the values over their root mean square, signs relative to the weight's."""
+        """Return inputs of a regression, (P, F): values over their root mean square, signs relative to the weight's."""
         columns = self._first | {name: values.cpu().numpy() for name, values in self._probes[share].columns.items()}
         sign = np.where(np.signbit(columns["theta"]), -1, 1).astype(np.float32)
         found = []
@@ -183,7 +180,7 @@ class Seen:
         return np.stack(found, 1)
 
     def layers(self) -> Iterator[slice]:
-        """Where each layer lies."""
+        """Yield the span of each layer."""
         for layer in self.layout.layers:
             yield slice(layer.offset, layer.offset + layer.size)
 
@@ -195,7 +192,7 @@ class Seen:
 
 
 class Together(Callback):
-    """Several probes of one training."""
+    """Several probes of one training run."""
 
     def __init__(self, probes: Sequence[Probe]) -> None:
         self._probes = probes
@@ -215,12 +212,6 @@ class Together(Callback):
         return mask
 
 
-class _Learner(Protocol):
-    """What scikit-learn calls a regressor."""
-
-    def predict(self, features: Floats) -> NDArray[np.float64]: ...
-
-
 @dataclass(frozen=True)
 class _Regression:
     """Survival from features."""
@@ -230,7 +221,8 @@ class _Regression:
     by_layer: bool = False
     label: Label = "share"
 
-    def fit(self, runs: Sequence[Seen]) -> _Learner:
+    def fit(self, runs: Sequence[Seen]) -> Any:
+        """Return the regressor of scikit-learn, fitted to some parameters of each run."""
         try:
             from sklearn.ensemble import HistGradientBoostingRegressor
         except ImportError:
@@ -242,11 +234,12 @@ class _Regression:
             inputs.append(run.features(self.names, self.share, self.by_layer)[chosen])
             labels.append(label_table(self.label, run.densities)[run.survival[chosen]])
         learner = HistGradientBoostingRegressor(early_stopping=False, random_state=0)
-        fitted: _Learner = learner.fit(np.concatenate(inputs), np.concatenate(labels))
-        return fitted
+        return learner.fit(np.concatenate(inputs), np.concatenate(labels))
 
-    def predict(self, learner: _Learner, run: Seen) -> NDArray[np.float64]:
-        return learner.predict(run.features(self.names, self.share, self.by_layer))
+    def predict(self, learner: Any, run: Seen) -> NDArray[np.float64]:
+        """Return the predicted label of each parameter of a run."""
+        predicted: NDArray[np.float64] = learner.predict(run.features(self.names, self.share, self.by_layer))
+        return predicted
 
 
 def _judged(
@@ -255,7 +248,10 @@ def _judged(
     ceiling: float,
     learned: Sequence[Seen] = (),
 ) -> dict[str, str]:
-    """How a regression predicts each pair: learned from the runs that are given, or from those of the other pairs."""
+    """Measure the predictions of a regression for each pair.
+
+    It learns from the runs `learned`, or from those of the other pairs.
+    """
     rows = []
     for run, other in pairs:
         learner = regression.fit(learned or [each for each, _ in pairs if each is not run])
@@ -274,7 +270,7 @@ def _judged(
 
 
 def _ceiling(pairs: Sequence[tuple[Seen, TripleStore]]) -> dict[str, str]:
-    """What one run says of the other; ties are broken at random."""
+    """Measure how well one run of each pair predicts the other; ties are broken at random."""
     rows = []
     for run, other in pairs:
         jitter = np.random.default_rng(0).random(len(run.survival)) / 2
@@ -294,7 +290,7 @@ def _ceiling(pairs: Sequence[tuple[Seen, TripleStore]]) -> dict[str, str]:
 def _ranks(
     scores: NDArray[Any], survival: NDArray[Any], run: Seen, jitter: NDArray[Any] | float = 0.0
 ) -> dict[str, float]:
-    """Rank correlation, over the network and as a mean over its layers by their size, and overlap of what is kept."""
+    """Return rank correlations, over the network and as a weighted mean over its layers, and overlaps of masks."""
     within = [spearman(scores[where], survival[where]) for where in run.layers()]
     sizes = [layer.size for layer in run.layout.layers]
     return {
@@ -305,7 +301,7 @@ def _ranks(
 
 
 def _context(layout: Layout, name: str, sizes: Tensor) -> Floats:
-    """Of each parameter its layer's number, or the mean size of its row (output) or column (input)."""
+    """Return the layer's number of each parameter, or the mean magnitude of its row (output) or column (input)."""
     found = torch.empty(layout.size, dtype=torch.float32)
     views, given = layout.unflatten(found), layout.unflatten(sizes)
     for number, (view, values) in enumerate(zip(views.values(), given.values(), strict=True)):
@@ -326,7 +322,7 @@ def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def _cells(rows: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    """Mean ± deviation of each column."""
+    """Format mean and standard deviation of each column."""
     frame = pd.DataFrame(rows)
     return {
         name: f"{values.mean():.1f} ± {values.std():.1f}"

@@ -437,7 +437,7 @@ def main(a: Arguments) -> None:
 
 
 def _check(a: Arguments) -> None:
-    """That every peer has whole batches to give after those that start the clock."""
+    """Raise if a peer has no whole batches left after those that start the clock."""
     least = 3 * max(a.workers, 1) * max(a.batch_sizes)
     if min(a.triples, a.peer_triples) < least:
         raise UserError(

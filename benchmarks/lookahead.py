@@ -144,7 +144,7 @@ class Timed:
         train(self.model, self.full, self.data, self.recipe, self.accelerator, callback=probe, steps=self.steps)
 
     def pruning(self, criterion: str, rounds: int, sparsity: float) -> Pruned:
-        """By a criterion that looks ahead."""
+        """Prune by a criterion that looks ahead."""
         self.model.load_state_dict(self._initial)
         learner = Beside(self.data, self.recipe, self.accelerator, self.steps, 0, self.folder)
         batches = self.data.scoring()

@@ -40,7 +40,7 @@ class Arguments:
     autos: Path | None = None
     """Folder of a fit. Default: an mlp is fitted to a short run of IRP on digits."""
     fit_steps: int = 200
-    """Of the AutoS that is fitted here."""
+    """Number of steps of the AutoS that is fitted here."""
     sparsity: float = 0.99
     """Share of the weights to remove."""
     batches: int = 2

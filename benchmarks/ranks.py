@@ -151,7 +151,7 @@ def constants(folder: Path, a: Arguments, rank: float) -> Constants:
 
 
 def _entry() -> Any:
-    """That of a full shard of floats."""
+    """Return the ledger entry of a full shard of floats."""
     windows = np.zeros(4, np.float32)
     return {
         **shard_entry(_SHARD * 4, range(1 << 31, (1 << 31) + _CHUNKS), windows, squares=False),

@@ -23,11 +23,7 @@ _CHUNKS = {"mlp": (1024, 65536)}
 
 
 def gradient_mode(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Return the mode of batch normalization in the gradients of runs, from the attributes of their stores.
-
-    Raises:
-        UserError: the modes differ.
-    """
+    """Return the mode of batch normalization in the gradients of runs, from the attributes of their stores."""
     modes = sorted({run.get("gradient", {}).get("batch_norm", "batch") for run in runs})
     if len(modes) > 1:
         raise UserError(f"runs with gradients of different modes of batch norm ({' and '.join(modes)}) cannot be mixed")

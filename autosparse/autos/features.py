@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autosparse.config import FitConfig, Probed, Transform
+from autosparse.config import FitConfig, Probed
 from autosparse.criteria.base import Scoring, check_repeatable
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.synflow import dataflow
-from autosparse.errors import UserError, unknown
+from autosparse.errors import UserError
 from autosparse.lookahead import look_ahead
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
@@ -77,11 +77,6 @@ class Features:
     gains: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.transform not in get_args(Transform):
-            raise unknown("transform", self.transform, get_args(Transform))
-        for name in self.names:
-            if name not in FEATURES:
-                raise unknown("feature", name, FEATURES)
         object.__setattr__(self, "names", tuple(self.names))  # lists if read from JSON
         object.__setattr__(self, "gains", tuple(self.gains) or tuple(FEATURES[name].gain for name in self.columns))
 
@@ -101,14 +96,9 @@ class Features:
         return tuple(name for name in get_args(Probed) if name in self.names)
 
     def encode(self, *columns: Tensor, scale: Sequence[float | Tensor]) -> Tensor:
-        """Return the input of the network.
+        """Return the input of the network, float32 (B, number of inputs), from columns float32 (B,).
 
-        Args:
-            columns: float32 (B,) each, see `columns`.
-            scale: magnitude of each column, see `scale`: a number, or float32 (B,) for parameters of several networks.
-
-        Returns:
-            float32 (B, number of inputs).
+        The scale has the magnitude of each column: a number, or float32 (B,) for parameters of several networks.
         """
         if self.transform == "scaled":
             columns = tuple(
@@ -122,16 +112,9 @@ class Features:
         return [columns[self.columns.index(name)] for name in self.names]
 
     def measure(self, model: nn.Module, mask: Mask, scoring: Scoring, batch_norm: str = "batch") -> tuple[Tensor, ...]:
-        """Return the columns of a network's parameters.
+        """Return the columns of a masked network's parameters, float32 (P,) each, on its device.
 
-        Args:
-            model: network with the mask applied.
-            mask: mask of the network.
-            scoring: batches and loss; with a learner if a probe measures one of the columns.
-            batch_norm: mode of the gradient, see `criteria.gradient.scoring_mode`.
-
-        Returns:
-            float32 (P,) each, on the model's device.
+        A probe needs a learner. `batch_norm` is the mode of the gradient, see `criteria.gradient.scoring_mode`.
         """
         if "grad" in self.columns and "flow" in self.columns:
             check_repeatable(scoring)
@@ -144,14 +127,9 @@ class Features:
     def scale(self, *columns: Tensor, pruned: bool = False) -> tuple[float, ...]:
         """Return the magnitude of each column over a network: the mean of flow, the root mean square of all others.
 
-        Few flows are thousands of times larger than the others and would dominate a root mean square.
-
-        Args:
-            columns: float32 (P,) each, of all parameters of the network.
-            pruned: True if the columns are of the parameters that remain of a pruned network.
-
-        Raises:
-            UserError: a column is not finite, or all zero in a network that is not pruned.
+        Few flows are thousands of times larger than the others and would dominate a root mean square. The columns,
+        float32 (P,), are of all parameters of a network or, with `pruned`, of those that remain. A UserError names a
+        column that is not finite, or all zero in a network that is not pruned.
         """
         squares = [_square(name, values) for name, values in zip(self.columns, columns, strict=True)]
         # Nothing flows through a network that rounds have disconnected: zeros fit any scale.
@@ -159,11 +137,7 @@ class Features:
 
 
 def scale_of_store(store: TripleStore) -> tuple[float, ...]:
-    """Return the magnitudes of theta and grad over the network of a store, from its ledger.
-
-    Raises:
-        UserError: weights or gradients are not finite or all zero.
-    """
+    """Return the magnitudes of theta and grad over the network of a store, from its ledger."""
     return _roots(STORED, [store.mean_squares[name] for name in STORED])
 
 

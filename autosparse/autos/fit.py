@@ -112,17 +112,11 @@ def number_of_steps(config: FitConfig, steps_per_epoch: int) -> int:
 def validate(autos: AutoS, samples: Samples, run: int = 0, part: Part = "held-out") -> dict[str, Any]:
     """Compare the predictions with the labels of parameters that were not fitted to.
 
-    Args:
-        autos: fitted network.
-        samples: samples of the fit.
-        run: index of the run in the samples.
-        part: `held-out`, or `all` for a run that was left out of the fit.
-
-    Returns:
-        `samples`, the number of parameters; `mse`, and for comparison `variance`, the mean squared error of a constant;
-        `spearman`, the rank correlation; `overlap`, for each sparsity the fraction of the parameters kept by prediction
-        that survival keeps too, and `overlap_by_chance` (equal survivals count as drawn at random: the expected
-        fraction). All are of the run's initial state. If the samples have other states, `mse_all` is over all states.
+    They are the held-out part of a run, or `all` of a run that was left out of the fit. Returns `samples`, their
+    number; `mse`, and for comparison `variance`, the mean squared error of a constant; `spearman`, the rank
+    correlation; `overlap`, for each sparsity the fraction of the parameters kept by prediction that survival keeps too,
+    and `overlap_by_chance` (equal survivals count as drawn at random: the expected fraction). All are of the run's
+    initial state. If the samples have other states, `mse_all` is over all states.
     """
     sample = samples.validation(run, part)
     scores = autos.score(*(values.to(autos.device) for values in sample.columns), scale=sample.scale).cpu()

@@ -30,14 +30,7 @@ _PER_ITERATION = 1 << 16  # parameters per iteration, at most, so the cost of a 
 def measure_iterations(store: TripleStore, model: nn.Module, scoring: Scoring, config: FitConfig) -> RunSample:
     """Measure a run's parameters after each of its iterations; each costs one pass over the batches.
 
-    Args:
-        store: store of the run.
-        model: network of the run at its initial weights; it does not change.
-        scoring: batches and loss.
-        config: options of the fit. With one round, only the initial state is measured.
-
-    Raises:
-        UserError: the model is not that of the run.
+    The model, at its initial weights, does not change. A fit in one round needs only the initial state.
     """
     layout, features, batch_norm = store.layout, Features.of(config), gradient_mode([store.run])
     theta = layout.flatten(layout.weights(model)).clone()
@@ -56,15 +49,7 @@ def measure_iterations(store: TripleStore, model: nn.Module, scoring: Scoring, c
 
 
 def read_iterations(store: TripleStore, config: FitConfig) -> RunSample:
-    """Read the initial weights and the columns of a probe, which the store has of each iteration.
-
-    Args:
-        store: store of the run.
-        config: options of the fit. With one round, only the initial state is read.
-
-    Raises:
-        StoreError: the run did not measure one of the columns.
-    """
+    """Read the initial weights and the columns of a probe, which the store has of each iteration."""
     theta, names = torch.from_numpy(store.theta()), Features.of(config).columns
 
     def read(i: int, mask: Mask) -> tuple[Tensor, ...]:

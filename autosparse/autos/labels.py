@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autosparse.config import Label
-from autosparse.errors import UserError, unknown
+from autosparse.errors import unknown
 
 LABELS: tuple[str, ...] = get_args(Label)
 
@@ -17,17 +17,8 @@ def label_table(label: str, densities: list[float]) -> NDArray[np.float64]:
     `share`: s / N, the fraction of the iterations that a parameter survived. `min-max`: survival scaled to 0..1 over
     the survivals that occur in the run (the paper's code). `log-density`: -log10 of the density of the last mask that
     keeps the parameter, which means the same for any N and schedule; at 1% density it is 2. `rank`: the fraction of
-    the run's parameters that a parameter outlived, where those of equal survival count half.
-
-    Args:
-        label: one of `LABELS`.
-        densities: densities of the masks m_0..m_N.
-
-    Returns:
-        float64 (N + 1,).
-
-    Raises:
-        UserError: an unknown label, or one that is not defined for the run.
+    the run's parameters that a parameter outlived, where those of equal survival count half. The densities are those of
+    the masks m_0..m_N; the labels are float64 (N + 1,).
     """
     if label not in LABELS:
         raise unknown("label", label, LABELS)
@@ -38,11 +29,7 @@ def label_table(label: str, densities: list[float]) -> NDArray[np.float64]:
     if label == "min-max":
         lowest = sum(density == 1.0 for density in densities) - 1
         highest = sum(density > 0.0 for density in densities) - 1
-        if lowest == highest:
-            raise UserError("all parameters of a run have the same survival; there is nothing to learn from it")
         return (survival - lowest) / (highest - lowest)
     if label == "rank":
         return 1 - (np.asarray(densities) + np.append(densities[1:], 0.0)) / 2
-    if densities[-1] == 0.0:
-        raise UserError("the last mask of a run keeps nothing, so log-density is not defined")
     return -np.log10(densities)

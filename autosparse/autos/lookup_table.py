@@ -110,9 +110,7 @@ class LookupTable:
     ) -> Callable[[slice], tuple[Tensor, Tensor]]:
         """Return the function from a span to its parameters' scores, float32 (B,), and whether they lie outside, bool.
 
-        Args:
-            columns: float32 (P,) each, see `Features.columns`.
-            scale: magnitudes over the whole network, see `Features.scale`.
+        Arguments are those of `score`.
         """
         device, inputs = columns[0].device, self.features.pick(columns)
         table, warps = self.values.to(device), [axis.warp.to(device) for axis in self.axes]
@@ -171,8 +169,6 @@ class LookupTable:
             card, (saved, _) = read_json(folder / TABLE_CARD), tensors.load(folder / TABLE)
             features = Features(**card["features"])
             axes = tuple(Axis(**axis, warp=saved[f"warp.{number}"]) for number, axis in enumerate(card["axes"]))
-            if not len(axes) == saved["table"].dim() == len(features.names):
-                raise ValueError(f"{len(axes)} axes for {len(features.names)} inputs")
             return cls(features, axes, saved["table"], card["error"], card["batch_norm"], card["rounds"])
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"the lookup table in {folder} is damaged ({error}); fit the AutoS again") from error

@@ -58,9 +58,8 @@ class Sample:
 class RunSample(NamedTuple):
     """Parameters of a run after each of its iterations; columns are divided by their magnitudes, so their scale is 1.
 
-    Attributes:
-        train: nine tenths of the parameters. Their labels are those of a run that starts after iteration i.
-        held_out: the other tenth, the same parameters at every iteration.
+    The labels are those of a run that starts after iteration i. A tenth of the parameters, the same ones at every
+    iteration, is held out.
     """
 
     train: Sample
@@ -98,7 +97,6 @@ class WeightedSampler(Resumable):
         self._epoch, self._batch = self._epoch + 1, 0
 
     def identity(self) -> dict[str, Any]:
-        """Return what defines the order."""
         return {"number of samples": len(self._ends), "batch_size": self._batch_size, "seed": self._seed}
 
     def _draw(self, batch: int) -> Tensor:
@@ -114,16 +112,13 @@ class WeightedSampler(Resumable):
 class SampleLoader:
     """Batches of input float32 (B, width) and label float32 (B,), epoch after epoch.
 
-    Attributes:
-        source: yields triples or indices, and has the position.
-        encode: function from triples or indices to input and label.
+    `encode` makes them of the triples or indices that `source`, which has the position, yields.
     """
 
     source: TripleLoader | WeightedSampler
     encode: Callable[[Any], tuple[Tensor, Tensor]]
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
         return len(self.source)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -240,21 +235,14 @@ class StoredSamples:
 
 @dataclass(frozen=True)
 class IterationSamples:
-    """Parameters of runs after each of their iterations; all iterations of a run have the same weight.
+    """Parameters of runs after each of their iterations, see `measure_iterations` and `read_iterations`.
 
-    Attributes:
-        stores: stores of the runs.
-        config: options of the fit.
-        runs: sample of each run, see `measure_iterations` and `read_iterations`.
+    All iterations of a run have the same weight.
     """
 
     stores: Sequence[TripleStore]
     config: FitConfig
     runs: Sequence[RunSample]
-
-    def __post_init__(self) -> None:
-        if not self.config.by_states:
-            raise UserError("a fit in one round to weights and gradients needs StoredSamples, not IterationSamples")
 
     def batches(self, accelerator: Accelerator) -> SampleLoader:
         """Return this process's part of the batches of the nine tenths."""

@@ -92,12 +92,8 @@ def _warped(axes: Sequence[Axis], values: Tensor, sample: Sequence[Tensor]) -> t
     """Return the axes with denser nodes where the network is curved and the sample is dense.
 
     The mean error of linear interpolation is smallest where the density of nodes is proportional to the cube root of
-    curvature times density of the data (de Boor 2001, A Practical Guide to Splines, XII).
-
-    Args:
-        axes: evenly spaced axes.
-        values: output of the network at their nodes, the same number on each axis.
-        sample: coordinates of the sample along each axis.
+    curvature times density of the data (de Boor 2001, A Practical Guide to Splines, XII). `values` is the output of the
+    network at the nodes of the evenly spaced axes, and `sample` has coordinates along each axis.
     """
     nodes = len(values)
     nearest = torch.zeros(len(sample[0]), dtype=torch.int64)

@@ -15,8 +15,7 @@ from autosparse.config import NO_IDENTITY, Bounds, Config, Tracker
 from autosparse.errors import UserError
 from autosparse.jobs.tracking import check_trackers
 from autosparse.options import option_fields, option_types, option_values, typed
-from autosparse.tasks.base import Task
-from autosparse.tasks.catalog import TASKS, find_task
+from autosparse.tasks.base import TASKS, Task, find_task
 from autosparse.tasks.images import Images
 from autosparse.tasks.recipe import Recipe
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from autosparse import registry
-from autosparse.errors import UserError, unknown
+from autosparse.errors import UserError
 from autosparse.seeds import stream
 
 if TYPE_CHECKING:
@@ -26,15 +26,7 @@ _POOLINGS = {"vgg7": 2, "vgg16": 5, "vgg19": 5, "vgg19-4096": 5}  # each halves 
 
 
 def check(name: str, shape: tuple[int, int, int] | None = None) -> None:
-    """Check that a network can be built.
-
-    Args:
-        name: name in `NETWORKS` or import path of a network.
-        shape: shape of an image, (C, H, W), if it is known.
-
-    Raises:
-        UserError: the name cannot be resolved, or the images are too small for the network.
-    """
+    """Raise a UserError if the name cannot be resolved, or images of a shape (C, H, W) are too small."""
     if name not in NETWORKS:
         registry.resolve(name, "network", NETWORKS)
     poolings = _POOLINGS.get(name, 0)
@@ -56,9 +48,6 @@ def build(
         classes: number of outputs.
         seed: seed of the initial weights.
         fan: mode of Kaiming normal (He et al. 2015), `fan_in` or `fan_out`.
-
-    Raises:
-        UserError: the name is unknown, or the images are too small for the network.
     """
     import torch
 
@@ -72,8 +61,6 @@ def draw(name: str, shape: tuple[int, int, int], classes: int, fan: Fan = "fan_i
     import torch
 
     check(name, shape)
-    if fan not in ("fan_in", "fan_out"):
-        raise unknown("fan mode", fan, ("fan_in", "fan_out"))
     make = registry.resolve(name, "network", NETWORKS)
     if name not in NETWORKS:  # A user's network draws its own weights.
         network: nn.Module = make(shape, classes)

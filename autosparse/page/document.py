@@ -53,22 +53,11 @@ class Document:
         self._add("table", f"{caption}\n\n{markdown(frame)}".strip(), caption=caption, grid=_grid(frame))
 
     def tables(self, choices: Mapping[str, tuple[str, pd.DataFrame]], name: str = "measure") -> None:
-        """Add tables, of which the page shows one.
-
-        Args:
-            choices: caption and table for each value of the switch.
-            name: name of the switch.
-        """
-        parts = {value: partial(self.table, frame, caption) for value, (caption, frame) in choices.items()}
-        self.choice(parts, name)
+        """Add tables with captions, of which the page shows that of the switch's value."""
+        self.choice({value: partial(self.table, frame, caption) for value, (caption, frame) in choices.items()}, name)
 
     def choice(self, parts: Mapping[str, Callable[[], object]], name: str) -> None:
-        """Add parts, of which the page shows one, initially the first.
-
-        Args:
-            parts: function that adds the blocks of a part, for each value of the switch.
-            name: name of the switch.
-        """
+        """Add the blocks of every part; the page shows the part that the switch `name` has chosen."""
         self._blocks.append({"kind": "choice", "name": name})
         for value, add in parts.items():
             self._blocks.append({"kind": "part", "value": value})
@@ -77,12 +66,9 @@ class Document:
         self._blocks.append({"kind": "end"})
 
     def switch(self, label: str, choices: Mapping[str, str], name: str = "measure") -> None:
-        """Add a switch that all charts and tables of the page follow; nothing if there is only one choice.
+        """Add a switch that all charts and choices of that name follow; nothing if it has only one value.
 
-        Args:
-            label: label of the switch.
-            choices: label of each value, the initial value first.
-            name: name of the parameter of charts, and of the tables' switch.
+        `choices` has the label of each value, the initial value first.
         """
         if len(choices) > 1:
             self._blocks.append({"kind": "switch", "label": label, "choices": choices, "name": name})
@@ -114,9 +100,7 @@ class Document:
     def write(self, live: bool = False) -> Path:
         """Write the page, the Markdown, the figures and the rows; return the path of the page.
 
-        Args:
-            live: write a page that follows the file that a server writes again; browsers draw its figures, and none are
-                saved. Default: False.
+        A live page follows the file that a server writes again; browsers draw its figures, and none are saved.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._rows is not None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from autosparse.metrics import factor, label
 from autosparse.page import ROWS, Chart, View, number_series, series_encodings
-from autosparse.study.compare import metric_of
+from autosparse.study.compare import MEASURES, metric_of
 
 Codes = Mapping[str, int] | None
 """Numbers of colors and markers by series, equal for all charts of a section; if None, in order of appearance."""
@@ -35,31 +35,24 @@ def spread(rows: pd.DataFrame, by: Sequence[str], measure: str = "test") -> pd.D
     return points.fillna({"std": 0.0}).rename(columns={"count": "runs"})
 
 
-def sparsity_points(rows: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    """Return `spread` of several measures by the columns `series`, `sparsity` and `iterative`, with `measure`."""
-    points = [spread(rows, ("series", "sparsity", "iterative"), name).assign(measure=name) for name in measures]
-    return pd.concat(points, ignore_index=True)
+def sparsity_chart(rows: pd.DataFrame, dense: pd.DataFrame, codes: Codes = None) -> Chart:
+    """Draw a metric against sparsity, with one line per series; the parameter `measure` is a key of `MEASURES`.
 
-
-def sparsity_chart(
-    points: pd.DataFrame, metric: str, better: str, dense: Mapping[str, float] | None = None, codes: Codes = None
-) -> Chart:
-    """Draw a metric against sparsity, with one line per series.
-
-    Args:
-        points: rows of `sparsity_points`; `iterative` is True for masks of IRP, whose lines are dashed.
-        metric: name of the metric.
-        better: "higher" or "lower"; "" if unknown.
-        dense: value without pruning, by measure.
-        codes: numbers of colors and markers, see `Codes`. Default: None.
+    Rows have `series`, and `iterative` for masks of IRP, whose lines are dashed. `dense` has the rows of the unpruned
+    network, if there are any.
     """
-    series = _present(points["series"], codes)
+    metric, better = metric_of(rows)
+    measures = [measure for measure in MEASURES if rows[measure].notna().any()]
+    spreads = [spread(rows, ("series", "sparsity", "iterative"), name).assign(measure=name) for name in measures]
+    points = pd.concat(spreads, ignore_index=True)
     density = 100 * (1 - points["sparsity"])
-    rows = [*_rows(points.assign(density=density))]
-    rows += [{"measure": measure, "dense": _number(value)} for measure, value in (dense or {}).items()]
+    chart_rows = _rows(points.assign(density=density))
+    for measure in measures if len(dense) else ():
+        mean = factor(metric) * float(dense[measure].astype(float).mean())
+        chart_rows.append({"measure": measure, "dense": _number(mean)})
     pruned = density[~points["iterative"]]
     ticks = sorted({100.0, *(pruned if len(pruned) else density[::3]).round(3)})
-    color, shape = series_encodings(series)
+    series, color, shape = _present(points["series"], codes)
     y, cut = _metric_axis(points, f"test {label(metric)}", metric, better)
     x = (
         alt.X("density:Q")
@@ -72,7 +65,7 @@ def sparsity_chart(
         )
     )
     layers: list[alt.Chart] = []
-    if dense:
+    if len(dense):
         level = alt.Chart(ROWS).transform_filter("isValid(datum.dense)").encode(y="dense:Q")
         layers.append(level.mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6))
         text = level.mark_text(align="right", dy=-7, color="currentColor", opacity=0.8)
@@ -90,20 +83,15 @@ def sparsity_chart(
         .transform_calculate(sparsity_label="format(datum.sparsity, '~p')")
         .properties(height=360)
     )
-    choices = {"measure": [*dict.fromkeys(points["measure"])]}
-    return Chart(rows=rows, views={"": view}, series=series, choices=choices, cut=cut)
+    return Chart(rows=chart_rows, views={"": view}, series=series, choices={"measure": measures}, cut=cut)
 
 
 def cost_chart(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Chart:
     """Draw a metric against its cost in full training runs, with one view per panel; better is higher up.
 
-    Args:
-        panels: one data frame per title, with one row per run. Its columns are `method`, `family` (points of a family
-            are joined; rows with an empty family are not drawn), `cost`, `test`, `metric` and `better`.
-        codes: numbers of colors and markers, see `Codes`. Default: None.
+    Rows have `method` and `family`. Points of a family are joined; rows with an empty family are not drawn.
     """
-    families = _present((name for name in pd.concat(panels.values())["family"] if name), codes)
-    color, shape = series_encodings(families)
+    families, color, shape = _present((name for name in pd.concat(panels.values())["family"] if name), codes)
     joined = alt.FieldOneOfPredicate(field="series", oneOf=[name for name in families if name != AT_START])
     tooltip = _tooltip(method="series", cost="cost", mean="mean", std="deviation", runs="runs")
     rows: list[dict[str, Any]] = []
@@ -137,8 +125,7 @@ def cost_chart(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Chart
 
 def layer_chart(pruned: pd.DataFrame, codes: Codes = None) -> Chart:
     """Draw the density of each layer from the input to the output, with one view per sparsity; means over seeds."""
-    series = _present(pruned["criterion"], codes)
-    color, shape = series_encodings(series)
+    series, color, shape = _present(pruned["criterion"], codes)
     rows = [
         {"series": name, "sparsity": sparsity, "layer": layer.removesuffix(".weight"), "density": _number(density)}
         for (sparsity, name), group in pruned.groupby(["sparsity", "criterion"], sort=False)
@@ -157,28 +144,23 @@ def layer_chart(pruned: pd.DataFrame, codes: Codes = None) -> Chart:
     return Chart(rows=rows, views=_by_sparsity(pruned, lines.mark_line(), marks), series=series)
 
 
-def check_chart(points: pd.DataFrame, metric: str, codes: Codes = None) -> Chart:
-    """Draw sanity checks, with one line of the axis per check, one marker per series and one view per sparsity.
-
-    Args:
-        points: columns of `spread` with `series`, `sparsity` and `check`.
-        metric: name of the metric.
-        codes: numbers of colors and markers, see `Codes`. Default: None.
-    """
-    series, kinds = _present(points["series"], codes), [*dict.fromkeys(points["check"])]
-    color, shape = series_encodings(series)
+def check_chart(rows: pd.DataFrame, codes: Codes = None) -> Chart:
+    """Draw sanity checks, with one line of the axis per `check`, one marker per `series` and one view per sparsity."""
+    title = f"test {label(metric_of(rows)[0])}"
+    points = spread(rows, ("series", "sparsity", "check"))
+    series, color, shape = _present(points["series"], codes)
+    kinds = [*dict.fromkeys(points["check"])]
     scale = alt.Scale(zero=False, padding=12)
-    x = alt.X("mean:Q", scale=scale).axis(title=f"test {label(metric)}", tickCount=5)
+    x, low = (alt.X(f"{end}:Q", scale=scale).axis(title=title, tickCount=5) for end in ("mean", "low"))
     place = alt.Chart(ROWS).encode(
         y=alt.Y("check:N", sort=kinds).axis(title=None, grid=True),
         yOffset=alt.YOffset("series:N", sort=[*series]).scale(domain=[*series]),
         color=color,
     )
     ranges = place.transform_calculate(low="datum.mean - datum.std", high="datum.mean + datum.std")
-    ends = {"x": alt.X("low:Q", scale=scale).axis(title=f"test {label(metric)}", tickCount=5), "x2": "high"}
     tooltip = _tooltip(series="series", check="check", mean="mean", std="deviation", runs="runs")
     marks = place.mark_point().encode(x=x, shape=shape, tooltip=tooltip)
-    views = _by_sparsity(points, ranges.mark_rule().encode(**ends), marks)
+    views = _by_sparsity(points, ranges.mark_rule().encode(x=low, x2="high"), marks)
     heights = {title: view.properties(height=60 + 36 * len(kinds)) for title, view in views.items()}
     return Chart(rows=_rows(points), views=heights, series=series)
 
@@ -188,14 +170,10 @@ def training_chart(
 ) -> Chart:
     """Draw every training run as a line, with one view per sparsity; the parameter `curve` is a key of `CURVES`.
 
-    Args:
-        pruned: rows of `results.load`.
-        histories: epochs of each run, by its folder.
-        codes: numbers of colors and markers, see `Codes`. Default: None.
+    `histories` has the epochs of each run by its folder.
     """
     metric, _ = metric_of(pruned)
-    series = _present(pruned["criterion"], codes)
-    color, shape = series_encodings(series)
+    series, color, shape = _present(pruned["criterion"], codes)
     rows = [
         {"series": row.criterion, "sparsity": row.sparsity, "seed": row.seed, **thin(histories[row.folder], metric)}
         for row in pruned.itertuples()
@@ -309,10 +287,12 @@ def _tooltip(**titles: str) -> list[alt.Tooltip]:
     ]
 
 
-def _present(names: Iterable[str], codes: Codes) -> dict[str, int]:
-    """Return the numbers of the series that are present."""
-    present = number_series(names)
-    return present if codes is None else {name: number for name, number in codes.items() if name in present}
+def _present(names: Iterable[str], codes: Codes) -> tuple[dict[str, int], alt.Color, alt.Shape]:
+    """Return the numbers of the series that are present, and their colors and markers."""
+    series = number_series(names)
+    if codes is not None:
+        series = {name: number for name, number in codes.items() if name in series}
+    return series, *series_encodings(series)
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -31,9 +31,6 @@ def concordance(a: TripleStore, b: TripleStore) -> float:
     """Return the concordance correlation coefficient of survival / N over all parameters (paper, eq. 5; Lin 1989).
 
     2 cov(x, y) / (var(x) + var(y) + (mean(x) - mean(y))²): 1 for equal scores, 0 for independent ones.
-
-    Raises:
-        UserError: the networks of the runs differ.
     """
     if a.layout != b.layout:
         raise UserError(f"{a.storage} and {b.storage} are runs of different networks; there is nothing to compare")
@@ -65,19 +62,9 @@ def table(rows: pd.DataFrame, index: str, columns: str, measure: str = "test") -
 
 
 def accuracy_table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str = "test") -> pd.DataFrame:
-    """Return a table of a metric for one network and data set, accuracies in per cent.
+    """Return the `cell` of a measure by criterion and sparsity, with `≈` before values between two masks of IRP.
 
-    Args:
-        pruned: rows of `load`.
-        irp: rows of `load_irp`; may be empty.
-        measure: column to show, a key of `MEASURES`.
-
-    Returns:
-        Strings `mean ± standard deviation` over seeds by criterion, with `≈` before values between two masks of IRP.
-        The columns are the cost in full training runs, the last one included, and the sparsities.
-
-    Raises:
-        UserError: the recipes of the rows differ.
+    The first column is the cost in full training runs, the last one included. The rows must have one recipe.
     """
     one_recipe(pruned, irp)
     cells = table(pruned, "criterion", "sparsity", measure).sort_index(axis=1)
@@ -148,11 +135,7 @@ def beats(a: pd.Series, b: pd.Series, better: str) -> bool:
 
 
 def metric_of(*frames: pd.DataFrame) -> tuple[str, str]:
-    """Return the metric of the rows and its better direction.
-
-    Raises:
-        UserError: the rows have several metrics.
-    """
+    """Return the metric of the rows and its better direction; raise a UserError if they have several metrics."""
     metrics = {(row.metric, row.better) for frame in frames for row in frame.itertuples()}
     if len(metrics) > 1:
         names = " and ".join(sorted(name for name, _ in metrics))

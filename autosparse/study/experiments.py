@@ -58,27 +58,14 @@ _BEYOND_PAPER = frozenset({"pretrained", "lookahead"})  # their networks differ 
 
 
 def find_experiments(name: str) -> tuple[str, ...]:
-    """Return the names of the experiments to run; `all` are the paper's.
-
-    Raises:
-        UserError: the name is unknown.
-    """
+    """Return the names of the experiments to run; `all` are the paper's."""
     if name not in (*EXPERIMENTS, "all"):
         raise unknown("experiment", name, (*EXPERIMENTS, "all"))
     return tuple(PLANS) if name == "all" else (name,)
 
 
 def find_scale(experiment: str, name: str | None = None, output: Path | None = None) -> Scale:
-    """Return a scale by its name.
-
-    Args:
-        experiment: name of the experiment.
-        name: name of the scale. Default: "demo" for the demo, else "full".
-        output: folder of the runs. Default: that of the scale.
-
-    Raises:
-        UserError: the experiment has no scale of that name.
-    """
+    """Return a scale by its name, with another folder of runs if one is given. Default: demo for the demo, or full."""
     known = [scale for scale in SCALES if experiment not in _BEYOND_PAPER or scale != NARROW.name]
     if name and name not in known:
         raise unknown("scale", name, known)

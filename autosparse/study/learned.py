@@ -29,9 +29,7 @@ _LABELS = {
 def score_map(autos: AutoS, table: LookupTable) -> Chart:
     """Draw the learned score over the first two features, in root mean squares of a network (paper, section 6.1).
 
-    Args:
-        autos: fitted network; a third feature has one view per value in 1e-4, 1e-2 and 1 times its mean.
-        table: its lookup table, which is drawn.
+    A third feature has one view per value in 1e-4, 1e-2 and 1 times its mean.
     """
     line = torch.linspace(-_REACH, _REACH, _CELLS, dtype=torch.float32)
     second, first = (values.reshape(-1).to(_device()) for values in torch.meshgrid(line, line, indexing="ij"))
@@ -81,12 +79,7 @@ def survival_charts(autos: AutoS, store: TripleStore) -> Chart:
 
 
 def initialization_chart(columns: Mapping[str, NDArray[Any]], survival: NDArray[Any]) -> Chart:
-    """Draw the survival of random parameters against values at initialization, with one view per column.
-
-    Args:
-        columns: values (P,) by axis label.
-        survival: fraction of the iterations survived, (P,).
-    """
+    """Draw the survival / N (P,) of random parameters against values at initialization (P,), one view per column."""
     drawn = np.random.default_rng(0).permutation(len(survival))[:_SAMPLE]
     rows: list[dict[str, Any]] = []
     views: dict[str, View] = {}
@@ -121,13 +114,9 @@ def _row(view: str, **numbers: float) -> dict[str, Any]:
 def _heat_map(
     view: str, titles: tuple[str, str, str], size: tuple[float, float], limits: tuple[float, float] | None = None
 ) -> alt.Chart:
-    """Return cells whose rows have their lower left corner, in the color of their value.
+    """Return cells whose rows have their lower left corner, in the color of their value between the limits.
 
-    Args:
-        view: title of the view.
-        titles: titles of both axes and of the color.
-        size: width and height of a cell.
-        limits: ends of the color scale; those of the values if None.
+    The titles are those of both axes and of the color.
     """
     x_title, y_title, value_title = titles
     width, height = size

@@ -5,7 +5,7 @@ of jobs and trainings are those that `--dry-run` prints for the full scale, wher
 for LeNet-300-100 (100) and Tiny-ImageNet (300). `all` runs common jobs once and is 1,313 jobs, 2,326 trainings.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -203,7 +203,7 @@ def table8(scale: Scale) -> list[Part]:
     for batch, rate, *figures in reported:
         label, paper = f"batch {batch}, learning rate {rate:g}", _at((0.95, 0.99), *figures)
         methods.append(_autos(label, scale, batch_size=batch, learning_rate=rate, paper=paper))
-    return [_table("Table 8: batch and learning rate of the fit", scale, (*methods,), (0.95, 0.99))]
+    return [_table("Table 8: batch and learning rate of the fit", scale, methods, (0.95, 0.99))]
 
 
 def table9(scale: Scale) -> list[Part]:
@@ -248,45 +248,28 @@ PLANS: dict[str, Callable[[Scale], list[Part]]] = {
 
 
 def _autos(
-    label: str,
-    scale: Scale,
-    /,
-    *sources: IRPRun,
-    paper: dict[float, float] | None = None,
-    backbone: str = "resnet18",
-    **how: Any,
+    label: str, scale: Scale, /, *sources: IRPRun, paper: Mapping[float, float] | None = None, **how: Any
 ) -> Method:
     """Return AutoS fitted to runs of IRP. Default: the paper's run."""
     runs = sources or (scale.irp(_CIFAR),)
-    return Method(label, scale.fit_to(runs, backbone, **how), tuple(dict.fromkeys(runs)), paper or {})
+    return Method(label, scale.fit_to(runs, **how), tuple(dict.fromkeys(runs)), paper or {})
 
 
 def _panel(figure: str, scale: Scale, pair: str, methods: tuple[Method, ...], **how: Any) -> Comparison:
     """Return one panel of the paper's Figures 3 and 6."""
     title = f"Figure {figure}: {scale.settings[pair].name.replace('_', ' on ')}"
     stem = f"figure{figure}_{pair.replace('/', '_')}"
-    curve = scale.shown(_CURVE)
-    return Comparison(title=title, stem=stem, scale=scale, pair=pair, methods=methods, sparsities=curve, **how)
+    return Comparison(title, stem, scale, pair, methods, scale.shown(_CURVE), **how)
 
 
 def _table(
-    title: str,
-    scale: Scale,
-    methods: tuple[Method, ...],
-    sparsities: tuple[float, ...] = _NINETIES,
-    pair: str = _CIFAR,
+    title: str, scale: Scale, methods: Sequence[Method], sparsities: tuple[float, ...] = _NINETIES, pair: str = _CIFAR
 ) -> Comparison:
     """Return a table of fits, with sanity checks of the default AutoS or, if it has no row, of the last row."""
     default = [method.label for method in methods if method.by == scale.fit_to((scale.irp(_CIFAR),))]
-    return Comparison(
-        title=title,
-        stem=title.split(":")[0].lower().replace(" ", ""),
-        scale=scale,
-        pair=pair,
-        methods=methods,
-        sparsities=scale.shown(sparsities),
-        checked=tuple(default[:1]) or (methods[-1].label,),
-    )
+    checked = tuple(default[:1]) or (methods[-1].label,)
+    stem = title.split(":")[0].lower().replace(" ", "")
+    return Comparison(title, stem, scale, pair, (*methods,), scale.shown(sparsities), checked=checked)
 
 
 def _distinct(*methods: Method) -> tuple[Method, ...]:

@@ -1,4 +1,8 @@
-"""Parts of an experiment's report: tables and figures that name the runs they need."""
+"""Parts of an experiment's report: tables and figures that name the runs they need.
+
+A new kind of table is a class with the methods of `Part`. Its experiment is a function from a scale to parts, with a
+name in `experiments.EXPERIMENTS`. Cells and comparisons of means come from `compare`.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -62,7 +66,7 @@ class Method:
         return [*self.sources, *([self.by] if isinstance(self.by, FitRun) else [])]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Comparison:
     """Methods compared by sparsity: tables of a metric after training, and figures."""
 
@@ -149,7 +153,7 @@ class Comparison:
             document.note("Iterative: its own masks, trained from its own weights; interpolated between two of them.")
         if self.checked:
             checked = self._checked(rows)
-            report.add_checks(document, checked, self.stem, codes)
+            document.chart(charts.check_chart(checked, codes), f"{self.stem}_checks", report.CHECKS)
             caption = f"Sanity checks at {per_cent(self._checked_at)}: the last epoch's {label(metric)}."
             document.table(self._check_table(checked), caption)
         pruned = unchecked[~unchecked["iterative"]].assign(criterion=lambda frame: frame["method"])
@@ -212,7 +216,7 @@ class Comparison:
         return ", ".join(map(str, self.scale.seeds))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CostFigure:
     """One figure of several comparisons at one sparsity."""
 

@@ -31,9 +31,6 @@ from autosparse.study.report import fit_table
 from autosparse.study.scale import DIGITS, GPT, LENET, RESNET, Scale
 from autosparse.tasks import Images, Text
 
-LOOKAHEAD_FEATURES = ("theta", "probe-theta")
-"""Features of the AutoS that looks ahead: the initial weight and the weight after K steps."""
-
 _AHEAD = "AutoS, looking ahead"
 _COLUMNS = ("probe-gradient", "probe-theta")
 _ALL_CHECKS: tuple[Sanity, ...] = get_args(Sanity)[1:]
@@ -140,17 +137,12 @@ def pretrained(scale: Scale) -> list[Part]:
             Method("iterative, magnitude", None, (scale.irp(pair, "magnitude"),)),
             *([Method("iterative, SNIP", None, snip)] if pair == first else []),
         )
-        parts.append(
-            Comparison(
-                title=f"Pruned at initialization: {pair.replace('_', ' on ')}",
-                stem=f"pretrained_{pair}",
-                scale=scale,
-                pair=pair,
-                methods=methods,
-                sparsities=kind.sparsities[-scale.sparsities - 1 :],
-                checked=("AutoS, pretrained",),
-            )
+        title, sparsities = (
+            f"Pruned at initialization: {pair.replace('_', ' on ')}",
+            kind.sparsities[-scale.sparsities - 1 :],
         )
+        checked = ("AutoS, pretrained",)
+        parts.append(Comparison(title, f"pretrained_{pair}", scale, pair, methods, sparsities, checked=checked))
     return parts
 
 
@@ -167,7 +159,7 @@ def lookahead(scale: Scale) -> list[Part]:
     scale, kinds = lookahead_kinds(scale)
     runs = {name: tuple(probed_irp(scale, kind, seed) for seed in kind.labels) for name, kind in kinds.items()}
     everything = tuple(run for by_kind in runs.values() for run in by_kind)
-    options = {"features": LOOKAHEAD_FEATURES, **lookahead_fit_options(scale.name)}
+    options = lookahead_fit_options(scale.name)
     ahead = scale.fit_to(everything, name=PRETRAINED_AHEAD, **options)
     gradients = scale.fit_to(everything, name="gradients", **{**options, "features": ("theta", "probe-gradient")})
     # The same network with a table small enough for the package.
@@ -197,22 +189,12 @@ def lookahead(scale: Scale) -> list[Part]:
             # Iterative pruning of the seeds that are pruned is the ceiling.
             Method("IRP", None, tuple(scale.irp(name, "magnitude", seed=seed) for seed in scale.seeds), family="IRP"),
         ]
-        tables.append(
-            Comparison(
-                title=f"Looking ahead: {name.replace('_', ' on ')}",
-                stem=f"lookahead_{name}",
-                scale=scale,
-                pair=name,
-                methods=(*methods,),
-                sparsities=kind.sparsities,
-                cost=True,
-                checked=(_AHEAD,),
-                checks=kind.checks,
-            )
-        )
+        title, rows, checked = f"Looking ahead: {name.replace('_', ' on ')}", tuple(methods), (_AHEAD,)
+        table = Comparison(title, f"lookahead_{name}", scale, name, rows, kind.sparsities, True, checked, kind.checks)
+        tables.append(table)
     sparsity = sorted(set.intersection(*({*table.sparsities} for table in tables)))[-2:][0]
     title = f"Accuracy against cost at {100 * sparsity:g}%"
-    figure = CostFigure(title=title, stem="lookahead_costs", tables=tuple(tables), sparsity=sparsity)
+    figure = CostFigure(title, "lookahead_costs", tuple(tables), sparsity)
     return [figure, *tables, PretrainedCriterion(shipped, everything, PRETRAINED_AHEAD)]
 
 
@@ -235,8 +217,9 @@ def probed_irp(scale: Scale, kind: NetworkKind, seed: int) -> IRPRun:
 
 
 def lookahead_fit_options(scale: str) -> dict[str, Any]:
-    """Return the options of fits to runs that watch their first steps."""
-    return {"epochs": 10, "rounds": 2 if scale == "smoke" else 5, "anneal": True}
+    """Return the options of fits to runs that watch their first steps, to the weights before and after."""
+    rounds = 2 if scale == "smoke" else 5
+    return {"features": ("theta", "probe-theta"), "epochs": 10, "rounds": rounds, "anneal": True}
 
 
 @dataclass(frozen=True)

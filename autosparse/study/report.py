@@ -54,13 +54,7 @@ _TRUTH = (
 def overview(document: Document, folders: Sequence[Path], live: bool = False) -> None:
     """Add the results of a set of runs by network and data set, then by AutoS, and the table of runs.
 
-    Args:
-        document: document to add to.
-        folders: folders of runs, or folders that hold them.
-        live: put the table of runs first, and accept that no run is complete. Default: False.
-
-    Raises:
-        UserError: no run of pruning or IRP is complete, and `live` is False.
+    A live overview has the table of runs first, and may have no complete runs.
     """
     damaged = [f"{folder}/config.yaml is damaged, or missing" for folder in results.find(folders, None)]
     pruned, irp = results.load(*folders, damaged=damaged), results.load_irp(*folders, damaged=damaged)
@@ -106,14 +100,7 @@ def summary(folders: Iterable[Path]) -> str:
 
 
 def add_runs(document: Document, folders: Sequence[Path], pruned: pd.DataFrame, irp: pd.DataFrame) -> None:
-    """Add the table of runs with the state of each, unfinished runs first.
-
-    Args:
-        document: document to add to.
-        folders: folders of runs, or folders that hold them.
-        pruned: rows of `results.load`.
-        irp: rows of `results.load_irp`; the last mask of each run is shown.
-    """
+    """Add the table of runs with the state of each, unfinished runs first; IRP has the results of its last mask."""
     runs = list[Path]()
     for folder in folders:
         with suppress(UserError):  # no runs there
@@ -158,33 +145,14 @@ def _cells(folders: Sequence[Path], pruned: pd.DataFrame, irp: pd.DataFrame) -> 
 
 def add_curves(
     document: Document, rows: pd.DataFrame, dense: pd.DataFrame, name: str, codes: charts.Codes = None
-) -> list[str]:
-    """Add the test metric against sparsity, and the choice of a measure.
-
-    Args:
-        document: document to add to.
-        rows: rows of `results.load` and `results.load_irp` with `series` and `iterative`, see `charts.sparsity_chart`.
-        dense: rows of the unpruned network; may be empty.
-        name: file name of the figure.
-        codes: numbers of colors and markers, see `charts.Codes`.
-
-    Returns:
-        The measures that the rows have.
-    """
-    metric, better = compare.metric_of(rows)
-    measures = [measure for measure in compare.MEASURES if rows[measure].notna().any()]
-    levels = {m: factor(metric) * dense[m].astype(float).mean() for m in measures if len(dense)}
-    document.switch(f"Test {metric}", {measure: compare.SHORT[measure] for measure in measures})
-    points = charts.sparsity_points(rows, measures)
-    document.chart(charts.sparsity_chart(points, metric, better, levels, codes), name, CURVES)
-    return measures
-
-
-def add_checks(document: Document, rows: pd.DataFrame, stem: str, codes: charts.Codes = None) -> None:
-    """Add sanity checks, see `charts.check_chart`."""
+) -> Sequence[str]:
+    """Add the test metric against sparsity and the choice of a measure; return the measures that the rows have."""
+    chart = charts.sparsity_chart(rows, dense, codes)
+    measures = chart.choices["measure"]
     metric, _ = compare.metric_of(rows)
-    points = charts.spread(rows, ("series", "sparsity", "check"))
-    document.chart(charts.check_chart(points, metric, codes), f"{stem}_checks", CHECKS)
+    document.switch(f"Test {metric}", {measure: compare.SHORT[measure] for measure in measures})
+    document.chart(chart, name, CURVES)
+    return measures
 
 
 def add_trainings(document: Document, pruned: pd.DataFrame, stem: str, codes: charts.Codes = None) -> None:
@@ -236,7 +204,7 @@ def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, title:
 def _codes(pruned: pd.DataFrame, irp: pd.DataFrame) -> dict[str, int]:
     """Number the series: iterative pruning first, then by the first metric after the last epoch, the best first."""
     _, better = compare.metric_of(pruned, irp)
-    means = charts.sparsity_points(_series(pruned, irp), ["test"]).groupby("series")["mean"].mean()
+    means = charts.spread(_series(pruned, irp), ("series", "sparsity")).groupby("series")["mean"].mean()
     best_first = means.sort_values(ascending=better == "lower").index
     return number_series(sorted(best_first, key=lambda name: not name.endswith(compare.ITERATIVE)))
 
@@ -292,7 +260,7 @@ def _sanity(document: Document, pruned: pd.DataFrame, stem: str, codes: dict[str
     rows = pruned.assign(series=names, check=pruned["sanity"].replace("none", AS_IT_IS))
     checked = rows.groupby(["series", "sparsity"])["check"].transform("nunique") > 1
     rows = rows[checked].sort_values("check", key=lambda column: column.map(_CHECK_ORDER.index), kind="stable")
-    add_checks(document, rows, stem, codes)
+    document.chart(charts.check_chart(rows, codes), f"{stem}_checks", CHECKS)
     rows["criterion"] = [f"{row.series} at {per_cent(row.sparsity)}" for row in rows.itertuples()]
     document.table(compare.table(rows, "criterion", "check"), f"Test {label(metric)} after the last epoch.")
 

@@ -26,12 +26,9 @@ _RESULT = {"prune": "result.json", "autos": CARD, "irp": f"triples.zarr/{MARKER}
 
 
 def find(paths: Iterable[str | Path], kind: str | None, complete: bool = True) -> list[Path]:
-    """Return the folders of runs of one kind at or below the paths, sorted.
+    """Return the folders of runs of one kind at or below the paths, sorted; by default those of complete runs.
 
-    Args:
-        paths: folders of runs, or folders that hold them.
-        kind: "irp", "autos", "prune" or "report"; None for runs whose configuration is missing or damaged.
-        complete: whether to leave out runs that have not ended. Default: True.
+    The kind None is that of runs whose configuration is missing or damaged.
     """
     folders = list[Path]()
     for path in map(Path, paths):
@@ -59,14 +56,8 @@ def load(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
     Columns: `criterion`, `sparsity`, `seed`, `network`, `dataset`, `same_initialization`, the keys of
     `compare.MEASURES`, `cost` in full training runs, `density`, `kept`, `parameters`, `empty_layers`,
     `layer_densities`, `recipe` (JSON), seconds, `folder`. If runs of one criterion differ in further options,
-    `criterion` names these. A copy of a run has no row.
-
-    Args:
-        paths: folders of runs, or folders that hold them.
-        damaged: list that receives one line per run that is left out because it is damaged or a copy.
-
-    Raises:
-        UserError: a result is damaged, and `damaged` is None.
+    `criterion` names these. A copy of a run has no row. The list `damaged` receives one line per run that is left out
+    because it is damaged or a copy; without it, damage raises a UserError.
     """
     rows = _load("prune", lambda folder: [_pruned(folder)], paths, damaged)
     if len(rows):
@@ -77,7 +68,7 @@ def load(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
 def load_irp(*paths: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
     """Return one row per mask of each run of IRP: the metric of the network trained with it from its own weights.
 
-    Columns, arguments and errors are those of `load`, with `iteration`, and `criterion` as `irp-<criterion>`.
+    Columns are those of `load`, with `iteration`, and `criterion` as `irp-<criterion>`.
     """
     return _load("irp", _iterations, paths, damaged)
 

@@ -37,18 +37,9 @@ class Scale:
     output: Path = Path("runs")
     """Folder of all runs."""
 
-    def irp(
-        self,
-        pair: str,
-        criterion: OneShot = "snip",
-        iterations: int = 20,
-        seed: int = 0,
-        order_seed: int | None = None,
-        **how: Any,
-    ) -> IRPRun:
+    def irp(self, pair: str, criterion: OneShot = "snip", iterations: int = 20, **how: Any) -> IRPRun:
         """Return a run of IRP; pair and iterations are those of the paper."""
-        rounds = self.iterations[iterations]
-        config = IRPConfig(criterion=criterion, iterations=rounds, seed=seed, order_seed=order_seed, **how)
+        config = IRPConfig(criterion=criterion, iterations=self.iterations[iterations], **how)
         return IRPRun(output=self.output, setting=self.settings[pair], config=config)
 
     def fit_to(self, runs: Sequence[IRPRun], backbone: str = "resnet18", name: str | None = None, **how: Any) -> FitRun:
@@ -68,14 +59,9 @@ class Scale:
     ) -> list[PruneRun]:
         """Return the runs that prune by a criterion's name or a fit of AutoS, one per seed."""
         name = criterion if isinstance(criterion, str) else str(criterion.folder)
-        return [
-            PruneRun(
-                output=self.output,
-                setting=self.settings[pair],
-                config=PruneConfig(criterion=name, sparsity=sparsity, seed=seed, sanity=sanity, **how),
-            )
-            for seed in self.seeds
-        ]
+        config = PruneConfig(criterion=name, sparsity=sparsity, sanity=sanity, **how)
+        run = PruneRun(output=self.output, setting=self.settings[pair], config=config)
+        return [replace(run, config=replace(config, seed=seed)) for seed in self.seeds]
 
     def shown(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
         """Return the sparsities of a table that are run."""

@@ -116,17 +116,9 @@ def test_overlap_and_spearman() -> None:
     assert spearman(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == pytest.approx(-1.0)
 
 
-def test_invalid_inputs_and_options_raise(fitted: AutoS) -> None:
+def test_weights_or_gradients_that_cannot_be_scaled_raise(fitted: AutoS) -> None:
     values = torch.randn(10)
     with pytest.raises(UserError, match="gradients are zero everywhere"):
         fitted.score(values, torch.zeros(10))
     with pytest.raises(UserError, match="weights are not finite"):
         fitted.score(values / 0, values)
-    with pytest.raises(UserError, match="'much' is not a size of memory; write it like 512MB"):
-        FitConfig(memory="much")
-    with pytest.raises(UserError, match="max steps must be at least 0, got -1"):
-        FitConfig(max_steps=-1)
-    with pytest.raises(UserError, match="unknown transform 'log'; valid: scaled, raw"):
-        Features("log")
-    with pytest.raises(UserError, match="unknown feature 'weight'; valid: theta, grad, flow"):
-        Features(names=("weight",))

@@ -207,28 +207,23 @@ def test_resumed_fit_ends_with_the_same_bits(
     assert not torch.equal(constant.score(*columns, scale=scale), whole)
 
 
-def test_another_network_or_other_data_raise(
-    store: TripleStore,
-    data: Data,
-    script: Script,
-    irp_run: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_another_network_raises(store: TripleStore, data: Data) -> None:
     other = networks.build("lenet-300-100", (1, 8, 8), 10, seed=5)
     with pytest.raises(UserError, match="cannot be built again with its initial weights"):
         measure_iterations(store, other, Scoring(data.scoring(256, 1)), CONFIG)
+
+
+def test_other_data_raise(
+    script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("autosparse.tasks.arrays.fingerprint", lambda name, root=None: "0000")
     assert script("autos", "--runs", irp_run, "--rounds", "2", "--output", tmp_path) == 2
     assert "is of other digits data than are here" in capsys.readouterr().err
 
 
-def test_incompatible_options_raise(store: TripleStore, run: RunSample) -> None:
+def test_incompatible_options_raise(store: TripleStore) -> None:
     with pytest.raises(UserError, match="needs IterationSamples"):
         StoredSamples([store], FitConfig(rounds=3))
-    with pytest.raises(UserError, match="needs StoredSamples"):
-        IterationSamples([store], FitConfig(), [run])
     with pytest.raises(UserError, match="the transform raw is for fits to stored triples"):
         FitConfig(transform="raw", rounds=3)
     with pytest.raises(UserError, match="samples are for fits to stored triples"):

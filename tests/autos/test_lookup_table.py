@@ -121,10 +121,6 @@ def test_loaded_table_scores_without_its_network(tmp_path: Path) -> None:
     assert (loaded.error, loaded.features) == (table.error, table.features)
     with pytest.raises(UserError, match="gradients are zero everywhere"):
         loaded.score(theta, torch.zeros_like(grad))
-    card = tmp_path / "table.json"
-    card.write_text(card.read_text().replace('"grad"', '"theta",\n"grad"'))
-    with pytest.raises(UserError, match=r"is damaged \(1 axes for 2 inputs\)"):
-        LookupTable.load(tmp_path)
     (tmp_path / "table.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(UserError, match="is damaged"):
         LookupTable.load(tmp_path)
@@ -172,7 +168,7 @@ def test_table_and_network_keep_the_same_weights_up_to_a_thousandth(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(BACKBONES, backbone, network)
-    samples = StoredSamples([store], FitConfig(backbone=backbone, max_steps=60, batch_size=512))
+    samples = StoredSamples([store], FitConfig(backbone=backbone, max_steps=60, batch_size=512, resolution=256))
     autos = fit(samples, accelerator)
     columns, full = (torch.from_numpy(store.theta()), torch.from_numpy(store.grad())), Mask.full(store.layout)
     expected, scores = autos.score(*columns), tabulate_held_out(autos, samples).score(*columns)

@@ -1,4 +1,4 @@
-"""What a fit draws from memory: samples as often as they weigh, and some triples instead of all."""
+"""Samples that a fit draws from memory: by their weights, and some triples instead of all."""
 
 from dataclasses import replace
 from typing import Any
@@ -87,10 +87,11 @@ def test_fit_to_some_triples_is_nearly_as_good(store: TripleStore, accelerator: 
     assert metrics["spearman"] > 0.25
 
 
-@pytest.mark.parametrize("samples", [-1, 15])
-def test_too_few_samples_raise(samples: int) -> None:
-    with pytest.raises(UserError, match=f"samples must be 0 or at least 1,024, got {samples}"):
-        FitConfig(samples=samples)
+def test_invalid_options_of_a_fit_raise() -> None:
+    with pytest.raises(UserError, match="samples must be 0 or at least 1,024, got 15"):
+        FitConfig(samples=15)
+    with pytest.raises(UserError, match="'much' is not a size of memory; write it like 512MB"):
+        FitConfig(memory="much")
 
 
 def test_validation_and_tabulation_come_from_one_reading(store: TripleStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,12 +57,8 @@ def test_batch_norm_starts_as_identity() -> None:
     assert not state["bn1.running_mean"].any()
 
 
-def test_errors_list_what_is_valid() -> None:
-    with pytest.raises(
-        UserError, match="unknown network 'alexnet'; valid: lenet-300-100, lenet-500-300, resnet8, resnet18"
-    ):
+def test_unknown_network_and_small_images_raise() -> None:
+    with pytest.raises(UserError, match="unknown network 'alexnet'; valid: lenet-300-100, lenet-500-300, resnet8"):
         networks.build("alexnet")
     with pytest.raises(UserError, match="halves its images 5 times and needs 32 x 32 or larger, got 28 x 28"):
         networks.build("vgg16", (1, 28, 28))
-    with pytest.raises(UserError, match="vgg7 halves its images 2 times and needs 4 x 4 or larger, got 3 x 8"):
-        networks.build("vgg7", (1, 3, 8))

@@ -35,38 +35,6 @@ LATEX = (
     "z & \\textbf{95.00} & c\\_d \\& 5\\% of 2\\textasciicircum{}\\{\\textasciitilde{}n\\} \\\\\n"
     "\\bottomrule\n\\end{tabular}\n"
 )
-# of each visible text the contrast with what is behind it, where it is below 4.5 (WCAG 2, AA)
-FAINT = """() => {
-  const parsed = (color) => { const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
-  const over = ([r, g, b, a], under) => [r, g, b].map((value, k) => value * a + under[k] * (1 - a));
-  const luminance = (color) => {
-    const [r, g, b] = color.map((value) => value / 255)
-      .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = (node) => {
-    if (!node) return [255, 255, 255];
-    const color = parsed(getComputedStyle(node).backgroundColor);
-    return color[3] === 1 ? color.slice(0, 3) : over(color, ground(node.parentElement));
-  };
-  const found = [];
-  let texts = 0;
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-    const parent = node.parentElement;
-    if (!node.textContent.trim() || !parent.checkVisibility() || parent.closest("script, style, template")) continue;
-    const style = getComputedStyle(parent);
-    const color = parsed(parent instanceof SVGElement ? style.fill : style.color);
-    for (let each = parent; each; each = each.parentElement) color[3] *= Number(getComputedStyle(each).opacity);
-    if (color[3] === 0) continue;
-    const behind = ground(parent);
-    const [dark, light] = [luminance(over(color, behind)), luminance(behind)].sort((a, b) => a - b);
-    const contrast = (light + 0.05) / (dark + 0.05);
-    texts += 1;
-    if (contrast < 4.5) found.push(`${node.textContent.trim()}: ${contrast.toFixed(2)}`);
-  }
-  return { texts, found };
-}"""
 TOO_WIDE = """() => [...document.querySelectorAll("body *")].filter((each) =>
   each.checkVisibility() && !each.closest(".scroll, .skip") && each.getBoundingClientRect().right > innerWidth + 0.5
 ).map((each) => each.outerHTML.slice(0, 80))"""
@@ -91,16 +59,16 @@ def report(irp_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     document.heading("Drawn by hand")
     points = pd.DataFrame(
         [
-            {"series": name, "measure": measure, "sparsity": sparsity, "mean": mean + add, "std": 1.0, "runs": 2}
-            for measure, add in (("test", 0.0), ("test_best", 3.0))
+            {"series": name, "sparsity": sparsity, "test": test, "test_best": test + 0.03}
             for name, means in HAND.items()
             for sparsity, mean in zip((0.8, 0.9, 0.98), means, strict=True)
+            for test in (mean / 100 - 0.01, mean / 100 + 0.01)
         ]
-    )
+    ).assign(iterative=False, test_best_validation=None, metric="accuracy", better="higher")
     document.switch("Metric", {"iou": "iou", "dice": "dice"}, "metric")
     document.choice({name: partial(document.text, f"The {name}.") for name in ("iou", "dice")}, "metric")
     document.switch("Test", {"test": "last", "test_best": "best"})
-    document.chart(charts.sparsity_chart(points.assign(iterative=False), "accuracy", "higher"), "hand", "By hand.")
+    document.chart(charts.sparsity_chart(points, pd.DataFrame()), "hand", "By hand.")
     values = np.random.default_rng(0).normal(size=2000)
     document.chart(learned.initialization_chart({"theta": values}, np.abs(values) / 4), "beside", "Beside.")
     document.table(TABLE, "To be copied.")
@@ -163,11 +131,8 @@ def has_points(figure: Any, number: int) -> None:
     )
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1400])
-def test_page_fits_is_legible_and_prints_nothing_to_the_console(
-    width: int, scheme: Any, browser: Browser, report: Path
-) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1400, "light")])
+def test_page_fits_and_prints_nothing_to_the_console(width: int, scheme: Any, browser: Browser, report: Path) -> None:
     said: list[str] = []
     with window(browser, viewport={"width": width, "height": 900}, color_scheme=scheme) as context:
         page = context.new_page()
@@ -179,9 +144,6 @@ def test_page_fits_is_legible_and_prints_nothing_to_the_console(
         draw_all(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(TOO_WIDE) == []
-        contrast = page.evaluate(FAINT)
-        assert contrast["texts"] > 25
-        assert contrast["found"] == []
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
         assert dark == (scheme == "dark")
     assert said == []

@@ -18,14 +18,17 @@ def means(*values: float) -> pd.DataFrame:
     return pd.DataFrame({"mean": values, "std": 0.0})
 
 
-def points(**series: tuple[float, ...]) -> pd.DataFrame:
-    """Accuracies of series at 80, 90 and 98%, with a standard deviation of 1."""
+def curves(**series: tuple[float, ...]) -> pd.DataFrame:
+    """Two runs of each series at 80, 90 and 98%, with these accuracies in per cent as means and 1 as deviation."""
     rows = [
-        {"series": name, "measure": "test", "sparsity": sparsity, "mean": mean, "std": 1.0, "runs": 2}
+        {"series": name, "sparsity": sparsity, "test": (mean + sign * math.sqrt(0.5)) / 100}
         for name, values in series.items()
         for sparsity, mean in zip((0.8, 0.9, 0.98), values, strict=True)
+        for sign in (-1, 1)
     ]
-    return pd.DataFrame(rows).assign(iterative=lambda frame: frame["series"].str.startswith("irp"))
+    iterative = [row["series"] == "irp" for row in rows]
+    others = {"test_best": None, "test_best_validation": None, "metric": "accuracy", "better": "higher"}
+    return pd.DataFrame(rows).assign(iterative=iterative, **others)
 
 
 def results(**columns: Any) -> pd.DataFrame:
@@ -75,15 +78,17 @@ def test_spread_has_mean_and_deviation_in_per_cent() -> None:
 
 
 def test_sparsity_chart_draws_each_mean_at_its_place() -> None:
-    chart = charts.sparsity_chart(points(snip=(90, 80, 70), irp=(95, 90, 85)), "accuracy", "higher", {"test": 96.0})
-    assert [(row["series"], row["density"], row["mean"]) for row in chart.rows[:3]] == [
-        ("snip", 20, 90),
-        ("snip", 10, 80),
-        ("snip", 2, 70),
+    dense = pd.DataFrame({"test": [0.95, 0.97]})
+    chart = charts.sparsity_chart(curves(snip=(90, 80, 70), irp=(95, 90, 85)), dense)
+    assert [(row["series"], row["density"], row["mean"], row["std"]) for row in chart.rows[:3]] == [
+        ("snip", 20, 90, 1),
+        ("snip", 10, 80, 1),
+        ("snip", 2, 70, 1),
     ]
     assert chart.rows[-1] == {"measure": "test", "dense": 96.0}
     assert not chart.cut
-    low, high, _ = charts.axis_limits(points(snip=(90, 80, 70), irp=(95, 90, 85)), "accuracy", "higher")
+    assert chart.choices == {"measure": ["test"]}
+    low, high, _ = charts.axis_limits(means(90, 80, 70, 95, 90, 85).assign(std=1.0), "accuracy", "higher")
     domain = math.log(1.8), math.log(100)
     expected = [
         (640 * (domain[1] - math.log(density)) / (domain[1] - domain[0]), 360 * (high - mean) / (high - low))
@@ -95,13 +100,13 @@ def test_sparsity_chart_draws_each_mean_at_its_place() -> None:
 
 
 def test_dense_network_that_was_not_measured_has_no_line() -> None:
-    chart = charts.sparsity_chart(points(snip=(90, 80, 70)), "accuracy", "higher", {"test": math.nan})
+    chart = charts.sparsity_chart(curves(snip=(90, 80, 70)), pd.DataFrame({"test": [None]}))
     assert chart.rows[-1] == {"measure": "test", "dense": None}
     assert ">dense<" not in chart.svg()
 
 
 def test_series_keeps_its_color_where_others_are_missing() -> None:
-    chart = charts.sparsity_chart(points(b=(90, 80, 70)), "accuracy", "higher", codes={"a": 0, "b": 1, "c": 2})
+    chart = charts.sparsity_chart(curves(b=(90, 80, 70)), pd.DataFrame(), {"a": 0, "b": 1, "c": 2})
     assert chart.series == {"b": 1}
 
 
@@ -133,11 +138,10 @@ def test_layer_chart_has_mean_densities_without_empty_layers() -> None:
 
 
 def test_check_chart_draws_each_check_from_left_to_right() -> None:
-    rows = [
-        {"series": "snip", "sparsity": 0.98, "check": check, "mean": mean, "std": 1.0, "runs": 2}
-        for check, mean in (("as it is", 90.0), ("shuffled", 80.0), ("inverted", 50.0))
-    ]
-    chart = charts.check_chart(pd.DataFrame(rows), "accuracy")
+    checks = {"as it is": 0.9, "shuffled": 0.8, "inverted": 0.5}
+    rows = pd.concat([results(series="snip", check=check, test=test) for check, test in checks.items()])
+    chart = charts.check_chart(rows)
+    assert {row["check"]: row["mean"] for row in chart.rows} == {"as it is": 90, "shuffled": 80, "inverted": 50}
     x, y = zip(*drawn(chart, "symbol"), strict=True)
     assert list(y) == sorted(y)
     assert (x[0] - x[1]) / (x[1] - x[2]) == pytest.approx(1 / 3, rel=1e-3)
@@ -149,7 +153,7 @@ def test_training_chart_has_the_epochs_of_every_run() -> None:
     first, second = chart.rows
     assert (first["epoch"], first["test"], first["loss"]) == ([1, 2, 3], [10, 20, 30], [1, 0.5, 0.333333])
     assert (first["validation"], second["seed"], second["test"]) == ([None] * 3, 1, [10, 20])
-    assert len([*drawn(chart, "symbol")]) == 5  # of the test curve
+    assert len([*drawn(chart, "symbol")]) == 5
 
 
 def test_long_training_run_is_thinned_to_50_epochs() -> None:

@@ -3,8 +3,10 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,8 +14,9 @@ from autosparse import study
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.page import Document
 from autosparse.study import results
-from autosparse.study.parts import Comparison, Method
+from autosparse.study.parts import Agreement, Comparison, Method
 from autosparse.study.scale import SCALES
+from tests.study.test_compare import store
 
 METHODS = (
     Method("short", "short-irp", family="short", paper={0.9: 80.5, 0.99: 70.0}),
@@ -28,8 +31,7 @@ COSTS = {"short": 2.0, "ahead": 2.0, "far": 3.0, "GMP": 2.0, "IRP": 9.0}
 
 def comparison(*sparsities: float, **how: Any) -> Comparison:
     scale = replace(SCALES["smoke"], seeds=(7, 8))
-    common = {"title": "T", "stem": "t", "scale": scale, "pair": "lenet/mnist", "methods": METHODS}
-    return Comparison(**common, sparsities=sparsities, **how)
+    return Comparison("T", "t", scale, "lenet/mnist", METHODS, sparsities, **how)
 
 
 def rows(metric: str = "accuracy", **more: Any) -> pd.DataFrame:
@@ -95,6 +97,22 @@ def test_comparison_writes_its_numbers(cost: bool, tmp_path: Path, monkeypatch: 
         assert "the paper's → here (the difference); dense: 100.00 ± 0.00." in text
         assert "| short | 80.50 → 82.00 ± 1.41 (+1.50) |" in text
         assert "| IRP | 97.00 ± 1.41 |" in text
+
+
+def test_agreement_has_the_papers_concordance_and_the_mean_of_the_pairs(tmp_path: Path) -> None:
+    survivals = {"a": [0, 1, 2, 2], "b": [0, 1, 2, 2], "c": [2, 1, 0, 2], "d": [2, 2, 0, 1]}
+    for name, survival in survivals.items():
+        store(tmp_path / name / "triples.zarr", survival, 2)
+    a, b, c, d = (cast(IRPRun, SimpleNamespace(folder=tmp_path / name)) for name in survivals)
+    document = Document(tmp_path / "report")
+    Agreement("T", {"SNIP & Mag": ([(a, b), (a, c)], [(a, d)])}, {"SNIP & Mag": (0.5, -0.125)}).write(document)
+    document.write()
+    values = np.array([*survivals.values()])[1:] / 2
+    first, variance = values[0], values[0].var()  # All have the same mean and variance.
+    of_c, of_d = (float(np.cov(first, other, bias=True)[0, 1] / variance) for other in values[1:])
+    same = f"0.5000 → {(1 + of_c) / 2:.4f} ± {np.std([1, of_c], ddof=1):.4f}"
+    row = f"| SNIP & Mag | {same} | -0.1250 → {of_d:.4f} |"
+    assert row in (tmp_path / "report" / "report.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["small", "full", "smoke"])
