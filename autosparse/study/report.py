@@ -85,8 +85,9 @@ def summary(folders: Iterable[Path]) -> str:
     pruned, irp = results.load(*folders), results.load_irp(*folders)
     texts = list[str]()
     for network, dataset, unchecked, masks in _by_network(_where(pruned, sanity="none"), irp):
-        caption, table = _table(unchecked, masks, "test", _codes(unchecked, masks))
-        texts.append(f"{network} on {dataset}. {caption}\n\n{table.to_string()}\n")
+        if len(unchecked):
+            caption, table = _table(unchecked, masks, "test", _codes(unchecked, masks))
+            texts.append(f"{network} on {dataset}. {caption}\n\n{table.to_string()}\n")
     return "\n".join(texts)
 
 
@@ -268,7 +269,7 @@ def _table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str, codes: dict[st
     note = "; ≈: between two masks of iterative pruning" if between else ""
     over = f"mean ± standard deviation over seeds {seeds}; dense: {dense}"
     caption = f"{meaning[0].upper()}{meaning[1:]}{unit}; {over}; cost in trainings{note}."
-    return caption, table.loc[[name for name in codes if name in table.index]]
+    return caption, table.loc[sorted(table.index, key=lambda name: codes.get(name, len(codes)))]
 
 
 def fit_table(card: dict[str, Any]) -> pd.DataFrame:
