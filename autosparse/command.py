@@ -27,13 +27,7 @@ CHOSEN = "the class that --task names"
 
 
 def choices(names: Iterable[str], alias: str | None = None, name: str | None = None) -> Any:
-    """Return a mark of a text option whose help lists names.
-
-    Args:
-        names: values that the help lists; the option takes others, too.
-        alias: second name of the option.
-        name: name of the option. Default: that of the field.
-    """
+    """Return a mark of a text option whose help lists names; the option takes others, too."""
     return tyro.conf.arg(metavar=f"{{{','.join(names)}}}", aliases=[alias] if alias else None, name=name)
 
 
@@ -41,16 +35,8 @@ def parse(kind: type[Arguments], args: Sequence[str] | None = None, prog: str | 
     """Read a dataclass from the command line.
 
     Values of the file that `--config` names are the defaults of the options. Of the field `resources`, `--help` shows
-    what most users need, the options of the class that its own extends; `--help-cluster` shows all.
-
-    Args:
-        kind: the dataclass. A `task_class` of it maps the name of a task to its class.
-        args: the command line. Default: that of this process.
-        prog: name of the command in its help.
-
-    Raises:
-        UserError: the file or the task is wrong.
-        SystemExit: help was printed, or (exit code 2) an error with the nearest option.
+    what most users need, the options of the class that its own extends; `--help-cluster` shows all. A `task_class` of
+    the dataclass maps the name of a task to its class.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config", type=Path)

@@ -46,9 +46,6 @@ def replacing(path: Path) -> Iterator[Path]:
     The file at `path` does not change until then, and not at all if the block raises. The umask decides who may read
     the new file, also if a library wrote it for its user alone. One writer at a time: the temporary path is in a folder
     next to `path` with a fixed name, so the next writer removes what a killed writer left.
-
-    Raises:
-        UserError: `path` is a folder.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the path of a file")
@@ -93,15 +90,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path, name: str) -> None:
-    """Refuse a folder that takes no files, before anything is written to it.
-
-    Args:
-        folder: an existing folder, or one that will be made.
-        name: option that names the folder.
-
-    Raises:
-        UserError: the folder, or its nearest existing parent, takes no files.
-    """
+    """Refuse a folder that takes no files, or whose nearest existing parent does not; `name` is its option."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     try:
         with tempfile.TemporaryDirectory(prefix=".autosparse-", dir=there):
@@ -111,11 +100,7 @@ def check_writable(folder: Path, name: str) -> None:
 
 
 def _system_error(error: Exception, scratch: Path) -> int | None:
-    """Return the number of an error of the operating system in writing a file, also as native code reports it.
-
-    Returns:
-        None if it is another error, or about a file elsewhere.
-    """
+    """Return the number of an error of the operating system in writing a file, also as native code reports it."""
     if isinstance(error, OSError):
         here = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(scratch)
         return error.errno if here else None
@@ -149,11 +134,7 @@ def write_record(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """Read a JSON file; raise a `UserError` if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

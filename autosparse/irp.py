@@ -4,9 +4,8 @@ A run's folder has `initial.safetensors` (θ0 and all other state), `rewind.safe
 state, `triples.zarr`, `history.json` (the accuracy of every mask) and, during the run, `checkpoint.pt`.
 """
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from autosparse.files import replacing, write_json
 from autosparse.lookahead import Probe
 from autosparse.metrics import described
 from autosparse.options import option_values
-from autosparse.pruning import Layout, Mask, keep_top, make_schedule
+from autosparse.pruning import Layout, Mask, Schedule, keep_top
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.schema import LEDGER, MARKER, Ledger
@@ -83,7 +82,7 @@ class IRP:
 
     def __post_init__(self) -> None:
         c = self.config
-        self.schedule = make_schedule(c.schedule, c.iterations, c.final_sparsity, c.rate)
+        self.schedule = Schedule(c.schedule, c.iterations, c.final_sparsity, c.rate)
         criterion = self.criterion or make_criterion(c.criterion, c.order)
         if isinstance(criterion, Chooser):
             raise UserError("this criterion scores for one final sparsity, and IRP has one an iteration")
@@ -118,12 +117,15 @@ class IRP:
         self._store_features()
         mask: Mask | None = None
         for i in range(len(self.history), self.schedule.iterations + 1):  # line 10, and once more for m_N
-            with _prefix_iteration(i):
+            try:
                 if mask is None:
-                    mask = self._store.mask(i).to(self.accelerator.device)
+                    store = self._writer.store if self._writer else TripleStore.open(self._path)
+                    mask = store.mask(i).to(self.accelerator.device)
                 probe = self._make_probe(i)
                 self._train(i, mask, probe)
                 mask = self._prune(i, mask, probe)
+            except UserError as error:
+                raise UserError(f"iteration {i}: {error}") from error
         self._remove_checkpoint(self.schedule.iterations)
         if self._writer:
             self._writer.finish(row_digest(self.history[-1]))  # survival is the sum of the masks (line 14)
@@ -184,10 +186,6 @@ class IRP:
         self._writer.commit_alive(i + 1, mask, columns, row_digest(self.history[i]))
         self._remove_checkpoint(i)
         return mask
-
-    @property
-    def _store(self) -> TripleStore:
-        return self._writer.store if self._writer else TripleStore.open(self._path)
 
     @property
     def _ledger(self) -> Ledger:
@@ -256,12 +254,3 @@ class IRP:
 def _save(model: nn.Module, path: Path) -> None:
     with replacing(path) as temporary:
         save_model(model, str(temporary))  # Tied tensors are saved once.
-
-
-@contextlib.contextmanager
-def _prefix_iteration(i: int) -> Iterator[None]:
-    """Prefix the user's errors with the iteration."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"iteration {i}: {error}") from error

@@ -41,13 +41,7 @@ def resolve(name: str, kind: str, builtin: Mapping[str, str]) -> Any:
 
 
 def rebuild(files: Mapping[Path, bytes], name: str, fields: bytes) -> Any:
-    """Make an object from a pickle in another process, with the user's files as they were in this one.
-
-    Args:
-        files: contents of the user's files.
-        name: name of the object's class.
-        fields: pickled arguments of the class by name.
-    """
+    """Make an object of a class, by pickled arguments, in another process with the user's files as they were here."""
     FILES.update(files)
     return resolve(name, "class", {})(**pickle.loads(fields))
 
@@ -59,11 +53,7 @@ def is_path(name: str) -> bool:
 
 
 def name_of(target: Any, builtin: Mapping[str, str]) -> str:
-    """Return the name by which `resolve` finds an object on any machine that shares its files.
-
-    Raises:
-        UserError: the object is defined within a function.
-    """
+    """Return the name by which `resolve` finds an object on any machine that shares its files."""
     path = f"{target.__module__}:{target.__qualname__}"
     for name, place in builtin.items():
         if place == path:

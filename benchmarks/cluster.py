@@ -27,7 +27,7 @@ from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.files import write_json
 from autosparse.jobs import IRPRun
-from autosparse.jobs.base import Setting, TrainingRun
+from autosparse.jobs.base import TrainingOptions, TrainingRun
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Images
 from autosparse.training import Checkpoint, train
@@ -105,7 +105,7 @@ def main(a: Arguments) -> None:
 
 def _scaling(a: Arguments, folder: Path) -> float:
     """Training in 1 and 2 processes of one thread each; returns the seconds of a step of one process."""
-    setting = Setting(task=Images(network=a.networks[0], source=a.dataset))
+    setting = TrainingOptions(task=Images(network=a.networks[0], source=a.dataset))
     batch = setting.make_recipe().batch_size
     print(f"\n{a.networks[0]} on {a.dataset}, batches of {batch} cut over processes of one thread; {_cores()} cores\n")
     table("processes", "ms a step", "images/s", "to one process")
@@ -179,7 +179,7 @@ def _starting_again(a: Arguments, folder: Path) -> None:
     table("requeue", "seconds from its start to the end of its first 13 steps")
     job = IRPRun(
         output=folder / "again",
-        setting=Setting(task=Images(source="digits"), epochs=1),
+        setting=TrainingOptions(task=Images(source="digits"), epochs=1),
         config=IRPConfig(iterations=10_000),
     )
     resources = Resources(cluster="slurm", partition="gpu", cpus_per_task=1)

@@ -47,7 +47,7 @@ class Noise(Images):
     def dataset(self, split: Split) -> ImageSet | None:
         x = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (self.count + 10, 3, 32, 32), np.uint8)
         y = np.arange(self.count + 10) % 10
-        return image_set(ImageArrays("noise", x[:-10], y[:-10], x[-10:], y[-10:]), split, 0.0)
+        return image_set(ImageArrays(x[:-10], y[:-10], x[-10:], y[-10:]), split, 0.0)
 
 
 def heading(*peers: str) -> None:

@@ -18,7 +18,7 @@ from autosparse.api import find_criterion
 from autosparse.command import run
 from autosparse.config import IRPConfig, Probed
 from autosparse.criteria import Scoring, select
-from autosparse.jobs.base import Setting
+from autosparse.jobs.base import TrainingOptions
 from autosparse.lookahead import Probe, RecipeLearner
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
@@ -30,10 +30,10 @@ Network = Literal["lenet-300-100", "resnet8", "gpt"]
 Goal = tuple[str, bool]
 
 # as in the plan `lookahead` of launch/paper.py
-_SETTINGS: Mapping[Network, Setting] = {
-    "lenet-300-100": Setting(task=Images(source="fashion-mnist"), epochs=3),
-    "resnet8": Setting(task=Images(network="resnet8", source="cifar10-16"), epochs=4),
-    "gpt": Setting(task=Text(layers=2, heads=2, width=64, context=64), epochs=1, batch_size=18),
+_SETTINGS: Mapping[Network, TrainingOptions] = {
+    "lenet-300-100": TrainingOptions(task=Images(source="fashion-mnist"), epochs=3),
+    "resnet8": TrainingOptions(task=Images(network="resnet8", source="cifar10-16"), epochs=4),
+    "gpt": TrainingOptions(task=Text(layers=2, heads=2, width=64, context=64), epochs=1, batch_size=18),
 }
 _PROBES: Mapping[str, tuple[Probed, ...]] = {
     "one column": IRPConfig.probe_columns,

@@ -11,7 +11,7 @@ from autosparse.autos import StoredSamples, fit, validate
 from autosparse.command import run
 from autosparse.config import FitConfig, IRPConfig
 from autosparse.jobs import IRPRun
-from autosparse.jobs.base import Setting
+from autosparse.jobs.base import TrainingOptions
 from autosparse.store import TripleStore
 from autosparse.tasks import Images
 from benchmarks.common import goal, heading, row, scratch, table
@@ -73,7 +73,7 @@ def main(a: Arguments) -> None:
     """Fit and print."""
     heading()
     with scratch(a.folder) as folder:
-        setting, config = Setting(task=Images(source="digits"), epochs=1), IRPConfig(iterations=2)
+        setting, config = TrainingOptions(task=Images(source="digits"), epochs=1), IRPConfig(iterations=2)
         made = IRPRun(setting=setting, config=config, output=folder)
         if not a.triples:
             made.run(Accelerator())

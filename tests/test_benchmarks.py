@@ -9,100 +9,93 @@ import pytest
 
 from tests.conftest import ROOT
 
+QUICK = ("training", "store", "mixing", "select", "sparse", "ranks")  # The others are part of `make test-long`.
+CASES: list[tuple[str, str, list[str]]] = [
+    ("training", "--dataset digits --workers 0 --repeats 1", ["| DataLoader, 0 workers |"]),
+    (
+        "criteria",
+        "--networks lenet-300-100 --criteria random synflow --batches 1 --batch-size 10 --rounds 2 --sparsity 0.9999",
+        ["| random | |", "| synflow | | the scores do not tell the weights apart: "],
+    ),
+    (
+        "lookahead",
+        "--networks gpt --steps 2 --rounds 2 --probe-repeats 1 --repeats 1 --large lenet-300-100 --folder FOLDER",
+        [
+            "| three columns |",
+            "| 2 x 2 steps |",
+            "- gpt, short-irp: under 5% more than as many plain steps: ",
+            "- one column: one float32 a parameter more: ",
+        ],
+    ),
+    ("large", "--network resnet18 --steps 1 --batch-size 4", ["GB, whole |"]),
+    (
+        "irp_gpu",
+        "--device cpu --network lenet-300-100 --dataset digits --images 256 --batch-size 64 --workers 1 --repeats 1",
+        ["| this package, bf16, channels-last |", "| DataLoader, 1 workers, float32 |", "- 5 times a DataLoader"],
+    ),
+    (
+        "prune_large",
+        "--network lenet-300-100 --fit-steps 2 --batches 1 --batch-size 8 --folder FOLDER",
+        [
+            "lenet-300-100, 952,600 prunable weights to 99%",
+            "| all but the gradient |",
+            "- within 3 GiB beside the model",
+        ],
+    ),
+    (
+        "store",
+        "--triples 100000 --repeats 1 --folder FOLDER",
+        ["| this package, whole arrays |", "| h5py, fletcher32", "- writing at 0.8"],
+    ),
+    (
+        "loader",
+        "--triples 20000 --batch-sizes 256 --record 64 --peer-triples 2000 --peer-seconds 0.1 --repeats 1 "
+        "--workers 1 --folder FOLDER",
+        ["| this package, 2 threads, from the disk |", "| MosaicML Streaming", "| WebDataset"],
+    ),
+    (
+        "mixing",
+        "--network lenet-300-100 --batch-sizes 1024 --batches 2",
+        ["| --memory 512MB | 96 | 1 |", "| full shuffle |"],
+    ),
+    (
+        "score",
+        "--parameters 100000 --resolution 64 --sample 1000 --resnet-sample 2 --repeats 1 --folder FOLDER",
+        ["| 99.5% | 164 |", "| mlp, one loop | 1,000 |", "| the lookup table | 100,000 |"],
+    ),
+    (
+        "samples",
+        "--samples 4096 --steps 4 --seeds 0 --folder FOLDER",
+        ["| all triples |", "| 4,096 triples |", "- 4,096: MSE higher by less than the deviation"],
+    ),
+    ("select", "--scores 100000 --repeats 1", ["| 50% | torch.kthvalue |", "- at 1%, 5 times faster"]),
+    (
+        "sparse",
+        "--network lenet-300-100 --width 64 --repeats 1 --folder FOLDER",
+        ["| 99% | 64 |", "- at 90%, a file of at most 20% of the dense one: "],
+    ),
+    (
+        "scale",
+        "--sizes 1e5 --batch-size 1024 --enough 0 --fit --fit-steps 2 --folder FOLDER",
+        ["| 100,000 |", "| peak memory of the process |", "- fit and validation within 2 GiB"],
+    ),
+    (
+        "ranks",
+        "--writers 2 --shard 4096 --masks 1 --files 300 --folder FOLDER",
+        ["- both wrote the same bytes: met", "| 4,096 | 68.7 billion |", "ranks on a commit keeps all of them"],
+    ),
+    (
+        "cluster",
+        "--dataset digits --networks lenet-300-100 --epochs 1 --repeats 1 --no-slurm --folder FOLDER",
+        ["| processes | ms a step |", "| lenet-300-100 |", "- checkpoints under 2 per cent"],
+    ),
+]
+
 
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
-    [
-        ("training", "--dataset digits --workers 0 --repeats 1", ["| DataLoader, 0 workers |"]),
-        (
-            "criteria",
-            "--networks lenet-300-100 --criteria grasp iterative-snip --batches 1 --batch-size 10 --rounds 2",
-            [
-                "| one forward and backward pass | |",
-                "| iterative-snip | 2 |",
-                "grasp on lenet-300-100 within 6",
-            ],
-        ),
-        (
-            "criteria",
-            "--networks lenet-300-100 --criteria random synflow --batches 1 --batch-size 10 --rounds 2 "
-            "--sparsity 0.9999",
-            ["| random | |", "| synflow | | the scores do not tell the weights apart: "],
-        ),
-        (
-            "lookahead",
-            "--networks gpt --steps 2 --rounds 2 --probe-repeats 1 --repeats 1 --large lenet-300-100 --folder FOLDER",
-            [
-                "| three columns |",
-                "| 2 x 2 steps |",
-                "- gpt, short-irp: under 5% more than as many plain steps: ",
-                "- one column: one float32 a parameter more: ",
-            ],
-        ),
-        ("large", "--network resnet18 --steps 1 --batch-size 4", ["GB, whole |"]),
-        (
-            "irp_gpu",
-            "--device cpu --network lenet-300-100 --dataset digits --images 256 --batch-size 64 --workers 1 "
-            "--repeats 1",
-            ["| this package, bf16, channels-last |", "| DataLoader, 1 workers, float32 |", "- 5 times a DataLoader"],
-        ),
-        (
-            "prune_large",
-            "--network lenet-300-100 --fit-steps 2 --batches 1 --batch-size 8 --folder FOLDER",
-            [
-                "lenet-300-100, 952,600 prunable weights to 99%",
-                "| all but the gradient |",
-                "- within 3 GiB beside the model",
-            ],
-        ),
-        (
-            "store",
-            "--triples 100000 --repeats 1 --folder FOLDER",
-            ["| this package, whole arrays |", "| h5py, fletcher32", "- writing at 0.8"],
-        ),
-        (
-            "loader",
-            "--triples 20000 --batch-sizes 256 --record 64 --peer-triples 2000 --peer-seconds 0.1 --repeats 1 "
-            "--workers 1 --folder FOLDER",
-            ["| this package, 2 threads, from the disk |", "| MosaicML Streaming", "| WebDataset"],
-        ),
-        (
-            "mixing",
-            "--network lenet-300-100 --batch-sizes 1024 --batches 2",
-            ["| --memory 512MB | 96 | 1 |", "| full shuffle |"],
-        ),
-        (
-            "score",
-            "--parameters 100000 --resolution 64 --sample 1000 --resnet-sample 2 --repeats 1 --folder FOLDER",
-            ["| 99.5% | 164 |", "| mlp, one loop | 1,000 |", "| the lookup table | 100,000 |"],
-        ),
-        (
-            "samples",
-            "--samples 4096 --steps 4 --seeds 0 --folder FOLDER",
-            ["| all triples |", "| 4,096 triples |", "- 4,096: MSE higher by less than the deviation"],
-        ),
-        ("select", "--scores 100000 --repeats 1", ["| 50% | torch.kthvalue |", "- at 1%, 5 times faster"]),
-        (
-            "sparse",
-            "--network lenet-300-100 --width 64 --repeats 1 --folder FOLDER",
-            ["| 99% | 64 |", "- at 90%, a file of at most 20% of the dense one: "],
-        ),
-        (
-            "scale",
-            "--sizes 1e5 --batch-size 1024 --enough 0 --fit --fit-steps 2 --folder FOLDER",
-            ["| 100,000 |", "| peak memory of the process |", "- fit and validation within 2 GiB"],
-        ),
-        (
-            "ranks",
-            "--writers 2 --shard 4096 --masks 1 --files 300 --folder FOLDER",
-            ["- both wrote the same bytes: met", "| 4,096 | 68.7 billion |", "ranks on a commit keeps all of them"],
-        ),
-        (
-            "cluster",
-            "--dataset digits --networks lenet-300-100 --epochs 1 --repeats 1 --no-slurm --folder FOLDER",
-            ["| processes | ms a step |", "| lenet-300-100 |", "- checkpoints under 2 per cent"],
-        ),
-    ],
+    [pytest.param(*case, marks=() if case[0] in QUICK else pytest.mark.long) for case in CASES],
+    ids=[case[0] for case in CASES],
 )
 def test_tiny(name: str, arguments: str, expected: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments.replace("FOLDER", str(tmp_path)).split()]
@@ -113,14 +106,7 @@ def test_tiny(name: str, arguments: str, expected: list[str], tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["irp_gpu", "gpu"])
-def test_without_a_gpu_there_is_one_line(name: str) -> None:
-    command = [sys.executable, "-m", f"benchmarks.{name}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("no GPU here, so nothing to measure: skipped")
-    assert done.stdout.count("\n") == 1
-
-
+@pytest.mark.long
 def test_what_a_gpu_is_for_runs_in_turn_and_what_takes_too_long_is_stopped(tmp_path: Path) -> None:
     options = f"--device cpu --dataset digits --parameters 20000 --minutes 0.02 --output {tmp_path}/gpu.md".split()
     command = [sys.executable, "-m", "benchmarks.gpu", *options]

@@ -7,7 +7,7 @@ import pytest
 
 from autosparse.config import IRPConfig
 from autosparse.jobs import IRPRun
-from autosparse.jobs.base import Setting
+from autosparse.jobs.base import TrainingOptions
 from autosparse.store import TripleStore
 from autosparse.tasks import Images
 from benchmarks.learnable import Seen, _ceiling, _judged, _Regression
@@ -16,7 +16,7 @@ from benchmarks.learnable import Seen, _ceiling, _judged, _Regression
 @pytest.fixture(scope="module")
 def pair(finished: Path) -> tuple[Seen, TripleStore]:
     config = IRPConfig(iterations=4)
-    run = IRPRun(output=finished, setting=Setting(task=Images(source="digits"), epochs=2), config=config)
+    run = IRPRun(output=finished, setting=TrainingOptions(task=Images(source="digits"), epochs=2), config=config)
     return Seen.of(run), TripleStore.open(run.folder)
 
 

@@ -1,5 +1,6 @@
 """Processes that are one world, forked from a server that has imported PyTorch already: each starts in milliseconds."""
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -11,11 +12,11 @@ from typing import Any
 import torch
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.conftest", "autosparse.irp"])
+FORKS.set_forkserver_preload(["tests.conftest", "autosparse.irp", "torch._dynamo", "torch.distributed.fsdp"])
 
 
 def world(size: int, work: Callable[..., object], *arguments: object) -> list[Any]:
-    """What `work`, a function of a module, returns in each process, or the traceback of what ended it."""
+    """Return the result of `work`, a function of a module, in each process, or the traceback that ended it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -31,6 +32,7 @@ def world(size: int, work: Callable[..., object], *arguments: object) -> list[An
 
 
 def _member(end: Connection, group: dict[str, str], work: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    gc.freeze()  # Collections skip what the server has imported.
     os.environ.update(group)
     torch.set_num_threads(1)
     try:

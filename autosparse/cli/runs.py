@@ -21,15 +21,21 @@ _ACTIONS = ("status", "logs", "cancel", "resume")
 
 
 @dataclass(frozen=True)
-class Status:
+class _Action(Config):
+    """An action on runs."""
+
+    runs: Runs = (Path("runs"),)
+    """Folders of runs, or folders that hold them."""
+
+
+@dataclass(frozen=True)
+class Status(_Action):
     """Print a table of runs.
 
     Exit codes: 0 all complete, 3 some wait or run, 4 some have failed or were stopped and none wait or run. Ctrl-C ends
     the live page with the code of the table shown last.
     """
 
-    runs: Runs = (Path("runs"),)
-    """Folders of runs, or folders that hold them."""
     live: bool = False
     """A page instead of the table, kept up to date with all runs, also new ones, until nothing waits or runs; in a file
     or a pipe the table is printed again when more than the fraction done and the time left has changed."""
@@ -50,11 +56,9 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Logs(Config):
+class Logs(_Action):
     """Print the last lines of each run's log."""
 
-    runs: Runs = (Path("runs"),)
-    """Folders of runs, or folders that hold them."""
     rank: Annotated[int, Bounds(0)] = 0
     """The process whose log is shown."""
     lines: Annotated[int, Bounds(0)] = 20
@@ -74,11 +78,8 @@ class Logs(Config):
 
 
 @dataclass(frozen=True)
-class Cancel:
+class Cancel(_Action):
     """Stop what waits or runs."""
-
-    runs: Runs = (Path("runs"),)
-    """Folders of runs, or folders that hold them."""
 
     def run(self) -> None:
         for folder in status.stop(status.find(self.runs)):
@@ -86,11 +87,8 @@ class Cancel:
 
 
 @dataclass(frozen=True)
-class Resume:
+class Resume(_Action):
     """Give the commands that asked for the runs again, on this machine; complete runs are left alone."""
-
-    runs: Runs = (Path("runs"),)
-    """Folders of runs, or folders that hold them."""
 
     def run(self) -> None:
         folders = status.find(self.runs)

@@ -48,15 +48,7 @@ def main(a: Arguments) -> None:
 
 @contextmanager
 def serving(paths: Sequence[Path], port: int) -> Iterator[ThreadingHTTPServer]:
-    """Return a server of the report of runs, which is written again in the background when a run has changed.
-
-    Args:
-        paths: folders of runs, or folders that hold them.
-        port: 0 for any free one.
-
-    Raises:
-        UserError: there are no runs at one of the paths, or the port is taken.
-    """
+    """Return a server of the report of runs, which is written again in the background when a run has changed."""
     status.find(paths)
     done = threading.Event()
     with tempfile.TemporaryDirectory(prefix="autosparse-serve-") as folder:

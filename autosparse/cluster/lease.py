@@ -46,17 +46,8 @@ def lease(
     """Hold the lease of a run's folder for the length of the block.
 
     A holder that finds that it has lost the lease (it was suspended for minutes, say) asks itself to stop at the next
-    step. A requeued job takes over from itself.
-
-    Args:
-        folder: folder of the run.
-        job_id: job of Slurm, None elsewhere.
-        beat: seconds between two touches.
-        stale: seconds without a touch after which the holder counts as dead.
-        wait: whether to wait for another job that works on the run, until this process is asked to stop.
-
-    Raises:
-        UserError: another job works on the run (names it).
+    step. A requeued job of Slurm takes over from itself. If another job works on the run, this one waits for it until
+    it is asked to stop, or raises a `UserError` at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pid = os.getpid()

@@ -155,14 +155,9 @@ class Resources(Where):
         return replace(self, nodes=None, gpus_per_node=gpus, tasks_per_node=self.tasks_per_node and 1)
 
     def resolve(self, alone: Cluster = "inline") -> "Resources":
-        """Replace `auto` by a cluster and, if that is Slurm, take options that are not given from the site's profile.
+        """Replace `auto` by Slurm, or `alone` where there is none; for Slurm add options from the site's profile.
 
-        Args:
-            alone: meaning of `auto` where there is no Slurm. Default: inline.
-
-        Raises:
-            UserError: Slurm is asked for, by name or by one of its options, and does not answer; an option has no
-                effect on the cluster; or the profile is wrong.
+        Slurm that is asked for, by name or by one of its options, must answer. An option without effect is an error.
         """
         given = {each.name for each in fields(self) if getattr(self, each.name) != each.default}
         site = Resources() if self.cluster in ("local", "inline") else site_profile()
@@ -238,9 +233,6 @@ def site_profile() -> Resources:
     """Return the options of the site's profile, a YAML file of options and values, such as `partition: gpu`.
 
     $AUTOSPARSE_SLURM is its path; empty for no profile. Default: ~/.config/autosparse/slurm.yaml, if it exists.
-
-    Raises:
-        UserError: the file is missing, not valid YAML, or has an unknown key or a value that does not fit.
     """
     usual = Path.home() / ".config" / "autosparse" / "slurm.yaml"
     name = os.environ.get("AUTOSPARSE_SLURM", str(usual) if usual.is_file() else "")

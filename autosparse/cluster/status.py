@@ -40,11 +40,7 @@ Row = dict[str, str]
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-    """Return the folders of all runs at or below the paths, started or not, sorted.
-
-    Raises:
-        UserError: there are no runs at one of the paths.
-    """
+    """Return the folders of all runs at or below the paths, started or not, sorted; raise if a path has none."""
     folders = set[Path]()
     for path in paths:
         below = set(_runs(path))
@@ -103,9 +99,6 @@ def watch(paths: Sequence[Path]) -> list[Row]:
 
     In a terminal they are a page; in a file or pipe, a table when more has changed than the fraction done and the time
     left.
-
-    Raises:
-        UserError: there are no runs at one of the paths.
     """
     from rich.console import Console  # It takes a while to import.
     from rich.live import Live
@@ -187,8 +180,7 @@ def _shortened(name: str, width: int) -> str:
 def stop(folders: Iterable[Path]) -> list[Path]:
     """Stop runs that wait or work, on Slurm by scancel, on this machine at the next step; return their folders.
 
-    Raises:
-        UserError: a run works on another machine, outside of Slurm, or may be in the queue of a Slurm that is silent.
+    A run on another machine outside of Slurm, or one that may be in the queue of a silent Slurm, is an error.
     """
     queue, jobs, stopped, errors = slurm.queue(), list[str](), list[Path](), list[str]()
     signalled = set[int]()  # A second signal would end a process that works on several runs at once.

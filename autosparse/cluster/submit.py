@@ -52,8 +52,7 @@ Places = dict[Path, Submitted]
 def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
     """Submit the jobs that are not in the queue and, if asked to, wait for all; return those that failed.
 
-    Raises:
-        UserError: Slurm refuses, or does not answer; nothing is submitted then.
+    Where Slurm refuses or does not answer, nothing is submitted, and a `UserError` says so.
     """
     queue = slurm.queue()
     if queue is None:
@@ -149,14 +148,8 @@ def wait(submitted: Sequence[tuple[Job, Submitted]], name: str) -> list[Failure]
 def submit_array(tasks: Sequence[Callable[[], Any]], resources: Resources, name: str, folder: Path) -> list[Submitted]:
     """Submit tasks as one array or, where the site's limit is lower, as several, each after the last.
 
-    Args:
-        tasks: function that each job calls in each of its processes.
-        resources: resources of each job.
-        name: name of the jobs in the queue.
-        folder: new folder for submitit's files.
-
-    Raises:
-        UserError: Slurm refuses the jobs, or would never start them; none of them is in the queue then.
+    Where Slurm refuses the jobs, or would never start them, none of them stays in the queue. Each job calls its task in
+    each of its processes. `folder` is a new one for submitit's files.
     """
     submitted: list[Submitted] = []
     try:

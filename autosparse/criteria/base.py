@@ -13,7 +13,7 @@ from autosparse.criteria.repeatable import PART, source, tensors_of
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top
-from autosparse.pruning.sharded import is_sharded
+from autosparse.pruning.prunable import is_sharded
 
 _CROSS_ENTROPY = CrossEntropy()
 

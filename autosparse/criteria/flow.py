@@ -25,7 +25,7 @@ Named = dict[str, Tensor]
 """Tensors by canonical name."""
 Embedding = Callable[[Tensor, Tensor], Tensor]
 """(indices, output of an embedding for them) -> replacement of that output."""
-EMBEDDINGS = (F.embedding, F.embedding_bag)
+_EMBEDDINGS = (F.embedding, F.embedding_bag)
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _NARROWING = ("float", "half", "bfloat16")  # methods of a tensor
 _OTHERS = "snip, iterative-snip and force take any batch with loss=, random and magnitude need none"
@@ -34,12 +34,7 @@ _IDS = "input_ids"  # the name of Hugging Face
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of a call of a network.
-
-    Attributes:
-        args, kwargs: arguments of the call.
-        place: position in `args`, or name in `kwargs`, of the tensor (B, ...) that holds the data.
-    """
+    """The arguments of a call of a network, and the place of the data: a position in `args` or a name in `kwargs`."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -68,11 +63,7 @@ class Call:
 
 
 def call_of(criterion: str, model: nn.Module, loss: Loss, batch: Any) -> Call:
-    """Return the call of the network for a batch: with it or its first part, or the call that another loss makes.
-
-    Raises:
-        UserError: no single tensor holds the data, or the loss fails before it calls the network.
-    """
+    """Return the call of the network for a batch: with it or its first part, or the call that another loss makes."""
     if not isinstance(loss, CrossEntropy):
         return _call_by_loss(criterion, unwrapped(model), loss, batch)
     inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
@@ -150,9 +141,7 @@ def takes_ids(model: nn.Module, inputs: Tensor) -> bool:
 def in_double(model: nn.Module, change: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor) -> Named:
     """Return float64 copies of a model's parameters and buffers by canonical name; tied tensors are one tensor.
 
-    Args:
-        model: model, wrapped or not; left unchanged.
-        change: called with the name of each tensor and its copy, returns what replaces the copy.
+    `change` is called with the name and the copy of each tensor, and returns the tensor that replaces the copy.
     """
     named = {canonical(name): tensor for name, tensor in named_tensors(model) if tensor.is_floating_point()}
     names = {tensor: name for name, tensor in named.items()}
@@ -168,16 +157,10 @@ def absolute(name: str, tensor: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def evaluating(criterion: str, model: nn.Module, state: Named, embedding: Embedding | None = None) -> Iterator[None]:
-    """Let a model compute in evaluation mode and float64, with other tensors.
-
-    Args:
-        criterion: name in errors.
-        model: model that is called inside the block.
-        state: float64 tensors that replace the model's own, by canonical name.
-        embedding: replaces the outputs of embeddings.
+    """Let a model compute in evaluation mode and float64, with the tensors of `state` instead of its own.
 
     Raises:
-        UserError: a layer fails or returns values that are not finite.
+        UserError: a layer fails or returns values that are not finite (names the layer).
     """
     problem, model = f"{criterion} cannot prune this network", unwrapped(model)
     try:
@@ -206,9 +189,7 @@ def flow(
 ) -> Named:
     """Return the derivative of the sum of a model's outputs, or of another total, by the weights of each layer.
 
-    Raises:
-        UserError: see `evaluating`; or `complete` and a layer does not lead to the outputs. Otherwise its derivative is
-            zero.
+    If no path leads from a layer to the outputs, its derivative is zero, or an error if `complete`.
     """
     problem = f"{criterion} cannot prune this network"
     weights = {layer.name: state[layer.name].requires_grad_() for layer in layout.layers}
@@ -231,28 +212,35 @@ def gradient_of(outputs: Tensor, inputs: Sequence[Tensor], along: Tensor | None 
     return _engine_run_backward((outputs,), (along,), False, False, tuple(inputs), True, accumulate_grad=False)
 
 
-class InDouble(TorchFunctionMode):
-    """Converts tensors that meet float64 to float64, and skips conversions to narrower types.
+class Embeddings(TorchFunctionMode):
+    """Replaces the outputs of embeddings, if there is a replacement."""
 
-    So `.float()`, `.to(torch.float16)` and constants that a module holds in float32 do no harm; autocast leaves
-    float64 alone by itself. A tensor that is written in place keeps its type.
-
-    Args:
-        embedding: replaces the outputs of embeddings. Default: they stay.
-    """
-
-    def __init__(self, embedding: Embedding | None = None) -> None:
+    def __init__(self, replacement: Embedding | None = None) -> None:
         super().__init__()
-        self._embedding = embedding
+        self._replacement = replacement
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self._replacement and func in _EMBEDDINGS:
+            return self._replacement(args[0] if args else kwargs["input"], func(*args, **kwargs))
+        return self.compute(func, args, kwargs)
+
+    def compute(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the result of another function."""
+        return func(*args, **kwargs)
+
+
+class InDouble(Embeddings):
+    """Converts tensors that meet float64 to float64, and skips conversions to narrower types.
+
+    So `.float()`, `.to(torch.float16)` and constants that a module holds in float32 do no harm; autocast leaves
+    float64 alone by itself. A tensor that is written in place keeps its type.
+    """
+
+    def compute(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = getattr(func, "__name__", "")
-        if self._embedding and func in EMBEDDINGS:
-            indices = args[0] if args else kwargs["input"]
-            return self._embedding(indices, func(*args, **kwargs).double())
         if name in _NARROWING:
             return args[0].double()
         args, kwargs = tree_map(_widened_type, (args, kwargs))

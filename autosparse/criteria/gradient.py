@@ -26,8 +26,7 @@ def scoring_mode(model: nn.Module, batch_norm: str = "batch") -> Iterator[None]:
     """Set evaluation mode (no dropout), with batch normalization by each batch's own statistics; restore all after.
 
     The running statistics are neither used nor changed. `batch_norm="running"` uses them instead: with fresh ones the
-    layer is near the identity (the paper's code). Buffers and attributes that the forward pass writes are restored,
-    see `restoring_modules`.
+    layer is near the identity (the paper's code).
     """
     if batch_norm not in BATCH_NORM_MODES:
         raise unknown("batch-norm mode", batch_norm, BATCH_NORM_MODES)
@@ -136,10 +135,6 @@ def mean_derivative(
 
     Returns:
         float32 (P,) in layout order, on the model's device.
-
-    Raises:
-        UserError: there are no samples, the loss cannot take a batch or the outputs, the network fails, or the
-            derivative is not finite (names the layer).
     """
     model = unwrapped(model)
     problem = f"the {name} of this network cannot be taken"
@@ -147,28 +142,21 @@ def mean_derivative(
     flat = torch.zeros(layout.size, dtype=torch.float32, device=weights[0].device)
     parts = list(layout.unflatten(flat).values())
     samples = torch.zeros((), dtype=torch.float64, device=flat.device)
-    any_batch, any_weight = False, False
     with scoring_mode(model, batch_norm), _differentiable(weights):
         for batch in scoring.batches:
-            any_batch = True
             with naming_layers(problem, model):
                 total, count = total_loss(scoring.loss, model, send_to_device(batch, flat.device), temperature)
             with naming_layers(problem):
                 values = derivative(total, weights)
+            if all(value is None for value in values):
+                raise UserError(f"{problem}: the loss depends on no prunable weight")
             for part, value in zip(parts, values, strict=True):
                 if value is not None:
                     part += value
-                    any_weight = True
             samples += count
     all_reduce(flat, samples)
-    if any_batch and not any_weight:
-        raise UserError(f"{problem}: the loss depends on no prunable weight")
     if not samples:
-        raise UserError(
-            "the gradient needs at least one target that counts; the batches are empty, or all targets are ignored"
-            if any_batch
-            else "the gradient needs at least one batch; none was given"
-        )
+        raise UserError(f"{problem}: at least one batch with a target that counts is needed; none was given")
     check_derivative(flat.div_(samples), name, layout, scoring)
     return flat
 
@@ -207,12 +195,12 @@ def _checked(loss: object) -> Tensor:
 @contextlib.contextmanager
 def _differentiable(weights: list[nn.Parameter]) -> Iterator[None]:
     """Enable gradients, also of frozen weights."""
-    frozen = [weight for weight in weights if not weight.requires_grad]
-    for weight in frozen:
-        weight.requires_grad_(True)
+    trained = [weight.requires_grad for weight in weights]
     try:
+        for weight in weights:
+            weight.requires_grad_(True)
         with torch.enable_grad():
             yield
     finally:
-        for weight in frozen:
-            weight.requires_grad_(False)
+        for weight, trains in zip(weights, trained, strict=True):
+            weight.requires_grad_(trains)

@@ -40,7 +40,13 @@ def grasp(
     formula, which can be differentiated twice. Costs two forward passes, a backward pass and a backward pass through it
     over each batch.
     """
-    layout, scoring = mask.layout, _balanced(scoring, per_class)
+    layout, balanced = mask.layout, None
+    if isinstance(scoring.loss, CrossEntropy):
+        balanced = class_balanced(scoring.batches, per_class, scoring.loss.ignore_index)
+    if balanced is None:
+        check_repeatable(scoring)
+    else:
+        scoring = replace(scoring, batches=balanced)
     with sdpa_kernel(SDPBackend.MATH):
         direction = mean_gradient(model, layout, scoring, batch_norm, temperature)
         parts = layout.unflatten(direction)
@@ -56,16 +62,6 @@ def grasp(
 
         scores = mean_derivative(model, layout, scoring, product, "Hessian times gradient", temperature, batch_norm)
     return scores.mul_(layout.flatten(layout.weights(model)))
-
-
-def _balanced(scoring: Scoring, per_class: int) -> Scoring:
-    """Return balanced batches with the same loss; all batches if there are no classes."""
-    if isinstance(scoring.loss, CrossEntropy):
-        batches = class_balanced(scoring.batches, per_class, scoring.loss.ignore_index)
-        if batches is not None:
-            return replace(scoring, batches=batches)
-    check_repeatable(scoring)
-    return scoring
 
 
 def class_balanced(

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from autosparse.criteria.base import Scoring
 from autosparse.criteria.erk import erk_counts
 from autosparse.criteria.flow import Call, Embedding, Named, absolute, call_with_ones, evaluating, flow, in_double
+from autosparse.criteria.gradient import restoring_modules
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top_each
@@ -85,7 +85,8 @@ class NPB:
         state = in_double(
             model, lambda name, tensor: tensor.zero_() if name.endswith("bias") else absolute(name, tensor)
         )
-        with counting_paths(model):
+        with restoring_modules(model):
+            _count_paths(model)
             self._keep_layers(model, _modules(model, layout), state, call, embedding, counts)
             paths = flow("npb", model, layout, state, call, embedding)
         scores = torch.empty(layout.size, dtype=torch.float32, device=mask.kept.device)
@@ -156,19 +157,13 @@ class NPB:
         return np.concatenate(kept, axis=2)
 
 
-@contextlib.contextmanager
-def counting_paths(model: nn.Module) -> Iterator[None]:
+def _count_paths(model: nn.Module) -> None:
     """Let normalizations and activations return their inputs."""
-    modules = [module for module in model.modules() if isinstance(module, _TRANSPARENT)]
-    before = [vars(module).copy() for module in modules]
-    for module in modules:  # not by a hook: a module that works in place has changed its input by then
-        vars(module)["forward"] = lambda inputs: inputs
-    try:
-        yield
-    finally:
-        for module, attributes in zip(modules, before, strict=True):
-            vars(module).clear()
-            vars(module).update(attributes)
+    for module in model.modules():
+        if isinstance(
+            module, _TRANSPARENT
+        ):  # not by a hook: a module that works in place has changed its input by then
+            vars(module)["forward"] = lambda inputs: inputs
 
 
 def _modules(model: nn.Module, layout: Layout) -> dict[str, nn.Module]:
@@ -220,16 +215,8 @@ def balance(
     piecewise linear: the first weight of each input, the first of each further kernel, the others. The rest is a linear
     program over these three numbers for each count of paths, and the outputs in use of each group.
 
-    Args:
-        channels: channels of the layer.
-        paths: number of paths into each input channel, (groups * inputs,).
-        count: number of weights to place.
-        alpha: weight of the nodes against the paths, see `NPB`.
-        beta: weight of the kernels, see `NPB`.
-        cap: largest number of weights of a kernel; more if `count` needs it.
-
-    Returns:
-        Weights of each input channel, adding up to `count`, none above outputs * kernel, or outputs * cap.
+    `paths` is the number of paths into each input channel, (groups * inputs,), and `count` the number of weights to
+    place. The result adds up to `count`, with none above outputs * kernel, or outputs * cap where `count` allows it.
     """
     full = channels.kernel if cap is None else min(channels.kernel, max(cap, -(-count // channels.kernels)))
     most = channels.outputs * full
@@ -270,8 +257,8 @@ def balance(
 def deal(channels: Channels, units: Integers, generator: np.random.Generator) -> Kept:
     """Return a mask of a layer in which input channel i has `units[i]` weights, spread evenly over the outputs.
 
-    An input gives each output the same number, and the rest to those outputs that have least so far, drawn from the
-    generator among equals; likewise the positions within a kernel.
+    An input gives each output the same number, and the rest to those outputs that have least so far. The generator
+    draws among equals, and the positions within a kernel.
     """
     kept = np.zeros((channels.groups, channels.inputs, channels.outputs, channels.kernel), np.bool_)
     for g, rows in enumerate(units.reshape(channels.groups, channels.inputs)):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autosparse.criteria.base import Criterion, Scoring, check_repeatable, select
 from autosparse.criteria.repeatable import round_started
 from autosparse.errors import UserError
-from autosparse.pruning import Layout, Mask, keep_top, keep_top_each
+from autosparse.pruning import Mask, keep_top, keep_top_each
 
 log = logging.getLogger(__name__)
 
@@ -68,42 +68,32 @@ class Rounds:
 def in_rounds(
     model: nn.Module, mask: Mask, k: int, rounds: int, select_round: Callable[[Mask, int, bool], Mask]
 ) -> Mask:
-    """Return the mask after the last round.
+    """Return the mask after the last round; the model's weights are restored bit for bit.
 
-    Args:
-        model: model that is pruned from round to round; afterwards its weights are restored bit for bit.
-        mask: the weights to choose from.
-        k: number of weights that the last round keeps.
-        rounds: number of rounds.
-        select_round: called with the mask of the previous round, which the model's weights have, the number of weights
-            to keep and whether this is the last round; returns the mask of the round.
+    `select_round` is called with the mask of the previous round, which the model's weights have, the number of weights
+    to keep and whether this is the last round. It returns the mask of the round.
     """
     layout, start = mask.layout, mask.count
-    theta = layout.flatten(layout.weights(model))
+    weights = list(layout.weights(model).values())
+    before = [weight.detach().clone() for weight in weights]
     try:
         for i in range(1, rounds + 1):
             round_started(i, rounds)
             count = round(start * (k / start) ** (i / rounds)) if i < rounds else k
             mask = select_round(mask, count, i == rounds)
             if i < rounds:
-                _set_weights(model, layout, theta)
+                _set_values(weights, before)
                 mask.apply_(model)
         return mask
     finally:
-        _set_weights(model, layout, theta)
+        _set_values(weights, before)
 
 
 def spare(scores: Tensor, k: int, mask: Mask, floor: float) -> list[str]:
-    """Let each layer keep its best weights, whatever those of other layers score: raise their scores to ∞, in place.
+    """Raise the scores of each layer's best weights to ∞, in place, if some layer would keep too few of them.
 
-    Args:
-        scores: float32 (P,).
-        k: number of weights to keep.
-        mask: the weights to choose from.
-        floor: fraction of the density k / P that a layer keeps, at least; one weight in any case.
-
-    Returns:
-        The names of the layers that would have kept less.
+    A layer keeps at least the fraction `floor` of the density k / P, and one weight. Returns the names of the layers
+    that would have kept less.
     """
     layout = mask.layout
     kept = keep_top(scores, k, mask)
@@ -124,7 +114,6 @@ def spare(scores: Tensor, k: int, mask: Mask, floor: float) -> list[str]:
 
 
 @torch.no_grad()
-def _set_weights(model: nn.Module, layout: Layout, theta: Tensor) -> None:
-    parts = layout.unflatten(theta)
-    for name, weight in layout.weights(model).items():
-        weight.copy_(parts[name])
+def _set_values(weights: list[nn.Parameter], values: list[Tensor]) -> None:
+    for weight, value in zip(weights, values, strict=True):
+        weight.copy_(value)

@@ -1,17 +1,15 @@
 """SynFlow, synaptic flow without data (Tanaka et al. 2020, eq. 3), and Dataflow, the same from the data's deviation."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from autosparse.criteria.base import Scoring
 from autosparse.criteria.failures import naming_layers, why_nothing_passes
 from autosparse.criteria.flow import (
-    EMBEDDINGS,
     Call,
+    Embeddings,
     Named,
     absolute,
     call_of,
@@ -116,18 +114,10 @@ def _flat(products: Named, mask: Mask, units: Named) -> Tensor:
 
 
 def deviation(model: nn.Module, scoring: Scoring, device: torch.device) -> tuple[Call, Sequence[Tensor] | None]:
-    """Return a call, and the standard deviations of embeddings over the samples of all processes.
+    """Return the call of one sample, and the standard deviations over the samples of all processes.
 
-    Costs a pass over the batches; if inputs are indices, through the network, to see its embeddings.
-
-    Returns:
-        A call with one input, float64 (1, ...), that holds the deviations, and None. If inputs are indices: the call of
-        one sample and, for each time that the network embeds, the deviations, float64 (...), which are zero if the
-        embeddings are the same in every sample, as those of positions are.
-
-    Raises:
-        UserError: there are no batches, inputs are not finite or of several shapes, or the network fails (names the
-            layer).
+    The deviations, float64 (1, ...), are the inputs of the call. If inputs are indices, they are those of the network's
+    embeddings, one tensor (...) for each time that it embeds; zero for embeddings that all samples share, as positions.
     """
     first = first_call("dataflow", model, scoring, device)
     by_ids, model = takes_ids(model, first.inputs), unwrapped(model)
@@ -137,13 +127,16 @@ def deviation(model: nn.Module, scoring: Scoring, device: torch.device) -> tuple
         inputs = call.inputs
         if not by_ids:
             return [(True, inputs.double())]
-        recorder = _EmbeddingRecorder()
-        with scoring_mode(model, "running"), naming_layers(_PROBLEM, model), recorder, torch.no_grad():
+        found = list[tuple[bool, Tensor]]()
+
+        def record(ids: Tensor, output: Tensor) -> Tensor:
+            differs = ids.shape[:1] == output.shape[:1] == inputs.shape[:1] and ids.ndim == inputs.ndim
+            found.append((differs, output.double()))
+            return output
+
+        with scoring_mode(model, "running"), naming_layers(_PROBLEM, model), Embeddings(record), torch.no_grad():
             call(model)
-        return [
-            (ids.shape[:1] == output.shape[:1] == inputs.shape[:1] and ids.ndim == inputs.ndim, output.double())
-            for ids, output in recorder.outputs
-        ]
+        return found
 
     moments = [_Moments(values.shape[1:], device) for _, values in measure(first)]
     for batch in scoring.batches:
@@ -182,19 +175,3 @@ class _Moments:
         variance = squares - (self._sums / samples).square()
         # The variance of a constant is a little above zero by rounding.
         return torch.where(variance > 1e-12 * squares, variance, 0.0).sqrt()
-
-
-class _EmbeddingRecorder(TorchFunctionMode):
-    """Records the indices and outputs of all embeddings."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.outputs: list[tuple[Tensor, Tensor]] = []
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if func in EMBEDDINGS:
-            self.outputs.append((args[0] if args else (kwargs or {})["input"], output))
-        return output

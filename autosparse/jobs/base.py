@@ -15,8 +15,7 @@ from autosparse.config import NO_IDENTITY, Bounds, Config, Tracker
 from autosparse.errors import UserError
 from autosparse.jobs.tracking import check_trackers
 from autosparse.options import option_fields, option_types, option_values, typed
-from autosparse.tasks.base import Task
-from autosparse.tasks.catalog import TASKS, find_task
+from autosparse.tasks.base import TASKS, Task, find_task
 from autosparse.tasks.images import Images
 from autosparse.tasks.recipe import Recipe
 
@@ -53,7 +52,7 @@ class Tasked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting(Config):
+class TrainingOptions(Config):
     """Task and training."""
 
     task: Annotated[Task, CHOSEN] = field(default_factory=Images)
@@ -167,7 +166,7 @@ class TrackedRun(Job, Config):
 class TrainingRun(TrackedRun):
     """A run that trains a network."""
 
-    setting: Setting = field(default_factory=Setting)
+    setting: TrainingOptions = field(default_factory=TrainingOptions)
 
     def check(self) -> None:
         self.setting.check()

@@ -11,7 +11,7 @@ from autosparse.cluster.progress import progress
 from autosparse.config import NO_IDENTITY, Bounds, FitConfig
 from autosparse.errors import StoreError, UserError
 from autosparse.files import is_json
-from autosparse.jobs.base import Setting, TrackedRun, make_task
+from autosparse.jobs.base import TrackedRun, TrainingOptions, make_task
 from autosparse.jobs.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -55,8 +55,6 @@ class FitRun(TrackedRun):
             raise UserError("a run is named twice; to have it come more often give it a weight")
         if (weights := len(self.config.weights)) not in (0, len(self.runs)):
             raise UserError(f"there are {weights} weights for {len(self.runs)} runs; give one for each")
-        if self.name is not None and self.name != Path(self.name).name:
-            raise UserError(f"the name is that of one folder, got {self.name!r}")
         if self.leave_one_out and len(self.runs) < 2:
             raise UserError("leaving one out needs at least two runs")
         self.absent()  # Raises if tasks or data have changed; other jobs may still make what is missing.
@@ -192,14 +190,14 @@ class FitRun(TrackedRun):
         return metrics
 
 
-def _setting(store: "TripleStore", data_root: Path | None) -> Setting:
+def _setting(store: "TripleStore", data_root: Path | None) -> TrainingOptions:
     """Return the task of a run, to measure its network again; raise if the task or the data have changed."""
     run: dict[str, Any] = store.run
     if absent := [key for key in ("task_path", "task_fields", "data", "seed") if key not in run]:
         raise UserError(
             f"{store.storage} does not say the {absent[0]} of its run, which a fit in rounds or with flow needs"
         )
-    setting = Setting(task=make_task(run, data_root))
+    setting = TrainingOptions(task=make_task(run, data_root))
     task = setting.task
     setting.check()
     if not task.absent() and (digest := task.digest()) != run["data"]:

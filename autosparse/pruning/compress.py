@@ -30,12 +30,14 @@ def compress(layout: Layout, kept: Tensor, model: nn.Module, path: str | Path) -
     layout.weights(model)  # the layouts must agree
     masks = layout.unflatten(kept.cpu())
     written: dict[str, Tensor] = {}
-    first: dict[tuple[int, int, tuple[int, ...], tuple[int, ...]], str] = {}
+    first: dict[object, str] = {}
     aliases: dict[str, str] = {}
-    state = _state(model)
+    state = {canonical(name): value for name, value in unwrapped(model).state_dict().items()}
     for name in sorted(state, key=lambda name: name not in masks):  # a tied weight is written under its masked name
         tensor = state[name]
-        place = tensor.data_ptr(), tensor.numel(), tuple(tensor.shape), tensor.stride()
+        if not isinstance(tensor, Tensor):
+            raise UserError(f"the model cannot be compressed: {name} is {type(tensor).__name__}, not a tensor")
+        place = tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
         if tensor.numel() and place in first:
             aliases[name] = first[place]
             continue
@@ -77,15 +79,6 @@ def restore(model: nn.Module, path: str | Path) -> tuple[Layout, Tensor]:
     return layout, kept
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict by canonical name; a module's extra state is refused."""
-    state = {canonical(name): value for name, value in unwrapped(model).state_dict().items()}
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise UserError(f"the model cannot be compressed: {name} is {type(value).__name__}, not a tensor")
-    return state
-
-
 def _packed(name: str, flat: Tensor, kept: Tensor) -> dict[str, Tensor]:
     values = {f"{name}{_VALUES}": flat[kept]}
     if 4 * len(values[f"{name}{_VALUES}"]) < len(flat) / 8 and len(flat) < 2**31:
@@ -112,7 +105,5 @@ def _unpacked(file: Any, layout: Layout, kept: Tensor) -> dict[str, Tensor]:
     return state | {name: file.get_tensor(name) for name in names}
 
 
-def _kind(tensor: Any) -> str:
-    if not isinstance(tensor, Tensor):
-        return type(tensor).__name__
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+def _kind(value: Any) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.errors import UserError
-from autosparse.pruning.prunable import matrices, parameters_by_name, refuse_aliases
+from autosparse.pruning.prunable import matrices, parameters_by_name
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,11 @@ class Layout:
             exclude: shell patterns of names of parameters to leave out, also where `include` matches.
 
         Raises:
-            UserError: the model has nothing prunable, a layer without a shape yet, two Parameters in one memory, or
-                no prunable parameter that a pattern matches.
+            UserError: the model has nothing prunable, a layer without a shape yet, or no prunable parameter that a
+                pattern matches.
         """
         found = matrices(model, include, exclude)
         prunable = [matrix for matrix in found if matrix.dense is None]
-        refuse_aliases([matrix.tensor for matrix in prunable], model)
         if not prunable:
             left = "; ".join(f"{matrix.name} is {matrix.dense}" for matrix in found[:3])
             raise UserError(

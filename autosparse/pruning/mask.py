@@ -1,4 +1,4 @@
-"""Which parameters are kept: a bool over a layout."""
+"""The mask of a network: which of the weights of a layout are kept."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from autosparse.pruning.compress import compress, restore
 from autosparse.pruning.export import export
 from autosparse.pruning.hold import Hold
 from autosparse.pruning.layout import Layout
-from autosparse.pruning.sharded import clear, local_part
+from autosparse.pruning.prunable import clear, local_part
 from autosparse.pruning.summary import Summary
 
 
@@ -53,11 +53,11 @@ class Mask:
 
     @classmethod
     def full(cls, layout: Layout, device: torch.device | str = "cpu") -> "Mask":
-        """The mask that keeps everything."""
+        """Return the mask that keeps everything."""
         return cls(layout, torch.ones(layout.size, dtype=torch.bool, device=device))
 
     def to(self, device: torch.device | str) -> "Mask":
-        """The mask on another device."""
+        """Return the mask on another device."""
         return Mask(self.layout, self.kept.to(device))
 
     @property
@@ -67,12 +67,12 @@ class Mask:
 
     @property
     def density(self) -> float:
-        """Share of parameters kept."""
+        """Fraction of the parameters that is kept."""
         return self.count / self.layout.size
 
     @property
     def sparsity(self) -> float:
-        """Share of parameters removed."""
+        """Fraction of the parameters that is removed."""
         return 1.0 - self.density
 
     def __getitem__(self, name: str) -> Tensor:
@@ -87,15 +87,15 @@ class Mask:
         return parts[name]
 
     def layer_densities(self) -> dict[str, float]:
-        """Share kept in each layer, by name."""
+        """Return the fraction that is kept of each layer, by name."""
         return {name: kept.sum().item() / kept.numel() for name, kept in self.layout.unflatten(self.kept).items()}
 
     def empty_layers(self) -> list[str]:
-        """The layers of which nothing is kept."""
+        """Return the names of the layers of which nothing is kept."""
         return [name for name, density in self.layer_densities().items() if density == 0.0]
 
     def apply_(self, model: nn.Module) -> None:
-        """Set the removed weights of the model to exactly zero, in place; wrappers are seen through."""
+        """Set the removed weights of a model, wrapped or not, to exactly zero, in place."""
         kept = self.layout.unflatten(self.kept)
         for name, weight in self.layout.weights(model).items():
             clear(weight, local_part(kept[name], weight))
@@ -117,8 +117,8 @@ class Mask:
             end of a `with` block, ends the hold.
 
         Raises:
-            UserError: the model has other tensors than the layout, two Parameters in one memory or scripted layers;
-                an optimizer is not one, or none has any of its weights. Nothing is changed then.
+            UserError: the model has other tensors than the layout or scripted layers; an optimizer is not one, or none
+                has any of its weights. Nothing is changed then.
 
         Warns:
             UserWarning: the mask prunes layers that are frozen, or that train in none of the optimizers.
@@ -128,7 +128,7 @@ class Mask:
     def export(self, model: nn.Module, batch: Any) -> None:
         """Hand the mask to `torch.nn.utils.prune`: each layer gets `weight_orig`, `weight_mask` and its hook.
 
-        The hook computes the weight when the layer's own module is called; whatever reads the weight in another way
+        The hook computes the weight when the layer's own module is called; code that reads the weight in another way
         would get an old one.
 
         Args:
@@ -143,10 +143,10 @@ class Mask:
         export(self.layout, self.kept, model, batch)
 
     def summary(self, model: nn.Module, batch: Any = None) -> Summary:
-        """Tell what is kept of each matrix of a model, and why the others are dense; print it, or take its `frame`.
+        """Return a table of the matrices of a model: the kept fraction of each, or why it is dense.
 
         Args:
-            model: the one that the mask is of, in wrappers or not.
+            model: the model that the mask was made for, wrapped or not.
             batch: inputs of one forward pass, on the model's device: a tensor, a tuple of arguments, or a mapping of
                 keyword arguments. Only with it multiplications are counted; unknown ones (fused recurrent layers)
                 are a dash, and missing in the frame.
@@ -157,7 +157,7 @@ class Mask:
         return Summary.of(self.layout, self.kept, model, batch)
 
     def save(self, path: str | Path) -> None:
-        """Write the mask as safetensors: a bool tensor a layer, under the weight's own name; atomic."""
+        """Write the mask as safetensors, one bool tensor per layer under the weight's own name; atomic."""
         about = {"layout": json.dumps(self.layout.to_json())}
         tensors.save(Path(path), self.layout.unflatten(self.kept), about)
 
@@ -166,7 +166,7 @@ class Mask:
         """Read a mask that `save` wrote.
 
         Raises:
-            UserError: the file is missing, damaged, or no mask.
+            UserError: the file is missing, damaged, or not a mask.
         """
         if not Path(path).is_file():
             raise UserError(f"no mask at {path}")
@@ -180,9 +180,9 @@ class Mask:
             ) from error
 
     def compress(self, model: nn.Module, path: str | Path) -> None:
-        """Write a model as safetensors that hold, of its pruned tensors, only what is kept and where; atomic.
+        """Write a model as safetensors with only the kept weights of its pruned tensors and their positions; atomic.
 
-        Weights that are removed count as zero, whatever the model has there.
+        Removed weights count as zero, whatever their values.
 
         Raises:
             UserError: the model has other tensors than the layout, or a state that is not a tensor.
@@ -191,7 +191,7 @@ class Mask:
 
     @classmethod
     def restore(cls, model: nn.Module, path: str | Path) -> "Mask":
-        """Load what `compress` wrote into a model, bit for bit.
+        """Load a file that `compress` wrote into a model, bit for bit.
 
         Returns:
             The mask, on the CPU.

@@ -2,9 +2,10 @@
 
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,6 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from autosparse.errors import UserError
-from autosparse.pruning.sharded import local
 
 # Kind of module -> pattern of the names of its parameters that multiply.
 PRUNABLE: dict[type[nn.Module] | tuple[type[nn.Module], ...], str] = {
@@ -24,6 +24,7 @@ PRUNABLE: dict[type[nn.Module] | tuple[type[nn.Module], ...], str] = {
 }
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
 # torch.compile, FSDP and activation checkpointing add these to the names of parameters.
 _WRAPPED = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
 
@@ -144,33 +145,6 @@ def _refusal(module: nn.Module, short: str, tensor: Tensor, wanted: bool, embedd
     return f"a parameter of {type(module).__name__}"
 
 
-def refuse_aliases(pruned: Collection[Tensor], model: nn.Module) -> None:
-    """Refuse a weight that shares memory with another Parameter: its gradient and its mask would miss that Parameter.
-
-    Raises:
-        UserError: two Parameters share memory (names both).
-    """
-    pruned = {*pruned}
-    spans = [(*_span(parameter), name, parameter) for name, parameter in parameters_by_name(model).items()]
-    end, before, last = 0, "", None
-    for start, stop, name, parameter in sorted(spans, key=lambda span: span[:2]):
-        if start < min(end, stop) and parameter is not last and not pruned.isdisjoint({parameter, last}):
-            raise UserError(
-                f"{before} and {name} are two Parameters in one memory, so a mask of one would miss the other; "
-                "make them one Parameter, or exclude both"
-            )
-        if stop > end:
-            end, before, last = stop, name, parameter
-
-
-def _span(tensor: Tensor) -> tuple[int, int]:
-    """Return the first address of a tensor and the one after its last; an empty span if it has gaps or no memory."""
-    part = local(tensor)
-    dense = part.numel() == 1 + sum((size - 1) * stride for size, stride in zip(part.shape, part.stride(), strict=True))
-    start = part.data_ptr()
-    return start, start + dense * bool(start) * part.nbytes
-
-
 def _fans(module: nn.Module, tensor: Tensor) -> tuple[int, int]:
     """Return fan-in and fan-out like `torch.nn.init.kaiming_normal_`, swapped for a transposed matrix."""
     if tensor.dim() < 2:
@@ -202,6 +176,30 @@ def _check_patterns(names: dict[str, nn.Parameter], patterns: Sequence[str]) -> 
             raise UserError(f"no parameter's name matches {pattern!r}; they are {some}, ...")
 
 
-def total(found: list[Matrix]) -> int:
-    """Return the number of elements of all matrices."""
-    return sum(matrix.tensor.numel() for matrix in found)
+def is_sharded(tensor: Tensor) -> bool:
+    """Return True if a tensor is split over processes, a DTensor as FSDP2 makes them."""
+    return hasattr(tensor, "device_mesh")
+
+
+def local(tensor: Any) -> Tensor:
+    """Return the part of a tensor that this process holds, on the same storage."""
+    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor
+    return part
+
+
+def local_part(whole: Tensor, like: Any) -> Tensor:
+    """Return the part of a tensor, which every process has whole, that corresponds to `local(like)`, on its device."""
+    if not is_sharded(like):
+        return whole.to(like.device)
+    from torch.distributed.tensor import distribute_tensor  # slow to import, and seldom needed
+
+    # Every process has the same mask, so nothing has to be sent.
+    own = whole.to(local(like).device)
+    return local(distribute_tensor(own, like.device_mesh, like.placements, src_data_rank=None))
+
+
+@torch.no_grad()
+def clear(tensor: Tensor, kept: Tensor) -> None:
+    """Set a tensor to zero in place, also NaNs, where the local part of a mask keeps nothing."""
+    part = local(tensor)
+    part.view(_INTEGERS[part.element_size()]).mul_(kept)  # on a CPU ten times as fast as masked_fill_

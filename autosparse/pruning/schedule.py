@@ -1,92 +1,55 @@
 """The density after iteration i of N."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from autosparse.errors import UserError, unknown
 
-
-class Schedule(Protocol):
-    """Density by iteration: 1 at i = 0, the final density at i = N, never rising."""
-
-    @property
-    def iterations(self) -> int:
-        """N, the number of prunings."""
-
-    def density(self, i: int) -> float:
-        """Share kept after iteration i, for i = 0..N."""
+SCHEDULES = ("geometric", "linear", "constant")
 
 
 @dataclass(frozen=True)
-class _ToFinal:
-    iterations: int
-    final_density: float
+class Schedule:
+    """Density by iteration: 1 at i = 0, and never rising.
 
-    def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise UserError(f"a schedule needs at least one iteration, got {self.iterations}")
-        if not 0.0 < self.final_density < 1.0:
-            raise UserError(f"the final density must lie between 0 and 1, got {self.final_density}")
+    `geometric`: f^(i/N), where each iteration removes the same fraction of the survivors. `linear`: 1 - (1 - f) i/N,
+    where each iteration removes the same count. `constant`: r^i, where each iteration keeps the fraction r of the
+    survivors, wherever that ends.
 
-
-@dataclass(frozen=True)
-class Geometric(_ToFinal):
-    """f^(i/N): each iteration removes the same share of the survivors."""
-
-    def density(self, i: int) -> float:
-        """Share kept after iteration i, for i = 0..N."""
-        return self.final_density ** (_checked(i, self.iterations) / self.iterations)
-
-
-@dataclass(frozen=True)
-class Linear(_ToFinal):
-    """1 - (1 - f) i/N: each iteration removes the same count."""
-
-    def density(self, i: int) -> float:
-        """Share kept after iteration i, for i = 0..N."""
-        share = _checked(i, self.iterations) / self.iterations
-        return (1.0 - share) + self.final_density * share  # exact at both ends
-
-
-@dataclass(frozen=True)
-class Constant:
-    """r^i: each iteration keeps the share r of the survivors, wherever that ends."""
-
-    iterations: int
-    rate: float
-
-    def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise UserError(f"a schedule needs at least one iteration, got {self.iterations}")
-        if not 0.0 < self.rate < 1.0:
-            raise UserError(f"the rate of a constant schedule must lie between 0 and 1, got {self.rate}")
-
-    def density(self, i: int) -> float:
-        """Share kept after iteration i, for i = 0..N."""
-        return self.rate ** _checked(i, self.iterations)
-
-
-SCHEDULES: dict[str, Callable[[int, float], Schedule]] = {"geometric": Geometric, "linear": Linear}
-
-
-def make_schedule(name: str, iterations: int, final_sparsity: float, rate: float = 0.85) -> Schedule:
-    """A schedule by name: `geometric` or `linear` to the final sparsity, or `constant` with the given rate.
-
-    Raises:
-        UserError: an unknown name, a sparsity or rate outside (0, 1), or no iterations.
+    Attributes:
+        name: `geometric`, `linear` or `constant`.
+        iterations: number of prunings, N.
+        final_sparsity: 1 - f, between 0 and 1; `constant` has none.
+        rate: r, between 0 and 1; of `constant` only.
     """
-    if name == "constant":
-        return Constant(iterations, rate)
-    if name not in SCHEDULES:
-        raise unknown("schedule", name, [*SCHEDULES, "constant"])
-    if not 0.0 < final_sparsity < 1.0:
-        raise UserError(f"sparsity must lie between 0 and 1, got {final_sparsity}")
-    return SCHEDULES[name](iterations, 1.0 - final_sparsity)
+
+    name: str
+    iterations: int
+    final_sparsity: float = 0.99
+    rate: float = 0.85
+
+    def __post_init__(self) -> None:
+        if self.name not in SCHEDULES:
+            raise unknown("schedule", self.name, SCHEDULES)
+        if self.iterations < 1:
+            raise UserError(f"a schedule needs at least one iteration, got {self.iterations}")
+        what, value = ("rate", self.rate) if self.name == "constant" else ("sparsity", self.final_sparsity)
+        if not 0.0 < value < 1.0:
+            raise UserError(f"{what} must be between 0 and 1, got {value}")
+
+    def density(self, i: int) -> float:
+        """Return the fraction of the weights that is kept after iteration i, for i = 0..N."""
+        if not 0 <= i <= self.iterations:
+            raise ValueError(f"iteration {i} is outside 0..{self.iterations}")
+        fraction, final = i / self.iterations, 1.0 - self.final_sparsity
+        if self.name == "constant":
+            return self.rate**i
+        if self.name == "geometric":
+            return float(final**fraction)
+        return (1.0 - fraction) + final * fraction  # exact at both ends
 
 
 def keep_count(density: float, size: int) -> int:
-    """How many of `size` parameters a density keeps: round(density · size).
+    """Return the number of weights that a density keeps of `size`, round(density · size).
 
     Raises:
         UserError: it keeps none of them.
@@ -95,9 +58,3 @@ def keep_count(density: float, size: int) -> int:
     if not count:
         raise UserError(f"a density of {density:g} keeps none of {size:,} weights; choose a lower sparsity")
     return count
-
-
-def _checked(i: int, iterations: int) -> int:
-    if not 0 <= i <= iterations:
-        raise ValueError(f"iteration {i} is outside 0..{iterations}")
-    return i

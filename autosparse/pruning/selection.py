@@ -217,7 +217,12 @@ def _refuse_nan(scores: _Scores, layout: Layout) -> None:
 
 def _refuse_ties(scores: _Scores, value: float, drawn: tuple[int, int, int], layout: Layout) -> NoReturn:
     """Refuse scores that do not distinguish; `drawn`: how many would be drawn of how many ties to keep how many."""
-    constant = _constant_layers(scores, layout)
+    constant = {}  # score of each layer that has at least two scores, all of them equal
+    for layer in layout.layers:
+        span = slice(layer.offset, layer.offset + layer.size)
+        values = scores.values[span] if scores.alive is None else scores.values[span][scores.alive[span]]
+        if len(values) > 1 and values.amin() == values.amax():
+            constant[layer.name] = float(values[0])
     removed = [name for name, score in constant.items() if score == -torch.inf]
     where = f"; all scores are equal in {_listed(constant)}" if constant else ""
     if removed:
@@ -235,17 +240,6 @@ def _refuse_ties(scores: _Scores, value: float, drawn: tuple[int, int, int], lay
         f"the scores do not tell the weights apart: {taken:,} of the {k:,} to keep would be drawn among {equal:,} that "
         f"score {value:g}{where}; likely {cause}"
     )
-
-
-def _constant_layers(scores: _Scores, layout: Layout) -> dict[str, float]:
-    """Return the score of each layer that has at least two scores, all of them equal."""
-    constant = {}
-    for layer in layout.layers:
-        span = slice(layer.offset, layer.offset + layer.size)
-        values = scores.values[span] if scores.alive is None else scores.values[span][scores.alive[span]]
-        if len(values) > 1 and values.amin() == values.amax():
-            constant[layer.name] = float(values[0])
-    return constant
 
 
 def _listed(names: Collection[str]) -> str:

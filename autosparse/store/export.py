@@ -1,7 +1,6 @@
 """Export of a store to one file for other tools: NumPy's .npz, Parquet or a compressed Zarr."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,16 @@ _ARRAYS = ("theta", "grad", "survival")
 
 
 def export(store: TripleStore, path: Path) -> None:
-    """Write theta, grad, survival and the layer of each parameter to one file, block by block.
+    """Write theta, grad, survival and the layer of each parameter to one file, whose ending selects the format.
 
     - `.npz`: arrays `theta`, `grad`, `survival` (P,); `layer_names` and `layer_sizes` (layers,), in the order of the
-      parameters; `densities` (N + 1,).
+      parameters; `densities` (N + 1,). All of it must fit into memory; the other formats are written block by block.
     - `.parquet`: one row per parameter, columns `layer`, `theta`, `grad`, `survival`; densities and the run's metadata
       as JSON in the file's metadata, under `autosparse`. Needs pyarrow.
     - `.zarr.zip`: Zarr arrays `theta`, `grad`, `survival` (P,), compressed by Blosc; `layer_names`, `layer_sizes`,
       `densities` and the run's metadata are attributes of the group.
 
     The file appears whole or not at all.
-
-    Args:
-        store: store to export.
-        path: file to write; its ending selects the format.
-
-    Raises:
-        UserError: the ending is unknown, or pyarrow is not installed.
-        StoreError: the store is damaged.
     """
     write = next((write for ending, write in _WRITERS.items() if path.name.endswith(ending)), None)
     if write is None:
@@ -45,17 +36,9 @@ def export(store: TripleStore, path: Path) -> None:
 
 
 def _write_npz(store: TripleStore, path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in _ARRAYS:
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                descr = np.lib.format.dtype_to_descr(store.formats[name].dtype)
-                header = {"descr": descr, "fortran_order": False, "shape": (len(store),)}
-                np.lib.format.write_array_header_1_0(file, header)
-                for _, columns in store.scan(name):
-                    file.write(columns[name].data)
-        for name, values in _layers(store).items():
-            with archive.open(f"{name}.npy", "w") as file:
-                np.lib.format.write_array(file, np.array(values))
+    arrays: dict[str, Any] = {name: getattr(store, name)() for name in _ARRAYS} | _layers(store)
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def _write_parquet(store: TripleStore, path: Path) -> None:

@@ -80,7 +80,6 @@ class TripleStore:
 
         Raises:
             StoreError: the store is missing, unfinished, damaged (names array and shard) or of another schema.
-            UserError: the URL's scheme is not supported, or obstore is not installed.
         """
         nested = storage_of(f"{path}/triples.zarr")
         return cls(nested if nested.size("zarr.json") is not None else storage_of(path), unfinished)

@@ -19,7 +19,7 @@ from autosparse.config import PRETRAINED, PRETRAINED_AHEAD, Sanity
 from autosparse.criteria import Scoring
 from autosparse.files import read_json, write_json
 from autosparse.jobs import FitRun, IRPRun
-from autosparse.jobs.base import Setting
+from autosparse.jobs.base import TrainingOptions
 from autosparse.page import Document
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.pruning.schedule import keep_count
@@ -38,12 +38,12 @@ _STRONG = ("random-erk", "magnitude", "iterative-snip", "synflow", "dataflow")
 _ALL = ("random", "snip", "force", "grasp", "npb", *_STRONG)
 _AT_COST = ("random-erk", "magnitude", "snip", "synflow")
 _RESNET18, _VGG16 = (
-    Setting(task=Images(network=name, source="cifar10", recipe_name="strong")) for name in ("resnet18", "vgg16")
+    TrainingOptions(task=Images(network=name, source="cifar10", recipe_name="strong")) for name in ("resnet18", "vgg16")
 )
 _WIDER = replace(LENET, task=Images(network="lenet-500-300", source="fashion-mnist"))
 _MNIST, _CIFAR = (replace(LENET, task=Images(source=name)) for name in ("mnist", "cifar10"))
 _BIG = replace(_RESNET18, grad_batches=20)
-_TINY = Setting(task=Text(layers=1, heads=1, width=16, context=32), epochs=1, batch_size=512, grad_batches=1)
+_TINY = TrainingOptions(task=Text(layers=1, heads=1, width=16, context=32), epochs=1, batch_size=512, grad_batches=1)
 _FOUR, _TWO = (0.95, 0.98, 0.99, 0.995), (0.98, 0.99)
 _MAP = "The score over the first two inputs, in root mean squares of a network; for three values of a third."
 
@@ -52,7 +52,7 @@ _MAP = "The score over the first two inputs, in root mean squares of a network; 
 class NetworkKind:
     """A network and its data, pruned by several criteria."""
 
-    setting: Setting
+    setting: TrainingOptions
     labels: tuple[int, ...]
     """Seeds of the runs of IRP that give labels; empty for a network that is only pruned."""
     criteria: tuple[str, ...]

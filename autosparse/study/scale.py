@@ -7,7 +7,7 @@ from typing import Any
 
 from autosparse.config import Backbone, FitConfig, IRPConfig, OneShot, PruneConfig, Sanity
 from autosparse.jobs import FitRun, IRPRun, PruneRun
-from autosparse.jobs.base import Setting
+from autosparse.jobs.base import TrainingOptions
 from autosparse.tasks import Images, Text
 
 PAPERS = ("lenet/mnist", "resnet18/cifar10", "vgg16/cifar10", "vgg19/cifar100", "resnet18/tiny-imagenet")
@@ -18,7 +18,7 @@ class Scale:
     """Replacements of the paper's networks, data and numbers, and the folder of all runs."""
 
     name: str
-    settings: Mapping[str, Setting]
+    settings: Mapping[str, TrainingOptions]
     """Network and data by their names in the paper, as in `PAPERS`; equal values share their runs."""
     iterations: Mapping[int, int]
     """Iterations of IRP by the paper's number of iterations."""
@@ -69,39 +69,39 @@ class Scale:
 
     def distinct(self, *pairs: str) -> list[str]:
         """Return the paper's networks and data that differ at this scale."""
-        seen = dict[Setting, str]()
+        seen = dict[TrainingOptions, str]()
         for pair in pairs:
             seen.setdefault(self.settings[pair], pair)
         return list(seen.values())
 
 
-LENET = Setting(task=Images(source="fashion-mnist"), epochs=3, grad_batches=20)
-RESNET = Setting(task=Images(network="resnet8", source="cifar10-16"), epochs=4, grad_batches=20)
-GPT = Setting(task=Text(layers=2, heads=2, width=64, context=64), epochs=1, batch_size=18, grad_batches=20)
+LENET = TrainingOptions(task=Images(source="fashion-mnist"), epochs=3, grad_batches=20)
+RESNET = TrainingOptions(task=Images(network="resnet8", source="cifar10-16"), epochs=4, grad_batches=20)
+GPT = TrainingOptions(task=Text(layers=2, heads=2, width=64, context=64), epochs=1, batch_size=18, grad_batches=20)
 """Networks that the pretrained criteria are made from and measured on, at a size for two cores."""
-DIGITS = Setting(task=Images(source="digits"), epochs=1, grad_batches=1)
+DIGITS = TrainingOptions(task=Images(source="digits"), epochs=1, grad_batches=1)
 """Network and data of a trial."""
 
 _ALL_EXTRAS = ("magnitude", "random-erk", "iterative-snip", "force", "synflow")
 _MLP: Mapping[str, Backbone] = {"resnet18": "mlp", "vgg19": "mlp"}
 
 
-def _papers(pair: str) -> Setting:
+def _papers(pair: str) -> TrainingOptions:
     network, dataset = pair.replace("lenet", "lenet-300-100").split("/")
-    return Setting(task=Images(network=network, source=dataset, recipe_name="paper"))
+    return TrainingOptions(task=Images(network=network, source=dataset, recipe_name="paper"))
 
 
-def _small(pair: str) -> Setting:
+def _small(pair: str) -> TrainingOptions:
     """Return LeNet-300-100 for all networks; Fashion-MNIST for ResNet-18 on CIFAR-10, MNIST for all other data."""
-    return Setting(task=Images(source="fashion-mnist" if pair == "resnet18/cifar10" else "mnist"), epochs=3)
+    return TrainingOptions(task=Images(source="fashion-mnist" if pair == "resnet18/cifar10" else "mnist"), epochs=3)
 
 
 _NARROW = {
     "lenet/mnist": _small("lenet/mnist"),
-    "resnet18/cifar10": Setting(task=Images(network="resnet8", source="cifar10-16"), epochs=4),
-    "vgg16/cifar10": Setting(task=Images(network="vgg7", source="cifar10-16"), epochs=4),
-    "vgg19/cifar100": Setting(task=Images(network="vgg7", source="fashion-mnist"), epochs=2),
-    "resnet18/tiny-imagenet": Setting(task=Images(network="resnet8", source="fashion-mnist"), epochs=2),
+    "resnet18/cifar10": TrainingOptions(task=Images(network="resnet8", source="cifar10-16"), epochs=4),
+    "vgg16/cifar10": TrainingOptions(task=Images(network="vgg7", source="cifar10-16"), epochs=4),
+    "vgg19/cifar100": TrainingOptions(task=Images(network="vgg7", source="fashion-mnist"), epochs=2),
+    "resnet18/tiny-imagenet": TrainingOptions(task=Images(network="resnet8", source="fashion-mnist"), epochs=2),
 }
 
 FULL = Scale(
@@ -131,7 +131,7 @@ NARROW = replace(SMALL, name="narrow", settings=_NARROW, output=Path("runs", "na
 """ResNet-8 and VGG-7 for the paper's ResNet and VGG: minutes on a GPU, hours on two cores."""
 SMOKE = Scale(
     name="smoke",
-    settings=dict.fromkeys(PAPERS, Setting(task=Images(source="digits"), epochs=1)),
+    settings=dict.fromkeys(PAPERS, TrainingOptions(task=Images(source="digits"), epochs=1)),
     iterations={20: 2, 40: 3, 100: 4},
     backbones=_MLP,
     fit=FitConfig(epochs=1, max_steps=4, resolution=16),
@@ -143,7 +143,7 @@ SMOKE = Scale(
 )
 DEMO = Scale(
     name="demo",
-    settings={"lenet/mnist": Setting()},
+    settings={"lenet/mnist": TrainingOptions()},
     iterations={20: 20},
     backbones=_MLP,
     fit=FitConfig(epochs=4),

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 from autosparse.lazy import lazily
 
 if TYPE_CHECKING:
-    from autosparse.tasks.base import Task
-    from autosparse.tasks.catalog import TASKS, find_task
+    from autosparse.tasks.base import TASKS, Task, find_task
     from autosparse.tasks.data import Data
     from autosparse.tasks.images import Images
     from autosparse.tasks.text import Text

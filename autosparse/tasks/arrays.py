@@ -4,11 +4,8 @@ A data set is packaged with a library, read from `ROOT/<name>.npz`, or derived f
 nodes have no network: jobs only read files, which `fetch` (`autosparse data`) downloads.
 """
 
-import contextlib
 import functools
-import io
 import os
-import sys
 import tempfile
 import zipfile
 import zlib
@@ -32,12 +29,10 @@ class ImageArrays:
     """A data set in memory.
 
     Attributes:
-        name: name in `DATASETS`.
         x_train, x_test: uint8 (N, C, H, W).
         y_train, y_test: int64 (N,), labels 0 to classes - 1.
     """
 
-    name: str
     x_train: NDArray[np.uint8]
     y_train: NDArray[np.int64]
     x_test: NDArray[np.uint8]
@@ -99,9 +94,7 @@ def _torchvision(name: str) -> Callable[[Path], Arrays]:
         import torchvision.datasets
 
         kind = getattr(torchvision.datasets, name)
-        # torchvision's progress bar is shown only in a terminal.
-        with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
-            train, test = (kind(root / "downloads", train=part, download=True) for part in (True, False))
+        train, test = (kind(root / "downloads", train=part, download=True) for part in (True, False))
         arrays = (train.data, train.targets, test.data, test.targets)
         return {key: np.asarray(array, np.uint8) for key, array in zip(_KEYS, arrays, strict=True)}
 
@@ -168,14 +161,9 @@ def default_root() -> Path:
 
 @functools.lru_cache(maxsize=1)  # shared by the runs of a grid
 def load(name: str, root: Path | None = None) -> ImageArrays:
-    """Return a data set without access to the network; the arrays are shared and must not be changed.
+    """Return a data set of `DATASETS` without access to the network; the arrays are shared and must not be changed.
 
-    Args:
-        name: name in `DATASETS`.
-        root: folder of the .npz files. Default: `default_root()`.
-
-    Raises:
-        UserError: the name is unknown, or the file is missing, damaged or has other arrays.
+    `root` is the folder of the .npz files. Default: `default_root()`.
     """
     if error := absent(name, root):
         raise UserError(error)
@@ -183,7 +171,7 @@ def load(name: str, root: Path | None = None) -> ImageArrays:
     if name in DERIVED:
         arrays = DERIVED[name][1](arrays)
     x_train, x_test = _channels_first(arrays["x_train"]), _channels_first(arrays["x_test"])
-    return ImageArrays(name, x_train, arrays["y_train"].astype(np.int64), x_test, arrays["y_test"].astype(np.int64))
+    return ImageArrays(x_train, arrays["y_train"].astype(np.int64), x_test, arrays["y_test"].astype(np.int64))
 
 
 @functools.cache  # asked for by every run of a grid
@@ -227,11 +215,7 @@ def fingerprint(name: str, root: Path | None = None) -> str | None:
 def fetch(name: str, root: Path) -> Path | None:
     """Download a data set, or the data set it is derived from, and write its `.npz`; a valid file is kept.
 
-    Returns:
-        The path, or None for a data set that comes with a library.
-
-    Raises:
-        UserError: the name is unknown, the download failed, or the existing file is damaged.
+    Return its path, or None for a data set that comes with a library.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
@@ -257,16 +241,13 @@ def _read(path: Path) -> Arrays:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in _KEYS}
     except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is damaged or lacks one of {', '.join(_KEYS)} ({error}); delete and fetch it"
-        ) from error
+        lacks = f"is damaged or lacks one of {', '.join(_KEYS)}"
+        raise UserError(f"{path} {lacks} ({error}); delete and fetch it") from error
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
         if x.dtype != np.uint8 or x.ndim not in (3, 4) or y.shape != x.shape[:1] or not len(x):
-            raise UserError(
-                f"{path}: x_{part} must be uint8 (N, H, W) or (N, H, W, C) and y_{part} (N,), "
-                f"got {x.dtype} {x.shape} and {y.shape}"
-            )
+            form = f"x_{part} must be uint8 (N, H, W) or (N, H, W, C) and y_{part} (N,)"
+            raise UserError(f"{path}: {form}, got {x.dtype} {x.shape} and {y.shape}")
     return arrays
 
 

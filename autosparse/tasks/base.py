@@ -1,10 +1,12 @@
 """The interface of a task: all that iterative pruning, criteria and training need to know of it."""
 
+import inspect
 import pickle
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from autosparse import registry
+from autosparse.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from autosparse.tasks.recipe import Recipe
 
 Split = Literal["train", "validation", "test"]
+TASKS = {"images": "autosparse.tasks.images:Images", "text": "autosparse.tasks.text:Text"}
 
 
 class Task(Protocol):
@@ -87,11 +90,7 @@ class Task(Protocol):
         return "own-data"
 
     def check(self) -> None:
-        """Refuse what cannot run, before anything is submitted, also where the data are absent.
-
-        Raises:
-            UserError: what is wrong.
-        """
+        """Raise `UserError` for options that cannot run, before anything is submitted, also where data are absent."""
 
     def files(self) -> "list[Path]":
         """Return the files besides the task's own that a run computes with and keeps a copy of."""
@@ -111,3 +110,25 @@ class Task(Protocol):
     def resolved(self) -> dict[str, Any]:
         """Return values of YAML that fields outside the identity resolve to; they are part of the identity."""
         return {}
+
+
+def find_task(name: str) -> type[Any]:
+    """Return the class of a task: `images`, `text`, `package.module:Class` or `path/file.py:Class`."""
+    resolved: Any = registry.resolve(name, "task", TASKS)
+    form = f"{name} is not a task: it must be a frozen dataclass that extends autosparse.Task"
+    decorate = "write @dataclass(frozen=True, kw_only=True) above the class"
+    if not isinstance(resolved, type) or not hasattr(resolved, "__dataclass_fields__"):
+        raise UserError(f"{form}; {decorate}")
+    task: type[Any] = resolved
+    if hidden := [field.name for field in fields(task) if isinstance(getattr(task, field.name, None), property)]:
+        raise UserError(f"the field {hidden[0]} of {name} needs a default value: Task has a property of that name")
+    parts = ("model", "dataset", "loss", "metrics", "recipe")
+    absent = [part for part in parts if getattr(task, part, None) in (None, getattr(Task, part))]
+    if absent or not task.__dataclass_params__.frozen:
+        raise UserError(f"{form}; it lacks {', '.join(absent or ['frozen=True'])}")
+    hints = inspect.get_annotations(task).values()
+    if "__dataclass_fields__" not in vars(task) and any("ClassVar" not in str(hint) for hint in hints):
+        raise UserError(f"{name} has fields without a decorator of its own; {decorate}")
+    if task.better not in ("higher", "lower"):
+        raise UserError(f"better of {name} must be higher or lower, got {task.better!r}")
+    return task

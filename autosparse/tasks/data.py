@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -35,9 +34,6 @@ class Data:
         device: device of the batches.
         rank, world_size: this process and the number of processes; each takes its part of the same global batches.
         workers: number of worker processes that read samples outside the device's memory; 0 reads in this process.
-
-    Raises:
-        UserError: a data set has no length or no samples, or the training or test samples are missing.
     """
 
     def __init__(
@@ -57,7 +53,7 @@ class Data:
 
     def __len__(self) -> int:
         """Return the number of training samples."""
-        return self._sources["train"].samples
+        return len(self._sources["train"])
 
     @property
     def has_validation(self) -> bool:
@@ -70,11 +66,8 @@ class Data:
         Args:
             batch_size: samples per step over all processes.
             seed: seed of the order of samples, their random numbers and augmentation.
-            augment: crop and flip images at random.
+            augment: whether to crop and flip images at random.
             accumulate: pieces into which this process's part of a batch is cut.
-
-        Raises:
-            UserError: the samples to augment are not images, or a batch cannot be cut evenly.
         """
         source = self._sources["train"]
         if augment and not isinstance(source.dataset, ImageSet):
@@ -85,11 +78,9 @@ class Data:
         return ShuffledBatches(self, source, batch_size, seed, augment, accumulate)
 
     def scoring(self, batch_size: int | None = None, limit: int | None = None) -> "FixedBatches":
-        """Return the training samples in fixed order, without augmentation.
+        """Return the training samples in fixed order, without augmentation, `limit` batches over all processes.
 
-        Args:
-            batch_size: samples per batch. Default: the task's `scoring_batch`.
-            limit: number of batches over all processes. Default: all.
+        Default: the task's `scoring_batch`, and all batches.
         """
         return FixedBatches(self, self._sources["train"], batch_size or self.scoring_batch, limit)
 
@@ -97,33 +88,23 @@ class Data:
         """Return the samples of `test` or `validation` in fixed order."""
         return FixedBatches(self, self._sources[split], self.task.evaluation_batch, None)
 
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the task's mean loss of a batch."""
-        return self.task.loss(model, batch)
-
     def metrics(self, model: nn.Module, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the task's sums and counts of a batch by name.
-
-        Raises:
-            UserError: `metrics` returns something else, or the class does not define `better` for its first metric.
-        """
+        """Return the task's sums and counts of a batch by name, and check the first metric's direction."""
         metrics = self.task.metrics(model, batch)
         if not isinstance(metrics, Mapping) or not all(map(_is_pair, metrics.values())):
             raise UserError(
                 "metrics must return a sum and a count by name, as in {'accuracy': (right, count)}, whose quotient "
                 f"over all batches is the metric; it returns {' '.join(repr(metrics).split())[:100]}"
             )
-        if metrics:
-            self._check_direction(next(iter(metrics)))
-        return metrics
-
-    def _check_direction(self, metric: str) -> None:
         kind = next(kind for kind in type(self.task).__mro__ if {"better", "metrics"} & vars(kind).keys())
-        if "better" not in vars(kind) and self.better != ("lower" if _LOWER.search(metric.lower()) else "higher"):
+        first = next(iter(metrics), None)
+        guess = "lower" if first and _LOWER.search(first.lower()) else "higher"
+        if first and "better" not in vars(kind) and self.better != guess:
             raise UserError(
-                f"is the metric {metric!r} better higher or lower? say it in the class {kind.__name__}: "
+                f"is the metric {first!r} better higher or lower? say it in the class {kind.__name__}: "
                 "better = 'lower', or better = 'higher'"
             )
+        return metrics
 
 
 @dataclass(frozen=True)
@@ -152,7 +133,7 @@ class FixedBatches:
         return self.source.batches(self._order(), self.batch_size, stream("scoring"))
 
     def _order(self) -> Tensor:
-        stop = min(self.source.samples, self.limit * self.batch_size) if self.limit else self.source.samples
+        stop = min(len(self.source), self.limit * self.batch_size) if self.limit else len(self.source)
         parts = torch.arange(stop).split(self.batch_size)[self.data.rank :: self.data.world_size]
         return torch.cat([torch.arange(0), *parts])
 
@@ -173,7 +154,7 @@ class ShuffledBatches:
     accumulate: int
 
     def __post_init__(self) -> None:
-        size, world_size = min(self.batch_size, self.source.samples), self.data.world_size
+        size, world_size = min(self.batch_size, len(self.source)), self.data.world_size
         if size % (world_size * self.accumulate):
             pieces = f" in {self.accumulate} pieces each" if self.accumulate > 1 else ""
             raise UserError(
@@ -182,11 +163,11 @@ class ShuffledBatches:
 
     def __len__(self) -> int:
         """Return the number of steps in an epoch."""
-        return max(1, self.source.samples // self.batch_size)
+        return max(1, len(self.source) // self.batch_size)
 
     def order(self, epoch: int) -> Tensor:
         """Return the samples of each global batch of an epoch, int64 (steps, batch)."""
-        samples, size = self.source.samples, min(self.batch_size, self.source.samples)
+        samples, size = len(self.source), min(self.batch_size, len(self.source))
         generator = torch.Generator().manual_seed(stream("order of samples", self.seed, epoch))
         return torch.randperm(samples, generator=generator)[: len(self) * size].view(len(self), size)
 
@@ -215,9 +196,7 @@ class Resident:
 
     dataset: TensorDataset
 
-    @property
-    def samples(self) -> int:
-        """Number of samples."""
+    def __len__(self) -> int:
         return len(self.dataset)
 
     def batches(self, indices: Tensor, size: int, seed: int, draws: Tensor | None = None) -> Iterator[Any]:
@@ -245,19 +224,14 @@ class Collated(Dataset[Any]):
     workers: int
     random: bool
 
-    @property
-    def samples(self) -> int:
-        """Number of samples."""
+    def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def batches(self, indices: Tensor, size: int, seed: int, draws: Tensor | None = None) -> Iterator[Any]:
-        """Yield the samples in batches.
+        """Yield the samples of some indices, int64 (n,), in batches.
 
-        Args:
-            indices: samples, int64 (n,).
-            size: samples per batch.
-            seed: seed of the random numbers that samples and `collate` draw.
-            draws: random numbers for `crop_and_flip`, float32 (3, n). Default: images are not augmented.
+        `seed` is the seed of the random numbers that samples and `collate` draw. `draws`, float32 (3, n), are random
+        numbers for `crop_and_flip`; without them images are not augmented.
         """
         keys = [
             (indices[part].tolist(), None if draws is None else draws[:, part].T, seed)
@@ -305,20 +279,17 @@ def _slices(indices: Tensor, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(indices), size)]
 
 
+def _is_pair(value: Any) -> bool:
+    """Return True for two numbers or tensors of one element."""
+    return isinstance(value, tuple | list) and [getattr(part, "numel", lambda: 1)() for part in value] == [1, 1]
+
+
 def _identity(batch: Any) -> Any:
     return batch
 
 
-def _is_pair(value: Any) -> bool:
-    return (
-        isinstance(value, tuple | list)
-        and len(value) == 2
-        and all(isinstance(part, Real) or (isinstance(part, Tensor) and part.numel() == 1) for part in value)
-    )
-
-
 def _make_source(dataset: Any, split: str, task: Task, device: torch.device, workers: int) -> Resident | Collated:
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise UserError(
             f"the {split} data set is a stream, {type(dataset).__name__}; a map-style one is needed, with a length and "
             "samples by index"

@@ -36,12 +36,7 @@ class ImageSet(TensorDataset):
         return self._normalize(images), labels
 
     def augmented(self, index: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images cropped and flipped at random, and their labels.
-
-        Args:
-            index: indices of the samples, int64 (B,).
-            draws: random numbers for `crop_and_flip`, float (3, B).
-        """
+        """Return images cropped and flipped by `draws`, float (3, B), and their labels."""
         images, labels = super().__getitem__(index)
         return self._normalize(crop_and_flip(images, draws)), labels
 
@@ -52,13 +47,8 @@ class ImageSet(TensorDataset):
 def image_set(arrays: ImageArrays, split: str, validation: float) -> ImageSet | None:
     """Return a split of a data set on the CPU; None for an empty validation split.
 
-    Every split is normalized by the mean and standard deviation of the training images. Arrays are not copied unless
-    they are split.
-
-    Args:
-        arrays: the data set.
-        split: `train`, `validation` or `test`.
-        validation: fraction of the training images held out, the same images for every seed.
+    Every split is normalized by the mean and standard deviation of the training images. `validation` is the fraction of
+    the training images held out, the same images for every seed. Arrays are not copied unless they are split.
     """
     x, y = (arrays.x_test, arrays.y_test) if split == "test" else (arrays.x_train, arrays.y_train)
     held_out = round(validation * len(arrays.x_train))

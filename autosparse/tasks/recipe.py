@@ -105,16 +105,7 @@ RecipeName = Literal["short", "paper", "strong"]
 
 
 def find_recipe(name: str, network: str, dataset: str) -> Recipe:
-    """Return a recipe by name; it crops and flips only photographs.
-
-    Args:
-        name: `short`, `paper` or `strong`.
-        network: name of the network.
-        dataset: name of the data set.
-
-    Raises:
-        UserError: the name is unknown, or the recipe does not exist for this network and data set.
-    """
+    """Return the recipe `short`, `paper` or `strong` for a network and a data set; it augments only photographs."""
     if name == "paper":
         if (network, dataset) not in PAPER:
             pairs = ", ".join(f"{network} on {dataset}" for network, dataset in PAPER)

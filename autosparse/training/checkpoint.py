@@ -31,13 +31,9 @@ class Checkpoint:
         self._saved_at, self._stop = time.monotonic(), False
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        """Restore model and optimizer in place.
+        """Restore model and optimizer in place, and return the saved position: `epoch`, `step` and further values.
 
-        Returns:
-            The saved position (`epoch`, `step` and further values), or None without a checkpoint of this training.
-
-        Raises:
-            UserError: the file is damaged.
+        Return None without a checkpoint of this training.
         """
         device = next(model.parameters()).device
         try:
@@ -63,11 +59,7 @@ class Checkpoint:
         return self._stop or (self._write and time.monotonic() - self._saved_at >= self.interval)
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]) -> None:
-        """Replace the file with the current state, durably.
-
-        Raises:
-            InterruptedAtStep: all processes were asked to stop here.
-        """
+        """Replace the file with the current state, durably; raise `InterruptedAtStep` if all processes stop here."""
         if self._write and not interruption.lost():
             with replacing(self.path) as temporary:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "position": position}

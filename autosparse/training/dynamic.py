@@ -1,4 +1,4 @@
-"""Baselines that change the mask during training, as callbacks; both count steps over all epochs.
+"""Callbacks of the training loop, and the baselines that change the mask; steps count over all epochs.
 
 Checkpoints hold the mask, so a killed training resumes and ends with the same bits. Every process computes the same
 mask, from the same weights and averaged gradients.
@@ -11,7 +11,37 @@ import torch
 from torch import nn
 
 from autosparse.pruning import Layout, Mask, keep_top, keep_top_each
-from autosparse.training.callback import Callback
+
+
+class Callback:
+    """Called around every step of a training; its state is saved in the checkpoints of the training.
+
+    This class does nothing; subclasses override methods. Every process has its own callback, and all processes must
+    return the same mask.
+    """
+
+    def start(self, model: nn.Module, mask: Mask) -> Mask:
+        """Return the mask to hold from the first step on; called after `load_state_dict` when a training resumes."""
+        return mask
+
+    def gradients(self, step: int, model: nn.Module) -> None:
+        """Read the gradients in every parameter's `grad`, before clipping; removed weights have one, too.
+
+        Args:
+            step: number of the step, from 1, over all epochs.
+            model: the model, not its wrapper.
+        """
+
+    def stepped(self, step: int, model: nn.Module, mask: Mask, optimizer: torch.optim.Optimizer) -> Mask:
+        """Return the mask to hold from here on; called after the optimizer's step."""
+        return mask
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state."""
 
 
 class MaskUpdateCallback(Callback):

@@ -17,8 +17,8 @@ from autosparse.pruning import Mask
 from autosparse.seeds import streams
 from autosparse.tasks import Data
 from autosparse.tasks.recipe import Recipe
-from autosparse.training.callback import Callback
 from autosparse.training.checkpoint import Checkpoint
+from autosparse.training.dynamic import Callback
 from autosparse.training.step import (
     autocast,
     check_loss,
@@ -119,7 +119,7 @@ def train(
             seed_torch(int(dropout[step * recipe.accumulate + k]), accelerator.device)
             last_piece = k == recipe.accumulate - 1
             with nullcontext() if last_piece else accelerator.no_sync(network), autocast(accelerator.device, recipe):
-                loss = check_loss(data.loss(network, _to_channels_last(next(pieces), recipe)))
+                loss = check_loss(data.task.loss(network, _to_channels_last(next(pieces), recipe)))
             if recipe.accumulate > 1:
                 loss = loss / recipe.accumulate
             accelerator.backward(loss)
@@ -159,7 +159,12 @@ def train(
             mean_loss = end_epoch(model, total, len(batches), epoch, accelerator)
             if steps is not None:
                 continue
-            history.append(evaluate_epoch(model, data, accelerator, recipe, epoch, mean_loss))
+            held_out = evaluate(model, data, "validation", accelerator, recipe) if data.has_validation else {}
+            (metric, test), *more = evaluate(model, data, "test", accelerator, recipe).items()
+            validation = held_out.get(metric)
+            history.append(
+                Epoch(epoch=epoch + 1, loss=mean_loss, metric=metric, test=test, validation=validation, more=dict(more))
+            )
             after_epoch(history[-1])
             save_if_due(epoch + 1, 0)
     if recipe.channels_last:
@@ -169,22 +174,9 @@ def train(
     return history
 
 
-def evaluate_epoch(
-    model: nn.Module, data: Data, accelerator: Accelerator, recipe: Recipe, epoch: int, loss: float
-) -> Epoch:
-    """Return the results of an epoch, counted from 0, whose mean loss is `loss`."""
-    held_out = evaluate(model, data, "validation", accelerator, recipe) if data.has_validation else {}
-    (name, test), *more = evaluate(model, data, "test", accelerator, recipe).items()
-    return Epoch(epoch=epoch + 1, loss=loss, metric=name, test=test, validation=held_out.get(name), more=dict(more))
-
-
 @torch.no_grad()
 def evaluate(model: nn.Module, data: Data, split: str, accelerator: Accelerator, recipe: Recipe) -> dict[str, float]:
-    """Return the metrics of the `test` or `validation` samples by name, over all processes.
-
-    Raises:
-        UserError: there are no metrics, a count is zero, or a metric is not finite.
-    """
+    """Return the metrics of the `test` or `validation` samples by name, over all processes."""
     training = model.training
     model.eval()
     totals = dict[str, Tensor]()  # sum, count
@@ -196,7 +188,7 @@ def evaluate(model: nn.Module, data: Data, split: str, accelerator: Accelerator,
                 totals[name] = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
             totals[name][0] += value if isinstance(value, int | float) else value.reshape(())
             totals[name][1] += count if isinstance(count, int | float) else count.reshape(())
-    names = list(dict.fromkeys(name for process in gather_object([list(totals)]) for name in process))
+    names = dict.fromkeys(name for process in gather_object([list(totals)]) for name in process)
     zeros = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # of a process without a batch
     sums = {name: accelerator.reduce(totals.get(name, zeros), "sum").tolist() for name in names}
     model.train(training)

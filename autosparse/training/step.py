@@ -1,6 +1,7 @@
 """The parts of the training loop: optimizer, learning rate, loss, the mask that is held, the end of an epoch."""
 
 import math
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,23 +22,13 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
         vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
-        groups = [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
+        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=True)
+    options: Any = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": True}
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(
-            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-        )
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=0.9 if recipe.optimizer == "nesterov" else 0.0,
-        nesterov=recipe.optimizer == "nesterov",
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
+        return torch.optim.Adam(model.parameters(), **options)
+    nesterov = recipe.optimizer == "nesterov"
+    return torch.optim.SGD(model.parameters(), momentum=0.9 if nesterov else 0.0, nesterov=nesterov, **options)
 
 
 def check_loss(loss: object) -> Tensor:
@@ -81,20 +72,10 @@ def zero_removed(held: Held) -> None:
 
 
 def end_epoch(model: nn.Module, total: Tensor, steps: int, epoch: int, accelerator: Accelerator) -> float:
-    """Make the buffers of all processes equal, since batch norm has seen other samples in each of them.
+    """Return the mean loss of the steps of an epoch on the main process; raise `UserError` if it is not finite.
 
-    Args:
-        model: the model, not its wrapper; its buffers become those of the main process.
-        total: sum of this process's losses, float32 (); reset to 0.
-        steps: number of steps in the epoch.
-        epoch: number of the epoch, from 0.
-        accelerator: the accelerator of this process.
-
-    Returns:
-        The mean loss over the main process's part of the batches.
-
-    Raises:
-        UserError: the loss is not finite.
+    `total`, the sum of this process's losses, becomes 0. The buffers of the model, not its wrapper, become those of the
+    main process, since batch norm has seen other samples in each process.
     """
     everywhere = accelerator.reduce(total, "sum").item()
     if not math.isfinite(everywhere):

@@ -3,13 +3,13 @@ import pytest
 
 from autosparse.autos.labels import LABELS, label_table
 from autosparse.errors import UserError
-from autosparse.pruning import make_schedule
+from autosparse.pruning import Schedule
 
 GEOMETRIC = [0.01 ** (i / 20) for i in range(21)]
 
 
 def densities(kind: str, iterations: int) -> list[float]:
-    schedule = make_schedule(kind, iterations, 0.99, 0.85)
+    schedule = Schedule(kind, iterations, 0.99, 0.85)
     return [schedule.density(i) for i in range(iterations + 1)]
 
 

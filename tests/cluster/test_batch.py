@@ -164,12 +164,6 @@ def test_refusal_is_one_line_with_the_request(
     assert capfd.readouterr().err == ""
 
 
-def test_answer_without_job_id_is_a_refusal(commands: Commands, tmp_path: Path) -> None:
-    commands.answer("sbatch", "echo welcome")
-    with pytest.raises(UserError, match=r'Slurm refuses: .*"welcome"'):
-        submit_array([nothing], Resources(), "irp", tmp_path / "logs")
-
-
 @pytest.mark.parametrize(
     ("reason", "never"),
     [

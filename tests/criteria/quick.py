@@ -10,6 +10,8 @@ from autosparse.criteria.snip import Force
 from autosparse.pruning import Layout, Mask
 
 ROUNDS = 3
+MECHANISMS = ("snip", "grasp", "prospr", "synflow", "dataflow", "npb", "ntk-sap", "px")
+"""A criterion of each kind of pass through a network."""
 
 
 def quick(name: str, seed: int = 0) -> Criterion | Chooser:

@@ -1,16 +1,17 @@
 """Criteria by the loss with batch norm by its running statistics, which are fresh before training."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import autosparse
-from autosparse.api import find_criterion
 from autosparse.config import PRETRAINED
 from autosparse.criteria import Scoring, make_criterion
 from autosparse.criteria.snip import snip
-from autosparse.criteria.table import BY_LOSS, CRITERIA, LOOK_AHEAD
+from autosparse.criteria.table import BY_LOSS
 from autosparse.errors import UserError
 from tests.criteria.quick import scores_or_mask
 from tests.models import images
@@ -62,20 +63,10 @@ def test_nothing_is_changed_and_batch_is_the_default() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [*(name for name in CRITERIA if name not in BY_LOSS), PRETRAINED, snip])
-def test_a_criterion_without_the_choice_refuses_it(name: object) -> None:
+@pytest.mark.parametrize("name", ["synflow", "short-irp", PRETRAINED, snip])
+def test_batch_norm_for_a_criterion_without_it_raises(name: object) -> None:
+    how: dict[str, Any] = {"steps_per_round": 1, "optimizer": torch.optim.Adam} if name == "short-irp" else {}
     message = "has no batch norm of mode running; snip, " if isinstance(name, str) else "one of your own brings its own"
     with pytest.raises(UserError, match=message) as error:
-        autosparse.prune(network(), images(), criterion=name, sparsity=0.5, batch_norm="running")  # type: ignore[arg-type]
+        autosparse.prune(network(), images(), criterion=name, sparsity=0.5, batch_norm="running", **how)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("name", LOOK_AHEAD)
-def test_criteria_that_look_ahead_refuse_the_choice(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} has no batch norm of mode running"):
-        find_criterion(name, batch_norm="running")
-
-
-def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(UserError, match="unknown batch-norm mode 'none'; valid: batch, running"):
-        autosparse.prune(network(), images(), criterion="snip", sparsity=0.5, batch_norm="none")  # type: ignore[arg-type]

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from autosparse.criteria import Scoring, make_criterion, select
+from autosparse.criteria import Scoring, make_criterion
 from autosparse.criteria.gradient import mean_gradient, scoring_mode
 from autosparse.criteria.table import CRITERIA
 from autosparse.errors import UserError
@@ -40,14 +40,6 @@ def test_scores_are_flat_float32_and_the_model_is_left_as_it_was(
         assert vars(module).keys() == attributes.keys()
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
-
-
-@pytest.mark.parametrize("sparsity", [0.3, 0.9, 0.99])
-@pytest.mark.parametrize("name", CRITERIA)
-def test_exactly_as_many_are_kept(name: str, sparsity: float, convolutional: nn.Module, data: Data) -> None:
-    full = Mask.full(Layout.of(convolutional))
-    k = round((1 - sparsity) * full.count)
-    assert select(quick(name), convolutional, full, Scoring(data.scoring(100, limit=1)), k).count == k
 
 
 def test_magnitude(model: nn.Module, data: Data) -> None:

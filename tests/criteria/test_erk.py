@@ -10,7 +10,7 @@ from autosparse.pruning import Layout, Mask
 NETWORKS = {"lenet-300-100": (1, 28, 28), "resnet18": (3, 32, 32), "vgg16": (3, 32, 32)}
 
 
-@pytest.mark.parametrize("density", [0.5, 0.1, 0.01, 0.0005])
+@pytest.mark.parametrize("density", [0.5, 0.01, 0.0005])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_densities_are_those_of_the_formula(network: str, density: float) -> None:
     layout = Layout.of(build(network, NETWORKS[network]))

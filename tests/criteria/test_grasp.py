@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from autosparse.criteria import Scoring
 from autosparse.criteria.grasp import class_balanced, grasp
-from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 
 
@@ -70,17 +69,6 @@ def test_many_classes_make_several_batches() -> None:
     batches = class_balanced([(torch.zeros(1000, 1), torch.arange(1000) % 100)], 10)
     assert {len(labels) for _, labels in batches} == {62, 63}
     assert torch.equal(torch.cat([labels for _, labels in batches]), torch.arange(1000) % 100)
-
-
-def test_no_batches_are_refused(model: nn.Module) -> None:
-    with pytest.raises(UserError, match="at least one batch"):
-        grasp(model, Mask.full(Layout.of(model)), Scoring())
-
-
-def test_a_generator_is_enough() -> None:
-    model = tiny()
-    full = Mask.full(Layout.of(model))
-    assert torch.equal(grasp(model, full, Scoring(iter(samples()))), grasp(model, full, Scoring(samples())))
 
 
 def test_a_layer_that_is_not_used_scores_zero() -> None:

@@ -55,22 +55,21 @@ def indices(*shape: int, classes: int = 3) -> Tensor:
         ((3, 3), indices(3), True),  # both fit: as torch has it
         ((3, 4, 5), indices(4, 5), True),
         ((4, 5, 3), indices(4, 5), False),
+        ((3,), indices().to(torch.uint8), True),
         ((3,), F.one_hot(indices(), 3).float(), True),
         ((5, 3), F.one_hot(indices(5), 3).float(), False),
         ((3, 5), F.one_hot(indices(5), 3).float().movedim(-1, 1), True),
     ],
 )
-def test_the_classes_are_where_the_targets_say(shape: tuple[int, ...], targets: Tensor, second: bool) -> None:
+def test_classes_are_where_the_targets_say(shape: tuple[int, ...], targets: Tensor, second: bool) -> None:
     scores = Scores(*shape)(X)
+    expected = targets if targets.is_floating_point() else targets.long()
     if not second:
-        scores = scores.movedim(-1, 1)
-        targets_second = targets.movedim(-1, 1) if targets.is_floating_point() else targets
-    else:
-        targets_second = targets
+        scores, expected = scores.movedim(-1, 1), expected.movedim(-1, 1) if expected.is_floating_point() else expected
     loss, count = total(shape, targets)
-    torch.testing.assert_close(loss, F.cross_entropy(scores, targets_second, reduction="sum"))
+    torch.testing.assert_close(loss, F.cross_entropy(scores, expected, reduction="sum"))
     assert count == scores.numel() // scores.shape[1]
-    torch.testing.assert_close(CrossEntropy()(Scores(*shape), (X, targets)), F.cross_entropy(scores, targets_second))
+    torch.testing.assert_close(CrossEntropy()(Scores(*shape), (X, targets)), F.cross_entropy(scores, expected))
 
 
 def test_ignored_targets_do_not_count() -> None:
@@ -97,7 +96,6 @@ def test_logits_of_an_output_are_taken() -> None:
     ("shape", "batch", "message"),
     [
         ((1,), (X, Y), "one class score"),
-        ((1,), (X, torch.zeros(6)), "one class score"),
         ((1,), (X, torch.zeros(6, 1)), "one class score"),
         ((1, 4, 4), (X, indices(4, 4)), "one class score"),
         ((), (X, Y), r"class scores are floating point \(B, classes\), this network returns float32 \(6,\)"),
@@ -111,7 +109,9 @@ def test_logits_of_an_output_are_taken() -> None:
         ((3,), (X.numpy(), Y), r"of one length, got \(ndarray, int64 \(6,\)\)"),
     ],
 )
-def test_what_it_cannot_mean_is_refused_naming_the_way_out(shape: tuple[int, ...], batch: Any, message: str) -> None:
+def test_batch_without_a_cross_entropy_raises_naming_the_way_out(
+    shape: tuple[int, ...], batch: Any, message: str
+) -> None:
     with pytest.raises(UserError, match=message) as error:
         CrossEntropy()(Scores(*shape), batch)
     assert "loss=" in str(error.value)
@@ -140,12 +140,10 @@ def test_another_loss_is_averaged_over_samples() -> None:
             lambda model, batch: batch.labels,
             r"fails at the loss, a function of \(model, batch\): 'Tensor' object has no",
         ),
-        (lambda model, batch: model(batch).nothing, r"the loss, .*: 'Tensor' object has no attribute"),
         (lambda model, batch: {}[model(batch).sum() > 1e9], r"the loss, .*: KeyError"),
-        (lambda outputs, targets, weights: outputs, r"the loss, .*: .*missing 1 required positional argument"),
     ],
 )
-def test_a_loss_that_is_none_is_refused_in_one_line(loss: Any, message: str) -> None:
+def test_function_that_returns_no_mean_loss_raises(loss: Any, message: str) -> None:
     model = Scores(3)
     with pytest.raises(UserError, match=message) as error:
         mean_gradient(model, Layout.of(model), Scoring([X], loss))

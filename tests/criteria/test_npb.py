@@ -30,10 +30,10 @@ class Branches(nn.Module):
         return self.head(self.up(self.depthwise(x) + self.shortcut(x)).flatten(1))
 
 
-@pytest.mark.parametrize("alpha", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("alpha", [0.01, 0.99])
 @pytest.mark.parametrize("beta", [0.0, 1.0])
-@pytest.mark.parametrize("count", [5, 9, 40, 100])
-def test_the_optimum_of_the_small_problem_is_that_of_the_whole_matrix(count: int, beta: float, alpha: float) -> None:
+@pytest.mark.parametrize("count", [5, 40, 100])
+def test_optimum_of_the_small_problem_is_that_of_the_whole_matrix(count: int, beta: float, alpha: float) -> None:
     inputs, outputs, kernel = 7, 5, 4
     channels = Channels.of(nn.Conv2d(inputs, outputs, 2), (outputs, inputs, 2, 2))
     paths = np.array([3.0, 1.0, 4.0, 1.0, 5.0, 0.0, 2.0])
@@ -76,14 +76,6 @@ def test_the_optimum_of_the_small_problem_is_that_of_the_whole_matrix(count: int
     value = node * ((units[paths > 0] > 0).sum() + (effective > 0).sum()) + beta * (matrix > 0).sum() / count
     value += (1 - alpha) * (paths @ units) / carried
     assert value == pytest.approx(-best.fun, rel=1e-6)
-
-
-def test_a_layer_is_dealt_evenly() -> None:
-    channels = Channels.of(nn.Linear(784, 300), (300, 784))
-    units = balance(channels, np.ones(784), 2_000, 0.01, 1.0)
-    assert set(units) == {2, 3}
-    mask = deal(channels, units, np.random.Generator(np.random.PCG64(0)))
-    assert set(mask[0].sum((0, 2))) == {6, 7}
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.97])
@@ -130,11 +122,11 @@ def test_no_kernel_has_more_than_the_cap_but_where_the_count_needs_it(module: nn
         assert mask.sum(3).max() <= max(cap, -(-count // channels.kernels))
 
 
-@pytest.mark.parametrize(("cap", "chunk"), [(None, 7), (4, 50), (6, 16), (9, 1000), (None, None)])
+@pytest.mark.parametrize(("cap", "chunk"), [(6, 16), (9, 1000)])
 def test_a_layer_in_pieces_keeps_as_many(cap: int | None, chunk: int | None) -> None:
     module = nn.Conv2d(200, 100, 3)
     channels, paths = Channels.of(module, (100, 200, 3, 3)), np.arange(200.0)
-    count = 50_001
+    count = 20_001
     whole, found = (
         npb.keep_layer(channels, paths, count, npb.cap, np.random.Generator(np.random.PCG64(0)))
         for npb in (NPB(0), NPB(0, cap=cap, chunk=chunk))
@@ -146,11 +138,11 @@ def test_a_layer_in_pieces_keeps_as_many(cap: int | None, chunk: int | None) -> 
     assert found.sum() == count
     assert np.abs(np.subtract(parts, shares)).max() < 1
     assert found.sum(3).max() <= (cap or 9)
-    if cap in (None, 9) and step >= 100:  # neither says anything
+    if cap == 9:  # Neither the cap nor the chunk restricts anything.
         assert np.array_equal(found, whole)
 
 
-@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.97])
+@pytest.mark.parametrize("sparsity", [0.5, 0.97])
 def test_as_the_authors_run_it_on_tiny_imagenet(sparsity: float) -> None:
     assert make_criterion("npb-tiny-imagenet", 3) == NPB(3, alpha=0.01, beta=2.0, cap=6, chunk=16)
     torch.manual_seed(0)
@@ -159,7 +151,7 @@ def test_as_the_authors_run_it_on_tiny_imagenet(sparsity: float) -> None:
     assert counts == erk_counts(mask.layout, mask.count, [layer.size for layer in mask.layout.layers])
 
 
-def test_a_pruned_network_is_refused(model: nn.Module) -> None:
+def test_pruned_network_raises(model: nn.Module) -> None:
     layout = Layout.of(model)
     with pytest.raises(UserError, match="pruned already"):
         select(NPB(0), model, Mask(layout, torch.arange(layout.size) > 5), Scoring(BATCH), 100)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autosparse.criteria import Scoring, make_criterion, select
+from autosparse.criteria import Scoring, select
 from autosparse.criteria.rounds import Rounds, spare
 from autosparse.criteria.snip import Force, snip
 from autosparse.errors import UserError
@@ -64,12 +64,6 @@ def test_what_was_removed_before_stays_removed(name: str, model: nn.Module, data
     assert mask.count == K
     assert not (mask.kept & ~alive.kept).any()
     assert torch.equal(layout.flatten(layout.weights(model)), before)
-
-
-@pytest.mark.parametrize("name", ["iterative-snip", "force"])
-def test_a_generator_is_refused(name: str, model: nn.Module, data: Data) -> None:
-    with pytest.raises(UserError, match="looks at the batches several times; give a list"):
-        select(make_criterion(name), model, Mask.full(Layout.of(model)), Scoring(iter(data.scoring())), K)
 
 
 def test_weights_are_put_back_after_an_error(model: nn.Module, data: Data) -> None:

@@ -1,4 +1,4 @@
-"""What is no plain stack of layers is pruned to the exact count, or refused in one line that names what is wrong."""
+"""Networks and batches of many kinds are pruned to the exact count, or refused in one line."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,17 +9,15 @@ from torch import Tensor, nn
 import autosparse
 from autosparse.autos import AutoS, AutoSCriterion, Features
 from autosparse.autos.backbones import make_network
-from autosparse.criteria.table import CRITERIA
 from autosparse.errors import UserError
 from autosparse.pruning import Layout
-from tests.criteria.quick import quick
+from tests.criteria.quick import MECHANISMS, quick
 
 IMAGES, LABELS = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
 LEARNED = AutoSCriterion(AutoS(make_network("mlp", Features(), 0), "mlp", Features()))
-GRADIENT = ("snip", "iterative-snip", "force", "grasp", "autos")
-NPB = ("npb", "npb-tiny-imagenet")
-BY_PATHS = ("synflow", *NPB)
-FLOWING = (*BY_PATHS, "dataflow")
+BATCH = [(IMAGES, LABELS)]
+GRADIENT = ("snip", "autos")
+FLOWING = ("synflow", "npb")
 
 Batch = tuple[Tensor, Tensor]
 Network = Callable[[], nn.Module]
@@ -113,11 +111,11 @@ TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria n
             lstm=nn.LSTM(8, 16, batch_first=True),
             head=nn.Linear(16, 10),
         ),
-        (*NPB, "px"),
+        ("npb", "px"),
     ),
     "attention": (
         lambda: Wired(attention, attention=nn.MultiheadAttention(8, 2, batch_first=True), head=nn.Linear(64, 10)),
-        (*NPB, "px"),
+        ("npb", "px"),
     ),
     "tied": (tied, ()),
     "tied to an embedding": (tied_to_what_is_not_pruned, ()),
@@ -131,75 +129,50 @@ TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria n
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), torch.jit.script(nn.ReLU()), nn.Linear(32, 10)),
         (),
     ),
-    "saturated": (saturated, ("synflow", "dataflow", "px")),
-    "a layer never called": (lambda: unused(called=False), BY_PATHS),
-    "a layer that leads nowhere": (lambda: unused(called=True), BY_PATHS),
+    "a layer never called": (lambda: unused(called=False), ("synflow", "npb")),
+    "a layer that leads nowhere": (lambda: unused(called=True), ("synflow", "npb")),
 }
 
 
 @pytest.mark.filterwarnings("ignore:nothing is kept of layers", "ignore:.*is deprecated")
-@pytest.mark.parametrize("criterion", [*CRITERIA, "autos"])
+@pytest.mark.parametrize("criterion", [*MECHANISMS, "autos"])
 @pytest.mark.parametrize("network", TAKEN)
-def test_what_is_taken_is_pruned_to_the_exact_count(network: str, criterion: str) -> None:
-    if (network, criterion) == ("saturated", "dataflow"):
-        pytest.skip("its rounds cut this network in two, and whether that is an error is for the selection to say")
+def test_network_is_pruned_to_the_exact_count(network: str, criterion: str) -> None:
     make, but_by = TAKEN[network]
     torch.manual_seed(0)
     model = make()
     if criterion in but_by:
-        named = criterion.removesuffix("-tiny-imagenet")
-        with pytest.raises(
-            UserError, match=f"{named} cannot prune this network: .*(layer |ReLUs)|do not tell the weights apart"
-        ):
-            prune(criterion, model, [(IMAGES, LABELS)])
+        with pytest.raises(UserError, match=f"{criterion} cannot prune this network: .*(layer |ReLUs)") as error:
+            prune(criterion, model, BATCH)
+        assert "\n" not in str(error.value)
         return
     size = Layout.of(model).size
-    assert prune(criterion, model, [(IMAGES, LABELS)]).count == round(0.2 * size)
+    assert prune(criterion, model, BATCH).count == round(0.2 * size)
 
 
-BATCH = [(IMAGES, LABELS)]
-REFUSED: list[tuple[str, Network, list[tuple[object, object]], tuple[str, ...], str]] = [
-    ("complex", lambda: dense(dtype=torch.complex64), BATCH, (*CRITERIA,), "no prunable weights .* complex64"),
-    ("lazy", lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), BATCH, (*CRITERIA,), "layer 1 has no shape yet"),
-    ("no values", lambda: dense().to("meta"), BATCH, (*CRITERIA,), r"layer 1\.weight is on the meta device"),
-    ("nothing", lambda: nn.Sequential(nn.Flatten(), nn.PReLU()), BATCH, (*CRITERIA,), "no prunable weights"),
-    ("tuple", lambda: Wired(lambda m, x: (m.net(x), x), net=dense()), BATCH, (*GRADIENT, *FLOWING), "returns a tuple"),
-    ("one number", lambda: Wired(lambda m, x: m.net(x).sum(), net=dense()), BATCH, GRADIENT, r"returns float32 \(\)"),
-    ("dtypes", lambda: dense().half(), BATCH, GRADIENT, "fails at layer 1: .*same dtype"),
-    ("mixed", lambda: Wired(lambda m, x: m.net(x.half()), net=dense()), BATCH, GRADIENT, "fails at layer net.1: "),
-    ("input", lambda: dense(81), BATCH, (*GRADIENT, "synflow", "dataflow"), "fails at layer 1: .*shapes"),
-    ("channels", lambda: dense(81), BATCH, NPB, r"layer 1\.weight has 81 input channels and is given 64"),
-    ("one sample", lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)),
-     [(IMAGES[:1], LABELS[:1])], GRADIENT, "fails at layer 2: Expected more than 1 value"),
-    ("embedding", lambda: nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(256, 10)), BATCH,
-     (*GRADIENT, *FLOWING), "fails at layer 0: "),
-    ("saturated", saturated, BATCH, ("synflow",), r"through layer 1\.weight .* a sigmoid"),
-    ("unused", lambda: unused(called=True), BATCH, BY_PATHS, r"no path leads from layer loose\.weight"),
-    ("unlearnable", lambda: Wired(lambda m, x: m.net(x).detach(), net=dense()), BATCH, GRADIENT, "detached"),
-    ("too high", dense, [(IMAGES, LABELS + 1)], GRADIENT, r"lie in 0\.\.9 for 10 class scores, got 1\.\.10"),
-    ("not a number", dense, [*BATCH, (IMAGES / 0.0, LABELS)], (*GRADIENT, "prospr"), "batch [12] has values that"),
-    ("nor first", dense, [(IMAGES * torch.nan, LABELS)], ("px",), "layer 0 gets values that are not finite"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("network", "batches", "criterion", "message"), [
-    pytest.param(network, batches, criterion, message, id=f"{name}-{criterion}")
-    for name, network, batches, criteria, message in REFUSED
-    for criterion in criteria
-])  # fmt: skip
-def test_what_is_refused_is_named_in_one_line(
-    network: Network, batches: list[Batch], criterion: str, message: str
+@pytest.mark.parametrize(
+    ("network", "batches", "criteria", "message"),
+    [
+        (lambda: dense(dtype=torch.complex64), BATCH, ["magnitude"], "no prunable weights .* complex64"),
+        (lambda: nn.Sequential(nn.LazyLinear(10)), BATCH, ["magnitude"], "layer 0 has no shape yet"),
+        (lambda: dense().to("meta"), BATCH, ["magnitude"], r"layer 1\.weight is on the meta device"),
+        (lambda: Wired(lambda m, x: (m.net(x), x), net=dense()), BATCH, [*GRADIENT, *FLOWING], "returns a tuple"),
+        (lambda: Wired(lambda m, x: m.net(x).sum(), net=dense()), BATCH, GRADIENT, r"returns float32 \(\)"),
+        (lambda: dense().half(), BATCH, GRADIENT, "fails at layer 1: .*same dtype"),
+        (lambda: dense(81), BATCH, [*GRADIENT, "synflow"], "fails at layer 1: .*shapes"),
+        (lambda: dense(81), BATCH, ["npb"], r"layer 1\.weight has 81 input channels and is given 64"),
+        (saturated, BATCH, ["synflow"], r"through layer 1\.weight .* a sigmoid"),
+        (lambda: unused(called=True), BATCH, FLOWING, r"no path leads from layer loose\.weight"),
+        (lambda: Wired(lambda m, x: m.net(x).detach(), net=dense()), BATCH, GRADIENT, "detached"),
+        (dense, [(IMAGES, LABELS + 1)], GRADIENT, r"lie in 0\.\.9 for 10 class scores, got 1\.\.10"),
+        (dense, [*BATCH, (IMAGES / 0.0, LABELS)], ["snip", "prospr"], "batch [12] has values that"),
+        (dense, [(IMAGES * torch.nan, LABELS)], ["px"], "layer 0 gets values that are not finite"),
+    ],
+)
+def test_network_or_batch_that_cannot_be_taken_raises(
+    network: Network, batches: list[Batch], criteria: list[str], message: str
 ) -> None:
-    with pytest.raises(UserError, match=message) as refused:
-        prune(criterion, network(), batches)
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
-def test_targets_of_any_integer_dtype(dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    model = dense()
-    expected = prune("snip", model, BATCH)
-    assert torch.equal(prune("snip", model, [(IMAGES, LABELS.to(dtype))]).kept, expected.kept)
-    shares = nn.functional.one_hot(LABELS, 10).float()
-    assert torch.equal(prune("snip", model, [(IMAGES, shares)]).kept, expected.kept)
+    for criterion in criteria:
+        with pytest.raises(UserError, match=message) as refused:
+            prune(criterion, network(), batches)
+        assert "\n" not in str(refused.value)

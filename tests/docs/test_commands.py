@@ -1,6 +1,5 @@
 """Every command line in the documents is one that its command takes; nothing is run."""
 
-import configparser
 import functools
 import io
 import re
@@ -121,14 +120,3 @@ def test_options_within_sentences_are_there(page: Path) -> None:
             module, words = found
             known = flags(module, *(words[:1] if module in SUBCOMMANDS else ()))
             assert {*FLAG.findall(span)} <= known, span
-
-
-def test_extras_and_targets_are_there() -> None:
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    targets = {*re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)}
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        extras = re.findall(r"autosparse\[([\w,]+)\]", text)
-        assert {*",".join(extras).split(",")} - {""} <= {*config["options.extras_require"]}
-        assert {*re.findall(r"(?:`|^)make ([\w-]+)", text, re.MULTILINE)} <= targets

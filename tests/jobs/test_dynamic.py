@@ -8,7 +8,7 @@ from autosparse.config import PruneConfig
 from autosparse.errors import UserError
 from autosparse.files import read_json
 from autosparse.jobs import PruneRun
-from autosparse.jobs.base import Setting
+from autosparse.jobs.base import TrainingOptions
 from autosparse.pruning import Mask
 from autosparse.tasks import Images
 from autosparse.training import Checkpoint
@@ -19,7 +19,7 @@ class KilledError(Exception):
 
 
 def run_of(output: Path, name: str, **options: object) -> PruneRun:
-    setting = Setting(task=Images(source="digits"), epochs=2)
+    setting = TrainingOptions(task=Images(source="digits"), epochs=2)
     return PruneRun(output=output, setting=setting, config=PruneConfig(criterion=name, sparsity=0.9, **options))
 
 

@@ -23,16 +23,17 @@ from autosparse.criteria import Chooser, make_criterion
 from autosparse.criteria.table import TABLE
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun, PruneRun
-from autosparse.jobs.base import Setting
+from autosparse.jobs.base import TrainingOptions
 from autosparse.store.order import Order
 from autosparse.tasks import Images
 from autosparse.training import Recipe
 
-DIGITS = Setting(task=Images(source="digits"))
+DIGITS = TrainingOptions(task=Images(source="digits"))
 
 
 def test_folder_is_named_by_network_data_criterion_and_sparsity(tmp_path: Path) -> None:
-    setting, config = Setting(task=Images(network="resnet18", source="cifar10")), PruneConfig(sparsity=0.985, seed=3)
+    setting = TrainingOptions(task=Images(network="resnet18", source="cifar10"))
+    config = PruneConfig(sparsity=0.985, seed=3)
     run = PruneRun(output=tmp_path, setting=setting, config=config)
     assert run.folder == tmp_path / "prune" / "resnet18_cifar10_snip_98.5_s3"
 

@@ -4,15 +4,14 @@ import json
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker
+from accelerate.tracking import TensorBoardTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from autosparse.config import Tracker
-from autosparse.jobs import IRPRun, tracking
+from autosparse.jobs import tracking
 from autosparse.jobs.tracking import Tracking
 from tests.conftest import RUN, SMALL_IRP, tree
 
@@ -115,8 +114,3 @@ def test_missing_tracker_is_refused_before_any_work(
         assert script(*command, "--track", "wandb", "--output", tmp_path / "runs") == 2
         assert capsys.readouterr().err == "error: the tracker wandb is not installed: pip install wandb\n"
     assert not (tmp_path / "runs").exists()
-
-
-def test_trackers_are_not_part_of_the_identity() -> None:
-    assert IRPRun(track=("tensorboard",)).identity() == IRPRun().identity()
-    assert {*get_args(Tracker)} <= {*LOGGER_TYPE_TO_CLASS}

@@ -3,7 +3,8 @@
 import errno
 import json
 import re
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,22 +14,31 @@ from autosparse.cluster import Resources, launch
 from tests.cluster.conftest import Commands, commands  # noqa: F401 (a fixture)
 from tests.cluster.jobs import Note
 from tests.conftest import RUN, SMALL_IRP, tree
-from tests.store.test_limits import disk, remount  # noqa: F401 (a fixture)
+from tests.mounts import mounted, remount
 
 Script = Callable[..., int]
 FULL = "No space left on device"
 
 
-@pytest.mark.parametrize("sizes", [(8, 12, 16, 24, 44, 252, 460, 660, 700, 720, 1000)])
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not mounted("size=8k", folder):
+        pytest.skip("only root may mount")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
 def test_a_run_on_a_disk_that_is_full_again_and_again(
-    sizes: tuple[int, ...],
-    disk: Path,  # noqa: F811
+    disk: Path,
     irp_run: Path,
     script: Script,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     full, run = 0, disk / "irp" / RUN
-    for size in sizes:
+    for size in (8, 16, 24, 44, 252, 460, 660, 700, 720, 1000):
         remount(f"size={size}k", disk)
         capfd.readouterr()
         code = script("irp", *SMALL_IRP, "--output", disk)

@@ -23,7 +23,6 @@ from tests.conftest import ROOT, RUN
 from tests.launch.test_watching import leave, submitted
 
 Script = Callable[..., int]
-STATES = ("complete", "pending (Priority)", "running", "failed", "not started", "killed", "completing", "unknown")
 
 
 def row(state: str, name: str = RUN, **cells: str) -> status.Row:
@@ -34,13 +33,6 @@ def drawn(rows: list[status.Row], width: int, height: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width, height=height)
     console.print(status.page(rows, width, height))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-
-
-def test_runs_that_need_attention_come_first() -> None:
-    found = [each["state"] for each in sorted(map(row, STATES), key=status.attention)]
-    assert found[:2] == ["running", "completing"]
-    assert found[2:5] == ["failed", "killed", "unknown"]
-    assert found[5:] == ["pending (Priority)", "not started", "complete"]
 
 
 @pytest.mark.parametrize(("width", "height"), [(24, 6), (40, 24), (80, 24), (200, 6)])

@@ -167,27 +167,6 @@ def test_logs_prints_the_last_lines(
     assert capsys.readouterr().out.splitlines()[1:] == shown
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["logs", "--live"], "--live (applied to"),
-        (["logs", ".", "--rank", "-1"], "rank must be at least 0, got -1"),
-    ],
-)
-def test_option_of_another_action_is_refused(
-    arguments: list[str],
-    message: str,
-    script: Script,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    leave(tmp_path / "runs" / "a", job=submitted(None))
-    monkeypatch.chdir(tmp_path)
-    assert script("runs", *arguments) == 2
-    assert message in capsys.readouterr().err
-
-
 def test_status_of_500_runs_asks_slurm_once_without_pytorch(commands: Commands, tmp_path: Path) -> None:
     commands.answer("squeue", "seq -f '7_%.0f|PENDING|Priority' 0 499")
     for k in range(500):

@@ -64,16 +64,7 @@ def test_it_sees_the_first_steps_of_a_training(convolutional: nn.Module, data: D
     assert not probe.columns["probe-theta"][~mask.kept].any()
 
 
-def test_watching_changes_nothing(convolutional: nn.Module, data: Data, accelerator: Accelerator) -> None:
-    mask, initial = half(convolutional), {k: v.clone() for k, v in convolutional.state_dict().items()}
-    plain = train(convolutional, mask, data, RECIPE, accelerator)
-    found = {k: v.clone() for k, v in convolutional.state_dict().items()}
-    convolutional.load_state_dict(initial)
-    assert train(convolutional, mask, data, RECIPE, accelerator, callback=Probe(mask.layout, K, COLUMNS)) == plain
-    assert all(torch.equal(value, found[name]) for name, value in convolutional.state_dict().items())
-
-
-@pytest.mark.parametrize("stop", [1, 4, K - 1, K, K + 2])
+@pytest.mark.parametrize("stop", [1, K - 1, K])
 def test_stopped_at_any_step_it_has_seen_the_same(
     stop: int, convolutional: nn.Module, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
@@ -199,10 +190,6 @@ def test_rounds_train_what_is_left_from_the_initial_weights(model: nn.Module, da
         ({}, r"short-irp looks ahead: .*give steps_per_round= and optimizer=, as in optimizer=lambda"),
         ({"steps_per_round": 3}, "give steps_per_round= and optimizer="),
         (
-            {"steps_per_round": 0, "optimizer": torch.optim.Adam},
-            "steps_per_round must be an integer of at least 1, got 0",
-        ),
-        (
             {"steps_per_round": 3, "optimizer": torch.optim.SGD([torch.zeros(1)])},
             "optimizer= takes a function that makes one",
         ),
@@ -219,37 +206,27 @@ def test_rounds_train_what_is_left_from_the_initial_weights(model: nn.Module, da
         ({"criterion": "mine.py:score", "rounds": 3}, "rounds are for a saved AutoS and .*, not for mine.py:score"),
     ],
 )
-def test_what_cannot_look_ahead_is_refused(more: dict[str, Any], message: str, model: nn.Module, data: Data) -> None:
+def test_prune_with_options_that_do_not_fit_a_look_ahead_raises(
+    more: dict[str, Any], message: str, model: nn.Module, data: Data
+) -> None:
     with pytest.raises(UserError, match=message):
         autosparse.prune(model, [*data.scoring(100, limit=2)], **{"criterion": "short-irp", **more})
 
 
-def float_loss(model: nn.Module, batch: Any) -> Any:
-    return model(batch[0]).sum().item()
-
-
-@pytest.mark.parametrize("criterion", ["short-irp", "lookahead"])
 @pytest.mark.parametrize(
     ("network", "more", "message"),
     [
         (nn.Linear(9, 10), {}, "it fails at the forward of Linear: mat1 and mat2"),
-        (nn.Sequential(nn.Linear(64, 10), nn.BatchNorm1d(10)), {}, "fails at layer 1: Expected more than 1 value"),
         (nn.Linear(64, 10), {"optimizer": torch.optim.LBFGS}, "a step of the optimizer fails, .* argument: 'closure'"),
         (nn.Linear(64, 10), {"optimizer": lambda p: torch.optim.SGD(p, -1.0)}, "optimizer= fails: Invalid learning"),
-        (nn.Linear(64, 10), {"loss": float_loss}, "a tensor of one number; it returns a float"),
-        (
-            nn.Linear(64, 10),
-            {"loss": nn.functional.cross_entropy},
-            r"the loss, a function of \(model, batch\): cross_ent",
-        ),
     ],
 )
-def test_training_ahead_that_fails_is_refused_in_one_line(
-    criterion: str, network: nn.Module, more: dict[str, Any], message: str
-) -> None:
+def test_training_ahead_that_fails_raises_in_one_line(network: nn.Module, more: dict[str, Any], message: str) -> None:
     how = {"steps_per_round": 2, "optimizer": partial(torch.optim.SGD, lr=0.1), **more}
     with pytest.raises(UserError, match=message) as error:
-        autosparse.prune(network, [(torch.ones(1, 64), torch.zeros(1, dtype=torch.int64))], criterion=criterion, **how)
+        autosparse.prune(
+            network, [(torch.ones(1, 64), torch.zeros(1, dtype=torch.int64))], criterion="short-irp", **how
+        )
     assert "\n" not in str(error.value)
 
 

@@ -27,8 +27,9 @@ def fresh(model: nn.Module) -> nn.Module:
     return other
 
 
-@pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("density", "dtype"), [(0.0, torch.float32), (0.01, torch.bfloat16), (0.5, torch.float32), (1.0, torch.bfloat16)]
+)
 def test_bit_for_bit(convolutional: nn.Module, density: float, dtype: torch.dtype, tmp_path: Path) -> None:
     model = convolutional.to(dtype)
     mask, other = masked(model, density), fresh(model)
@@ -72,7 +73,7 @@ def test_what_is_removed_counts_as_zero(model: nn.Module, tmp_path: Path) -> Non
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
-def test_what_cannot_be_restored_is_refused(model: nn.Module, convolutional: nn.Module, tmp_path: Path) -> None:
+def test_file_that_cannot_be_restored_raises(model: nn.Module, convolutional: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     with pytest.raises(UserError, match="no compressed model at"):
         Mask.restore(model, path)
@@ -90,7 +91,7 @@ def test_what_cannot_be_restored_is_refused(model: nn.Module, convolutional: nn.
         Mask.restore(model, path)
 
 
-def test_a_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
+def test_state_that_is_not_a_tensor_raises(tmp_path: Path) -> None:
     class Extra(nn.Linear):
         def get_extra_state(self) -> dict[str, int]:
             return {"steps": 3}

@@ -153,26 +153,6 @@ def test_averages_of_the_model_stay_masked() -> None:
     assert all(holds(mask, average) for average in averages)
 
 
-def test_compiled() -> None:
-    model = network()
-    compiled = torch.compile(model, backend="eager")
-    mask, optimizer = half(compiled), SGD(compiled.parameters(), 0.1)
-    mask.hold(compiled, optimizer)
-    step(compiled, optimizer)
-    assert holds(mask, model)
-
-
-def test_under_a_gradient_scaler() -> None:
-    model = network()
-    mask, optimizer = half(model), SGD(model.parameters(), 0.1)
-    mask.hold(model, optimizer)
-    scaler = torch.amp.GradScaler("cpu")
-    scaler.scale(model(torch.ones(1, 3, 8)).sum()).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    assert holds(mask, model)
-
-
 def test_under_accelerate(accelerator: Accelerator) -> None:
     model = network()
     model, optimizer = accelerator.prepare(model, SGD(model.parameters(), 0.1))
@@ -214,21 +194,6 @@ def test_gradients_that_were_written_by_hand() -> None:
     assert holds(mask, model)
 
 
-def test_an_optimizer_that_moves_weights_without_a_gradient() -> None:
-    class Noisy(SGD):
-        @torch.no_grad()
-        def step(self, closure: Any = None) -> None:  # as Langevin dynamics does
-            for group in self.param_groups:
-                for parameter in group["params"]:
-                    parameter.add_(torch.randn_like(parameter), alpha=group["lr"])
-
-    model = network()
-    mask, optimizer = half(model), Noisy(model.parameters(), 0.1)
-    mask.hold(model, optimizer)
-    optimizer.step()
-    assert holds(mask, model)
-
-
 def test_weights_in_no_optimizer_are_named_and_apply_zeroes_them() -> None:
     model = network()
     mask = half(model)
@@ -243,18 +208,6 @@ def test_weights_in_no_optimizer_are_named_and_apply_zeroes_them() -> None:
         model.first.weight.add_(1.0)
     hold.apply()
     assert holds(mask, model)
-
-
-def test_one_optimizer_per_weight_may_step_in_the_backward_pass() -> None:
-    model = network()
-    mask = half(model)
-    own = {each: SGD([each], 0.1, momentum=0.9, weight_decay=0.1) for each in model.parameters()}
-    mask.hold(model, *own.values())
-    for each, optimizer in own.items():
-        each.register_post_accumulate_grad_hook(lambda _, optimizer=optimizer: optimizer.step())
-    for seed in range(3):
-        model(torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(seed))).square().mean().backward()
-        assert holds(mask, model)
 
 
 class Lookahead(Optimizer):
@@ -315,8 +268,10 @@ class ScheduleFree:
         return loss
 
 
-@pytest.mark.parametrize("wrap", [Lookahead, SAM, ScheduleFree, lambda inner: Lookahead(SAM(inner))])
-@pytest.mark.parametrize("scheduled", [False, True])
+@pytest.mark.parametrize(
+    ("wrap", "scheduled"),
+    [(Lookahead, True), (SAM, False), (ScheduleFree, False), (lambda inner: Lookahead(SAM(inner)), True)],
+)
 def test_removed_weights_are_zero_under_wrappers_of_optimizers(wrap: Any, scheduled: bool) -> None:
     model = network()
     mask, inner = half(model), SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
@@ -407,31 +362,18 @@ def test_a_hold_that_fails_changes_nothing(fault: str) -> None:
     assert not holds(mask, model)
 
 
-def test_a_held_model_that_is_exported_can_be_loaded() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    mask, optimizer = half(model), SGD(model.parameters(), 0.1)
-    mask.hold(model, optimizer)
-    mask.export(model, torch.ones(1, 3))
-    model.load_state_dict({name: torch.ones_like(value) for name, value in model.state_dict().items()})
-    assert not model[0].weight_orig.detach()[~mask["0.weight"]].any()
-
-
-def test_what_cannot_be_held_is_refused_in_one_line() -> None:
+def test_model_or_optimizer_that_cannot_be_held_raises() -> None:
     model = network()
     mask, optimizer = half(model), SGD(model.parameters(), 0.1)
     layers = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
     own, of_layers = half(layers), SGD(layers.parameters(), 0.1)
     scripted = torch.jit.script(layers)
-    layers[1].weight = nn.Parameter(layers[1].weight.data)
-    aliased = nn.ModuleList([*layers, nn.Linear(4, 4)])
-    aliased[2].weight = nn.Parameter(layers[1].weight.data.t())
     cases: list[tuple[str, Callable[[], object]]] = [
         (r"mask\.hold\(model, optimizer\); a loop without one calls mask\.apply_", lambda: mask.hold(model)),
         (r"has none of the weights of the mask \(attention\.in_proj_weight, ", lambda: mask.hold(model, of_layers)),
         ("the model, a torch module, comes first; got SGD", lambda: mask.hold(optimizer, model)),  # type: ignore[arg-type]
         ("its optimizers one by one; got list", lambda: mask.hold(model, [optimizer])),  # type: ignore[arg-type]
         (r"torch\.jit\.script makes modules that run no hooks", lambda: own.hold(scripted, of_layers)),
-        (r"1\.weight and 2\.weight are two Parameters in one memory", lambda: own.hold(aliased, of_layers)),
     ]
     for message, call in cases:
         with pytest.raises(UserError, match=message) as refused:

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from autosparse.errors import UserError
 from autosparse.pruning import Layout
 
 
@@ -29,24 +28,6 @@ def test_flatten_and_unflatten_are_inverse_and_unflatten_copies_nothing(model: n
         layout.unflatten(flat[:-1])
 
 
-def test_layer_at(model: nn.Module) -> None:
-    layout = Layout.of(model)
-    for layer in layout.layers:
-        assert layout.layer_at(layer.offset) is layer
-        assert layout.layer_at(layer.offset + layer.size - 1) is layer
-
-
 def test_json_round_trip(model: nn.Module) -> None:
     layout = Layout.of(model)
     assert Layout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
-
-
-def test_a_shared_weight_is_listed_once() -> None:
-    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
-    second.weight = first.weight
-    assert Layout.of(nn.Sequential(first, second)).size == 16
-
-
-def test_a_model_of_another_layout_is_refused(model: nn.Module, convolutional: nn.Module) -> None:
-    with pytest.raises(UserError, match="not those of this layout"):
-        Layout.of(model).weights(convolutional)

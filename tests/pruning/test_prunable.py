@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DataParallel
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 from torch.nn.utils import prune as torch_prune
@@ -135,7 +135,7 @@ class Spectrum(nn.Module):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*is deprecated")
-def test_include_of_what_cannot_be_pruned_raises(make: Callable[[], nn.Module], name: str, why: str) -> None:
+def test_include_of_an_unprunable_parameter_raises(make: Callable[[], nn.Module], name: str, why: str) -> None:
     model = make()
     with pytest.raises(UserError, match=rf"include='{name}' finds nothing to prune: {name} is {why}$"):
         Layout.of(model, include=[name])
@@ -158,28 +158,7 @@ def test_a_pattern_may_be_one_string_and_any_name_of_a_tied_weight() -> None:
     assert dense_warning(model, Layout.of(model), exclude="3.weight") is None
 
 
-@pytest.mark.parametrize("alias", [Tensor.t, lambda weight: weight[:2], lambda weight: weight.view(8, 2)])
-def test_two_parameters_in_one_memory_are_refused(alias: Callable[[Tensor], Tensor]) -> None:
-    model = nn.Module()
-    model.first, model.loose = nn.Linear(4, 4), nn.Parameter(torch.zeros(4, 4))
-    model.second = nn.Linear(4, 4)
-    model.second.weight = nn.Parameter(alias(model.first.weight.data))
-    with pytest.raises(UserError, match=r"first\.weight and second\.weight|second\.weight and first\.weight"):
-        Layout.of(model)
-    model.loose = nn.Parameter(model.second.weight.data)
-    with pytest.raises(UserError, match=r"(first|second)\.weight and loose|loose and (first|second)\.weight"):
-        Layout.of(model, exclude="second.weight")
-
-
-def test_parts_of_one_memory_that_do_not_overlap_are_taken() -> None:
-    model, whole = nn.Sequential(nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(2, 4), nn.Linear(2, 4)), torch.randn(4, 4)
-    model[0].weight, model[1].weight = nn.Parameter(whole[:2]), nn.Parameter(whole[2:])
-    other = torch.randn(4, 4)
-    model[2].weight, model[3].weight = nn.Parameter(other[:, :2]), nn.Parameter(other[:, 2:])
-    assert len(names(model)) == 4
-
-
-def test_what_is_empty_or_one_dimensional_is_left_out() -> None:
+def test_empty_and_one_dimensional_parameters_are_left_out() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     model.append(nn.Module())
     model[2].weight = nn.Parameter(torch.zeros(0, 4))

@@ -1,12 +1,13 @@
 import pytest
 
 from autosparse.errors import UserError
-from autosparse.pruning import Constant, Geometric, Linear, Schedule, make_schedule
-from autosparse.pruning.schedule import keep_count
+from autosparse.pruning import Schedule
+from autosparse.pruning.schedule import SCHEDULES, keep_count
 
 
-@pytest.mark.parametrize("schedule", [Geometric(20, 0.01), Linear(20, 0.01), Constant(20, 0.8)])
-def test_boundaries_and_monotony(schedule: Schedule) -> None:
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_density_falls_from_one(name: str) -> None:
+    schedule = Schedule(name, 20, 0.99, 0.8)
     densities = [schedule.density(i) for i in range(21)]
     assert densities[0] == 1.0
     assert densities == sorted(densities, reverse=True)
@@ -16,27 +17,27 @@ def test_boundaries_and_monotony(schedule: Schedule) -> None:
             schedule.density(outside)
 
 
-def test_values() -> None:
-    assert Geometric(20, 0.01).density(20) == 0.01
-    assert Geometric(20, 0.01).density(10) == pytest.approx(0.1)
-    assert Linear(20, 0.01).density(20) == 0.01
-    assert Linear(20, 0.01).density(10) == pytest.approx(0.505)
-    assert Constant(3, 0.85).density(3) == pytest.approx(0.85**3)
+def test_densities_are_those_of_the_formulas() -> None:
+    assert Schedule("geometric", 20, 0.75).density(20) == 0.25
+    assert Schedule("geometric", 20, 0.99).density(10) == pytest.approx(0.1)
+    assert Schedule("linear", 20, 0.75).density(20) == 0.25
+    assert Schedule("linear", 20, 0.99).density(10) == pytest.approx(0.505)
+    assert Schedule("constant", 3, rate=0.85).density(3) == pytest.approx(0.85**3)
 
 
-def test_by_name() -> None:
-    assert make_schedule("geometric", 5, 0.75) == Geometric(5, 0.25)
-    assert make_schedule("linear", 5, 0.75) == Linear(5, 0.25)
-    assert make_schedule("constant", 5, 0.75, 0.9) == Constant(5, 0.9)
-    with pytest.raises(UserError, match="unknown schedule 'cosine'; valid: geometric, linear, constant"):
-        make_schedule("cosine", 5, 0.9)
-    for sparsity in (0.0, 1.0):
-        with pytest.raises(UserError, match="between 0 and 1"):
-            make_schedule("geometric", 5, sparsity)
-    with pytest.raises(UserError, match="at least one iteration"):
-        make_schedule("linear", 0, 0.9)
-    with pytest.raises(UserError, match="rate"):
-        make_schedule("constant", 5, 0.9, 1.0)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cosine", 5, 0.9), "unknown schedule 'cosine'; valid: geometric, linear, constant"),
+        (("geometric", 5, 0.0), "sparsity must be between 0 and 1"),
+        (("geometric", 5, 1.0), "sparsity must be between 0 and 1"),
+        (("linear", 0, 0.9), "at least one iteration"),
+        (("constant", 5, 0.9, 1.0), "rate must be between 0 and 1"),
+    ],
+)
+def test_schedule_that_cannot_be_raises(arguments: tuple[str, int, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Schedule(*arguments)
 
 
 def test_counts_are_rounded() -> None:

@@ -132,16 +132,7 @@ def test_scores_that_do_not_distinguish_are_refused_naming_the_layers() -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_masks_of_one_score_are_nested() -> None:
-    scores, mask = torch.randn(1000, generator=torch.Generator().manual_seed(0)).round(decimals=1), full(1000)
-    for k in (800, 500, 20):
-        smaller = keep_top(scores, k, mask)
-        assert not (smaller.kept & ~mask.kept).any()
-        assert torch.equal(smaller.kept, keep_top(scores, k, full(1000)).kept)
-        mask = smaller
-
-
-def test_nan_is_refused_where_alive_and_names_the_layer() -> None:
+def test_nan_score_of_a_kept_weight_raises_naming_the_layer() -> None:
     bits = torch.tensor([0x7FC00000, 0x7F800001, -1, -0x007FFFFF], dtype=torch.int32)  # the least NaNs of both signs
     for nan in bits.view(torch.float32):
         scores, alive = torch.ones(10), full(10)
@@ -152,7 +143,7 @@ def test_nan_is_refused_where_alive_and_names_the_layer() -> None:
         assert keep_top(scores, 9, alive).kept.nonzero().squeeze(1).tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 9]
 
 
-def test_what_cannot_be_kept_is_refused() -> None:
+def test_count_or_scores_out_of_range_raise() -> None:
     with pytest.raises(UserError, match="cannot keep 11 of 10"):
         keep_top(torch.ones(10), 11, full(10))
     with pytest.raises(ValueError, match="must be float32"):

@@ -14,8 +14,8 @@ from typing import Any
 
 from autosparse.cluster import Job, slurm
 from autosparse.files import read_record
+from tests.mounts import remount
 from tests.slurm.conftest import Sandbox
-from tests.store.test_limits import remount
 
 SMALL_FILES = ("job.json", "status.json", "progress.json", "history.json")
 NODES = {"gpu1": "gpu", "gpu2": "gpu", "cpu1": "cpu", "cpu2": "cpu"}  # and the partition whose jobs preempt there

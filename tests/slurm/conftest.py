@@ -15,8 +15,8 @@ from autosparse.cluster import slurm
 from tests import waiting
 from tests.cluster import jobs
 from tests.conftest import ROOT
+from tests.mounts import mounted
 from tests.slurm import work
-from tests.store.test_limits import mounted
 
 MAX_ARRAY = 8
 BY_VALUE = (jobs, work, waiting)  # jobs cannot import tests by name: they start in pytest's folder, whichever it is

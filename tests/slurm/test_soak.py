@@ -14,14 +14,14 @@ from autosparse.config import IRPConfig, PruneConfig
 from autosparse.errors import UserError
 from autosparse.files import read_record
 from autosparse.jobs import IRPRun, PruneRun
-from autosparse.jobs.base import Setting, TrainingRun
+from autosparse.jobs.base import TrainingOptions, TrainingRun
 from autosparse.tasks import Images
 from autosparse.tensors import load
 from tests.conftest import tree
 from tests.slurm.chaos import Chaos, summary
 from tests.slurm.conftest import Sandbox, until
 
-SETTING = Setting(task=Images(source="digits"), epochs=3)
+SETTING = TrainingOptions(task=Images(source="digits"), epochs=3)
 RESOURCES = Resources(
     partition="low", gpus_per_node=0, cpus_per_task=1, array_parallelism=4, max_requeues=1000, slurm=("exclusive",)
 )

@@ -17,7 +17,7 @@ from autosparse.cluster import Resources, launch, slurm
 from autosparse.cluster.submit import submit_array
 from autosparse.config import IRPConfig
 from autosparse.errors import UserError
-from autosparse.jobs.base import Setting
+from autosparse.jobs.base import TrainingOptions
 from autosparse.store import TripleStore
 from autosparse.tasks import Images
 from tests.cluster.jobs import Note
@@ -82,7 +82,7 @@ def test_a_process_that_fails_does_not_leave_the_others_waiting(tmp_path: Path) 
 
 def test_two_nodes_of_two_processes_are_one_world_and_write_one_store(irp_run: Path, tmp_path: Path) -> None:
     run = WorldRun(
-        output=tmp_path, setting=Setting(task=Images(source="digits"), epochs=1), config=IRPConfig(iterations=2)
+        output=tmp_path, setting=TrainingOptions(task=Images(source="digits"), epochs=1), config=IRPConfig(iterations=2)
     )
     launch([run], Resources(partition="gpu", nodes=2, gpus_per_node=2, cpus_per_task=1, wait=True), tmp_path, "irp")
     told = [json.loads((run.folder / "logs" / f"told{rank}.json").read_text()) for rank in range(4)]

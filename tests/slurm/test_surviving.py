@@ -15,7 +15,7 @@ from autosparse.cluster import Resources, launch, slurm
 from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.jobs import IRPRun
-from autosparse.jobs.base import Setting
+from autosparse.jobs.base import TrainingOptions
 from autosparse.tasks import Images
 from tests.conftest import tree
 from tests.slurm.conftest import Sandbox, until
@@ -24,7 +24,7 @@ from tests.slurm.work import PatientRun
 GPU = {"partition": "gpu", "cpus_per_task": 1}
 
 
-SETTING, CONFIG = Setting(task=Images(source="digits"), epochs=6), IRPConfig(iterations=8)
+SETTING, CONFIG = TrainingOptions(task=Images(source="digits"), epochs=6), IRPConfig(iterations=8)
 
 
 def a_run(output: Path) -> IRPRun:

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import multiprocessing
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +18,7 @@ from torch import Tensor
 from autosparse.distributed import Group
 from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleWriter
-
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload([__name__])
+from tests.world import FORKS
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def run_group(size: int, process: Callable[[Group], None], stop: int = 1 << 20) 
 
 def succeeds(target: Callable[..., None], *arguments: object) -> bool:
     """Return True if a function ends without an error in a process of its own, which has none of pytest's threads."""
-    process = processes.Process(target=target, args=arguments)
+    process = FORKS.Process(target=target, args=arguments)
     process.start()
     process.join()
     return process.exitcode == 0

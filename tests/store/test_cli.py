@@ -53,15 +53,12 @@ def test_info_prints_the_content_of_a_store(store: Path, command: Command) -> No
     assert TripleStore.open(store).fingerprint in out
 
 
-def test_info_and_verify_accept_an_unfinished_store(tmp_path: Path, command: Command) -> None:
+def test_verify_names_array_shard_and_chunk(store: Path, tmp_path: Path, command: Command) -> None:
+    assert command("verify", store) == (0, f"{store}: whole\n", "")
     write(tmp_path / "s", RUN, SHARD, until=2)
     assert re.search(r"complete +no", command("info", tmp_path / "s")[1])
     out = command("verify", tmp_path / "s")[1]
     assert out.endswith(f"unfinished (1 of {N} iterations), committed files are whole\n")
-
-
-def test_verify_names_array_shard_and_chunk(store: Path, tmp_path: Path, command: Command) -> None:
-    assert command("verify", store) == (0, f"{store}: whole\n", "")
     write(tmp_path / "s", RUN, SHARD)
     for name in ("grad/c/3", "alive/c/1/0"):
         (tmp_path / "s" / name).write_bytes(flip((tmp_path / "s" / name).read_bytes(), 26))
@@ -72,7 +69,7 @@ def test_verify_names_array_shard_and_chunk(store: Path, tmp_path: Path, command
     assert err.endswith("2 problems\n")
 
 
-def test_export_to_npz_holds_all_arrays(store: Path, tmp_path: Path, command: Command) -> None:
+def test_export_to_npz_and_parquet_holds_all_arrays(store: Path, tmp_path: Path, command: Command) -> None:
     code, out, err = command("export", store, tmp_path / "out.npz")
     assert (code, err) == (0, "")
     assert out.startswith(f"{tmp_path / 'out.npz'}: {SIZE:,} triples, ")
@@ -82,9 +79,6 @@ def test_export_to_npz_holds_all_arrays(store: Path, tmp_path: Path, command: Co
         assert saved["layer_names"].tolist() == NAMES
         assert saved["layer_sizes"].tolist() == SIZES
         assert saved["densities"].tolist() == DENSITIES
-
-
-def test_export_to_parquet_holds_all_columns(store: Path, tmp_path: Path, command: Command) -> None:
     assert command("export", store, tmp_path / "out.parquet")[0] == 0
     table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
     assert all(np.array_equal(table[name].to_numpy(), values) for name, values in ARRAYS.items())
@@ -112,7 +106,6 @@ def test_export_to_zarr_is_compressed_and_holds_all_arrays(store: Path, tmp_path
     ("arguments", "expected"),
     [
         (["info", "nowhere"], "no triple store at nowhere"),
-        (["info", "PATH", "more"], "info takes one path, got 'more' as well"),
         (["export", "PATH"], "export needs a target: python -m autosparse.store export"),
         (["export", "PATH", "out.csv"], "unknown kind of file '.csv'; valid: .npz, .parquet, .zarr.zip"),
         (["info", "gs://bucket/x"], "a store is a folder or s3://BUCKET/PREFIX"),

@@ -29,7 +29,7 @@ def write_large(path: Path, size: int, shard: int | None) -> None:
 
 
 def limit(beyond: int) -> None:
-    """Limit the memory of this process to what it has now and some bytes beyond."""
+    """Limit the memory of this process to its present memory and some bytes."""
     used = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert used
     resource.setrlimit(resource.RLIMIT_DATA, (int(used[1]) * 1024 + beyond,) * 2)

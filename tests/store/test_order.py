@@ -138,15 +138,6 @@ def test_a_fraction_is_drawn_anew_in_every_epoch() -> None:
         assert len(np.intersect1d(a, b)) == pytest.approx(1000, rel=0.15)
 
 
-def test_dropped_samples_differ_from_epoch_to_epoch() -> None:
-    order = Order((5000,), (256,), 900, part="all", streams=12, chunks_per_buffer=2)
-    epochs = [everything(replace(order, epoch=epoch))[:, 1] for epoch in range(12)]
-    dropped = [frozenset(range(5000)) - frozenset(epoch.flatten().tolist()) for epoch in epochs]
-    assert all(len(rest) == 5000 % 900 for rest in dropped)
-    assert len(set(dropped)) == 12
-    assert not frozenset.intersection(*dropped)
-
-
 def test_orders_of_seeds_and_epochs_differ() -> None:
     order = Order((5000,), (256,), 500, part="all", streams=6, chunks_per_buffer=2)
     firsts = [batch_indices(replace(order, seed=seed, epoch=epoch), 0)[1] for seed in range(3) for epoch in range(3)]

@@ -1,4 +1,4 @@
-"""Tasks whose networks are transformers, tiny: a ViT that tells digits, a GPT that continues a text of its own."""
+"""A task with a tiny GPT, which continues sequences."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -9,39 +9,11 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from autosparse import Task
-from autosparse.tasks.arrays import load
 from autosparse.tasks.base import Split
 from autosparse.training import Recipe
-from tests.models import GPT, ViT
+from tests.models import GPT
 
 SAMPLES: dict[Split, int] = {"train": 1280, "validation": 32, "test": 64}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Vision(Task):
-    """Digits, eight pixels wide."""
-
-    better: ClassVar[Literal["higher", "lower"]] = "higher"
-
-    @property
-    def recipe(self) -> Recipe:
-        return Recipe(1, "adamw", 3e-3, batch_size=32)
-
-    def model(self) -> nn.Module:
-        return ViT()
-
-    def dataset(self, split: Split) -> TensorDataset:
-        images = load("digits")
-        x, y = (images.x_test, images.y_test) if split == "test" else (images.x_train, images.y_train)
-        part = slice(-SAMPLES[split], None) if split == "validation" else slice(SAMPLES[split])
-        return TensorDataset(torch.from_numpy(x[part]) / 127.5 - 1, torch.from_numpy(y[part]))
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        return F.cross_entropy(model(batch[0]), batch[1])
-
-    def metrics(self, model: nn.Module, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
-        right = (model(batch[0]).argmax(1) == batch[1]).sum()
-        return {"accuracy": (right, torch.full_like(right, len(batch[1])))}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autosparse.errors import UserError
 from autosparse.tasks import Data
 from autosparse.tasks.image_set import crop_and_flip
 from tests.models import digits
@@ -13,8 +12,7 @@ def worlds(size: int) -> list[Data]:
     return [digits(rank=rank, world_size=size) for rank in range(size)]
 
 
-@pytest.mark.parametrize("augment", [False, True])
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(("size", "augment"), [(2, True), (4, False)])
 def test_training_batches_are_the_same_for_any_number_of_processes(size: int, augment: bool) -> None:
     (one,) = worlds(1)
     many = [world.training(64, 3, augment).epoch(1) for world in worlds(size)]
@@ -58,19 +56,12 @@ def test_nothing_crosses_over_to_the_device_after_the_first_step() -> None:
         assert crossings.count == before
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 3])
 def test_scoring_deals_whole_batches(size: int) -> None:
     dealt = [list(world.scoring(100, limit=7)) for world in worlds(size)]
     labels = [dealt[k % size][k // size][1] for k in range(7)]
     assert sum(map(len, dealt)) == 7
     assert torch.equal(torch.cat(labels), torch.cat([y for _, y in worlds(1)[0].scoring(100)])[:700])
-
-
-def test_images_are_normalized_by_the_training_images() -> None:
-    data = digits(validation=0.0)
-    x = torch.cat([x for x, _ in data.scoring(1500)])
-    assert x.mean().item() == pytest.approx(0, abs=1e-4)
-    assert x.std().item() == pytest.approx(1, abs=1e-3)
 
 
 def test_the_validation_split_is_held_out() -> None:
@@ -88,8 +79,3 @@ def test_crop_and_flip_against_one_image_at_a_time() -> None:
         top, left = (int(d * 9) for d in draw[:2])
         expected = np.pad(image.numpy(), ((0, 0), (4, 4), (4, 4)))[:, top : top + 6, left : left + 5]
         assert np.array_equal(result.numpy(), expected if draw[2] < 0.5 else expected[:, :, ::-1])
-
-
-def test_batches_that_cannot_be_cut_are_refused() -> None:
-    with pytest.raises(UserError, match="cannot be cut evenly over 3 processes"):
-        worlds(3)[0].training(128)

@@ -1,7 +1,9 @@
-import contextlib
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,6 @@ from autosparse.tasks import Data
 from autosparse.tasks.arrays import ImageArrays
 from autosparse.training import Checkpoint, Recipe, evaluate, summarize, train
 from autosparse.training.step import kept_bits, make_optimizer, zero_removed
-from tests.conftest import has_compiler
 from tests.models import digits
 
 RECIPE = Recipe(2, "nesterov", 0.05, batch_size=128, weight_decay=1e-2, drops=(1,))
@@ -26,6 +27,19 @@ RECIPE = Recipe(2, "nesterov", 0.05, batch_size=128, weight_decay=1e-2, drops=(1
 
 class StoppedError(Exception):
     """The process ends here."""
+
+
+def stop_after(stop: int) -> Callable[[int], None]:
+    """Return a progress that ends the training in the step after a number of them."""
+    done = 0
+
+    def progress(steps: int) -> None:
+        nonlocal done
+        done += steps
+        if done > stop:
+            raise StoppedError
+
+    return progress
 
 
 def sparse(model: nn.Module, density: float = 0.2) -> Mask:
@@ -43,7 +57,7 @@ def fresh(kind: str, images: ImageArrays) -> nn.Module:
     return nn.Sequential(*stem, nn.Flatten(), nn.Dropout(), nn.Linear(512, 10))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam"])
+@pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
 def test_removed_weights_are_exactly_zero_after_every_step(
     optimizer: str, model: nn.Module, data: Data, accelerator: Accelerator
 ) -> None:
@@ -67,8 +81,10 @@ def test_training_learns_and_is_a_function_of_the_seed(images: ImageArrays, acce
     results = []
     for seed in (0, 0, 1):
         model = fresh("convolutional", images)
-        torch.manual_seed(len(results))  # the global generator must not matter
+        torch.manual_seed(len(results))  # the global generator does not matter, and stays as it is
+        state = torch.get_rng_state()
         history = train(model, Mask.full(Layout.of(model)), data, RECIPE, accelerator, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
         results.append((history, model.state_dict()))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(results[0][1][name], results[1][1][name]) for name in results[0][1])
@@ -77,43 +93,22 @@ def test_training_learns_and_is_a_function_of_the_seed(images: ImageArrays, acce
     assert results[0][0][-1]["validation"] is None
 
 
-def test_the_global_generator_is_left_alone(model: nn.Module, data: Data, accelerator: Accelerator) -> None:
-    torch.manual_seed(9)
-    state = torch.get_rng_state()
-    train(model, sparse(model), data, RECIPE, accelerator)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("kind", ["lenet", "convolutional", "deep"])
-@pytest.mark.parametrize("stop", [1, 7, 10, 11, 20])
+@pytest.mark.parametrize(("kind", "stop"), [("convolutional", 1), ("convolutional", 10), ("deep", 11), ("deep", 20)])
 def test_a_stopped_training_ends_with_the_same_bits(
     kind: str, stop: int, images: ImageArrays, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, optimizer="adam", learning_rate=1e-3, augment=True, channels_last=kind == "deep")
     whole = fresh(kind, images)
     expected = train(whole, sparse(whole), data, recipe, accelerator, seed=3)
-    told = 0
-
-    def die(steps: int) -> None:
-        nonlocal told
-        told += steps
-        if told > stop:
-            raise StoppedError
-
     path = tmp_path / "checkpoint.pt"
     model = fresh(kind, images)
-    if stop < 20:
-        with pytest.raises(StoppedError):
-            train(
-                model, sparse(model), data, recipe, accelerator, seed=3, resume=Checkpoint(path, "a", 0), progress=die
-            )
-    else:  # stopped after the last step
-        train(model, sparse(model), data, recipe, accelerator, seed=3, resume=Checkpoint(path, "a", 0))
+    options: Any = {"seed": 3, "resume": Checkpoint(path, "a", 0), "progress": stop_after(stop)}
+    with pytest.raises(StoppedError) if stop < 20 else nullcontext():  # 20 is the last step
+        train(model, sparse(model), data, recipe, accelerator, **options)
     model = fresh(kind, images)
     done: list[int] = []
-    history = train(
-        model, sparse(model), data, recipe, accelerator, seed=3, resume=Checkpoint(path, "a", 60), progress=done.append
-    )
+    options = {"seed": 3, "resume": Checkpoint(path, "a", 60), "progress": done.append}
+    history = train(model, sparse(model), data, recipe, accelerator, **options)
     assert done[0] == stop
     assert sum(done) == 20
     assert history == expected
@@ -143,12 +138,12 @@ class Trap:
         return Path.touch, (self.sign,)
 
 
-def test_what_others_put_in_the_place_of_a_checkpoint_runs_no_code(model: nn.Module, tmp_path: Path) -> None:
+def test_pickle_instead_of_a_checkpoint_runs_no_code(model: nn.Module, tmp_path: Path) -> None:
     torch.save({"tag": "train", "model": Trap(tmp_path / "sign")}, tmp_path / "checkpoint.pt")
     with pytest.raises(UserError, match=r"checkpoint .*checkpoint.pt cannot be read; delete it"):
         Checkpoint(tmp_path / "checkpoint.pt", "train").load(model, torch.optim.SGD(model.parameters()))
     assert not (tmp_path / "sign").exists()
-    with contextlib.suppress(Exception):  # it would have
+    with suppress(Exception):  # it would have
         torch.load(tmp_path / "checkpoint.pt", weights_only=False)
     assert (tmp_path / "sign").exists()
 
@@ -169,11 +164,10 @@ def test_bf16_comes_near_float32(images: ImageArrays, data: Data, accelerator: A
     assert histories[1] != histories[0]
 
 
-@pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
 def test_channels_last_changes_the_memory_and_nothing_else(
-    optimizer: str, images: ImageArrays, data: Data, accelerator: Accelerator
+    images: ImageArrays, data: Data, accelerator: Accelerator
 ) -> None:
-    recipe = replace(RECIPE, optimizer=optimizer, learning_rate=1e-3)
+    recipe = replace(RECIPE, optimizer="adam", learning_rate=1e-3)
     plain, model = fresh("deep", images), fresh("deep", images)
     mask = sparse(model)
     flat, during = mask.layout.flatten(mask.layout.weights(model)), []
@@ -195,10 +189,10 @@ def test_channels_last_changes_the_memory_and_nothing_else(
         torch.testing.assert_close(value, plain.state_dict()[name], rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 def test_a_network_is_compiled_once_for_all_its_trainings(
-    images: ImageArrays, data: Data, accelerator: Accelerator
+    images: ImageArrays, data: Data, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # needs no C++ compiler
     recipe = replace(RECIPE, learning_rate=0.02, channels_last=True)
     plain, model = fresh("deep", images), fresh("deep", images)
     plain[-2], model[-2] = nn.Identity(), nn.Identity()  # dropout draws other numbers where it is compiled
@@ -222,7 +216,7 @@ def test_evaluate_counts_the_images(
     assert evaluate(model, data, "test", accelerator, RECIPE) == {"accuracy": pytest.approx(expected)}
 
 
-def test_all_metrics_are_those_of_the_last_epoch_and_of_that_chosen_by_the_first_metric() -> None:
+def test_summary_has_the_last_epoch_and_the_one_chosen_by_the_first_metric() -> None:
     tests, validations = (0.5, 0.9, 0.7), (0.6, 0.5, 0.61)
     history = [
         {"epoch": k, "loss": 1.0, "metric": "accuracy", "test": t, "validation": v, "more": {"iou": k / 10}}
@@ -240,7 +234,7 @@ def test_all_metrics_are_those_of_the_last_epoch_and_of_that_chosen_by_the_first
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_what_is_removed_is_zero_whatever_it_was_and_the_rest_has_the_same_bits(kind: torch.dtype) -> None:
+def test_removed_weights_become_zero_and_kept_ones_keep_their_bits(kind: torch.dtype) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(5, 6)).to(kind).to(memory_format=torch.channels_last)
     mask = sparse(model, 0.5)
     odd = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 1.5, -2.0], dtype=kind)
