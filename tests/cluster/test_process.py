@@ -83,7 +83,7 @@ def test_process_ends_although_a_thread_is_alive(fails: bool, tmp_path: Path) ->
 
     DelayedSubmission(work).dump(tmp_path / "4242_submitted.pkl")
     environment = os.environ | {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "4242", "SLURM_PROCID": "0"}
-    command = [sys.executable, "-u", "-m", "autosparse.cluster.worker", str(tmp_path)]
+    command = [sys.executable, "-c", "from autosparse.cluster.worker import main; main()", str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == fails
     assert ("ZeroDivisionError: a bug" in done.stderr) == fails
