@@ -98,7 +98,7 @@ def main(a: Arguments) -> None:
         if missing:
             print(f"\nno {', '.join(missing)}: submission, watching and starting again are not measured")
             return
-        with _sandbox() as calls:
+        with sandbox() as calls:
             _submission(a, folder, calls)
             _starting_again(a, folder)
 
@@ -209,7 +209,7 @@ def _starting_again(a: Arguments, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _sandbox() -> Iterator[Callable[[], list[str]]]:
+def sandbox() -> Iterator[Callable[[], list[str]]]:
     """A cluster that all commands talk to; yields the calls of Slurm's commands since it was last asked."""
     folder = Path(tempfile.mkdtemp(prefix="autosparse-sandbox-"))  # its path may hold no blanks
     before = dict(os.environ)

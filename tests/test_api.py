@@ -139,7 +139,7 @@ class First:
 def test_weights_removed_by_the_first_mask_stay_removed(model: nn.Module) -> None:
     start = a_quarter(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    for criterion in ("magnitude", "snip", quick("synflow")):
+    for criterion in ("magnitude", quick("iterative-snip"), quick("force")):
         found = prune(model, images(), criterion=criterion, sparsity=0.9, mask=start)
         assert found.count == 5020
         assert not (found.kept & ~start.kept).any()

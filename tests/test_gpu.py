@@ -1,4 +1,4 @@
-"""The same road on a GPU; skipped where there is none."""
+"""Runs of every kind on a GPU; skipped where there is none."""
 
 import json
 import os
@@ -27,11 +27,11 @@ def python(*arguments: object) -> str:
     return done.stdout.strip()
 
 
-HAS_GPU = bool(GPUS) and torch.backends.cuda.is_built() and shutil.which("nvidia-smi")  # no need to wake it
+HAS_GPU = bool(GPUS) and torch.backends.cuda.is_built() and shutil.which("nvidia-smi")
 pytestmark = pytest.mark.skipif(not HAS_GPU, reason="no GPU")
 
 
-def test_the_road_on_a_gpu(irp_run: Path, tmp_path: Path) -> None:
+def test_runs_of_every_kind_on_a_gpu(irp_run: Path, tmp_path: Path) -> None:
     run = python("launch/irp.py", *SMALL_IRP, "--output", tmp_path)
     gpu, cpu = TripleStore.open(run), TripleStore.open(irp_run)
     assert gpu.problems() == []
@@ -50,7 +50,7 @@ def test_local_jobs_get_the_gpu(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "irp" / RUN / "environment.json").read_text())["gpus"]
 
 
-def test_selection_is_the_same_on_both(tmp_path: Path) -> None:
+def test_selection_is_the_same_on_cpu_and_gpu(tmp_path: Path) -> None:
     script = """
 import torch
 from autosparse.pruning import Layer, Layout, Mask, keep_top

@@ -60,4 +60,4 @@ def _a_core_each(resources: cluster.Resources) -> cluster.Resources:
     if local.cluster == "slurm":
         return resources
     local = replace(local, gpus_per_node=local.gpus_per_node or 0, cpus_per_task=local.cpus_per_task or 1)
-    return replace(local, array_parallelism=local.array_parallelism or min(_AT_ONCE, local.local_jobs()))
+    return replace(local, runs_at_once=local.runs_at_once or min(_AT_ONCE, local.side_by_side()))

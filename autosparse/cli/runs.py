@@ -72,7 +72,7 @@ class Logs(_Action):
                 with path.open(errors="replace") as file:
                     sys.stdout.writelines(deque(file, self.lines))
             elif log := read_record(folder / "job.json").get("log"):
-                print(f"not started; Slurm's log: {log}")
+                print(f"not started; log: {log}")
             else:
                 print("not started")
 

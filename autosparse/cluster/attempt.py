@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import submitit
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -38,24 +39,27 @@ class Attempt:
         job: job to run.
         cpus: number of threads of each process; None leaves PyTorch's default.
         max_requeues: how often the job may be queued again.
+        forked: whether this process is one of `workers`, whose parent has Slurm queue the job again.
+        gpu_fraction: fraction of its GPU's memory that the job may use.
     """
 
     job: Job
     cpus: int | None
     max_requeues: int = 0
+    forked: bool = False
+    gpu_fraction: float = 1.0
 
     def __call__(self) -> None:
         """Run the job unless it is complete, and record how the attempt ended.
 
         Raises:
             UserError: the job cannot run, or another process works on it.
-            KeyboardInterrupt: the job was asked to stop, outside of Slurm, where it is queued again.
+            KeyboardInterrupt: the job was asked to stop, and does not queue itself again.
         """
-        accelerator = process.start(self.cpus)
-        executor = os.environ.get("SUBMITIT_EXECUTOR")
-        job_id = submitit.JobEnvironment().job_id if executor == "slurm" else None
-        # A command that was killed may have left its job running.
-        hold = lease(self.job.folder, job_id, wait=executor == "local")
+        accelerator = process.start(self.cpus, self.gpu_fraction)
+        job_id = submitit.JobEnvironment().job_id if "SUBMITIT_EXECUTOR" in os.environ else None
+        # A command that was killed may have left its runs working.
+        hold = lease(self.job.folder, job_id, wait=self.forked and not job_id)
         try:
             with interruption.listening(), hold if accelerator.is_main_process else nullcontext():
                 self._run(accelerator, job_id)
@@ -63,10 +67,10 @@ class Attempt:
             accelerator.wait_for_everyone()
             if interruption.lost():
                 raise UserError(str(stop)) from None
-            if executor != "slurm":
+            if self.forked or not job_id:
                 raise KeyboardInterrupt from None
-            _requeue(self.max_requeues, accelerator.is_main_process)
-        if executor:
+            requeue(self.max_requeues, accelerator.is_main_process)
+        if self.forked or job_id:
             process.finish(accelerator)
 
     def _run(self, accelerator: Accelerator, job_id: str | None) -> None:
@@ -92,6 +96,7 @@ class Attempt:
                         provenance.write_config(job)
                         provenance.write_environment(folder, job_id)
                     write_status("running")
+                    log.info("on %s with %d threads", accelerator.device, torch.get_num_threads())
                     accelerator.wait_for_everyone()
                     _work(job, accelerator)
             except interruption.InterruptedAtStep as stop:
@@ -123,7 +128,7 @@ def _is_complete(job: Job) -> bool:
     return job.is_complete()
 
 
-def _requeue(most: int, main: bool) -> None:
+def requeue(most: int, main: bool) -> None:
     """Have Slurm end this job and start it again; all of its processes call this, and it does not return.
 
     A cancelled job is not queued again: it gets the signal of a preemption, but its state differs.

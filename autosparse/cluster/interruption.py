@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 # Slurm sends the first two at the time limit and for a preemption, Ctrl-C the third, a closed terminal the fourth.
-_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _AGREEMENT_INTERVAL = 3.0  # seconds between two agreements of several processes: each costs a round trip
 
 _received: str | None = None
@@ -89,12 +89,12 @@ def listening() -> Iterator[None]:
         interrupt(signal.Signals(number).name)
         signal.signal(number, before[number])
 
-    before: dict[int, Any] = {number: signal.getsignal(number) or signal.SIG_DFL for number in _SIGNALS}
+    before: dict[int, Any] = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
     if before[signal.SIGHUP] == signal.SIG_IGN:  # Under nohup the run outlives its terminal.
         del before[signal.SIGHUP]
     for number in before:
         signal.signal(number, note)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # A Slurm task holds them from its start.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # A Slurm task holds them from its start.
     try:
         yield
     finally:

@@ -63,6 +63,12 @@ class Job(ABC):
         """Return the files of the user's that the run computes with; they are copied into its folder."""
         return []
 
+    @classmethod
+    def imports(cls) -> tuple[str, ...]:
+        """Return the modules that a run imports; the server of forked runs imports them once."""
+        # The first optimizer imports torch._dynamo.
+        return cls.__module__, "autosparse.cluster.worker", "autosparse.cluster.attempt", "torch._dynamo"
+
     @abstractmethod
     def is_complete(self) -> bool:
         """Return True if the output exists and is whole."""

@@ -49,9 +49,10 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
     root = (resources.log_dir or output / "submitted").absolute()
     if todo:
         check_writable(output, "output")
-        check_writable(root, "log-dir")
+        if resources.cluster == "slurm":
+            check_writable(root, "log-dir")
         _check_data(todo, resources)
-    if resources.cluster != "inline" and (re.search(r"[%\\]", str(root)) or not str(root).isprintable()):
+    if resources.cluster == "slurm" and (re.search(r"[%\\]", str(root)) or not str(root).isprintable()):
         raise UserError(f"{str(root)!r}: Slurm takes no %, backslash or line break in file names; use another log-dir")
     to_run = {job.folder for job in todo}
     complete = {job.folder for job in jobs} - to_run - {failed.job.folder for failed in failures}
@@ -67,6 +68,8 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
             submit.show(runnable, resources, root)
     else:
         _mend_status(complete)
+        if runnable and resources.cluster != "slurm":
+            provenance.write_plan(job for stage in runnable for job in stage.jobs)
         if runnable:
             failures += _runner(resources.cluster)(runnable, resources, root)
     for failed in failures:
@@ -86,9 +89,9 @@ def _runner(cluster: str) -> Callable[[list[Stage], Resources, Path], list[Failu
 
         return submit.run
     if cluster == "local":
-        from autosparse.cluster import local
+        from autosparse.cluster import workers
 
-        return local.run
+        return workers.run
     return _run_inline
 
 
@@ -96,7 +99,6 @@ def _run_inline(stages: list[Stage], resources: Resources, root: Path) -> list[F
     """Run the jobs in this process, one after the other; return those that failed or were not started."""
     from autosparse.cluster.attempt import Attempt
 
-    provenance.write_plan(job for stage in stages for job in stage.jobs)
     failures, failed, number = list[Failure](), set[str](), 0
     total = sum(len(stage.jobs) for stage in stages)
     for stage in stages:

@@ -51,7 +51,7 @@ def lease(
     """
     folder.mkdir(parents=True, exist_ok=True)
     pid = os.getpid()
-    mine = {"host": socket.gethostname(), "pid": pid, "started": _start_of(pid), "job": job_id}
+    mine = {"host": socket.gethostname(), "pid": pid, "started": start_of(pid), "job": job_id}
     path = _acquire(folder, mine | {"folder": str(folder.resolve())}, stale, wait)
     done = threading.Event()
     keeper = threading.Thread(target=_keep, args=(path, beat, done), name="lease", daemon=True)
@@ -143,7 +143,7 @@ def _has_ended(job_id: str | None) -> bool:
 def _is_gone_from_here(holder: dict[str, Any], folder: Path) -> bool:
     """Return True if a process of this machine has ended, or works on the folder of which this one is a copy."""
     original = Path(holder.get("folder", folder))
-    return _start_of(holder["pid"]) != holder["started"] or (original.is_dir() and not original.samefile(folder))
+    return start_of(holder["pid"]) != holder["started"] or (original.is_dir() and not original.samefile(folder))
 
 
 def _keep(path: Path, beat: float, done: threading.Event) -> None:
@@ -178,9 +178,10 @@ def _holder(path: Path) -> dict[str, Any] | None:
         return _UNNAMED
 
 
-def _start_of(pid: int) -> str | None:
+def start_of(pid: int) -> str | None:
     """Return when a process of this machine started, in the kernel's ticks; None if it has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+    return None if state == "Z" else rest[18]

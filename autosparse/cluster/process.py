@@ -27,7 +27,7 @@ _STARTERS = {
 _MEETING_TIMEOUT = timedelta(minutes=10)  # from the first process to the last: imports from a slow file system
 
 
-def start(cpus: int | None = None) -> Accelerator:
+def start(cpus: int | None = None, gpu_fraction: float = 1.0) -> Accelerator:
     """Join the process group of this job and return its `Accelerator`.
 
     Inside a submitit job of several tasks the process-group environment is exported first: without LOCAL_RANK every
@@ -35,14 +35,15 @@ def start(cpus: int | None = None) -> Accelerator:
     of several is a group of one, whatever another job has left in the environment.
 
     Args:
-        cpus: number of threads of PyTorch; None leaves it unchanged.
+        cpus: number of threads of PyTorch, unless OMP_NUM_THREADS says it; None leaves it unchanged.
+        gpu_fraction: fraction of the GPU's memory that this process may use.
 
     Raises:
         UserError: the group is not as large as the job, or its processes do not find each other.
     """
     if cpus is not None:
-        os.environ["OMP_NUM_THREADS"] = str(cpus)  # Otherwise Accelerate sets one thread per process.
-        torch.set_num_threads(cpus)
+        threads = os.environ.setdefault("OMP_NUM_THREADS", str(cpus))  # Otherwise Accelerate sets one per process.
+        torch.set_num_threads(int(threads))
     if not (_is_one_of_several() or torch.distributed.is_initialized()):
         for name in _GROUP:
             os.environ.pop(name, None)
@@ -70,6 +71,8 @@ def start(cpus: int | None = None) -> Accelerator:
         ) from error
     if accelerator.num_processes != expected:
         raise UserError(f"the job has {expected} tasks, but the process group has {accelerator.num_processes}")
+    if gpu_fraction < 1.0 and not cpu:
+        torch.cuda.set_per_process_memory_fraction(gpu_fraction)
     return accelerator
 
 

@@ -1,5 +1,6 @@
 """Records of a run, by which it can be understood and repeated: configuration, environment, submission, status."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -30,6 +31,7 @@ _RECORDS = (
 )
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that influence the results of a run."""
     # A checkout need not be installed.
@@ -117,13 +119,13 @@ def write_environment(folder: Path, job_id: str | None) -> None:
     """Write `environment.json` (command, commit, versions, hardware, job ids) and `code.diff`."""
     import torch  # Looking at runs must not import it.
 
-    path = folder / "environment.json"
+    path, commit = folder / "environment.json", git_commit()
     jobs = read_record(path).get("jobs", [])
     write_json(
         path,
         {
             "command": sys.argv,
-            "commit": git_commit(),
+            "commit": commit,
             "versions": versions(),
             "machine": platform.platform(),
             "cpus": os.cpu_count(),
@@ -131,13 +133,16 @@ def write_environment(folder: Path, job_id: str | None) -> None:
             "jobs": jobs + [job_id] * (job_id is not None),
         },
     )
-    if git_commit() and (diff := _git("diff", "HEAD")):
+    if commit and (diff := _git("diff", "HEAD")):
         write_text(folder / "code.diff", diff)
 
 
-def write_submission(job: Job, job_id: str | None, log: str | None) -> None:
-    """Write `job.json`: the command that asks for the run, its configuration and, on Slurm, the job's id and log."""
-    submission = {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log}
+def write_submission(job: Job, job_id: str | None, log: str | None, runs: int = 1) -> None:
+    """Write `job.json`: the command that asks for the run, and its configuration.
+
+    On Slurm also the job's id, its log and how many runs it may have.
+    """
+    submission = {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log, "runs": runs}
     write_json(job.folder / "job.json", {**submission, "config": None if job.missing() else job.identity()})
 
 

@@ -23,10 +23,10 @@ DEFAULT_REQUEUES = 10
 _PER_COMMAND = ("after", "wait", "dry_run")
 """Options that a profile cannot set."""
 _SLURM_ONLY = (
-    *("partition", "account", "qos", "nodes", "mem", "constraint", "exclude"),
-    *("max_requeues", "after", "setup", "slurm"),
+    *("partition", "account", "qos", "nodes", "mem", "constraint", "exclude", "array_parallelism", "runs_per_job"),
+    *("max_requeues", "after", "setup", "slurm", "log_dir"),
 )
-_NOT_INLINE = ("gpus_per_node", "tasks_per_node", "time", "array_parallelism", "log_dir")
+_NOT_INLINE = ("gpus_per_node", "tasks_per_node", "time", "runs_at_once", "runs_per_gpu")
 _REQUEST = (
     *("partition", "account", "qos", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "mem", "time"),
     *("constraint", "exclude", "after", "slurm"),
@@ -60,13 +60,14 @@ class Resources(Where):
     tasks_per_node: Annotated[int | None, Bounds(1)] = None
     """Processes of each job on each node, for jobs without GPUs. Default: 1."""
     cpus_per_task: Annotated[int | None, Bounds(1)] = None
-    """CPU cores of each process. Default: 4 on Slurm; else the cores of the machine, divided among the jobs."""
+    """CPU cores of each process, or of a job of several runs. Default: 4 on Slurm; else the cores of the machine,
+    divided among the runs. $OMP_NUM_THREADS, where it is set, is the number of threads."""
     nodes: Annotated[int | None, Bounds(1)] = None
     """Nodes of each job. Default: 1."""
     mem: str | None = None
     """Memory of each node, such as 32GB. Default: the site's."""
     time: str | None = None
-    """Time limit of each job: minutes, H:MM:SS or D-HH:MM:SS. Default: 4:00:00."""
+    """Time limit of each job: minutes, H:MM:SS or D-HH:MM:SS. Default: 4:00:00 on Slurm, none on this machine."""
     account: str | None = None
     """Account of Slurm to charge. Default: your own."""
     qos: str | None = None
@@ -76,7 +77,13 @@ class Resources(Where):
     exclude: str | None = None
     """Nodes not to use, such as gpu[3-4]."""
     array_parallelism: Annotated[int | None, Bounds(1)] = None
-    """Number of jobs that run at once. Default: 256 on Slurm; on this machine, as its GPUs or cores allow."""
+    """Number of jobs of an array that run at once. Default: 256."""
+    runs_per_job: Annotated[int, Bounds(1)] = 1
+    """Runs in each job: many short runs take few jobs of Slurm. Each run has one process."""
+    runs_at_once: Annotated[int | None, Bounds(1)] = None
+    """Runs side by side, on this machine or in a job of several. Default: as its GPUs, or else its cores, allow."""
+    runs_per_gpu: Annotated[int | None, Bounds(1)] = None
+    """Runs that share a GPU, on this machine or in a job of several; small networks leave a GPU idle. Default: 1."""
     max_requeues: Annotated[int | None, Bounds(0)] = None
     """How often a job that was stopped (time limit, preemption, lost node) is queued again. Default: 10."""
     after: Annotated[tuple[str, ...], tyro.conf.arg(metavar="JOBID...")] = ()
@@ -94,6 +101,8 @@ class Resources(Where):
         super().__post_init__()
         if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
             raise UserError("one process runs on each GPU: tasks per node are for jobs with 0 GPUs per node")
+        if self.runs_per_job > 1 and (self.tasks_per_node or 1) * (self.nodes or 1) > 1:
+            raise UserError("in a job of several runs each run has one process: leave out tasks-per-node and nodes")
         for job in self.after:
             if not re.fullmatch(r"\d+(_\d+)?", job):
                 raise UserError(f"after takes job ids of Slurm, such as 4242 or 4242_3, got {job!r}")
@@ -135,8 +144,8 @@ class Resources(Where):
 
     @property
     def tasks(self) -> int:
-        """Number of processes of a job on each node: one per GPU, or as asked for."""
-        return self.gpus_per_node or self.tasks_per_node or 1
+        """Number of processes of a job on each node: one per GPU, or as asked for; one in a job of several runs."""
+        return 1 if self.runs_per_job > 1 else self.gpus_per_node or self.tasks_per_node or 1
 
     @property
     def requeues(self) -> int:
@@ -180,17 +189,24 @@ class Resources(Where):
                 raise UserError(f"{spelled(name)} does nothing with the cluster {cluster}; it needs {needed}")
         return replace(self, cluster=cluster)
 
-    def local_jobs(self) -> int:
-        """Return how many jobs run on this machine at once."""
-        if self.array_parallelism:
-            return self.array_parallelism
+    def of_each_run(self) -> "Resources":
+        """Return the resources of each run in a job of several."""
+        cpus = self.cpus_per_task or DEFAULT_CPUS
+        at_once = self.runs_at_once or (self.gpus(1) * (self.runs_per_gpu or 1) or cpus)
+        gpus, threads = min(1, self.gpus(1)), max(1, cpus // at_once)
+        return replace(self, runs_per_job=1, runs_at_once=at_once, gpus_per_node=gpus, cpus_per_task=threads)
+
+    def side_by_side(self) -> int:
+        """Return how many runs this machine runs at once."""
+        if self.runs_at_once:
+            return self.runs_at_once
         if gpus := self.local_gpus():
-            return max(1, count_gpus() // gpus)
+            return max(1, count_gpus() // gpus) * (self.runs_per_gpu or 1)
         return max(1, _cores() // ((self.cpus_per_task or 1) * self.tasks))
 
-    def local_cpus(self, jobs: int) -> int:
-        """Return the CPU cores of a process when `jobs` jobs run on this machine at once."""
-        return self.cpus_per_task or max(1, _cores() // (jobs * self.tasks))
+    def threads(self, at_once: int) -> int:
+        """Return the number of threads of a process when `at_once` runs work on this machine at once."""
+        return self.cpus_per_task or max(1, _cores() // (at_once * self.tasks))
 
     def local_gpus(self) -> int:
         """Return the number of GPUs of a job on this machine; raise if it has fewer."""

@@ -54,8 +54,9 @@ def rows(folders: Iterable[Path]) -> list[Row]:
     """Return one row per run, each with all `COLUMNS` and, as `why`, the error or signal that ended the run.
 
     `state`: complete, running, pending or held (with Slurm's reason), requeued, failed (by itself, or because Slurm
-    ended its job before the run started), interrupted (stopped at a step), killed, not started, or damaged (a file of
-    its folder cannot be read); Slurm's word while a job starts or ends; unknown where Slurm is silent.
+    ended its job before the run started), waiting in its job (of several runs), interrupted (stopped at a step),
+    killed, not started, or damaged (a file of its folder cannot be read); Slurm's word while a job starts or ends;
+    unknown where Slurm is silent.
     """
     queue = slurm.queue()
     known = [_row(folder, queue) for folder in folders]
@@ -76,7 +77,7 @@ def attention(row: Row) -> int:
     state = row["state"]
     if state == "complete":
         return 3
-    if state.startswith("pending") or state in ("requeued", "not started"):
+    if state.startswith(("pending", "waiting")) or state in ("requeued", "not started"):
         return 2
     return 1 if state.startswith("held") or state in (*ENDED, "unknown") else 0
 
@@ -246,6 +247,8 @@ def _state(folder: Path, status: dict[str, Any], job: str | None, queue: dict[st
         return "unknown"
     if queue and job in queue:
         queued = queue[job]
+        if queued.state == "RUNNING" and read_record(folder / "job.json").get("runs", 1) > 1:  # Others may be first.
+            return state if status.get("job") == job and state in ("running", "failed") else "waiting in its job"
         if queued.state != "PENDING":
             return queued.state.lower()
         if queued.held:

@@ -1,8 +1,8 @@
 """Folders of Slurm's and submitit's files: one per submission, with one per job in it.
 
 OUTPUT/submitted/
-  irp_0/            the first submission of launch/irp.py
-    jobs.json       folder of the run of each job
+  irp_0/            the first submission of autosparse irp
+    jobs.json       folders of the runs of each job
     4242/           batch script of the array
     4242_0/         output of the first job before and after the run's own log, and files that submitit keeps
 """
@@ -11,7 +11,8 @@ import datetime
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -47,39 +48,40 @@ def claimed(root: Path, name: str) -> Iterator[Path]:
         raise
 
 
-def record(folder: Path, cluster: str, runs: Mapping[str, Path]) -> None:
-    """Record the folder of each job's run, by job id, and remove a link that submitit leaves."""
+def record(folder: Path, runs: Iterable[tuple[str, Path]]) -> None:
+    """Record the id of the job and the folder of each run, and remove a link that submitit leaves."""
     for link in folder.glob(".submission_file_*.sh"):
         link.unlink()
-    where = folder.resolve()
-    jobs = {job_id: os.path.relpath(run.resolve(), where) for job_id, run in runs.items()}
-    write_json(folder / JOBS, {"cluster": cluster, "submitted": datetime.datetime.now().isoformat(), "jobs": jobs})
+    where, jobs = folder.resolve(), defaultdict[str, list[str]](list)
+    for job_id, run in runs:
+        jobs[job_id].append(os.path.relpath(run.resolve(), where))
+    write_json(folder / JOBS, {"submitted": datetime.datetime.now().isoformat(), "jobs": jobs})
 
 
-def recorded(root: Path, cluster: str) -> Iterator[tuple[Path, str, Path]]:
-    """Yield the folder, id and run of each job that was submitted to a cluster, newest submissions first."""
-    records = {path.parent: read_record(path) for path in root.glob(f"*/{JOBS}")}  # Damaged ones are left alone.
-    folders = [folder for folder, record in records.items() if record.get("cluster") == cluster]
+def recorded(root: Path) -> Iterator[tuple[Path, str, list[Path]]]:
+    """Yield the folder, id and runs of each job that was submitted, newest submissions first."""
+    records = {path.parent: read_record(path) for path in root.glob(f"*/{JOBS}")}
+    folders = [folder for folder, record in records.items() if record]  # Damaged ones are left alone.
     for folder in sorted(folders, key=lambda folder: records[folder]["submitted"], reverse=True):
-        for job_id, run in records[folder]["jobs"].items():
-            yield folder / job_id, job_id, (folder / run).resolve()
+        for job_id, runs in records[folder]["jobs"].items():
+            yield folder / job_id, job_id, [(folder / run).resolve() for run in runs]
 
 
-def prune(root: Path, cluster: str, is_active: Callable[[str], bool]) -> None:
+def prune(root: Path, is_active: Callable[[str], bool]) -> None:
     """Remove the folders of jobs that have ended, if their runs are complete by now or were submitted again.
 
     So the number of folders is bounded by the number of jobs in the queue and of runs that are not complete.
 
     Args:
         root: folder of the submissions.
-        cluster: cluster of the jobs; jobs of other clusters are left alone.
         is_active: returns True for the id of a job that has not ended.
     """
     again = set[Path]()
-    for folder, job_id, run in list(recorded(root, cluster)):
-        complete = read_record(run / "status.json").get("state") == "complete"
-        if not is_active(job_id) and (run in again or complete):
+    for folder, job_id, runs in list(recorded(root)):
+        left = [run for run in runs if run not in again]
+        left = [run for run in left if read_record(run / "status.json").get("state") != "complete"]
+        if not left and not is_active(job_id):
             shutil.rmtree(folder, ignore_errors=True)
             if not any((folder.parent / other).exists() for other in read_record(folder.parent / JOBS).get("jobs", ())):
                 shutil.rmtree(folder.parent, ignore_errors=True)
-        again.add(run)
+        again.update(runs)

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from autosparse.cluster.attempt import Attempt
 from autosparse.cluster.job import Failure, Job, Stage, blocked, failure
 from autosparse.cluster.progress import say
 from autosparse.cluster.resources import DEFAULT_CPUS, DEFAULT_PARALLELISM, Resources
+from autosparse.cluster.workers import Group
 from autosparse.errors import UserError
 from autosparse.files import naming, read_record
 
@@ -65,11 +66,11 @@ def run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
     if places:
         say(f"{len(places)} of them in the queue already: {_arrays(places)}")
     # Jobs of complete runs are released, too: such a job may have lost its node just then, and the next array waits.
-    submitted = [job_id for _, job_id, _ in submissions.recorded(root, "slurm")]
+    submitted = [job_id for _, job_id, _ in submissions.recorded(root)]
     if held := [job_id for job_id in submitted if job_id in queue and queue[job_id].held]:
         say(f"held, and released now: {' '.join(held)}")
         slurm.release(held)
-    submissions.prune(root, "slurm", queue.__contains__)
+    submissions.prune(root, queue.__contains__)
     stale = _stale(stages, places, queue)
     places = {folder: place for folder, place in places.items() if folder not in stale}
     places |= _submit_stages(stages, places, resources, root)
@@ -96,7 +97,8 @@ def show(stages: list[Stage], resources: Resources, root: Path) -> None:
     """Print the batch scripts that would be submitted, as if the queue were empty and its job ids began at 1."""
     ids, next_id = dict[str, list[str]](), 1
     for stage in stages:
-        tasks, given = _attempts(stage.jobs, resources), _of_stage(stage, resources, ids)
+        given = _of_stage(stage, resources, ids)
+        tasks = _tasks(stage.jobs, given)
         texts = scripts(tasks, given, stage.name, submissions.next_folder(root, stage.name), next_id)
         ids[stage.name] = [str(next_id + number) for number in range(len(texts))]
         next_id += len(texts)
@@ -218,8 +220,8 @@ def _queued(job: Job, queue: dict[str, slurm.State], root: Path) -> Submitted | 
         return None
     record = read_record(path)
     if not record:  # It is damaged.
-        for folder, job_id, run_folder in submissions.recorded(root, "slurm"):
-            if run_folder == job.folder.resolve():
+        for folder, job_id, runs in submissions.recorded(root):
+            if job.folder.resolve() in runs:
                 record = {"job": job_id, "log": str(folder / f"{job_id}_0_log.err")}
                 provenance.write_submission(job, job_id, record["log"])
                 break
@@ -256,14 +258,14 @@ def _submit_stages(stages: list[Stage], queued: Places, resources: Resources, ro
                     continue
                 folder = folders.enter_context(submissions.claimed(root, stage.name))
                 given = _of_stage(stage, resources, ids)
-                submitted.append((folder, new, submit_array(_attempts(new, resources), given, stage.name, folder)))
-                ids[stage.name] += slurm.arrays(place.job_id for place in submitted[-1][2])
+                arrays = submit_array(_tasks(new, given), given, stage.name, folder)
+                submitted.append((folder, new, [arrays[k // given.runs_per_job] for k in range(len(new))]))
+                ids[stage.name] += slurm.arrays(place.job_id for place in arrays)
             for folder, new, places_of in submitted:
-                submissions.record(
-                    folder, "slurm", {place.job_id: job.folder for job, place in zip(new, places_of, strict=True)}
-                )
+                runs = [(place.job_id, job.folder) for job, place in zip(new, places_of, strict=True)]
+                submissions.record(folder, runs)
                 for job, place in zip(new, places_of, strict=True):
-                    provenance.write_submission(job, place.job_id, str(place.log))
+                    provenance.write_submission(job, place.job_id, str(place.log), resources.runs_per_job)
                     with naming(job.folder / "batch.sh"):
                         shutil.copyfile(str(place.script), job.folder / "batch.sh")
                     places[job.folder] = place
@@ -282,7 +284,10 @@ def _of_stage(stage: Stage, resources: Resources, ids: dict[str, list[str]]) -> 
     return replace(given, after=tuple(dict.fromkeys((*resources.after, *heads))))
 
 
-def _attempts(jobs: Iterable[Job], resources: Resources) -> list[Attempt]:
+def _tasks(jobs: Sequence[Job], resources: Resources) -> list[Callable[[], None]]:
+    """Return what each job of an array calls: one attempt, or `runs_per_job` runs."""
+    if (size := resources.runs_per_job) > 1:
+        return [Group(tuple(jobs[start : start + size]), resources) for start in range(0, len(jobs), size)]
     return [Attempt(job, resources.cpus_per_task or DEFAULT_CPUS, resources.requeues) for job in jobs]
 
 

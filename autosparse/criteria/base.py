@@ -103,19 +103,15 @@ def _checked(chosen: Mask, mask: Mask, k: int) -> Mask:
 
 
 def check_values(model: nn.Module, layout: Layout) -> None:
-    """Refuse weights whose values this process does not have.
-
-    Raises:
-        UserError: a layer is on the meta device or sharded.
-    """
-    weights = layout.weights(model)
-    if absent := [name for name, weight in weights.items() if weight.is_meta]:
-        raise UserError(f"layer {absent[0]} is on the meta device, without values; build the model elsewhere")
-    if sharded := [name for name, weight in weights.items() if is_sharded(weight)]:
-        raise UserError(
-            f"layer {sharded[0]} is sharded (a DTensor, as of FSDP2); choose the mask before sharding the model, "
-            "and apply or hold it after"
-        )
+    """Refuse weights whose values this process does not have."""
+    for name, weight in layout.weights(model).items():
+        if weight.is_meta:
+            raise UserError(f"layer {name} is on the meta device, without values; build the model elsewhere")
+        if is_sharded(weight):
+            raise UserError(
+                f"layer {name} is sharded (a DTensor, as of FSDP2); choose the mask before sharding the model, "
+                "and apply or hold it after"
+            )
 
 
 def check_repeatable(scoring: Scoring) -> None:

@@ -39,12 +39,8 @@ def erk_counts(layout: Layout, k: int, capacities: list[int]) -> list[int]:
     The density of a layer is min(1, ε (n_out + n_in + Σ kernel) / (n_out n_in Π kernel)), that is, its count is
     min(capacity, ε Σ shape). The ε that keeps k is exact: the count of the layers below their capacity grows
     linearly, so one pass over the layers in the order in which they fill up computes it. Fractions are rounded
-    so that the counts add up to k, the largest first.
-
-    Args:
-        layout: the layers.
-        k: number of weights to keep.
-        capacities: largest number of weights that each layer can keep: those of it that are not removed.
+    so that the counts add up to k, the largest first. `capacities` are the numbers of weights of each layer that are
+    not removed yet.
     """
     shares = [sum(layer.shape) for layer in layout.layers]
     counts = [float(capacity) for capacity in capacities]

@@ -73,9 +73,6 @@ def class_balanced(
     batches of equal size: the 100 of ten classes in two, as Wang et al. do. Samples and batches are the same for any
     number of processes if whole batches are dealt to the processes in turn, as `Data.scoring` does. Samples of the
     class `ignore_index` are skipped. None if targets are not class indices (B,).
-
-    Raises:
-        UserError: there are no samples, or a batch is not a pair of tensors.
     """
     rank, world = rank_and_size()
     samples_of: dict[int, list[tuple[int, Tensor]]] = {}

@@ -30,27 +30,14 @@ class CrossEntropy:
     ignore_index: int = -100
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the mean over the targets that count.
-
-        Raises:
-            UserError: see `total`; or no target counts.
-        """
+        """Return the mean over the targets that count."""
         loss, count = self.total(model, batch)
         if not count:
             raise UserError(f"all targets of a batch are {self.ignore_index}, which is ignored; {_OWN}")
         return loss / count
 
     def total(self, model: nn.Module, batch: Any, temperature: float = 1.0) -> tuple[Tensor, int]:
-        """Return the sum over the targets that count, and their number.
-
-        Args:
-            model: network that maps inputs to class scores.
-            batch: (inputs, targets), on the model's device.
-            temperature: divisor of the class scores.
-
-        Raises:
-            UserError: the batch, outputs or targets have no cross-entropy, or there is no score for a class.
-        """
+        """Return the sum over the targets that count, and their number; class scores are divided by `temperature`."""
         inputs, targets = pair(batch)
         scores, targets = _matching(class_scores(model(inputs)), targets)
         if targets.is_floating_point():

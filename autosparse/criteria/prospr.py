@@ -73,8 +73,8 @@ def prospr(
             loss, count = total_loss(scoring.loss, model, batch)
             if not count:
                 raise UserError("the meta-gradient needs a target that counts in every batch; one has none")
+            create_graph = exact and not last
             with naming_layers(_PROBLEM):
-                create_graph = exact and not last
                 found = torch.autograd.grad(
                     loss / count, list(by.values()), create_graph=create_graph, allow_unused=True
                 )

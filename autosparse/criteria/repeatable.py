@@ -76,11 +76,7 @@ def source(batches: Iterable[Any]) -> Iterable[Any]:
 
 
 def copied(batch: Any) -> Any:
-    """Return a copy of a batch that shares no memory with it.
-
-    Raises:
-        UserError: the batch cannot be copied.
-    """
+    """Return a copy of a batch that shares no memory with it."""
     tensors = {id(tensor): tensor.detach().clone() for tensor in tensors_of(batch)}  # deepcopy copies whole storages
     with naming_layers("a batch cannot be copied"):
         return copy.deepcopy(batch, tensors)

@@ -107,10 +107,10 @@ TABLE = (
     Row("ntk-sap", "criteria.ntk_sap:ntk_sap", "Wang et al. 2023", "a batch's shape", "a network without labels",
         rounds=20, seeded=True),
     Row("px", "criteria.px:px", "Iurada et al. 2024", "inputs", "path kernel with data", rounds=100),
-    Row("short-irp", "lookahead.criteria:short_irp",
+    Row("short-irp", "lookahead.probe:short_irp",
         "magnitude of the weight after K steps (Frankle and Carbin 2019, cut short)", "yes",
         "the same without anything learned", rounds=5, **_K_STEPS),
-    Row("snip-probe", "lookahead.criteria:snip_probe", "weight times mean gradient of K steps", "yes", "a baseline",
+    Row("snip-probe", "lookahead.probe:snip_probe", "weight times mean gradient of K steps", "yes", "a baseline",
         rounds=5, **_K_STEPS),
     Row("gmp", "", "Zhu and Gupta 2017", "yes",
         "only the end need be sparse: the best at its cost on three of our four networks", **_DYNAMIC),
@@ -141,9 +141,6 @@ def make_criterion(
         seed: seed of criteria that draw random numbers.
         batch_norm: mode of batch norm, see `gradient.scoring_mode`; other than `batch` only for criteria in `BY_LOSS`.
         rounds: number of rounds of a criterion in `LOOK_AHEAD`. Default: the criterion's own.
-
-    Raises:
-        UserError: the name is unknown, or the criterion does not take an option.
     """
     check_options(name, rounds, batch_norm)
     if name not in (*CRITERIA, *LOOK_AHEAD):
@@ -152,11 +149,7 @@ def make_criterion(
 
 
 def check_options(name: str, rounds: int | None, batch_norm: str) -> None:
-    """Refuse options that a criterion by name, folder or path does not take.
-
-    Raises:
-        UserError: the criterion has no rounds to choose, or no modes of batch norm.
-    """
+    """Refuse options that a criterion by name, folder or path does not take."""
     if rounds is not None and (name in CRITERIA or name in DYNAMIC or registry.is_path(name)):
         raise UserError(
             f"rounds are for a saved AutoS and for {AHEAD}, not for {name}; snip in rounds is iterative-snip"

@@ -158,6 +158,10 @@ class TrackedRun(Job, Config):
     def check(self) -> None:
         check_trackers(self.track)
 
+    @classmethod
+    def imports(cls) -> tuple[str, ...]:
+        return *super().imports(), "autosparse.irp", "autosparse.api", "autosparse.autos", "autosparse.lookahead"
+
     def options(self) -> dict[str, Any]:
         return {name: value for name, value in option_values(self).items() if value is not None}
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, send_to_device
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 
 from autosparse import tensors
 from autosparse.criteria.failures import naming_layers
@@ -61,7 +61,10 @@ class RecipeLearner:
         main = self.accelerator.is_main_process
         # The main process looks, for all: on a network file system another process may not see the file yet.
         if broadcast_object_list([main and path.is_file()])[0]:
-            probe.load_state_dict(_load_columns(path, mask.kept.device))
+            try:
+                probe.load_state_dict(tensors.load(path)[0])
+            except Exception as error:  # safetensors has its own error type
+                raise UserError(f"{path} is damaged; delete this file alone and run the same again") from error
             self.progress(self.steps)
             return
         tag = f"probe of {mask.count}"
@@ -120,8 +123,7 @@ class OptimizerLearner:
         with mask.hold(model, optimizer):
             while step < self.steps:
                 before = step
-                rest = itertools.islice(self.batches, self.steps - before)
-                for step, batch in enumerate(rest, before + 1):
+                for step, batch in enumerate(itertools.islice(self.batches, self.steps - before), before + 1):
                     with naming_layers(_PROBLEM, model):
                         mean_loss(self.loss, model, send_to_device(batch, mask.kept.device)).backward()
                     _average_gradients(model)
@@ -132,14 +134,6 @@ class OptimizerLearner:
                     optimizer.zero_grad()
                 if step == before:
                     raise UserError("looking ahead needs at least one batch; none was given")
-
-
-def _load_columns(path: Path, device: torch.device) -> dict[str, Tensor]:
-    """Return the columns that a probe has saved."""
-    try:
-        return {name: values.to(device) for name, values in tensors.load(path)[0].items()}
-    except Exception as error:  # safetensors has its own error type
-        raise UserError(f"{path} is damaged; delete this file alone and run the same again") from error
 
 
 def _average_gradients(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""The probe: columns of each prunable parameter, measured in the first steps of a training under a mask."""
+"""The probe: columns of each prunable parameter, measured in the first steps of a training; criteria of them."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -66,15 +66,11 @@ class Probe(Callback):
     def gradients(self, step: int, model: nn.Module) -> None:
         if step > self.steps:
             return
-        for column in ("probe-gradient", "probe-rms"):
-            pairs = [
-                (view, weight.grad)
-                for view, weight in zip(self._views.get(column, ()), self._weights, strict=False)
-                if weight.grad is not None  # a frozen weight, or one that the loss does not depend on
-            ]
-            if not pairs:
-                continue
-            views, gradients = (list(tensors) for tensors in zip(*pairs, strict=True))
+        # None: the gradient of a frozen weight, or of one that the loss does not depend on.
+        used = [(i, weight.grad) for i, weight in enumerate(self._weights) if weight.grad is not None]
+        gradients = [gradient for _, gradient in used]
+        for column in {"probe-gradient", "probe-rms"} & self._views.keys() if used else ():
+            views = [self._views[column][i] for i, _ in used]
             if column == "probe-gradient":
                 torch._foreach_add_(views, gradients)
             else:
@@ -152,3 +148,14 @@ def look_ahead(
         check_finite(scoring)
         raise UserError(f"{criterion}: after {learner.steps} steps {wrong[0]} is not finite; lower the learning rate")
     return probe.columns
+
+
+def short_irp(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
+    """Return |θ_K|, the weight after the K steps of a probe; in rounds, iterative rewind pruning cut short."""
+    return look_ahead("short-irp", model, mask, scoring, ["probe-theta"])["probe-theta"].abs_()
+
+
+def snip_probe(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
+    """Return |θ0 ⊙ ḡ|: SNIP (Lee et al. 2019) with the mean gradient along a probe, not the one at its start."""
+    theta = mask.layout.flatten(mask.layout.weights(model))
+    return look_ahead("snip-probe", model, mask, scoring, ["probe-gradient"])["probe-gradient"].mul_(theta).abs_()

@@ -1,6 +1,5 @@
 """The ordered table of a model's prunable tensors, in one flat index space [0, P)."""
 
-import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -82,13 +81,9 @@ class Layout:
         """P, the number of prunable parameters."""
         return sum(layer.size for layer in self.layers)
 
-    @cached_property
-    def _offsets(self) -> list[int]:
-        return [layer.offset for layer in self.layers]
-
     def layer_at(self, index: int) -> Layer:
         """Return the layer of a flat index."""
-        return self.layers[bisect.bisect_right(self._offsets, index) - 1]
+        return next(layer for layer in reversed(self.layers) if layer.offset <= index)
 
     def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """Return the model's prunable parameters by name, in layout order; the model may be wrapped.

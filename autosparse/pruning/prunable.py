@@ -94,7 +94,9 @@ def matrices(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[st
     """
     include, exclude = ([given] if isinstance(given, str) else given for given in (include, exclude))
     named = parameters_by_name(model)
-    _check_patterns(named, (*include, *exclude))
+    for pattern in (*include, *exclude):
+        if not _any(named, [pattern]):
+            raise UserError(f"no parameter's name matches {pattern!r}; they are {', '.join([*named][:3])}, ...")
     names: dict[Tensor, list[str]] = {}
     for name, parameter in named.items():
         names.setdefault(parameter, []).append(name)
@@ -167,13 +169,6 @@ def _key(tensor: Tensor) -> object:
 
 def _any(names: Iterable[str], patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-
-def _check_patterns(names: dict[str, nn.Parameter], patterns: Sequence[str]) -> None:
-    for pattern in patterns:
-        if not _any(names, [pattern]):
-            some = ", ".join([*names][:3])
-            raise UserError(f"no parameter's name matches {pattern!r}; they are {some}, ...")
 
 
 def is_sharded(tensor: Tensor) -> bool:

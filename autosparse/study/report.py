@@ -31,19 +31,10 @@ AS_IT_IS = "as it is"
 _COST = "The test metric after the last epoch against all that was trained for it; better is higher up."
 _TRAININGS = "Every training run as a line."
 _MAP = "The score that AutoS gives a parameter, by its first two features in root mean squares of its network."
-_CELLS = {
-    "kind": "kind",
-    "network": "network",
-    "dataset": "data",
-    "criterion": "criterion",
-    "sparsity": "sparsity, %",
-    "seed": "seed",
-    "cost": "cost",
-    "metric": "metric",
-    "test": "last epoch",
-    "test_best_validation": "best by validation",
-    "test_best": "best epoch",
-}  # columns of the table of runs
+# Columns of the table of runs, and the heads that differ from their names in results.
+_COLUMNS = ["kind", "network", "dataset", "criterion", "sparsity", "seed", "cost", "metric", *compare.MEASURES]
+_HEADS = {"dataset": "data", "sparsity": "sparsity, %"}
+_HEADS |= {"test": "last epoch", "test_best_validation": "best by validation", "test_best": "best epoch"}
 _CHECK_ORDER = [AS_IT_IS, *get_args(Sanity)[1:]]
 _TRUTH = (
     "Survival of parameters drawn at random, 20,000 at most: as it was, and as AutoS predicts it from theta and grad. "
@@ -94,8 +85,9 @@ def summary(folders: Iterable[Path]) -> str:
     pruned, irp = results.load(*folders), results.load_irp(*folders)
     texts = list[str]()
     for network, dataset, unchecked, masks in _by_network(_where(pruned, sanity="none"), irp):
-        caption, table = _table(unchecked, masks, "test", _codes(unchecked, masks))
-        texts.append(f"{network} on {dataset}. {caption}\n\n{table.to_string()}\n")
+        if len(unchecked):
+            caption, table = _table(unchecked, masks, "test", _codes(unchecked, masks))
+            texts.append(f"{network} on {dataset}. {caption}\n\n{table.to_string()}\n")
     return "\n".join(texts)
 
 
@@ -135,12 +127,12 @@ def _cells(folders: Sequence[Path], pruned: pd.DataFrame, irp: pd.DataFrame) -> 
         frames.append(pruned.assign(kind="prune"))
     if not frames:
         return pd.DataFrame()
-    cells = pd.concat(frames).set_index("folder").reindex(columns=[*_CELLS])
+    cells = pd.concat(frames).set_index("folder").reindex(columns=_COLUMNS)
     cells["sparsity"] *= 100.0
     times = cells["metric"].map(factor)
     for measure in compare.MEASURES:
         cells[measure] = times * cells[measure].astype(float)
-    return cells.rename(columns=_CELLS)
+    return cells.rename(columns=_HEADS)
 
 
 def add_curves(
@@ -277,7 +269,7 @@ def _table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str, codes: dict[st
     note = "; ≈: between two masks of iterative pruning" if between else ""
     over = f"mean ± standard deviation over seeds {seeds}; dense: {dense}"
     caption = f"{meaning[0].upper()}{meaning[1:]}{unit}; {over}; cost in trainings{note}."
-    return caption, table.loc[[name for name in codes if name in table.index]]
+    return caption, table.loc[sorted(table.index, key=lambda name: codes.get(name, len(codes)))]
 
 
 def fit_table(card: dict[str, Any]) -> pd.DataFrame:

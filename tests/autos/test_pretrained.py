@@ -19,11 +19,10 @@ from autosparse.tasks import Data
 FOLDER = folder_of(PRETRAINED)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1"])
-def test_torchvision_model_is_pruned_and_trains(name: str) -> None:
+def test_torchvision_model_is_pruned_and_trains() -> None:
     torch.set_num_threads(1)  # On a busy machine, two threads would wait for each other in every small convolution.
     torch.manual_seed(0)
-    model = torchvision.models.get_model(name, num_classes=10)
+    model = torchvision.models.mobilenet_v2(num_classes=10)
     batches = [(torch.randn(8, 3, 32, 32), torch.arange(8))]
     mask = autosparse.prune(model, batches, sparsity=0.9, rounds=3)
     mask.apply_(model)
@@ -73,10 +72,8 @@ def accuracy_after_training(model: nn.Module, mask: Mask, data: Data) -> float:
     return float(torch.cat(hits).mean())
 
 
-def test_generator_and_network_without_gradient_raise(model: nn.Module) -> None:
+def test_network_without_gradient_raises(model: nn.Module) -> None:
     batch = (torch.randn(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(UserError, match="give a list or a DataLoader, not a generator"):
-        autosparse.prune(model, iter([batch]), sparsity=0.9)
     nn.init.zeros_(model.get_parameter("fc2.weight"))
     with pytest.raises(UserError, match=r"nothing flows through it to the outputs|zero everywhere"):
         autosparse.prune(model, [batch], sparsity=0.9)

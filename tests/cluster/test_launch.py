@@ -31,9 +31,9 @@ def test_every_job_runs_and_leaves_its_record(cluster: str, tmp_path: Path, caps
     states = [json.loads((job.folder / "status.json").read_text())["state"] for job in jobs]
     assert states == ["complete", "failed", "failed", "complete"]
     assert "ZeroDivisionError" in (jobs[2].folder / "logs" / "rank0.log").read_text()
-    # of what submitit writes, only that of the jobs that failed is kept
-    logs = {path.read_text().splitlines()[-1] for path in output.glob("submitted/notes_0/*/*.err")}
-    assert logs == ({"autosparse.errors.UserError: no such word", "in two lines"} if cluster == "local" else set())
+    if cluster == "local":
+        logs = [(job.folder / "logs" / "output.log").read_text().splitlines()[-1] for job in jobs[1:3]]
+        assert logs == ["autosparse.errors.UserError: no such word", "in two lines"]
 
 
 def test_sys_exit_fails_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,10 +167,9 @@ def test_interrupted_wait_names_the_remaining_jobs(
 
 
 def test_log_dir_with_special_characters_is_refused(tmp_path: Path) -> None:
-    for resources in (Resources(cluster="slurm", dry_run=True), Resources(cluster="local")):
-        for name in ("100%", "a\\b", "a\ntouch b"):
-            with pytest.raises(UserError, match="use another log-dir"):
-                launch([Note(tmp_path, "a")], resources, tmp_path / name, "notes")
+    for name in ("100%", "a\\b", "a\ntouch b"):
+        with pytest.raises(UserError, match="use another log-dir"):
+            launch([Note(tmp_path, "a")], Resources(cluster="slurm", dry_run=True), tmp_path / name, "notes")
     assert list(tmp_path.iterdir()) == []
 
 

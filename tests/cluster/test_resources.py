@@ -55,7 +55,9 @@ def test_every_option_is_parsed() -> None:
     assert (parsed.after, parsed.setup) == (("8", "9_1"), ("module load cuda",))
     assert parsed.slurm_options == {"k": "v", "exclusive": True}
     assert (parsed.minutes, parsed.tasks, parsed.gpus(1), parsed.wait) == (5, 3, 0, True)
-    untouched = [each.name for each in fields(parsed) if getattr(parsed, each.name) == each.default]
+    several = parse(Resources, ["--runs-per-job", "2", "--runs-at-once", "3", "--runs-per-gpu", "4"])
+    both = (parsed, several)
+    untouched = [each.name for each in fields(parsed) if all(getattr(one, each.name) == each.default for one in both)]
     assert untouched == []  # so there is no field that this test does not know
 
 
@@ -67,6 +69,8 @@ def test_every_option_is_parsed() -> None:
         ({"setup": ("true",)}, "local", "slurm"),
         ({"gpus_per_node": 1}, "inline", "local or slurm"),
         ({"time": "1"}, "inline", "local or slurm"),
+        ({"runs_at_once": 2}, "inline", "local or slurm"),
+        ({"runs_per_job": 2}, "local", "slurm"),
     ],
 )
 def test_option_without_effect_on_the_cluster_is_refused(option: dict, cluster: str, needed: str) -> None:
@@ -84,6 +88,7 @@ def test_option_without_effect_on_the_cluster_is_refused(option: dict, cluster: 
         ({"nodes": 0}, "nodes must be at least 1"),
         ({"gpus_per_node": -1}, "gpus per node must be at least 0"),
         ({"gpus_per_node": 2, "tasks_per_node": 4}, "one process runs on each GPU"),
+        ({"runs_per_job": 2, "nodes": 2}, "in a job of several runs each run has one process"),
         ({"slurm": ("gpus-per-node=1",)}, "slurm gpus-per-node=1: gpus-per-node is set by an option of"),
         ({"slurm": ("--dependency=after:1",)}, "dependency is set by"),
         ({"slurm": ("Key=5",)}, "as KEY=VALUE"),
@@ -96,6 +101,22 @@ def test_option_without_effect_on_the_cluster_is_refused(option: dict, cluster: 
 def test_wrong_value_is_refused(wrong: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Resources(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "at_once", "gpus", "threads"),
+    [
+        ({"gpus_per_node": 0, "cpus_per_task": 8}, 8, 0, 1),
+        ({"gpus_per_node": 0, "cpus_per_task": 8, "runs_at_once": 2}, 2, 0, 4),
+        ({"gpus_per_node": 2, "cpus_per_task": 16, "runs_per_gpu": 4}, 8, 1, 2),
+        ({}, 1, 1, 4),
+    ],
+)
+def test_runs_share_the_resources_of_their_job(given: dict, at_once: int, gpus: int, threads: int) -> None:
+    job = Resources(**given, runs_per_job=10)
+    run = job.of_each_run()
+    assert job.tasks == 1
+    assert (run.side_by_side(), run.gpus_per_node, run.threads(at_once)) == (at_once, gpus, threads)
 
 
 @pytest.fixture

@@ -12,13 +12,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import autosparse
-from autosparse.autos import Features
-from autosparse.autos.backbones import make_network
 from autosparse.config import PRETRAINED
 from autosparse.criteria import Scoring
 from autosparse.criteria.table import CRITERIA
 from autosparse.errors import UserError
-from autosparse.pruning import Layout, Mask
+from autosparse.pruning import Mask
 from tests.criteria.quick import MECHANISMS, ROUNDS, quick, scores_or_mask
 from tests.models import GPT, images, texts
 
@@ -169,23 +167,6 @@ def test_wrappers_are_seen_through(wrapped: Callable[[nn.Module], nn.Module], na
     assert torch.equal(found.kept, expected.kept)
 
 
-def test_a_recurrent_layer_is_differentiated_by() -> None:
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lstm, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 10)
-
-        def forward(self, x: Tensor) -> Tensor:
-            scores: Tensor = self.head(self.lstm(x[:, 0])[0][:, -1])
-            return scores
-
-    torch.manual_seed(0)
-    model = Recurrent()
-    for name in ("snip", "grasp", "synflow", "dataflow"):
-        parts = Layout.of(model).unflatten(scores(name, model, images()))
-        assert all(part.isfinite().any() and part[part.isfinite()].any() for part in parts.values()), name
-
-
 def test_a_frozen_backbone_under_no_grad_is_refused() -> None:
     def backbone(m: Any, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -264,14 +245,7 @@ def test_default_dtype_and_device_change_no_mask(name: str, set_defaults: Callab
     assert autosparse.prune(model, batches, sparsity=0.8, **how) == expected
 
 
-def test_network_of_autos_is_float32_on_the_cpu_by_any_default(set_defaults: Callable[[], None]) -> None:
-    set_defaults()
-    assert {(value.dtype, value.device.type) for value in make_network("mlp", Features(), 0).parameters()} == {
-        (torch.float32, "cpu")
-    }
-
-
-@pytest.mark.parametrize("name", ["synflow", "npb", "px", "ntk-sap"])
+@pytest.mark.parametrize("name", ["synflow", "npb"])
 def test_kernel_without_double_precision_names_its_layer(name: str) -> None:
     class Experts(nn.Module):
         def __init__(self) -> None:

@@ -72,16 +72,6 @@ def test_first_order_against_its_formula(momentum: float) -> None:
     torch.testing.assert_close(scores, expected.float())
 
 
-@pytest.mark.parametrize("first_order", [False, True])
-def test_without_a_step_it_is_snip(first_order: bool) -> None:
-    full = Mask.full(Layout.of(tiny()))
-    scores = prospr(tiny(), full, Scoring(samples()), steps=0, first_order=first_order)
-    model, (x, y) = tiny(), samples()[0]
-    F.cross_entropy(model(x), y).backward()
-    expected = torch.cat([(model[k].weight * model[k].weight.grad).abs().flatten() for k in (0, 2)])
-    torch.testing.assert_close(scores, expected.detach().float())
-
-
 def test_fewer_batches_come_again() -> None:
     full, batches = Mask.full(Layout.of(tiny())), samples(2)
     assert torch.equal(prospr(tiny(), full, Scoring(batches)), prospr(tiny(), full, Scoring([*batches, *batches])))

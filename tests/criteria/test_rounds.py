@@ -11,7 +11,6 @@ from autosparse.criteria.snip import Force, snip
 from autosparse.errors import UserError
 from autosparse.pruning import Layer, Layout, Mask, keep_top
 from autosparse.tasks import Data
-from tests.criteria.quick import quick
 
 K, ROUNDS = 3_000, 4
 
@@ -43,27 +42,6 @@ def test_rounds_are_those_of_the_algorithm(revive: bool, model: nn.Module, data:
     assert found.count == K
     came_back = [bool((b.kept & ~a.kept).any()) for a, b in itertools.pairwise(masks)]
     assert any(came_back) == revive
-
-
-@pytest.mark.parametrize("name", ["iterative-snip", "force"])
-def test_one_round_is_snip(name: str, model: nn.Module, data: Data) -> None:
-    criterion = Force(1) if name == "force" else Rounds(snip, 1)
-    masks = [
-        select(each, model, Mask.full(Layout.of(model)), Scoring(data.scoring(100)), K) for each in (criterion, snip)
-    ]
-    assert torch.equal(masks[0].kept, masks[1].kept)
-
-
-@pytest.mark.parametrize("name", ["iterative-snip", "force"])
-def test_what_was_removed_before_stays_removed(name: str, model: nn.Module, data: Data) -> None:
-    layout = Layout.of(model)
-    alive = Mask(layout, torch.arange(layout.size) % 7 > 0)
-    alive.apply_(model)
-    before = layout.flatten(layout.weights(model))
-    mask = select(quick(name), model, alive, Scoring(data.scoring(100, limit=1)), K)
-    assert mask.count == K
-    assert not (mask.kept & ~alive.kept).any()
-    assert torch.equal(layout.flatten(layout.weights(model)), before)
 
 
 def test_weights_are_put_back_after_an_error(model: nn.Module, data: Data) -> None:

@@ -86,7 +86,6 @@ def prune(criterion: str, model: nn.Module, batches: Iterable[Batch], sparsity: 
 
 
 TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria not
-    "1d": (lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 4, 3), nn.Flatten(), nn.Linear(248, 10)), ()),
     "3d": (
         lambda: nn.Sequential(nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 4, (1, 3, 3)), nn.Flatten(), nn.Linear(144, 10)),
         (),
@@ -95,10 +94,6 @@ TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria n
         lambda: nn.Sequential(
             nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 2, 2, stride=2), nn.Flatten(), nn.Linear(288, 10)
         ),
-        (),
-    ),
-    "grouped": (
-        lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 16, 3, groups=4), nn.Flatten(), nn.Linear(256, 10)),
         (),
     ),
     "depthwise": (
@@ -123,10 +118,6 @@ TAKEN: dict[str, tuple[Network, tuple[str, ...]]] = {  # and by which criteria n
     "double precision": (lambda: Wired(lambda m, x: m.net(x.to(m.net[1].weight)), net=dense().double()), ()),
     "by keyword": (
         lambda: Wired(lambda m, x: m.b(m.a(input=x.flatten(1)).relu()), a=nn.Linear(64, 32), b=nn.Linear(32, 10)),
-        (),
-    ),
-    "scripted activation": (
-        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), torch.jit.script(nn.ReLU()), nn.Linear(32, 10)),
         (),
     ),
     "a layer never called": (lambda: unused(called=False), ("synflow", "npb")),

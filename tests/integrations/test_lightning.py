@@ -61,6 +61,6 @@ def test_removed_weights_are_zero_and_the_others_train(mask_of: str, tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_optimizer_without_the_weights_is_refused(tmp_path: Path) -> None:
+def test_optimizer_without_the_weights_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none of the weights of the mask"):
         trained("part", tmp_path, optimized=False)

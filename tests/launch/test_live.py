@@ -94,7 +94,7 @@ def test_log_gets_a_table_when_a_row_has_changed(
 
 def test_page_in_a_terminal_ends_with_ctrl_c(tmp_path: Path) -> None:
     run = leave(tmp_path / "a", job=submitted(None), status={"state": "running"})
-    host, started = os.uname().nodename, lease._start_of(os.getpid())
+    host, started = os.uname().nodename, lease.start_of(os.getpid())
     holder = {"host": host, "pid": os.getpid(), "started": started, "job": None, "folder": str(run)}
     (run / f"{lease.LEASE}1").write_text(json.dumps(holder))
     above, below = pty.openpty()

@@ -230,12 +230,6 @@ def test_training_ahead_that_fails_raises_in_one_line(network: nn.Module, more: 
     assert "\n" not in str(error.value)
 
 
-def test_inputs_that_are_not_finite_are_not_blamed_on_the_learning_rate(model: nn.Module) -> None:
-    batches = [(torch.full((20, 1, 8, 8), torch.nan), torch.arange(20) % 10)]
-    with pytest.raises(UserError, match="batch 1 has values that are not finite"):
-        autosparse.prune(model, batches, criterion="short-irp", steps_per_round=2, optimizer=torch.optim.Adam)
-
-
 def test_steps_per_round_are_taken_in_each_of_five_rounds(model: nn.Module, data: Data) -> None:
     steps = 0
 

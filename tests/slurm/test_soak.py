@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,12 @@ def result(job: TrainingRun) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("irp", "prune", "iterations", "events", "but"),
+    ("irp", "prune", "iterations", "events", "but", "runs_per_job"),
     [
         # a controller that was killed with a node takes a minute until it misses that node's job
-        (3, 1, 4, 10, ("the controller is killed",)),
-        pytest.param(24, 16, 6, 200, (), marks=pytest.mark.long),
+        (4, 2, 4, 10, ("the controller is killed",), 2),
+        pytest.param(24, 16, 6, 200, (), 1, marks=pytest.mark.long),
+        pytest.param(24, 16, 6, 200, (), 4, marks=pytest.mark.long),
     ],
 )
 def test_a_graph_in_chaos(
@@ -84,6 +86,7 @@ def test_a_graph_in_chaos(
     iterations: int,
     events: int,
     but: tuple[str, ...],
+    runs_per_job: int,
     cluster: Sandbox,
     disk: Path,
     tmp_path: Path,
@@ -96,7 +99,7 @@ def test_a_graph_in_chaos(
 
     def command() -> None:
         try:
-            launch_graph(stages, RESOURCES, output)
+            launch_graph(stages, replace(RESOURCES, runs_per_job=runs_per_job), output)
         except (UserError, OSError) as error:  # a silent Slurm, a full disk, a damaged file
             chaos.write(said=str(error))
 

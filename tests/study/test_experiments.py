@@ -131,7 +131,7 @@ def test_jobs_of_the_demo_share_the_cores(
     demo = ("paper", "demo", "--scale", "smoke", "--output", str(tmp_path), "--dry-run")
     assert script(*demo) == 0
     assert capsys.readouterr().err.count(" to run (local") == 5
-    assert script(*demo, "--array-parallelism", "1", "--cpus-per-task", "2") == 0
+    assert script(*demo, "--runs-at-once", "1", "--cpus-per-task", "2") == 0
     assert capsys.readouterr().err.count(" to run (local") == 5
     assert script(*demo, "--cluster", "inline") == 0
     assert capsys.readouterr().err.count(" to run (inline") == 5

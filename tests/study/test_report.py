@@ -8,7 +8,7 @@ import yaml
 
 from autosparse.errors import UserError
 from autosparse.page import Document
-from autosparse.study import overview
+from autosparse.study import overview, summary
 
 
 def leave(folder: Path, state: str, **details: str) -> None:
@@ -23,6 +23,10 @@ def test_report_without_runs_raises_and_names_the_commands(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"no complete runs in .*; autosparse runs status"):
         overview(Document(tmp_path / "report"), [tmp_path])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_summary_has_no_table_of_networks_without_pruned_runs(irp_run: Path) -> None:
+    assert summary([irp_run]) == ""
 
 
 def test_damaged_result_is_left_out_and_named(irp_run: Path, tmp_path: Path) -> None:

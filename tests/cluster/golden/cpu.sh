@@ -15,7 +15,7 @@
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /OUTPUT/logs/%j/%j_%t_log.out --error /OUTPUT/logs/%j/%j_%t_log.err --cpus-per-task=4 --kill-on-bad-exit=1 PYTHON -ISc 'import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM}); words = [word.replace('"'"'submitit.core._submit'"'"', '"'"'autosparse.cluster.worker'"'"') for word in sys.argv[1:4]]; os.execv(sys.executable, [sys.executable, *words, *sys.argv[4:]])' -u -m submitit.core._submit /OUTPUT/logs/%j
+srun --unbuffered --output /OUTPUT/logs/%j/%j_%t_log.out --error /OUTPUT/logs/%j/%j_%t_log.err --cpus-per-task=4 --kill-on-bad-exit=1 PYTHON -ISc 'import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM}); work = '"'"'from autosparse.cluster.worker import main; main()'"'"'; words = ['"'"'-c'"'"', work] if sys.argv[2:4] == ['"'"'-m'"'"', '"'"'submitit.core._submit'"'"'] else sys.argv[2:4]; os.execv(sys.executable, [sys.executable, sys.argv[1], *words, *sys.argv[4:]])' -u -m submitit.core._submit /OUTPUT/logs/%j
 
 
 # teardown
