@@ -18,12 +18,12 @@ from autosparse.tasks import Data
 from autosparse.tasks.arrays import ImageArrays, load
 from tests.models import digits
 
-# Tests are about the CPU, on any machine with the same threads; tests/test_gpu.py gives its processes the GPU back.
-# The variable passes on to the processes of pytest-xdist what their parent has hidden already.
+# Tests use the CPU, with the same number of threads on any machine. tests/test_gpu.py makes the GPUs visible again, by
+# a variable that the processes of pytest-xdist inherit.
 GPUS = os.environ.setdefault("AUTOSPARSE_TEST_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["AUTOSPARSE_SLURM"] = ""  # nor about the site's profile
+os.environ["AUTOSPARSE_SLURM"] = ""  # no profile of the site
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
@@ -36,21 +36,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Give a file, whose fixtures are made once, to one process of pytest-xdist; likewise all that share a Slurm.
-
-    (pytest 9.2 would not: pytest-xdist 3.8 hands its groups over in a way that is gone there.)
-    """
+    """Run the tests of a file in one process of pytest-xdist, since they share fixtures, and so all tests of Slurm."""
     item.add_marker(pytest.mark.xdist_group("slurm" if item.path.parent.name == "slurm" else str(item.path)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first: Slurm, which mostly waits, and the benchmarks."""
+    """Start with the longest tests: Slurm, which mostly waits, and the benchmarks."""
     items.sort(key=lambda item: (item.path.parent.name != "slurm", item.path.name != "test_benchmarks.py"))
 
 
 @pytest.fixture(autouse=True)
-def as_many_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A job that ran in this process may have set others, and sums in another order are other bits."""
+def restore_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo the number of threads that a job in this process sets: sums in another order have other bits."""
     monkeypatch.setenv("OMP_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
     threads = torch.get_num_threads()
     yield
@@ -63,7 +60,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def temporary_files_are_removed(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def keep_temporary_files_in_one_folder(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(runtime))
 
 
@@ -148,5 +145,5 @@ def has_compiler() -> bool:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path, with its bytes."""
+    """Return the content of every file below a folder, by its path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

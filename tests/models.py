@@ -61,7 +61,7 @@ class ViT(nn.Module):
 
     Args:
         fused: attention by `nn.MultiheadAttention`, not by a linear layer and torch's kernel.
-        zero_head: a head of zeros, as of networks that are to be fine-tuned.
+        zero_head: a head of zeros, as before fine-tuning.
     """
 
     def __init__(self, *, fused: bool = False, zero_head: bool = False, width: int = 16, depth: int = 2) -> None:

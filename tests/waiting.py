@@ -15,7 +15,7 @@ from tests.world import FORKS
 
 @contextmanager
 def waiting(step: int, sign: Path) -> Iterator[None]:
-    """Let progress touch a file after so many steps, and wait there until this process is asked to stop."""
+    """Touch a file after K steps, and wait there until this process is asked to stop."""
     go_on = Progress.update
 
     def update(progress: Progress, steps: int, note: str = "") -> None:
