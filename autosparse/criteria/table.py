@@ -112,6 +112,12 @@ TABLE = (
         "the same without anything learned", rounds=5, **_K_STEPS),
     Row("snip-probe", "lookahead.probe:snip_probe", "weight times mean gradient of K steps", "yes", "a baseline",
         rounds=5, **_K_STEPS),
+    Row("ticket", "lookahead.probe:short_irp", "Frankle and Carbin 2019, in one round", "yes",
+        "the lottery ticket at its lowest cost: train, keep the largest weights, rewind",
+        stage="ahead", trains="K steps, all of a training by default", cost="2"),
+    Row("gmp-ticket", "lookahead.probe:GMPTicket", "the mask of gradual magnitude pruning (Zhu and Gupta 2017), rewound",
+        "yes", "a mask for the initial weights; a strong baseline at its cost",
+        stage="ahead", trains="K steps, all of a training by default", cost="2", ordered=False),
     Row("gmp", "", "Zhu and Gupta 2017", "yes",
         "only the end need be sparse: the best at its cost on three of our four networks", **_DYNAMIC),
     Row("rigl", "", "Evci et al. 2020", "yes",
@@ -122,7 +128,7 @@ ROWS = {row.name: row for row in TABLE}
 CRITERIA = tuple(row.name for row in TABLE if row.place and row.stage == "initialization")
 """Criteria that choose at initialization, except AutoS."""
 LOOK_AHEAD = tuple(row.name for row in TABLE if row.place and row.stage == "ahead")
-"""Criteria that train some steps ahead in each of their rounds, except AutoS."""
+"""Criteria that train ahead, once or in each of their rounds, except AutoS."""
 DYNAMIC = tuple(row.name for row in TABLE if row.stage == "training")
 """Methods that choose their mask during training."""
 BY_LOSS = tuple(row.name for row in TABLE if row.batch_norm)
@@ -150,7 +156,8 @@ def make_criterion(
 
 def check_options(name: str, rounds: int | None, batch_norm: str) -> None:
     """Refuse options that a criterion by name, folder or path does not take."""
-    if rounds is not None and (name in CRITERIA or name in DYNAMIC or registry.is_path(name)):
+    fixed = name in (*CRITERIA, *DYNAMIC) or (name in LOOK_AHEAD and not ROWS[name].rounds)
+    if rounds is not None and (fixed or registry.is_path(name)):
         raise UserError(
             f"rounds are for a saved AutoS and for {AHEAD}, not for {name}; snip in rounds is iterative-snip"
         )

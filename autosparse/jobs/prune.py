@@ -237,8 +237,8 @@ class PruneRun(TrainingRun):
 
         if isinstance(criterion, AutoSCriterion) and criterion.looks_ahead:
             rounds = criterion.number_of_rounds
-        elif isinstance(criterion, Rounds) and self.config.criterion in LOOK_AHEAD:
-            rounds = criterion.rounds
+        elif self.config.criterion in LOOK_AHEAD:
+            rounds = criterion.rounds if isinstance(criterion, Rounds) else 1
         else:
             return 0, 0
         return rounds, self.config.steps or max(1, training // rounds)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,10 @@ from autosparse.criteria.failures import naming_layers
 from autosparse.criteria.gradient import mean_loss
 from autosparse.criteria.loss import Loss
 from autosparse.errors import UserError
-from autosparse.lookahead.probe import Probe
 from autosparse.pruning import Mask
 from autosparse.seeds import stream
 from autosparse.tasks import Data
-from autosparse.training import Checkpoint, Recipe, train
+from autosparse.training import Callback, Checkpoint, Recipe, train
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 """The parameters of a model -> a fresh optimizer of them."""
@@ -32,8 +32,8 @@ _PROBLEM = "the network cannot be trained ahead"
 class RecipeLearner:
     """The first K steps of a task's recipe, in an order of samples that depends on the seed and the number of weights.
 
-    The columns of each probe stay on disk until `forget`, so that a killed run resumes: from the last checkpoint of a
-    probe, and with the columns of the probes before it.
+    The results of each callback stay on disk until `forget`, so that a killed run resumes: from the last checkpoint of a
+    training, and with the results of the trainings before it.
 
     Attributes:
         data: data of this process.
@@ -41,7 +41,7 @@ class RecipeLearner:
         accelerator: accelerator of this process.
         steps: number of steps, K.
         seed: seed of the order of samples, augmentation and dropout.
-        folder: folder of the columns.
+        folder: folder of the results.
         progress: called with the number of steps since the last call.
         checkpoint_interval: seconds between checkpoints.
     """
@@ -55,14 +55,15 @@ class RecipeLearner:
     progress: Callable[[int], object] = lambda steps: None
     checkpoint_interval: float = 60.0
 
-    def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
+    def learn(self, model: nn.Module, mask: Mask, callback: Callback) -> None:
         """Train; see `Learner`. An interrupted process stops at a step and resumes there."""
         path = self.folder / f"probe-{mask.count}.safetensors"
         main = self.accelerator.is_main_process
         # The main process looks, for all: on a network file system another process may not see the file yet.
         if broadcast_object_list([main and path.is_file()])[0]:
             try:
-                probe.load_state_dict(tensors.load(path)[0])
+                callback.load_state_dict(tensors.load(path)[0])
+                callback.start(model, mask)
             except Exception as error:  # safetensors has its own error type
                 raise UserError(f"{path} is damaged; delete this file alone and run the same again") from error
             self.progress(self.steps)
@@ -78,16 +79,16 @@ class RecipeLearner:
             seed=stream("probe", self.seed, mask.count) % (1 << 32),
             resume=checkpoint,
             progress=self.progress,
-            callback=probe,
+            callback=callback,
             steps=self.steps,
         )
         if main:
-            tensors.save(path, probe.columns, {})
+            tensors.save(path, callback.state_dict(), {})
         self.accelerator.wait_for_everyone()
         checkpoint.remove()
 
     def forget(self) -> None:
-        """Remove the columns, when the mask has been saved."""
+        """Remove the results, when the mask has been saved."""
         if self.accelerator.is_main_process:
             for path in self.folder.glob("probe-*.safetensors"):
                 path.unlink()
@@ -111,26 +112,29 @@ class OptimizerLearner:
     loss: Loss
     steps: int
 
-    def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
+    def learn(self, model: nn.Module, mask: Mask, callback: Callback) -> None:
         """Train in training mode; see `Learner`."""
         with naming_layers(f"{_PROBLEM}: optimizer= fails"):
             optimizer = self.optimizer(model.parameters())
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise UserError(f"optimizer= makes an optimizer of parameters; it made a {type(optimizer).__name__}")
         model.train()
-        probe.start(model, mask)
-        step = 0
-        with mask.hold(model, optimizer):
+        mask, step = callback.start(model, mask), 0
+        with ExitStack() as held:
+            held.enter_context(mask.hold(model, optimizer))
             while step < self.steps:
                 before = step
                 for step, batch in enumerate(itertools.islice(self.batches, self.steps - before), before + 1):
                     with naming_layers(_PROBLEM, model):
                         mean_loss(self.loss, model, send_to_device(batch, mask.kept.device)).backward()
                     _average_gradients(model)
-                    probe.gradients(step, model)
+                    callback.gradients(step, model)
                     with naming_layers(f"{_PROBLEM}: a step of the optimizer fails, give another optimizer"):
                         optimizer.step()
-                    probe.stepped(step, model, mask, optimizer)
+                    previous, mask = mask, callback.stepped(step, model, mask, optimizer)
+                    if mask is not previous:
+                        held.close()
+                        held.enter_context(mask.hold(model, optimizer))
                     optimizer.zero_grad()
                 if step == before:
                     raise UserError("looking ahead needs at least one batch; none was given")

@@ -1,6 +1,8 @@
 """The probe: columns of each prunable parameter, measured in the first steps of a training; criteria of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +14,7 @@ from autosparse.criteria.gradient import restoring_modules
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.training import Callback
+from autosparse.training.dynamic import GradualMagnitude
 
 LACKING = (
     "{} looks ahead: it trains the model for some steps in each round; give steps_per_round= and optimizer=, "
@@ -104,13 +107,13 @@ class Learner(Protocol):
 
     steps: int
 
-    def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
-        """Train the model in place under the mask for K steps, the same ones for the same mask, and call the probe.
+    def learn(self, model: nn.Module, mask: Mask, callback: Callback) -> None:
+        """Train the model in place under the mask for K steps, the same ones for the same mask.
 
         Args:
             model: model at its initial weights, the mask applied.
             mask: the weights that are not removed.
-            probe: probe of K steps.
+            callback: callback of each step, such as a probe of K steps; it may change the mask.
         """
 
 
@@ -129,29 +132,40 @@ def look_ahead(
     Raises:
         UserError: there is no learner, or see `autosparse.training.train`.
     """
-    learner: Learner | None = scoring.learner
-    if learner is None:
-        raise UserError(LACKING.format(criterion))
-    probe = Probe(mask.layout, learner.steps, columns, mask.kept.device)
-    before = [(parameter, parameter.detach().clone(), parameter.grad) for parameter in model.parameters()]
-    try:
-        for parameter in model.parameters():
-            parameter.grad = None
-        with restoring_modules(model), torch.enable_grad():
-            learner.learn(model, mask, probe)
-    finally:
-        for parameter, value, gradient in before:
-            with torch.no_grad():
-                parameter.copy_(value)
-            parameter.grad = gradient
+    with training_ahead(criterion, model, scoring) as learner:
+        probe = Probe(mask.layout, learner.steps, columns, mask.kept.device)
+        learner.learn(model, mask, probe)
     if wrong := [name for name, values in probe.columns.items() if not values.isfinite().all()]:
         check_finite(scoring)
         raise UserError(f"{criterion}: after {learner.steps} steps {wrong[0]} is not finite; lower the learning rate")
     return probe.columns
 
 
+@contextmanager
+def training_ahead(criterion: str, model: nn.Module, scoring: Scoring) -> Iterator[Learner]:
+    """Yield the learner that trains the model within the block; the model is restored bit for bit at its end."""
+    learner: Learner | None = scoring.learner
+    if learner is None:
+        raise UserError(LACKING.format(criterion))
+    before = [(parameter, parameter.detach().clone(), parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter in model.parameters():
+            parameter.grad = None
+        with restoring_modules(model), torch.enable_grad():
+            yield learner
+    finally:
+        for parameter, value, gradient in before:
+            with torch.no_grad():
+                parameter.copy_(value)
+            parameter.grad = gradient
+
+
 def short_irp(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
-    """Return |θ_K|, the weight after the K steps of a probe; in rounds, iterative rewind pruning cut short."""
+    """Return |θ_K|, the weight after the K steps of a probe.
+
+    In rounds it is iterative rewind pruning cut short. In one round of a full training it is the one-shot lottery
+    ticket (Frankle and Carbin 2019).
+    """
     return look_ahead("short-irp", model, mask, scoring, ["probe-theta"])["probe-theta"].abs_()
 
 
@@ -159,3 +173,15 @@ def snip_probe(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
     """Return |θ0 ⊙ ḡ|: SNIP (Lee et al. 2019) with the mean gradient along a probe, not the one at its start."""
     theta = mask.layout.flatten(mask.layout.weights(model))
     return look_ahead("snip-probe", model, mask, scoring, ["probe-gradient"])["probe-gradient"].mul_(theta).abs_()
+
+
+@dataclass(frozen=True)
+class GMPTicket:
+    """The mask in which gradual magnitude pruning (Zhu and Gupta 2017) ends after K steps, for the initial weights."""
+
+    def choose(self, model: nn.Module, mask: Mask, scoring: Scoring, k: int) -> Mask:
+        """Return a mask of `k` of the weights that `mask` keeps; see `criteria.select`."""
+        with training_ahead("gmp-ticket", model, scoring) as learner:
+            pruning = GradualMagnitude(k, learner.steps)
+            learner.learn(model, mask, pruning)
+        return pruning.mask

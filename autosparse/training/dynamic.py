@@ -82,19 +82,23 @@ class GradualMagnitude(MaskUpdateCallback):
 
     def __init__(self, k: int, steps: int, first: float = 0.1, last: float = 0.7, every: int = 20) -> None:
         super().__init__()
-        self.k, self.every = k, every
+        self.k, self.every, self.start_count = k, every, 0
         self.begin = max(1, round(first * steps))
         self.end = max(self.begin, round(last * steps))
 
-    def kept_at(self, step: int, size: int) -> int:
-        """Return how many of `size` weights are kept after the pruning of a step from `begin` to `end`."""
+    def start(self, model: nn.Module, mask: Mask) -> Mask:
+        self.start_count = mask.count
+        return super().start(model, mask)
+
+    def kept_at(self, step: int) -> int:
+        """Return how many weights are kept after the pruning of a step from `begin` to `end`."""
         remaining = (self.end - step) / max(1, self.end - self.begin)
-        return self.k + round((size - self.k) * remaining**3)
+        return self.k + round((self.start_count - self.k) * remaining**3)
 
     def stepped(self, step: int, model: nn.Module, mask: Mask, optimizer: torch.optim.Optimizer) -> Mask:
         due = self.begin <= step < self.end and (step - self.begin) % self.every == 0
         if due or step == self.end:
-            self.mask = keep_top(_magnitudes(model, mask.layout), self.kept_at(step, mask.layout.size), mask)
+            self.mask = keep_top(_magnitudes(model, mask.layout), self.kept_at(step), mask)
         return self.mask
 
 
@@ -103,7 +107,9 @@ class RigL(MaskUpdateCallback):
 
     The first mask is random, with the densities of Erdős-Rényi-Kernel. Each layer keeps its number of weights. As in
     the paper's Algorithm 1, a dropped weight may be grown again in the same update, and then keeps its value and
-    momentum. All other grown weights start at 0 without momentum.
+    momentum. All other grown weights start at 0 without momentum. Adam corrects the bias of its moments by its number of
+    steps, so their moments start as if all gradients had been that of the growth: with moments of zero the first update
+    would be about three times too large (arXiv 2606.00888).
 
     Args:
         steps: number of steps of the training.
@@ -123,7 +129,7 @@ class RigL(MaskUpdateCallback):
 
     def gradients(self, step: int, model: nn.Module) -> None:
         if step % self.every == 0 and step < self.end:
-            self._gradients = _gradient_magnitudes(model, self.mask.layout)
+            self._gradients = _gradients(model, self.mask.layout)
 
     def stepped(self, step: int, model: nn.Module, mask: Mask, optimizer: torch.optim.Optimizer) -> Mask:
         if self._gradients is None:
@@ -132,9 +138,9 @@ class RigL(MaskUpdateCallback):
         moved = [int(self.fraction(step) * count) for count in counts]
         stay = [count - move for count, move in zip(counts, moved, strict=True)]
         stayed = keep_top_each(_magnitudes(model, mask.layout), stay, mask).kept
-        grown = keep_top_each(self._gradients, moved, Mask(mask.layout, ~stayed)).kept
+        grown = keep_top_each(self._gradients.abs(), moved, Mask(mask.layout, ~stayed)).kept
+        _start_optimizer_state(model, Mask(mask.layout, grown & ~mask.kept), self._gradients, optimizer)
         self._gradients = None
-        _clear_optimizer_state(model, Mask(mask.layout, grown & ~mask.kept), optimizer)
         self.mask = Mask(mask.layout, stayed | grown)
         return self.mask
 
@@ -144,20 +150,30 @@ def _magnitudes(model: nn.Module, layout: Layout) -> torch.Tensor:
     return layout.flatten(layout.weights(model)).detach().float().abs()
 
 
-def _gradient_magnitudes(model: nn.Module, layout: Layout) -> torch.Tensor:
-    """Return the magnitude of every prunable weight's gradient, float32 (P,); 0 without a gradient."""
+def _gradients(model: nn.Module, layout: Layout) -> torch.Tensor:
+    """Return the gradient of every prunable weight, float32 (P,); 0 without a gradient."""
     weights = layout.weights(model)
     gradients = {
         name: torch.zeros_like(weight) if weight.grad is None else weight.grad for name, weight in weights.items()
     }
-    return layout.flatten(gradients).float().abs()
+    return layout.flatten(gradients).float()
 
 
 @torch.no_grad()
-def _clear_optimizer_state(model: nn.Module, weights: Mask, optimizer: torch.optim.Optimizer) -> None:
-    """Set the optimizer's state of some weights to zero."""
-    parts = weights.layout.unflatten(weights.kept)
+def _start_optimizer_state(
+    model: nn.Module, weights: Mask, gradients: torch.Tensor, optimizer: torch.optim.Optimizer
+) -> None:
+    """Set the optimizer's state of some weights as if each had had its gradient in all steps; momentum to zero."""
+    parts, gradients_of = weights.layout.unflatten(weights.kept), weights.layout.unflatten(gradients)
+    betas = {id(weight): group.get("betas") for group in optimizer.param_groups for weight in group["params"]}
     for name, weight in weights.layout.weights(model).items():
-        for value in optimizer.state.get(weight, {}).values():
-            if isinstance(value, torch.Tensor) and value.shape == weight.shape:
-                value.masked_fill_(parts[name], 0.0)
+        state, new = optimizer.state.get(weight, {}), parts[name]
+        for key, value in state.items():
+            if not isinstance(value, torch.Tensor) or value.shape != weight.shape:
+                continue
+            if key in ("exp_avg", "exp_avg_sq"):
+                power = 1 if key == "exp_avg" else 2
+                correction = 1 - betas[id(weight)][power - 1] ** state["step"].item()
+                value[new] = (correction * gradients_of[name][new] ** power).to(value.dtype)
+            else:
+                value.masked_fill_(new, 0.0)
