@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision.transforms.v2 as transforms
@@ -136,7 +137,8 @@ def _step_ratios(task: Task, sparsity: float, accelerator: Accelerator, a: Argum
     batches = data.training(recipe.batch_size)
     recipe = recipe.with_epochs(-(-a.steps // len(batches)))
     order = torch.cat([batches.order(epoch) for epoch in range(recipe.epochs)])[: a.steps].to(accelerator.device)
-    inputs, targets = (tensor.to(accelerator.device) for tensor in task.dataset("train")[: len(data)])
+    dataset: Any = task.dataset("train")
+    inputs, targets = (tensor.to(accelerator.device) for tensor in dataset[: len(data)])
     torch.manual_seed(0)
     initial = task.model().to(accelerator.device)
     layout = Layout.of(initial)
@@ -154,7 +156,8 @@ def _step_ratios(task: Task, sparsity: float, accelerator: Accelerator, a: Argum
             optimizer.step()
             optimizer.zero_grad()
 
-    ours(), bare()
+    ours()
+    bare()
     times = [(_cpu_seconds(ours), _cpu_seconds(bare)) for _ in range(a.pairs)]
     return statistics.median(limit for _, limit in times) / a.steps, [took / limit for took, limit in times]
 

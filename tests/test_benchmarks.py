@@ -11,7 +11,11 @@ from tests.conftest import ROOT
 
 QUICK = ("training", "store", "mixing", "select", "sparse", "ranks")  # The others are part of `make test-long`.
 CASES: list[tuple[str, str, list[str]]] = [
-    ("training", "--dataset digits --workers 0 --repeats 1", ["| DataLoader, 0 workers |"]),
+    (
+        "training",
+        "--dataset digits --workers 0 --repeats 1 --steps 2 --pairs 1",
+        ["| DataLoader, 0 workers |", "| resnet8 |"],
+    ),
     (
         "criteria",
         "--networks lenet-300-100 --criteria random synflow --batches 1 --batch-size 10 --rounds 2 --sparsity 0.9999",

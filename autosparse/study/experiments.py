@@ -83,12 +83,14 @@ def stages(names: Sequence[str], scale: Scale) -> list[Stage]:
 def make_graph(jobs: Iterable[Job]) -> list[Stage]:
     """Return the stages of some jobs without repetitions: iterative pruning, fits, pruning, pruning by fits."""
     jobs = list({job.folder: job for job in jobs}.values())
-    pruned = [job for job in jobs if isinstance(job, PruneRun)]
+    fits = tuple(job for job in jobs if isinstance(job, FitRun))
+    pruned, made = [job for job in jobs if isinstance(job, PruneRun)], {fit.folder for fit in fits}
+    waiting = tuple(job for job in pruned if job.learned and job.saved in made)
     graph = [
         Stage("irp", tuple(job for job in jobs if isinstance(job, IRPRun))),
-        Stage("autos", tuple(job for job in jobs if isinstance(job, FitRun)), after=("irp",)),
-        Stage("prune", tuple(job for job in pruned if not job.learned)),
-        Stage("prune-autos", tuple(job for job in pruned if job.learned), after=("autos",)),
+        Stage("autos", fits, after=("irp",)),
+        Stage("prune", tuple(job for job in pruned if job not in waiting)),
+        Stage("prune-autos", waiting, after=("autos",)),
     ]
     return [stage for stage in graph if stage.jobs]
 

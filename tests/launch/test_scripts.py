@@ -100,7 +100,7 @@ def test_experiment_runs_to_its_report_and_only_once(tmp_path: Path, capsys: pyt
         ("irp", ["--output", "/proc/nope"], "output /proc/nope: /proc takes no files (No such file or "),
         (
             "irp",
-            ["--cluster", "local", "--log-dir", "/dev/null/x"],
+            ["--cluster", "slurm", "--dry-run", "--log-dir", "/dev/null/x"],
             "log-dir /dev/null/x: /dev/null takes no files (Not a",
         ),
         ("report", [".", "--output", "/proc/nope"], "output /proc/nope: /proc takes no files"),
