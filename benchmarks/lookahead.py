@@ -23,7 +23,7 @@ from autosparse.lookahead import Probe, RecipeLearner
 from autosparse.pruning import Layout, Mask
 from autosparse.pruning.schedule import keep_count
 from autosparse.tasks import Data, Images, Text
-from autosparse.training import Recipe, train
+from autosparse.training import Callback, Recipe, train
 from benchmarks.common import Noise, goal, heading, peak_during, resident_memory, row, scratch, seconds, table
 
 Network = Literal["lenet-300-100", "resnet8", "gpt"]
@@ -93,8 +93,8 @@ class Beside(RecipeLearner):
     plain: list[Taken] = field(default_factory=list)
     masked: list[Taken] = field(default_factory=list)
 
-    def learn(self, model: nn.Module, mask: Mask, probe: Probe) -> None:
-        super().learn(model, mask, probe)
+    def learn(self, model: nn.Module, mask: Mask, callback: Callback) -> None:
+        super().learn(model, mask, callback)
         for held, found in ((Mask.full(mask.layout), self.plain), (mask, self.masked)):
             arguments = model, held, self.data, self.recipe, self.accelerator
             found.append(_taken(partial(train, *arguments, steps=self.steps)))

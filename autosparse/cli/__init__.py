@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "prune": ("prune", "prune networks before training by a criterion, and train them"),
     "report": ("report", "tables and figures of runs"),
     "paper": ("paper", "whole experiments by name"),
+    "board": ("board", "where criteria stand at equal cost, over paired seeds"),
     "data": ("data", "get a data set"),
     "runs": ("runs", "watch, stop and resume runs; runs --live follows them"),
     "serve": ("serve", "show runs as a web page that updates by itself"),

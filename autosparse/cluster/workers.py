@@ -7,6 +7,7 @@ this on its own machine; a job of Slurm uses it for several runs (`--runs-per-jo
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -184,13 +185,21 @@ def _fork(work: bytes, environment: Mapping[str, str], log: Path) -> ForkServerP
 
 @contextmanager
 def _server_environment() -> Iterator[None]:
-    """Within the block, a server that is started has one thread, and holds the signals that are meant for its runs."""
+    """Within the block, a server that is started has one thread, and holds the signals that are meant for its runs.
+
+    Runs do not import the script of this process, which `multiprocessing` would have them do.
+    """
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"  # NumPy's BLAS would start threads when it is imported.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, interruption.SIGNALS)
+    script = vars(sys.modules["__main__"])
+    hidden = {name: script[name] for name in ("__spec__", "__file__") if name in script}
+    script["__spec__"] = None
+    script.pop("__file__", None)
     try:
         yield
     finally:
+        script.update(hidden)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         del os.environ["OMP_NUM_THREADS"]
         if threads is not None:

@@ -115,7 +115,7 @@ TABLE = (
     Row("ticket", "lookahead.probe:short_irp", "Frankle and Carbin 2019, in one round", "yes",
         "the lottery ticket at its lowest cost: train, keep the largest weights, rewind",
         stage="ahead", trains="K steps, all of a training by default", cost="2"),
-    Row("gmp-ticket", "lookahead.probe:GMPTicket", "the mask of gradual magnitude pruning (Zhu and Gupta 2017), rewound",
+    Row("gmp-ticket", "lookahead.probe:GMPTicket", "mask of gradual magnitude pruning (Zhu and Gupta 2017), rewound",
         "yes", "a mask for the initial weights; a strong baseline at its cost",
         stage="ahead", trains="K steps, all of a training by default", cost="2", ordered=False),
     Row("gmp", "", "Zhu and Gupta 2017", "yes",

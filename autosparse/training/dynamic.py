@@ -107,9 +107,9 @@ class RigL(MaskUpdateCallback):
 
     The first mask is random, with the densities of Erdős-Rényi-Kernel. Each layer keeps its number of weights. As in
     the paper's Algorithm 1, a dropped weight may be grown again in the same update, and then keeps its value and
-    momentum. All other grown weights start at 0 without momentum. Adam corrects the bias of its moments by its number of
-    steps, so their moments start as if all gradients had been that of the growth: with moments of zero the first update
-    would be about three times too large (arXiv 2606.00888).
+    momentum. All other grown weights start at 0 without momentum. Under Adam, which corrects the bias of its moments by
+    the number of its steps, their moments start as if all gradients had been the gradient at growth. From moments of
+    zero, the first update would be about three times too large (arXiv 2606.00888).
 
     Args:
         steps: number of steps of the training.
@@ -165,7 +165,9 @@ def _start_optimizer_state(
 ) -> None:
     """Set the optimizer's state of some weights as if each had had its gradient in all steps; momentum to zero."""
     parts, gradients_of = weights.layout.unflatten(weights.kept), weights.layout.unflatten(gradients)
-    betas = {id(weight): group.get("betas") for group in optimizer.param_groups for weight in group["params"]}
+    betas: dict[int, Any] = {}  # by the id of the weight
+    for group in optimizer.param_groups:
+        betas |= {id(weight): group.get("betas") for weight in group["params"]}
     for name, weight in weights.layout.weights(model).items():
         state, new = optimizer.state.get(weight, {}), parts[name]
         for key, value in state.items():

@@ -105,6 +105,15 @@ def kill_server_once(folder: Path) -> None:
     os.kill(server, signal.SIGKILL)
 
 
+def test_script_without_a_guard_runs_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    code = COMMAND.format(path=[str(ROOT)], output=str(tmp_path), jobs=[("a",), ("b",)])
+    script.write_text(f"open({str(tmp_path / 'starts')!r}, 'a').write('.')\n{code}")
+    subprocess.run([sys.executable, script], check=True, capture_output=True)
+    assert (tmp_path / "starts").read_text() == "."
+    assert Note(tmp_path, "b").is_complete()
+
+
 def test_environment_of_a_run_is_that_of_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launch([Note(tmp_path, "a")], Resources(cluster="local"), tmp_path, "notes")  # The server runs from here on.
     monkeypatch.setenv("OMP_NUM_THREADS", "3")

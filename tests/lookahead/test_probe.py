@@ -1,5 +1,6 @@
 """What a probe sees, by arithmetic; a model is left as it was; the same bits after a stop, and in two processes."""
 
+import copy
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import autosparse
 from autosparse.cluster import process
@@ -16,7 +18,7 @@ from autosparse.criteria import Scoring, make_criterion, select
 from autosparse.criteria.loss import CrossEntropy
 from autosparse.errors import UserError
 from autosparse.lookahead import OptimizerLearner, Probe, RecipeLearner, look_ahead
-from autosparse.pruning import Layout, Mask
+from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.tasks import Data
 from autosparse.training import Callback, Checkpoint, Recipe, train
 from tests.models import digits
@@ -287,3 +289,39 @@ def test_two_processes_see_the_same_also_after_a_stop(tmp_path: Path, monkeypatc
     assert one == other
     assert all("StoppedError" in said for said in world(2, member, tmp_path / "cut", 4))
     assert world(2, member, tmp_path / "cut", 0) == [one, other]
+
+
+def test_tickets_are_masks_of_a_training_for_its_initial_weights(model: nn.Module, data: Data) -> None:
+    full, k = Mask.full(Layout.of(model)), 3000
+    batches = [*data.scoring(100, limit=2)]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def masked_by(criterion: str) -> Mask:
+        return autosparse.prune(
+            model,
+            batches,
+            criterion=criterion,
+            sparsity=1 - k / full.layout.size,
+            steps_per_round=30,
+            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        )
+
+    ticket, gmp_ticket = masked_by("ticket"), masked_by("gmp-ticket")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    trained = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    for step in range(30):
+        inputs, targets = batches[step % 2]
+        F.cross_entropy(trained(inputs), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    magnitudes = full.layout.flatten(full.layout.weights(trained)).abs()
+    assert torch.equal(ticket.kept, keep_top(magnitudes, k, full).kept)
+    assert gmp_ticket.count == k
+    assert not torch.equal(ticket.kept, gmp_ticket.kept)
+
+
+@pytest.mark.parametrize("criterion", ["ticket", "gmp-ticket"])
+def test_rounds_of_a_ticket_are_refused(criterion: str) -> None:
+    with pytest.raises(UserError, match=f"not for {criterion}"):
+        make_criterion(criterion, rounds=3)

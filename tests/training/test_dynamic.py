@@ -1,5 +1,6 @@
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def first(name: str, model: nn.Module) -> Mask:
 def test_the_schedule_is_the_papers_at_its_ends_and_between() -> None:
     gradual = GradualMagnitude(100, 1000)
     assert (gradual.begin, gradual.end) == (100, 700)
-    assert [gradual.kept_at(step, 1100) for step in (100, 400, 700)] == [1100, 225, 100]
+    gradual.start_count = 1100
+    assert [gradual.kept_at(step) for step in (100, 400, 700)] == [1100, 225, 100]
     assert RigL(1000).fraction(0) == pytest.approx(0.3)
     assert RigL(1000).fraction(375) == pytest.approx(0.15)
     assert RigL(1000).fraction(750) == 0.0
@@ -58,8 +60,8 @@ def test_an_update_of_rigl_by_hand() -> None:
     rigl.gradients(1, model)
     found = rigl.stepped(1, model, mask, optimizer)
     assert found.kept.tolist() == [False, True, True, True, False, True, False, False]
-    for value in remembered.values():
-        assert value.flatten().tolist() == [1.0] * 5 + [0.0] + [1.0] * 2
+    for name, grown in (("exp_avg", 0.1 * 5.0), ("exp_avg_sq", 0.001 * 25.0)):  # One step, whose gradient was 5.
+        assert remembered[name].flatten().tolist() == pytest.approx([1.0] * 5 + [grown] + [1.0] * 2)
 
 
 @pytest.mark.parametrize("name", ["gmp", "rigl"])
@@ -123,3 +125,27 @@ def test_two_processes_choose_alike_and_end_with_the_same_bits_after_a_stop(tmp_
     assert len(whole[0]) == 64, whole
     assert all("StoppedError" in said for said in world(2, follow, name, tmp_path, 11))
     assert world(2, follow, name, tmp_path) == whole
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9)])
+def test_first_update_of_a_grown_weight_is_that_of_a_fresh_one(optimizer: Any) -> None:
+    model = nn.Linear(40, 10, bias=False)
+    slopes = torch.rand(10, 40) + 0.5  # The loss is linear: its gradient is the same in all steps.
+    optimizer = optimizer(model.parameters(), lr=0.01, weight_decay=0.0)
+    layout = Layout.of(model)
+    mask, rigl = Mask(layout, torch.arange(layout.size) % 4 == 0), RigL(400, every=100)
+    mask = rigl.start(model, mask)
+    for step in range(1, 102):
+        mask.apply_(model)
+        before = model.weight.detach().clone()
+        (model.weight * slopes).sum().backward()
+        rigl.gradients(step, model)
+        optimizer.step()
+        previous, mask = mask, rigl.stepped(step, model, mask, optimizer)
+        optimizer.zero_grad()
+        if step == 100:
+            grown = (mask.kept & ~previous.kept).view(10, 40)
+    assert grown.sum() > 10
+    update = before[grown] - model.weight.detach()[grown]
+    fresh = 0.01 * slopes[grown] if isinstance(optimizer, torch.optim.SGD) else torch.full_like(update, 0.01)
+    assert torch.allclose(update, fresh, rtol=1e-3)

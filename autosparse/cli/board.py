@@ -1,0 +1,61 @@
+"""The board: `autosparse board run --track lenet --criteria mine.py:score`, then `autosparse board show`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from autosparse import cluster
+from autosparse.cluster import Resources
+from autosparse.study import board
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run what the results of a track lack, add it to the results, and print the board."""
+
+    track: str = "lenet"
+    """Network, data, recipe and seeds: lenet, or digits for a trial."""
+    criteria: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--criterion"])] = ()
+    """Criteria to run, by name or as FILE.py:FUNCTION. Default: all of the board."""
+    results: Path = Path("results")
+    """Folder of the results, one file per track."""
+    output: Path = Path("runs/board")
+    """Folder of the runs."""
+    resources: Resources = field(default_factory=Resources)
+
+    def run(self) -> None:
+        track, path = board.find_track(self.track), board.results_file(self.results, self.track)
+        rows = board.read(path)
+        runs = board.jobs_of(track, board.methods(self.criteria), self.output / self.track)
+        missing = [(method, run) for method, run in runs if not board.is_known(rows, method, run)]
+        if missing:
+            jobs = {run.folder: run for _, run in missing}
+            cluster.launch([*jobs.values()], self.resources, self.output / self.track, "board")
+        if not self.resources.dry_run:
+            board.add(path, [(method, run) for method, run in missing if run.is_complete()])
+            print(board.page(self.results, [self.track]))
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print the board of all tracks that have results, as Markdown."""
+
+    results: Path = Path("results")
+    """Folder of the results, one file per track."""
+
+    def run(self) -> None:
+        print(board.page(self.results, list(board.TRACKS)), end="")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare criteria at equal cost, over paired seeds."""
+
+    action: tyro.conf.OmitSubcommandPrefixes[Run | Show]
+
+
+def main(a: Arguments) -> None:
+    """Run the action."""
+    a.action.run()

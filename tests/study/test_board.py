@@ -1,0 +1,96 @@
+"""The board: statistics of paired seeds, what is run, and the page that the results make."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from autosparse.errors import UserError
+from autosparse.study import board
+from autosparse.study.statistics import corrected, paired
+from tests.conftest import ROOT
+
+Script = Callable[..., int]
+
+
+def test_paired_difference_is_that_of_the_t_test() -> None:
+    random = np.random.default_rng(0)
+    first = pd.Series(random.normal(1.0, 1.0, 5), index=range(5))
+    second = pd.Series(random.normal(0.0, 1.0, 6), index=range(6))  # Seed 5 has no partner.
+    result = paired(first, second)
+    differences = first.to_numpy() - second.to_numpy()[:5]
+    half = stats.t.ppf(0.975, 4) * differences.std(ddof=1) / 5**0.5
+    assert (result.mean, result.n) == (pytest.approx(differences.mean()), 5)
+    assert (result.low, result.high) == pytest.approx((differences.mean() - half, differences.mean() + half))
+    assert result.p == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue)
+    assert paired(first, second, "lower").mean == pytest.approx(-differences.mean())
+
+
+def test_one_seed_has_a_difference_and_no_p() -> None:
+    result = paired(pd.Series([3.0]), pd.Series([2.0]))
+    assert (result.mean, result.n) == (1.0, 1)
+    assert np.isnan(result.p)
+    assert np.isnan(corrected([result.p])[0])
+    assert corrected([0.01, float("nan"), 0.04])[0] == pytest.approx(0.02)
+
+
+def results(folder: Path, means: dict[str, float]) -> None:
+    """Write results of three seeds at 95%, with the same small noise for every method but the last."""
+    classes = {method.name: method.kind for method in board.METHODS}
+    rows = []
+    for (k, (name, mean)), seed in itertools.product(enumerate(means.items()), (200, 201, 202)):
+        noise = (seed - 201) * (0.001 if k % 2 else 0.0013)
+        cost = 1 if " " not in name and classes[name] == board.BEFORE else 2
+        row = {"method": name, "class": classes[name], "criterion": name, "options": "{}", "seed": seed, "cost": cost}
+        row |= {"sparsity": 0.95, "metric": "accuracy", "better": "higher", "test": mean + noise}
+        rows.append(row | dict.fromkeys(("epochs", "seconds", "commit", "date", "hardware"), 0))
+    folder.mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_csv(folder / "digits.csv", index=False)
+
+
+def test_page_marks_the_best_and_what_is_on_par(tmp_path: Path) -> None:
+    means = {"snip": 0.8, "synflow": 0.9, "magnitude": 0.9002, "ticket": 0.95, "synflow, twice as long": 0.91}
+    results(tmp_path, means)
+    lines = board.page(tmp_path, ["digits"]).splitlines()
+    assert "| magnitude | **90.02** |" in lines
+    assert any(line.startswith("| synflow | 90.00 (= -0.02 [") for line in lines)
+    assert any(line.startswith("| snip | 80.00 (-10.02 [") for line in lines)
+    headline = lines[-1]
+    assert headline.startswith(
+        "- 95%: ticket, the best mask after a probe, is better than synflow, twice as long: +4.00"
+    )
+
+
+def test_command_runs_what_is_missing_and_enters_a_criterion(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("def score(model, mask, scoring):\n    return mask.kept.float().cumsum(0)\n")
+    where = ("--results", tmp_path / "results", "--output", tmp_path / "runs", "--cluster", "inline")
+    run = ("board", "run", "--track", "digits", *where, "--criteria")
+    assert script(*run, "magnitude") == 0
+    assert script(*run, "magnitude", f"{mine}:score") == 0
+    said = capsys.readouterr()
+    assert said.err.count("6 runs, 0 complete, 6 to run") == 2
+    rows = board.read(tmp_path / "results" / "digits.csv")
+    assert rows["method"].value_counts().tolist() == [3] * 4
+    assert rows.loc[rows["method"] == "magnitude", "test"].between(0.05, 1.0).all()
+    mine.write_text("def score(model, mask, scoring):\n    return -mask.kept.float().cumsum(0)\n")
+    assert script(*run, f"{mine}:score") == 0
+    assert len(board.read(tmp_path / "results" / "digits.csv")) == 18
+    assert script(*run, "nobody") == 2
+    assert "unknown criterion" in capsys.readouterr().err
+
+
+def test_page_is_that_of_the_committed_results() -> None:
+    written = (ROOT / "docs" / "board.md").read_text()
+    assert written.endswith(board.page(ROOT / "results", list(board.TRACKS)))
+
+
+def test_no_results_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="autosparse board run --track lenet makes some"):
+        board.page(tmp_path, ["lenet"])
