@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import submitit
@@ -193,7 +193,7 @@ def _server_environment() -> Iterator[None]:
     os.environ["OMP_NUM_THREADS"] = "1"  # NumPy's BLAS would start threads when it is imported.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, interruption.SIGNALS)
     script = vars(sys.modules["__main__"])
-    hidden = {name: script[name] for name in ("__spec__", "__file__") if name in script}
+    hidden: dict[str, Any] = {name: script[name] for name in ("__spec__", "__file__") if name in script}
     script["__spec__"] = None
     script.pop("__file__", None)
     try:

@@ -95,17 +95,18 @@ def find_track(name: str) -> Track:
 
 def methods(criteria: Sequence[str]) -> list[Method]:
     """Return all methods of the board or, if some are named, those of these criteria, a user's own among them."""
+    everything = [*DENSE, *METHODS]
     if not criteria:
-        return [*DENSE, *METHODS]
-    chosen = [method for method in METHODS if method.criterion in criteria]
+        return everything
+    chosen = [method for method in everything if method.criterion in criteria]
     for name in criteria:
         if registry.is_path(name):
             code = registry.digest_of(registry.resolve(name, "criterion", {}))[:6]
             label = f"{name.rpartition(':')[2]} ({code})"
             chosen.append(Method(label, BEFORE, name, code=code))
             chosen.append(Method(f"{label}, twice as long", BEFORE, name, {"trainings": 2}, code))
-        elif name not in {method.criterion for method in METHODS}:
-            raise unknown("criterion", name, [*dict.fromkeys(m.criterion for m in METHODS), "FILE.py:FUNCTION"])
+        elif name not in (names := {method.criterion: None for method in everything}):
+            raise unknown("criterion", name, [*names, "FILE.py:FUNCTION"])
     return chosen
 
 
