@@ -19,6 +19,8 @@ class Run:
     """Network, data, recipe and seeds: lenet, or digits for a trial."""
     criteria: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--criterion"])] = ()
     """Criteria to run, by name or as FILE.py:FUNCTION. Default: all of the board."""
+    sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = ()
+    """Sparsities to run, of those of the track. Default: all of them."""
     results: Path = Path("results")
     """Folder of the results, one file per track."""
     output: Path = Path("runs/board")
@@ -28,7 +30,7 @@ class Run:
     def run(self) -> None:
         track, path = board.find_track(self.track), board.results_file(self.results, self.track)
         rows = board.read(path)
-        runs = board.jobs_of(track, board.methods(self.criteria), self.output / self.track)
+        runs = board.jobs_of(track, board.methods(self.criteria), self.sparsities, self.output / self.track)
         missing = [(method, run) for method, run in runs if not board.is_known(rows, method, run)]
         if missing:
             jobs = {run.folder: run for _, run in missing}

@@ -101,17 +101,22 @@ OWN = Recipe(30, "adam", 1.2e-3)  # for a user's network
 # With the usual learning rate of these networks; the paper's dense ResNet-18 is weak.
 STRONG: dict[str, Recipe] = dict.fromkeys(("resnet18", "vgg16", "vgg19", "vgg19-4096"), _CIFAR_STRONG)
 
-RecipeName = Literal["short", "paper", "strong"]
+# Twice as long changes the dense network by less than half a point: see docs/log.md.
+CONVERGED: dict[str, Recipe] = {
+    "lenet-300-100": Recipe(12, "adam", 1.2e-3, weight_decay=1e-4, cosine=True),
+}
+
+RecipeName = Literal["short", "paper", "strong", "converged"]
 
 
 def find_recipe(name: str, network: str, dataset: str) -> Recipe:
-    """Return the recipe `short`, `paper` or `strong` for a network and a data set; it augments only photographs."""
+    """Return a recipe by name for a network and a data set; it augments only photographs."""
     if name == "paper":
         if (network, dataset) not in PAPER:
             pairs = ", ".join(f"{network} on {dataset}" for network, dataset in PAPER)
             raise UserError(f"the paper has no recipe for {network} on {dataset}; it has: {pairs}")
         return PAPER[network, dataset]
-    table = {"short": SHORT, "strong": STRONG}.get(name)
+    table = {"short": SHORT, "strong": STRONG, "converged": CONVERGED}.get(name)
     if table is None:
         raise unknown("recipe", name, get_args(RecipeName))
     if name == "short" and ":" in network:
