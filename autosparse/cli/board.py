@@ -32,11 +32,14 @@ class Run:
         rows = board.read(path)
         runs = board.jobs_of(track, board.methods(self.criteria), self.sparsities, self.output / self.track)
         missing = [(method, run) for method, run in runs if not board.is_known(rows, method, run)]
-        if missing:
-            jobs = {run.folder: run for _, run in missing}
-            cluster.launch([*jobs.values()], self.resources, self.output / self.track, "board")
+        try:
+            if missing:
+                jobs = {run.folder: run for _, run in missing}
+                cluster.launch([*jobs.values()], self.resources, self.output / self.track, "board")
+        finally:  # Runs that failed or were stopped keep no other from the results.
+            if not self.resources.dry_run:
+                board.add(path, [(method, run) for method, run in missing if run.is_complete()])
         if not self.resources.dry_run:
-            board.add(path, [(method, run) for method, run in missing if run.is_complete()])
             print(board.page(self.results, [self.track]))
 
 
