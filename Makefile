@@ -15,7 +15,7 @@ $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 demo: setup  ## a fresh clone to a report: runs/report/index.html
-	$(PY) launch/paper.py demo
+	$(PY) launch/demo.py
 
 docs: $(VENV)/.docs  ## the site: site/index.html; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet

@@ -3,24 +3,37 @@
 import argparse
 import inspect
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+    UnsupportedTypeAnnotationError,
+)
 
 from autosparse.errors import UserError, refused
-from autosparse.options import OptionsFile, marks, option_names, option_types
+from autosparse.options import OptionsFile, bare, marks, option_names, option_types
 
 Arguments = TypeVar("Arguments")
 
 _HELP = (
-    "--config FILE.yaml: options from a file, a run's config.yaml, say; those of the command line win. "
+    "With --config FILE.yaml, options come from a file, such as a run's config.yaml; those of the command line win. "
     "--no-FLAG switches off a FLAG of the file."
 )
+_EMPTY = ("", "''", "None")  # values that help shows as none
+_EXAMPLES = "Examples:"  # It begins the last section of a command's docstring.
+_GROUPS = {"job": "Run", "setting": "Training", "config": "Method", "resources": "Slurm"}
+"""Maps a field of options to their title in help; others have the field's name, as "Task"."""
 _DEFAULT = " Default: "  # It begins the last sentence of an option's help.
 CHOSEN = "the class that --task names"
 """Mark of a field whose class the command line chooses, by the `task_class` of the arguments."""
@@ -36,7 +49,7 @@ def parse(kind: type[Arguments], args: Sequence[str] | None = None, prog: str | 
 
     Values of the file that `--config` names are the defaults of the options. Of the field `resources`, `--help` shows
     what most users need, the options of the class that its own extends; `--help-cluster` shows all. A `task_class` of
-    the dataclass maps the name of a task to its class.
+    the dataclass maps the name of a task to its class. Help ends with the examples of the dataclass's docstring.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config", type=Path)
@@ -47,11 +60,23 @@ def parse(kind: type[Arguments], args: Sequence[str] | None = None, prog: str | 
     task = None
     if choose := getattr(kind, "task_class", None):
         task = choose(known.task or file.value("task", str, "images"))
-    parser = _Parser(file, task, helping=bool({"-h", "--help"} & {*words}))
+    helping = bool({"-h", "--help"} & {*words})
+    parser = _Parser(file, task, helping)
     if "--help-cluster" in words and (resources := get_type_hints(kind).get("resources")):
         return parser.read(resources, ["--help"], prog)
     file.check({*option_types(kind)} | ({*option_types(task)} if task else set()))
-    return parser.read(kind, words, prog, description=f"{inspect.getdoc(kind)}\n\n{_HELP}")
+    text, _, examples = (inspect.getdoc(kind) or "").partition(f"{_EXAMPLES}\n")
+    try:
+        return parser.read(kind, words, prog, description=_wrapped(f"{text.strip()}\n\n{_HELP}"))
+    finally:
+        if helping and examples:
+            print(f"{_EXAMPLES}\n{examples}")
+
+
+def _wrapped(text: str) -> str:
+    """Return paragraphs as wide as the terminal; tyro keeps a break before a line that is indented."""
+    width = shutil.get_terminal_size().columns
+    return "\n\n".join(textwrap.fill(part, width, subsequent_indent="  ") for part in text.split("\n\n"))
 
 
 class _Parser:
@@ -91,22 +116,30 @@ class _Parser:
         return replace(spec, fields=tuple(options))
 
     def _option(self, option: StructFieldSpec, hint: Any, declared: Any) -> StructFieldSpec:
-        """Return one option; `declared` is its default in the class."""
-        if CHOSEN in marks(hint):
-            return replace(option, type=self.task or type(option.default), default=tyro.MISSING_NONPROP)
-        if option.name == "resources" and self.helping:
-            return replace(option, type=hint.__base__, default=hint.__base__())
+        """Return one option, or a group of options with its title; `declared` is its default in the class."""
+        chosen = CHOSEN in marks(hint)
+        if chosen:
+            option = replace(option, type=self.task or type(option.default), default=tyro.MISSING_NONPROP)
+        elif option.name == "resources" and self.helping:
+            option = replace(option, type=hint.__base__, default=hint.__base__())
+        if chosen or is_dataclass(bare(hint)):
+            title = tyro.conf.arg(name=_GROUPS.get(option.name, option.name.capitalize()), prefix_name=False)
+            return replace(option, type=cast(Any, Annotated[option.type, title]))
         default = option.default
         for name in option_names(option.name, hint) if tyro.conf.Suppress not in marks(hint) else ():
             default = self.file.value(name.lstrip("-").replace("_", "-"), hint, default)
-        return _with_help(replace(option, default=default), declared)
+        return _with_help(replace(option, default=default), hint, declared)
 
 
-def _with_help(option: StructFieldSpec, declared: Any) -> StructFieldSpec:
+def _with_help(option: StructFieldSpec, hint: Any, declared: Any) -> StructFieldSpec:
     """Return an option with its help as one paragraph that ends in `Default: X`.
 
     X is what the docstring says after `Default:`, or else the value, as for a default that differs from the class's.
+    Many choices, or those of an option of two names, are listed in the paragraph.
     """
+    values = _values(hint)
+    several, names = values.endswith("..."), values.removesuffix("...").strip("{}").replace(",", ", ")
+    listed = values.startswith("{") and (len(values) > 40 or len(option_names(option.name, hint)) > 1)
 
     def parts() -> tuple[str, str]:
         """Return the help, and the default as the docstring says it."""
@@ -115,14 +148,31 @@ def _with_help(option: StructFieldSpec, declared: Any) -> StructFieldSpec:
         return text, default if option.default == declared else ""
 
     def shown() -> str | None:
-        return parts()[0] or None
+        choices = f"{'Any' if several else 'One'} of {names}." if listed else ""
+        return f"{parts()[0]} {choices}".strip() or None
 
-    def hint(value: str) -> str:
-        return _DEFAULT.lstrip() + (parts()[1] or f"{'none' if value in ('', 'None') else value}.")
+    def behavior(value: str) -> str:
+        if declared is MISSING:
+            return "(required)"
+        if option.default is False:
+            return ""
+        return _DEFAULT.lstrip() + (parts()[1] or ("none" if value in _EMPTY else value) + ".")
 
-    annotated: Any = Annotated[option.type, tyro.conf.arg(help_behavior_hint=hint)]
+    metavar = ("NAME..." if several else "NAME") if listed else values
+    annotated: Any = Annotated[option.type, tyro.conf.arg(metavar=metavar or None, help_behavior_hint=behavior)]
     helptext = shown if callable(option.helptext) else shown()  # Reading the source of all classes takes 0.2 s.
     return replace(option, helptext=helptext, type=annotated)
+
+
+def _values(hint: Any) -> str:
+    """Return how help shows the values of an option, such as `INT` or `{a,b}...`; nothing for a flag."""
+    kind, elements = bare(hint), get_args(bare(hint))
+    several = get_origin(kind) is tuple and elements[-1] is Ellipsis
+    shown = next((mark.metavar for mark in marks(hint) if getattr(mark, "metavar", None)), "")
+    if not shown and kind is not bool:
+        spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(elements[0] if several else hint, set()))
+        shown = "" if isinstance(spec, UnsupportedTypeAnnotationError) else spec.metavar.removeprefix("{None}|")
+    return f"{shown.removesuffix('...')}..." if several else shown
 
 
 def run(

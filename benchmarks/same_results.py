@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 _BYTES = ("triples.zarr/*/c/**/*", "history.json", "*.safetensors", "report.md")
 _TEXT = "--task text --layers 1 --heads 2 --width 16 --context 16 --epochs 1 --learning-rate 0.001"
 _COMMANDS = (
-    "paper demo",
+    "demo",
     f"irp {_TEXT} --criteria magnitude --iterations 2 --probe-steps 3 --probe-columns probe-gradient probe-theta",
     "irp --dataset digits --criteria grasp --schedule linear --iterations 3 --epochs 2 --rewind-epoch 1",
     "prune --dataset digits --epochs 2 --criteria gmp rigl synflow npb short-irp lookahead --sparsities 0.95 --seeds 1",

@@ -1,4 +1,4 @@
-"""Whole experiments by name: `python launch/paper.py demo`, `python launch/paper.py table2 --scale small`."""
+"""Whole experiments by name: `python launch/paper.py table2 --scale small`."""
 
 from autosparse.cli import start
 

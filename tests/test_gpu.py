@@ -39,7 +39,7 @@ def test_runs_of_every_kind_on_a_gpu(irp_run: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(gpu.grad(), cpu.grad(), rtol=1e-3, atol=1e-6)
     histories = [json.loads((folder / "history.json").read_text()) for folder in (Path(run), irp_run)]
     assert histories[0][0]["test"] == pytest.approx(histories[1][0]["test"], abs=0.02)
-    autos = python("launch/autos.py", "--runs", run, "--epochs", "1", "--output", tmp_path)
+    autos = python("launch/fit.py", "--runs", run, "--epochs", "1", "--output", tmp_path)
     options = ["--dataset", "digits", "--epochs", "2", "--sparsities", "0.9", "--precision", "bf16"]
     folders = python("launch/prune.py", *options, "--criteria", "random", "snip", autos, "--output", tmp_path)
     assert all((Path(folder) / "result.json").is_file() for folder in folders.splitlines())

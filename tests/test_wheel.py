@@ -52,7 +52,7 @@ def test_the_demo_runs_from_the_wheel_in_an_empty_folder(environment: Path, tmp_
     demo = done(environment, tmp_path, "autosparse", "demo", "--scale", "smoke", "--cluster", "inline")
     folders = demo.stdout.splitlines()
     said = demo.stderr.splitlines()
-    assert said[-1] == f"the report: {folders[-1]}/index.html"
+    assert said[-2] == f"the report: {folders[-1]}/index.html"
     assert {"random", "gmp", "gmp-x2"} <= {line.split()[0] for line in said if line.strip()}
     assert (tmp_path / folders[-1] / "index.html").is_file()
     pruned = next(folder for folder in folders if "/prune/" in folder)

@@ -12,20 +12,20 @@ import autosparse
 from autosparse.command import parse, run
 from autosparse.errors import unknown
 
-COMMANDS: Mapping[str, tuple[str, str]] = {
-    "demo": ("paper", "the whole pipeline in minutes: iterative pruning, a fit, baselines, a report"),
-    "irp": ("irp", "prune networks iteratively, and store what survives"),
-    "fit": ("autos", "fit AutoS, the learned criterion, to runs of irp"),
-    "prune": ("prune", "prune networks before training by a criterion, and train them"),
-    "report": ("report", "tables and figures of runs"),
-    "paper": ("paper", "whole experiments by name"),
-    "board": ("board", "where criteria stand at equal cost, over paired seeds"),
-    "data": ("data", "get a data set"),
-    "runs": ("runs", "watch, stop and resume runs; runs --live follows them"),
-    "serve": ("serve", "show runs as a web page that updates by itself"),
-    "store": ("store", "look into a store of triples, check it, take it elsewhere"),
+COMMANDS: Mapping[str, str] = {
+    "demo": "the whole pipeline in minutes: iterative pruning, a fit, baselines, a report",
+    "irp": "prune networks iteratively, and store what survives",
+    "fit": "fit AutoS, the learned criterion, to runs of irp",
+    "prune": "prune networks before training by a criterion, and train them",
+    "report": "tables and figures of runs",
+    "paper": "whole experiments by name",
+    "board": "where criteria stand at equal cost, over paired seeds",
+    "data": "get a data set",
+    "runs": "watch, stop and resume runs; runs --live follows them",
+    "serve": "show runs as a web page that updates by itself",
+    "store": "look into a store of triples, check it, take it elsewhere",
 }
-"""Maps a command to its module and its description."""
+"""Maps a command, which is the name of its module, too, to its description."""
 
 
 def start(module: str, args: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     elif name == "--version":
         print(autosparse.__version__)
     elif name in COMMANDS:
-        start(COMMANDS[name][0], ["demo", *args] if name == "demo" else args, f"autosparse {name}")
+        start(name, args, f"autosparse {name}")
     else:
         print(f"error: {unknown('command', name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
@@ -58,15 +58,15 @@ def main() -> None:
 def _together() -> Any:
     """All commands as the subcommands of one."""
     commands: Any = None
-    for name, (module, what) in COMMANDS.items():
-        arguments = _module(module).Arguments
+    for name, what in COMMANDS.items():
+        arguments = _module(name).Arguments
         kind: Any = Annotated[arguments, tyro.conf.subcommand(name, description=what)]
         commands = kind if commands is None else commands | kind
     return make_dataclass("Together", [("command", commands)])
 
 
 def _screen() -> str:
-    lines = [f"  {name:<8}{what}" for name, (_, what) in COMMANDS.items()]
+    lines = [f"  {name:<8}{what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
             "usage: autosparse COMMAND [OPTIONS]",

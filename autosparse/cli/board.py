@@ -56,7 +56,13 @@ class Show:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Compare criteria at equal cost, over paired seeds."""
+    """Compare criteria at equal cost, over paired seeds.
+
+    Examples:
+      autosparse board run --track lenet --criteria mine.py:score
+      autosparse board run --track digits --criteria snip synflow --sparsities 0.95
+      autosparse board show
+    """
 
     action: tyro.conf.OmitSubcommandPrefixes[Run | Show]
 

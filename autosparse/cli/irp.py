@@ -21,6 +21,11 @@ class Arguments(Tasked):
 
     One run for each criterion and seed, below OUTPUT/irp. Prints their folders. A complete run is not run
     again; an interrupted run resumes.
+
+    Examples:
+      autosparse irp --network lenet-300-100 --dataset mnist5k
+      autosparse irp --task mine.py:Mine --iterations 10 --seeds 0 1 --cluster local
+      autosparse irp --network resnet18 --dataset cifar10 --partition gpu --time 12:00:00 --dry-run
     """
 
     criteria: Annotated[tuple[OneShot, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
@@ -40,3 +45,6 @@ def main(a: Arguments) -> None:
     configs = [replace(a.job.config, criterion=name, seed=seed, order_seed=order) for name, seed, order in grid]
     jobs = [replace(a.job, config=config) for config in configs]
     cluster.launch(jobs, a.resources, a.job.output, "irp")
+    features = ("--features", "theta", *a.job.config.probe_columns) if a.job.config.probe_steps else ()
+    folders = [str(job.folder) for job in jobs]
+    cluster.say_next(jobs, a.resources, "autosparse", "fit", "--runs", *folders, *features)

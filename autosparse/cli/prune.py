@@ -22,6 +22,11 @@ class Arguments(Tasked):
 
     One run for each criterion, sparsity and seed, below OUTPUT/prune; at sparsity 0 one for each seed. Prints their
     folders.
+
+    Examples:
+      autosparse prune --criteria pretrained snip --sparsities 0.95
+      autosparse prune --criteria runs/autos/mine random --network lenet-300-100 --dataset mnist5k --seeds 100
+      autosparse prune --task mine.py:Mine --criteria snip mine.py:score --sparsities 0.9 --cluster local
     """
 
     criteria: Annotated[tuple[str, ...], choices(_CRITERIA, alias="--criterion")] = ("snip",)
@@ -45,4 +50,6 @@ def main(a: Arguments) -> None:
         replace(a.job.config, criterion=name, sparsity=sparsity, seed=seed, sanity=sanity)
         for name, sparsity, seed, sanity in grid
     ]
-    cluster.launch([replace(a.job, config=config) for config in configs], a.resources, a.job.output, "prune")
+    jobs = [replace(a.job, config=config) for config in configs]
+    cluster.launch(jobs, a.resources, a.job.output, "prune")
+    cluster.say_next(jobs, a.resources, "autosparse", "report", str(a.job.output), "--output", "report")

@@ -1,5 +1,6 @@
 """Tables and figures of runs: `python launch/report.py runs --output report`."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,12 @@ from autosparse.page import Document
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write index.html, results.csv, tables in Markdown and figures for a set of runs. Prints the page's path."""
+    """Write index.html, results.csv, tables in Markdown and figures for a set of runs. Prints the page's path.
+
+    Examples:
+      autosparse report runs
+      autosparse report runs/irp runs/prune --output report
+    """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders of runs, or folders that hold them."""
@@ -30,3 +36,4 @@ def main(a: Arguments) -> None:
     document = Document(a.output)
     study.overview(document, a.runs)
     print(document.write())
+    print("next: open it in a browser; autosparse serve shows it while runs work", file=sys.stderr)

@@ -114,7 +114,13 @@ class Resume(_Action):
 
 @dataclass(frozen=True)
 class Arguments:
-    """Watch, stop and resume runs."""
+    """Watch, stop and resume runs.
+
+    Examples:
+      autosparse runs --live
+      autosparse runs logs runs/irp --lines 50
+      autosparse runs cancel runs/prune
+    """
 
     action: tyro.conf.OmitSubcommandPrefixes[Status | Logs | Cancel | Resume]
 

@@ -29,6 +29,10 @@ class Arguments(Config):
 
     The page is for browsers on this machine: `ssh -L 8642:127.0.0.1:8642 MACHINE` brings it to another. It changes
     nothing; everybody with an account on this machine can read it.
+
+    Examples:
+      autosparse serve
+      autosparse serve runs/irp runs/prune --port 0
     """
 
     runs: Runs = (Path("runs"),)

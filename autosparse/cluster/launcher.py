@@ -1,6 +1,7 @@
 """Launching a list of jobs, or a graph of them, on Slurm, as processes of this machine, or in this process."""
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -80,6 +81,13 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
     if failures:
         why = f"autosparse runs logs {failures[0].job.folder} says more"
         raise UserError(f"{len(failures)} of {len(jobs)} runs failed; {why}; the same command runs them again")
+
+
+def say_next(jobs: Sequence[Job], resources: Resources, *command: str) -> None:
+    """Print the command that continues from these runs on standard error."""
+    if not resources.dry_run:
+        when = "" if all(job.is_complete() for job in jobs) else ", when these runs are complete"
+        say(f"next{when}: {shlex.join(command)}")
 
 
 def _runner(cluster: str) -> Callable[[list[Stage], Resources, Path], list[Failure]]:

@@ -14,7 +14,7 @@ from autosparse.command import CHOSEN, choices
 from autosparse.config import NO_IDENTITY, Bounds, Config, Tracker
 from autosparse.errors import UserError
 from autosparse.jobs.tracking import check_trackers
-from autosparse.options import option_fields, option_types, option_values, typed
+from autosparse.options import option_fields, option_names, option_types, option_values, typed
 from autosparse.tasks.base import TASKS, Task, find_task
 from autosparse.tasks.images import Images
 from autosparse.tasks.recipe import Recipe
@@ -53,7 +53,7 @@ class Tasked:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Config):
-    """Task and training."""
+    """Training of the networks."""
 
     task: Annotated[Task, CHOSEN] = field(default_factory=Images)
     epochs: int | None = field(default=None, metadata=NO_IDENTITY)
@@ -200,6 +200,19 @@ def make_task(run: Mapping[str, Any], data_root: Path | None) -> Task:
     moved = {"data_root": str(data_root)} if data_root and "data_root" in run["task_fields"] else {}
     task: Task = _from_json({**run["task_fields"], **moved}, find_task(run["task_path"]))
     return task
+
+
+def task_words(task: Task) -> list[str]:
+    """Return the words of a command line that name a task and those of its options that differ from their defaults."""
+    name, hints = registry.name_of(type(task), TASKS), get_type_hints(type(task), include_extras=True)
+    words = ["--task", name] if name != "images" else []
+    for entry in fields(cast(Any, task)):
+        value, flag = getattr(task, entry.name), option_names(entry.name, hints[entry.name])[0].replace("_", "-")
+        if isinstance(value, bool) and value != entry.default:
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value != entry.default and not is_dataclass(value):
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
+    return words
 
 
 def _absolute(value: Any) -> Any:

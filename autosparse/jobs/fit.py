@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import tyro
+
 from autosparse.cluster import provenance
 from autosparse.cluster.progress import progress
 from autosparse.config import NO_IDENTITY, Bounds, FitConfig
 from autosparse.errors import StoreError, UserError
-from autosparse.files import is_json
-from autosparse.jobs.base import TrackedRun, TrainingOptions, make_task
+from autosparse.files import is_json, read_json
+from autosparse.jobs.base import TrackedRun, TrainingOptions, make_task, task_words
 from autosparse.jobs.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class FitRun(TrackedRun):
 
     kind = "autos"
 
-    runs: tuple[str, ...] = field(metadata=NO_IDENTITY)
+    runs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER...")] = field(metadata=NO_IDENTITY)
     """Folders of runs of `autosparse irp`, or s3:// URLs of their stores; complete, or made by the jobs that this one
     waits for."""
     config: FitConfig = field(default_factory=FitConfig)
@@ -102,6 +104,22 @@ class FitRun(TrackedRun):
 
         return is_json(self.folder / CARD) and (self.folder / WEIGHTS).is_file()
 
+    def no_better_than_a_constant(self) -> list[str]:
+        """Return the runs on whose held-out parameters a complete fit is no better than a constant."""
+        from autosparse.autos.autos import CARD
+
+        rows = read_json(self.folder / CARD)["card"]["held_out"] if self.is_complete() else []
+        return [row["run"] for row in rows if row["mse"] >= row["variance"]]
+
+    def prune_command(self) -> list[str]:
+        """Return the command that prunes the task of the first run by this fit, and by SNIP for comparison."""
+        from autosparse.store import TripleStore
+
+        command = ["autosparse", "prune", "--criteria", str(self.folder), "snip"]
+        if self.missing() or "task_path" not in (run := TripleStore.open(self.runs[0]).run):
+            return command
+        return [*command, *task_words(make_task(run, self.data_root))]
+
     def run(self, accelerator: "Accelerator") -> None:
         from autosparse.autos import fit, tabulate_held_out, validate
         from autosparse.autos.fit import number_of_steps
@@ -143,7 +161,9 @@ class FitRun(TrackedRun):
             values = [row[key] for key in ("run", "mse", "variance", "spearman")]
             log.info("held out of %s: MSE %.5f, a constant's %.5f, Spearman %.3f", *values)
             if row["mse"] >= row["variance"]:
-                log.warning("on %s the fit is no better than a constant: more --epochs, or more --runs", row["run"])
+                log.warning(
+                    "on %s the fit is no better than a constant: fit for more --epochs or to more --runs", row["run"]
+                )
         if main:
             table = tabulate_held_out(autos, samples)
             log.info("lookup table: %s nodes, off by %.1e at most", tuple(table.values.shape), table.error["max"])

@@ -17,14 +17,20 @@ from autosparse.store.reader import TripleStore
 
 @dataclass(frozen=True)
 class Arguments:
-    """Inspect, check or export a triple store."""
+    """Inspect, check or export a triple store.
+
+    Examples:
+      autosparse store info runs/irp/lenet-300-100_mnist5k_snip_n20_s0
+      autosparse store verify runs/irp/lenet-300-100_mnist5k_snip_n20_s0
+      autosparse store export runs/irp/lenet-300-100_mnist5k_snip_n20_s0 triples.parquet
+    """
 
     action: Annotated[Literal["info", "verify", "export"], tyro.conf.Positional]
     """info: print its size, layout and state. verify: read every byte and check that the arrays agree; exit code 2 if
     they do not. export: write theta, grad and survival to one file."""
-    path: Annotated[str, tyro.conf.Positional]
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """The store, or the folder of the run that made it; a path or an s3:// URL."""
-    to: Annotated[str, tyro.conf.Positional] = ""
+    to: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE]")] = ""
     """export: a file that ends in .npz, .parquet or .zarr.zip."""
 
 

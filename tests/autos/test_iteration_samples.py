@@ -168,7 +168,7 @@ def test_fit_in_rounds_prunes_in_rounds_on_the_command_line(
     script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit = ["--runs", irp_run, "--epochs", "1", "--max-steps", "4", "--resolution", "8", "--output", tmp_path]
-    assert script("autos", *fit, "--features", "theta", "grad", "flow", "--rounds", "2") == 0
+    assert script("fit", *fit, "--features", "theta", "grad", "flow", "--rounds", "2") == 0
     (folder,) = capsys.readouterr().out.splitlines()
     assert folder.endswith("_theta+grad+flow_scaled_r2_s0")
     card = json.loads((Path(folder) / "autos.json").read_text())["card"]
@@ -217,7 +217,7 @@ def test_other_data_raise(
     script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("autosparse.tasks.arrays.fingerprint", lambda name, root=None: "0000")
-    assert script("autos", "--runs", irp_run, "--rounds", "2", "--output", tmp_path) == 2
+    assert script("fit", "--runs", irp_run, "--rounds", "2", "--output", tmp_path) == 2
     assert "is of other digits data than are here" in capsys.readouterr().err
 
 

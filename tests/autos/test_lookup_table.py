@@ -183,7 +183,7 @@ def test_table_and_network_keep_the_same_weights_up_to_a_thousandth(
 def test_fit_saves_a_table_that_prunes(
     script: Callable[..., int], irp_run: Path, model: nn.Module, data: Data, tmp_path: Path
 ) -> None:
-    assert script("autos", "--runs", irp_run, "--epochs", 1, "--output", tmp_path) == 0
+    assert script("fit", "--runs", irp_run, "--epochs", 1, "--output", tmp_path) == 0
     (folder,) = (tmp_path / "autos").iterdir()
     autos, table, batches = AutoS.load(folder), LookupTable.load(folder), data.scoring(100)
     assert irp_run.name in folder.name

@@ -1,4 +1,4 @@
-"""Every command line in the documents is one that its command takes; nothing is run."""
+"""Every command line in the documents and in help is one that its command takes; nothing is run."""
 
 import functools
 import io
@@ -13,7 +13,7 @@ import pytest
 
 from autosparse import cli
 from autosparse.command import parse
-from tests.conftest import ROOT
+from tests.conftest import ROOT, forget_files
 from tests.docs.test_blocks import files_of
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "slurm/README.md", "examples/README.md")]
@@ -49,7 +49,7 @@ def call(words: Sequence[str]) -> tuple[str, list[str]] | None:
             return "store", rest
         if re.search(r"(?:^|/)autosparse$", word) and rest and rest[0][:2] != "--" and words[0] != "cd":
             assert rest[0] in cli.COMMANDS, f"autosparse {rest[0]} is no command"
-            return cli.COMMANDS[rest[0]][0], ["demo", *rest[1:]] if rest[0] == "demo" else rest[1:]
+            return rest[0], rest[1:]
     return None
 
 
@@ -72,7 +72,7 @@ def flags(module: str, *words: str) -> frozenset[str]:
 
 def every_flag() -> set[str]:
     """Those of all commands, of the task `text` too."""
-    helps = [("irp", "--task", "text"), *((module,) for module, _ in cli.COMMANDS.values())]
+    helps = [("irp", "--task", "text"), *((name,) for name in cli.COMMANDS)]
     helps += [(module, name) for module, names in SUBCOMMANDS.items() for name in names]
     return {"--help-cluster"}.union(*(flags(*each) for each in helps))
 
@@ -94,11 +94,12 @@ def parsed(module: str, args: Sequence[str]) -> bool:
     return True
 
 
+def only_parse(kind: type[Any], main: Callable[..., None], args: Sequence[str], prog: str | None = None) -> None:
+    parse(kind, args, prog)
+
+
 @EACH
 def test_command_lines_are_taken(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def only_parse(kind: type[Any], main: Callable[..., None], args: Sequence[str], prog: str | None = None) -> None:
-        parse(kind, args, prog)
-
     monkeypatch.setattr(cli, "run", only_parse)
     text = page.read_text(encoding="utf-8")
     for name, block in files_of(page).items():  # one process has one module of a name
@@ -108,6 +109,20 @@ def test_command_lines_are_taken(page: Path, monkeypatch: pytest.MonkeyPatch) ->
         for words in shell(line):
             if found := call(words):
                 assert parsed(*found), line
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_ends_with_commands_that_are_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "run", only_parse)
+    with redirect_stdout(io.StringIO()) as shown, suppress(SystemExit):
+        cli.start(name, ["--help"])
+    examples = shown.getvalue().partition("\nExamples:\n")[2].splitlines()
+    assert 2 <= len(examples) <= 3
+    forget_files()  # One process has one module of a name.
+    Path("mine.py").write_text(files_of(ROOT / "README.md")["mine.py"])
+    for line in examples:
+        assert line.startswith(f"  autosparse {name}")
+        assert parsed(name, line.split()[2:]), line
 
 
 @EACH

@@ -79,7 +79,7 @@ def runs(folder: Path) -> dict[str, str]:
     with contextlib.redirect_stdout(sys.stderr):
         assert run_script("irp", *irp, "--output", str(folder), "--cluster", "inline") == 0
         (run,) = (folder / "irp").iterdir()
-        assert run_script("autos", "--runs", str(run), *fit, "--output", str(folder), "--cluster", "inline") == 0
+        assert run_script("fit", "--runs", str(run), *fit, "--output", str(folder), "--cluster", "inline") == 0
     store = TripleStore.open(run)
     arrays = {name: torch.from_numpy(getattr(store, name)()) for name in ("theta", "grad", "survival")}
     fitted = load_file(next((folder / "autos").glob("*/autos.safetensors")))

@@ -84,7 +84,7 @@ def test_prune_and_fit_log_their_losses(script: Script, irp_run: Path, tmp_path:
     result = json.loads((run / "result.json").read_text())
     assert scalars(run)["training/loss"] == [(each["epoch"], pytest.approx(each["loss"])) for each in result["history"]]
     fit = ("--epochs", "3", "--samples", "4096", "--resolution", "8", "--name", "a")
-    assert script("autos", "--runs", irp_run, *fit, *how) == 0
+    assert script("fit", "--runs", irp_run, *fit, *how) == 0
     losses = json.loads((tmp_path / "autos" / "a" / "autos.json").read_text())["card"]["losses"]
     assert scalars(tmp_path / "autos" / "a") == {"fit/loss": [(k, pytest.approx(x)) for k, x in enumerate(losses, 1)]}
 
@@ -110,7 +110,7 @@ def test_missing_tracker_is_refused_before_any_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: spec)
-    for command in (("irp",), ("autos", "--runs", tmp_path / "none")):
+    for command in (("irp",), ("fit", "--runs", tmp_path / "none")):
         assert script(*command, "--track", "wandb", "--output", tmp_path / "runs") == 2
         assert capsys.readouterr().err == "error: the tracker wandb is not installed: pip install wandb\n"
     assert not (tmp_path / "runs").exists()

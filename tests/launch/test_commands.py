@@ -10,9 +10,11 @@ import pytest
 
 import autosparse
 from autosparse import cli
+from autosparse.criteria.table import TABLE
 from tests.conftest import ROOT
 
 TITLES = ("options", "arguments", "subcommands")
+GROUPS = ("options", "Run options", "Training options", "Task options", "Method options", "Slurm options")
 
 
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -48,11 +50,25 @@ def test_help_is_a_paragraph_per_option_and_ends_in_its_default(
     shown = capsys.readouterr().out
     assert f"usage: autosparse {words.split()[0]} " in shown
     assert not [odd for odd in ("(default", "not given", "Default: None", " {} ") if odd in shown]
+    shown, _, _ = shown.partition("\nExamples:\n")
     cells = [cell for line in shown.splitlines()[1:] for cell in re.split(r"\s{2,}", line.strip())]
     texts = [cell for cell in cells if " " in cell and cell[0] not in "-[{•" and cell.split()[-1] not in TITLES]
     assert texts
     ended = (".", "(required)", "message and exit")
     assert [text for text in texts if not text.endswith(ended) and len(text) < 120] == []  # a line of code is shorter
+
+
+def test_help_has_titles_and_values_that_a_person_reads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert called(monkeypatch, "prune", "--help") == 0
+    shown = capsys.readouterr().out
+    assert tuple(re.findall(r"^[ ╭─]*((?:\w+ )?options)[ ─╮]*$", shown, re.MULTILINE)) == GROUPS
+    assert not [odd for odd in ("{None}", "job.", "Default: False", "[INT") if odd in shown]
+    assert all(row.name in shown for row in TABLE)
+    assert max(map(len, shown.partition("\nExamples:\n")[0].splitlines())) <= 80
+    assert re.search(r"--epochs INT .*Epochs of each training", shown)
 
 
 def test_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
@@ -69,7 +85,7 @@ def test_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
 
 
 def test_each_launch_script_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    modules = {module for module, _ in cli.COMMANDS.values()} - {"store"}
+    modules = {*cli.COMMANDS} - {"store"}
     assert {path.stem for path in (ROOT / "launch").glob("*.py")} == modules
     for module in modules:
         script = str(ROOT / "launch" / f"{module}.py")

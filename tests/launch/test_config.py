@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from autosparse.cli import autos, irp, paper, prune, report
+from autosparse.cli import demo, fit, irp, paper, prune, report
 from autosparse.command import parse
 from autosparse.errors import UserError
 from autosparse.study.experiments import find_scale, stages
@@ -37,7 +37,7 @@ def written(folder: Path, content: Any) -> Path:
         (irp.Arguments, "--dataset digits --recipe strong --seeds 3 --order-seeds 5 --criteria magnitude --epochs 2"),
         (irp.Arguments, "--task text --layers 1 --width 32 --include-weights embed* --iterations 3 --compile"),
         (prune.Arguments, "--criteria gmp --sparsities 0.9 --seeds 7 --trainings 2 --learning-rate 0.5"),
-        (autos.Arguments, "--runs a b --weights 1 0.5 --anneal --memory 1GB --features theta --name x --seeds 4"),
+        (fit.Arguments, "--runs a b --weights 1 0.5 --anneal --memory 1GB --features theta --name x --seeds 4"),
     ],
 )
 def test_options_of_a_run_parse_to_the_same_arguments(kind: Any, arguments: str, tmp_path: Path) -> None:
@@ -87,12 +87,18 @@ def test_typed_flag_overrides_the_file_either_way(said: str, on: bool, tmp_path:
     assert read(irp.Arguments, file, "--compile").job.setting.compile is True
 
 
-@pytest.mark.parametrize(("name", "scale"), [("demo", "smoke"), ("table2", "small"), ("all", "full")])
+@pytest.mark.parametrize(("name", "scale"), [("table2", "small"), ("all", "full")])
 def test_options_of_an_experiment_are_name_and_scale(name: str, scale: str, tmp_path: Path) -> None:
     found = find_scale(name, scale, tmp_path)
     last = stages(tuple(paper.study.find_experiments(name)), found)[-1].jobs[0]
     asked = read(paper.Arguments, written(tmp_path, {"options": last.options()}))
     assert (asked.name, asked.scale, asked.output) == (name, scale, tmp_path)
+
+
+def test_options_of_the_demo_are_its_scale(tmp_path: Path) -> None:
+    last = stages(("demo",), find_scale("demo", "smoke", tmp_path))[-1].jobs[0]
+    asked = read(demo.Arguments, written(tmp_path, {"options": last.options()}))
+    assert (asked.scale, asked.output) == ("smoke", tmp_path)
 
 
 @pytest.mark.parametrize(

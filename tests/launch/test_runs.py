@@ -39,7 +39,7 @@ def test_progress_of_run_and_fit_is_recorded(
     assert told["done"] == told["total"] > 0
     assert [told[key] for key in ("epoch", "epochs", "metric", "value")] == [2, 2, "accuracy", last["test"]]
     fit = ("--epochs", "3", "--samples", "4096", "--resolution", "8", "--name", "a")
-    assert script("autos", "--runs", irp_run, *fit, "--output", tmp_path) == 0
+    assert script("fit", "--runs", irp_run, *fit, "--output", tmp_path) == 0
     losses = json.loads((tmp_path / "autos" / "a" / "autos.json").read_text())["card"]["losses"]
     told = json.loads((tmp_path / "autos" / "a" / "progress.json").read_text())
     assert [told[key] for key in ("epoch", "epochs", "metric", "value")] == [len(losses)] * 2 + ["loss", losses[-1]]

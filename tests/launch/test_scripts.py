@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def test_irp_fit_prune_and_report_work_on_one_output_folder(
         assert (Path(run) / name).is_file()
 
     fit = ["--epochs", "1", "--resolution", "16", "--name", "small"]
-    assert script("autos", "--runs", run, *fit, "--output", tmp_path) == 0
+    assert script("fit", "--runs", run, *fit, "--output", tmp_path) == 0
     (autos,) = capsys.readouterr().out.splitlines()
     assert autos == str(tmp_path / "autos" / "small")
 
@@ -75,6 +76,36 @@ def test_irp_fit_prune_and_report_work_on_one_output_folder(
     assert modes == {0o666 & ~umask}
 
 
+def test_each_command_ends_with_the_one_that_continues(
+    script: Script, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def next_command() -> list[str]:
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("next: autosparse ")
+        return shlex.split(last)[2:]
+
+    assert script("irp", *SMALL_IRP, "--output", finished, "--cluster", "inline") == 0
+    assert (fit := next_command()) == ["fit", "--runs", str(finished / "irp" / RUN)]
+    here = ("--epochs", "1", "--output", tmp_path, "--cluster", "inline")
+    assert script(*fit, *here, "--name", "a", "--resolution", "16") == 0
+    assert (prune := next_command()) == [
+        *("prune", "--criteria", str(tmp_path / "autos" / "a"), "snip", "--dataset", "digits")
+    ]
+    assert script(*prune, *here, "--sparsities", "0.9", "--seeds", "1") == 0
+    assert next_command() == ["report", str(tmp_path), "--output", "report"]
+    assert script(*prune, *here, "--sparsities", "0.9", "--seeds", "1", "--dry-run") == 0
+    assert "next" not in capsys.readouterr().err
+
+
+def test_fit_no_better_than_a_constant_says_what_to_change(
+    script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = ("--runs", irp_run, "--max-steps", "1", "--learning-rate", "1e-9", "--resolution", "16")
+    assert script("fit", *fit, "--output", tmp_path, "--cluster", "inline") == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"the fit is no better than a constant on {irp_run}: fit for more --epochs")
+
+
 def test_experiment_runs_to_its_report_and_only_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = stages(("demo",), find_scale("demo", "smoke", tmp_path))
     launch_graph(graph, Resources(cluster="inline"), tmp_path)
@@ -109,8 +140,8 @@ def test_experiment_runs_to_its_report_and_only_once(tmp_path: Path, capsys: pyt
         ("irp", ["--network", "vgg16"], "vgg16 halves its images 5 times and needs 32 x 32"),
         ("irp", ["--seeds"], "nothing to run"),
         ("irp", ["--rewind-epoch", "31"], "rewind epoch must lie in 0..30, the epochs of a training, got 31"),
-        ("autos", ["--runs", "/none"], "cannot fit to /none: it does not exist; name the folder of a complete run of"),
-        ("autos", ["--runs"], "no runs to fit to"),
+        ("fit", ["--runs", "/none"], "cannot fit to /none: it does not exist; name the folder of a complete run of"),
+        ("fit", ["--runs"], "no runs to fit to"),
         ("prune", ["--sparsities", "0.9", "1.5"], "sparsity must lie between 0 and 1"),
         ("prune", ["--criteria", "/none/autos"], "no saved AutoS in /none/autos"),
         (
@@ -125,7 +156,7 @@ def test_experiment_runs_to_its_report_and_only_once(tmp_path: Path, capsys: pyt
         ),
         ("report", ["/none"], "no runs at /none"),
         ("report", [], "which runs?"),
-        ("paper", ["figure99"], "unknown experiment 'figure99'; did you mean figure6? valid: demo"),
+        ("paper", ["figure99"], "unknown experiment 'figure99'; did you mean figure6? valid: figure1"),
         ("data", ["--dataset", "svhn"], "unknown data set 'svhn'"),
     ],
 )
@@ -154,8 +185,8 @@ def test_mistake_is_one_line_and_leaves_no_files(
         ("irp", ["--epochs", "many"], "Error parsing --epochs"),
         ("irp", ["--iterations", "0"], "iterations must be at least 1, got 0"),
         ("irp", ["--time", "later"], "time 'later' is neither"),
-        ("autos", ["--runs", "/none", "--samples", "5"], "samples must be 0 or at least 1,024, got 5"),
-        ("autos", [], "--runs"),
+        ("fit", ["--runs", "/none", "--samples", "5"], "samples must be 0 or at least 1,024, got 5"),
+        ("fit", [], "--runs"),
     ],
 )
 def test_unknown_option_or_value_is_refused_with_valid_ones(
@@ -264,7 +295,7 @@ def test_different_criterion_of_the_same_name_is_refused(
             "--seed",
             seed,
         ]
-        assert script("autos", *fit, "--output", tmp_path / place) == 0
+        assert script("fit", *fit, "--output", tmp_path / place) == 0
     assert script("prune", "--criteria", tmp_path / "one/autos/x", *prune) == 0
     assert script("prune", "--criteria", tmp_path / "two/autos/x", *prune) == 2
     assert "is a run with autos = " in capsys.readouterr().err
@@ -279,11 +310,11 @@ def test_different_criterion_of_the_same_name_is_refused(
 def test_runs_that_a_fit_cannot_use_are_refused(
     script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert script("autos", "--runs", irp_run.parent) == 2
+    assert script("fit", "--runs", irp_run.parent) == 2
     assert f"is a folder of runs, not a run; name them: {irp_run}" in capsys.readouterr().err
     shutil.copytree(irp_run, tmp_path / "run")
     (tmp_path / "run" / "triples.zarr" / "complete").unlink()
-    assert script("autos", "--runs", tmp_path / "run", "--output", tmp_path) == 2
+    assert script("fit", "--runs", tmp_path / "run", "--output", tmp_path) == 2
     assert "is not finished (4 of 4 iterations); run the same IRP again" in capsys.readouterr().err
 
 
@@ -291,10 +322,10 @@ def test_leave_one_out_reports_metrics_of_each_run(script: Script, irp_run: Path
     shutil.copytree(irp_run, tmp_path / "second")
     fit = ["--epochs", "1", "--samples", "4096", "--leave-one-out", "--resolution", "8", "--name", "both"]
     fit += ["--output", tmp_path]
-    assert script("autos", "--runs", irp_run, tmp_path / "second", *fit) == 0
+    assert script("fit", "--runs", irp_run, tmp_path / "second", *fit) == 0
     card = json.loads((tmp_path / "autos" / "both" / "autos.json").read_text())["card"]
     assert [row["run"] for row in card["leave_one_out"]] == [str(irp_run), str(tmp_path / "second")]
     assert [row["samples"] for row in card["leave_one_out"]] == [50200, 50200]
     assert [row["samples"] for row in card["held_out"]] == [5020, 5020]
     assert card["leave_one_out"][0]["mse"] == card["leave_one_out"][1]["mse"]  # the runs are alike here
-    assert script("autos", "--runs", irp_run, *fit) == 2  # one run leaves no others
+    assert script("fit", "--runs", irp_run, *fit) == 2  # one run leaves no others

@@ -39,7 +39,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = [str(path) for path in sorted((output / "irp").iterdir())]
     assert [Path(run).name for run in runs] == ["lenet-300-100_digits_magnitude_n3_k5_s0"]
     how = ["--features", "theta", "probe-gradient", "--rounds", "3", "--max-steps", "30", "--name", "ahead"]
-    assert run_script("autos", "--runs", *runs, *how, "--output", str(output), "--cluster", "inline") == 0
+    assert run_script("fit", "--runs", *runs, *how, "--output", str(output), "--cluster", "inline") == 0
     return output
 
 

@@ -50,7 +50,7 @@ def report(irp_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a few small runs of every kind, and at its end what they do not have."""
     folder = tmp_path_factory.mktemp("page")
     fit = ["--epochs", "1", "--max-steps", "4", "--resolution", "8", "--name", "small"]
-    assert run_script("autos", "--runs", str(irp_run), *fit, "--output", str(folder)) == 0
+    assert run_script("fit", "--runs", str(irp_run), *fit, "--output", str(folder)) == 0
     prune = ["--dataset", "digits", "--epochs", "2", "--seeds", "7", "--output", str(folder)]
     assert run_script("prune", "--criteria", "random", "snip", "--sparsities", "0.9", "0.98", *prune) == 0
     assert run_script("prune", "--criteria", "snip", "--sparsities", "0.9", "--sanity", "shuffled", *prune) == 0

@@ -108,7 +108,7 @@ def test_default_autos_or_the_last_row_has_the_sanity_checks() -> None:
 @pytest.mark.parametrize("name", ["demo", *PLANS])
 def test_docstring_has_the_numbers_of_the_dry_run(name: str) -> None:
     command, body = (inspect.getdoc(EXPERIMENTS[name]) or "").split("\n\n", 1)
-    assert f": `python launch/paper.py {name}" in command
+    assert f": `python launch/{'demo.py' if name == 'demo' else f'paper.py {name}'}" in command
     assert body.startswith(f"{in_all(stages((name,), find_scale(name)))}.")
 
 
@@ -128,7 +128,7 @@ def test_jobs_of_the_demo_share_the_cores(
     script: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("autosparse.cluster.resources.slurm_answers", lambda: False)
-    demo = ("paper", "demo", "--scale", "smoke", "--output", str(tmp_path), "--dry-run")
+    demo = ("demo", "--scale", "smoke", "--output", str(tmp_path), "--dry-run")
     assert script(*demo) == 0
     assert capsys.readouterr().err.count(" to run (local") == 5
     assert script(*demo, "--runs-at-once", "1", "--cpus-per-task", "2") == 0

@@ -73,7 +73,7 @@ def run_pipeline(folder: Path, options: tuple[str, ...], metric: str) -> Path:
     (run,) = (folder / "irp").iterdir()
     assert TripleStore.open(run).problems() == []
     fit = ("--runs", str(run), "--name", "own", "--output", str(folder))
-    assert run_script("autos", *fit, "--epochs", "1", "--resolution", "16") == 0
+    assert run_script("fit", *fit, "--epochs", "1", "--resolution", "16") == 0
     criteria = ("snip", str(folder / "autos" / "own"))
     assert run_script("prune", *options, "--criteria", *criteria, "--sparsities", "0.8", "--seeds", "7", *where) == 0
     results = [json.loads(path.read_text()) for path in (folder / "prune").glob("*/result.json")]
