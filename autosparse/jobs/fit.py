@@ -162,7 +162,7 @@ class FitRun(TrackedRun):
             log.info("held out of %s: MSE %.5f, a constant's %.5f, Spearman %.3f", *values)
             if row["mse"] >= row["variance"]:
                 log.warning(
-                    "on %s the fit is no better than a constant: fit for more --epochs or to more --runs", row["run"]
+                    "on %s the fit is no better than a constant: more --epochs or more --runs", row["run"]
                 )
         if main:
             table = tabulate_held_out(autos, samples)

@@ -1,5 +1,8 @@
 """Every block of Python in the documents runs, page by page, in an empty folder, on small networks and batches."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,13 @@ def test_blocks_run(page: Path, irp_run: Path, tmp_path: Path, monkeypatch: pyte
     for example in examples:
         document.namespace.update(given())
         example.evaluate()
+
+
+def test_first_block_of_the_readme_runs_alone_in_an_empty_folder(tmp_path: Path) -> None:
+    first = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].partition("```")[0]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", first], cwd=tmp_path, env=environment, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.safetensors"]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/tasks.md"])

@@ -147,7 +147,7 @@ def test_experiment_runs_to_its_report_and_only_once(tmp_path: Path, capsys: pyt
         (
             "prune",
             ["--rounds", "3"],
-            "rounds are for a saved AutoS and for lookahead, short-irp, snip-probe and an",
+            "rounds are for a saved AutoS and for lookahead, short-irp, snip-probe, ticket, gmp-ticket and an",
         ),
         (
             "prune",
