@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,7 @@ SILENT = "Slurm does not answer (squeue)"
 UNKNOWN = f"{SILENT}: the states of its jobs are not known"
 
 PAUSE = 5.0  # seconds between two looks at the runs
+_MARGIN = 4  # lines of a page besides its rows, at most
 _STYLES = ("green", "red", "yellow", "dim")  # by `attention`
 _WIDTH_FOR = {"done": 60, "left": 60, "metric": 70, "iteration": 100, "epoch": 110, "sparsity": 120, "job": 140}
 _WIDTH_FOR |= {"node": 150, "requeues": 150}  # columns of a terminal from which a column of the table is shown
@@ -125,7 +127,7 @@ def watch(paths: Sequence[Path]) -> list[Row]:
                 break
             time.sleep(max(PAUSE, 10 * (time.monotonic() - start)))  # A slow Slurm is asked less often.
     if terminal:  # The page has vanished with its screen.
-        print(table(found))
+        screen.print(page(found, screen.width, len(found) + _MARGIN))
     return found
 
 
@@ -140,9 +142,11 @@ def page(rows: list[Row], width: int, height: int) -> "Group":
         return Text(text, style, no_wrap=True, overflow="ellipsis")
 
     silent = any(row["state"] == "unknown" for row in rows)
-    lines = max(1, height - 2 - silent)  # without the line above and the table's head
-    lines -= len(rows) > lines
     wide = width >= _WIDTH_FOR["done"]
+    counts = f"{len(rows)} in all: {_counts(rows)}; {datetime.datetime.now():%H:%M:%S}"
+    above = textwrap.wrap(counts, width)[:2] if wide else [counts]
+    lines = max(1, height - len(above) - 1 - silent)  # without the counts above and the table's head
+    lines -= len(rows) > lines
     columns = [name for name in COLUMNS if name in ("run", "state", "done") or any(row[name] for row in rows)]
     columns = [name for name in columns if width >= _WIDTH_FOR.get(name, 0)]
     head: list[Column | str] = [Column("run", no_wrap=True), *columns[1:]]  # The other columns are shortened first.
@@ -150,12 +154,12 @@ def page(rows: list[Row], width: int, height: int) -> "Group":
     for row in rows[:lines]:
         cells: dict[str, Text | ProgressBar] = {name: line(row[name]) for name in columns}
         cells["run"] = line(_shortened(row["run"], width // 3))
-        cells["state"] = line(row["state"] if wide else _word(row), _STYLES[attention(row)])
+        cells["state"] = line(row["state"] if width >= _WIDTH_FOR["iteration"] else _word(row), _STYLES[attention(row)])
         if wide:
             done = 100.0 if row["state"] == "complete" else float(row["done"].rstrip("%") or 0)
             cells["done"] = ProgressBar(100.0, done, width=10)
         runs.add_row(*cells.values())
-    parts: list[Any] = [line(f"{len(rows)} in all: {_counts(rows)}; {datetime.datetime.now():%H:%M:%S}", "bold"), runs]
+    parts: list[Any] = [*(line(text, "bold") for text in above), runs]
     if rest := rows[lines:]:
         parts.append(line(f"{len(rest)} more: {_counts(rest)}", "dim"))
     if silent:

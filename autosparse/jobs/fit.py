@@ -161,9 +161,7 @@ class FitRun(TrackedRun):
             values = [row[key] for key in ("run", "mse", "variance", "spearman")]
             log.info("held out of %s: MSE %.5f, a constant's %.5f, Spearman %.3f", *values)
             if row["mse"] >= row["variance"]:
-                log.warning(
-                    "on %s the fit is no better than a constant: more --epochs or more --runs", row["run"]
-                )
+                log.warning("on %s the fit is no better than a constant: more --epochs or more --runs", row["run"])
         if main:
             table = tabulate_held_out(autos, samples)
             log.info("lookup table: %s nodes, off by %.1e at most", tuple(table.values.shape), table.error["max"])

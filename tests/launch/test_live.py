@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from autosparse.cluster import lease, status
+from autosparse.cluster import Resources, launch_graph, lease, status
+from autosparse.cluster.job import Failure
+from autosparse.study.experiments import find_scale, stages
 from tests.cluster.conftest import Commands
 from tests.conftest import ROOT, RUN
 from tests.launch.test_watching import leave, submitted
@@ -49,6 +51,27 @@ def test_page_fits_into_any_terminal(width: int, height: int) -> None:
     assert lines[-1].startswith(f"{60 - (height - 3)} more: ")
     assert ("1:02:03" in lines[2]) == (width >= 80)
     assert ("gpu0" in lines[2]) == (width == 200)
+
+
+def test_page_of_80_columns_has_the_counts_of_all_states_and_whole_words() -> None:
+    states = ("running", "pending (Priority)", "waiting in its job", "held (JobHeldUser)", "complete", "not started")
+    lines = drawn([row(state, f"{RUN}{k}", metric="accuracy 91.00%") for k, state in enumerate(states)], 80, 24)
+    assert max(map(len, lines)) <= 80
+    above = " ".join(line.strip() for line in lines[:2])
+    assert all(f"1 {state.partition(' (')[0]}" in above for state in states)
+    assert not [line for line in lines if re.search(r"[a-z]…", line[30:])]
+
+
+def test_page_counts_planned_runs_before_the_first_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, counted = stages(("demo",), find_scale("demo", "smoke", tmp_path)), list[int]()
+
+    def count(*_: object) -> list[Failure]:
+        counted.append(len(status.current([tmp_path])))
+        return []
+
+    monkeypatch.setattr("autosparse.cluster.launcher._run_inline", count)
+    launch_graph(graph, Resources(cluster="inline"), tmp_path)
+    assert counted == [sum(len(stage.jobs) for stage in graph)]
 
 
 def test_silent_slurm_is_named_on_the_page() -> None:
@@ -117,4 +140,4 @@ def test_page_in_a_terminal_ends_with_ctrl_c(tmp_path: Path) -> None:
     _, left, after = shown.rpartition(b"\x1b[?1049l")
     assert left
     assert b"Traceback" not in after
-    assert b"a    running" in after
+    assert b"1 in all: 1 running" in after

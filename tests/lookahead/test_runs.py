@@ -143,8 +143,6 @@ def test_invalid_options_of_a_fit_raise(make: Callable[[], object], message: str
 def test_steps_without_a_look_ahead_are_refused(tmp_path: Path) -> None:
     setting = TrainingOptions(task=Images(source="digits"))
     for name in ("snip", "pretrained"):
-        with pytest.raises(
-            UserError, match=r"steps are for lookahead, short-irp, snip-probe, ticket, gmp-ticket and an AutoS of probes, not for"
-        ):
+        with pytest.raises(UserError, match=r"steps are for lookahead, .* and an AutoS of probes, not for"):
             PruneRun(output=tmp_path, setting=setting, config=PruneConfig(criterion=name, steps=3)).check()
     assert tree(tmp_path) == {}
