@@ -149,6 +149,49 @@ def test_page_fits_and_prints_nothing_to_the_console(width: int, scheme: Any, br
     assert said == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_figure_is_there_before_scrolling_in_the_colors_of_the_page(
+    scheme: Any, browser: Browser, report: Path
+) -> None:
+    with window(browser, viewport={"width": 400, "height": 700}, color_scheme=scheme) as context:
+        page = context.new_page()
+        page.goto(report.as_uri())
+        page.locator(".scripted").wait_for()
+        figures = page.locator("figure[data-chart]")
+        shown = figures.evaluate_all("""(all) => all.map((figure) =>
+          [...figure.querySelectorAll(".static, .plot svg")].some((each) => each.checkVisibility() && each.clientHeight))""")
+        assert len(shown) > 7
+        assert all(shown)
+        blue = page.locator(".narrow .mark-symbol path[fill='var(--series-0)']").first
+        fill = blue.evaluate("(path) => getComputedStyle(path).fill")
+        assert fill == {"light": "rgb(7, 83, 179)", "dark": "rgb(125, 154, 253)"}[scheme]
+        small = page.locator(".narrow svg").evaluate_all(
+            "(all) => all.map((svg) => svg.clientWidth / svg.viewBox.baseVal.width)"
+        )
+        assert min(small) > 0.9  # letters of 12 px are still legible
+
+
+def test_tables_fit_and_labels_do_not_overlap_at_1000_px(browser: Browser, report: Path) -> None:
+    with window(browser, viewport={"width": 1000, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(report.as_uri())
+        draw_all(page)
+        wide = page.locator(".scroll:visible").evaluate_all(
+            "(all) => all.filter((each) => each.scrollWidth > each.clientWidth).length"
+        )
+        assert wide == 0
+        boxes = (
+            by_hand(page)
+            .locator(".mark-text text")
+            .evaluate_all(
+                "(all) => all.map((text) => text.getBoundingClientRect()).map(({ top, bottom }) => [top, bottom])"
+            )
+        )
+        assert len(boxes) == 4
+        boxes.sort()
+        assert all(bottom <= top for (_, bottom), (top, _) in zip(boxes, boxes[1:], strict=False))
+
+
 def test_switch_changes_all_tables_and_charts(page: Page) -> None:
     assert page.locator(".choice:has(> [data-value=test_best]) > div:visible").count() == 1
     figure = by_hand(page)
@@ -278,9 +321,10 @@ def test_page_without_scripts_and_in_print_shows_pictures(browser: Browser, repo
         still = context.new_page()
         still.goto(report.as_uri())
         for each in (page, still):
-            pictures, tables = each.locator("img.static"), each.locator(".choice > div")
+            pictures, tables = each.locator(".static"), each.locator(".choice > div")
             assert pictures.count() > 7
             assert all(picture.is_visible() for picture in pictures.all())
             assert all(table.is_visible() for table in tables.all())
-            assert each.locator(".views svg:visible, .legend:visible, .copies:visible").count() == 0
+            assert each.locator(".views svg:visible, .legend input:visible, .copies:visible").count() == 0
+            assert each.locator(".legend .marker:visible").count() > 7
         assert still.locator(".switch:visible, .filter:visible").count() == 0
