@@ -28,12 +28,13 @@ _SHIPPED = {PRETRAINED: _PRETRAINED_FOLDER, PRETRAINED_AHEAD: _PRETRAINED_FOLDER
 SHIPPED: tuple[str, ...] = tuple(_SHIPPED)
 
 BatchNorm = Literal["batch", "running"]
+Rewind = Literal["all", "weights"]
 Schedule = Literal["geometric", "linear", "constant"]
 Backbone = Literal["mlp", "resnet18", "vgg19"]
 Probed = Literal["probe-gradient", "probe-theta", "probe-rms"]
 """Measurements of a parameter by a probe."""
 Feature = Literal["theta", "grad", "flow", Probed]
-Transform = Literal["scaled", "raw"]
+Transform = Literal["scaled", "raw", "raw-sum"]
 Label = Literal["share", "min-max", "log-density", "rank"]
 Sanity = Literal["none", "shuffled", "reinitialized", "inverted"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
@@ -123,14 +124,19 @@ class IRPConfig(Config):
     """Fraction of the remaining weights that each iteration keeps (constant)."""
     rewind_epoch: Annotated[int, Bounds(0)] = 0
     """Rewind to the state after this many epochs of the first training (Frankle et al. 2019), not to its start."""
+    rewind: Rewind = "all"
+    """all: rewind the whole state; weights: only the prunable weights, while biases, batch-norm weights and running
+    statistics carry over from one training to the next (the paper's code)."""
+    prune_first: bool = False
+    """Choose the first mask at the initial weights, before any training (the paper's code)."""
     probe_steps: Annotated[int, Bounds(0)] = 0
     """Measure each kept parameter in this many first steps of each training, for a criterion that looks ahead; 0 for
     no such measurement."""
     probe_columns: tuple[Probed, ...] = ("probe-gradient",)
     """What to store of these steps: the mean gradient, the weight after them, the gradient's root mean square."""
     batch_norm: BatchNorm = "batch"
-    """Statistics of batch norm while the stored gradient is computed: batch, those of each batch; running, the initial
-    ones (as in the paper's code)."""
+    """Statistics of batch norm in the stored gradient, SNIP and GraSP: batch, those of each batch; running, the running
+    ones, which are the initial ones before any training (the paper's code)."""
     seed: Annotated[Seed, SWEPT] = 0
     order_seed: Annotated[Seed | None, SWEPT] = None
 
@@ -145,6 +151,8 @@ class IRPConfig(Config):
             raise UserError("probe columns do nothing without --probe-steps")
         if self.probe_steps and self.rewind_epoch:
             raise UserError("a probe starts from the initial weights, so it does not go with --rewind-epoch")
+        if self.probe_steps and self.rewind != "all":
+            raise UserError("a probe starts from the whole initial state, so it does not go with --rewind weights")
 
     @property
     def order(self) -> int:
@@ -186,7 +194,8 @@ class FitConfig(Config):
     """Inputs of each parameter (paper, Table 2): its initial value, its gradient and how much flows through it; for a
     criterion that looks ahead, what runs with --probe-steps have measured."""
     transform: Transform = "scaled"
-    """scaled: inputs are divided by their root mean square over the network and compressed; raw: unchanged."""
+    """scaled: inputs are divided by their root mean square over the network and compressed; raw: unchanged; raw-sum:
+    unchanged, with the gradient summed over its batches (the paper's code)."""
     label: Label = "share"
     """Target of the fit. share: the fraction of iterations that a parameter survives; min-max: the same, scaled to 0..1
     over the run; log-density: -log10 of the density at which it is pruned, comparable at any N; rank: the fraction of
@@ -226,8 +235,9 @@ class FitConfig(Config):
             raise UserError("a fit has at least one feature, and each once")
         if "grad" in self.features and self.looks_ahead:
             raise UserError("a criterion that looks ahead uses probe-gradient instead of grad")
-        if self.by_states and self.transform == "raw":
-            raise UserError("the transform raw is for fits to stored triples, not for rounds, flow or probes")
+        if self.by_states and self.transform != "scaled":
+            transform = self.transform
+            raise UserError(f"the transform {transform} is for fits to stored triples, not for rounds, flow or probes")
         if self.by_states and self.samples:
             raise UserError("samples are for fits to stored triples, not for rounds, flow or probes")
 

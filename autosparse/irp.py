@@ -1,7 +1,8 @@
 """Iterative pruning with rewinding (IRP), which makes the triples that AutoS learns from (paper, Algorithm 2).
 
 A run's folder has `initial.safetensors` (θ0 and all other state), `rewind.safetensors` if the run rewinds to a later
-state, `triples.zarr`, `history.json` (the accuracy of every mask) and, during the run, `checkpoint.pt`.
+state, `carried-I.safetensors` (all but the prunable weights after training I) if it rewinds these weights alone,
+`triples.zarr`, `history.json` (the accuracy of every mask) and, during the run, `checkpoint.pt`.
 """
 
 import logging
@@ -16,9 +17,11 @@ from accelerate.utils import broadcast, broadcast_object_list
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from autosparse import tensors
 from autosparse.config import IRPConfig
-from autosparse.criteria import Chooser, Criterion, Scoring, make_criterion
+from autosparse.criteria import Chooser, Criterion, Scoring
 from autosparse.criteria.gradient import mean_gradient
+from autosparse.criteria.table import ROWS
 from autosparse.distributed import group
 from autosparse.errors import UserError
 from autosparse.files import replacing, write_json
@@ -83,7 +86,7 @@ class IRP:
     def __post_init__(self) -> None:
         c = self.config
         self.schedule = Schedule(c.schedule, c.iterations, c.final_sparsity, c.rate)
-        criterion = self.criterion or make_criterion(c.criterion, c.order)
+        criterion = self.criterion or ROWS[c.criterion].make(c.order, c.batch_norm)
         if isinstance(criterion, Chooser):
             raise UserError("this criterion scores for one final sparsity, and IRP has one an iteration")
         self._score = criterion
@@ -146,7 +149,7 @@ class IRP:
 
     def _train(self, i: int, mask: Mask, probe: Probe | None) -> None:
         """Rewind (line 15), train under m_i (line 11) and add a row to the history."""
-        self._load(self._rewind_path if i else self._initial_path)
+        self._rewind(i)
         epochs = train(
             self.model,
             mask,
@@ -159,6 +162,8 @@ class IRP:
             after_epoch=partial(self._end_epoch, i),
             callback=probe,
         )
+        if self._is_carried(i):
+            self._save_carried(i)
         row: dict[str, Any] = {"iteration": i, "density": mask.density, "loss": epochs[-1]["loss"]}
         row |= summarize(epochs, self.data.better)
         if not agree(self._ledger.sidecars, row_digest(row)):
@@ -174,16 +179,23 @@ class IRP:
             write_json(self.folder / HISTORY, self.history)
 
     def _prune(self, i: int, mask: Mask, probe: Probe | None) -> Mask | None:
-        """Score the trained weights and commit m_{i+1} (lines 12 and 13); return None if it is committed already."""
+        """Score the trained weights and commit m_{i+1} (lines 12 and 13); return None if it is committed already.
+
+        With `prune_first` m_1 is chosen by the initial weights; the training under m_0 only measures the dense network.
+        """
         if i < self._ledger.iterations or i == self.schedule.iterations:
             return None
         assert self._writer
+        if i == 0 and self.config.prune_first:
+            self._load(self._initial_path)
         k = keep_count(self.schedule.density(i + 1), self._layout.size)
         scores = broadcast(self._score(self.model, mask, self._scoring))  # the main process's, for one mask everywhere
         columns = {name: values[mask.kept] for name, values in probe.columns.items()} if probe else {}
         mask = keep_top(scores, k, mask)
         del scores  # as large as the model
-        self._writer.commit_alive(i + 1, mask, columns, row_digest(self.history[i]))
+        carried = self._is_carried(i) and self.accelerator.is_main_process
+        files = file_digest(self._carried_path(i)) if carried else {}
+        self._writer.commit_alive(i + 1, mask, columns, row_digest(self.history[i]) | files)
         self._remove_checkpoint(i)
         return mask
 
@@ -197,9 +209,11 @@ class IRP:
             return False, Ledger(), []
         ledger = Ledger.read(Folder(self._path))
         history = read_history(self.folder, ledger.sidecars)
-        rewinds = self.config.rewind_epoch and len(history) <= self.schedule.iterations
-        if rewinds and (history or self._rewind_path.name in ledger.sidecars) and not self._rewind_path.is_file():
-            history = []  # The rewind state is lost, so the first training is repeated from its start.
+        needed = [self._carried_path(i) for i in range(len(history)) if self._is_carried(i)]
+        if self.config.rewind_epoch and (history or self._rewind_path.name in ledger.sidecars):
+            needed.append(self._rewind_path)
+        if len(history) <= self.schedule.iterations and not all(path.is_file() for path in needed):
+            history = []  # A state is lost, so the trainings are repeated from the start of the first.
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return (self._path / MARKER).exists(), ledger, history
 
@@ -223,6 +237,30 @@ class IRP:
         """Restore a whole state: weights, biases, batch-norm weights and running statistics."""
         check_file(state, self._ledger.sidecars)
         load_model(self.model, state)
+
+    def _rewind(self, i: int) -> None:
+        """Load the state that the training under m_i starts from."""
+        self._load(self._rewind_path if i else self._initial_path)
+        if i and self._is_carried(i - 1):
+            path = self._carried_path(i - 1)
+            check_file(path, self._ledger.sidecars)
+            self.model.load_state_dict(tensors.load(path)[0], strict=False)
+
+    def _is_carried(self, i: int) -> bool:
+        """Return True if the next training starts with all but the prunable weights as the training under m_i ends."""
+        first = 1 if self.config.prune_first else 0
+        return self.config.rewind == "weights" and first <= i < self.schedule.iterations
+
+    def _carried_path(self, i: int) -> Path:
+        return self.folder / f"carried-{i}.safetensors"
+
+    def _save_carried(self, i: int) -> None:
+        if self.accelerator.is_main_process:
+            pruned = {id(weight) for weight in self._layout.weights(self.model).values()}
+            state = self.model.state_dict(keep_vars=True)
+            others = {name: value.detach().clone() for name, value in state.items() if id(value) not in pruned}
+            tensors.save(self._carried_path(i), others, {})
+        self.accelerator.wait_for_everyone()
 
     def _make_probe(self, i: int) -> Probe | None:
         """Return the probe of the training under m_i, unless its columns are committed."""

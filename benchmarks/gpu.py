@@ -5,6 +5,7 @@ What takes longer than its share is stopped, and the file says so; the others go
 
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Literal
 import torch
 
 from autosparse.command import run
-from autosparse.files import write_text
 
 
 @dataclass(frozen=True)
@@ -42,37 +42,43 @@ class Part:
 
 
 def parts(a: Arguments) -> tuple[Part, ...]:
-    """Return the benchmarks of training, scoring and a fit."""
+    """Return the benchmarks of training, runs that share a GPU, scoring and a fit."""
     few = () if a.device == "cuda" else ("--images", "512")  # the CPU is for trying whether all run
     size = ("--sizes", str(a.parameters), "--limit", str(a.parameters), "--enough", "0")
     return (
-        Part("irp_gpu", ("--device", a.device, "--dataset", a.dataset, *few), 0.3),
-        Part("score", ("--device", a.device, "--parameters", str(a.parameters)), 0.3),
+        Part("irp_gpu", ("--device", a.device, "--dataset", a.dataset, *few), 0.25),
+        Part("workers", ("--slurm-runs", "0", "--runs", "16"), 0.25),
+        Part("score", ("--device", a.device, "--parameters", str(a.parameters)), 0.25),
         Part("scale", (*size, "--fit"), 0.25),
     )
 
 
 def main(a: Arguments) -> None:
-    """Run, and write after each."""
+    """Run the benchmarks; print and write every line as it comes."""
     if a.device == "cuda" and not torch.cuda.is_available():
         print("no GPU here, so nothing to measure: skipped (--device cpu runs the same on the CPU)")
         return
-    written = ["# On a GPU"]
-    for part in parts(a):
-        start, seconds = time.perf_counter(), 60 * a.minutes * part.share
-        command = [sys.executable, "-m", f"benchmarks.{part.name}", *part.options]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-            try:
-                said, _ = process.communicate(timeout=seconds)
-                end = f"ended with {process.returncode}" if process.returncode else "ended"
-            except subprocess.TimeoutExpired:
-                process.kill()
-                said, _ = process.communicate()
-                end = f"was stopped at its share of {seconds:.0f} s"
-        written += [f"## {part.name}", said.strip(), f"{part.name} {end} after {time.perf_counter() - start:.0f} s."]
-        print(written[-1], flush=True)
-        write_text(a.output, "\n\n".join(written) + "\n")
-    print(a.output)
+    with a.output.open("w", buffering=1) as file:
+
+        def say(line: str) -> None:
+            print(line, flush=True)
+            print(line, file=file)
+
+        say("# On a GPU")
+        for part in parts(a):
+            start, seconds = time.perf_counter(), 60 * a.minutes * part.share
+            command = [sys.executable, "-m", f"benchmarks.{part.name}", *part.options]
+            say(f"\n## {part.name}\n")
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+                stop = threading.Timer(seconds, process.kill)
+                stop.start()
+                for line in process.stdout or ():
+                    say(line.rstrip())
+                code = process.wait()
+                stop.cancel()
+            took = time.perf_counter() - start
+            end = f"was stopped at its share of {seconds:.0f} s" if took >= seconds else "ended"
+            say(f"\n{part.name} {end} after {took:.0f} s" + (f" with {code}." if code and took < seconds else "."))
 
 
 if __name__ == "__main__":

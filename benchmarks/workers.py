@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from autosparse.cluster import Resources, launch, slurm
 from autosparse.command import run
 from autosparse.config import PruneConfig
@@ -35,6 +37,8 @@ class Arguments:
     """Number of runs on the sandbox; 0 leaves it out."""
     jobs: int = 8
     """Number of jobs of Slurm that share these runs."""
+    runs_per_gpu: tuple[int, ...] = (1, 4, 8, 16)
+    """Numbers of runs that share a GPU, where there is one."""
     folder: Path | None = None
     """Folder for the runs, which are deleted. Default: the folder of temporary files."""
 
@@ -44,6 +48,8 @@ def main(a: Arguments) -> None:
     heading()
     with scratch(a.folder) as folder:
         _locally(a, folder)
+        if torch.cuda.is_available():
+            _sharing(a, folder)
         if a.slurm_runs:
             _on_slurm(a, folder)
 
@@ -90,6 +96,18 @@ def _fresh(runs: list[PruneRun], at_once: int) -> None:
 def _forked(runs: list[PruneRun], at_once: int) -> None:
     """Run all by one command."""
     _quietly(lambda: launch(runs, Resources(cluster="local", runs_at_once=at_once), runs[0].output, "prune"))
+
+
+def _sharing(a: Arguments, folder: Path) -> None:
+    print(f"\n{a.runs} such runs, several of which share each GPU\n")
+    table("runs per GPU", "wall s", "s per run", "to one at a time")
+    alone = 0.0
+    for number in a.runs_per_gpu:
+        runs = runs_of(folder / f"share-{number}", a.runs)
+        resources = Resources(cluster="local", gpus_per_node=1, runs_per_gpu=number)
+        wall = seconds(lambda: _quietly(lambda: launch(runs, resources, runs[0].output, "prune")))  # noqa: B023
+        alone = alone or wall
+        row(str(number), f"{wall:.1f}", f"{wall / a.runs:.2f}", f"{wall / alone:.2f}")
 
 
 def _on_slurm(a: Arguments, folder: Path) -> None:

@@ -116,6 +116,6 @@ def test_what_a_gpu_is_for_runs_in_turn_and_what_takes_too_long_is_stopped(tmp_p
     command = [sys.executable, "-m", "benchmarks.gpu", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     written = (tmp_path / "gpu.md").read_text()
-    for name in ("irp_gpu", "score", "scale"):
+    for name in ("irp_gpu", "workers", "score", "scale"):
         assert f"## {name}\n" in written
         assert f"{name} was stopped at its share of 0 s" in done.stdout

@@ -37,6 +37,7 @@ from tests.waiting import waiting_irp
 N = 3
 RECIPE = Recipe(1, "nesterov", 0.05, batch_size=128)
 CONFIG = IRPConfig(iterations=N, final_sparsity=0.95)
+AUTHORS = replace(CONFIG, schedule="linear", batch_norm="running", prune_first=True, rewind="weights")
 PROBED = replace(CONFIG, probe_steps=4, probe_columns=("probe-gradient", "probe-theta", "probe-rms"))
 
 
@@ -198,6 +199,8 @@ def test_impossible_probes_raise(accelerator: Accelerator, tmp_path: Path) -> No
         IRPConfig(probe_steps=1, probe_columns=())
     with pytest.raises(UserError, match="does not go with --rewind-epoch"):
         IRPConfig(probe_steps=1, rewind_epoch=1)
+    with pytest.raises(UserError, match="does not go with --rewind weights"):
+        IRPConfig(probe_steps=1, rewind="weights")
 
 
 def test_rewind_epoch_restores_the_state_after_that_epoch(accelerator: Accelerator, tmp_path: Path) -> None:
@@ -216,6 +219,62 @@ def test_rewind_epoch_restores_the_state_after_that_epoch(accelerator: Accelerat
     model.load_state_dict(rewound)
     train(model, store.mask(1), digits(), RECIPE, accelerator)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in seen[1].items())
+
+
+@pytest.fixture(scope="module")
+def authors(accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run by the protocol of the paper's authors."""
+    folder = tmp_path_factory.mktemp("authors")
+    run(folder, accelerator, config=AUTHORS)
+    return folder
+
+
+def test_authors_protocol_prunes_first_and_rewinds_weights_alone(
+    authors: Path, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    seen: list[dict[str, Tensor]] = []
+
+    def spying(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return make_criterion("snip", batch_norm="running")(model, mask, scoring)
+
+    run(tmp_path, accelerator, config=AUTHORS, criterion=spying)
+    arrays = [name for name in tree(authors) if "/c/" in name]
+    assert {name: tree(tmp_path)[name] for name in arrays} == {name: tree(authors)[name] for name in arrays}
+    initial, store = load_file(authors / "initial.safetensors"), TripleStore.open(authors)
+    assert all(torch.equal(value, seen[0][name]) for name, value in initial.items())
+    for i, before in ((1, initial), (2, seen[1])):
+        model = fresh()
+        model.load_state_dict(before | {layer.name: initial[layer.name] for layer in store.layout.layers})
+        train(model, store.mask(i), digits(), RECIPE, accelerator)
+        assert all(torch.equal(value, seen[i][name]) for name, value in model.state_dict().items())
+    assert not torch.equal(seen[1]["1.running_mean"], seen[2]["1.running_mean"])
+
+
+@pytest.mark.parametrize("steps", [5, 15, 25, 35])  # in each training
+def test_authors_protocol_killed_in_training_ends_with_the_same_bytes(
+    steps: int, authors: Path, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    interrupt(tmp_path, accelerator, steps, AUTHORS)
+    run(tmp_path, accelerator, config=AUTHORS)
+    assert tree(tmp_path) == tree(authors)
+
+
+def test_changed_carried_state_raises_and_a_deleted_one_is_made_again(
+    authors: Path, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    interrupt(tmp_path, accelerator, 25, AUTHORS)
+    carried = tmp_path / "carried-1.safetensors"
+    alter(carried)
+    with pytest.raises(UserError, match=r"carried-1.safetensors is not what the run committed; delete this file alone"):
+        run(tmp_path, accelerator, config=AUTHORS)
+    carried.unlink()
+    run(tmp_path, accelerator, config=AUTHORS)
+    assert tree(tmp_path) == tree(authors)
+    (tmp_path / "history.json").unlink()
+    interrupt(tmp_path, accelerator, 25, AUTHORS)  # while the history of a complete store is made again
+    run(tmp_path, accelerator, config=AUTHORS)
+    assert tree(tmp_path) == tree(authors)
 
 
 def test_linear_schedule_reaches_its_densities(accelerator: Accelerator, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Two processes and four, two networks, and a kill in the middle."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,9 @@ def prune(folder: Path, network: str, stop: int = 0, blind: bool = False) -> str
     data: Data = digits(rank=rank, world_size=size)
     if network == "gpt":
         model, data = GPT(), Data(Language(), rank=rank, world_size=size)
+    config = IRPConfig(iterations=2, final_sparsity=0.95, probe_steps=5)
+    if network == "authors":
+        config = replace(config, probe_steps=0, batch_norm="running", prune_first=True, rewind="weights")
     calls = 0
 
     def die(steps: int) -> None:
@@ -54,7 +58,7 @@ def prune(folder: Path, network: str, stop: int = 0, blind: bool = False) -> str
         model=model,
         data=data,
         recipe=Recipe(1, "nesterov", 0.05),
-        config=IRPConfig(iterations=2, final_sparsity=0.95, probe_steps=5),
+        config=config,
         folder=folder,
         accelerator=accelerator,
         checkpoint_interval=0,
@@ -67,7 +71,7 @@ def prune(folder: Path, network: str, stop: int = 0, blind: bool = False) -> str
     return "done"
 
 
-@pytest.mark.parametrize(("network", "stop"), [("convolutional", 7), ("gpt", 18)])
+@pytest.mark.parametrize(("network", "stop"), [("convolutional", 7), ("authors", 18), ("gpt", 18)])
 def test_two_processes_killed_and_resumed_end_with_the_same_bytes(network: str, stop: int, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert world(2, prune, whole, network) == ["done", "done"]

@@ -1,8 +1,9 @@
 """The inputs of AutoS: a parameter's initial value and gradient, and others on request, on a scale networks share."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar, get_args
 
 import numpy as np
@@ -13,6 +14,7 @@ from autosparse.config import FitConfig, Probed
 from autosparse.criteria.base import Scoring, check_repeatable
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.synflow import dataflow
+from autosparse.distributed import all_reduce
 from autosparse.errors import UserError
 from autosparse.lookahead import look_ahead
 from autosparse.pruning import Mask
@@ -29,6 +31,15 @@ def _theta(model: nn.Module, mask: Mask, scoring: Scoring, batch_norm: str) -> T
 
 def _grad(model: nn.Module, mask: Mask, scoring: Scoring, batch_norm: str) -> Tensor:
     return mean_gradient(model, mask.layout, scoring, batch_norm)
+
+
+def _grad_sum(model: nn.Module, mask: Mask, scoring: Scoring, batch_norm: str) -> Tensor:
+    numbers = itertools.count()
+    batches = (batch for batch, _ in zip(scoring.batches, numbers, strict=False))
+    mean = _grad(model, mask, replace(scoring, batches=batches), batch_norm)
+    count = torch.tensor(next(numbers), device=mean.device)
+    all_reduce(count)
+    return mean.mul_(count)
 
 
 def _flow(model: nn.Module, mask: Mask, scoring: Scoring, batch_norm: str) -> Tensor:
@@ -64,7 +75,8 @@ class Features:
     Attributes:
         transform: `scaled` divides each input by its magnitude over the network and compresses it by asinh, since the
             scale of a gradient depends on loss, data and depth, and a criterion for other networks must not. `raw`
-            leaves inputs unchanged (the paper's code).
+            leaves inputs unchanged. `raw-sum` leaves them unchanged, too, but the gradient is summed over its batches
+            instead of averaged (the paper's code).
         names: the inputs, of `config.Feature`: `theta` and `grad`, or one of them (paper, Table 2); `flow`, the
             parameter's contribution to the flow through the network, see `criteria.synflow.dataflow`; columns of a
             probe, see `lookahead.Probe`.
@@ -119,10 +131,21 @@ class Features:
         if "grad" in self.columns and "flow" in self.columns:
             check_repeatable(scoring)
         probe = look_ahead("this AutoS", model, mask, scoring, self.probed) if self.probed else {}
+        if self.transform == "raw-sum":
+            return _theta(model, mask, scoring, batch_norm), _grad_sum(model, mask, scoring, batch_norm)
         measures = {name: FEATURES[name].measure for name in self.columns}
         return tuple(
             measure(model, mask, scoring, batch_norm) if measure else probe[name] for name, measure in measures.items()
         )
+
+    def gradient_factor(self, store: TripleStore) -> float:
+        """Return the factor from the gradient in a store to the feature: with `raw-sum` the number of its batches."""
+        if self.transform != "raw-sum":
+            return 1.0
+        if "gradient" not in store.run:
+            raise UserError(f"{store.storage} does not say the batches of its gradient, which raw-sum needs")
+        gradient = store.run["gradient"]
+        return float(math.ceil(gradient["samples"] / gradient["batch_size"]))
 
     def scale(self, *columns: Tensor, pruned: bool = False) -> tuple[float, ...]:
         """Return the magnitude of each column over a network: the mean of flow, the root mean square of all others.

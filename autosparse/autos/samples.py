@@ -212,7 +212,7 @@ class StoredSamples:
         parts = []
         for triples in samples(store, limits, self.config.seed, part):
             survival = triples.survival.long()
-            columns = (triples.theta, triples.grad)
+            columns = (triples.theta, triples.grad * Features.of(self.config).gradient_factor(store))
             parts.append(Sample(columns, scale, table[survival], torch.zeros_like(survival)))
         return parts
 
@@ -220,6 +220,7 @@ class StoredSamples:
         """Return the function from triples to input and label, with the scale and densities of each store."""
         features = Features.of(self.config)
         scales = torch.tensor([scale_of_store(store) for store in self.stores], dtype=torch.float32, device=device)
+        factors = torch.tensor([features.gradient_factor(store) for store in self.stores], device=device)
         shape = len(self.stores), max(store.iterations for store in self.stores) + 1
         labels = torch.zeros(shape, dtype=torch.float32, device=device)
         for row, store in zip(labels, self.stores, strict=True):
@@ -227,7 +228,7 @@ class StoredSamples:
 
         def encode(triples: Triples) -> tuple[Tensor, Tensor]:
             store = triples.store.long()
-            inputs = features.encode(triples.theta, triples.grad, scale=scales[store].unbind(1))
+            inputs = features.encode(triples.theta, triples.grad * factors[store], scale=scales[store].unbind(1))
             return inputs, labels[store, triples.survival.long()]
 
         return encode

@@ -27,8 +27,9 @@ class Arguments:
     """
 
     name: Annotated[str, tyro.conf.Positional]
-    """demo; figure1, figure3 to figure6, table1 to table6, table8, table9, or all of these of the paper; pretrained and
-    lookahead, which fit the built-in AutoS and compare them with other criteria."""
+    """demo; figure1, figure3 to figure6, table1 to table6, table8, table9, or all of these of the paper; authors, the
+    protocol of their code and ours; pretrained and lookahead, which fit the built-in AutoS and compare them with other
+    criteria."""
     scale: str | None = None
     """full: the paper's networks, data and recipes, for GPUs; narrow: ResNet-8, VGG-7 and LeNet-300-100, minutes on a
     GPU (not for pretrained, lookahead); small: LeNet-300-100 on MNIST and Fashion-MNIST, on two cores; smoke: a trial

@@ -1,7 +1,7 @@
 """Launching a list of jobs, or a graph of them, on Slurm, as processes of this machine, or in this process."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +71,7 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
         if runnable and resources.cluster != "slurm":
             provenance.write_plan(job for stage in runnable for job in stage.jobs)
         if runnable:
-            failures += _runner(resources.cluster)(runnable, resources, root)
+            failures += _run(runnable, resources, root)
     for failed in failures:
         say(f"failed: {failed.job.folder}: {failed.error}")
     if not resources.dry_run:
@@ -82,20 +82,20 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
         raise UserError(f"{len(failures)} of {len(jobs)} runs failed; {why}; the same command runs them again")
 
 
-def _runner(cluster: str) -> Callable[[list[Stage], Resources, Path], list[Failure]]:
-    """Return the function that runs stages on a cluster; it is imported only now, as it imports PyTorch."""
-    if cluster == "slurm":
+def _run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
+    """Run stages on a cluster; return the jobs that failed. Modules that import PyTorch are imported only now."""
+    if resources.cluster == "slurm":
         from autosparse.cluster import submit
 
-        return submit.run
-    if cluster == "local":
+        return submit.run(stages, resources, root)
+    if resources.cluster == "local":
         from autosparse.cluster import workers
 
-        return workers.run
-    return _run_inline
+        return workers.run(stages, resources)
+    return _run_inline(stages, resources)
 
 
-def _run_inline(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
+def _run_inline(stages: list[Stage], resources: Resources) -> list[Failure]:
     """Run the jobs in this process, one after the other; return those that failed or were not started."""
     from autosparse.cluster.attempt import Attempt
 

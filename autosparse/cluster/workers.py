@@ -68,13 +68,12 @@ class Group:
             raise UserError(f"{len(names)} of {len(self.jobs)} runs failed: {' '.join(names)}")
 
 
-def run(stages: Sequence[Stage], resources: Resources, root: Path | None = None) -> list[Failure]:
+def run(stages: Sequence[Stage], resources: Resources) -> list[Failure]:
     """Run the jobs of a graph to their end; a job that fails keeps only the stages after its own from running.
 
     Args:
         stages: stages, heads first; a job starts as soon as the stages before it are done and a place is free.
         resources: resources of each job.
-        root: not used; functions that run stages have the same arguments.
 
     Raises:
         KeyboardInterrupt: a signal asked to stop; the jobs have stopped at a step.

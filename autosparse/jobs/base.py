@@ -143,7 +143,7 @@ class TrainingOptions(Config):
     def name(self) -> str:
         """Start of the name of a run's folder."""
         network = self.task.network.rpartition("/")[2].replace(":", "-")
-        return f"{network}_{self.task.source}".replace("/", "-")
+        return f"{network}{self.task.variant}_{self.task.source}".replace("/", "-")
 
 
 @dataclass(frozen=True, kw_only=True)

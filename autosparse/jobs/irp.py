@@ -35,11 +35,13 @@ class IRPRun(TrainingRun):
     def folder(self) -> Path:
         c = self.config
         order = "" if c.order_seed is None else f"-{c.order_seed}"
+        batch_norm = "" if c.batch_norm == "batch" else f"-{c.batch_norm}"
         rewind = f"_rewind{c.rewind_epoch}" if c.rewind_epoch else ""
+        rewind += "" if c.rewind == "all" else f"_rewind-{c.rewind}"
+        first = "_prune-first" if c.prune_first else ""
         probe = f"_k{c.probe_steps}" if c.probe_steps else ""
-        return (
-            self.output / "irp" / f"{self.setting.name}_{c.criterion}_n{c.iterations}{rewind}{probe}_s{c.seed}{order}"
-        )
+        details = f"{c.criterion}{batch_norm}_n{c.iterations}{rewind}{first}{probe}_s{c.seed}{order}"
+        return self.output / "irp" / f"{self.setting.name}_{details}"
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "order_seed": self.config.order}

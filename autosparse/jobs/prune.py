@@ -304,7 +304,9 @@ class PruneRun(TrainingRun):
         from autosparse.tasks import Images
 
         task = self.setting.task
-        wanted = {"network": task.network, "seed": self.config.seed}
-        if type(task) is not Images:
+        wanted = {"network": task.network, "seed": self.config.seed, "init": task.resolved().get("init")}
+        if type(task) is Images:
+            wanted["fan"] = task.fan
+        else:
             wanted |= {"task": self.setting.task_name, **option_values(task, identity=True)}
         return any({key: run.get(key) for key in wanted} == wanted for run in self._label_runs())

@@ -1,4 +1,4 @@
-"""The networks that are pruned, by name, with Kaiming normal weights (paper, appendix C)."""
+"""The networks that are pruned, by name, with Kaiming normal weights (paper, appendix C) or PyTorch's."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Fan = Literal["fan_in", "fan_out"]
+Init = Literal["kaiming", "torch"]
 
 # Functions of image shape (C, H, W) and number of classes; the weights are drawn by `draw`.
 NETWORKS = {
@@ -56,8 +57,13 @@ def build(
         return draw(name, shape, classes, fan)
 
 
-def draw(name: str, shape: tuple[int, int, int], classes: int, fan: Fan = "fan_in") -> "nn.Module":
-    """Build a network as `build` does, with weights drawn from the global generator."""
+def draw(
+    name: str, shape: tuple[int, int, int], classes: int, fan: Fan = "fan_in", init: Init = "kaiming"
+) -> "nn.Module":
+    """Build a network as `build` does, with weights drawn from the global generator.
+
+    With `init="torch"` each layer has PyTorch's default weights and biases.
+    """
     import torch
 
     check(name, shape)
@@ -68,18 +74,18 @@ def draw(name: str, shape: tuple[int, int, int], classes: int, fan: Fan = "fan_i
     with torch.device("meta"):  # without memory, so that every weight is drawn only once
         model: nn.Module = make(shape, classes)
     model.to_empty(device="cpu")
-    _initialize_(model, fan)
+    _initialize_(model, fan, init)
     return model
 
 
-def _initialize_(model: "nn.Module", fan: Fan) -> None:
-    """Set Kaiming normal weights, zero biases and identity normalization in place."""
+def _initialize_(model: "nn.Module", fan: Fan, init: Init) -> None:
+    """Set initial weights, and identity normalization, in place; biases are zero with Kaiming normal weights."""
     from torch import nn
 
     for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if init == "kaiming" and isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-            module.reset_parameters()  # type: ignore[operator]  # batch normalization
+            module.reset_parameters()  # type: ignore[operator]  # batch normalization, or PyTorch's default

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.errors import UserError
-from autosparse.pruning.prunable import matrices, parameters_by_name
+from autosparse.pruning.prunable import matrices, parameters_by_name, refuse_aliases
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Layout:
             exclude: shell patterns of names of parameters to leave out, also where `include` matches.
 
         Raises:
-            UserError: the model has nothing prunable, a layer without a shape yet, or no prunable parameter that a
-                pattern matches.
+            UserError: the model has nothing prunable, a layer without a shape yet, two Parameters in one memory, or no
+                prunable parameter that a pattern matches.
         """
         found = matrices(model, include, exclude)
         prunable = [matrix for matrix in found if matrix.dense is None]
@@ -65,6 +65,7 @@ class Layout:
                 f"the model has no prunable weights{f' ({left})' if left else ''}; "
                 "a convolution, a linear, attention or recurrent layer is needed, or include= with parameter names"
             )
+        refuse_aliases([matrix.tensor for matrix in prunable], model)
         offsets = accumulate((matrix.tensor.numel() for matrix in prunable), initial=0)
         return cls(
             tuple(

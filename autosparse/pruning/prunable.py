@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -145,6 +145,33 @@ def _refusal(module: nn.Module, short: str, tensor: Tensor, wanted: bool, embedd
     if short == "weight" and is_transposed(module):
         return None
     return f"a parameter of {type(module).__name__}"
+
+
+def refuse_aliases(pruned: Collection[Tensor], model: nn.Module) -> None:
+    """Refuse a weight that shares memory with another Parameter: its gradient and its mask would miss that Parameter.
+
+    Raises:
+        UserError: two Parameters share memory (names both).
+    """
+    pruned = {*pruned}
+    spans = [(*_span(parameter), name, parameter) for name, parameter in parameters_by_name(model).items()]
+    end, before, last = 0, "", None
+    for start, stop, name, parameter in sorted(spans, key=lambda span: span[:2]):
+        if start < min(end, stop) and parameter is not last and not pruned.isdisjoint({parameter, last}):
+            raise UserError(
+                f"{before} and {name} are two Parameters in one memory, so a mask of one would miss the other; "
+                "make them one Parameter, or exclude both"
+            )
+        if stop > end:
+            end, before, last = stop, name, parameter
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """Return the first address of a tensor and the one after its last; an empty span if it has gaps or no memory."""
+    part = local(tensor)
+    dense = part.numel() == 1 + sum((size - 1) * stride for size, stride in zip(part.shape, part.stride(), strict=True))
+    start = part.data_ptr()
+    return start, start + dense * bool(start) * part.nbytes
 
 
 def _fans(module: nn.Module, tensor: Tensor) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from autosparse.errors import unknown
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.page import Document
 from autosparse.study import results
-from autosparse.study.paper import PLANS
+from autosparse.study.paper import PLANS, authors
 from autosparse.study.parts import Overview, Part
 from autosparse.study.pretrained import lookahead, pretrained
 from autosparse.study.report import add_runs
@@ -51,6 +51,7 @@ def demo(scale: Scale) -> list[Part]:
 EXPERIMENTS: dict[str, Callable[[Scale], list[Part]]] = {
     "demo": demo,
     **PLANS,
+    "authors": authors,
     "pretrained": pretrained,
     "lookahead": lookahead,
 }

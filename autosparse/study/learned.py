@@ -51,9 +51,10 @@ def survival_charts(autos: AutoS, store: TripleStore) -> Chart:
     """Draw survival and its prediction over theta and grad, as maps and as profiles (paper, Figures 1 and 4)."""
     triples = sample(store, _SAMPLE, seed=0)
     scale = scale_of_store(store)
+    gradient = triples.grad * autos.features.gradient_factor(store)
     both = {
         "as it was": label_table(autos.label, store.densities)[triples.survival.numpy()],
-        "as predicted": autos.score(triples.theta.to(_device()), triples.grad.to(_device()), scale=scale).cpu().numpy(),
+        "as predicted": autos.score(triples.theta.to(_device()), gradient.to(_device()), scale=scale).cpu().numpy(),
     }
     pairs = zip((triples.theta.numpy(), triples.grad.numpy()), scale, strict=True)
     x, y = (values / rms for values, rms in pairs)

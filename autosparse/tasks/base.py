@@ -89,6 +89,11 @@ class Task(Protocol):
         """Name of the data in folders and tables."""
         return "own-data"
 
+    @property
+    def variant(self) -> str:
+        """End of the name of the network in folders, for runs that differ in their initial weights."""
+        return ""
+
     def check(self) -> None:
         """Raise `UserError` for options that cannot run, before anything is submitted, also where data are absent."""
 

@@ -35,12 +35,17 @@ class Images(Config, Task):
     """Fraction of the training images held out to choose an epoch. Default: 0.1, or 0 with the recipe paper."""
     fan: Literal["fan_in", "fan_out"] = "fan_in"
     """Mode of the Kaiming normal initial weights."""
+    init: Literal["kaiming", "torch"] = field(default="kaiming", metadata=NO_IDENTITY)
+    """Initial weights. kaiming: Kaiming normal, with biases of zero; torch: PyTorch's default of each layer, as in the
+    paper's code for LeNet-300-100."""
 
     def check(self) -> None:
         networks.check(self.network)
         absent = self.absent()
         if not 0.0 <= self.validation_fraction < 1.0:
             raise UserError(f"the validation fraction must lie in [0, 1), got {self.validation_fraction}")
+        if self.init != "kaiming" and (self.fan != "fan_in" or self.network not in networks.NETWORKS):
+            raise UserError(f"init {self.init} is for networks by name, and has no fan")
         find_recipe(self.recipe_name, self.network, self.source)
         if not absent:
             networks.check(self.network, arrays.shape(self.source, self.data_root))
@@ -59,7 +64,12 @@ class Images(Config, Task):
 
     def resolved(self) -> dict[str, Any]:
         code = {} if self.network in networks.NETWORKS else {"network_code": registry.digest_of(self._function())}
-        return {"validation": self.validation_fraction, **code}
+        init = {} if self.init == "kaiming" else {"init": self.init}  # Earlier runs do not have it.
+        return {"validation": self.validation_fraction, **init, **code}
+
+    @property
+    def variant(self) -> str:
+        return "" if self.init == "kaiming" else f"-{self.init}"
 
     def files(self) -> list[Path]:
         return [] if self.network in networks.NETWORKS else [registry.source_of(self._function())]
@@ -75,7 +85,7 @@ class Images(Config, Task):
 
     def model(self) -> "nn.Module":
         images = arrays.load(self.source, self.data_root)
-        return networks.draw(self.network, images.shape, images.classes, self.fan)
+        return networks.draw(self.network, images.shape, images.classes, self.fan, self.init)
 
     def dataset(self, split: Split) -> "Dataset[Any] | None":
         """Return normalized images and labels on the CPU; see `ImageSet`."""

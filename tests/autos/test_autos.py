@@ -73,6 +73,30 @@ def test_one_input_ignores_the_other(feature: str, store: TripleStore, accelerat
     assert autos.score(theta, grad).std() > 0
 
 
+def test_raw_sum_takes_the_gradient_times_the_number_of_batches(
+    store: TripleStore, model: nn.Module, data: Data, accelerator: Accelerator
+) -> None:
+    layout, batches = Layout.of(model), data.scoring(100)
+    assert len(batches) > 5
+    theta, grad = Features("raw-sum").measure(model, Mask.full(layout), Scoring(batches))
+    assert torch.equal(theta, layout.flatten(layout.weights(model)))
+    assert torch.equal(grad, mean_gradient(model, layout, Scoring(batches)) * len(batches))
+
+    gradient = store.run["gradient"]
+    count = -(-gradient["samples"] // gradient["batch_size"])
+    assert count > 5
+    for samples in (0, 4096):
+        plain, summed = (
+            next(iter(StoredSamples([store], replace(CONFIG, transform=name, samples=samples)).batches(accelerator)))[0]
+            for name in ("raw", "raw-sum")
+        )
+        assert torch.equal(summed, plain * torch.tensor([1.0, float(count)]))
+    store.run.pop("gradient")
+    with pytest.raises(UserError, match="does not say the batches of its gradient, which raw-sum needs"):
+        StoredSamples([store], replace(CONFIG, transform="raw-sum")).batches(accelerator)
+    store.run["gradient"] = gradient
+
+
 def test_scaled_features_are_compressed_and_raw_ones_unchanged() -> None:
     theta, grad = torch.randn(5), torch.randn(5)
     assert torch.equal(Features("raw").encode(theta, grad, scale=(9.0, 9.0)), torch.stack([theta, grad], 1))

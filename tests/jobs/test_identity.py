@@ -1,5 +1,6 @@
 """What tells one run from another: the name of its folder, and its configuration."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -74,6 +75,30 @@ def test_batch_norm_is_part_of_a_run_where_the_criterion_has_a_mode(tmp_path: Pa
     for criterion in ("synflow", PRETRAINED, "runs/autos/mine", "mine.py:mine"):
         with pytest.raises(UserError, match=f"^{criterion} has no batch norm of mode running; snip, .* have$"):
             replace(other, config=PruneConfig(criterion=criterion, batch_norm="running")).check()
+
+
+def test_options_of_the_authors_protocol_are_part_of_a_run_and_of_its_name(tmp_path: Path) -> None:
+    task = Images(source="digits", init="torch")
+    config = IRPConfig(batch_norm="running", prune_first=True, rewind="weights")
+    run, plain = (IRPRun(output=tmp_path, setting=setting) for setting in (TrainingOptions(task=task), DIGITS))
+    run = replace(run, config=config)
+    assert run.folder.name == "lenet-300-100-torch_digits_snip-running_n20_rewind-weights_prune-first_s0"
+    assert plain.folder.name == "lenet-300-100_digits_snip_n20_s0"
+    other = {"init": "torch", "batch_norm": "running", "prune_first": True, "rewind": "weights"}
+    assert other.items() <= run.identity().items()
+    assert "init" not in plain.identity()
+    for wrong in (replace(task, fan="fan_out"), replace(task, network="autosparse.networks.lenet:lenet_500_300")):
+        with pytest.raises(UserError, match="init torch is for networks by name, and has no fan"):
+            wrong.check()
+
+
+def test_initial_weights_are_the_same_only_with_the_same_init_and_fan(tmp_path: Path) -> None:
+    labels = {"network": "lenet-300-100", "seed": 0, "fan": "fan_in"}
+    (tmp_path / "autos.json").write_text(json.dumps({"card": {"runs": [labels]}}))
+    run = PruneRun(setting=DIGITS, config=PruneConfig(criterion=str(tmp_path)))
+    assert run._same_initialization()
+    for other in (Images(source="digits", init="torch"), Images(source="digits", fan="fan_out")):
+        assert not replace(run, setting=TrainingOptions(task=other))._same_initialization()
 
 
 def test_choices_of_options_match_the_tables() -> None:

@@ -50,6 +50,14 @@ def test_kaiming_normal(fan: str, n: int) -> None:
     assert not model.get_parameter("fc1.bias").any()
 
 
+def test_torch_initial_weights_are_uniform_within_one_over_the_root_of_the_inputs() -> None:
+    model = networks.draw("lenet-300-100", (1, 28, 28), 10, init="torch")
+    for part in ("fc1.weight", "fc1.bias"):
+        assert model.get_parameter(part).abs().max().item() == pytest.approx(1 / 28, rel=0.02)
+    state = networks.draw("resnet8", (3, 16, 16), 10, init="torch").state_dict()
+    assert torch.equal(state["bn1.weight"], torch.ones(16))
+
+
 def test_batch_norm_starts_as_identity() -> None:
     state = networks.build("resnet18", (3, 32, 32), 10).state_dict()
     assert torch.equal(state["bn1.weight"], torch.ones(64))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 from torch.nn.utils import prune as torch_prune
@@ -209,3 +209,24 @@ def test_the_first_tensor_that_differs_is_named() -> None:
     for other, message in others:
         with pytest.raises(UserError, match=message):
             layout.weights(other)
+
+
+@pytest.mark.parametrize("alias", [Tensor.t, lambda weight: weight[:2], lambda weight: weight.view(8, 2)])
+def test_two_parameters_in_one_memory_raise(alias: Callable[[Tensor], Tensor]) -> None:
+    model = nn.Module()
+    model.first, model.loose = nn.Linear(4, 4), nn.Parameter(torch.zeros(4, 4))
+    model.second = nn.Linear(4, 4)
+    model.second.weight = nn.Parameter(alias(model.first.weight.data))
+    with pytest.raises(UserError, match=r"first\.weight and second\.weight|second\.weight and first\.weight"):
+        Layout.of(model)
+    model.loose = nn.Parameter(model.second.weight.data)
+    with pytest.raises(UserError, match=r"(first|second)\.weight and loose|loose and (first|second)\.weight"):
+        Layout.of(model, exclude="second.weight")
+
+
+def test_parts_of_one_memory_without_overlap_are_layers() -> None:
+    model, whole = nn.Sequential(nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(2, 4), nn.Linear(2, 4)), torch.randn(4, 4)
+    model[0].weight, model[1].weight = nn.Parameter(whole[:2]), nn.Parameter(whole[2:])
+    other = torch.randn(4, 4)
+    model[2].weight, model[3].weight = nn.Parameter(other[:, :2]), nn.Parameter(other[:, 2:])
+    assert len(names(model)) == 4

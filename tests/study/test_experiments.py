@@ -64,7 +64,10 @@ def check_numbers(text: str, rows: pd.DataFrame, runs: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "scale"),
-    [*itertools.product(PLANS, SCALES.values()), *(("pretrained", SCALES[s]) for s in ("full", "small", "smoke"))],
+    [
+        *itertools.product((*PLANS, "authors"), SCALES.values()),
+        *(("pretrained", SCALES[s]) for s in ("full", "small", "smoke")),
+    ],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_graph_holds_all_jobs_an_experiment_needs(name: str, scale: Scale) -> None:
@@ -105,7 +108,7 @@ def test_default_autos_or_the_last_row_has_the_sanity_checks() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["demo", *PLANS])
+@pytest.mark.parametrize("name", ["demo", "authors", *PLANS])
 def test_docstring_has_the_numbers_of_the_dry_run(name: str) -> None:
     command, body = (inspect.getdoc(EXPERIMENTS[name]) or "").split("\n\n", 1)
     assert f": `python launch/paper.py {name}" in command
@@ -145,6 +148,17 @@ def test_dry_run_without_data_counts_the_jobs(
     assert script("paper", "table2", "--dry-run", "--cluster", "inline") == 0
     assert "in all: 53 jobs, 69 trainings" in capsys.readouterr().out.splitlines()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_authors_experiment_at_smoke_scale(tmp_path: Path) -> None:
+    launch_graph(stages(("authors",), find_scale("authors", "smoke", tmp_path)), HERE, tmp_path)
+    text = (tmp_path / "paper" / "authors" / "report.md").read_text()
+    assert "nan" not in text.lower()
+    for network in ("lenet-300-100 on digits", "lenet-300-100-torch on digits"):
+        assert f"### The authors' protocol: {network}\n" in text
+    assert text.count("| AutoS, the authors' protocol |") >= 2
+    theirs = tmp_path / "irp" / "lenet-300-100-torch_digits_snip-running_n2_rewind-weights_prune-first_s0"
+    assert (theirs / "carried-1.safetensors").is_file()
 
 
 def test_pretrained_experiment_at_smoke_scale(tmp_path: Path) -> None:
