@@ -12,7 +12,7 @@ from autosparse.page import ROWS, Chart, View, number_series, series_encodings
 from autosparse.study.compare import MEASURES, metric_of
 
 Codes = Mapping[str, int] | None
-"""Numbers of colors and markers by series, equal for all charts of a section; if None, in order of appearance."""
+"""Numbers of colors and markers by series, equal for all charts of a page; if None, in order of appearance."""
 AT_START = "at initialization"
 """Family of the criteria that look at the initial weights alone; a chart does not join their points."""
 CURVES = {"test": "test", "validation": "validation", "loss": "training loss"}

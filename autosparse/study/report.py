@@ -224,7 +224,7 @@ def _verdict(pruned: pd.DataFrame) -> tuple[str, str]:
     if not counts:
         return "", ""
     n = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
-    how = f"Test {metric} after the last epoch; cost in full training runs; n = {n} seeds"
+    how = f"Test {metric} after the last epoch; cost in full training runs; n = {n} {'seed' if n == '1' else 'seeds'}"
     if counts[-1] < 2:
         return f"Best: {sentence}.", f"{how}, too few for a test."
     test = f"paired t-tests of the best with the others of its cost, p corrected for {len(pairs)} comparisons"

@@ -97,7 +97,7 @@ def test_verdict_names_the_best_of_each_cost_and_those_on_par() -> None:
 def test_verdict_of_one_seed_has_no_test() -> None:
     verdict, how = report._verdict(pruned(1, snip=(0.9, 0.8), random=(0.5, 0.1)))
     assert verdict == "Best: at cost 1 **snip** at 90% and 98%."
-    assert how.endswith("n = 1 seeds, too few for a test.")
+    assert how.endswith("n = 1 seed, too few for a test.")
 
 
 def test_verdict_needs_two_methods_of_one_cost() -> None:
