@@ -19,12 +19,18 @@ View = alt.Chart | alt.LayerChart
 ROWS = alt.NamedData("rows")
 """The data of every view; `Chart.rows` holds it."""
 
-# Each color has a contrast of at least 3:1 with white and with the dark page. They differ for red-green blind readers.
-COLORS = ("#1f83cb", "#d55e00", "#009273", "#b2589a", "#80722c", "#767c85")
-MARKERS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
+# Colors on white and on the dark page. Each has a contrast of at least 3:1 with its page, and all differ in greyscale
+# and for color-blind readers.
+LIGHT = ("#0753b3", "#885403", "#528651", "#7a1a71", "#9e8000", "#025b2c", "#b46fe1", "#483a40", "#a84fa2", "#6b6673")
+DARK = ("#7d9afd", "#ed981e", "#a5dda2", "#c564b8", "#ffd865", "#10a958", "#f4e2fe", "#88787f", "#fda5f5", "#bab4c3")
+COLORS = tuple(f"var(--series-{number})" for number in range(len(LIGHT)))
+"""Colors of the page's style sheet, by number of a series."""
+MARKERS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 _INK = "#1f2328"  # replaces currentColor on white
+_PARAMETERS = {"hidden": [], "whole": False, "labels": True}
 _SCALE, _SHADES = 1.5, 128  # a PNG with few shades has a fifth of the size
 _WIDTHS = {1: 640, 2: 380}  # pixels of a saved view, by the number of columns
+_WIDE, _NARROW, _SIDE = 760, 300, 380  # pixels of a picture in the page: of a single view, and of one of several
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +38,7 @@ class Chart:
     """One figure: views of the same rows, side by side.
 
     Expressions of a view can read these parameters: `hidden` (the series that the legend hides), `whole` (whether the
-    axis shows all points) and the keys of `choices`.
+    axis shows all points), `labels` (whether there is room for labels) and the keys of `choices`.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -54,33 +60,52 @@ class Chart:
         return {
             "rows": self.rows,
             "views": views,
-            "parameters": {"hidden": [], "whole": False},
+            "parameters": _PARAMETERS,
             "choices": self.choices,
             "legend": not self.series,
         }
 
     def svg(self) -> str:
-        """Return the figure in its initial state, on white."""
+        """Return the figure with its legend in its initial state, on white."""
         columns = min(2, len(self.views))
         views = [view.properties(width=_WIDTHS[columns], title=title) for title, view in self.views.items()]
-        values = {"hidden": [], "whole": False} | {name: known[0] for name, known in self.choices.items()}
-        specification = alt.concat(*views, columns=columns).to_dict() | {
+        svg = self._svg(alt.concat(*views, columns=columns), {"background": "white", "font": "sans-serif"})
+        for color, shade in zip((*COLORS, "currentColor"), (*LIGHT, _INK), strict=True):
+            svg = svg.replace(color, shade)
+        return svg
+
+    def pictures(self) -> list[dict[str, str]]:
+        """Return each view in its initial state as SVG for the page, in the page's colors and without legend.
+
+        Keys: `title`, `wide`, and `narrow` for small windows; it is empty where `wide` fits these too.
+        """
+        config = {"legend": {**theme()["legend"], "disable": bool(self.series)}}
+        widths = {"wide": _SIDE} if [*self.views] != [""] else {"wide": _WIDE, "narrow": _NARROW}
+        return [
+            {"title": title, "narrow": ""}
+            | {name: self._svg(view.properties(width=width), config, width == _WIDE) for name, width in widths.items()}
+            for title, view in self.views.items()
+        ]
+
+    def _svg(self, view: alt.TopLevelMixin, config: Mapping[str, Any], labels: bool = True) -> str:
+        values = _PARAMETERS | {"labels": labels} | {name: known[0] for name, known in self.choices.items()}
+        specification = view.to_dict() | {
             "datasets": {ROWS.name: self.rows},
             "params": [{"name": name, "value": value} for name, value in values.items()],
-            "config": {**theme(), "aria": False, "background": "white", "font": "sans-serif"},
+            "config": {**theme(), "aria": False, **config},
         }
-        svg: str = vl_convert.vegalite_to_svg(json.dumps(specification).replace("currentColor", _INK))
+        svg: str = vl_convert.vegalite_to_svg(json.dumps(specification))
         return svg
 
     def save(self, stem: Path) -> Path:
-        """Write `stem.svg` and `stem.png`; return the path of the smaller file."""
+        """Write `stem.svg` and `stem.png`; return the path of the PNG."""
         svg, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png"))
         text = self.svg()
         write_text(svg, text)
         image = Image.open(BytesIO(vl_convert.svg_to_png(text, scale=_SCALE))).convert("RGB")
         with replacing(png) as temporary:
             image.quantize(_SHADES, Image.Quantize.FASTOCTREE).save(temporary, format="png")
-        return min(svg, png, key=lambda path: path.stat().st_size)
+        return png
 
 
 def series_encodings(series: Mapping[str, int]) -> tuple[alt.Color, alt.Shape]:

@@ -15,7 +15,9 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from autosparse.files import replacing, write_text
-from autosparse.page.chart import COLORS, MARKERS, Chart, library, theme
+from autosparse.page.chart import COLORS, DARK, LIGHT, MARKERS, Chart, library, theme
+
+_LARGEST = 400_000  # bytes of a figure's SVG in the page; a larger figure is there as PNG
 
 
 class Document:
@@ -39,6 +41,10 @@ class Document:
     def text(self, text: str) -> None:
         """Add a paragraph."""
         self._add("text", text, text=text)
+
+    def lead(self, text: str) -> None:
+        """Add a paragraph in larger letters."""
+        self._add("lead", text, text=text)
 
     def note(self, text: str) -> None:
         """Add a remark in smaller letters."""
@@ -108,11 +114,16 @@ class Document:
                 self._rows.to_csv(temporary, index=False)
         charts = {k: block for k, block in enumerate(self._blocks) if block["kind"] == "chart"}
         for block in () if live else charts.values():
-            block["picture"] = _embedded(block["chart"].save(self.folder / "figures" / block["name"]))
+            png = block["chart"].save(self.folder / "figures" / block["name"])
+            pictures = block["chart"].pictures()
+            if sum(len(picture["wide"] + picture["narrow"]) for picture in pictures) <= _LARGEST:
+                block["pictures"] = pictures
+            else:
+                block["picture"] = _embedded(png)
         environment = Environment(
             loader=PackageLoader("autosparse.page", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
-        environment.filters["bold"] = _bold
+        environment.filters |= {"bold": _bold, "inline": _inline}
         page = environment.get_template("page.html").render(
             title=self._title,
             blocks=self._blocks,
@@ -122,6 +133,7 @@ class Document:
             library=Markup(library()) if charts else "",
             data=_packed({"theme": theme(), "charts": {k: block["chart"].to_json() for k, block in charts.items()}}),
             colors=COLORS,
+            palettes=[("all", LIGHT), ("screen and (prefers-color-scheme: dark)", DARK)],
             markers=MARKERS,
         )
         write_text(self.folder / "index.html", page)
@@ -157,9 +169,13 @@ def _asset(name: str) -> Markup:
     return Markup(files(__package__).joinpath(name).read_text())
 
 
-def _embedded(picture: Path) -> str:
-    kind = {".svg": "svg+xml", ".png": "png"}[picture.suffix]
-    return f"data:image/{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"
+def _embedded(png: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png.read_bytes()).decode()}"
+
+
+def _inline(svg: str, prefix: str) -> Markup:
+    """Return an SVG whose ids begin with a prefix, because all pictures of a page share one set of ids."""
+    return Markup(re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}-", svg))
 
 
 def _bold(text: str) -> Markup:

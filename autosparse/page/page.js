@@ -26,7 +26,8 @@
     const place = figure.querySelector(".views");
     const titles = Object.keys(chart.views);
     place.classList.toggle("several", titles[0] !== ""); // a single view with a title is no wider than its neighbors
-    const state = { views: [], parameters: { ...chart.parameters }, choices: chart.choices };
+    const labels = place.clientWidth > 560; // they need room
+    const state = { views: [], parameters: { ...chart.parameters, labels }, choices: chart.choices };
     drawn.set(figure, state);
     const parameters = () => ({ ...state.parameters, ...applied(chart.choices) });
     for (const title of titles) {

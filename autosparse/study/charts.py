@@ -12,7 +12,7 @@ from autosparse.page import ROWS, Chart, View, number_series, series_encodings
 from autosparse.study.compare import MEASURES, metric_of
 
 Codes = Mapping[str, int] | None
-"""Numbers of colors and markers by series, equal for all charts of a section; if None, in order of appearance."""
+"""Numbers of colors and markers by series, equal for all charts of a page; if None, in order of appearance."""
 AT_START = "at initialization"
 """Family of the criteria that look at the initial weights alone; a chart does not join their points."""
 CURVES = {"test": "test", "validation": "validation", "loss": "training loss"}
@@ -20,6 +20,8 @@ CURVES = {"test": "test", "validation": "validation", "loss": "training loss"}
 
 _SHOWN = "indexof(hidden, datum.series) < 0"  # False for a series that the legend hides
 _LAST_18 = "length(datum.label) > 18 ? '…' + slice(datum.label, -17) : datum.label"  # names differ in their ends
+_SPARSITIES = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 99.99)  # ticks in per cent
+_HEIGHT, _LABEL = 360, 15  # pixels of the view against sparsity and of one of its labels
 _DECADES = [digit * 10.0**power for power in range(-4, 3) for digit in (1, 3)]
 _EPOCHS, _MARKED = 50, 10  # the most points and markers of a training curve
 
@@ -38,8 +40,8 @@ def spread(rows: pd.DataFrame, by: Sequence[str], measure: str = "test") -> pd.D
 def sparsity_chart(rows: pd.DataFrame, dense: pd.DataFrame, codes: Codes = None) -> Chart:
     """Draw a metric against sparsity, with one line per series; the parameter `measure` is a key of `MEASURES`.
 
-    Rows have `series`, and `iterative` for masks of IRP, whose lines are dashed. `dense` has the rows of the unpruned
-    network, if there are any.
+    The parameter `labels` shows the name of each series at the right end of the axis. Rows have `series`, and
+    `iterative` for masks of IRP, whose lines are dashed. `dense` has the rows of the unpruned network, if any exist.
     """
     metric, better = metric_of(rows)
     measures = [measure for measure in MEASURES if rows[measure].notna().any()]
@@ -47,16 +49,19 @@ def sparsity_chart(rows: pd.DataFrame, dense: pd.DataFrame, codes: Codes = None)
     points = pd.concat(spreads, ignore_index=True)
     density = 100 * (1 - points["sparsity"])
     chart_rows = _rows(points.assign(density=density))
-    for measure in measures if len(dense) else ():
-        mean = factor(metric) * float(dense[measure].astype(float).mean())
-        chart_rows.append({"measure": measure, "dense": _number(mean)})
-    pruned = density[~points["iterative"]]
-    ticks = sorted({100.0, *(pruned if len(pruned) else density[::3]).round(3)})
+    levels = {name: factor(metric) * float(dense[name].astype(float).mean()) for name in measures if len(dense)}
+    limits = axis_limits(points, metric, better)
+    for measure, group in points.groupby("measure", sort=False):
+        chart_rows += _labels(group, levels.get(str(measure)), limits)
+    chart_rows += [{"measure": measure, "dense": _number(level)} for measure, level in levels.items()]
+    ends = 0.9 * float(density.min()), min(1.1 * float(density.max()), 100.0)
+    round_numbers = [100.0 - tick for tick in _SPARSITIES if ends[0] <= 100.0 - tick <= ends[1]]
+    ticks = round_numbers if len(round_numbers) > 2 else sorted({*density.round(3)}, reverse=True)
     series, color, shape = _present(points["series"], codes)
-    y, cut = _metric_axis(points, f"test {label(metric)}", metric, better)
+    y, cut = _metric_axis(points, f"test {label(metric)} (± std, {_count(points)})", metric, better)
     x = (
         alt.X("density:Q")
-        .scale(type="log", reverse=True, domain=[0.9 * float(density.min()), 100], nice=False)
+        .scale(type="log", reverse=True, domain=[*ends], nice=False)
         .axis(
             values=ticks,
             labelExpr="format(round(1000 * (100 - datum.value)) / 1000, '~g') + '%'",
@@ -68,22 +73,56 @@ def sparsity_chart(rows: pd.DataFrame, dense: pd.DataFrame, codes: Codes = None)
     if len(dense):
         level = alt.Chart(ROWS).transform_filter("isValid(datum.dense)").encode(y="dense:Q")
         layers.append(level.mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6))
-        text = level.mark_text(align="right", dy=-7, color="currentColor", opacity=0.8)
-        layers.append(text.encode(text=alt.value("dense"), x=alt.value("width")))
     for iterative in sorted(set(points["iterative"])):
         line = alt.Chart(ROWS).transform_filter(f"datum.iterative === {str(iterative).lower()}")
         dashes = [6, 4] if iterative else alt.Undefined
         layers.append(line.mark_line(clip=True, strokeDash=dashes).encode(x=x, y=y, color=color))
     layers += _deviations(points, x, y, color)
-    marks = alt.Chart(ROWS).transform_filter("isValid(datum.series)").mark_point(clip=True)
+    marks = alt.Chart(ROWS).transform_filter("isValid(datum.mean)").mark_point(clip=True)
     tooltip = _tooltip(series="series", sparsity_label="sparsity", mean="mean", std="deviation", runs="runs")
     layers.append(marks.encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip))
+    at_end = alt.Chart(ROWS).encode(x=alt.value("width"), y="at:Q")
+    shown = "labels && !whole"
+    names = at_end.transform_calculate(text=f"{shown} || !datum.series ? datum.name : ''")
+    names = names.transform_filter("isValid(datum.at)").mark_text(align="left", dx=20, color="currentColor")
+    layers.append(names.encode(text="text:N"))
+    keys = at_end.transform_filter("isValid(datum.at) && isValid(datum.series)").properties(name="keys")
+    keys = keys.mark_point(xOffset=10, size=45, opacity=alt.expr(f"{shown} ? 1 : 0"))
+    layers.append(keys.encode(color=color, shape=shape))
     view = (
         _layered("datum.measure == measure", *layers)
         .transform_calculate(sparsity_label="format(datum.sparsity, '~p')")
-        .properties(height=360)
+        .properties(height=_HEIGHT)
     )
     return Chart(rows=chart_rows, views={"": view}, series=series, choices={"measure": measures}, cut=cut)
+
+
+def _labels(points: pd.DataFrame, dense: float | None, limits: tuple[float, float, bool]) -> list[dict[str, Any]]:
+    """Return rows of one measure that label the last point of each series and the dense line without overlap.
+
+    `at` is the height of a label on the axis of the metric. Points beyond the axis have no label.
+    """
+    low, high, _ = limits
+    last = points.sort_values("sparsity").groupby("series").tail(1)
+    heights = {name: mean for name, mean in zip(last["series"], last["mean"], strict=True) if low <= mean <= high}
+    named = [{"series": name, "name": name} for name in heights]
+    if dense is not None and low <= dense <= high:
+        named, heights = [*named, {"name": "dense"}], heights | {"": dense}
+    order = np.argsort([*heights.values()], kind="stable")
+    gap = (high - low) * _LABEL / _HEIGHT
+    at = np.array([*heights.values()], dtype=float)[order]
+    for k in range(1, len(at)):
+        at[k] = max(at[k], at[k - 1] + gap)
+    for k in reversed(range(len(at))):  # None lies above the axis.
+        at[k] = min(at[k], at[k + 1] - gap if k + 1 < len(at) else high)
+    measure = points["measure"].iloc[0]
+    return [{"measure": measure, **named[k], "at": _number(float(place))} for k, place in zip(order, at, strict=True)]
+
+
+def _count(points: pd.DataFrame) -> str:
+    """Return the number of runs per point as `n = 2` or `n = 1 to 2`."""
+    fewest, most = points["runs"].min(), points["runs"].max()
+    return f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
 
 
 def cost_chart(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Chart:
@@ -106,12 +145,14 @@ def cost_chart(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Chart
         points["at"] = points["cost"] * (1 + 0.02 * (points["family"].map([*families].index) - len(families) / 2))
         points = points.rename(columns={"family": "series"}).assign(panel=title).sort_values("at")
         rows += _rows(points)
-        y, cut = _metric_axis(points, f"test {label(metric)}, {better} is better", metric, better, better == "lower")
+        y, cut = _metric_axis(
+            points, f"test {label(metric)} (± std, {_count(points)})", metric, better, better == "lower"
+        )
         any_cut |= cut
         x = (
             alt.X("at:Q")
             .scale(type="log", nice=False, domain=[0.85 * points["at"].min(), 1.15 * points["at"].max()])
-            .axis(values=[1, 2, 3, 5, 10, 20, 50], title="cost, trainings")
+            .axis(values=[1, 2, 3, 5, 10, 20, 50, 100], title="cost, trainings")
         )
         lines = alt.Chart(ROWS).transform_filter(joined).mark_line(clip=True)
         views[title] = _layered(
@@ -223,14 +264,14 @@ def axis_limits(points: pd.DataFrame, metric: str, better: str) -> tuple[float, 
     """
     means = points["mean"]
     bottom, top = float((means - points["std"]).min()), float((means + points["std"]).max())
-    margin = 0.05 * (top - bottom) or 0.5
-    low, high = bottom - margin, top + margin
     if better == "higher":
         rest = float(means.quantile(0.12))
-        low = max(low, rest - 0.5 * (top - rest) - margin) if rest < top else low
+        bottom = max(bottom, rest - 0.5 * (top - rest)) if rest < top else bottom
     elif better == "lower":
         rest = float(means.quantile(0.88))
-        high = min(high, rest + 0.5 * (rest - bottom) + margin) if rest > bottom else high
+        top = min(top, rest + 0.5 * (rest - bottom)) if rest > bottom else top
+    margin = 0.05 * (top - bottom) or 0.5
+    low, high = bottom - margin, top + margin
     if factor(metric) > 1:
         low, high = max(low, 0.0), min(high, 100.0)
     return low, high, low > float(means.min()) or high < float(means.max())

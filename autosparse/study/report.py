@@ -1,7 +1,8 @@
 """The report of a set of runs: results by network and data, fitted criteria, and the state of every run."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -21,14 +22,15 @@ from autosparse.page import Document, number_series
 from autosparse.store import TripleStore
 from autosparse.study import charts, compare, learned, results
 from autosparse.study.compare import per_cent
+from autosparse.study.statistics import SIGNIFICANT, Difference, corrected, paired
 
-CURVES = "The test metric against sparsity, mean and standard deviation over seeds; the axis cuts off distant points."
+CURVES = "The test metric against sparsity, mean ± standard deviation over n seeds; the axis cuts off distant points."
 LAYERS = "Fraction of each layer's weights that is kept, from the input to the output, mean over seeds."
 CHECKS = "Sanity checks: the mask as it is, and after its indices within layers, or the weights, have changed."
 AS_IT_IS = "as it is"
 """Name of a mask without a sanity check."""
 
-_COST = "The test metric after the last epoch against all that was trained for it; better is higher up."
+_COST = "The last epoch's test metric, mean ± standard deviation, against all that was trained; better is higher up."
 _TRAININGS = "Every training run as a line."
 _MAP = "The score that AutoS gives a parameter, by its first two features in root mean squares of its network."
 # Columns of the table of runs, and the heads that differ from their names in results.
@@ -56,16 +58,20 @@ def overview(document: Document, folders: Sequence[Path], live: bool = False) ->
     if live:
         add_runs(document, folders, pruned, irp)
     if not nothing:
-        runs = irp["folder"].nunique() if len(irp) else 0
+        document.note(_when(pruned, irp))
         names = map(str, folders) if len(folders) < 4 else sorted({str(folder.parent) for folder in folders})
-        counts = f"Runs of iterative pruning: {runs}; of pruning at initialization: {len(pruned)}"
-        document.text(f"{counts}; from {', '.join(names)}.")
+        document.note(f"From {', '.join(names)}.")
         document.rows(pruned, irp)
+    numbers = number_series(
+        name
+        for _, _, *frames in _by_network(pruned, irp)
+        for name in _best_first(_where(frames[0], sanity="none"), frames[1])
+    )
     for network, dataset, *frames in _by_network(pruned, irp):
         for number, (recipe, difference) in enumerate(compare.recipes(*frames)):
             pruned_alike, irp_alike = (_where(frame, recipe=recipe) for frame in frames)
             stem = f"{network}_{dataset}" + (f"_{number}" if number else "")
-            _setting(document, pruned_alike, irp_alike, f"{network} on {dataset}{difference}", stem)
+            _setting(document, pruned_alike, irp_alike, f"{network} on {dataset}{difference}", stem, numbers)
     for folder in results.find(folders, "autos"):
         try:
             _autos(document, folder, [Path(run) for run in irp["folder"].unique()] if len(irp) else [])
@@ -86,7 +92,7 @@ def summary(folders: Iterable[Path]) -> str:
     texts = list[str]()
     for network, dataset, unchecked, masks in _by_network(_where(pruned, sanity="none"), irp):
         if len(unchecked):
-            caption, table = _table(unchecked, masks, "test", _codes(unchecked, masks))
+            caption, table = _table(unchecked, masks, "test", _best_first(unchecked, masks), mark=False)
             texts.append(f"{network} on {dataset}. {caption}\n\n{table.to_string()}\n")
     return "\n".join(texts)
 
@@ -170,11 +176,75 @@ def _where(frame: pd.DataFrame, **values: str) -> pd.DataFrame:
     return frame
 
 
-def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, title: str, stem: str) -> None:
+def _when(pruned: pd.DataFrame, irp: pd.DataFrame) -> str:
+    """Return the date of the report, the number of runs, when they ended and how long they took."""
+    folders = {kind: {*frame["folder"]} if len(frame) else set() for kind, frame in (("p", pruned), ("i", irp))}
+    files = [Path(folder) / "status.json" for folder in folders["p"] | folders["i"]]
+    days = sorted({f"{datetime.fromtimestamp(file.stat().st_mtime):%Y-%m-%d}" for file in files if file.is_file()})
+    ended = f", ended {' to '.join(dict.fromkeys([days[0], days[-1]]))}" if days else ""
+    counts = (
+        f"{len(folders['p'])} runs of pruning at initialization and {len(folders['i'])} of iterative pruning{ended}"
+    )
+    seconds = round(float(pruned[["seconds_mask", "seconds_train"]].sum(axis=None))) if len(pruned) else 0
+    took = f"; pruning at initialization took {timedelta(seconds=seconds)} h in all" if seconds else ""
+    return f"Report of {datetime.now():%Y-%m-%d %H:%M}: {counts}{took}."
+
+
+def _verdict(pruned: pd.DataFrame) -> tuple[str, str]:
+    """Return which method is best or on par at each cost and sparsity, and how it was tested.
+
+    Both are empty unless two methods have the same cost.
+    """
+    metric, better = compare.metric_of(pruned)
+    costs = pruned.groupby("criterion")["cost"].transform("mean").round(1)
+    compared = list[tuple[float, float, str, dict[str, Difference]]]()
+    for (cost, sparsity), rows in pruned[pruned["sparsity"] > 0].groupby([costs, "sparsity"]):
+        values = {name: group.groupby("seed")["test"].mean() for name, group in rows.groupby("criterion")}
+        best, *others = sorted(values, key=lambda name: values[name].mean(), reverse=better == "higher")
+        if others:
+            compared.append(
+                (cost, sparsity, best, {name: paired(values[best], values[name], better) for name in others})
+            )
+    pairs = [pair for *_, others in compared for pair in others.values()]
+    p_values = iter(corrected([pair.p for pair in pairs]))
+    cases = dict[tuple[float, str, bool], list[tuple[str, str, float]]]()
+    for cost, sparsity, best, differences in compared:
+        p = {name: next(p_values) for name in differences}
+        rivals = [name for name in differences if not p[name] < SIGNIFICANT]
+        rival = rivals[0] if rivals else max(p, key=lambda name: p[name])
+        cases.setdefault((cost, best, bool(rivals)), []).append((per_cent(sparsity), rival, p[rival]))
+    parts = dict[float, list[str]]()
+    for (cost, best, on_par), details in cases.items():
+        at, names = (_joined([*dict.fromkeys(words)]) for words in ([d[0] for d in details], [d[1] for d in details]))
+        p_texts = _joined([f"{p_value:.2g}" for *_, p_value in details])
+        tested = f" (on par with {names}, p = {p_texts})" if on_par else f" (p at most {p_texts})"
+        parts.setdefault(cost, []).append(f"**{best}** at {at}" + ("" if "nan" in p_texts else tested))
+    sentence = "; ".join(f"at cost {cost:g} {', '.join(clause)}" for cost, clause in parts.items())
+    counts = sorted({pair.n for pair in pairs})
+    if not counts:
+        return "", ""
+    n = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
+    how = f"Test {metric} after the last epoch; cost in full training runs; n = {n} {'seed' if n == '1' else 'seeds'}"
+    if counts[-1] < 2:
+        return f"Best: {sentence}.", f"{how}, too few for a test."
+    test = f"paired t-tests of the best with the others of its cost, p corrected for {len(pairs)} comparisons"
+    return f"Best: {sentence}.", f"{how}; {test}; on par: p is at least {SIGNIFICANT}."
+
+
+def _joined(words: Sequence[str]) -> str:
+    """Join words as in `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _setting(
+    document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, title: str, stem: str, numbers: Mapping[str, int]
+) -> None:
     """Add the results of one recipe for one network on one data set; those by metric follow the switch `metric`."""
     document.heading(title)
     unchecked = _where(pruned, sanity="none")
-    codes = _codes(unchecked, irp)
+    codes = {name: numbers[name] for name in _best_first(unchecked, irp)}
+    for block, text in zip((document.lead, document.note), _verdict(unchecked) if len(unchecked) else (), strict=False):
+        block(text)
     metrics = compare.metrics_of(pruned, irp)
     document.switch("Metric", {name: name for name in metrics}, "metric")
 
@@ -193,12 +263,12 @@ def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, title:
         add(_sanity, pruned)
 
 
-def _codes(pruned: pd.DataFrame, irp: pd.DataFrame) -> dict[str, int]:
-    """Number the series: iterative pruning first, then by the first metric after the last epoch, the best first."""
+def _best_first(pruned: pd.DataFrame, irp: pd.DataFrame) -> list[str]:
+    """Return the series: iterative pruning first, then by the first metric after the last epoch, the best first."""
     _, better = compare.metric_of(pruned, irp)
     means = charts.spread(_series(pruned, irp), ("series", "sparsity")).groupby("series")["mean"].mean()
     best_first = means.sort_values(ascending=better == "lower").index
-    return number_series(sorted(best_first, key=lambda name: not name.endswith(compare.ITERATIVE)))
+    return sorted(best_first, key=lambda name: not name.endswith(compare.ITERATIVE))
 
 
 def _series(pruned: pd.DataFrame, irp: pd.DataFrame) -> pd.DataFrame:
@@ -217,7 +287,7 @@ def _results(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: 
     metric, _ = compare.metric_of(pruned, irp)
     measures = add_curves(document, _series(pruned, irp), compare.dense(pruned, irp), f"{stem}_accuracy", codes)
     if len(pruned):
-        document.tables({measure: _table(pruned, irp, measure, codes) for measure in measures})
+        document.tables({measure: _table(pruned, irp, measure, [*codes]) for measure in measures})
     else:
         rows = irp.assign(sparsity=irp["sparsity"].map(lambda value: f"{100 * value:.2f}%"))
         compare.one_recipe(rows)
@@ -257,9 +327,11 @@ def _sanity(document: Document, pruned: pd.DataFrame, stem: str, codes: dict[str
     document.table(compare.table(rows, "criterion", "check"), f"Test {label(metric)} after the last epoch.")
 
 
-def _table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str, codes: dict[str, int]) -> tuple[str, pd.DataFrame]:
-    """Return caption and table of a measure, in the order of the series."""
-    metric, _ = compare.metric_of(pruned, irp)
+def _table(
+    pruned: pd.DataFrame, irp: pd.DataFrame, measure: str, names: Sequence[str], mark: bool = True
+) -> tuple[str, pd.DataFrame]:
+    """Return caption and table of a measure, in the order of the names, with the best of each column **bold**."""
+    metric, better = compare.metric_of(pruned, irp)
     unit = ", %" if factor(metric) > 1 else ""
     meaning = compare.MEASURES[measure].format(metric)
     dense = compare.cell(compare.dense(pruned, irp)[measure], metric)
@@ -268,8 +340,14 @@ def _table(pruned: pd.DataFrame, irp: pd.DataFrame, measure: str, codes: dict[st
     between = "≈" in table.to_string()
     note = "; ≈: between two masks of iterative pruning" if between else ""
     over = f"mean ± standard deviation over seeds {seeds}; dense: {dense}"
-    caption = f"{meaning[0].upper()}{meaning[1:]}{unit}; {over}; cost in trainings{note}."
-    return caption, table.loc[sorted(table.index, key=lambda name: codes.get(name, len(codes)))]
+    if marked := mark and better != "":
+        for column in table.columns[1:]:
+            means = pd.to_numeric(table[column].str.extract(r"([-\d.]+)")[0], errors="coerce")
+            best = means == (means.max() if better == "higher" else means.min())
+            table.loc[best, column] = "**" + table.loc[best, column] + "**"
+    bold = "; bold: the best of its column" if marked else ""
+    caption = f"{meaning[0].upper()}{meaning[1:]}{unit}; {over}; cost in trainings{note}{bold}."
+    return caption, table.loc[sorted(table.index, key=[*names].index)]
 
 
 def fit_table(card: dict[str, Any]) -> pd.DataFrame:

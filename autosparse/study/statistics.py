@@ -1,5 +1,6 @@
 """Paired comparison of methods over seeds."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,9 @@ def paired(first: pd.Series, second: pd.Series, better: str = "higher") -> Diffe
         both = -both
     if len(both) < 2:
         return Difference(float(np.diff(-both).mean()) if len(both) else np.nan, np.nan, np.nan, np.nan, len(both))
-    result = stats.ttest_rel(both[:, 0], both[:, 1])
+    with warnings.catch_warnings():  # Differences that are equal for all seeds have a p-value of 0.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        result = stats.ttest_rel(both[:, 0], both[:, 1])
     interval = result.confidence_interval(0.95)
     mean = float((both[:, 0] - both[:, 1]).mean())
     return Difference(mean, float(interval.low), float(interval.high), float(result.pvalue), len(both))

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ TOO_WIDE = """() => [...document.querySelectorAll("body *")].filter((each) =>
 
 HAND = {"good": (95, 90, 85), "fair": (85, 80, 75), "weak": (75, 70, 65), "chance": (70, 65, 10)}
 # the least number along an axis
-LOWEST = """(figure) => Math.min(...[...figure.querySelectorAll(".role-axis-label text")]
+LOWEST = """(figure) => Math.min(...[...figure.querySelectorAll(".plot .role-axis-label text")]
   .map((text) => Number(text.textContent)).filter((value) => !Number.isNaN(value)))"""
 
 
@@ -126,7 +127,7 @@ def by_hand(page: Page) -> Any:
 def has_points(figure: Any, number: int) -> None:
     """Wait until that many points are drawn in a figure."""
     figure.page.wait_for_function(
-        "([figure, number]) => figure.querySelectorAll('.mark-symbol path').length === number",
+        "([figure, number]) => figure.querySelectorAll('.plot .mark-symbol:not(.keys_marks) path').length === number",
         arg=[figure.element_handle(), number],
     )
 
@@ -147,6 +148,50 @@ def test_page_fits_and_prints_nothing_to_the_console(width: int, scheme: Any, br
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
         assert dark == (scheme == "dark")
     assert said == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_figure_is_there_before_scrolling_in_the_colors_of_the_page(
+    scheme: Any, browser: Browser, report: Path
+) -> None:
+    with window(browser, viewport={"width": 400, "height": 700}, color_scheme=scheme) as context:
+        page = context.new_page()
+        page.goto(report.as_uri())
+        page.locator(".scripted").wait_for()
+        figures = page.locator("figure[data-chart]")
+        shown = figures.evaluate_all("""(all) => all.map((figure) =>
+          [...figure.querySelectorAll(".static, .plot svg")]
+            .some((each) => each.checkVisibility() && each.clientHeight))""")
+        assert len(shown) > 7
+        assert all(shown)
+        blue = page.locator(".narrow .mark-symbol path[fill='var(--series-0)']").first
+        fill = blue.evaluate("(path) => getComputedStyle(path).fill")
+        assert fill == {"light": "rgb(7, 83, 179)", "dark": "rgb(125, 154, 253)"}[scheme]
+        small = page.locator(".narrow svg").evaluate_all(
+            "(all) => all.map((svg) => svg.clientWidth / svg.viewBox.baseVal.width)"
+        )
+        assert min(filter(None, small)) > 0.9  # letters of 12 px are still legible
+
+
+def test_tables_fit_and_labels_do_not_overlap_at_1000_px(browser: Browser, report: Path) -> None:
+    with window(browser, viewport={"width": 1000, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(report.as_uri())
+        draw_all(page)
+        wide = page.locator(".scroll:visible").evaluate_all(
+            "(all) => all.filter((each) => each.scrollWidth > each.clientWidth).length"
+        )
+        assert wide == 0
+        boxes = (
+            by_hand(page)
+            .locator(".plot .mark-text.role-mark text")
+            .evaluate_all(
+                "(all) => all.map((text) => text.getBoundingClientRect()).map(({ top, bottom }) => [top, bottom])"
+            )
+        )
+        assert len(boxes) == 3  # the fourth lies beyond the axis
+        boxes.sort()
+        assert all(bottom <= top for (_, bottom), (top, _) in pairwise(boxes))
 
 
 def test_switch_changes_all_tables_and_charts(page: Page) -> None:
@@ -278,9 +323,10 @@ def test_page_without_scripts_and_in_print_shows_pictures(browser: Browser, repo
         still = context.new_page()
         still.goto(report.as_uri())
         for each in (page, still):
-            pictures, tables = each.locator("img.static"), each.locator(".choice > div")
+            pictures, tables = each.locator(".static"), each.locator(".choice > div")
             assert pictures.count() > 7
             assert all(picture.is_visible() for picture in pictures.all())
             assert all(table.is_visible() for table in tables.all())
-            assert each.locator(".views svg:visible, .legend:visible, .copies:visible").count() == 0
+            assert each.locator(".views svg:visible, .legend input:visible, .copies:visible").count() == 0
+            assert each.locator(".legend .marker:visible").count() > 7
         assert still.locator(".switch:visible, .filter:visible").count() == 0

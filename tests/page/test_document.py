@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from autosparse.page import ROWS, Chart, Document, markdown
-from autosparse.page.chart import COLORS, library
+from autosparse.page.chart import COLORS, DARK, LIGHT, MARKERS, library
 
 LINE = alt.Chart(ROWS).mark_line().encode(x="x:Q", y="y:Q")
 CHART = Chart(rows=[{"x": 0, "y": 1.0}, {"x": 1, "y": None}], views={"one": LINE, "two": LINE})
@@ -45,7 +46,7 @@ def test_page_needs_no_other_file(page: str) -> None:
     assert places
     assert all(place.startswith(("#", "data:")) for place in places)
     assert "<iframe" not in own
-    assert "url(" not in own
+    assert "url(" not in own.replace("url(#", "")
     assert len(page.encode()) < 1_100_000
 
 
@@ -81,6 +82,7 @@ def test_saved_chart_has_the_initial_state(page: str, tmp_path: Path) -> None:
     assert svg.startswith("<svg")
     assert "one" in svg
     assert "currentColor" not in svg
+    assert "var(" not in svg
     with Image.open(tmp_path / "figures" / "drawn.png") as image:
         assert image.width > 800
 
@@ -100,8 +102,45 @@ def luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("color", COLORS)
-def test_color_is_visible_on_light_and_dark(color: str) -> None:
-    for ground in ("#ffffff", "#15181c"):
+@pytest.mark.parametrize(("palette", "ground"), [(LIGHT, "#ffffff"), (DARK, "#15181c")])
+def test_colors_are_visible_and_differ_also_in_greyscale(palette: tuple[str, ...], ground: str) -> None:
+    assert len(palette) == len(COLORS) >= 10
+    lightness = sorted(116 * luminance(color) ** (1 / 3) - 16 for color in palette)
+    assert (np.diff(lightness) > 3).all()
+    for color in palette:
         dark, light = sorted((luminance(color), luminance(ground)))
         assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+# Machado et al. 2009, severity 1: protanopia, deuteranopia, tritanopia
+BLIND = [
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+]
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK])
+@pytest.mark.parametrize("blindness", [np.eye(3), *map(np.array, BLIND)])
+def test_no_two_colors_look_alike(palette: tuple[str, ...], blindness: np.ndarray) -> None:
+    rgb = np.array([[int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)] for color in palette])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(np.clip(linear @ blindness.T, 0, 1) @ xyz.T / xyz.sum(1)).T
+    lab = np.stack([116 * y, 500 * (x - y), 200 * (y - z)], axis=1)
+    distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1)[np.triu_indices(len(lab), 1)]
+    assert distances.min() > 10  # 2.3 is just noticeable
+
+
+def test_series_beyond_the_colors_have_other_markers() -> None:
+    pairs = {(k % len(COLORS), k % len(MARKERS)) for k in range(40)}
+    assert len(pairs) == 40
+
+
+def test_pictures_in_the_page_have_its_colors_and_ids_of_their_own(page: str) -> None:
+    pictures = re.findall(r"<svg[^>]*vega.*?</svg>|<svg xmlns.*?</svg>", page, re.DOTALL)
+    assert len(pictures) == 2
+    assert all("currentColor" in picture for picture in pictures)
+    ids = re.findall(r'\bid="([^"]+)"', "".join(pictures))
+    assert len(ids) == len({*ids})
+    assert "--series-9: " in page

@@ -86,17 +86,54 @@ def test_sparsity_chart_draws_each_mean_at_its_place() -> None:
         ("snip", 2, 70, 1),
     ]
     assert chart.rows[-1] == {"measure": "test", "dense": 96.0}
+    assert [(row["name"], row["at"]) for row in chart.rows if "at" in row] == [("snip", 70), ("irp", 85), ("dense", 96)]
     assert not chart.cut
     assert chart.choices == {"measure": ["test"]}
     low, high, _ = charts.axis_limits(means(90, 80, 70, 95, 90, 85).assign(std=1.0), "accuracy", "higher")
-    domain = math.log(1.8), math.log(100)
+    domain = math.log(1.8), math.log(22)
     expected = [
         (640 * (domain[1] - math.log(density)) / (domain[1] - domain[0]), 360 * (high - mean) / (high - low))
         for values in ((90, 80, 70), (95, 90, 85))
         for density, mean in zip((20, 10, 2), values, strict=True)
     ]
-    assert [*drawn(chart, "symbol")] == pytest.approx(np.array(expected), abs=0.01)
+    assert [*drawn(chart, "symbol")][:6] == pytest.approx(np.array(expected), abs=0.01)
+    assert [y for _, y in drawn(chart, "symbol")][6:] == pytest.approx([expected[2][1], expected[5][1]], abs=0.01)
     assert len([*drawn(chart, "rule")]) == 7  # the standard deviations and the dense network
+
+
+def test_labels_of_close_lines_are_a_line_apart_and_within_the_axis() -> None:
+    values = {name: (95.0, 94.0, 93.0 + 0.01 * k) for k, name in enumerate("abcde")}
+    chart = charts.sparsity_chart(curves(**values), pd.DataFrame({"test": [0.93]}))
+    low, high, _ = charts.axis_limits(means(95, 94, 93, 93.04).assign(std=1.0), "accuracy", "higher")
+    at = {row["name"]: row["at"] for row in chart.rows if "at" in row}
+    assert [*at] == ["a", "dense", "b", "c", "d", "e"]
+    assert (np.diff([*at.values()]) >= 14 / 360 * (high - low)).all()
+    assert low <= min(at.values()) < max(at.values()) <= high
+
+
+def test_label_of_a_point_beyond_the_axis_is_missing() -> None:
+    good = dict.fromkeys("abcdefgh", (90.0, 89.0, 88.0))
+    chart = charts.sparsity_chart(curves(**good, chance=(80.0, 50.0, 10.0)), pd.DataFrame())
+    assert chart.cut
+    assert "chance" not in [row.get("name") for row in chart.rows]
+
+
+@pytest.mark.parametrize(
+    ("sparsities", "labels"),
+    [((0.5, 0.9, 0.995), ["50%", "80%", "90%", "95%", "98%", "99%", "99.5%"]), ((0.93, 0.94, 0.96), ["93%", "96%"])],
+)
+def test_sparsity_axis_has_round_ticks_or_else_those_of_the_points(
+    sparsities: tuple[float, ...], labels: list[str]
+) -> None:
+    rows = curves(snip=(90, 80, 70)).assign(sparsity=lambda frame: np.repeat(sparsities, 2))
+    svg = charts.sparsity_chart(rows, pd.DataFrame()).svg()
+    assert {*labels} <= {*re.findall(r">([\d.]+%)<", svg)}
+
+
+def test_axis_says_the_number_of_runs() -> None:
+    rows = curves(snip=(90, 80, 70), irp=(95, 90, 85))
+    assert "(± std, n = 2)" in charts.sparsity_chart(rows, pd.DataFrame()).svg()
+    assert "(± std, n = 1 to 2)" in charts.sparsity_chart(rows[1:], pd.DataFrame()).svg()
 
 
 def test_dense_network_that_was_not_measured_has_no_line() -> None:

@@ -1,14 +1,16 @@
 """The report of a set of runs: complete, unfinished and damaged ones."""
 
 import json
+from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from autosparse.errors import UserError
 from autosparse.page import Document
-from autosparse.study import overview, summary
+from autosparse.study import overview, report, summary
 
 
 def leave(folder: Path, state: str, **details: str) -> None:
@@ -64,3 +66,49 @@ def test_live_report_without_complete_runs_has_their_states(tmp_path: Path) -> N
     page = document.write(live=True).read_text()
     assert '<p class="caption">1 killed</p>' in page
     assert '<body data-live="yes">' in page
+
+
+def pruned(seeds: int, **means: tuple[float, float]) -> pd.DataFrame:
+    """Rows of `results.load` at 90 and 98% with these accuracies, which change a little from seed to seed."""
+    rows = [
+        {"criterion": name.replace("_", "-"), "sparsity": sparsity, "seed": seed, "test": mean + (seed * shift) % 0.02}
+        for shift, (name, tests) in enumerate(means.items())
+        for (sparsity, mean), seed in product(zip((0.9, 0.98), tests, strict=True), range(seeds))
+    ]
+    cost = {"gmp-x2": 2.0, "short-irp": 2.0}
+    frame = pd.DataFrame(rows).assign(
+        metric="accuracy", better="higher", cost=lambda frame: frame["criterion"].map(cost)
+    )
+    return frame.fillna({"cost": 1.0})
+
+
+def test_verdict_names_the_best_of_each_cost_and_those_on_par() -> None:
+    verdict, how = report._verdict(
+        pruned(5, snip=(0.9, 0.8), random=(0.5, 0.1), grasp=(0.895, 0.5), gmp_x2=(0.9, 0.9), short_irp=(0.8, 0.7))
+    )
+    first, second = verdict.split("; ")
+    assert first.startswith("Best: at cost 1 **grasp** at 90% (on par with snip, p = ")
+    assert ", **snip** at 98% (p at most " in first
+    assert second.startswith("at cost 2 **gmp-x2** at 90% and 98% (p at most ")
+    assert "n = 5 seeds" in how
+    assert "6 comparisons" in how
+
+
+def test_verdict_of_one_seed_has_no_test() -> None:
+    verdict, how = report._verdict(pruned(1, snip=(0.9, 0.8), random=(0.5, 0.1)))
+    assert verdict == "Best: at cost 1 **snip** at 90% and 98%."
+    assert how.endswith("n = 1 seed, too few for a test.")
+
+
+def test_verdict_needs_two_methods_of_one_cost() -> None:
+    assert report._verdict(pruned(2, snip=(0.9, 0.8), gmp_x2=(0.5, 0.1))) == ("", "")
+
+
+def test_best_of_each_column_is_bold() -> None:
+    rows = pruned(1, snip=(0.9, 0.8), random=(0.5, 0.9)).assign(recipe="{}")
+    caption, table = report._table(rows, pd.DataFrame(), "test", ["random", "snip"])
+    assert caption.endswith("bold: the best of its column.")
+    assert table.loc["snip", ["90%", "98%"]].tolist() == ["**90.00**", "80.00"]
+    assert table.loc["random", ["90%", "98%"]].tolist() == ["50.00", "**90.00**"]
+    unknown = rows.assign(better="")
+    assert "**" not in report._table(unknown, pd.DataFrame(), "test", ["random", "snip"])[1].to_string()
