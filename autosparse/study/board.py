@@ -227,9 +227,10 @@ def _section(name: str, track: Track, rows: pd.DataFrame) -> str:
             for method in ranked[1:]:
                 pairs[method, sparsity] = paired(values[method, sparsity], values[ranked[0], sparsity], better)
     static, probed = f"{BEFORE}, cost 2", f"{PROBE}, cost 2"
-    for sparsity in track.sparsities if {static, probed} <= groups.keys() else ():
-        first, second = (values[best[title, sparsity], sparsity] for title in (probed, static))
-        pairs[_PROBE_PAYS, sparsity] = paired(first, second, better)
+    for sparsity in track.sparsities:
+        if {(static, sparsity), (probed, sparsity)} <= best.keys():
+            first, second = (values[best[title, sparsity], sparsity] for title in (probed, static))
+            pairs[_PROBE_PAYS, sparsity] = paired(first, second, better)
     p_values = corrected([pair.p for pair in pairs.values()])
     compared = {key: _Comparison(pair, p) for (key, pair), p in zip(pairs.items(), p_values, strict=True)}
     seeds = rows.groupby(["method", "sparsity"])["seed"].count()
@@ -249,7 +250,9 @@ def _section(name: str, track: Track, rows: pd.DataFrame) -> str:
         lines += [f"| method | {' | '.join(map(per_cent, track.sparsities))} |"]
         lines += [f"| --- |{' ---: |' * len(track.sparsities)}"]
         for method in members:
-            cells = [_cell(method, sparsity, best[title, sparsity], values, compared) for sparsity in track.sparsities]
+            cells = [
+                _cell(method, sparsity, best.get((title, sparsity)), values, compared) for sparsity in track.sparsities
+            ]
             lines.append(f"| {method} | {' | '.join(cells)} |")
     if headline := [_headline(s, best[probed, s], best[static, s], compared) for k, s in compared if k == _PROBE_PAYS]:
         lines += ["", "### Does a probe pay for one training?", "", *headline]
@@ -259,7 +262,7 @@ def _section(name: str, track: Track, rows: pd.DataFrame) -> str:
 def _cell(
     method: str,
     sparsity: float,
-    best: str,
+    best: str | None,
     values: Mapping[tuple[str, float], pd.Series],
     compared: Mapping[tuple[str, float], _Comparison],
 ) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,14 @@ def test_page_marks_the_best_and_what_is_on_par(tmp_path: Path) -> None:
     assert headline.startswith(
         "- 95%: ticket, the best mask after a probe, is better than synflow, twice as long: +4.00"
     )
+
+
+def test_sparsities_without_results_have_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results(tmp_path, {"ticket": 0.95, "synflow, twice as long": 0.91})
+    monkeypatch.setitem(board.TRACKS, "digits", replace(board.TRACKS["digits"], sparsities=(0.9, 0.95)))
+    lines = board.page(tmp_path, ["digits"]).splitlines()
+    assert "| ticket | – | **95.00** |" in lines
+    assert lines[-1].startswith("- 95%: ticket")
 
 
 def test_command_runs_what_is_missing_and_enters_a_criterion(
