@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from autosparse.files import replacing, write_text
 from autosparse.page.chart import COLORS, DARK, LIGHT, MARKERS, Chart, library, theme
 
-_LARGEST = 400_000  # bytes of a figure's SVG in the page; a larger figure is there as PNG
+_LARGEST = 400_000  # bytes of a figure's SVG in the page; a larger figure is a PNG
 
 
 class Document:
