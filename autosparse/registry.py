@@ -73,7 +73,8 @@ def digest_of(target: Any) -> str:
 
 def source_of(target: Any) -> Path:
     """Return the file in which an object is defined."""
-    return Path(inspect.getfile(target)).resolve()
+    kind = target if hasattr(target, "__qualname__") else type(target)  # An object is defined where its class is.
+    return Path(inspect.getfile(kind)).resolve()
 
 
 def content_of(path: Path) -> bytes:

@@ -175,6 +175,9 @@ class Resources(Where):
             asked = [spelled(name) for name in _SLURM_ONLY if name in given]
             asked += ["the cluster slurm"] * (cluster == "slurm")
             if (asked and self.dry_run) or slurm_answers():
+                for name in ("runs_at_once", "runs_per_gpu"):
+                    if name in given and max(self.runs_per_job, site.runs_per_job) == 1:
+                        raise UserError(f"{spelled(name)} is for jobs of several runs; give runs-per-job, too")
                 own = {name: getattr(self, name) for name in given}
                 return replace(site, **{**own, "cluster": "slurm"})
             if asked:
@@ -209,9 +212,11 @@ class Resources(Where):
         return self.cpus_per_task or max(1, _cores() // (at_once * self.tasks))
 
     def local_gpus(self) -> int:
-        """Return the number of GPUs of a job on this machine; raise if it has fewer."""
+        """Return the number of GPUs of a job on this machine; raise if it has fewer, or none to share."""
         count = count_gpus()
         gpus = self.gpus(min(1, count))
+        if self.runs_per_gpu and not gpus:
+            raise UserError(f"runs-per-gpu {self.runs_per_gpu}: there is no GPU to share; runs-at-once is for cores")
         if gpus > count:
             raise UserError(f"gpus-per-node {gpus}: this machine has {count}")
         return gpus

@@ -136,7 +136,10 @@ def read(path: Path) -> pd.DataFrame:
     """Return the results of a track, one row per run; none if there is no file."""
     if not path.is_file():
         return pd.DataFrame(columns=_COLUMNS)
-    rows = pd.read_csv(path)
+    try:
+        rows = pd.read_csv(path)
+    except ValueError as error:  # empty, or damaged in the middle
+        raise UserError(f"{path} is not a file of results: {error}") from error
     if missing := [name for name in _COLUMNS if name not in rows]:
         raise UserError(f"{path} is not a file of results: it has no column {missing[0]}")
     return rows

@@ -119,6 +119,20 @@ def test_runs_share_the_resources_of_their_job(given: dict, at_once: int, gpus: 
     assert (run.side_by_side(), run.gpus_per_node, run.threads(at_once)) == (at_once, gpus, threads)
 
 
+@pytest.mark.parametrize("option", ["runs_at_once", "runs_per_gpu"])
+def test_option_of_several_runs_without_them_raises(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autosparse.cluster.resources.slurm_answers", lambda: True)
+    with pytest.raises(UserError, match="is for jobs of several runs; give runs-per-job"):
+        Resources(**{option: 2}, cluster="slurm").resolve()
+    assert Resources(**{option: 2}, runs_per_job=4, cluster="slurm").resolve().cluster == "slurm"
+
+
+def test_runs_per_gpu_without_a_gpu_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(UserError, match="there is no GPU to share"):
+        Resources(cluster="local", runs_per_gpu=4).side_by_side()
+
+
 @pytest.fixture
 def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     path = tmp_path / "slurm.yaml"

@@ -116,7 +116,7 @@ def test_script_without_a_guard_runs_once(tmp_path: Path) -> None:
 
 def test_environment_of_a_run_is_that_of_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launch([Note(tmp_path, "a")], Resources(cluster="local"), tmp_path, "notes")  # The server runs from here on.
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,1")
     launch([Note(tmp_path, "b")], Resources(cluster="local", cpus_per_task=1), tmp_path, "notes")
     assert "on cpu with 3 threads" in (tmp_path / "note_b" / "logs" / "output.log").read_text()
 

@@ -100,6 +100,21 @@ def test_page_is_that_of_the_committed_results() -> None:
     assert written.endswith(board.page(ROOT / "results", list(board.TRACKS)))
 
 
+@pytest.mark.parametrize("text", ["", "method,class\na,b\n", 'a,b\n"c,d'])
+def test_damaged_results_raise(text: str, tmp_path: Path) -> None:
+    (tmp_path / "digits.csv").write_text(text)
+    with pytest.raises(UserError, match="is not a file of results"):
+        board.page(tmp_path, ["digits"])
+
+
+def test_object_of_a_users_file_is_entered(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("class Choose:\n    def choose(self, model, mask, scoring, k): ...\nchoose = Choose()\n")
+    names = [method.name for method in board.methods([f"{mine}:choose"])]
+    assert len(names) == 2
+    assert names[0].startswith("choose (")
+
+
 def test_no_results_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="autosparse board run --track lenet makes some"):
         board.page(tmp_path, ["lenet"])
