@@ -70,6 +70,15 @@ TRACKS = {
         (0.95, 0.98, 0.99),
         (200, 201, 202, 203, 204),
     ),
+    "resnet8": Track(
+        TrainingOptions(
+            task=Images(network="resnet8", source="cifar10-16", recipe_name="converged"),
+            grad_batches=20,
+        ),
+        "ResNet-8 on CIFAR-10 at 16 x 16, 16 epochs of SGD with Nesterov momentum along a cosine",
+        (0.95, 0.98, 0.99),
+        (200, 201, 202),
+    ),
     "digits": Track(DIGITS, "LeNet-300-100 on 8 x 8 digits: a trial", (0.95,), (200, 201, 202)),
 }
 _STATIC = ("random", "random-erk", "magnitude", "snip", "synflow", PRETRAINED)
