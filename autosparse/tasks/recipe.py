@@ -104,6 +104,7 @@ STRONG: dict[str, Recipe] = dict.fromkeys(("resnet18", "vgg16", "vgg19", "vgg19-
 # Twice as long changes the dense network by less than half a point: see docs/log.md.
 CONVERGED: dict[str, Recipe] = {
     "lenet-300-100": Recipe(12, "adam", 1.2e-3, weight_decay=1e-4, cosine=True),
+    "resnet8": replace(_NARROW_SHORT, epochs=16),
 }
 
 RecipeName = Literal["short", "paper", "strong", "converged"]
