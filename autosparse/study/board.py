@@ -75,6 +75,12 @@ TRACKS = {
         (0.95, 0.98, 0.99),
         (200, 201, 202),
     ),
+    "resnet20": Track(
+        TrainingOptions(task=Images(network="resnet20", source="cifar10", recipe_name="strong"), grad_batches=20),
+        "ResNet-20 on CIFAR-10, 160 epochs of SGD with Nesterov momentum",
+        (0.8, 0.9, 0.95, 0.98),
+        (200, 201, 202),
+    ),
     "digits": Track(DIGITS, "LeNet-300-100 on 8 x 8 digits: a trial", (0.95,), (200, 201, 202)),
 }
 _STATIC = ("random", "random-erk", "magnitude", "snip", "synflow", PRETRAINED)
