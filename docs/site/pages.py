@@ -23,7 +23,6 @@ SHOWN = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/*.*",
-    "docs/results/*.*",
     "docs/site/*.css",
     "slurm/README.md",
     "slurm/profiles/*.yaml",
