@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from autosparse.errors import UserError
-from autosparse.page import markdown
 from autosparse.pruning import Layout, Mask
 from autosparse.store import TripleStore
 from autosparse.study import compare
@@ -71,12 +70,6 @@ def test_interpolation_is_linear_in_log_density() -> None:
     assert compare.interpolated(masks, 0.999, "test").isna().all()
 
 
-def test_markdown_of_a_table() -> None:
-    text = markdown(compare.accuracy_table(rows(), irp()))
-    assert text.splitlines()[:2] == ["| criterion | cost | 90% | 99% |", "| --- | ---: | ---: | ---: |"]
-    assert "| snip | 1 | 91.00 ± 1.41 | 81.00 ± 1.41 |" in text
-
-
 def test_different_recipes_raise() -> None:
     other = irp().assign(recipe=json.dumps({"epochs": 3, "learning_rate": 0.2, "compile": True}))
     with pytest.raises(UserError, match=r"some have learning_rate=0\.2, compile=True; report them apart"):
@@ -86,14 +79,6 @@ def test_different_recipes_raise() -> None:
 def test_different_metrics_raise() -> None:
     with pytest.raises(UserError, match="results of different metrics, accuracy and loss"):
         compare.metric_of(rows(), irp().assign(metric="loss"))
-
-
-def test_beats_needs_two_standard_deviations() -> None:
-    a, b, c = (pd.Series([mean - 0.01, mean + 0.01]) for mean in (0.9, 0.88, 0.8))
-    assert not compare.beats(a, b, "higher")
-    assert compare.beats(a, c, "higher")
-    assert compare.beats(c, a, "lower")
-    assert not compare.beats(a, c, "lower")
 
 
 def test_recipes_have_their_differences() -> None:
