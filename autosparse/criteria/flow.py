@@ -63,22 +63,19 @@ class Call:
 
 
 def call_of(criterion: str, model: nn.Module, loss: Loss, batch: Any) -> Call:
-    """Return the call of the network for a batch: with it or its first part, or the call that another loss makes."""
-    if not isinstance(loss, CrossEntropy):
-        return _call_by_loss(criterion, unwrapped(model), loss, batch)
-    inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
-    if not isinstance(inputs, Tensor) or not inputs.ndim:
-        kind = type(inputs).__name__
-        raise UserError(
-            f"{criterion} feeds a network one tensor, a batch or its first part, or what loss= calls it with; "
-            f"this is a {kind}; {_OTHERS}"
-        )
-    return Call((inputs,), {})
+    """Return the call of the network for a batch: with it or its first part, or the first call that another loss makes.
 
-
-def _call_by_loss(criterion: str, model: nn.Module, loss: Loss, batch: Any) -> Call:
-    """Return the first call that a loss makes; the network does not run."""
-    problem = f"{criterion} cannot prune this network"
+    The network does not run.
+    """
+    if isinstance(loss, CrossEntropy):
+        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if not isinstance(inputs, Tensor) or not inputs.ndim:
+            raise UserError(
+                f"{criterion} feeds a network one tensor, a batch or its first part, or what loss= calls it with; "
+                f"this is a {type(inputs).__name__}; {_OTHERS}"
+            )
+        return Call((inputs,), {})
+    problem, model = f"{criterion} cannot prune this network", unwrapped(model)
 
     class CalledError(BaseException):
         """Ends the loss where it calls the network; holds the arguments."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Scoring
-from autosparse.criteria.failures import naming_layers, why_nothing_passes
+from autosparse.criteria.failures import naming_layers, refuse_zeros, why_nothing_passes
 from autosparse.criteria.flow import (
     Call,
     Embeddings,
@@ -93,10 +93,7 @@ def dataflow(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
     largest = {name: product.amax() for name, product in products.items()}
     most = max(largest.values())
     scores = _flat(products, mask, {name: most if unit > _LOST * most else unit for name, unit in largest.items()})
-    if mask.count == mask.layout.size and not scores.any():
-        raise UserError(
-            f"{_PROBLEM}: nothing flows through it to the outputs; {why_nothing_passes(model, mask.layout)}"
-        )
+    refuse_zeros(scores, model, mask)
     return scores
 
 
