@@ -83,7 +83,13 @@ def test_options_of_the_authors_protocol_are_part_of_a_run_and_of_its_name(tmp_p
     run, plain = (IRPRun(output=tmp_path, setting=setting) for setting in (TrainingOptions(task=task), DIGITS))
     run = replace(run, config=config)
     assert run.folder.name == "lenet-300-100-torch_digits_snip-running_n20_rewind-weights_prune-first_s0"
-    assert plain.folder.name == "lenet-300-100_digits_snip_n20_s0"
+    for options, name in (
+        ({}, "snip_n20_s0"),
+        ({"final_sparsity": 0.985}, "snip_n20-98.5_s0"),
+        ({"schedule": "linear", "final_sparsity": 0.9}, "snip_n20-linear-90_s0"),
+        ({"schedule": "constant", "rate": 0.8}, "snip_n20-constant-80_s0"),
+    ):
+        assert replace(plain, config=IRPConfig(**options)).folder.name == f"lenet-300-100_digits_{name}"
     other = {"init": "torch", "batch_norm": "running", "prune_first": True, "rewind": "weights"}
     assert other.items() <= run.identity().items()
     assert "init" not in plain.identity()
