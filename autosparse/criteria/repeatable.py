@@ -26,7 +26,7 @@ _PATIENCE = 2.0  # seconds before the bar appears
 _bar: ContextVar[tqdm | None] = ContextVar("bar", default=None)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RepeatableBatches:
     """Batches that every pass reads from the same seed: a loader that shuffles or augments gives the same again.
 
@@ -43,7 +43,7 @@ class RepeatableBatches:
     batches: Iterable[Any]
     seed: int
     _copies: list[Any] = field(default_factory=list)
-    _started: list[bool] = field(default_factory=list)
+    _started: bool = False
 
     def __iter__(self) -> Iterator[Any]:
         if self._copies:
@@ -56,7 +56,7 @@ class RepeatableBatches:
                 "the batches are needed several times; give a list or a DataLoader, not a generator: "
                 f"{_PART} is one of ten"
             )
-        self._started.append(True)
+        self._started = True
         seed, copies, room, count = stream("order of batches", self.seed), list[Any](), _MEMORY, 0
         with _seeded(_generators(self.batches), seed):
             start_generators(seed)
@@ -75,7 +75,7 @@ class RepeatableBatches:
         if count == 0 and isinstance(self.batches, Iterator):
             raise UserError("the iterator of batches is exhausted: it was read before; give a list or a DataLoader")
         if room >= 0:
-            self._copies.extend(copies)
+            self._copies = copies
 
 
 def copied(batch: Any) -> Any:
