@@ -4,7 +4,7 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -33,6 +33,11 @@ class Document:
         self._blocks: list[dict[str, Any]] = []
         self._markdown = [f"# {title}"]
         self._rows: pd.DataFrame | None = None
+        self._numbers = dict[str, int]()
+
+    def number(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the numbers of the colors and markers of series; a name has the same number in the whole page."""
+        return {name: self._numbers.setdefault(name, len(self._numbers)) for name in names}
 
     def heading(self, text: str, level: int = 2) -> None:
         """Add a heading; the title has level 1."""
