@@ -119,7 +119,7 @@ def first_call(criterion: str, model: nn.Module, scoring: Scoring, device: torch
 def call_with_ones(
     criterion: str, model: nn.Module, scoring: Scoring, device: torch.device
 ) -> tuple[Call, Embedding | None]:
-    """Return a call with inputs of ones, float64 (1, ...); for indices, a call of one sample and an embedding of ones."""
+    """Return a call with inputs of ones, float64 (1, ...); for indices, a sample's call and an embedding of ones."""
     call = first_call(criterion, model, scoring, device)
     return filled(model, call, lambda shape: torch.ones(shape, dtype=torch.float64, device=device))
 

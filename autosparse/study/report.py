@@ -13,7 +13,7 @@ from autosparse.autos import AutoS, LookupTable
 from autosparse.autos.autos import CARD
 from autosparse.autos.features import STORED
 from autosparse.cluster import status
-from autosparse.cluster.progress import say
+from autosparse.cluster.records import say
 from autosparse.config import Sanity
 from autosparse.errors import UserError
 from autosparse.files import read_json
