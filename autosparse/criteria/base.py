@@ -67,7 +67,7 @@ class Chooser(Protocol):
     """A criterion that chooses the mask itself: in rounds, or layer by layer.
 
     Examples:
-        >>> from autosparse.criteria.magnitude import magnitude
+        >>> from autosparse.criteria.data_free import magnitude
         >>> from autosparse.criteria.rounds import Rounds
         >>> autosparse.prune(model, batches, criterion=Rounds(magnitude, rounds=5), sparsity=0.9)
         Mask(192 of 1,920 weights in 2 layers)
