@@ -89,6 +89,14 @@ def prune(
     Warns:
         UserWarning: a layer keeps nothing; the network is mostly zeros already; more than a tenth of the weights in
             matrices stay dense without having been excluded.
+
+    Examples:
+        >>> mask = autosparse.prune(model, batches, sparsity=0.95)
+        >>> mask
+        Mask(96 of 1,920 weights in 2 layers)
+        >>> further = autosparse.prune(model, batches, criterion="snip", mask=mask, sparsity=0.99)
+        >>> further.count
+        19
     """
     _refuse_unnamed(unnamed)
     sparsity = float(str(sparsity)) if isinstance(sparsity, np.floating) else sparsity  # 0.9 of any precision is 0.9

@@ -147,6 +147,11 @@ def make_criterion(
         seed: seed of criteria that draw random numbers.
         batch_norm: mode of batch norm, see `gradient.scoring_mode`; other than `batch` only for criteria in `BY_LOSS`.
         rounds: number of rounds of a criterion in `LOOK_AHEAD`. Default: the criterion's own.
+
+    Examples:
+        >>> from autosparse.criteria import make_criterion
+        >>> make_criterion("synflow").rounds
+        100
     """
     check_options(name, rounds, batch_norm)
     if name not in (*CRITERIA, *LOOK_AHEAD):
