@@ -6,7 +6,7 @@ agreement of the two is the most that any function of the initial weights can re
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, get_args
 
 import numpy as np
@@ -28,7 +28,7 @@ from autosparse.page import Document
 from autosparse.pruning import Layout, Mask
 from autosparse.store import TripleStore
 from autosparse.study.parts import Part
-from autosparse.study.pretrained import NetworkKind, lookahead_kinds, probed_irp
+from autosparse.study.pretrained import lookahead_scale, probed_irp
 from autosparse.study.scale import Scale
 from autosparse.training import Callback, train
 from benchmarks.common import StudyArguments, report
@@ -40,6 +40,7 @@ _SHARES = (0.01, 0.05, 0.2, 0.5)  # Fractions of a training run that probes last
 _K = 0.2  # The fraction that the criterion that looks ahead takes.
 _LABELS: tuple[Label, ...] = ("share", "rank", "log-density")
 _ROWS = 100_000  # Number of parameters of a run that a regression learns from.
+_MORE = {"small": range(3, 11), "smoke": range(3, 5)}  # Seeds of more runs of the first network, by scale.
 _SETS: Mapping[str, tuple[str, ...]] = {
     "θ0": ("theta",),
     "θ0, g0 (the paper's)": ("theta", "grad"),
@@ -66,27 +67,28 @@ def learnable(scale: Scale) -> list[Part]:
     samples. A regression learns the survival of one run from the first steps of its dense network; it is judged
     on the other order of a seed that it has not seen. Gradient boosting stands for any learner.
     """
-    return [
-        Learnable(title=f"What can be learned: {name.replace('_', ' on ')}", scale=inner, kind=kind)
-        for inner, kinds in (lookahead_kinds(scale),)
-        for name, kind in kinds.items()
-    ]
+    inner, steps = lookahead_scale(scale)
+    more = {next(iter(steps)): _MORE.get(scale.name, ())}
+    return [Learnable(inner, name, k, more.get(name, ())) for name, k in steps.items()]
 
 
 @dataclass(frozen=True)
 class Learnable:
     """Tables of one kind of network: the ceiling, features, lengths of a probe, scaling, labels, number of runs."""
 
-    title: str
     scale: Scale
-    kind: NetworkKind
+    network: str
+    steps: int
+    """Steps of the probe of its runs."""
+    more: Sequence[int]
+    """Seeds of runs that show what more of them teach."""
 
     def jobs(self) -> list[Job]:
         return [*(run for pair in self._pairs for run in pair), *self._more]
 
     def write(self, document: Document) -> None:
         pairs = [(Seen.of(first), TripleStore.open(other.folder)) for first, other in self._pairs]
-        document.heading(self.title, 3)
+        document.heading(f"What can be learned: {self.network.replace('_', ' on ')}", 3)
         document.text(
             f"Mean ± deviation over {len(pairs)} pairs of runs. R²: the share of the variance of survival that is "
             "explained. Overlap: the share of what is kept that is kept by both, chance being the density."
@@ -123,17 +125,14 @@ class Learnable:
     @cached_property
     def _pairs(self) -> list[tuple[IRPRun, IRPRun]]:
         """One pair of runs per seed: from the same weights, in two orders of samples."""
-        name = self.kind.setting.name
-        return [
-            (probed_irp(self.scale, self.kind, s), self.scale.irp(name, "magnitude", seed=s, order_seed=s + 10))
-            for s in (0, 1, 2)
-        ]
+        irp = partial(self.scale.irp, self.network, "magnitude")
+        probed = partial(probed_irp, self.scale, self.network, self.steps)
+        return [(probed(seed), irp(seed=seed, order_seed=seed + 10)) for seed in (0, 1, 2)]
 
     @cached_property
     def _more(self) -> tuple[IRPRun, ...]:
-        """Runs of other seeds, for networks whose runs are cheap."""
-        seeds = range(3, 11 if self.scale.name == "small" else 5) if self.kind.further else ()
-        return tuple(self.scale.irp(self.kind.setting.name, "magnitude", seed=seed) for seed in seeds)
+        """Runs of IRP of the other seeds."""
+        return tuple(self.scale.irp(self.network, "magnitude", seed=seed) for seed in self.more)
 
 
 class Seen:

@@ -8,7 +8,7 @@ import tyro
 
 from autosparse import cluster
 from autosparse.cluster import Resources
-from autosparse.study import board
+from autosparse.study import board, board_page
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Run:
     """Run what the results of a track lack, add it to the results, and print the board."""
 
     track: str = "lenet"
-    """Network, data, recipe and seeds: lenet, or digits for a trial."""
+    """Network, data, recipe and seeds: lenet, resnet8, resnet20 (for a GPU), or digits for a trial."""
     criteria: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--criterion"])] = ()
     """Criteria to run, by name or as FILE.py:FUNCTION. Default: all of the board."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = ()
@@ -40,7 +40,7 @@ class Run:
             if not self.resources.dry_run:
                 board.add(path, [(method, run) for method, run in missing if run.is_complete()])
         if not self.resources.dry_run:
-            print(board.page(self.results, [self.track]))
+            print(board_page.page(self.results, [self.track]))
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,16 @@ class Show:
 
     results: Path = Path("results")
     """Folder of the results, one file per track."""
+    picture: Path | None = None
+    """Picture of all tracks at one sparsity to write, as SVG and PNG."""
+    sparsity: float = 0.98
+    """Sparsity of the picture."""
 
     def run(self) -> None:
-        print(board.page(self.results, list(board.TRACKS)), end="")
+        names = list(board.TRACKS)
+        print(board_page.page(self.results, names), end="")
+        if self.picture:
+            board_page.picture(self.results, names, self.sparsity).save(self.picture.with_suffix(""))
 
 
 @dataclass(frozen=True)

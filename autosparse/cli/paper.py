@@ -31,8 +31,8 @@ class Arguments:
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """figure1, figure3, figure4, figure5, figure6, table1, table2, table3, table4, table5, table6, table8, table9; all,
-    all of these; authors, the protocol of their code and ours; pretrained and lookahead, which fit the built-in AutoS
-    and compare them with other criteria."""
+    all of these; authors, the protocol of their code and ours; pretrained and lookahead, which make the built-in
+    criteria."""
     scale: Annotated[str | None, choices(("full", "narrow", "small", "smoke"))] = None
     """full: the paper's networks, data and recipes, for GPUs; narrow: ResNet-8, VGG-7 and LeNet-300-100, minutes on a
     GPU (not for pretrained, lookahead); small: LeNet-300-100 on MNIST and Fashion-MNIST, on two cores; smoke: a trial

@@ -40,7 +40,8 @@ class Inverted:
         if isinstance(criterion, Chooser):
             highest = select(criterion, model, mask, scoring, mask.count - k)
             return Mask(mask.layout, mask.kept & ~highest.kept)
-        return select(_negated(criterion), model, mask, scoring, k)
+        # The lowest scores may tie, such as those of a gradient of zero.
+        return select(_negated(criterion), model, mask, scoring, k, refuse_ties=False)
 
 
 def _negated(criterion: Criterion) -> Criterion:

@@ -17,6 +17,7 @@ NETWORKS = {
     "lenet-300-100": "autosparse.networks.lenet:lenet_300_100",
     "lenet-500-300": "autosparse.networks.lenet:lenet_500_300",
     "resnet8": "autosparse.networks.resnet:resnet8",
+    "resnet20": "autosparse.networks.resnet:resnet20",
     "resnet18": "autosparse.networks.resnet:resnet18",
     "vgg7": "autosparse.networks.vgg:vgg7",
     "vgg16": "autosparse.networks.vgg:vgg16",

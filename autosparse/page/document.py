@@ -4,7 +4,7 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -49,9 +49,14 @@ class Document:
         self._markdown = [f"# {title}"]
         self._rows: pd.DataFrame | None = None
         self._comparison: Comparison | None = None
+        self._numbers = dict[str, int]()
+
+    def number(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the numbers of the colors and markers of series; a name has the same number in the whole page."""
+        return {name: self._numbers.setdefault(name, len(self._numbers)) for name in names}
 
     def facts(self, *facts: str) -> None:
-        """Add short remarks in one line; no line breaks inside of one unless it must."""
+        """Add short remarks in one line, each of which is not broken into lines unless it must be."""
         self._add("facts", " · ".join(facts), facts=facts)
 
     def heading(self, text: str, level: int = 2) -> None:

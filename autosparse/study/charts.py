@@ -9,13 +9,11 @@ import numpy as np
 import pandas as pd
 
 from autosparse.metrics import factor, label
-from autosparse.page import ROWS, Chart, View, number_series, series_encodings
-from autosparse.study.compare import MEASURES, metric_of, metrics_of
+from autosparse.page import ROWS, Chart, View, series_encodings
+from autosparse.study.compare import MEASURES, metric_of, metrics_of, per_cent
 
-Codes = Mapping[str, int] | None
-"""Numbers of colors and markers by series, equal for all charts of a page; if None, in order of appearance."""
-AT_START = "at initialization"
-"""Family of the criteria that look at the initial weights alone; a chart does not join their points."""
+Codes = Mapping[str, int]
+"""Numbers of the colors and markers of criteria, equal for all charts of a page, in the order of the legend."""
 CURVES = {"test": "test", "validation": "validation", "loss": "training loss"}
 """Training curves by the key of a run's history."""
 
@@ -38,15 +36,15 @@ def spread(rows: pd.DataFrame, by: Sequence[str], measure: str = "test") -> pd.D
     return points.fillna({"std": 0.0}).rename(columns={"count": "runs"})
 
 
-def sparsity_chart(rows: pd.DataFrame, dense: pd.DataFrame, codes: Codes = None) -> Chart:
-    """Draw a metric against sparsity, with one line per series; the parameter `measure` is a key of `MEASURES`.
+def sparsity_chart(rows: pd.DataFrame, dense: pd.DataFrame, codes: Codes) -> Chart:
+    """Draw a metric against sparsity, with one line per criterion; the parameter `measure` is a key of `MEASURES`.
 
-    The parameter `labels` shows the name of each series at the right end of the axis. Rows have `series`, and
-    `iterative` for masks of IRP, whose lines are dashed. `dense` has the rows of the unpruned network, if any exist.
+    The parameter `labels` shows the name of each criterion at the right end of the axis. Rows have `iterative`, true
+    for masks of IRP, whose lines are dashed. `dense` has the rows of the unpruned network, if any exist.
     """
     metric, better = metric_of(rows)
     measures = [measure for measure in MEASURES if rows[measure].notna().any()]
-    spreads = [spread(rows, ("series", "sparsity", "iterative"), name).assign(measure=name) for name in measures]
+    spreads = [spread(rows, ("criterion", "sparsity", "iterative"), name).assign(measure=name) for name in measures]
     points = pd.concat(spreads, ignore_index=True)
     density = 100 * (1 - points["sparsity"])
     chart_rows = _rows(points.assign(density=density))
@@ -58,7 +56,7 @@ def sparsity_chart(rows: pd.DataFrame, dense: pd.DataFrame, codes: Codes = None)
     ends = 0.9 * float(density.min()), min(1.1 * float(density.max()), 100.0)
     round_numbers = [100.0 - tick for tick in _SPARSITIES if ends[0] <= 100.0 - tick <= ends[1]]
     ticks = round_numbers if len(round_numbers) > 2 else sorted({*density.round(3)}, reverse=True)
-    series, color, shape = _present(points["series"], codes)
+    series, color, shape = _present(rows["criterion"], codes)
     y, cut = _metric_axis(points, f"test {label(metric)} (± std, {_count(points)})", metric, better)
     x = (
         alt.X("density:Q")
@@ -99,13 +97,13 @@ def sparsity_chart(rows: pd.DataFrame, dense: pd.DataFrame, codes: Codes = None)
 
 
 def _labels(points: pd.DataFrame, dense: float | None, limits: tuple[float, float, bool]) -> list[dict[str, Any]]:
-    """Return rows of one measure that label the last point of each series and the dense line without overlap.
+    """Return rows of one measure that label the last point of each criterion and the dense line without overlap.
 
     `at` is the height of a label on the axis of the metric. Points beyond the axis have no label.
     """
     low, high, _ = limits
-    last = points.sort_values("sparsity").groupby("series").tail(1)
-    heights = {name: mean for name, mean in zip(last["series"], last["mean"], strict=True) if low <= mean <= high}
+    last = points.sort_values("sparsity").groupby("criterion").tail(1)
+    heights = {name: mean for name, mean in zip(last["criterion"], last["mean"], strict=True) if low <= mean <= high}
     named = [{"series": name, "name": name} for name in heights]
     if dense is not None and low <= dense <= high and "dense" not in heights:
         named, heights = [*named, {"name": "dense"}], heights | {"": dense}
@@ -126,50 +124,41 @@ def _count(points: pd.DataFrame) -> str:
     return f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
 
 
-def cost_chart(panels: Mapping[str, pd.DataFrame], codes: Codes = None) -> Chart:
-    """Draw a metric against its cost in full training runs, with one view per panel; better is higher up.
-
-    Rows have `method` and `family`. Points of a family are joined; rows with an empty family are not drawn.
-    """
-    families, color, shape = _present((name for name in pd.concat(panels.values())["family"] if name), codes)
-    joined = alt.FieldOneOfPredicate(field="series", oneOf=[name for name in families if name != AT_START])
-    tooltip = _tooltip(method="series", cost="cost", mean="mean", std="deviation", runs="runs")
-    rows: list[dict[str, Any]] = []
+def cost_chart(rows: pd.DataFrame, codes: Codes) -> Chart:
+    """Draw a metric against its cost in full training runs, with one view per sparsity; better is higher up."""
+    metric, better = metric_of(rows)
+    series, color, shape = _present(rows["criterion"], codes)
+    by = ["criterion", "sparsity"]
+    points = spread(rows, by).join(rows.groupby(by)["cost"].mean(), on=by)
+    # Criteria of the same cost are drawn next to each other.
+    points["at"] = points["cost"] * (1 + 0.02 * (points["criterion"].map([*series].index) - len(series) / 2))
     views: dict[str, View] = {}
     any_cut = False
-    for title, runs in panels.items():
-        metric, better = metric_of(runs)
-        drawn = runs[runs["family"] != ""]
-        points = spread(drawn, ("family", "method"))
-        points["cost"] = points["method"].map(drawn.groupby("method")["cost"].mean())
-        # Families of the same cost are drawn next to each other.
-        points["at"] = points["cost"] * (1 + 0.02 * (points["family"].map([*families].index) - len(families) / 2))
-        points = points.rename(columns={"family": "series"}).assign(panel=title).sort_values("at")
-        rows += _rows(points)
-        y, cut = _metric_axis(
-            points, f"test {label(metric)} (± std, {_count(points)})", metric, better, better == "lower"
-        )
+    for _, group in points.groupby("sparsity"):
+        title = f"test {label(metric)} (± std, {_count(group)})"
+        y, cut = _metric_axis(group, title, metric, better, better == "lower")
         any_cut |= cut
         x = (
             alt.X("at:Q")
-            .scale(type="log", nice=False, domain=[0.85 * points["at"].min(), 1.15 * points["at"].max()])
+            .scale(type="log", nice=False, domain=[0.85 * group["at"].min(), 1.15 * group["at"].max()])
             .axis(values=[1, 2, 3, 5, 10, 20, 50, 100], title="cost, trainings")
         )
-        lines = alt.Chart(ROWS).transform_filter(joined).mark_line(clip=True)
-        views[title] = _layered(
-            alt.FieldEqualPredicate(field="panel", equal=title),
-            lines.encode(x=x, y=y, color=color, order="at:Q"),
-            *_deviations(points, x, y, color),
-            alt.Chart(ROWS).mark_point(clip=True).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
-        )
-    return Chart(rows=rows, views=views, series=families, cut=any_cut)
+        tooltip = _tooltip(series="series", cost="cost", mean="mean", std="deviation", runs="runs")
+        marks = alt.Chart(ROWS).mark_point(clip=True).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip)
+        views |= _by_sparsity(group, *_deviations(group, x, y, color), marks)
+    return Chart(rows=_rows(points.sort_values(["sparsity", "at"])), views=views, series=series, cut=any_cut)
 
 
-def layer_chart(pruned: pd.DataFrame, codes: Codes = None) -> Chart:
+def layer_chart(pruned: pd.DataFrame, codes: Codes) -> Chart:
     """Draw the density of each layer from the input to the output, with one view per sparsity; means over seeds."""
     series, color, shape = _present(pruned["criterion"], codes)
     rows = [
-        {"series": name, "sparsity": sparsity, "layer": layer.removesuffix(".weight"), "density": _number(density)}
+        {
+            "series": name,
+            "sparsity": _number(sparsity),
+            "layer": layer.removesuffix(".weight"),
+            "density": _number(density),
+        }
         for (sparsity, name), group in pruned.groupby(["sparsity", "criterion"], sort=False)
         for layer, density in (100 * pd.DataFrame(group["layer_densities"].tolist()).mean()).items()
         if density > 0  # A logarithmic axis cannot show an empty layer; the report names it.
@@ -186,11 +175,11 @@ def layer_chart(pruned: pd.DataFrame, codes: Codes = None) -> Chart:
     return Chart(rows=rows, views=_by_sparsity(pruned, lines.mark_line(), marks), series=series)
 
 
-def check_chart(rows: pd.DataFrame, codes: Codes = None) -> Chart:
-    """Draw sanity checks, with one line of the axis per `check`, one marker per `series` and one view per sparsity."""
+def check_chart(rows: pd.DataFrame, codes: Codes) -> Chart:
+    """Draw sanity checks, with one line of the axis per `check`, one marker per criterion, one view per sparsity."""
     title = f"test {label(metric_of(rows)[0])}"
-    points = spread(rows, ("series", "sparsity", "check"))
-    series, color, shape = _present(points["series"], codes)
+    points = spread(rows, ("criterion", "sparsity", "check"))
+    series, color, shape = _present(rows["criterion"], codes)
     kinds = [*dict.fromkeys(points["check"])]
     scale = alt.Scale(zero=False, padding=12)
     x, low = (alt.X(f"{end}:Q", scale=scale).axis(title=title, tickCount=5) for end in ("mean", "low"))
@@ -207,9 +196,7 @@ def check_chart(rows: pd.DataFrame, codes: Codes = None) -> Chart:
     return Chart(rows=_rows(points), views=heights, series=series)
 
 
-def training_chart(
-    pruned: pd.DataFrame, histories: Mapping[str, Sequence[Mapping[str, Any]]], codes: Codes = None
-) -> Chart:
+def training_chart(pruned: pd.DataFrame, histories: Mapping[str, Sequence[Mapping[str, Any]]], codes: Codes) -> Chart:
     """Draw every training run as a line, with one view per sparsity; the parameter `curve` is a key of `CURVES`.
 
     `histories` has the epochs of each run by its folder.
@@ -217,7 +204,8 @@ def training_chart(
     metrics = metrics_of(pruned)
     series, color, shape = _present(pruned["criterion"], codes)
     rows = [
-        {"series": row.criterion, "sparsity": row.sparsity, "seed": row.seed, **thin(histories[row.folder], metrics)}
+        {"series": row.criterion, "sparsity": _number(row.sparsity), "seed": row.seed}
+        | thin(histories[row.folder], metrics)
         for row in pruned.itertuples()
     ]
     values = _curves(metrics, "epoch").encode(color=color)
@@ -338,10 +326,11 @@ def _deviations(points: pd.DataFrame, x: alt.X, y: alt.Y, color: alt.Color) -> l
 
 def _by_sparsity(rows: pd.DataFrame, *layers: alt.Chart) -> dict[str, View]:
     """Return one view per sparsity of the rows."""
-    return {
-        f"{100 * sparsity:g}% sparsity": _layered(alt.FieldEqualPredicate(field="sparsity", equal=sparsity), *layers)
-        for sparsity in sorted(rows["sparsity"].unique().tolist())
-    }
+    views: dict[str, View] = {}
+    for sparsity in sorted(rows["sparsity"].unique().tolist()):
+        condition = alt.FieldEqualPredicate(field="sparsity", equal=_number(sparsity))
+        views[f"{per_cent(sparsity)} sparsity"] = _layered(condition, *layers)
+    return views
 
 
 def _layered(condition: str | alt.Predicate, *layers: alt.Chart) -> alt.LayerChart:
@@ -362,15 +351,15 @@ def _tooltip(**titles: str) -> list[alt.Tooltip]:
 
 def _present(names: Iterable[str], codes: Codes) -> tuple[dict[str, int], alt.Color, alt.Shape]:
     """Return the numbers of the series that are present, and their colors and markers."""
-    series = number_series(names)
-    if codes is not None:
-        series = {name: number for name, number in codes.items() if name in series}
+    names = {*names}
+    series = {name: number for name, number in codes.items() if name in names}
     return series, *series_encodings(series)
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of a data frame for a chart."""
-    return [{key: _number(value) for key, value in row.items()} for row in frame.to_dict("records")]
+    """Return the rows of a data frame for a chart, whose series are the criteria."""
+    records = frame.rename(columns={"criterion": "series"}).to_dict("records")
+    return [{key: _number(value) for key, value in row.items()} for row in records]
 
 
 def _number(value: Any) -> Any:

@@ -122,16 +122,10 @@ def reached(irp: pd.DataFrame, sparsity: float) -> pd.DataFrame:
         return sparse
     rows = irp.groupby("folder", as_index=False).nth(0).set_index("folder", drop=False)
     rows = rows.loc[sparse["folder"].unique()].assign(
-        cost=1.0 + sparse.groupby("folder")["iteration"].min(), density=1 - sparsity
+        cost=1.0 + sparse.groupby("folder")["iteration"].min(), sparsity=sparsity, density=1 - sparsity
     )
     measures = {measure: interpolated(irp, sparsity, measure) for measure in MEASURES if measure in irp}
     return rows.assign(**measures).sort_index().reset_index(drop=True)
-
-
-def beats(a: pd.Series, b: pd.Series, better: str) -> bool:
-    """Return True if the mean of a is better by more than two standard deviations, the larger of both."""
-    difference = a.mean() - b.mean() if better == "higher" else b.mean() - a.mean()
-    return bool(difference > 2 * max(a.std(ddof=1), b.std(ddof=1)))
 
 
 def metric_of(*frames: pd.DataFrame) -> tuple[str, str]:

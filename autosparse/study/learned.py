@@ -31,16 +31,21 @@ def score_map(autos: AutoS, table: LookupTable) -> Chart:
 
     A third feature has one view per value in 1e-4, 1e-2 and 1 times its mean.
     """
+    features = autos.features
+    units = dict.fromkeys(features.columns, 1.0)
+    for name, gain, axis in zip(features.names, features.pick(features.gains), table.axes, strict=True):
+        units[name] = gain / axis.gain  # Features that are not scaled have axes in units of their own.
     line = torch.linspace(-_REACH, _REACH, _CELLS, dtype=torch.float32)
     second, first = (values.reshape(-1).to(_device()) for values in torch.meshgrid(line, line, indexing="ij"))
-    x, y, *others = autos.features.columns
+    x, y, *others = features.columns
     half = _REACH / (_CELLS - 1)
     rows: list[dict[str, Any]] = []
     views: dict[str, View] = {}
     for value in _THIRD if others else (1.0,):
         title = ", ".join(f"{name} {value:g} of its mean" for name in others) or "learned score"
         columns = (first, second, *(torch.full_like(first, value) for _ in others))
-        scores = table.score(*columns, scale=(1.0,) * len(columns)).tolist()
+        inputs = (values * unit for values, unit in zip(columns, units.values(), strict=True))
+        scores = table.score(*inputs, scale=(1.0,) * len(columns)).tolist()
         cells = zip(first.tolist(), second.tolist(), scores, strict=True)
         rows += [_row(title, x=column - half, y=row - half, value=score) for column, row, score in cells]
         views[title] = _heat_map(title, (f"{x} / rms", f"{y} / rms", _LABELS[autos.label]), (2 * half, 2 * half))

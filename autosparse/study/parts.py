@@ -20,8 +20,8 @@ from autosparse.config import Sanity
 from autosparse.criteria import Scoring
 from autosparse.criteria.grasp import grasp
 from autosparse.jobs import FitRun, IRPRun, PruneRun
-from autosparse.metrics import factor, label
-from autosparse.page import Document, number_series
+from autosparse.metrics import factor
+from autosparse.page import Document
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
 from autosparse.study import charts, compare, learned, report, results
@@ -29,10 +29,6 @@ from autosparse.study.compare import per_cent
 from autosparse.study.scale import Scale
 
 _PAPERS_MEASURE = "test_best"
-_COST = (
-    "The test metric after the last epoch against all that was trained for it, in trainings: mean and standard "
-    "deviation over seeds. Variants of one method at several costs are joined."
-)
 
 
 class Part(Protocol):
@@ -58,8 +54,6 @@ class Method:
     """The paper's accuracies in per cent, by sparsity."""
     how: Mapping[str, Any] = field(default_factory=dict)
     """Options of its runs of pruning, see `PruneConfig`."""
-    family: str = ""
-    """Methods of one family differ in their cost; figures of the cost join them and leave out methods without one."""
 
     def jobs(self) -> list[Job]:
         """Return the runs that make its criterion."""
@@ -80,8 +74,6 @@ class Comparison:
     """Rows of the table."""
     sparsities: tuple[float, ...]
     """Columns of the table."""
-    cost: bool = False
-    """Whether the table and the figure show the cost instead of the paper's numbers, curves and layers."""
     checked: tuple[str, ...] = ()
     """Labels of the rows with sanity checks, at the last sparsity but one."""
     checks: tuple[Sanity, ...] = get_args(Sanity)[1:]
@@ -94,75 +86,36 @@ class Comparison:
     def write(self, document: Document) -> None:
         rows, dense = self.rows(), results.load(*(run.folder for run in self._dense()))
         compare.one_recipe(dense, rows)
+        metric, _ = compare.metric_of(rows)
+        codes = document.number(method.label for method in self.methods)
         document.heading(self.title, 3)
-        if self.cost:
-            self._write_costs(document, rows, dense)
-        else:
-            self._write_measures(document, rows, dense)
+        unchecked = rows[rows["sanity"] == "none"]
+        measures = report.add_curves(document, unchecked, dense, self.stem, codes)
+        document.tables({m: (self._caption(m, metric, dense), self.measure_table(unchecked, m)) for m in measures})
+        if unchecked["iterative"].any():
+            document.note("Iterative: its own masks, trained from its own weights; interpolated between two of them.")
+        if self.checked:
+            report.add_checks(document, rows, self.stem, codes)
+        pruned = unchecked[~unchecked["iterative"]]
+        document.chart(charts.layer_chart(pruned, codes), f"{self.stem}_layers", report.LAYERS)
+        report.add_trainings(document, pruned, self.stem, codes)
 
     def rows(self) -> pd.DataFrame:
-        """Return one row per run: those of `results` with `method`, `family`, `at` (the sparsity) and `check`."""
+        """Return the rows of `results`, with the label of the method as `criterion`, and with `iterative`."""
         frames = []
         for method, sparsity, check, runs in self._runs():
             folders = [run.folder for run in runs or method.sources]
             frame = results.load(*folders) if runs else compare.reached(results.load_irp(*folders), sparsity)
-            frames.append(frame.assign(method=method.label, family=method.family, at=sparsity, check=check))
-        return pd.concat(frames, ignore_index=True)
-
-    def cost_table(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return the mean cost and metric of each method; **bold** beats all others of the same cost."""
-        _, better = compare.metric_of(rows)
-        table, costs = self._cells(rows), rows.groupby("method")["cost"].mean()
-        for sparsity, at in rows.groupby("at"):
-            tests = dict(iter(at.groupby("method")["test"]))
-            for name, values in tests.items():
-                others = [tests[other] for other in tests if other != name and abs(costs[other] - costs[name]) < 0.1]
-                if others and all(compare.beats(values, other, better) for other in others):
-                    table.loc[name, sparsity] = f"**{table.loc[name, sparsity]}**"
-        for name in (method.label for method in self.methods if not method.by):
-            for sparsity, cost in rows[rows["method"] == name].groupby("at")["cost"].mean().items():
-                table.loc[name, sparsity] += f" ({cost:.0f})"
-        table = table.rename(columns=per_cent)
-        table.insert(0, "cost", [f"{costs[method.label]:.1f}" if method.by else "–" for method in self.methods])
-        return table
-
-    def _write_costs(self, document: Document, rows: pd.DataFrame, dense: pd.DataFrame) -> None:
-        metric, better = compare.metric_of(rows)
-        unchecked = rows[rows["check"] == "none"]
-        if rows["family"].any():
-            panels = {f"{per_cent(s)} sparsity": unchecked[unchecked["at"] == s] for s in self.sparsities}
-            document.chart(charts.cost_chart(panels), self.stem, f"{_COST} One panel per sparsity.")
-        caption = (
-            f"Test {metric} after the last epoch, {better} is better; mean ± standard deviation over seeds "
-            f"{self._seeds()}; dense: {compare.cell(dense['test'], metric)}. Cost: trainings in all, the last one "
-            "included. Bold: better than all others of its cost by two standard deviations, the larger of both."
-        )
-        document.table(self.cost_table(unchecked), caption)
-        if self.checked:
-            document.table(self._check_table(self._checked(rows)), f"Sanity checks at {per_cent(self._checked_at)}.")
-
-    def _write_measures(self, document: Document, rows: pd.DataFrame, dense: pd.DataFrame) -> None:
-        metric, _ = compare.metric_of(rows)
-        codes = number_series(method.label for method in self.methods)
-        iterative = rows["method"].isin([method.label for method in self.methods if not method.by])
-        rows = rows.assign(series=rows["method"], sparsity=rows["at"], iterative=iterative)
-        unchecked = rows[rows["check"] == "none"]
-        measures = report.add_curves(document, unchecked, dense, self.stem, codes)
-        document.tables({m: (self._caption(m, metric, dense), self.measure_table(unchecked, m)) for m in measures})
-        if iterative.any():
-            document.note("Iterative: its own masks, trained from its own weights; interpolated between two of them.")
-        if self.checked:
-            checked = self._checked(rows)
-            document.chart(charts.check_chart(checked, codes), f"{self.stem}_checks", report.CHECKS)
-            caption = f"Sanity checks at {per_cent(self._checked_at)}: the last epoch's {label(metric)}."
-            document.table(self._check_table(checked), caption)
-        pruned = unchecked[~unchecked["iterative"]].assign(criterion=lambda frame: frame["method"])
-        document.chart(charts.layer_chart(pruned, codes), f"{self.stem}_layers", report.LAYERS)
-        report.add_trainings(document, pruned, self.stem, codes)
+            frames.append(frame.assign(criterion=method.label, sparsity=sparsity, sanity=check))
+        rows = pd.concat(frames, ignore_index=True)
+        return rows.assign(iterative=rows["criterion"].isin([method.label for method in self.methods if not method.by]))
 
     def measure_table(self, rows: pd.DataFrame, measure: str) -> pd.DataFrame:
         """Return a measure by method and sparsity, with the paper's number and the difference if it is the paper's."""
-        table, means = self._cells(rows, measure), rows.groupby(["method", "at"])[measure].mean()
+        labels = pd.Index([method.label for method in self.methods], name="method")
+        cells = compare.table(rows, "criterion", "sparsity", measure)
+        table = cells.reindex(index=labels, columns=[*self.sparsities], fill_value="–")
+        means = rows.groupby(["criterion", "sparsity"])[measure].mean()
         for method in self.methods if measure == _PAPERS_MEASURE else ():
             for sparsity, reported in method.paper.items():
                 if sparsity in self.sparsities:
@@ -172,72 +125,28 @@ class Comparison:
                     )
         return table.rename(columns=per_cent)
 
-    def _cells(self, rows: pd.DataFrame, measure: str = "test") -> pd.DataFrame:
-        """Return a measure of every method at every sparsity."""
-        labels = pd.Index([method.label for method in self.methods], name="method")
-        cells = compare.table(rows, "method", "at", measure)
-        return cells.reindex(index=labels, columns=[*self.sparsities], fill_value="–")
-
     def _caption(self, measure: str, metric: str, dense: pd.DataFrame) -> str:
         compared = measure == _PAPERS_MEASURE and any(method.paper for method in self.methods)
         paper = "; the paper's → here (the difference)" if compared else ""
         meaning = compare.MEASURES[measure].format(metric) + (", %" if factor(metric) > 1 else "")
+        seeds = ", ".join(map(str, self.scale.seeds))
         return (
-            f"{self.scale.settings[self.pair].name}, {meaning}: mean ± standard deviation over seeds {self._seeds()}"
-            f"{paper}; dense: {compare.cell(dense[measure], metric)}."
+            f"{self.scale.settings[self.pair].name}, {meaning}: mean ± standard deviation over seeds {seeds}{paper}; "
+            f"dense: {compare.cell(dense[measure], metric)}."
         )
-
-    def _checked(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows with sanity checks."""
-        rows = rows[rows["method"].isin(self.checked) & (rows["at"] == self._checked_at)]
-        return rows.assign(check=rows["check"].replace("none", report.AS_IT_IS))
-
-    def _check_table(self, checked: pd.DataFrame) -> pd.DataFrame:
-        return compare.table(checked, "method", "check")[[report.AS_IT_IS, *self.checks]]
 
     def _dense(self) -> list[PruneRun]:
         """Return the runs of the unpruned network."""
         return self.scale.prune(self.pair, "magnitude", 0.0)
 
-    @property
-    def _checked_at(self) -> float:
-        return self.sparsities[-2:][0]
-
     def _runs(self) -> Iterator[tuple[Method, float, Sanity, list[PruneRun]]]:
         """Yield one run per seed for each method, sparsity and sanity check; none for iterative pruning."""
         for method in self.methods:
             for sparsity in self.sparsities:
-                checked = method.label in self.checked and sparsity == self._checked_at
+                checked = method.label in self.checked and sparsity == self.sparsities[-2:][0]
                 for check in get_args(Sanity)[:1] + (self.checks if checked else ()):
                     runs = self.scale.prune(self.pair, method.by, sparsity, check, **method.how) if method.by else []
                     yield method, sparsity, check, runs
-
-    def _seeds(self) -> str:
-        return ", ".join(map(str, self.scale.seeds))
-
-
-@dataclass(frozen=True)
-class CostFigure:
-    """One figure of several comparisons at one sparsity."""
-
-    title: str
-    stem: str
-    """File name."""
-    tables: tuple[Comparison, ...]
-    """Panels."""
-    sparsity: float
-
-    def jobs(self) -> list[Job]:
-        return [job for table in self.tables for job in table.jobs()]
-
-    def write(self, document: Document) -> None:
-        panels = {}
-        for table in self.tables:
-            rows = table.rows()
-            selected = rows[(rows["at"] == self.sparsity) & (rows["check"] == "none")]
-            panels[table.scale.settings[table.pair].name.replace("_", " on ")] = selected
-        document.heading(self.title, 3)
-        document.chart(charts.cost_chart(panels), self.stem, _COST)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """The report of a set of runs: results by network and data, fitted criteria, and the state of every run."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pandas as pd
 
@@ -14,23 +14,20 @@ from autosparse.cluster.progress import say
 from autosparse.config import Sanity
 from autosparse.errors import UserError
 from autosparse.metrics import factor, label
-from autosparse.page import Document, number_series
+from autosparse.page import Document
 from autosparse.store import TripleStore
 from autosparse.study import charts, compare, learned, results
 from autosparse.study.compare import per_cent
 from autosparse.study.runs import add_runs
 from autosparse.study.statistics import SIGNIFICANT, Difference, corrected, paired
 
-CURVES = "The test metric against sparsity, mean ± standard deviation over n seeds; the axis cuts off distant points."
+_CURVES = "The test metric against sparsity, mean ± standard deviation over n seeds; the axis cuts off distant points."
 LAYERS = "Fraction of each layer's weights that is kept, from the input to the output, mean over seeds."
-CHECKS = "Sanity checks: the mask as it is, and after its indices within layers, or the weights, have changed."
-AS_IT_IS = "as it is"
-"""Name of a mask without a sanity check."""
-
+_CHECKS = "Sanity checks: the mask as it is, and after its indices within layers, or the weights, have changed."
 _COST = "The last epoch's test metric, mean ± standard deviation, against all that was trained; better is higher up."
 _TRAININGS = "Every training run as a line."
 _MAP = "The score that AutoS gives a parameter, by its first two features in root mean squares of its network."
-_CHECK_ORDER = [AS_IT_IS, *get_args(Sanity)[1:]]
+_CHECK_ORDER = ["as it is", *get_args(Sanity)[1:]]  # a mask without a sanity check first
 _TRUTH = (
     "Survival of parameters drawn at random, 20,000 at most: as it was, and as AutoS predicts it from theta and grad. "
     "Lines are means, bands are where 80% lie."
@@ -54,16 +51,11 @@ def overview(document: Document, folders: Sequence[Path], live: bool = False) ->
         add_runs(document, folders, pruned, irp, live)
     if not nothing:
         document.rows(pruned, irp)
-    numbers = number_series(
-        name
-        for _, _, *frames in _by_network(pruned, irp)
-        for name in _best_first(_where(frames[0], sanity="none"), frames[1])
-    )
     for network, dataset, *frames in _by_network(pruned, irp):
         for number, (recipe, difference) in enumerate(compare.recipes(*frames)):
             pruned_alike, irp_alike = (_where(frame, recipe=recipe) for frame in frames)
             stem = f"{network}_{dataset}" + (f"_{number}" if number else "")
-            _setting(document, pruned_alike, irp_alike, f"{network} on {dataset}{difference}", stem, numbers)
+            _setting(document, pruned_alike, irp_alike, f"{network} on {dataset}{difference}", stem)
     for folder in results.find(folders, "autos"):
         try:
             _autos(document, folder, [Path(run) for run in irp["folder"].unique()] if len(irp) else [])
@@ -90,22 +82,55 @@ def summary(folders: Iterable[Path]) -> str:
 
 
 def add_curves(
-    document: Document, rows: pd.DataFrame, dense: pd.DataFrame, name: str, codes: charts.Codes = None
+    document: Document, rows: pd.DataFrame, dense: pd.DataFrame, stem: str, codes: charts.Codes
 ) -> Sequence[str]:
     """Add the test metric against sparsity and the choice of a measure; return the measures that the rows have."""
     chart = charts.sparsity_chart(rows, dense, codes)
     measures = chart.choices["measure"]
     metric, _ = compare.metric_of(rows)
     document.switch(f"Test {metric}", {measure: compare.SHORT[measure] for measure in measures})
-    document.chart(chart, name, CURVES)
+    document.chart(chart, stem, _CURVES)
     return measures
 
 
-def add_trainings(document: Document, pruned: pd.DataFrame, stem: str, codes: charts.Codes = None) -> None:
+def add_trainings(document: Document, pruned: pd.DataFrame, stem: str, codes: charts.Codes) -> None:
     """Add the curves of all training runs."""
     document.switch("Training curves", charts.CURVES, name="curve")
     chart = charts.training_chart(pruned, results.histories(pruned), codes)
     document.chart(chart, f"{stem}_trainings", _TRAININGS)
+
+
+def add_checks(document: Document, rows: pd.DataFrame, stem: str, codes: charts.Codes) -> None:
+    """Add the criteria that have sanity checks, at the sparsities of these."""
+    rows = rows.assign(check=rows["sanity"].replace("none", _CHECK_ORDER[0]))
+    checked = rows.groupby(["criterion", "sparsity"])["check"].transform("nunique") > 1
+    rows = rows[checked].sort_values("check", key=lambda column: column.map(_CHECK_ORDER.index), kind="stable")
+    document.chart(charts.check_chart(rows, codes), f"{stem}_checks", _CHECKS)
+    rows["criterion"] = [f"{row.criterion} at {per_cent(row.sparsity)}" for row in rows.itertuples()]
+    metric, _ = compare.metric_of(rows)
+    document.table(compare.table(rows, "criterion", "check"), f"Test {label(metric)} after the last epoch.")
+
+
+def add_fit(document: Document, autos: AutoS, table: LookupTable, stem: str) -> None:
+    """Add the learned score and how well a fit of AutoS predicts the held-out triples of each of its runs."""
+    if len(autos.features.columns) > 1:
+        document.chart(learned.score_map(autos, table), stem, _MAP)
+    document.text(
+        "How well the predictions fit the tenth of the triples that was held out. Overlap: the fraction of the kept "
+        "parameters that survival keeps too; by chance it would be the density."
+    )
+    rows = [
+        {
+            "labels from": Path(metrics["run"]).name,
+            "held-out triples": metrics["samples"],
+            "MSE": f"{metrics['mse']:.5f}",
+            "label variance": f"{metrics['variance']:.5f}",
+            "Spearman": f"{metrics['spearman']:.3f}",
+            **{f"overlap at {100 * float(s):g}%": f"{100 * v:.1f}%" for s, v in metrics["overlap"].items()},
+        }
+        for metrics in autos.card["held_out"]
+    ]
+    document.table(pd.DataFrame(rows).set_index("labels from"))
 
 
 def _by_network(pruned: pd.DataFrame, irp: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, pd.DataFrame]]:
@@ -185,13 +210,11 @@ def _joined(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _setting(
-    document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, title: str, stem: str, numbers: Mapping[str, int]
-) -> None:
+def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, title: str, stem: str) -> None:
     """Add the results of one recipe for one network on one data set; those by metric follow the switch `metric`."""
     document.heading(title)
     unchecked = _where(pruned, sanity="none")
-    codes = {name: numbers[name] for name in _best_first(unchecked, irp)}
+    codes = document.number(_best_first(unchecked, irp))
     for block, text in zip((document.lead, document.note), _verdict(unchecked) if len(unchecked) else (), strict=False):
         block(text)
     metrics = compare.metrics_of(pruned, irp)
@@ -206,28 +229,33 @@ def _setting(
 
     add(_results, unchecked, irp)
     if len(unchecked):
-        _pruned(document, unchecked, irp, stem, codes)
+        document.heading("What it costs", 3)
+        add(_costs, unchecked, irp)
+        _layers(document, unchecked, stem, codes)
+        document.heading("How the training went", 3)
+        add_trainings(document, unchecked, stem, codes)
     if len(unchecked) < len(pruned):
         document.heading("Sanity checks", 3)
-        add(_sanity, pruned)
+        names = [row.criterion.removesuffix(f", {row.sanity}") for row in pruned.itertuples()]
+        add(add_checks, pruned.assign(criterion=names))
 
 
 def _best_first(pruned: pd.DataFrame, irp: pd.DataFrame) -> list[str]:
     """Return the series: iterative pruning first, then by the first metric after the last epoch, the best first."""
     _, better = compare.metric_of(pruned, irp)
-    means = charts.spread(_series(pruned, irp), ("series", "sparsity")).groupby("series")["mean"].mean()
+    means = charts.spread(_series(pruned, irp), ("criterion", "sparsity")).groupby("criterion")["mean"].mean()
     best_first = means.sort_values(ascending=better == "lower").index
     return sorted(best_first, key=lambda name: not name.endswith(compare.ITERATIVE))
 
 
 def _series(pruned: pd.DataFrame, irp: pd.DataFrame) -> pd.DataFrame:
-    """Return all rows with `series` and `iterative`; the sparsity of a mask of IRP is the mean over runs."""
+    """Return all rows with `iterative`; the sparsity of a mask of IRP is the mean over runs."""
     frames = []
     if len(irp):
         sparsity = irp.groupby("iteration")["sparsity"].transform("mean")
-        frames.append(irp.assign(series=irp["criterion"] + compare.ITERATIVE, iterative=True, sparsity=sparsity))
+        frames.append(irp.assign(criterion=irp["criterion"] + compare.ITERATIVE, iterative=True, sparsity=sparsity))
     if len(pruned):
-        frames.append(pruned.assign(series=pruned["criterion"], iterative=False))
+        frames.append(pruned.assign(iterative=False))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -244,36 +272,22 @@ def _results(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: 
         document.table(compare.table(rows, "sparsity", "criterion"), caption)
 
 
-def _pruned(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: str, codes: dict[str, int]) -> None:
-    """Add the cost, the densities of layers and the training curves."""
+def _costs(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: str, codes: dict[str, int]) -> None:
+    """Add a metric against the cost."""
+    masks = pd.concat([compare.reached(irp, sparsity) for sparsity in pruned["sparsity"].unique()])
+    if len(masks):
+        masks["criterion"] += compare.ITERATIVE
+    document.chart(charts.cost_chart(pd.concat([masks, pruned]), codes), f"{stem}_cost", _COST)
+
+
+def _layers(document: Document, pruned: pd.DataFrame, stem: str, codes: dict[str, int]) -> None:
+    """Add the densities of layers, and the names of the methods that leave a layer empty."""
+    document.heading("What is kept of each layer", 3)
     empty = pruned[pruned["empty_layers"].map(len) > 0]
     if len(empty):
         collapsed = sorted({f"{row.criterion} at {per_cent(row.sparsity)}" for row in empty.itertuples()})
         document.note(f"Layers without any kept weight: {', '.join(collapsed)}.")
-    panels = {}
-    for sparsity in sorted(pruned["sparsity"].unique()):
-        masks = compare.reached(irp, sparsity)
-        iterative = [masks.assign(criterion=masks["criterion"] + compare.ITERATIVE)] if len(masks) else []
-        rows = pd.concat([*iterative, pruned[pruned["sparsity"] == sparsity]])
-        panels[f"{per_cent(sparsity)} sparsity"] = rows.assign(method=rows["criterion"], family=rows["criterion"])
-    document.heading("What it costs", 3)
-    document.chart(charts.cost_chart(panels, codes), f"{stem}_cost", _COST)
-    document.heading("What is kept of each layer", 3)
     document.chart(charts.layer_chart(pruned, codes), f"{stem}_layers", LAYERS)
-    document.heading("How the training went", 3)
-    add_trainings(document, pruned, stem, codes)
-
-
-def _sanity(document: Document, pruned: pd.DataFrame, stem: str, codes: dict[str, int]) -> None:
-    """Add the criteria that have sanity checks, at the sparsities of these."""
-    metric, _ = compare.metric_of(pruned)
-    names = [row.criterion.removesuffix(f", {row.sanity}") for row in pruned.itertuples()]
-    rows = pruned.assign(series=names, check=pruned["sanity"].replace("none", AS_IT_IS))
-    checked = rows.groupby(["series", "sparsity"])["check"].transform("nunique") > 1
-    rows = rows[checked].sort_values("check", key=lambda column: column.map(_CHECK_ORDER.index), kind="stable")
-    document.chart(charts.check_chart(rows, codes), f"{stem}_checks", CHECKS)
-    rows["criterion"] = [f"{row.series} at {per_cent(row.sparsity)}" for row in rows.itertuples()]
-    document.table(compare.table(rows, "criterion", "check"), f"Test {label(metric)} after the last epoch.")
 
 
 def _table(
@@ -299,33 +313,11 @@ def _table(
     return caption, table.loc[sorted(table.index, key=[*names].index)]
 
 
-def fit_table(card: dict[str, Any]) -> pd.DataFrame:
-    """Return how well a fit of AutoS predicts the held-out triples of each of its runs."""
-    rows = [
-        {
-            "labels from": Path(metrics["run"]).name,
-            "held-out triples": metrics["samples"],
-            "MSE": f"{metrics['mse']:.5f}",
-            "label variance": f"{metrics['variance']:.5f}",
-            "Spearman": f"{metrics['spearman']:.3f}",
-            **{f"overlap at {100 * float(s):g}%": f"{100 * v:.1f}%" for s, v in metrics["overlap"].items()},
-        }
-        for metrics in card["held_out"]
-    ]
-    return pd.DataFrame(rows).set_index("labels from")
-
-
 def _autos(document: Document, folder: Path, irp_runs: Sequence[Path]) -> None:
     """Add the learned map, the table of the fit, and survival and its prediction."""
     autos = AutoS.load(folder)
     document.heading(f"AutoS: {folder.name}")
-    if len(autos.features.columns) > 1:
-        document.chart(learned.score_map(autos, LookupTable.load(folder)), f"autos_{folder.name}_map", _MAP)
-    document.text(
-        "How well the predictions fit the tenth of the triples that was held out. Overlap: the fraction of the kept "
-        "parameters that survival keeps too; by chance it would be the density."
-    )
-    document.table(fit_table(autos.card))
+    add_fit(document, autos, LookupTable.load(folder), f"autos_{folder.name}_map")
     if autos.features.columns != STORED:
         return
     fitted_to = {run["fingerprint"] for run in autos.card["runs"]}

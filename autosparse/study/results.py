@@ -17,9 +17,10 @@ from autosparse.store import TripleStore
 from autosparse.store.schema import MARKER
 from autosparse.store.sidecars import HISTORY, read_history
 
-# Options in the configuration of a run that belong to neither its task nor its training.
-_VARIED = {field.name for kind in (IRPConfig, PruneConfig) for field in fields(kind)}
-_VARIED |= {"kind", "options", "autos", "criterion_code", "grad_batches"}
+# Options in the configuration of a run that belong to neither its task nor its training, and their defaults, which runs
+# of an earlier version lack.
+_VARIED = {field.name: field.default for kind in (IRPConfig, PruneConfig) for field in fields(kind)}
+_VARIED |= dict.fromkeys(("kind", "options", "autos", "criterion_code", "grad_batches"))
 # Those of them that have a column or decide nothing.
 _TOLD = {"kind", "options", "criterion", "sparsity", "sanity", "seed", "order_seed"}
 _RESULT = {"prune": "result.json", "autos": CARD, "irp": f"triples.zarr/{MARKER}", "report": "index.html"}
@@ -130,7 +131,7 @@ def _protocol(config: dict[str, Any]) -> str:
 
 def _settings(config: dict[str, Any]) -> str:
     """Return the options that neither the table nor the row names as JSON."""
-    return json.dumps({key: value for key, value in config.items() if key in _VARIED - _TOLD}, sort_keys=True)
+    return json.dumps({key: config.get(key, default) for key, default in _VARIED.items() if key not in _TOLD})
 
 
 def _distinct(frame: pd.DataFrame, damaged: list[str] | None) -> pd.DataFrame:

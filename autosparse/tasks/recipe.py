@@ -92,6 +92,7 @@ SHORT: dict[str, Recipe] = {
     "lenet-500-300": Recipe(30, "adam", 1.2e-3),
     "resnet8": _NARROW_SHORT,
     "vgg7": _NARROW_SHORT,
+    "resnet20": _CIFAR_SHORT,
     "resnet18": _CIFAR_SHORT,
     "vgg16": _CIFAR_SHORT,
     "vgg19": _CIFAR_SHORT,
@@ -99,11 +100,12 @@ SHORT: dict[str, Recipe] = {
 }
 OWN = Recipe(30, "adam", 1.2e-3)  # for a user's network
 # With the usual learning rate of these networks; the paper's dense ResNet-18 is weak.
-STRONG: dict[str, Recipe] = dict.fromkeys(("resnet18", "vgg16", "vgg19", "vgg19-4096"), _CIFAR_STRONG)
+STRONG: dict[str, Recipe] = dict.fromkeys(("resnet20", "resnet18", "vgg16", "vgg19", "vgg19-4096"), _CIFAR_STRONG)
 
 # Twice as long changes the dense network by less than half a point: see docs/log.md.
 CONVERGED: dict[str, Recipe] = {
     "lenet-300-100": Recipe(12, "adam", 1.2e-3, weight_decay=1e-4, cosine=True),
+    "resnet8": replace(_NARROW_SHORT, epochs=16),
 }
 
 RecipeName = Literal["short", "paper", "strong", "converged"]

@@ -31,6 +31,8 @@ class Text(Config, Task):
 
     text: Path | None = field(default=None, metadata=NO_IDENTITY)
     """Path of a file. Default: the first MiB of the source of Python's standard library."""
+    size: Annotated[int | None, Bounds(1)] = field(default=None, metadata=NO_IDENTITY)
+    """Number of bytes to use, from the start of the text. Default: all."""
     layers: Annotated[int, Bounds(1)] = 4
     """Number of blocks, each of attention and two linear layers."""
     heads: Annotated[int, Bounds(1)] = 4
@@ -49,10 +51,8 @@ class Text(Config, Task):
     def check(self) -> None:
         if self.width % self.heads:
             raise UserError(f"the width must be a multiple of the heads, got {self.width} and {self.heads}")
-        if not self.absent() and len(_read(self.text)) < 40 * self.context:
-            raise UserError(
-                f"the text has {len(_read(self.text)):,} bytes; at least 40 samples of the context are needed"
-            )
+        if not self.absent() and len(text := self._read()) < 40 * self.context:
+            raise UserError(f"the text has {len(text):,} bytes; at least 40 samples of the context are needed")
 
     def model(self) -> "nn.Module":
         from autosparse.networks.gpt import GPT
@@ -64,7 +64,7 @@ class Text(Config, Task):
         import torch
         from torch.utils.data import TensorDataset
 
-        text = _read(self.text)
+        text = self._read()
         start, end = (round(fraction * len(text)) for fraction in _PARTS[split])
         part = torch.frombuffer(bytearray(text[start:end]), dtype=torch.uint8).long()
         n = (len(part) - 1) // self.context
@@ -101,7 +101,10 @@ class Text(Config, Task):
         return None if self.text is None or self.text.is_file() else f"the file {self.text} of --text does not exist"
 
     def digest(self) -> str:
-        return f"{zlib.crc32(_read(self.text)):08x}"
+        return f"{zlib.crc32(self._read()):08x}"
+
+    def _read(self) -> bytes:
+        return _read(self.text)[: self.size]
 
 
 @functools.lru_cache(maxsize=2)

@@ -32,6 +32,15 @@ def test_inverted_criterion_keeps_the_lowest_scores(model: nn.Module) -> None:
     assert scores[lowest.kept].max() <= scores[~lowest.kept].min()
 
 
+def test_inverted_scores_that_tie_at_zero_are_drawn(model: nn.Module) -> None:
+    full = Mask.full(Layout.of(model))
+    k = full.layout.size // 10
+    scores = torch.arange(full.layout.size, dtype=torch.float32).sub(2 * k).clamp(min=0)
+    lowest = select(Inverted(lambda model, mask, scoring: scores), model, full, Scoring(), k)
+    assert lowest.count == k
+    assert not scores[lowest.kept].any()
+
+
 def test_inverted_rounds_keep_what_one_inverted_shot_keeps(model: nn.Module) -> None:
     full = Mask.full(Layout.of(model))
     k = full.layout.size // 10

@@ -60,7 +60,7 @@ def report(irp_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     document.heading("Drawn by hand")
     points = pd.DataFrame(
         [
-            {"series": name, "sparsity": sparsity, "test": test, "test_best": test + 0.03}
+            {"criterion": name, "sparsity": sparsity, "test": test, "test_best": test + 0.03}
             for name, means in HAND.items()
             for sparsity, mean in zip((0.8, 0.9, 0.98), means, strict=True)
             for test in (mean / 100 - 0.01, mean / 100 + 0.01)
@@ -69,7 +69,7 @@ def report(irp_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     document.switch("Metric", {"iou": "iou", "dice": "dice"}, "metric")
     document.choice({name: partial(document.text, f"The {name}.") for name in ("iou", "dice")}, "metric")
     document.switch("Test", {"test": "last", "test_best": "best"})
-    document.chart(charts.sparsity_chart(points, pd.DataFrame()), "hand", "By hand.")
+    document.chart(charts.sparsity_chart(points, pd.DataFrame(), document.number(HAND)), "hand", "By hand.")
     values = np.random.default_rng(0).normal(size=2000)
     document.chart(learned.initialization_chart({"theta": values}, np.abs(values) / 4), "beside", "Beside.")
     document.table(TABLE, "To be copied.")

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from autosparse.errors import UserError
-from autosparse.study import board
+from autosparse.study import board, board_page
 from autosparse.study.statistics import corrected, paired
 from tests.conftest import ROOT
 
@@ -41,13 +41,18 @@ def test_one_seed_has_a_difference_and_no_p() -> None:
 
 def results(folder: Path, means: dict[str, float]) -> None:
     """Write results of three seeds at 95%, with the same small noise for every method but the last."""
-    classes = {method.name: method.kind for method in board.METHODS}
+    classes = {method.name: method.kind or None for method in (*board.METHODS, *board.DENSE)}
     rows = []
     for (k, (name, mean)), seed in itertools.product(enumerate(means.items()), (200, 201, 202)):
         noise = (seed - 201) * (0.001 if k % 2 else 0.0013)
         cost = 1 if " " not in name and classes[name] == board.BEFORE else 2
         row = {"method": name, "class": classes[name], "criterion": name, "options": "{}", "seed": seed, "cost": cost}
-        row |= {"sparsity": 0.95, "metric": "accuracy", "better": "higher", "test": mean + noise}
+        row |= {
+            "sparsity": 0.0 if name == "dense" else 0.95,
+            "metric": "accuracy",
+            "better": "higher",
+            "test": mean + noise,
+        }
         rows.append(row | dict.fromkeys(("epochs", "seconds", "commit", "date", "hardware"), 0))
     folder.mkdir(exist_ok=True)
     pd.DataFrame(rows).to_csv(folder / "digits.csv", index=False)
@@ -56,22 +61,33 @@ def results(folder: Path, means: dict[str, float]) -> None:
 def test_page_marks_the_best_and_what_is_on_par(tmp_path: Path) -> None:
     means = {"snip": 0.8, "synflow": 0.9, "magnitude": 0.9002, "ticket": 0.95, "synflow, twice as long": 0.91}
     results(tmp_path, means)
-    lines = board.page(tmp_path, ["digits"]).splitlines()
+    lines = board_page.page(tmp_path, ["digits"]).splitlines()
     assert "| magnitude | **90.02** |" in lines
     assert any(line.startswith("| synflow | 90.00 (= -0.02 [") for line in lines)
     assert any(line.startswith("| snip | 80.00 (-10.02 [") for line in lines)
-    headline = lines[-1]
-    assert headline.startswith(
-        "- 95%: ticket, the best mask after a probe, is better than synflow, twice as long: +4.00"
-    )
+    once, many = lines[-2:]
+    assert once.startswith("- 95%, one training of the mask: ticket is better than synflow, twice as long: +4.00")
+    assert many.startswith("- 95%, many trainings of the mask: ticket is better than magnitude: +4.98")
 
 
 def test_sparsities_without_results_have_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results(tmp_path, {"ticket": 0.95, "synflow, twice as long": 0.91})
     monkeypatch.setitem(board.TRACKS, "digits", replace(board.TRACKS["digits"], sparsities=(0.9, 0.95)))
-    lines = board.page(tmp_path, ["digits"]).splitlines()
+    lines = board_page.page(tmp_path, ["digits"]).splitlines()
     assert "| ticket | – | **95.00** |" in lines
-    assert lines[-1].startswith("- 95%: ticket")
+    assert lines[-1].startswith("- 95%, one training of the mask: ticket")
+
+
+def test_picture_has_means_and_intervals_of_every_method(tmp_path: Path) -> None:
+    results(tmp_path, {"snip": 0.8, "synflow": 0.9, "ticket": 0.95, "dense": 0.97})
+    chart = board_page.picture(tmp_path, ["digits"], 0.95)
+    points = {row["method"]: row for row in chart.rows if "method" in row}
+    assert [*points] == ["synflow  90.00", "snip  80.00", "ticket  95.00"]
+    half = stats.t.ppf(0.975, 2) * np.std([-0.1, 0.0, 0.1], ddof=1) / 3**0.5
+    assert points["synflow  90.00"]["high"] == pytest.approx(90 + half)
+    assert [row["dense"] for row in chart.rows if "dense" in row] == [pytest.approx(97)]
+    with pytest.raises(UserError, match="no results at a sparsity of 90%"):
+        board_page.picture(tmp_path, ["digits"], 0.9)
 
 
 def test_command_runs_what_is_missing_and_enters_a_criterion(
@@ -97,14 +113,17 @@ def test_command_runs_what_is_missing_and_enters_a_criterion(
 
 def test_page_is_that_of_the_committed_results() -> None:
     written = (ROOT / "docs" / "board.md").read_text()
-    assert written.endswith(board.page(ROOT / "results", list(board.TRACKS)))
+    assert written.endswith(board_page.page(ROOT / "results", list(board.TRACKS)))
+    drawn = board_page.picture(ROOT / "results", list(board.TRACKS), 0.98)
+    svg = (ROOT / "docs" / "board.svg").read_text()
+    assert all(row["method"] in svg for row in drawn.rows if "method" in row)
 
 
 @pytest.mark.parametrize("text", ["", "method,class\na,b\n", 'a,b\n"c,d'])
 def test_damaged_results_raise(text: str, tmp_path: Path) -> None:
     (tmp_path / "digits.csv").write_text(text)
     with pytest.raises(UserError, match="is not a file of results"):
-        board.page(tmp_path, ["digits"])
+        board_page.page(tmp_path, ["digits"])
 
 
 def test_object_of_a_users_file_is_entered(tmp_path: Path) -> None:
@@ -117,4 +136,4 @@ def test_object_of_a_users_file_is_entered(tmp_path: Path) -> None:
 
 def test_no_results_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="autosparse board run --track lenet makes some"):
-        board.page(tmp_path, ["lenet"])
+        board_page.page(tmp_path, ["lenet"])

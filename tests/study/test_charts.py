@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
-from autosparse.page import Chart
+from autosparse.autos import AutoS, Features, LookupTable
+from autosparse.autos.lookup_table import Axis
+from autosparse.page import Chart, number_series
 from autosparse.study import charts, learned
 
 
@@ -21,12 +25,12 @@ def means(*values: float) -> pd.DataFrame:
 def curves(**series: tuple[float, ...]) -> pd.DataFrame:
     """Two runs of each series at 80, 90 and 98%, with these accuracies in per cent as means and 1 as deviation."""
     rows = [
-        {"series": name, "sparsity": sparsity, "test": (mean + sign * math.sqrt(0.5)) / 100}
+        {"criterion": name, "sparsity": sparsity, "test": (mean + sign * math.sqrt(0.5)) / 100}
         for name, values in series.items()
         for sparsity, mean in zip((0.8, 0.9, 0.98), values, strict=True)
         for sign in (-1, 1)
     ]
-    iterative = [row["series"] == "irp" for row in rows]
+    iterative = [row["criterion"] == "irp" for row in rows]
     others = {"test_best": None, "test_best_validation": None, "metric": "accuracy", "better": "higher"}
     return pd.DataFrame(rows).assign(iterative=iterative, **others)
 
@@ -35,6 +39,10 @@ def results(**columns: Any) -> pd.DataFrame:
     """Rows of `results.load` of two seeds, as far as charts read them."""
     defaults = {"criterion": "snip", "sparsity": 0.9, "metric": "accuracy", "better": "higher", "cost": 1.0}
     return pd.DataFrame({"seed": [0, 1], "folder": ["a", "b"], **defaults, **columns})
+
+
+def sparsity_chart(rows: pd.DataFrame, dense: pd.DataFrame) -> Chart:
+    return charts.sparsity_chart(rows, dense, number_series(rows["criterion"]))
 
 
 def drawn(chart: Chart, mark: str) -> Iterator[tuple[float, float]]:
@@ -79,7 +87,7 @@ def test_spread_has_mean_and_deviation_in_per_cent() -> None:
 
 def test_sparsity_chart_draws_each_mean_at_its_place() -> None:
     dense = pd.DataFrame({"test": [0.95, 0.97]})
-    chart = charts.sparsity_chart(curves(snip=(90, 80, 70), irp=(95, 90, 85)), dense)
+    chart = sparsity_chart(curves(snip=(90, 80, 70), irp=(95, 90, 85)), dense)
     assert [(row["series"], row["density"], row["mean"], row["std"]) for row in chart.rows[:3]] == [
         ("snip", 20, 90, 1),
         ("snip", 10, 80, 1),
@@ -103,7 +111,7 @@ def test_sparsity_chart_draws_each_mean_at_its_place() -> None:
 
 def test_labels_of_close_lines_are_a_line_apart_and_within_the_axis() -> None:
     values = {name: (95.0, 94.0, 93.0 + 0.01 * k) for k, name in enumerate("abcde")}
-    chart = charts.sparsity_chart(curves(**values), pd.DataFrame({"test": [0.93]}))
+    chart = sparsity_chart(curves(**values), pd.DataFrame({"test": [0.93]}))
     low, high, _ = charts.axis_limits(means(95, 94, 93, 93.04).assign(std=1.0), "accuracy", "higher")
     at = {row["name"]: row["at"] for row in chart.rows if "at" in row}
     assert [*at] == ["a", "dense", "b", "c", "d", "e"]
@@ -113,7 +121,7 @@ def test_labels_of_close_lines_are_a_line_apart_and_within_the_axis() -> None:
 
 def test_label_of_a_point_beyond_the_axis_is_missing() -> None:
     good = dict.fromkeys("abcdefgh", (90.0, 89.0, 88.0))
-    chart = charts.sparsity_chart(curves(**good, chance=(80.0, 50.0, 10.0)), pd.DataFrame())
+    chart = sparsity_chart(curves(**good, chance=(80.0, 50.0, 10.0)), pd.DataFrame())
     assert chart.cut
     assert "chance" not in [row.get("name") for row in chart.rows]
 
@@ -126,18 +134,18 @@ def test_sparsity_axis_has_round_ticks_or_else_those_of_the_points(
     sparsities: tuple[float, ...], labels: list[str]
 ) -> None:
     rows = curves(snip=(90, 80, 70)).assign(sparsity=lambda frame: np.repeat(sparsities, 2))
-    svg = charts.sparsity_chart(rows, pd.DataFrame()).svg()
+    svg = sparsity_chart(rows, pd.DataFrame()).svg()
     assert {*labels} <= {*re.findall(r">([\d.]+%)<", svg)}
 
 
 def test_axis_says_the_number_of_runs() -> None:
     rows = curves(snip=(90, 80, 70), irp=(95, 90, 85))
-    assert "(± std, n = 2)" in charts.sparsity_chart(rows, pd.DataFrame()).svg()
-    assert "(± std, n = 1 to 2)" in charts.sparsity_chart(rows[1:], pd.DataFrame()).svg()
+    assert "(± std, n = 2)" in sparsity_chart(rows, pd.DataFrame()).svg()
+    assert "(± std, n = 1 to 2)" in sparsity_chart(rows[1:], pd.DataFrame()).svg()
 
 
 def test_dense_network_that_was_not_measured_has_no_line() -> None:
-    chart = charts.sparsity_chart(curves(snip=(90, 80, 70)), pd.DataFrame({"test": [None]}))
+    chart = sparsity_chart(curves(snip=(90, 80, 70)), pd.DataFrame({"test": [None]}))
     assert chart.rows[-1] == {"measure": "test", "dense": None}
     assert ">dense<" not in chart.svg()
 
@@ -148,36 +156,35 @@ def test_series_keeps_its_color_where_others_are_missing() -> None:
 
 
 @pytest.mark.parametrize(("metric", "better", "times"), [("accuracy", "higher", 100), ("loss", "lower", 1)])
-def test_cost_chart_has_one_point_per_method(metric: str, better: str, times: int) -> None:
-    values = {"short": (2.0, 0.80, 0.82), "ahead": (2.0, 0.90, 0.92), "far": (3.0, 0.95, 0.95), "apart": (2.0, 0, 0)}
-    rows = [
-        results(method=name, family={"far": "ahead", "apart": ""}.get(name, name), cost=cost, test=tests)
-        for name, (cost, *tests) in values.items()
+def test_cost_chart_has_one_point_per_criterion_and_sparsity(metric: str, better: str, times: int) -> None:
+    values = {"short": (2.0, 0.80, 0.82), "ahead": (2.0, 0.90, 0.92), "far": (3.0, 0.95, 0.95)}
+    rows = [results(criterion=name, cost=cost, test=tests) for name, (cost, *tests) in values.items()]
+    rows.append(results(criterion="short", sparsity=0.98, cost=4.0, test=[0.7, 0.7]))
+    chart = charts.cost_chart(pd.concat(rows).assign(metric=metric, better=better), number_series(values))
+    assert [*chart.views] == ["90% sparsity", "98% sparsity"]
+    assert [(row["series"], row["sparsity"], row["cost"], row["runs"]) for row in chart.rows] == [
+        ("short", 0.9, 2.0, 2),
+        ("ahead", 0.9, 2.0, 2),
+        ("far", 0.9, 3.0, 2),
+        ("short", 0.98, 4.0, 2),
     ]
-    chart = charts.cost_chart({"": pd.concat(rows).assign(metric=metric, better=better)})
-    assert [*chart.series] == ["short", "ahead"]
-    assert [(row["series"], row["cost"], row["runs"]) for row in chart.rows] == [
-        ("short", 2.0, 2),
-        ("ahead", 2.0, 2),
-        ("ahead", 3.0, 2),
-    ]
-    assert [row["mean"] for row in chart.rows] == pytest.approx([times * mean for mean in (0.81, 0.91, 0.95)])
-    (x_short, y_short), (x_ahead, y_ahead), _ = drawn(chart, "symbol")
-    assert x_short < x_ahead  # next to each other
+    assert [row["mean"] for row in chart.rows] == pytest.approx([times * mean for mean in (0.81, 0.91, 0.95, 0.7)])
+    (x_short, y_short), (x_ahead, y_ahead), (x_far, _), *_ = drawn(chart, "symbol")
+    assert x_short < x_ahead < x_far  # criteria of one cost are next to each other
     assert (y_ahead < y_short) == (better == "higher")  # better is higher up
 
 
 def test_layer_chart_has_mean_densities_without_empty_layers() -> None:
     densities = [{"fc1.weight": 0.1, "fc2.weight": 0.0}, {"fc1.weight": 0.3, "fc2.weight": 0.0}]
-    chart = charts.layer_chart(results(layer_densities=densities))
+    chart = charts.layer_chart(results(layer_densities=densities), {"snip": 0})
     assert chart.rows == [{"series": "snip", "sparsity": 0.9, "layer": "fc1", "density": 20.0}]
     assert [*chart.views] == ["90% sparsity"]
 
 
 def test_check_chart_draws_each_check_from_left_to_right() -> None:
     checks = {"as it is": 0.9, "shuffled": 0.8, "inverted": 0.5}
-    rows = pd.concat([results(series="snip", check=check, test=test) for check, test in checks.items()])
-    chart = charts.check_chart(rows)
+    rows = pd.concat([results(check=check, test=test) for check, test in checks.items()])
+    chart = charts.check_chart(rows, {"snip": 0})
     assert {row["check"]: row["mean"] for row in chart.rows} == {"as it is": 90, "shuffled": 80, "inverted": 50}
     x, y = zip(*drawn(chart, "symbol"), strict=True)
     assert list(y) == sorted(y)
@@ -186,7 +193,7 @@ def test_check_chart_draws_each_check_from_left_to_right() -> None:
 
 def test_training_chart_has_the_epochs_of_every_run() -> None:
     history = [{"epoch": epoch, "loss": 1 / epoch, "test": epoch / 10} for epoch in (1, 2, 3)]
-    chart = charts.training_chart(results(), {"a": history, "b": history[:2]})
+    chart = charts.training_chart(results(), {"a": history, "b": history[:2]}, {"snip": 0})
     first, second = chart.rows
     assert (first["epoch"], first["test"], first["loss"]) == ([1, 2, 3], [10, 20, 30], [1, 0.5, 0.333333])
     assert (first["validation"], second["seed"], second["test"]) == ([None] * 3, 1, [10, 20])
@@ -208,3 +215,16 @@ def test_profile_has_mean_and_quantiles_of_each_bin() -> None:
     for row in chart.rows:
         assert row["mean"] == pytest.approx(2 * row["x"], abs=0.03)
         assert row["low"] < row["mean"] < row["high"]
+
+
+@pytest.mark.parametrize("transform", ["scaled", "raw"])
+def test_learned_score_is_drawn_in_root_mean_squares(transform: str) -> None:
+    features = Features(transform)
+    units = (1.0, 1.0) if transform == "scaled" else (0.5, 0.01)
+    even = torch.linspace(0.0, 1.0, 3)
+    axes = [Axis(gain / unit, -8.0, 8.0, even) for gain, unit in zip(features.gains, units, strict=True)]
+    coordinates = axes[0].nodes(65).float()
+    table = LookupTable(features, (axes[0], axes[1]), coordinates[:, None].expand(65, 65).contiguous())
+    chart = learned.score_map(AutoS(nn.Identity(), "mlp", features, {"fit": {"label": "share"}}), table)
+    for row in chart.rows:  # The score is the coordinate of theta, asinh(3 theta / rms).
+        assert row["value"] == pytest.approx(math.asinh(3 * (row["x"] + 0.125)), abs=2e-3)

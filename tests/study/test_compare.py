@@ -88,14 +88,6 @@ def test_different_metrics_raise() -> None:
         compare.metric_of(rows(), irp().assign(metric="loss"))
 
 
-def test_beats_needs_two_standard_deviations() -> None:
-    a, b, c = (pd.Series([mean - 0.01, mean + 0.01]) for mean in (0.9, 0.88, 0.8))
-    assert not compare.beats(a, b, "higher")
-    assert compare.beats(a, c, "higher")
-    assert compare.beats(c, a, "lower")
-    assert not compare.beats(a, c, "lower")
-
-
 def test_recipes_have_their_differences() -> None:
     other = json.dumps({"epochs": 3, "learning_rate": 0.2})
     assert compare.recipes(rows(), irp().assign(recipe=other)) == [(RECIPE, ""), (other, ", learning_rate=0.2")]

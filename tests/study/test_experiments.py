@@ -13,6 +13,7 @@ import torch
 
 from autosparse.autos import AutoSCriterion, LookupTable
 from autosparse.cluster import Resources, launch_graph
+from autosparse.config import folder_of
 from autosparse.errors import UserError
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.study import paper
@@ -66,7 +67,7 @@ def check_numbers(text: str, rows: pd.DataFrame, runs: Path) -> None:
     ("name", "scale"),
     [
         *itertools.product((*PLANS, "authors"), SCALES.values()),
-        *(("pretrained", SCALES[s]) for s in ("full", "small", "smoke")),
+        *itertools.product(("pretrained", "lookahead"), (SCALES[name] for name in ("full", "small", "smoke"))),
     ],
     ids=lambda value: getattr(value, "name", value),
 )
@@ -161,21 +162,33 @@ def test_authors_experiment_at_smoke_scale(tmp_path: Path) -> None:
     assert (theirs / "carried-1.safetensors").is_file()
 
 
-def test_pretrained_experiment_at_smoke_scale(tmp_path: Path) -> None:
-    launch_graph(stages(("pretrained",), find_scale("pretrained", "smoke", tmp_path)), HERE, tmp_path)
-    report = tmp_path / "paper" / "pretrained"
+@pytest.mark.parametrize(
+    ("name", "features"), [("pretrained", ("theta", "grad", "flow")), ("lookahead", ("theta", "probe-theta"))]
+)
+def test_built_in_criterion_is_made_at_smoke_scale(name: str, features: tuple[str, ...], tmp_path: Path) -> None:
+    launch_graph(stages((name,), find_scale(name, "smoke", tmp_path)), HERE, tmp_path)
+    report = tmp_path / "paper" / name
     text = (report / "report.md").read_text()
-    for row in ("dataflow", "AutoS, the paper's", "AutoS, pretrained", "iterative, magnitude"):
-        assert f"| {row} |" in text
-    assert "python launch/paper.py pretrained --scale smoke" in text
+    assert f"python launch/paper.py {name} --scale smoke" in text
+    assert "| lenet-300-100_digits_magnitude_n2" in text
     assert re.search(r"kept by network and lookup table alike, % \| \d+\.\d\d \|", text)
-    table = LookupTable.load(report / "pretrained")
-    assert (table.rounds, table.features.names) == (2, ("theta", "grad", "flow"))
-    fitted = LookupTable.load(tmp_path / "pretrained" / "autos" / "pretrained")
-    assert torch.equal(table.values, fitted.values)
-    card = (report / "pretrained" / "autos.json").read_text()
-    assert str(tmp_path) not in card
-    assert AutoSCriterion.load(report / "pretrained").number_of_rounds == 2
+    table = LookupTable.load(report / name)
+    assert (table.rounds, table.features.names) == (2, features)
+    assert torch.equal(table.values, LookupTable.load(tmp_path / name / "autos" / name).values)
+    assert str(tmp_path) not in (report / name / "autos.json").read_text()
+    assert AutoSCriterion.load(report / name).number_of_rounds == 2
+
+
+@pytest.mark.parametrize("name", ["pretrained", "lookahead"])
+def test_labels_of_the_built_in_criterion_are_those_of_its_card(name: str, tmp_path: Path) -> None:
+    graph = {stage.name: stage.jobs for stage in stages((name,), find_scale(name, "small", tmp_path))}
+    assert [*graph] == ["irp", "autos", "report"]
+    (fit,) = graph["autos"]
+    assert isinstance(fit, FitRun)
+    card = json.loads((folder_of(name) / "autos.json").read_text())["card"]
+    assert [Path(run).name for run in fit.runs] == [metrics["run"] for metrics in card["held_out"]]
+    names = ("label", "epochs", "max_steps", "batch_size", "learning_rate", "anneal", "resolution", "rounds")
+    assert {name: getattr(fit.config, name) for name in names} == {name: card["fit"][name] for name in names}
 
 
 def test_narrow_scale_of_lookahead_raises() -> None:

@@ -25,6 +25,14 @@ def test_runs_with_different_options_have_different_criteria(irp_run: Path, tmp_
     assert found == {str(irp_run): ["irp-snip, rewind_epoch=0"], str(other): ["irp-snip, rewind_epoch=1"]}
 
 
+def test_run_without_an_option_of_later_versions_has_its_default(irp_run: Path, tmp_path: Path) -> None:
+    other = edited(irp_run, tmp_path / "other", seed=7, order_seed=9)
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    del config["prune_first"], config["rewind"]
+    (other / "config.yaml").write_text(yaml.safe_dump(config, explicit_end=True))
+    assert set(results.load_irp(irp_run, other)["criterion"]) == {"irp-snip"}
+
+
 def test_copy_of_a_run_is_left_out_and_named(irp_run: Path, tmp_path: Path) -> None:
     copy = edited(irp_run, tmp_path / "copy")
     told = list[str]()

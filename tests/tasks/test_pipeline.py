@@ -59,6 +59,14 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_text_uses_its_first_bytes(text: Path) -> None:
+    whole, start = Text(text=text, context=64), Text(text=text, context=64, size=8_000)
+    assert [len(task.dataset("train")) for task in (whole, start)] == [281, 112]
+    assert whole.digest() != start.digest()
+    with pytest.raises(UserError, match="the text has 100 bytes; at least 40 samples"):
+        replace(start, size=100).check()
+
+
 EXAMPLES = {
     "tabular_regression.py:Diabetes": "squared error",
     "image_folder.py:Photographs": "accuracy",

@@ -1,0 +1,249 @@
+"""The page and the picture of the board: methods at equal cost, over paired seeds, with intervals and p-values."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+from scipy import stats
+
+from autosparse.errors import UserError
+from autosparse.metrics import factor, label
+from autosparse.page import ROWS, Chart, number_series, series_encodings
+from autosparse.study import board
+from autosparse.study.board import BEFORE, END, PROBE, Track
+from autosparse.study.charts import axis_limits
+from autosparse.study.compare import per_cent
+from autosparse.study.statistics import SIGNIFICANT, Difference, corrected, paired
+
+_ROW = 15  # pixels of a method in the picture
+_ONCE, _MANY = "one training", "many trainings"
+_STATIC = {_ONCE: f"{BEFORE}, cost 2", _MANY: f"{BEFORE}, cost 1"}
+"""Groups that a mask after a probe is compared with, by the number of trainings of that mask."""
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A method compared with another at one sparsity; `p` is corrected for all comparisons of the track."""
+
+    difference: Difference
+    p: float
+
+    def __str__(self) -> str:
+        d = self.difference
+        verdict = "" if self.p < SIGNIFICANT else "= "
+        return f"{verdict}{d.mean:+.2f} [{d.low:.2f}, {d.high:.2f}]"
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Where the methods of a track stand.
+
+    Attributes:
+        name: name of the track.
+        rows: its results, one row per run.
+    """
+
+    name: str
+    rows: pd.DataFrame
+
+    @property
+    def track(self) -> Track:
+        """The track by its name."""
+        return board.find_track(self.name)
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
+        return str(self.rows["metric"].iloc[0])
+
+    @cached_property
+    def values(self) -> Mapping[tuple[str, float], pd.Series]:
+        """Test metric by seed (fractions in per cent), by method and sparsity."""
+        groups = self.rows.groupby(["method", "sparsity"])
+        return {key: group.set_index("seed")["test"] * factor(self.metric) for key, group in groups}
+
+    @cached_property
+    def groups(self) -> Mapping[str, list[str]]:
+        """Methods of the same class and cost, by a title."""
+        costs = self.rows["cost"].round().astype(int)
+        groups = dict(iter(self.rows.groupby(["class", costs])["method"]))
+        return {
+            f"{kind}, cost {cost}": list(dict.fromkeys(groups[kind, cost]))
+            for kind in (BEFORE, PROBE, END)
+            for cost in sorted({*costs})
+            if (kind, cost) in groups
+        }
+
+    @cached_property
+    def ranked(self) -> Mapping[tuple[str, float], list[str]]:
+        """Methods by group and sparsity, the best first; groups without results at a sparsity are missing."""
+        ranked = {}
+        for title, members in self.groups.items():
+            for sparsity in self.track.sparsities:
+                present = [method for method in members if (method, sparsity) in self.values]
+                if present:
+                    present.sort(
+                        key=lambda method: self.values[method, sparsity].mean(), reverse=self.better == "higher"
+                    )
+                    ranked[title, sparsity] = present
+        return ranked
+
+    @property
+    def better(self) -> str:
+        """Direction of the metric, higher or lower."""
+        return str(self.rows["better"].iloc[0])
+
+    @cached_property
+    def compared(self) -> Mapping[tuple[str, float], _Comparison]:
+        """Comparisons with the best of the group by method and sparsity, and of probes by number of trainings."""
+        pairs = dict[tuple[str, float], Difference]()
+        for (_, sparsity), (best, *others) in self.ranked.items():
+            for method in others:
+                pairs[method, sparsity] = self._paired(method, best, sparsity)
+        for trainings, static in _STATIC.items():
+            for sparsity, probed, best in self.headlines(static):
+                pairs[trainings, sparsity] = self._paired(probed, best, sparsity)
+        p_values = corrected([pair.p for pair in pairs.values()])
+        return {key: _Comparison(pair, p) for (key, pair), p in zip(pairs.items(), p_values, strict=True)}
+
+    def headlines(self, static: str) -> Iterator[tuple[float, str, str]]:
+        """Return sparsities with the best mask after a probe and the best of a group of static masks."""
+        for sparsity in self.track.sparsities:
+            keys = (f"{PROBE}, cost 2", sparsity), (static, sparsity)
+            if all(key in self.ranked for key in keys):
+                probed, best = (self.ranked[key][0] for key in keys)
+                yield sparsity, probed, best
+
+    def _paired(self, first: str, second: str, sparsity: float) -> Difference:
+        return paired(self.values[first, sparsity], self.values[second, sparsity], self.better)
+
+
+def _standings(results: Path, names: Sequence[str]) -> list[_Standing]:
+    """Return the standings of the tracks that have results."""
+    found = {name: board.read(board.results_file(results, name)) for name in names}
+    standings = [_Standing(name, rows) for name, rows in found.items() if len(rows)]
+    if not standings:
+        raise UserError(f"no results in {results}; autosparse board run --track {names[0]} makes some")
+    return standings
+
+
+def page(results: Path, names: Sequence[str]) -> str:
+    """Return the board as Markdown, made from the files of results alone.
+
+    Args:
+        results: folder of the results.
+        names: names of the tracks.
+
+    Raises:
+        UserError: no track has results.
+    """
+    return "\n\n".join(_section(standing) for standing in _standings(results, names)) + "\n"
+
+
+def _section(s: _Standing) -> str:
+    """Return the board of one track."""
+    seeds = s.rows.groupby(["method", "sparsity"])["seed"].count()
+    count = f"{seeds.min()} to {seeds.max()}" if seeds.min() < seeds.max() else f"{seeds.max()}"
+    lines = [
+        f"## {s.name}",
+        "",
+        f"{s.track.recipe}. Test {s.metric} after the last epoch, mean of {count} paired seeds. The best of each group "
+        "is bold. The others have the mean difference from it and its 95% interval; = marks methods that are on par "
+        f"with it (p at least {SIGNIFICANT} in a paired t-test, corrected for the {len(s.compared)} comparisons of "
+        "this track by Benjamini and Hochberg).",
+        "",
+        *(f"{method}: {series.mean():.2f}." for (method, sparsity), series in s.values.items() if sparsity == 0),
+    ]
+    for title, members in s.groups.items():
+        lines += ["", f"### {title[0].upper()}{title[1:]}", ""]
+        lines += [f"| method | {' | '.join(map(per_cent, s.track.sparsities))} |"]
+        lines += [f"| --- |{' ---: |' * len(s.track.sparsities)}"]
+        for method in members:
+            cells = [_cell(s, method, sparsity, title) for sparsity in s.track.sparsities]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+    pays = [line for trainings, static in _STATIC.items() for line in _headlines(s, trainings, static)]
+    return "\n".join([*lines, *(["", "### Does a probe pay?", "", *pays] if pays else [])])
+
+
+def _cell(s: _Standing, method: str, sparsity: float, title: str) -> str:
+    if (method, sparsity) not in s.values:
+        return "–"
+    mean = f"{s.values[method, sparsity].mean():.2f}"
+    return f"**{mean}**" if method == s.ranked[title, sparsity][0] else f"{mean} ({s.compared[method, sparsity]})"
+
+
+def _headlines(s: _Standing, trainings: str, static: str) -> Iterator[str]:
+    """Return one line per sparsity: the best mask after a probe against the best static mask."""
+    for sparsity, probed, best in s.headlines(static):
+        pair = s.compared[trainings, sparsity]
+        verdict = "is on par with"
+        if pair.p < SIGNIFICANT:
+            verdict = "is better than" if pair.difference.mean > 0 else "is worse than"
+        d = pair.difference
+        numbers = f"{d.mean:+.2f} [{d.low:.2f}, {d.high:.2f}], p = {pair.p:.2g}"
+        yield f"- {per_cent(sparsity)}, {trainings} of the mask: {probed} {verdict} {best}: {numbers}."
+
+
+def picture(results: Path, names: Sequence[str], sparsity: float) -> Chart:
+    """Draw all methods at one sparsity, one view per track: the mean and its 95% interval by Student's t.
+
+    Args:
+        results: folder of the results.
+        names: names of the tracks.
+        sparsity: fraction of the weights that are removed.
+
+    Raises:
+        UserError: no track has results at this sparsity.
+    """
+    shown = [s for s in _standings(results, names) if any(at == sparsity for _, at in s.ranked)]
+    if not shown:
+        raise UserError(f"no results at a sparsity of {per_cent(sparsity)}")
+    kinds = number_series((BEFORE, PROBE, END))
+    rows, views = list[dict[str, object]](), dict[str, alt.LayerChart]()
+    for s in shown:
+        points = _points(s, sparsity)
+        dense = float(s.values["dense", 0.0].mean())
+        rows += [*points.to_dict("records"), {"track": s.name, "dense": dense}]
+        n = f"{points['n'].min()} to {points['n'].max()}" if points["n"].nunique() > 1 else f"{points['n'].max()}"
+        low, high, _ = axis_limits(points, s.metric, s.better)
+        views[f"{s.name}, {per_cent(sparsity)} of the weights removed, {n} seeds"] = _view(
+            s, points["method"].tolist(), kinds, (min(low, dense), max(high, dense))
+        )
+    return Chart(rows=rows, views=views, series=kinds)
+
+
+def _points(s: _Standing, sparsity: float) -> pd.DataFrame:
+    """Return one row per method; `std` is half of the 95% interval of the mean."""
+    rows = []
+    for (title, at), methods in s.ranked.items():
+        for method in methods if at == sparsity else ():
+            values = s.values[method, sparsity]
+            mean, n = float(values.mean()), len(values)
+            half = float(stats.t.ppf(0.975, n - 1) * values.sem()) if n > 1 else 0.0
+            row = {"track": s.name, "method": f"{method}  {mean:.2f}", "series": title.rpartition(", ")[0]}
+            rows.append(row | {"mean": mean, "std": half, "low": mean - half, "high": mean + half, "n": n})
+    return pd.DataFrame(rows)
+
+
+def _view(
+    s: _Standing, methods: Sequence[str], kinds: Mapping[str, int], domain: tuple[float, float]
+) -> alt.LayerChart:
+    """Draw one track; methods beyond the axis have their mean in their name alone."""
+    color, shape = series_encodings(kinds)
+    track = alt.Chart(ROWS).transform_filter(f"datum.track === '{s.name}'")
+    title = f"test {label(s.metric)}: mean and 95% interval; dashed: dense"
+    mean, low, dense = (
+        alt.X(f"{name}:Q").scale(domain=[*domain], nice=False).title(title) for name in ("mean", "low", "dense")
+    )
+    y = alt.Y("method:N").sort([*methods]).axis(title=None, labelLimit=260)
+    points = track.transform_filter("isValid(datum.mean)").encode(y=y, color=color)
+    level = track.transform_filter("isValid(datum.dense)").encode(x=dense)
+    layers = [
+        level.mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6),
+        points.mark_rule(clip=True).encode(x=low, x2="high:Q"),
+        points.mark_point(clip=True).encode(x=mean, shape=shape),
+    ]
+    return alt.LayerChart(layer=layers).properties(height=_ROW * len(methods))
