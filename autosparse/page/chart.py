@@ -55,7 +55,7 @@ class Chart:
 
     def to_json(self) -> dict[str, Any]:
         """Return the input of the page's script."""
-        views = {title: view.to_dict() for title, view in self.views.items()}
+        views = {title: view.to_dict(validate=False) for title, view in self.views.items()}
         for view in views.values():
             del view["config"], view["$schema"]
         return {
@@ -90,7 +90,7 @@ class Chart:
 
     def _svg(self, view: alt.TopLevelMixin, config: Mapping[str, Any], labels: bool = True) -> str:
         values = _PARAMETERS | {"labels": labels} | {name: known[0] for name, known in self.choices.items()}
-        specification = view.to_dict() | {
+        specification = view.to_dict(validate=False) | {
             "datasets": {ROWS.name: self.rows},
             "params": [{"name": name, "value": value} for name, value in values.items()],
             "config": {**theme(), "aria": False, **config},

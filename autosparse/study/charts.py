@@ -164,15 +164,15 @@ def layer_chart(pruned: pd.DataFrame, codes: Codes) -> Chart:
         if density > 0  # A logarithmic axis cannot show an empty layer; the report names it.
     ]
     x = alt.X("layer:O", sort=None).axis(title=None, labelAngle=-40, labelExpr=_LAST_18, labelOverlap="greedy")
-    y = (
-        alt.Y("density:Q")
-        .scale(type="log", nice=False, padding=10)
-        .axis(title="density of the layer, %", format="~g", values=_DECADES)
-    )
-    lines = alt.Chart(ROWS).encode(x=x, y=y, color=color)
     tooltip = _tooltip(series="series", layer="layer", density="density, %")
-    marks = lines.mark_point().encode(shape=shape, tooltip=tooltip)
-    return Chart(rows=rows, views=_by_sparsity(pruned, lines.mark_line(), marks), series=series)
+    views: dict[str, View] = {}
+    for _, group in pd.DataFrame(rows).groupby("sparsity"):
+        ends = [0.85 * group["density"].min(), 1.15 * group["density"].max()]  # All layers may have one density.
+        y = alt.Y("density:Q").scale(type="log", nice=False, domain=ends)
+        y = y.axis(title="density of the layer, %", format="~g", values=_DECADES)
+        lines = alt.Chart(ROWS).encode(x=x, y=y, color=color)
+        views |= _by_sparsity(group, lines.mark_line(), lines.mark_point().encode(shape=shape, tooltip=tooltip))
+    return Chart(rows=rows, views=views, series=series)
 
 
 def check_chart(rows: pd.DataFrame, codes: Codes) -> Chart:

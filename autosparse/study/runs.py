@@ -55,7 +55,9 @@ def add_runs(
         states.insert(
             3, "curve", pd.Series({folder: sparkline(curves[folder]["test"]) for folder in order}, dtype=object)
         )
-    table = states.where(states.astype(bool), None).join(cells).loc[order]
+    several = len(order) > 1
+    alike = [name for name in ("network", "data", "metric") if several and name in cells and cells[name].nunique() == 1]
+    table = states.where(states.astype(bool), None).join(cells.drop(columns=alike)).loc[order]
     options = {folder: _options(Path(folder)) for folder in order}
     names = _names(options)
     details = {name: {"options": options[folder], "curve": curves[folder]} for name, folder in names.items()}

@@ -191,6 +191,11 @@ def test_check_chart_draws_each_check_from_left_to_right() -> None:
     assert (x[0] - x[1]) / (x[1] - x[2]) == pytest.approx(1 / 3, rel=1e-3)
 
 
+def test_layers_of_one_density_have_one_tick() -> None:
+    svg = charts.layer_chart(results(layer_densities=[{"fc1.weight": 1.0, "fc2.weight": 1.0}] * 2), {"snip": 0}).svg()
+    assert re.findall(r">(\d[\d.]*)<", svg) == ["100"]
+
+
 def test_training_chart_has_the_epochs_of_every_run() -> None:
     metric = {"metric": "accuracy"}
     history = [{**metric, "epoch": epoch, "loss": 1 / epoch, "test": epoch / 10} for epoch in (1, 2, 3)]

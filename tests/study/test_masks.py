@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from autosparse.jobs.prune import MASK
+from autosparse.networks.lenet import lenet_300_100
 from autosparse.pruning import Layout, Mask
 from autosparse.store import TripleStore
 from autosparse.study import masks
-from autosparse.networks.lenet import lenet_300_100
 
 
 def save(tmp_path: Path, *densities: float) -> tuple[dict[str, Path], list[Mask]]:
