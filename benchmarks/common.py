@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from autosparse.cluster import Resources, launch_graph
-from autosparse.cluster.provenance import versions
+from autosparse.cluster.records import versions
 from autosparse.page import Document
 from autosparse.pruning import Layer, Layout, Mask
 from autosparse.store import TripleWriter

@@ -16,6 +16,7 @@ from torch import nn
 from autosparse import networks, registry
 from autosparse.tasks import Data
 from autosparse.tasks.arrays import ImageArrays, load
+from tests.commands import Commands
 from tests.models import digits
 
 # Tests use the CPU, with the same number of threads on any machine. tests/test_gpu.py makes the GPUs visible again, by
@@ -96,6 +97,14 @@ def convolutional() -> nn.Module:
         nn.Dropout(),
         nn.Linear(8 * 64, 10),
     )
+
+
+@pytest.fixture
+def commands(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Slurm's commands, first on PATH."""
+    folder = tmp_path_factory.mktemp("bin")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return Commands(folder)
 
 
 def forget_files() -> None:

@@ -8,7 +8,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from autosparse.cluster import interruption
-from autosparse.cluster.progress import Progress
+from autosparse.cluster.records import Progress
 from tests.conftest import SMALL_IRP, run_script
 from tests.world import FORKS
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from autosparse import cluster, study
-from autosparse.cluster.progress import say
+from autosparse.cluster.records import say
 from autosparse.command import choices
 
 _AT_ONCE = 8  # Default number of jobs; each takes half a GB of memory.

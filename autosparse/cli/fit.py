@@ -7,7 +7,7 @@ import tyro
 
 from autosparse import cluster
 from autosparse.cluster import Resources
-from autosparse.cluster.progress import say
+from autosparse.cluster.records import say
 from autosparse.jobs import FitRun
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from autosparse import cluster, study
-from autosparse.cluster.progress import say
+from autosparse.cluster.records import say
 from autosparse.command import choices
 
 

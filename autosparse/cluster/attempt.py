@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from autosparse.cluster import interruption, process, provenance
+from autosparse.cluster import interruption, process, records, slurm
 from autosparse.cluster.job import ERRORS, Job, describe
 from autosparse.cluster.lease import lease
 from autosparse.cluster.process import requeues
@@ -81,7 +80,7 @@ class Attempt:
         def write_status(state: str, **more: str) -> None:
             if main:
                 place = {"node": socket.gethostname(), "requeues": requeues()}
-                provenance.write_status(folder, state, job_id, **place, **more)
+                records.write_status(folder, state, job_id, **place, **more)
 
         if main:  # An earlier attempt may have had more processes. The broadcast below holds the others.
             for path in folder.glob(ERRORS):
@@ -93,8 +92,8 @@ class Attempt:
                     if job_id and requeues() > self.max_requeues:  # Slurm requeues lost jobs itself.
                         raise UserError(f"was queued again more than {self.max_requeues} times, see max-requeues")
                     if main:
-                        provenance.write_config(job)
-                        provenance.write_environment(folder, job_id)
+                        records.write_config(job)
+                        records.write_environment(folder, job_id)
                     write_status("running")
                     log.info("on %s with %d threads", accelerator.device, torch.get_num_threads())
                     accelerator.wait_for_everyone()
@@ -123,7 +122,7 @@ def _work(job: Job, accelerator: Accelerator) -> None:
 
 def _is_complete(job: Job) -> bool:
     """Return True if nothing is left to do; the input of a job may have appeared only after its submission."""
-    if difference := provenance.config_difference(job):
+    if difference := records.config_difference(job):
         raise UserError(difference)
     return job.is_complete()
 
@@ -140,41 +139,13 @@ def requeue(most: int, main: bool) -> None:
     Raises:
         UserError: the job was requeued as often as it may be, or Slurm refuses.
     """
-    job = os.environ["SLURM_JOB_ID"]
     if main:
         if requeues() >= most:
             raise UserError(f"stopped by Slurm after {requeues()} requeues (max-requeues); {_RESUME}")
-        if _ask_slurm("squeue", "--noheader", "--jobs", job, "--format", "%T") == "RUNNING":
-            _ask_slurm("scontrol", "requeue", job)
+        if not slurm.requeue(os.environ["SLURM_JOB_ID"]):
+            raise UserError(f"stopped by Slurm, which refuses to requeue (scontrol requeue); {_RESUME}")
     time.sleep(_REQUEUE_TIMEOUT)  # If a process ended by itself, the job would count as ended.
     raise UserError(f"stopped by Slurm, but not requeued; {_RESUME}")
-
-
-def _ask_slurm(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = " ".join(str(getattr(error, "stderr", "") or error).split())
-        raise UserError(f"stopped by Slurm, which refuses to requeue ({reason}); {_RESUME}") from None
-
-
-class _LogFile(logging.FileHandler):
-    """A log that reports a full disk once, in one line, and does not stop the work."""
-
-    _full = False
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            super().handleError(record)
-        elif not self._full:
-            self._full = True
-            with suppress(OSError):  # Standard error may be on the same disk.
-                print(f"{error.strerror}: {self.baseFilename}; continuing without this log", file=sys.stderr)
-
-    def close(self) -> None:
-        with suppress(OSError):  # It tries once more to write the rest.
-            super().close()
 
 
 @contextmanager
@@ -182,7 +153,8 @@ def _logging_to(folder: Path, rank: int) -> Iterator[None]:
     """Write log records to a file in the run's folder, and in the main process also to standard error."""
     path = folder / "logs" / f"rank{rank}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = _LogFile(path)
+    file = logging.FileHandler(path)
+    vars(file)["handleError"] = lambda record: None  # A full disk does not stop the work, or fill standard error.
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(logging.Formatter("%(message)s"))
@@ -196,4 +168,5 @@ def _logging_to(folder: Path, rank: int) -> Iterator[None]:
     finally:
         for handler in handlers:
             log.removeHandler(handler)
-        file.close()
+        with suppress(OSError):  # It tries once more to write the rest.
+            file.close()

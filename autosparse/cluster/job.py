@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 _INSTALLED = (Path(__file__).parents[1], *map(Path, {*sysconfig.get_paths().values()}))
 ERRORS = "logs/rank*.error.json"
+SUBMITTED = "submitted"
+"""Default folder of the files of Slurm and submitit, in the folder of all runs."""
+OUTPUT_LOG = "logs/output.log"
+"""Output of the processes of a run that were forked on this machine, or in a job of several runs."""
 
 
 class Job(ABC):
@@ -67,7 +71,7 @@ class Job(ABC):
     def imports(cls) -> tuple[str, ...]:
         """Return the modules that a run imports; the server of forked runs imports them once."""
         # The first optimizer imports torch._dynamo.
-        return cls.__module__, "autosparse.cluster.worker", "autosparse.cluster.attempt", "torch._dynamo"
+        return cls.__module__, "autosparse.cluster.attempt", "torch._dynamo"
 
     @abstractmethod
     def is_complete(self) -> bool:
@@ -109,22 +113,24 @@ def blocked(stage: Stage, failed: Collection[str]) -> list[Failure]:
     return [Failure(job, f"not started, as {heads[0]} failed") for job in stage.jobs] if heads else []
 
 
-def failure(job: Job, log: Path) -> Failure | None:
-    """Return why a job that has ended is not complete; None if it is. `log` is standard error of its first process."""
+def failure(job: Job) -> Failure | None:
+    """Return why a job that has ended is not complete; None if it is."""
     try:
         if job.is_complete():
             return None
         error = error_of(job.folder)
     except UserError as damaged:
         error = describe(damaged)
+    log = Path(read_record(job.folder / "job.json").get("log") or job.folder / OUTPUT_LOG)
     if error is None:
         status = job.folder / "status.json"
         # A machine that lost power may leave an empty file.
         state = read_record(status).get("state", "running") if status.is_file() else None
         error = "it was not started" if state is None else "it was killed" if state == "running" else f"it is {state}"
-    if log.is_file() and not any(job.folder.glob(ERRORS)):  # It was killed or not started; Slurm or the shell says why.
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        error += f" ({lines[-1]})" if lines else ""
+        error += f": {missing}" if state is None and (missing := job.missing()) else ""
+        if log.is_file():  # Slurm or the shell says why.
+            lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            error += f" ({lines[-1]})" if lines else ""
     return Failure(job, f"{error}; log: {log}")
 
 

@@ -2,14 +2,14 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from autosparse.cluster import provenance
-from autosparse.cluster.job import Failure, Job, Stage, blocked, describe
-from autosparse.cluster.progress import say
+from autosparse.cluster import records
+from autosparse.cluster.job import OUTPUT_LOG, SUBMITTED, Failure, Job, Stage, blocked, describe
+from autosparse.cluster.records import say
 from autosparse.cluster.resources import Resources
 from autosparse.errors import UserError
 from autosparse.files import check_writable, read_record
@@ -43,23 +43,25 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
         UserError: a job cannot run; two jobs share a folder; a folder holds another run or takes no files; an input is
             missing that no earlier stage makes; data are missing that this machine needs; Slurm refuses; jobs failed.
     """
-    _check(stages, resources, output)
     resources = resources.resolve()
+    todo, damaged = _check(stages, resources, output)
     jobs = [job for stage in stages for job in stage.jobs]
-    todo, failures = _incomplete(jobs)
-    root = (resources.log_dir or output / "submitted").absolute()
+    root = (resources.log_dir or output / SUBMITTED).absolute()
     if todo:
         check_writable(output, "output")
         if resources.cluster == "slurm":
             check_writable(root, "log-dir")
-        _check_data(todo, resources)
+        _check_data(todo.values(), resources)
     if resources.cluster == "slurm" and (re.search(r"[%\\]", str(root)) or not str(root).isprintable()):
         raise UserError(f"{str(root)!r}: Slurm takes no %, backslash or line break in file names; use another log-dir")
-    to_run = {job.folder for job in todo}
-    complete = {job.folder for job in jobs} - to_run - {failed.job.folder for failed in failures}
+    complete = [job.folder for job in jobs if job.folder not in {*todo, *damaged}]
     for stage in stages:
-        _announce(stage, to_run, complete, resources.cluster, named=len(stages) > 1)
-    runnable, failures = _without_blocked(stages, todo, failures)
+        folders = [job.folder for job in stage.jobs]
+        name = f"{stage.name}: " if len(stages) > 1 else ""
+        counts = f"{len(folders)} runs, {len({*folders} & {*complete})} complete, {len({*folders} & {*todo})} to run"
+        after = f", after {' and '.join(stage.after)}" if stage.after else ""
+        say(f"{name}{counts} ({resources.cluster}{after})")
+    runnable, failures = _runnable(stages, todo, damaged)
     if resources.dry_run:
         for job in (job for stage in runnable for job in stage.jobs):
             print(job.folder)
@@ -68,11 +70,11 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
 
             submit.show(runnable, resources, root)
     else:
-        _mend_status(complete)
-        if runnable and resources.cluster != "slurm":
-            provenance.write_plan(job for stage in runnable for job in stage.jobs)
+        for folder in complete:  # A loss of power or a full disk may have damaged the status.
+            if (folder / "status.json").is_file() and read_record(folder / "status.json").get("state") != "complete":
+                records.write_status(folder, "complete", None)
         if runnable:
-            failures += _run(runnable, resources, root)
+            failures += _run(runnable, resources, root, jobs)
     for failed in failures:
         say(f"failed: {failed.job.folder}: {failed.error}")
     if not resources.dry_run:
@@ -90,17 +92,24 @@ def say_next(jobs: Sequence[Job], resources: Resources, *command: str) -> None:
         say(f"next{when}: {shlex.join(command)}")
 
 
-def _run(stages: list[Stage], resources: Resources, root: Path) -> list[Failure]:
-    """Run stages on a cluster; return the jobs that failed. Modules that import PyTorch are imported only now."""
+def _run(stages: list[Stage], resources: Resources, root: Path, jobs: list[Job]) -> list[Failure]:
+    """Run stages of jobs on a cluster; return the jobs that failed. Modules that import PyTorch are imported only now.
+
+    Runs of this machine have a record before the first of them starts, so that `autosparse runs` counts them all.
+    """
     if resources.cluster == "slurm":
         from autosparse.cluster import submit
 
-        return submit.run(stages, resources, root)
-    if resources.cluster == "local":
-        from autosparse.cluster import workers
+        return submit.run(stages, resources, root, [job.folder for job in jobs])
+    local = resources.cluster == "local"
+    for job in (job for stage in stages for job in stage.jobs):
+        with suppress(OSError):  # The run itself reports it.
+            records.write_submission(job, None, job.folder / OUTPUT_LOG if local else None)
+    if not local:
+        return _run_inline(stages, resources)
+    from autosparse.cluster import workers
 
-        return workers.run(stages, resources)
-    return _run_inline(stages, resources)
+    return workers.run(stages, resources)
 
 
 def _run_inline(stages: list[Stage], resources: Resources) -> list[Failure]:
@@ -124,28 +133,16 @@ def _run_inline(stages: list[Stage], resources: Resources) -> list[Failure]:
     return failures
 
 
-def _announce(stage: Stage, to_run: set[Path], complete: set[Path], cluster: str, *, named: bool) -> None:
-    """Print how many runs of a stage are complete and how many are to be run, and where."""
-    folders = {job.folder for job in stage.jobs}
-    name = f"{stage.name}: " if named else ""
-    counts = f"{len(folders)} runs, {len(folders & complete)} complete, {len(folders & to_run)} to run"
-    after = f", after {' and '.join(stage.after)}" if stage.after else ""
-    say(f"{name}{counts} ({cluster}{after})")
+def _check(stages: Sequence[Stage], resources: Resources, output: Path) -> tuple[dict[Path, Job], dict[Path, Failure]]:
+    """Refuse what cannot run; return the jobs to run by their folders, and those whose output is damaged.
 
-
-def _mend_status(complete: set[Path]) -> None:
-    """Write the status of complete runs where a loss of power or a full disk has damaged it."""
-    for folder in complete:
-        status = folder / "status.json"
-        if status.is_file() and read_record(status).get("state") != "complete":
-            provenance.write_status(folder, "complete", None)
-
-
-def _check(stages: Sequence[Stage], resources: Resources, output: Path) -> None:
+    Damaged ones must not keep the others from running.
+    """
     if not any(stage.jobs for stage in stages):
         raise UserError("nothing to run: each list of the grid (seeds, criteria, ...) needs a value")
     if output.exists() and not output.is_dir():
         raise UserError(f"the output {output} is a file; name a folder")
+    todo, damaged = dict[Path, Job](), dict[Path, Failure]()
     folders, names = set[Path](), list[str]()
     for stage in stages:
         if stage.name in names or not set(stage.after) <= set(names):
@@ -156,18 +153,21 @@ def _check(stages: Sequence[Stage], resources: Resources, output: Path) -> None:
             if job.folder in folders:
                 raise UserError(f"two runs of this grid have the folder {job.folder}; is a value given twice?")
             folders.add(job.folder)
-            if missing := job.missing():
-                if not stage.after and not resources.after:
-                    raise UserError(missing)
-            else:
-                difference = None
-                with suppress(UserError):  # A damaged configuration is a failure of this run, see `_incomplete`.
-                    difference = provenance.config_difference(job)
-                if difference:
-                    raise UserError(difference)
+            missing = job.missing()
+            if missing and not stage.after and not resources.after:
+                raise UserError(missing)
+            try:
+                difference = None if missing else records.config_difference(job)
+                if missing or difference or not job.is_complete():
+                    todo[job.folder] = job
+            except UserError as error:
+                damaged[job.folder], difference = Failure(job, describe(error)), None
+            if difference:
+                raise UserError(difference)
+    return todo, damaged
 
 
-def _check_data(todo: list[Job], resources: Resources) -> None:
+def _check_data(todo: Iterable[Job], resources: Resources) -> None:
     """Refuse jobs whose data are missing on this machine if it runs them."""
     for absent in dict.fromkeys(filter(None, (job.absent() for job in todo))):
         if resources.cluster != "slurm" and not resources.dry_run:
@@ -175,40 +175,21 @@ def _check_data(todo: list[Job], resources: Resources) -> None:
         say(f"{absent}; the machines that run the jobs need it")
 
 
-def _incomplete(jobs: Sequence[Job]) -> tuple[list[Job], list[Failure]]:
-    """Return the jobs to run, and those whose output is damaged, which must not keep the others from running."""
-    todo, damaged = list[Job](), list[Failure]()
-    for job in jobs:
-        try:
-            if not job.missing():
-                provenance.config_difference(job)  # It raises if the configuration is damaged.
-                if job.is_complete():
-                    continue
-            todo.append(job)
-        except UserError as error:
-            damaged.append(Failure(job, describe(error)))
-    return todo, damaged
-
-
-def _without_blocked(
-    stages: Sequence[Stage], todo: list[Job], damaged: list[Failure]
+def _runnable(
+    stages: Sequence[Stage], todo: Mapping[Path, Job], damaged: Mapping[Path, Failure]
 ) -> tuple[list[Stage], list[Failure]]:
     """Return the stages that can run although some outputs are damaged, and all jobs that cannot.
 
     Stages without jobs to run are left out, also of the dependencies.
     """
-    folders = {failed.job.folder for failed in damaged}
-    failed = {stage.name for stage in stages if any(job.folder in folders for job in stage.jobs)}
-    failures = list(damaged)
-    to_run = {job.folder for job in todo}
-    runnable = list[Stage]()
+    failures = [*damaged.values()]
+    failed = {stage.name for stage in stages if any(job.folder in damaged for job in stage.jobs)}
+    runnable = dict[str, Stage]()
     for stage in stages:
-        jobs = tuple(job for job in stage.jobs if job.folder in to_run)
-        if jobs and (errors := blocked(replace(stage, jobs=jobs), failed)):
+        left = replace(stage, jobs=tuple(job for job in stage.jobs if job.folder in todo))
+        if errors := blocked(left, failed):
             failed.add(stage.name)
             failures += errors
-        elif jobs:
-            names = {before.name for before in runnable}
-            after = tuple(name for name in stage.after if name in names)
-            runnable.append(replace(stage, jobs=jobs, after=after))
-    return runnable, failures
+        elif left.jobs:
+            runnable[stage.name] = replace(left, after=tuple(name for name in stage.after if name in runnable))
+    return [*runnable.values()], failures

@@ -6,15 +6,14 @@ An empty file belongs to a job that is about to fill it. The file of the highest
 never used twice.
 
 A holder touches its file every few seconds. It counts as dead at once if its process on this machine has ended, or if
-it was an earlier attempt of this Slurm job. Otherwise it counts as dead if it has not touched the file for two minutes,
-by the clock of the file system, or its Slurm job has ended, and if it stays silent while it is watched: clocks jump,
-and nodes are lost. In a copied folder, a lease whose holder works on the original on this machine does not count.
+it was an earlier attempt of this Slurm job. Any other holder is watched, and counts as dead if it does not touch the
+file for two minutes: no clocks are compared, and a job on a lost node may still work. In a copied folder, a lease whose
+holder works on the original on this machine does not count.
 """
 
 import json
 import os
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,20 +21,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from autosparse.cluster import interruption, slurm
+from autosparse.cluster import interruption
+from autosparse.cluster.records import say
 from autosparse.errors import UserError
 from autosparse.files import naming
 
 LEASE = ".lease-"
 _BEAT = 10.0  # seconds between two touches
 _STALE = 120.0  # seconds without a touch after which the holder counts as dead
-_WATCHED = 1 / 5  # fraction of that time for which a holder is watched first
-_UNNAMED: dict[str, Any] = {
-    "host": None,
-    "pid": None,
-    "started": None,
-    "job": None,
-}  # has not filled its file yet, or it is damaged
 _RELEASED = 1  # number of bytes of a released lease
 
 
@@ -47,7 +40,7 @@ def lease(
 
     A holder that finds that it has lost the lease (it was suspended for minutes, say) asks itself to stop at the next
     step. A requeued job of Slurm takes over from itself. If another job works on the run, this one waits for it until
-    it is asked to stop, or raises a `UserError` at once.
+    it is asked to stop, or raises a `UserError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pid = os.getpid()
@@ -68,35 +61,28 @@ def lease(
 def holder_of(folder: Path) -> dict[str, Any] | None:
     """Return the `host`, `pid` and `job` that work on a run; None if none do, as far as this machine can see."""
     newest = _newest(folder)
-    holder = _holder(newest) if newest else None
-    if not newest or not holder or holder == _UNNAMED:
-        return None
-    if holder["host"] == socket.gethostname():
-        return None if _is_gone_from_here(holder, folder) else holder
-    try:
-        return holder if time.time() - newest.stat().st_mtime < _STALE else None
-    except FileNotFoundError:
-        return None
+    with suppress(FileNotFoundError):  # superseded just now
+        if newest and (holder := _holder(newest)):
+            here = holder["host"] == socket.gethostname()
+            gone = _is_gone_from_here(holder, folder) if here else time.time() - newest.stat().st_mtime > _STALE
+            return None if gone else holder
+    return None
 
 
 def _acquire(folder: Path, mine: dict[str, Any], stale: float, wait: bool) -> Path:
     while True:
         newest = _newest(folder)
-        if newest is not None:
-            holder = _holder(newest)
-            if holder is None:
-                continue  # superseded and deleted just now
-            try:
-                free = not holder or _is_dead(holder, mine, newest, stale)
-            except FileNotFoundError:
-                continue  # superseded during the look
-            if not free:
-                if holder == _UNNAMED or (wait and not interruption.received()):
+        try:
+            holder = _holder(newest) if newest else None
+            if newest and holder is not None and not _is_dead(holder, mine, newest, stale):
+                if not holder or (wait and not interruption.received()):
                     time.sleep(0.05)
                     continue
                 job = f" (job {holder['job']})" if holder["job"] else ""
                 who = f"process {holder['pid']} on {holder['host']}{job}"
                 raise UserError(f"{folder}: {who} works on this run; wait for it, or stop it and run this again")
+        except FileNotFoundError:
+            continue  # superseded and deleted just now
         path = folder / f"{LEASE}{_number(newest) + 1 if newest else 1}"
         try:
             _create(path, json.dumps(mine))
@@ -121,23 +107,18 @@ def _create(path: Path, text: str) -> None:
 
 
 def _is_dead(holder: dict[str, Any], mine: dict[str, Any], path: Path, stale: float) -> bool:
-    if holder["host"] == mine["host"]:
+    if holder.get("host") == mine["host"]:
         return _is_gone_from_here(holder, path.parent)
-    if holder["job"] is not None and holder["job"] == mine["job"]:
+    if holder.get("job") is not None and holder["job"] == mine["job"]:
         return True
-    with tempfile.TemporaryFile(dir=path.parent) as fresh:
-        now = os.fstat(fresh.fileno()).st_mtime  # the clock of the file system
-    touched = path.stat().st_mtime
-    if now - touched <= stale and not _has_ended(holder["job"]):
-        return False
-    time.sleep(stale * _WATCHED)
-    return path.stat().st_mtime == touched
-
-
-def _has_ended(job_id: str | None) -> bool:
-    """Return True if Slurm says so; the job may still work: it may be another user's, or on a lost node."""
-    queue = slurm.queue() if job_id else None
-    return queue is not None and job_id not in queue
+    who = f"process {holder.get('pid')} on {holder.get('host')}"
+    say(f"{path.parent}: watching for up to {stale:.0f} seconds whether {who} works on this run")
+    touched, end = path.stat().st_mtime, time.monotonic() + stale
+    while time.monotonic() < end:
+        time.sleep(0.1)
+        if path.stat().st_mtime != touched or interruption.received():
+            return False
+    return True
 
 
 def _is_gone_from_here(holder: dict[str, Any], folder: Path) -> bool:
@@ -168,14 +149,11 @@ def _number(path: Path) -> int:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """Return the holder of a lease; empty if it was released; None if the file is gone."""
-    try:
-        text = path.read_text()
-        return {} if len(text) == _RELEASED else dict(json.loads(text))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return _UNNAMED
+    """Return the holder of a lease; None if it was released; empty if it has not filled its file, or it is damaged."""
+    text = path.read_text()
+    with suppress(ValueError):
+        return None if len(text) == _RELEASED else dict(json.loads(text))
+    return {}
 
 
 def start_of(pid: int) -> str | None:

@@ -1,21 +1,37 @@
-"""The process group of a job: one process per task, found through submitit, managed by Accelerate."""
+"""The processes of a job: how they start, find each other and end."""
 
 import os
-import tempfile
-import time
-from datetime import timedelta
+import pickle
+import shlex
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Never
 
 import submitit
 import torch
 import torch.distributed
 import torch.utils.deterministic
 from accelerate import Accelerator
-from torch.distributed import TCPStore
+from submitit.core.submission import submitit_main
+from submitit.helpers import TorchDistributedEnvironment
+from tqdm import tqdm
 
 from autosparse.errors import UserError
-from autosparse.files import write_text
 
+HOLD_SIGNALS = (
+    "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM}); "
+    "work = 'from autosparse.cluster.process import main; main()'; "
+    "words = ['-c', work] if sys.argv[2:4] == ['-m', 'submitit.core._submit'] else sys.argv[2:4]; "
+    "os.execv(sys.executable, [sys.executable, sys.argv[1], *words, *sys.argv[4:]])"
+)
+"""First code of a job's process. It holds signals until `interruption.listening`, as a signal during the imports would
+end the process, and runs `main` instead of submitit's program."""
+PYTHON = f"{shlex.quote(sys.executable)} -ISc {shlex.quote(HOLD_SIGNALS)}"
+"""The Python of submitit's jobs."""
 _GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _STARTERS = {
     "SUBMITIT_EXECUTOR",
@@ -24,7 +40,43 @@ _STARTERS = {
     "PMI_SIZE",
     "MV2_COMM_WORLD_SIZE",
 }
-_MEETING_TIMEOUT = timedelta(minutes=10)  # from the first process to the last: imports from a slow file system
+
+
+def main() -> None:
+    """Run the work that submitit has submitted and end the process."""
+    _run_and_exit(submitit_main)
+
+
+def run_forked(work: bytes, environment: Mapping[str, str], log: Path) -> None:
+    """Run pickled work in a forked process and end the process.
+
+    Args:
+        work: pickled function without arguments.
+        environment: mapping of all environment variables of the process.
+        log: file to which standard output and standard error are appended.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
+    with log.open("a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    tqdm.set_lock(threading.RLock())  # Its own lock has a semaphore, which the end below would leave behind.
+    _run_and_exit(lambda: pickle.loads(work)())
+
+
+def _run_and_exit(work: Callable[[], object]) -> Never:
+    """End the process when its work is done, even if threads of the user's are still alive."""
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # The disk may be full.
+                stream.flush()
+        os._exit(code)
 
 
 def start(cpus: int | None = None, gpu_fraction: float = 1.0) -> Accelerator:
@@ -49,14 +101,15 @@ def start(cpus: int | None = None, gpu_fraction: float = 1.0) -> Accelerator:
     if not (_is_one_of_several() or torch.distributed.is_initialized()):
         for name in _GROUP:
             os.environ.pop(name, None)
-    expected = int(os.environ.get("WORLD_SIZE", 1))
     if "SUBMITIT_EXECUTOR" in os.environ:
         job = submitit.JobEnvironment()
-        expected = job.num_tasks
-        if expected > 1:
-            _join(job)
+        if job.num_tasks > 1:
+            group = TorchDistributedEnvironment()
+            group.master_addr = "127.0.0.1" if job.num_nodes == 1 else group.master_addr
+            group.export(set_cuda_visible_devices=False, overwrite=True)
         # A killed attempt may have left this file, at which submitit would fail.
         Path(f"{job.paths.result_pickle}.save_tmp").unlink(missing_ok=True)
+    expected = int(os.environ.get("WORLD_SIZE", 1))
     cpu = not torch.cuda.is_available()
     if not cpu:
         _be_deterministic()
@@ -89,55 +142,12 @@ def requeues() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", 0))
 
 
-def meet(host: str, path: Path, main: bool) -> TCPStore:
-    """Return the store by which the processes of a job find each other.
-
-    The main process takes any free port and writes it to a file, which must be new for each attempt at a job.
-
-    Args:
-        host: host of the main process.
-        path: file of the port, visible on all nodes.
-        main: whether this is the main process.
-
-    Raises:
-        UserError: the main process does not write the file.
-    """
-    if main:
-        store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_MEETING_TIMEOUT)
-        write_text(path, str(store.port))
-        return store
-    end = time.monotonic() + _MEETING_TIMEOUT.total_seconds()
-    while not path.exists():
-        if time.monotonic() > end:
-            raise UserError(f"the first process of this job, on {host}, has not written {path}")
-        time.sleep(0.2)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass  # A client of NFS that has changed a folder reads it anew.
-    return TCPStore(host, int(path.read_text()), wait_for_workers=False, timeout=_MEETING_TIMEOUT)
-
-
 def _is_one_of_several() -> bool:
     """Return True if submitit, torchrun (accelerate, too), srun or mpirun has started this process."""
     if not _STARTERS.isdisjoint(os.environ):
         return True
     # The shell of an salloc is a step of one task, and may well have a stale WORLD_SIZE.
     return os.environ.get("SLURM_STEP_NUM_TASKS", "1") == os.environ.get("WORLD_SIZE")
-
-
-def _join(job: submitit.JobEnvironment) -> None:
-    """Make the process group, which Accelerate then finds."""
-    host = "127.0.0.1" if job.num_nodes == 1 else job.hostnames[0]
-    store = meet(host, job.paths.folder / f"port{requeues()}", job.global_rank == 0)
-    os.environ.update(
-        RANK=str(job.global_rank),
-        WORLD_SIZE=str(job.num_tasks),
-        LOCAL_RANK=str(job.local_rank),
-        LOCAL_WORLD_SIZE=str(job.num_tasks // job.num_nodes),
-        MASTER_ADDR=host,
-        MASTER_PORT=str(store.port),
-    )
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    torch.distributed.init_process_group(backend, store=store, rank=job.global_rank, world_size=job.num_tasks)
 
 
 def _be_deterministic() -> None:

@@ -103,6 +103,8 @@ class Resources(Where):
             raise UserError("one process runs on each GPU: tasks per node are for jobs with 0 GPUs per node")
         if self.runs_per_job > 1 and (self.tasks_per_node or 1) * (self.nodes or 1) > 1:
             raise UserError("in a job of several runs each run has one process: leave out tasks-per-node and nodes")
+        if self.runs_per_gpu and not self.gpus(1):
+            raise UserError(self._no_gpu)
         for job in self.after:
             if not re.fullmatch(r"\d+(_\d+)?", job):
                 raise UserError(f"after takes job ids of Slurm, such as 4242 or 4242_3, got {job!r}")
@@ -130,6 +132,10 @@ class Resources(Where):
                 raise UserError(f"slurm {text}: {key} is set by an option of --help-cluster or by the submission")
             options[key] = value if equals else True
         return options
+
+    @property
+    def _no_gpu(self) -> str:
+        return f"runs-per-gpu {self.runs_per_gpu}: there is no GPU to share; runs-at-once is for cores"
 
     @property
     def request(self) -> str:
@@ -216,7 +222,7 @@ class Resources(Where):
         count = count_gpus()
         gpus = self.gpus(min(1, count))
         if self.runs_per_gpu and not gpus:
-            raise UserError(f"runs-per-gpu {self.runs_per_gpu}: there is no GPU to share; runs-at-once is for cores")
+            raise UserError(self._no_gpu)
         if gpus > count:
             raise UserError(f"gpus-per-node {gpus}: this machine has {count}")
         return gpus

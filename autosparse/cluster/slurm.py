@@ -6,6 +6,9 @@ import subprocess
 from collections.abc import Iterable
 from typing import NamedTuple
 
+_NEVER = re.compile(r"Partition(Config|TimeLimit|NodeLimit)|BadConstraints|Invalid(Account|QOS)|.*PerJob(Limit)?")
+"""Reasons for which a job stays pending forever."""
+
 
 class State(NamedTuple):
     """State of a job in the queue."""
@@ -19,6 +22,11 @@ class State(NamedTuple):
     def held(self) -> bool:
         """Whether it stays pending until it is released, as Slurm does with a job that a node could not start."""
         return self.state == "PENDING" and "held" in self.reason.lower()
+
+    @property
+    def never(self) -> bool:
+        """Whether it stays pending forever, as the site allows no such job, or lost the node that it asked for."""
+        return self.state == "PENDING" and _NEVER.fullmatch(self.reason) is not None
 
 
 def slurm_answers() -> bool:
@@ -65,6 +73,14 @@ def release(job_ids: Iterable[str]) -> None:
     """Let held jobs start; jobs that an administrator holds stay held."""
     if ids := [*job_ids]:
         _ask("scontrol", "release", *ids)
+
+
+def requeue(job_id: str) -> bool:
+    """Have a running job queued again, but not one that is being cancelled; return False if Slurm refuses."""
+    state = _ask("squeue", "--noheader", "--jobs", job_id, "--format=%T")
+    if state is None or state.strip() != "RUNNING":
+        return state is not None
+    return _ask("scontrol", "requeue", job_id) is not None
 
 
 def arrays(job_ids: Iterable[str]) -> list[str]:

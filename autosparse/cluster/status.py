@@ -16,10 +16,9 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autosparse.cluster import lease, slurm, submissions
-from autosparse.cluster.job import error_of
-from autosparse.cluster.progress import PROGRESS
-from autosparse.cluster.provenance import read_config
+from autosparse.cluster import lease, slurm
+from autosparse.cluster.job import SUBMITTED, error_of
+from autosparse.cluster.records import PROGRESS, job_of, read_config
 from autosparse.errors import UserError
 from autosparse.files import read_json, read_record, walk
 from autosparse.metrics import described
@@ -199,7 +198,7 @@ def stop(folders: Iterable[Path]) -> list[Path]:
     queue, jobs, stopped, errors = slurm.queue(), list[str](), list[Path](), list[str]()
     signalled = set[int]()  # A second signal would end a process that works on several runs at once.
     for folder in folders:
-        job, holder = _job(folder), lease.holder_of(folder)
+        job, holder = job_of(folder), lease.holder_of(folder)
         # A run that was submitted twice has two jobs.
         queued = [job_id for job_id in {job, holder["job"] if holder else None} if queue and job_id in queue]
         if queue is None and job and read_record(folder / "status.json").get("state") != "complete":
@@ -226,13 +225,12 @@ def _runs(path: Path) -> Iterator[Path]:
         if "config.yaml" in files or "job.json" in files:
             yield where
             folders.clear()
-        elif submissions.JOBS in files:
+        elif where.name == SUBMITTED:
             folders.clear()
 
 
 def _row(folder: Path, queue: dict[str, slurm.State] | None) -> dict[str, Any]:
-    status, job = read_record(folder / "status.json"), _job(folder)
-    state = _state(folder, status, job, queue)
+    status, job, state = read_record(folder / "status.json"), job_of(folder), state_of(folder, queue)
     row = {"run": folder.name, "state": state, "job": job, "requeues": status.get("requeues")}
     row |= {"node": status.get("node"), "why": error_of(folder) if state in ("failed", "interrupted") else None}
     if state == "failed" and not status:
@@ -244,13 +242,9 @@ def _row(folder: Path, queue: dict[str, slurm.State] | None) -> dict[str, Any]:
         return row | ({"state": "damaged"} if state in ENDED else {})
 
 
-def _job(folder: Path) -> str | None:
-    """Return the Slurm job that a run was submitted as or, where that record is lost, that last worked on it."""
-    submitted, worked = (read_record(folder / name) for name in ("job.json", "status.json"))
-    return submitted.get("job", worked.get("job"))
-
-
-def _state(folder: Path, status: dict[str, Any], job: str | None, queue: dict[str, slurm.State] | None) -> str:
+def state_of(folder: Path, queue: dict[str, slurm.State] | None) -> str:
+    """Return the state of a run, see `rows`, by the answer of `slurm.queue`."""
+    status, job = read_record(folder / "status.json"), job_of(folder)
     state = str(status.get("state", "damaged" if (folder / "status.json").is_file() else "not started"))
     if state == "damaged" and lease.holder_of(folder):
         state = "running"

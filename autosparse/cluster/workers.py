@@ -7,30 +7,26 @@ this on its own machine; a job of Slurm uses it for several runs (`--runs-per-jo
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
-from multiprocessing.context import ForkServerProcess
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import submitit
 from tqdm import tqdm
 
-from autosparse.cluster import interruption, lease, provenance, worker
+from autosparse.cluster import interruption, process
 from autosparse.cluster.attempt import Attempt, requeue
-from autosparse.cluster.job import Failure, Job, Stage, blocked, failure
-from autosparse.cluster.progress import say
+from autosparse.cluster.job import OUTPUT_LOG, Failure, Job, Stage, blocked, failure
+from autosparse.cluster.records import say
 from autosparse.cluster.resources import Resources, count_gpus
 from autosparse.errors import UserError
 from autosparse.files import naming, read_record
-
-if TYPE_CHECKING:
-    from torch.distributed import TCPStore
 
 _FORKS = multiprocessing.get_context("forkserver")
 _PATIENCE = 30.0  # seconds that processes of a run get to notice that one of them has failed
@@ -106,14 +102,14 @@ def run(stages: Sequence[Stage], resources: Resources) -> list[Failure]:
                     say(f"[{started}/{len(jobs)}] started {job.folder}")
             counts = {"running": len(running), "waiting": sum(map(len, waiting.values())), "failed": len(failures)}
             bar.set_postfix_str(", ".join(f"{count} {state}" for state, count in counts.items() if count))
-            processes = [process for run in running.values() for process in run.processes]
-            connection.wait([process.sentinel for process in processes if process.exitcode is None], timeout=0.2)
+            alive = [each for run in running.values() for each in run.processes if each.exitcode is None]
+            connection.wait([each.sentinel for each in alive], timeout=0.2)
             for place, ended in [(place, run) for place, run in running.items() if run.has_ended()]:
                 del running[place]
                 free.append(place)
                 bar.update()
                 unfinished[ended.stage.name] -= 1
-                if error := failure(ended.job, ended.log):
+                if error := failure(ended.job):
                     say(f"failed: {ended.job.folder}")
                     failed.add(ended.stage.name)
                     failures.append(error)
@@ -121,65 +117,43 @@ def run(stages: Sequence[Stage], resources: Resources) -> list[Failure]:
 
 
 class _Run:
-    """The processes of one run, and the store by which several of them find each other."""
+    """The processes of one run."""
 
     def __init__(self, stage: Stage, job: Job, resources: Resources, place: int, at_once: int) -> None:
         self.stage, self.job = stage, job
-        self.log = job.folder / "logs" / "output.log"
-        with naming(self.log):
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-        in_slurm = "SUBMITIT_EXECUTOR" in os.environ
-        if not in_slurm:
-            provenance.write_submission(job, None, str(self.log))
-        attempt = Attempt(
-            job,
-            resources.threads(at_once),
-            resources.requeues,
-            forked=True,
-            gpu_fraction=1 / (resources.runs_per_gpu or 1),
-        )
+        log = job.folder / OUTPUT_LOG
+        with naming(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+        share = 1 / (resources.runs_per_gpu or 1)
+        threads = resources.threads(at_once)
+        work = cloudpickle.dumps(Attempt(job, threads, resources.requeues, forked=True, gpu_fraction=share))
         environment = {**os.environ, **_gpus_of(place, resources)}
-        work = cloudpickle.dumps(attempt)
-        self._store, ranks = _process_group(resources.tasks)
-        self.processes = [_fork(work, {**environment, **rank}, self.log) for rank in ranks]
-        self._ends = time.monotonic() + 60 * resources.minutes if resources.time and not in_slurm else None
+        arguments = [(work, {**environment, **rank}, log) for rank in _process_group(resources.tasks)]
+        self.processes = [_FORKS.Process(target=process.run_forked, args=each) for each in arguments]
+        with _server_environment():
+            for each in self.processes:
+                each.start()
+        limited = resources.time and "SUBMITIT_EXECUTOR" not in os.environ
+        self._ends = time.monotonic() + 60 * resources.minutes if limited else None
         self._failed: float | None = None
 
     def has_ended(self) -> bool:
         """Return True if no process of the run is left; stop it at its time limit, or some time after one failed."""
-        ended = [process for process in self.processes if not _is_alive(process)]
-        alive, now = len(ended) < len(self.processes), time.monotonic()
+        codes, now = [each.exitcode for each in self.processes], time.monotonic()
         if self._ends and now > self._ends:
             self._ends = None
             self.signal(signal.SIGTERM)
-        if alive and any(process.exitcode for process in ended):
+        if None in codes and any(codes):
             self._failed = self._failed or now
             if now > self._failed + _PATIENCE:
                 self.signal(signal.SIGKILL)
-        return not alive
+        return None not in codes
 
     def signal(self, number: int) -> None:
         """Send a signal to the processes."""
-        for process in self.processes:
-            if _is_alive(process) and process.pid:
-                os.kill(process.pid, number)
-
-
-def _is_alive(process: ForkServerProcess) -> bool:
-    """Return True if a process has not ended. Without its server, which may be killed, `exitcode` does not know."""
-    return process.exitcode is None or lease.start_of(process.pid or 0) is not None
-
-
-def _fork(work: bytes, environment: Mapping[str, str], log: Path) -> ForkServerProcess:
-    """Start a process that runs pickled work; see `worker.run_forked`."""
-    while True:
-        process = _FORKS.Process(target=worker.run_forked, args=(work, environment, log))
-        try:
-            with _server_environment():
-                process.start()
-        except (EOFError, ConnectionError):  # The server was killed just now; the next start starts another.
-            continue
-        return process
+        for each in self.processes:
+            if each.exitcode is None and each.pid:
+                os.kill(each.pid, number)
 
 
 @contextmanager
@@ -205,16 +179,16 @@ def _server_environment() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = threads
 
 
-def _process_group(tasks: int) -> tuple["TCPStore | None", list[dict[str, str]]]:
-    """Return the store by which the processes of a run meet, and the variables of each, as torchrun sets them."""
+def _process_group(tasks: int) -> list[dict[str, str]]:
+    """Return the variables by which the processes of a run find each other, as torchrun sets them."""
     if tasks == 1:
-        return None, [{}]
-    from torch.distributed import TCPStore
-
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    common |= {"WORLD_SIZE": str(tasks), "LOCAL_WORLD_SIZE": str(tasks), "TORCHELASTIC_RUN_ID": "local"}
-    return store, [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(tasks)]
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "local"}
+    common |= {"WORLD_SIZE": str(tasks), "LOCAL_WORLD_SIZE": str(tasks)}
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(tasks)]
 
 
 def _gpus_of(place: int, resources: Resources) -> dict[str, str]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from autosparse.cluster import provenance
-from autosparse.cluster.progress import progress
+from autosparse.cluster import records
+from autosparse.cluster.records import progress
 from autosparse.config import NO_IDENTITY, Bounds, FitConfig
 from autosparse.errors import StoreError, UserError
 from autosparse.files import is_json, read_json
@@ -152,7 +152,7 @@ class FitRun(TrackedRun):
         log.info("%s", reading)
         seconds = time.perf_counter() - start
         metrics = [{"run": run, **validate(autos, samples, k)} for k, run in enumerate(self.runs)]
-        autos.card |= {"held_out": metrics, "seconds": {"fit": seconds}, "versions": provenance.versions()}
+        autos.card |= {"held_out": metrics, "seconds": {"fit": seconds}, "versions": records.versions()}
         if self.leave_one_out:
             autos.card["leave_one_out"] = [
                 {"run": run, **self._fit_without(k, samples, accelerator)} for k, run in enumerate(self.runs)

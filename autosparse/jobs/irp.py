@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autosparse.cluster import provenance
-from autosparse.cluster.progress import progress
+from autosparse.cluster import records
+from autosparse.cluster.records import progress
 from autosparse.config import IRPConfig
 from autosparse.errors import UserError
 from autosparse.jobs.base import TrainingRun, task_attributes
@@ -93,8 +93,8 @@ class IRPRun(TrainingRun):
                 attributes={
                     **self.identity(),
                     **task_attributes(setting.task),
-                    "versions": provenance.versions(),
-                    "commit": provenance.git_commit(),
+                    "versions": records.versions(),
+                    "commit": records.git_commit(),
                 },
                 progress=bar.update,
                 after_epoch=after_epoch,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autosparse import registry
-from autosparse.cluster import provenance
-from autosparse.cluster.progress import progress
+from autosparse.cluster import records
+from autosparse.cluster.records import progress
 from autosparse.config import SHIPPED, PruneConfig, folder_of, is_folder
 from autosparse.criteria.table import AHEAD, DYNAMIC, LOOK_AHEAD, ROWS, check_options
 from autosparse.errors import UserError, unknown
@@ -207,7 +207,7 @@ class PruneRun(TrainingRun):
             **summarize(history, data.better),
             "history": history,
             "seconds": {"mask": masked - start, "train": time.perf_counter() - masked},
-            "versions": provenance.versions(),
+            "versions": records.versions(),
         }
         metric = described(result["metric"], result["test"])
         log.info("%s at %g%%, seed %d: %s", self.label, 100 * config.sparsity, config.seed, metric)

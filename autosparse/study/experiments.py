@@ -99,14 +99,11 @@ def make_graph(jobs: Iterable[Job]) -> list[Stage]:
 
 def describe(stages: Sequence[Stage]) -> list[str]:
     """Return the cost of a graph as text, one line per stage and one for all."""
-    jobs = [job for stage in stages for job in stage.jobs]
-    fits = {job.folder for job in jobs if isinstance(job, FitRun) and job.config.looks_ahead}
     lines = []
     for stage in stages:
         lengths = sorted(_trainings(stage).items())
         parts = [f"{len(stage.jobs):,} jobs", *(f"{n:,} trainings of {epochs} epochs" for epochs, n in lengths)]
-        pruned = [job for job in stage.jobs if isinstance(job, PruneRun)]
-        if ahead := sum(job.looks_ahead or job.saved in fits for job in pruned):
+        if ahead := sum(isinstance(job, PruneRun) and job.looks_ahead for job in stage.jobs):
             parts.append(f"{ahead:,} of them look ahead first, by default for the steps of one training")
         lines.append(f"{stage.name}: {', '.join(parts)}")
     return [*lines, f"in all: {in_all(stages)}"]

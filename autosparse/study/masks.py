@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from autosparse.cluster.progress import say
+from autosparse.cluster.records import say
 from autosparse.errors import UserError
 from autosparse.jobs.prune import MASK
 from autosparse.pruning import Mask

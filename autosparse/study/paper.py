@@ -25,7 +25,7 @@ _AUTHORS: Mapping[str, Any] = {  # options of IRP as in the authors' code
     "prune_first": True,
     "rewind": "weights",
 }
-_AUTOS = {0.7: 93.09, 0.9: 92.63, 0.95: 92.00, 0.99: 88.78}  # the paper's default: SNIP, 20 iterations, ResNet-18
+_AUTOS = (93.09, 92.63, 92.00, 88.78)  # the paper's default at `_NINETIES`: SNIP, 20 iterations, ResNet-18
 
 
 def figure1(scale: Scale) -> list[Part]:
@@ -101,10 +101,10 @@ def table1(scale: Scale) -> list[Part]:
     """
     sparsities = (0.3, 0.5, 0.7, 0.9)
     methods = (
-        Method("SNIP", "snip", paper=_at(sparsities, 59.88, 58.34, 57.45, 53.16)),
-        Method("GraSP", "grasp", paper=_at(sparsities, 57.83, 56.54, 55.43, 54.43)),
-        Method("NPB", "npb", paper=_at(sparsities, 60.35, 59.35, 58.70, 56.40)),
-        _autos("AutoS", scale, paper=_at(sparsities, 60.02, 59.23, 58.05, 55.32)),
+        Method("SNIP", "snip", paper=(59.88, 58.34, 57.45, 53.16)),
+        Method("GraSP", "grasp", paper=(57.83, 56.54, 55.43, 54.43)),
+        Method("NPB", "npb", paper=(60.35, 59.35, 58.70, 56.40)),
+        _autos("AutoS", scale, paper=(60.02, 59.23, 58.05, 55.32)),
     )
     return [_table("Table 1: criteria on Tiny-ImageNet", scale, methods, sparsities, "resnet18/tiny-imagenet")]
 
@@ -116,8 +116,8 @@ def table2(scale: Scale) -> list[Part]:
     The paper: both inputs together gain a point at 99%.
     """
     methods = (
-        _autos("Only Param", scale, features=("theta",), paper=_at(_NINETIES, 93.07, 92.40, 91.78, 87.6)),
-        _autos("Only Grad", scale, features=("grad",), paper=_at(_NINETIES, 93.27, 92.53, 91.70, 87.99)),
+        _autos("Only Param", scale, features=("theta",), paper=(93.07, 92.40, 91.78, 87.6)),
+        _autos("Only Grad", scale, features=("grad",), paper=(93.27, 92.53, 91.70, 87.99)),
         _autos("Param + Grad", scale, paper=_AUTOS),
     )
     return [_table("Table 2: inputs of AutoS", scale, methods)]
@@ -130,7 +130,7 @@ def table3(scale: Scale) -> list[Part]:
     The paper: SNIP's labels win from 95% on.
     """
     methods = (
-        _autos("LTH", scale, scale.irp(_CIFAR, "magnitude"), paper=_at(_NINETIES, 93.41, 92.09, 89.96, 79.15)),
+        _autos("LTH", scale, scale.irp(_CIFAR, "magnitude"), paper=(93.41, 92.09, 89.96, 79.15)),
         _autos("SNIP-iter", scale, paper=_AUTOS),
     )
     return [_table("Table 3: criterion of the iterative pruning", scale, methods)]
@@ -152,8 +152,8 @@ def table4(scale: Scale) -> list[Part]:
     methods = []
     for pair, both in reported.items():
         for backbone, figures in zip(("resnet18", "vgg19"), both, strict=True):
-            label, paper = f"{pair.replace('/', ' on ')}, {backbone}", _at(sparsities, *figures)
-            methods.append(_autos(label, scale, scale.irp(pair), backbone=backbone, paper=paper))
+            label = f"{pair.replace('/', ' on ')}, {backbone}"
+            methods.append(_autos(label, scale, scale.irp(pair), backbone=backbone, paper=figures))
     return [_table("Table 4: labels and backbone", scale, _distinct(*methods), sparsities)]
 
 
@@ -166,7 +166,7 @@ def table5(scale: Scale) -> list[Part]:
     methods = (
         _autos("20-iter", scale, paper=_AUTOS),
         *(
-            _autos(f"{n}-iter", scale, scale.irp(_CIFAR, iterations=n), paper=_at(_NINETIES, *figures))
+            _autos(f"{n}-iter", scale, scale.irp(_CIFAR, iterations=n), paper=figures)
             for n, figures in ((40, (93.21, 92.57, 91.88, 88.66)), (100, (93.24, 92.20, 91.87, 88.45)))
         ),
     )
@@ -184,13 +184,12 @@ def table6(scale: Scale) -> list[Part]:
     merged = tuple(irp.values())
     three = tuple(scale.irp(_CIFAR, seed=seed) for seed in (0, 1, 2))
     both = (irp[20], scale.irp(_CIFAR, "magnitude"))
-    paper = _at(_NINETIES, 93.17, 92.74, 47.56, 10.00)
     methods = (
-        _autos("20+40+100", scale, *merged, paper=paper),
+        _autos("20+40+100", scale, *merged, paper=(93.17, 92.74, 47.56, 10.00)),
         _autos("20+40+100, min-max", scale, *merged, label="min-max"),
         _autos("20+40+100, log-density", scale, *merged, label="log-density"),
-        _autos("3*20", scale, *three, paper=_at(_NINETIES, 93.17, 92.50, 91.73, 88.39)),
-        _autos("LTH+SNIP", scale, *both, paper=_at(_NINETIES, 92.90, 92.59, 91.70, 88.45)),
+        _autos("3*20", scale, *three, paper=(93.17, 92.50, 91.73, 88.39)),
+        _autos("LTH+SNIP", scale, *both, paper=(92.90, 92.59, 91.70, 88.45)),
     )
     return [_table("Table 6: merged labels", scale, methods)]
 
@@ -208,8 +207,8 @@ def table8(scale: Scale) -> list[Part]:
     ]
     methods = []
     for batch, rate, *figures in reported:
-        label, paper = f"batch {batch}, learning rate {rate:g}", _at((0.95, 0.99), *figures)
-        methods.append(_autos(label, scale, batch_size=batch, learning_rate=rate, paper=paper))
+        label = f"batch {batch}, learning rate {rate:g}"
+        methods.append(_autos(label, scale, batch_size=batch, learning_rate=rate, paper=figures))
     return [_table("Table 8: batch and learning rate of the fit", scale, methods, (0.95, 0.99))]
 
 
@@ -248,38 +247,29 @@ def table9(scale: Scale) -> list[Part]:
 def authors(scale: Scale) -> list[Part]:
     """The protocol of the authors' code and ours: `python launch/paper.py authors --scale small`.
 
-    130 jobs, 243 trainings. LeNet-300-100 from Kaiming normal and from PyTorch's initial weights, and ResNet-18 on
+    130 jobs, 183 training runs. LeNet-300-100 from Kaiming normal and from PyTorch's initial weights, and ResNet-18 on
     CIFAR-10: SNIP with both modes of batch norm, magnitude, AutoS by our protocol and by theirs (see `_AUTHORS`), three
     seeds at 95 and 99%, and masks shuffled within layers.
     To expect: from PyTorch's initial weights AutoS below SNIP; shuffled masks on par with the others or better.
     """
-    pairs = [(pair, scale) for pair in scale.distinct("lenet/mnist", _CIFAR)]
-    lenet = scale.settings["lenet/mnist"]
-    other = replace(lenet, task=replace(lenet.task, init="torch"))
-    pairs.insert(1, ("lenet/mnist", replace(scale, settings={**scale.settings, "lenet/mnist": other})))
+    lenet, *others = scale.distinct("lenet/mnist", _CIFAR)
+    setting = scale.settings[lenet]
+    torchs = replace(setting, task=replace(setting.task, init="torch"))
+    pairs = [(lenet, scale), (lenet, replace(scale, settings={**scale.settings, lenet: torchs}))]
     parts: list[Part] = []
-    for pair, here in pairs:
-        ours, theirs = here.irp(pair), here.irp(pair, **_AUTHORS)
+    for pair, here in [*pairs, *((pair, scale) for pair in others)]:
+        theirs = here.irp(pair, **_AUTHORS)
         methods = (
             Method("magnitude", "magnitude"),
             Method("SNIP", "snip"),
             Method("SNIP, running statistics", "snip", how={"batch_norm": "running"}),
-            _autos("AutoS", here, ours),
+            _autos("AutoS", here, here.irp(pair)),
             _autos("AutoS, the authors' protocol", here, theirs, transform="raw-sum", label="min-max"),
         )
-        name = here.settings[pair].name
-        parts.append(
-            Comparison(
-                f"The authors' protocol: {name.replace('_', ' on ')}",
-                f"authors_{name}",
-                here,
-                pair,
-                methods,
-                scale.shown((0.95, 0.99)),
-                checked=tuple(method.label for method in methods[-2:]),
-                checks=("shuffled",),
-            )
-        )
+        name, checked = here.settings[pair].name, tuple(method.label for method in methods[-2:])
+        title, stem = f"The authors' protocol: {name.replace('_', ' on ')}", f"authors_{name}"
+        shown = scale.shown((0.95, 0.99))
+        parts.append(Comparison(title, stem, here, pair, methods, shown, checked=checked, checks=("shuffled",)))
     return parts
 
 
@@ -292,12 +282,10 @@ PLANS: dict[str, Callable[[Scale], list[Part]]] = {
 }
 
 
-def _autos(
-    label: str, scale: Scale, /, *sources: IRPRun, paper: Mapping[float, float] | None = None, **how: Any
-) -> Method:
+def _autos(label: str, scale: Scale, /, *sources: IRPRun, paper: Sequence[float] = (), **how: Any) -> Method:
     """Return AutoS fitted to runs of IRP. Default: the paper's run."""
     runs = sources or (scale.irp(_CIFAR),)
-    return Method(label, scale.fit_to(runs, **how), tuple(dict.fromkeys(runs)), paper or {})
+    return Method(label, scale.fit_to(runs, **how), tuple(dict.fromkeys(runs)), paper)
 
 
 def _panel(figure: str, scale: Scale, pair: str, methods: tuple[Method, ...], **how: Any) -> Comparison:
@@ -323,7 +311,3 @@ def _distinct(*methods: Method) -> tuple[Method, ...]:
     for method in methods:
         seen.setdefault((method.by, method.sources), method)
     return tuple(seen.values())
-
-
-def _at(sparsities: tuple[float, ...], *accuracies: float) -> dict[float, float]:
-    return dict(zip(sparsities, accuracies, strict=True))

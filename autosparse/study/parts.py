@@ -4,7 +4,7 @@ A new kind of table is a class with the methods of `Part`. Its experiment is a f
 name in `experiments.EXPERIMENTS`. Cells and comparisons of means come from `compare`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, get_args
 
@@ -50,8 +50,8 @@ class Method:
     """Name of a criterion, a fit of AutoS, or None for the masks of iterative pruning."""
     sources: tuple[IRPRun, ...] = ()
     """Runs of IRP that a fit learns from, or whose masks are shown."""
-    paper: Mapping[float, float] = field(default_factory=dict)
-    """The paper's accuracies in per cent, by sparsity."""
+    paper: Sequence[float] = ()
+    """The paper's accuracies in per cent, at the sparsities of the table; a scale may show the last ones alone."""
     how: Mapping[str, Any] = field(default_factory=dict)
     """Options of its runs of pruning, see `PruneConfig`."""
 
@@ -117,12 +117,10 @@ class Comparison:
         table = cells.reindex(index=labels, columns=[*self.sparsities], fill_value="–")
         means = rows.groupby(["criterion", "sparsity"])[measure].mean()
         for method in self.methods if measure == _PAPERS_MEASURE else ():
-            for sparsity, reported in method.paper.items():
-                if sparsity in self.sparsities:
-                    difference = 100 * means[method.label, sparsity] - reported
-                    table.loc[method.label, sparsity] = (
-                        f"{reported:.2f} → {table.loc[method.label, sparsity]} ({difference:+.2f})"
-                    )
+            for sparsity, reported in zip(self.sparsities[::-1], method.paper[::-1], strict=False):
+                difference = 100 * means[method.label, sparsity] - reported
+                cell = table.loc[method.label, sparsity]
+                table.loc[method.label, sparsity] = f"{reported:.2f} → {cell} ({difference:+.2f})"
         return table.rename(columns=per_cent)
 
     def _caption(self, measure: str, metric: str, dense: pd.DataFrame) -> str:

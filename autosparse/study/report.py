@@ -10,7 +10,7 @@ import pandas as pd
 
 from autosparse.autos import AutoS, LookupTable
 from autosparse.autos.features import STORED
-from autosparse.cluster.progress import say
+from autosparse.cluster.records import say
 from autosparse.config import Sanity
 from autosparse.errors import UserError
 from autosparse.metrics import factor, label

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from autosparse.autos.autos import CARD
-from autosparse.cluster.provenance import read_config
+from autosparse.cluster.records import read_config
 from autosparse.config import IRPConfig, PruneConfig
 from autosparse.errors import UserError
 from autosparse.files import read_json, walk

@@ -11,8 +11,7 @@ import pandas as pd
 
 from autosparse.autos.autos import CARD
 from autosparse.cluster import status
-from autosparse.cluster.progress import PROGRESS
-from autosparse.cluster.provenance import FILES, read_config
+from autosparse.cluster.records import FILES, PROGRESS, read_config
 from autosparse.errors import UserError
 from autosparse.files import read_json, read_record
 from autosparse.metrics import factor

@@ -1,9 +1,12 @@
 """The site shows the repository's own files at their own paths: a link that works on GitHub works on the site.
 
-MkDocs calls `on_files` and `on_post_page`. Code and the notebook become pages, too.
+MkDocs calls `on_files`, `on_page_markdown` and `on_post_page`. Code and the notebook become pages, too. The page of the
+commands gets their options, and every page ends with a link to the glossary.
 """
 
+import posixpath
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[2]
+COMMANDS, GLOSSARY = "docs/commands.md", "docs/glossary.md"
 SHOWN = (
     "README.md",
     "CONTRIBUTING.md",
@@ -54,6 +58,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if path.parts[0] == "docs":
                 shown[-1].dest_uri = shown[-1].dest_uri.removeprefix("docs/")
     return Files(shown)
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Add the options of the commands to their page, and a link to the glossary to all other pages."""
+    path = page.file.src_uri
+    if path == COMMANDS:
+        sys.path.insert(0, str(ROOT))
+        from docs.site.commands import with_options
+
+        markdown = with_options(markdown)
+    link = posixpath.relpath(GLOSSARY, posixpath.dirname(path))
+    return markdown if path == GLOSSARY else f"{markdown}\n\n---\n\n[The words of these pages]({link})\n"
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> None:

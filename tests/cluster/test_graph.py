@@ -8,8 +8,8 @@ import pytest
 
 from autosparse.cluster import Resources, Stage, launch_graph, status
 from autosparse.errors import UserError
-from tests.cluster.conftest import Commands
 from tests.cluster.jobs import Note
+from tests.commands import Commands
 from tests.conftest import tree
 
 

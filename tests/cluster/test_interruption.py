@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from autosparse.cluster import interruption, worker
+from autosparse.cluster import interruption, process
 from tests.conftest import ROOT, RUN, SMALL_IRP, tree
 from tests.waiting import waiting_irp
 
@@ -74,18 +74,18 @@ from pathlib import Path
 Path(sys.argv[1], "started").touch()
 while not Path(sys.argv[1], "asked").exists():  # as if for imports
     time.sleep(0.01)
-from autosparse.cluster import interruption, worker
+from autosparse.cluster import interruption
 with interruption.listening():
     print(interruption.received())
 """
-    command = [sys.executable, "-ISc", worker.HOLD_SIGNALS, "-c", code, str(tmp_path)]
+    command = [sys.executable, "-ISc", process.HOLD_SIGNALS, "-c", code, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    started = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     while not (tmp_path / "started").exists():
         time.sleep(0.01)
-    process.send_signal(signal.SIGUSR2)
+    started.send_signal(signal.SIGUSR2)
     (tmp_path / "asked").touch()
-    assert process.communicate()[0] == "SIGUSR2\n"
+    assert started.communicate()[0] == "SIGUSR2\n"
 
 
 @pytest.mark.parametrize("step", [0.01, 9.0])

@@ -8,8 +8,8 @@ from accelerate import Accelerator
 
 from autosparse.cluster import Resources, launch, status
 from autosparse.errors import UserError
-from tests.cluster.conftest import Commands
 from tests.cluster.jobs import Note
+from tests.commands import Commands
 from tests.conftest import tree
 
 
@@ -56,16 +56,6 @@ def test_run_without_output_takes_other_options(tmp_path: Path) -> None:
         launch([Note(tmp_path, "a", fail="user")], Resources(cluster="inline"), tmp_path, "notes")
     launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
     assert yaml.safe_load((tmp_path / "note_a" / "config.yaml").read_text())["fail"] == ""
-
-
-def test_damaged_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
-    whole = (tmp_path / "note_a" / "config.yaml").read_text()
-    for text in ("junk", "", "a: [1", whole.splitlines()[0] + "\n", whole[:-4]):
-        (tmp_path / "note_a" / "config.yaml").write_text(text)
-        with pytest.raises(UserError, match="1 of 1 runs failed"):
-            launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
-        assert capsys.readouterr().err.count("config.yaml is damaged") == 1
 
 
 def test_local_tasks_form_one_group(tmp_path: Path) -> None:
@@ -125,22 +115,17 @@ def test_held_job_is_released(commands: Commands, tmp_path: Path, capsys: pytest
     assert commands.calls("scontrol")[-2:] == ["scontrol release 4242_0"] * 2
 
 
-@pytest.mark.parametrize(
-    ("command", "script", "resources", "message"),
-    [
-        ("sbatch", "echo 'sbatch: error: no' >&2; exit 1", Resources(partition="p"), "Slurm refuses: no \\(asked for"),
-        ("squeue", "exit 1", Resources(cluster="slurm"), "Slurm does not say what is in its queue"),
-        ("scontrol", "exit 1", Resources(after=("7",)), "after 7: Slurm does not know this job"),
-        ("squeue", "echo '4242|PENDING|PartitionTimeLimit'", Resources(partition="p", time="9"), "never start it"),
-    ],
-)
-def test_refusal_leaves_nothing(
-    command: str, script: str, resources: Resources, message: str, commands: Commands, tmp_path: Path
+def test_job_that_never_starts_is_replaced(
+    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    commands.answer(command, script)
-    with pytest.raises(UserError, match=message):
-        launch([Note(tmp_path / "out", "a")], resources, tmp_path / "out", "notes")
-    assert list(tmp_path.iterdir()) == []
+    jobs = [Note(tmp_path, word) for word in "ab"]
+    launch(jobs, Resources(cluster="slurm"), tmp_path, "notes")
+    commands.answer("squeue", "echo '4242_0|PENDING|BadConstraints'; echo '4242_1|PENDING|Priority'")
+    commands.answer("sbatch", "echo Submitted batch job 4243")
+    launch(jobs, Resources(cluster="slurm"), tmp_path, "notes")
+    assert "pending forever, and replaced now: 4242_0 (BadConstraints)\n" in capsys.readouterr().err
+    assert [json.loads((job.folder / "job.json").read_text())["job"] for job in jobs] == ["4243", "4242_1"]
+    assert commands.calls("scancel") == ["scancel 4242_0"]
 
 
 def test_refusal_keeps_earlier_files(commands: Commands, tmp_path: Path) -> None:
@@ -163,7 +148,7 @@ def test_interrupted_wait_names_the_remaining_jobs(
         launch([Note(tmp_path, word) for word in "ab"], Resources(cluster="slurm", wait=True), tmp_path, "notes")
     assert "the jobs stay in the queue; to end them: scancel 4242" in capsys.readouterr().err
     assert commands.calls("scancel") == []
-    assert (tmp_path / "submitted" / "notes_0" / "jobs.json").exists()
+    assert (tmp_path / "note_b" / "job.json").exists()
 
 
 def test_log_dir_with_special_characters_is_refused(tmp_path: Path) -> None:
@@ -202,14 +187,3 @@ def test_damaged_record_fails_one_run(
         assert said.count("no such word") == 2
     if name == "status.json":
         assert json.loads((whole.folder / name).read_text())["state"] == "complete"
-
-
-def test_run_with_damaged_record_is_not_submitted_twice(commands: Commands, tmp_path: Path) -> None:
-    job = Note(tmp_path, "a")
-    launch([job], Resources(cluster="slurm"), tmp_path, "notes")
-    before = json.loads((job.folder / "job.json").read_text())
-    (job.folder / "job.json").write_text("")
-    commands.answer("squeue", "echo '4242|PENDING|Priority'")
-    launch([job], Resources(cluster="slurm"), tmp_path, "notes")
-    assert len(commands.calls("sbatch")) == 1
-    assert json.loads((job.folder / "job.json").read_text()) == before

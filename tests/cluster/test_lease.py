@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from autosparse.cluster import interruption
-from autosparse.cluster.lease import LEASE, holder_of, lease
+from autosparse.cluster.lease import LEASE, lease, start_of
 from autosparse.errors import UserError
-from tests.cluster.conftest import Commands
 
 
 def holder(folder: Path, **changes: object) -> None:
@@ -73,42 +71,15 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_holder_on_another_machine_counts_until_it_is_silent(tmp_path: Path) -> None:
     holder(tmp_path, job="5_1")
-    with pytest.raises(UserError, match=r"process 1 on node7 \(job 5_1\) works on this run"):
-        lease(tmp_path, "5_2").__enter__()
-    long_ago = time.time() - 121
-    os.utime(newest(tmp_path), (long_ago, long_ago))
-    with lease(tmp_path, "5_2", stale=1):
-        assert who(tmp_path)["job"] == "5_2"
-
-
-def test_holder_of_an_ended_job_is_watched_first(tmp_path: Path, commands: Commands) -> None:
-    """It was killed on another machine; but the end of a job on a lost node need not be that of its work."""
-    commands.answer("squeue", "echo '6|RUNNING|None'")
-    holder(tmp_path, job="5_1")
-    with lease(tmp_path, "6", stale=1):
-        assert who(tmp_path)["job"] == "6"
-    holder(tmp_path, job="5_1")
     beats = threading.Timer(0.3, lambda: os.utime(newest(tmp_path)))
     beats.start()
     with pytest.raises(UserError, match=r"process 1 on node7 \(job 5_1\) works on this run"):
-        lease(tmp_path, "6", stale=5).__enter__()
+        lease(tmp_path, "5_2").__enter__()
     beats.join()
-
-
-def test_copy_of_a_folder_has_no_holder(tmp_path: Path) -> None:
-    original, copy = tmp_path / "original", tmp_path / "copy"
-    with lease(original, None):
-        shutil.copytree(original, copy)
-        assert holder_of(original) is not None
-        assert holder_of(copy) is None
-        with lease(copy, None):
-            assert who(copy)["folder"] == str(copy)
-        with pytest.raises(UserError, match="works on this run"):
-            lease(original, None).__enter__()
-    with lease(original, None):  # moved in the middle, it is still the holder's
-        original.rename(tmp_path / "moved")
-        assert holder_of(tmp_path / "moved") is not None
-        (tmp_path / "moved").rename(original)
+    later = time.time() + 3600  # of a clock that is ahead
+    os.utime(newest(tmp_path), (later, later))
+    with lease(tmp_path, "5_2", stale=1):
+        assert who(tmp_path)["job"] == "5_2"
 
 
 def test_requeued_job_takes_over_from_itself(tmp_path: Path) -> None:
@@ -119,14 +90,13 @@ def test_requeued_job_takes_over_from_itself(tmp_path: Path) -> None:
 
 def test_empty_lease_counts_until_it_is_stale(tmp_path: Path) -> None:
     newest(tmp_path, 1).touch()
-    there = {"host": "node7", "pid": 1, "started": "1", "job": None}
+    there = {"host": socket.gethostname(), "pid": os.getpid(), "started": start_of(os.getpid()), "job": None}
     filling = threading.Timer(0.2, lambda: newest(tmp_path).write_text(json.dumps(there)))
     filling.start()
-    with pytest.raises(UserError, match="process 1 on node7 works on this run"):
+    with pytest.raises(UserError, match=f"process {os.getpid()} on .* works on this run"):
         lease(tmp_path, None).__enter__()
     filling.join()
     newest(tmp_path).write_text("")
-    os.utime(newest(tmp_path), (0, 0))
     with lease(tmp_path, None, stale=1):
         assert who(tmp_path)["pid"] == os.getpid()
 

@@ -3,14 +3,10 @@
 import os
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from submitit.core.utils import DelayedSubmission
-
-from autosparse.cluster import process, worker
-from autosparse.errors import UserError
 
 JOB = f"{os.getpid()}_7"
 SCRIPT = """
@@ -43,7 +39,6 @@ def world(folder: Path, size: int = 2) -> list[str]:
 
 
 def test_tasks_of_a_job_form_a_group(tmp_path: Path) -> None:
-    (tmp_path / "port0").write_text("1")  # of an earlier attempt
     assert world(tmp_path) == ["[0, 1]"] * 2
 
 
@@ -52,23 +47,6 @@ def test_unfinished_result_of_a_killed_attempt_is_removed(tmp_path: Path) -> Non
     left.touch()
     assert world(tmp_path, size=1) == ["[0]"]
     assert not left.exists()
-
-
-def test_missing_main_process_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_MEETING_TIMEOUT", timedelta(seconds=0.1))
-    with pytest.raises(UserError, match=r"the first process of this job, on node7, has not written .*port0"):
-        process.meet("node7", tmp_path / "port0", main=False)
-
-
-def test_pickle_of_another_user_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pickle = tmp_path / "4242_submitted.pkl"
-    pickle.touch()
-    worker.check_owner(pickle)
-    stat = Path.stat
-    monkeypatch.setattr(Path, "stat", lambda path: os.stat_result((*stat(path)[:4], 12345, *stat(path)[5:])))
-    with pytest.raises(SystemExit, match=r"4242_submitted\.pkl is of another user, and is not loaded; submit again"):
-        worker.check_owner(pickle)
-    assert list(tmp_path.iterdir()) == [pickle]
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -83,7 +61,7 @@ def test_process_ends_although_a_thread_is_alive(fails: bool, tmp_path: Path) ->
 
     DelayedSubmission(work).dump(tmp_path / "4242_submitted.pkl")
     environment = os.environ | {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "4242", "SLURM_PROCID": "0"}
-    command = [sys.executable, "-c", "from autosparse.cluster.worker import main; main()", str(tmp_path)]
+    command = [sys.executable, "-c", "from autosparse.cluster.process import main; main()", str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == fails
     assert ("ZeroDivisionError: a bug" in done.stderr) == fails

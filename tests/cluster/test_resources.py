@@ -9,10 +9,9 @@ import pytest
 
 from autosparse.cluster import Resources, resources
 from autosparse.cluster.resources import minutes
-from autosparse.cluster.slurm import slurm_answers
 from autosparse.command import parse
 from autosparse.errors import UserError
-from tests.cluster.conftest import Commands
+from tests.commands import Commands
 from tests.conftest import ROOT
 
 PROFILES = sorted((ROOT / "slurm" / "profiles").glob("*.yaml"))
@@ -36,14 +35,6 @@ def test_silent_slurm_is_refused(asked: dict, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError, match="no Slurm here"):
         Resources(**asked).resolve()
     assert Resources(**asked, dry_run=True).resolve().cluster == "slurm"
-
-
-def test_sinfo_decides(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-    for code in (0, 1):
-        commands.answer("sinfo", f"exit {code}")
-        assert slurm_answers() == (code == 0)
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert not slurm_answers()
 
 
 def test_every_option_is_parsed() -> None:
@@ -88,6 +79,8 @@ def test_option_without_effect_on_the_cluster_is_refused(option: dict, cluster: 
         ({"nodes": 0}, "nodes must be at least 1"),
         ({"gpus_per_node": -1}, "gpus per node must be at least 0"),
         ({"gpus_per_node": 2, "tasks_per_node": 4}, "one process runs on each GPU"),
+        ({"runs_per_gpu": 2, "gpus_per_node": 0}, "runs-per-gpu 2: there is no GPU to share"),
+        ({"runs_per_gpu": 2, "tasks_per_node": 1}, "there is no GPU to share"),
         ({"runs_per_job": 2, "nodes": 2}, "in a job of several runs each run has one process"),
         ({"slurm": ("gpus-per-node=1",)}, "slurm gpus-per-node=1: gpus-per-node is set by an option of"),
         ({"slurm": ("--dependency=after:1",)}, "dependency is set by"),

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from autosparse.cluster import submit
+from autosparse.cluster import records, submit
 from autosparse.cluster.slurm import State
-from autosparse.cluster.submit import Submitted
-from tests.cluster.conftest import Commands
 from tests.cluster.jobs import Note
 
 Polls = Callable[[Iterable[dict[str, str] | None]], None]
@@ -36,23 +34,29 @@ def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
     return answer
 
 
+def submitted(folder: Path) -> Note:
+    """A run that was submitted as job 1."""
+    job = Note(folder, "a")
+    records.write_submission(job, "1", folder / "log")
+    return job
+
+
 def says(job: Note, state: str) -> None:
-    job.folder.mkdir(exist_ok=True, parents=True)
-    (job.folder / "status.json").write_text(json.dumps({"state": state}))
+    records.write_status(job.folder, state, "1")
 
 
 RUNNING, PENDING, AGAIN = "RUNNING None", "PENDING Priority", "PENDING BeginTime"
 
 
 def test_job_that_left_the_queue_without_output_has_failed(polls: Polls, tmp_path: Path) -> None:
-    job = Note(tmp_path, "a")
+    job = submitted(tmp_path)
     polls([{"1": PENDING}, {}, {}])
-    (failed,) = submit.wait([(job, Submitted("1", tmp_path / "log"))], "notes")
+    (failed,) = submit.wait([job], "notes")
     assert failed.error == f"it was not started; log: {tmp_path}/log; Slurm: CANCELLED"
 
 
 def test_run_of_another_job_is_waited_for(polls: Polls, tmp_path: Path) -> None:
-    job = Note(tmp_path, "a")
+    job = submitted(tmp_path)
     says(job, "running")
     holder = {"host": "node7", "pid": 1, "started": "1", "job": "2"}  # of the same command, given at the same time
     (job.folder / ".lease-1").write_text(json.dumps(holder))
@@ -64,15 +68,15 @@ def test_run_of_another_job_is_waited_for(polls: Polls, tmp_path: Path) -> None:
         yield {}
 
     polls(ending())
-    assert submit.wait([(job, Submitted("1", tmp_path / "log"))], "notes") == []
+    assert submit.wait([job], "notes") == []
 
 
 def test_requeued_job_is_reported_and_waited_for(
     polls: Polls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = Note(tmp_path, "a")
+    job = submitted(tmp_path)
     says(job, "failed")  # what an attempt leaves that lost its node, say
-    answers = [{"1": PENDING}, {"1": RUNNING}, {"1": "COMPLETING None"}, {"1": AGAIN}, {"1": AGAIN}, {"1": RUNNING}]
+    answers = [{"1": RUNNING}, {"1": "COMPLETING None"}, {"1": AGAIN}, {"1": AGAIN}, {"1": RUNNING}]
 
     def ending() -> Iterator[dict[str, str] | None]:
         yield from answers
@@ -81,24 +85,11 @@ def test_requeued_job_is_reported_and_waited_for(
         yield {"1": RUNNING}
 
     polls(ending())
-    assert submit.wait([(job, Submitted("1", tmp_path / "log"))], "notes") == []
+    assert submit.wait([job], "notes") == []
     assert capsys.readouterr().err.splitlines() == [f"queued again: {job.folder} (1)"]
 
 
 def test_silent_queue_is_asked_again(polls: Polls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     polls([{"1": RUNNING}, None, None, {"1": RUNNING}, None, {}, {}])
-    assert len(submit.wait([(Note(tmp_path, "a"), Submitted("1", tmp_path / "log"))], "notes")) == 1
+    assert len(submit.wait([submitted(tmp_path)], "notes")) == 1
     assert capsys.readouterr().err.count("squeue does not answer; still waiting") == 2
-
-
-def test_accounting_is_not_asked(commands: Commands, tmp_path: Path) -> None:
-    """It may be off, hang, or call a job NODE_FAIL that Slurm has requeued."""
-    commands.answer("sacct", "echo 'JobID|State|NodeList'; echo '1|NODE_FAIL|gpu1'")
-    commands.answer(
-        "squeue", 'n=$(ls "$0".* 2>/dev/null | wc -l); touch "$0.$n"; [ $n -gt 1 ] || echo "1|RUNNING|None"'
-    )
-    job = Note(tmp_path, "a")
-    (failed,) = submit.wait([(job, Submitted("1", tmp_path / "log"))], "notes")
-    assert failed.error == f"it was not started; log: {tmp_path}/log"
-    assert commands.calls("sacct") == []
-    assert len(commands.calls("squeue")) == 5

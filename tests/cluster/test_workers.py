@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,23 +85,6 @@ def test_run_that_ends_early_leaves_its_neighbours_alone(
     assert re.search(rf"failed: {jobs[1].folder}: .*{message}", said)
     launch([jobs[0], Note(tmp_path, "b"), jobs[2]], resources, tmp_path, "notes")
     assert "3 runs, 2 complete, 1 to run" in capsys.readouterr().err
-
-
-def test_server_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    jobs = [Note(tmp_path, word, seconds=1.5) for word in "abcd"]
-    killer = threading.Thread(target=kill_server_once, args=(jobs[0].folder,))
-    killer.start()
-    launch(jobs, Resources(cluster="local", runs_at_once=2), tmp_path, "notes")
-    killer.join()
-    assert all(job.is_complete() for job in jobs)
-    assert len({json.loads((job.folder / "span0").read_text())[1] for job in jobs}) == 4
-
-
-def kill_server_once(folder: Path) -> None:
-    while not (holder := holder_of(folder)):
-        time.sleep(0.01)
-    server = int(Path(f"/proc/{holder['pid']}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(server, signal.SIGKILL)
 
 
 def test_script_without_a_guard_runs_once(tmp_path: Path) -> None:

@@ -22,7 +22,11 @@ EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative
 SHELL = re.compile(r"^```(?:sh|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")  # code within a sentence, on two lines at most
 FLAG = re.compile(r"--[a-z][a-z-]*")
-SUBCOMMANDS = {"runs": ("status", "logs", "cancel", "resume"), "store": ("info", "verify", "export")}
+SUBCOMMANDS = {
+    "board": ("run", "show"),
+    "runs": ("status", "logs", "cancel", "resume"),
+    "store": ("info", "verify", "export"),
+}
 
 
 def shell(line: str) -> Iterator[list[str]]:

@@ -10,7 +10,7 @@ import yaml
 
 from autosparse.autos import BACKBONES
 from autosparse.autos.features import FEATURES
-from autosparse.cluster.provenance import config_difference, write_config
+from autosparse.cluster.records import config_difference, write_config
 from autosparse.config import (
     PRETRAINED,
     Backbone,

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from submitit.core.utils import DelayedSubmission
 
-from tests.cluster.conftest import Commands
+from tests.commands import Commands
 from tests.conftest import forget_files
 
 TASK = """

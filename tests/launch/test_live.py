@@ -17,10 +17,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from autosparse.cluster import Resources, launch_graph, lease, status
-from autosparse.cluster.job import Failure
-from autosparse.study.experiments import find_scale, stages
-from tests.cluster.conftest import Commands
+from autosparse.cluster import lease, status
+from tests.commands import Commands
 from tests.conftest import ROOT, RUN
 from tests.launch.test_watching import leave, submitted
 
@@ -60,18 +58,6 @@ def test_page_of_80_columns_has_the_counts_of_all_states_and_whole_words() -> No
     above = " ".join(line.strip() for line in lines[:2])
     assert all(f"1 {state.partition(' (')[0]}" in above for state in states)
     assert not [line for line in lines if re.search(r"[a-z]…", line[30:])]
-
-
-def test_page_counts_planned_runs_before_the_first_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, counted = stages(("demo",), find_scale("demo", "smoke", tmp_path)), list[int]()
-
-    def count(*_: object) -> list[Failure]:
-        counted.append(len(status.current([tmp_path])))
-        return []
-
-    monkeypatch.setattr("autosparse.cluster.launcher._run_inline", count)
-    launch_graph(graph, Resources(cluster="inline"), tmp_path)
-    assert counted == [sum(len(stage.jobs) for stage in graph)]
 
 
 def test_silent_slurm_is_named_on_the_page() -> None:

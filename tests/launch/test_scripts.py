@@ -17,7 +17,7 @@ from autosparse.cluster import Resources, launch_graph
 from autosparse.pruning import Mask
 from autosparse.study import load
 from autosparse.study.experiments import find_scale, stages
-from tests.cluster.conftest import Commands
+from tests.commands import Commands
 from tests.conftest import ROOT, RUN, SMALL_IRP
 
 Script = Callable[..., int]

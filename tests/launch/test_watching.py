@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import Commands
+from tests.commands import Commands
 from tests.conftest import ROOT
 
 Script = Callable[..., int]

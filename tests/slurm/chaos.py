@@ -236,7 +236,7 @@ def _processes_of(job_id: str, sandbox: Sandbox) -> list[int]:
         said = dict(word.partition("=")[::2] for word in words)
         array = f"{said.get('SLURM_ARRAY_JOB_ID')}_{said.get('SLURM_ARRAY_TASK_ID')}"
         here = said.get("SLURM_CONF") == sandbox.environment["SLURM_CONF"]
-        if here and job_id in (said.get("SLURM_JOB_ID"), array) and b"autosparse.cluster.worker" in command:
+        if here and job_id in (said.get("SLURM_JOB_ID"), array) and b"autosparse.cluster.process" in command:
             found.append(int(process.name))
     return sorted(found)
 

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from autosparse.jobs.base import TrainingOptions
 from autosparse.store import TripleStore
 from autosparse.tasks import Images
 from tests.cluster.jobs import Note
-from tests.conftest import ROOT, RUN, SMALL_IRP, tree
-from tests.slurm.conftest import MAX_ARRAY, Sandbox, until
-from tests.slurm.work import Nested, OneFails, Stamp, WorldRun, stamps
+from tests.conftest import ROOT
+from tests.slurm.conftest import MAX_ARRAY, until
+from tests.slurm.work import OneFails, Stamp, WorldRun, stamps
 
 CPU = {"partition": "cpu", "gpus_per_node": 0, "cpus_per_task": 1}
 
@@ -108,21 +107,6 @@ def test_a_task_of_a_users_file_is_found_on_the_nodes(tmp_path: Path) -> None:
     assert (folder / "mine.py").read_text() == (tmp_path / "mine.py").read_text()
 
 
-def test_the_command_of_a_user_from_submission_to_complete_stores(
-    irp_run: Path, script: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["--partition", "gpu", *SMALL_IRP, "--seeds", "0", "1", "--cpus-per-task", "1", "--output", tmp_path]
-    command = [sys.executable, ROOT / "launch" / "irp.py", *arguments, "--wait"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    runs = [tmp_path / "irp" / RUN, tmp_path / "irp" / RUN.replace("_s0", "_s1")]
-    assert done.stdout.splitlines() == [str(run) for run in runs]
-    assert [TripleStore.open(run).problems() for run in runs] == [[], []]
-    assert tree(runs[0] / "triples.zarr") == tree(irp_run / "triples.zarr")
-    assert script("irp", *arguments) == 0
-    assert "2 runs, 2 complete, 0 to run (slurm)" in capsys.readouterr().err
-
-
 def test_jobs_wait_for_others_and_are_cancelled_if_those_fail(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,14 +117,12 @@ def test_jobs_wait_for_others_and_are_cancelled_if_those_fail(
 
     good, bad = stamping("good", seconds=1.0, thread=True), stamping("bad", fail=True)
     stamping("tail", after=(good,))
-    stamping("never", after=(stamping("gone", exits=True),))
     job = Note(tmp_path, "a")
     with pytest.raises(UserError, match="1 of 1 runs failed"):
         launch([job], Resources(**CPU, after=(good, bad), wait=True), tmp_path, "notes")
     assert re.search(rf"failed: {job.folder}: it was not started; .*Slurm: CANCELLED", capsys.readouterr().err)
     until(idle)
     assert stamps(tmp_path / "tail")[0]["start"] >= stamps(tmp_path / "good")[0]["end"]
-    assert not (tmp_path / "never").exists()
 
 
 def test_a_job_that_was_cancelled_ends_the_waiting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,42 +201,3 @@ def test_what_slurm_refuses_is_one_line_and_leaves_nothing(
     assert message in errors[0]
     assert list(tmp_path.iterdir()) == []
     assert idle()
-
-
-def test_a_submission_from_inside_an_array_is_of_its_own(tmp_path: Path) -> None:
-    tasks = [Nested(tmp_path), Stamp(tmp_path / "other")]
-    outer = submit_array(tasks, Resources(**CPU), "outer", tmp_path / "logs")[0].job_id.split("_")[0]
-    until(idle)
-    seen = {name: stamps(tmp_path / name) for name in ("outer", "other", "inner0", "inner1")}
-    assert {name: len(each) for name, each in seen.items()} == dict.fromkeys(seen, 1)
-    arrays = {name: each[0]["SLURM_ARRAY_JOB_ID"] for name, each in seen.items()}
-    assert arrays["outer"] == arrays["other"] == outer
-    assert arrays["inner0"] == arrays["inner1"] != outer
-
-
-def test_a_job_that_loses_its_node_never_leaves_the_queue(sandbox: Sandbox, tmp_path: Path) -> None:
-    stamp = Stamp(tmp_path / "stamp", seconds=600)
-    (job,) = submit_array([stamp], Resources(**CPU), "stamp", tmp_path / "logs")
-    log = job.log.with_suffix(".out")
-    until(lambda: log.is_file() and "Loading pickle" in log.read_text())
-    seen: list[slurm.State | None] = []
-    watching = threading.Event()
-
-    def watch() -> None:
-        while not watching.is_set():
-            if (queue := slurm.queue()) is not None:
-                seen.append(queue.get(job.job_id))
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    where = ["squeue", "--noheader", "--format=%N", "--jobs", job.job_id]
-    node = subprocess.run(where, check=True, capture_output=True, text=True, timeout=600).stdout.strip()
-    sandbox("crash", node)
-    subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=crash"], check=True, timeout=600)
-    until(lambda: [state for state in seen if state and state.state == "PENDING"])
-    watching.set()
-    thread.join()
-    assert None not in seen
-    sandbox("boot", node)
-    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=True, timeout=600)

@@ -1,7 +1,6 @@
 """Jobs that are stopped, preempted or lost on a real Slurm go on, and end with the bytes of one that was not."""
 
 import json
-import os
 import re
 import subprocess
 import threading
@@ -81,14 +80,9 @@ class Stopped:
 
 
 def test_time_limit_preemption_requeue_and_a_lost_node_each_end_as_if_nothing_had_been(
-    undisturbed: Path, tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    undisturbed: Path, tmp_path: Path, sandbox: Sandbox, capsys: pytest.CaptureFixture
 ) -> None:
     """All four at once, as most of the time is spent waiting for Slurm."""
-    sacct = tmp_path / "bin" / "sacct"  # accounting, where there is any, would call a lost node the end of its job
-    sacct.parent.mkdir()
-    sacct.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\nprintf 'JobID|State|NodeList\\n1|NODE_FAIL|cpu2\\n'\n")
-    sacct.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{sacct.parent}:{os.environ['PATH']}")
 
     def lose(job: str, node: str) -> None:
         sandbox("crash", node)
@@ -132,7 +126,6 @@ def test_time_limit_preemption_requeue_and_a_lost_node_each_end_as_if_nothing_ha
         assert json.loads((folder / "environment.json").read_text())["jobs"] == [job] * (requeues + 1)
         signals = re.findall("stopped at a step, everything saved: (.*)", (folder / "logs" / "rank0.log").read_text())
         assert signals[:1] == {"requeue": ["SIGTERM"], "lost node": []}.get(how, ["SIGUSR2"]), how
-    assert not (tmp_path / "asked").exists()
 
 
 def test_all_processes_of_a_world_stop_at_the_same_step(tmp_path: Path) -> None:

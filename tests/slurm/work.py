@@ -17,12 +17,11 @@ from tests.waiting import waiting
 
 @dataclass(frozen=True)
 class Stamp:
-    """Sleeps, and notes when it ran and what the job is given; fails, exits or leaves a thread if asked to."""
+    """Sleeps, and notes when it ran and what the job is given; fails or leaves a thread if asked to."""
 
     path: Path
     seconds: float = 0.0
     fail: bool = False
-    exits: bool = False
     thread: bool = False
 
     def __call__(self) -> None:
@@ -30,11 +29,9 @@ class Stamp:
         time.sleep(self.seconds)
         if self.fail:
             raise RuntimeError("as asked")
-        if self.exits:
-            os._exit(0)
         if self.thread:
             threading.Thread(target=time.sleep, args=(600,)).start()
-        given = ("SLURM_CPUS_PER_TASK", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "GREETING")
+        given = ("SLURM_CPUS_PER_TASK", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "GREETING")
         seen = {name: os.environ.get(name) for name in given}
         with self.path.open("a") as file:
             file.write(json.dumps({"start": start, "end": time.time(), **seen}) + "\n")
@@ -59,21 +56,6 @@ class OneFails:
         while not waited.exists():
             time.sleep(0.1)
         raise RuntimeError("as asked")
-
-
-@dataclass(frozen=True)
-class Nested:
-    """Submits jobs from inside a job."""
-
-    folder: Path
-
-    def __call__(self) -> None:
-        from autosparse.cluster import Resources
-        from autosparse.cluster.submit import submit_array
-
-        resources = Resources(partition="cpu", gpus_per_node=0, cpus_per_task=1)
-        submit_array([Stamp(self.folder / f"inner{k}") for k in range(2)], resources, "inner", self.folder / "inner")
-        Stamp(self.folder / "outer")()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from autosparse.errors import UserError
-from autosparse.page import markdown
 from autosparse.pruning import Layout, Mask
 from autosparse.store import TripleStore
 from autosparse.study import compare
@@ -69,12 +68,6 @@ def test_interpolation_is_linear_in_log_density() -> None:
     between = 1 - (0.5 * 0.102) ** 0.5  # half way, in the logarithm
     assert compare.interpolated(masks, between, "test").tolist() == pytest.approx([0.935])
     assert compare.interpolated(masks, 0.999, "test").isna().all()
-
-
-def test_markdown_of_a_table() -> None:
-    text = markdown(compare.accuracy_table(rows(), irp()))
-    assert text.splitlines()[:2] == ["| criterion | cost | 90% | 99% |", "| --- | ---: | ---: | ---: |"]
-    assert "| snip | 1 | 91.00 ± 1.41 | 81.00 ± 1.41 |" in text
 
 
 def test_different_recipes_raise() -> None:

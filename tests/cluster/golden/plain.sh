@@ -15,11 +15,4 @@
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /OUTPUT/logs/%j/%j_%t_log.out --error /OUTPUT/logs/%j/%j_%t_log.err --cpus-per-task=4 --kill-on-bad-exit=1 PYTHON -ISc 'import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM}); work = '"'"'from autosparse.cluster.worker import main; main()'"'"'; words = ['"'"'-c'"'"', work] if sys.argv[2:4] == ['"'"'-m'"'"', '"'"'submitit.core._submit'"'"'] else sys.argv[2:4]; os.execv(sys.executable, [sys.executable, sys.argv[1], *words, *sys.argv[4:]])' -u -m submitit.core._submit /OUTPUT/logs/%j
-
-
-# teardown
-code=$?
-job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}
-[ $code -ne 0 ] || [ -e /OUTPUT/logs/"$job/${job}_0_result.pkl" ] || { echo 'the process exited before its work was done' >&2; exit 1; }
-exit $code
+srun --unbuffered --output /OUTPUT/logs/%j/%j_%t_log.out --error /OUTPUT/logs/%j/%j_%t_log.err --cpus-per-task=4 --kill-on-bad-exit=1 PYTHON -ISc 'import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM}); work = '"'"'from autosparse.cluster.process import main; main()'"'"'; words = ['"'"'-c'"'"', work] if sys.argv[2:4] == ['"'"'-m'"'"', '"'"'submitit.core._submit'"'"'] else sys.argv[2:4]; os.execv(sys.executable, [sys.executable, sys.argv[1], *words, *sys.argv[4:]])' -u -m submitit.core._submit /OUTPUT/logs/%j

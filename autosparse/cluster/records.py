@@ -1,4 +1,12 @@
-"""Records of a run, by which it can be understood and repeated: configuration, environment, submission, status."""
+"""Records of a run, by which it can be followed and repeated: configuration, environment, submission, status, progress.
+
+RUN/
+  config.yaml       identity and options of the run
+  environment.json  command, commit, versions and machine; code.diff: changes since that commit
+  job.json          the command that asked for the run, and its job; batch.sh: the script of a job of Slurm
+  status.json       state of the run, and the job that last worked on it
+  progress.json     steps done, and the time left
+"""
 
 import functools
 import importlib.metadata
@@ -6,18 +14,21 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+from tqdm import tqdm
 
 import autosparse
 from autosparse import options
 from autosparse.cluster.job import Job
 from autosparse.errors import UserError
 from autosparse.files import read_record, replacing, write_json, write_record, write_text
+from autosparse.metrics import described
 from autosparse.registry import content_of
 
 _PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "zarr", "numcodecs", "submitit", "safetensors")
@@ -25,10 +36,12 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # The C loader is ten t
 _END = "\n...\n"  # ends a document of YAML
 FILES = "files"
 """Section of `config.yaml` that names the copies of the user's files, which ran, and the originals."""
-_RECORDS = (
-    *("config.yaml", "environment.json", "code.diff", "status.json", "progress.json", "job.json"),
+PROGRESS = "progress.json"
+_INTERVAL = 5.0  # seconds between two writings of it
+_RECORDS = {
+    *("config.yaml", "environment.json", "code.diff", "status.json", PROGRESS, "job.json"),
     *("batch.sh", "logs"),
-)
+}
 
 
 @functools.cache
@@ -47,11 +60,12 @@ def git_commit() -> str | None:
 
 
 def write_config(job: Job) -> None:
-    """Write `config.yaml`, the job's identity and options; raise if the folder holds a run with another identity."""
+    """Write `config.yaml`, the job's identity and options, and copies of the user's files; raise if data are missing.
+
+    Those of a run with output stay: `config_difference` says whether they differ.
+    """
     if absent := job.absent():
         raise UserError(absent)
-    if difference := config_difference(job):
-        raise UserError(difference)
     path = job.folder / "config.yaml"
     if not _has_output(job) or not path.is_file():
         for source in job.sources():
@@ -98,7 +112,7 @@ def _has_output(job: Job) -> bool:
     """Return True if a run's folder holds more than the records and copies that every run starts with."""
     if not job.folder.is_dir():
         return False
-    records = {*_RECORDS, *(source.name for source in job.sources())}
+    records = _RECORDS | {source.name for source in job.sources()}
     return any(path.name not in records and not path.name.startswith(".") for path in job.folder.iterdir())
 
 
@@ -137,25 +151,82 @@ def write_environment(folder: Path, job_id: str | None) -> None:
         write_text(folder / "code.diff", diff)
 
 
-def write_submission(job: Job, job_id: str | None, log: str | None, runs: int = 1) -> None:
-    """Write `job.json`: the command that asks for the run, and its configuration.
+def write_submission(job: Job, job_id: str | None, log: Path | None, runs: int = 1) -> None:
+    """Write `job.json`: the command that asks for the run, its configuration, and the log of its process.
 
-    On Slurm also the job's id, its log and how many runs it may have.
+    On Slurm also the job's id and how many runs it may have.
     """
-    submission = {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log, "runs": runs}
+    submission = {"command": sys.argv, "folder": str(Path.cwd()), "job": job_id, "log": log and str(log), "runs": runs}
     write_json(job.folder / "job.json", {**submission, "config": None if job.missing() else job.identity()})
 
 
-def write_plan(jobs: Iterable[Job]) -> None:
-    """Write `job.json` of jobs outside of Slurm before the first of them starts, so that `runs` counts them all."""
-    for job in jobs:
-        with suppress(OSError):  # The run itself reports it.
-            write_submission(job, None, None)
+def job_of(folder: Path) -> str | None:
+    """Return the Slurm job that a run was submitted as or, where that record is lost, that last worked on it."""
+    submitted, worked = (read_record(folder / name) for name in ("job.json", "status.json"))
+    return submitted.get("job", worked.get("job"))
 
 
 def write_status(folder: Path, state: str, job_id: str | None, **more: Any) -> None:
     """Write `status.json`, unless the disk is full: the state of the run, and the job that last worked on it."""
     write_record(folder / "status.json", {"state": state, "job": job_id, **more})
+
+
+class Progress:
+    """Counts steps; made by `progress`."""
+
+    def __init__(self, path: Path | None, bar: tqdm, total: int) -> None:
+        self._path, self._bar, self._total = path, bar, total
+        self._done = self._before = 0
+        self._start = self._written = time.monotonic()
+        self._epoch: dict[str, Any] = {}
+        self._history: list[dict[str, Any]] = []
+
+    def update(self, steps: int, note: str = "") -> None:
+        """Count steps as done: 1, or any number at once that were done before this attempt."""
+        self._done += steps
+        self._before += steps if steps != 1 else 0
+        if note or self._epoch:
+            self._bar.set_postfix_str(", ".join(filter(None, (self._described(), note))), refresh=False)
+        self._bar.update(steps)
+        if time.monotonic() - self._written >= _INTERVAL:
+            self.write()
+
+    def tell(self, epoch: int, epochs: int, metric: str, value: float) -> None:
+        """Note the epochs of a training or fit that are done, and the newest value of its metric or loss."""
+        self._epoch = {"epoch": epoch, "epochs": epochs, "metric": metric, "value": value}
+        self._history = self._history * (epoch > 1) + [{"epoch": epoch, "metric": metric, "test": value}]
+
+    def write(self) -> None:
+        """Write `progress.json`: steps done and in all, seconds left, and the epochs of the newest training."""
+        self._written = time.monotonic()
+        if self._path:
+            pace = (self._written - self._start) / max(1, self._done - self._before)
+            left = round(pace * (self._total - self._done), 1)
+            with suppress(OSError):  # Writers of essential files report a full disk.
+                steps = {"done": self._done, "total": self._total, "seconds_left": left}
+                write_json(self._path, {**steps, **self._epoch, "history": self._history})
+
+    def _described(self) -> str:
+        if not self._epoch:
+            return ""
+        epoch, epochs, metric, value = self._epoch.values()
+        return f"epoch {epoch} of {epochs}, {described(metric, value)}"
+
+
+@contextmanager
+def progress(folder: Path, steps: int, name: str, main: bool) -> Iterator[Progress]:
+    """Follow the steps of a job; only its main process shows a bar, called `name`, and writes `progress.json`."""
+    with tqdm(total=steps, desc=name, unit="step", disable=None if main else True, leave=False) as bar:
+        counter = Progress(folder / PROGRESS if main else None, bar, steps)
+        try:
+            yield counter
+        finally:
+            counter.write()
+
+
+def say(message: str) -> None:
+    """Print a line to standard error, above a progress bar if one is shown."""
+    tqdm.write(message, file=sys.stderr)
 
 
 def _git(*arguments: str) -> str | None:
