@@ -5,11 +5,28 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can fix. Command lines print only its text, without a traceback."""
+    """A mistake that the user can fix. Command lines print only its text, without a traceback.
+
+    Examples:
+        >>> try:
+        ...     autosparse.prune(model, batches, sparsity=95)
+        ... except autosparse.UserError as error:
+        ...     print(error)
+        sparsity must be a number between 0 and 1 (0.95 removes 95% of the weights), got 95
+    """
 
 
 class StoreError(UserError):
-    """A triple store that is damaged, unfinished, or not what was asked for."""
+    """A triple store that is damaged, unfinished, or not what was asked for.
+
+    Examples:
+        >>> from autosparse.store import TripleStore
+        >>> try:
+        ...     TripleStore.open("runs/irp/NONE")
+        ... except autosparse.StoreError as error:
+        ...     print("refused")
+        refused
+    """
 
 
 def refused(error: OSError) -> str:

@@ -58,6 +58,14 @@ class LookupTable:
             `p999` (99.9th percentile) inside the grid; `samples`, their number; `clamped`, the fraction outside it.
         batch_norm: mode of batch normalization in the gradients that it scores.
         rounds: number of rounds for which it was fitted.
+
+    Examples:
+        >>> import autosparse.autos
+        >>> from pathlib import Path
+        >>> folder = Path(autosparse.autos.__file__).parent / "pretrained"
+        >>> table = autosparse.autos.LookupTable.load(folder)
+        >>> table.features.names, table.rounds
+        (('theta', 'grad', 'flow'), 30)
     """
 
     features: Features

@@ -1,6 +1,6 @@
 """The interfaces of criteria, and the one way from a criterion to a mask."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autosparse.criteria.failures import refuse_zeros
 from autosparse.criteria.loss import CrossEntropy, Loss
-from autosparse.criteria.repeatable import PART, source, tensors_of
+from autosparse.criteria.repeatable import tensors_of
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top
@@ -28,6 +28,12 @@ class Scoring:
         loss: function (model, batch) that returns the mean loss of the batch. Default: cross-entropy.
         learner: trains the model ahead for criteria that need it, see `autosparse.lookahead.Learner`.
         memo: results that are the same in all rounds of one selection; None outside of `Rounds`.
+
+    Examples:
+        >>> from autosparse.criteria import Scoring
+        >>> scoring = Scoring(batches)
+        >>> round(float(scoring.loss(model, batches[0])), 1)
+        2.3
     """
 
     batches: Iterable[Any] = ()
@@ -37,7 +43,14 @@ class Scoring:
 
 
 class Criterion(Protocol):
-    """A function that scores every prunable parameter; the highest scores are kept."""
+    """A function that scores every prunable parameter; the highest scores are kept.
+
+    Examples:
+        >>> def largest(model, mask, scoring):
+        ...     return mask.layout.flatten(mask.layout.weights(model)).abs()
+        >>> autosparse.prune(model, criterion=largest, sparsity=0.9)
+        Mask(192 of 1,920 weights in 2 layers)
+    """
 
     def __call__(self, model: nn.Module, mask: Mask, scoring: Scoring, /) -> Tensor:
         """Return scores float32 (P,) in layout order, on the model's device.
@@ -51,7 +64,14 @@ class Criterion(Protocol):
 
 @runtime_checkable
 class Chooser(Protocol):
-    """A criterion that chooses the mask itself: in rounds, or layer by layer."""
+    """A criterion that chooses the mask itself: in rounds, or layer by layer.
+
+    Examples:
+        >>> from autosparse.criteria.data_free import magnitude
+        >>> from autosparse.criteria.rounds import Rounds
+        >>> autosparse.prune(model, batches, criterion=Rounds(magnitude, rounds=5), sparsity=0.9)
+        Mask(192 of 1,920 weights in 2 layers)
+    """
 
     def choose(self, model: nn.Module, mask: Mask, scoring: Scoring, k: int) -> Mask:
         """Return a mask of `k` of the weights that `mask` keeps; see `select`."""
@@ -76,6 +96,12 @@ def select(
     Raises:
         UserError: a score is NaN, the criterion gives something else than scores or a mask of `k` weights, or it cannot
             take the model or the batches.
+
+    Examples:
+        >>> from autosparse.criteria import Scoring, make_criterion, select
+        >>> from autosparse.pruning import Layout, Mask
+        >>> select(make_criterion("snip"), model, Mask.full(Layout.of(model)), Scoring(batches), 100)
+        Mask(100 of 1,920 weights in 2 layers)
     """
     check_values(model, mask.layout)
     if isinstance(criterion, Chooser):
@@ -114,17 +140,8 @@ def check_values(model: nn.Module, layout: Layout) -> None:
             )
 
 
-def check_repeatable(scoring: Scoring) -> None:
-    """Refuse batches that can be read only once."""
-    if isinstance(source(scoring.batches), Iterator):
-        raise UserError(
-            "this criterion looks at the batches several times; give a list or a DataLoader, not a generator: "
-            f"{PART} is one of ten"
-        )
-
-
 def check_finite(scoring: Scoring) -> None:
-    """Refuse batches that explain why a result is not finite; a generator cannot be read again."""
-    for number, batch in enumerate(() if isinstance(source(scoring.batches), Iterator) else scoring.batches, 1):
+    """Refuse batches that explain why a result is not finite."""
+    for number, batch in enumerate(scoring.batches, 1):
         if not all(tensor.isfinite().all() for tensor in tensors_of(batch)):
             raise UserError(f"batch {number} has values that are not finite (NaN or infinity)")

@@ -76,8 +76,8 @@ TABLE = (
     Row("lookahead", "",
         f"this package: AutoS of the weight before and after K steps ([card]({_CARD}/lookahead/README.md))", "yes",
         "a mask that must exist before the training, or that serves several trainings", **_K_STEPS),
-    Row("random", "criteria.erk:random", "", "no", "the floor of every comparison", seeded=True, irp=True),
-    Row("magnitude", "criteria.magnitude:magnitude", "Han et al. 2015", "no", "free: it needs no data",
+    Row("random", "criteria.data_free:random", "", "no", "the floor of every comparison", seeded=True, irp=True),
+    Row("magnitude", "criteria.data_free:magnitude", "Han et al. 2015", "no", "free: it needs no data",
         irp=True),
     Row("snip", "criteria.snip:snip", "Lee et al. 2019", "a batch or more", "the usual baseline",
         irp=True, batch_norm=True),
@@ -89,7 +89,7 @@ TABLE = (
     Row("prospr-first-order", "criteria.prospr:prospr", "Alizadeh et al. 2022", "yes",
         "less memory: it takes the steps as constant",
         trains="a few steps of SGD", batch_norm=True, options={"first_order": True}),
-    Row("random-erk", "criteria.erk:RandomERK", "Evci et al. 2020 (RigL), densities of Mocanu et al. 2018", "no",
+    Row("random-erk", "criteria.data_free:RandomERK", "Evci et al. 2020 (RigL), densities of Mocanu et al. 2018", "no",
         "what a criterion must be better than: its densities alone do much", seeded=True, ordered=False),
     Row("iterative-snip", "criteria.snip:snip", "de Jorge et al. 2021", "yes, many passes", "SNIP in 60 rounds",
         rounds=60, batch_norm=True),
@@ -147,6 +147,11 @@ def make_criterion(
         seed: seed of criteria that draw random numbers.
         batch_norm: mode of batch norm, see `gradient.scoring_mode`; other than `batch` only for criteria in `BY_LOSS`.
         rounds: number of rounds of a criterion in `LOOK_AHEAD`. Default: the criterion's own.
+
+    Examples:
+        >>> from autosparse.criteria import make_criterion
+        >>> make_criterion("synflow").rounds
+        100
     """
     check_options(name, rounds, batch_norm)
     if name not in (*CRITERIA, *LOOK_AHEAD):

@@ -17,7 +17,18 @@ from autosparse.pruning.prunable import clear, is_sharded, local, local_part, un
 
 
 class Hold:
-    """The hooks that hold a mask; `release`, or the end of a `with` block, removes them."""
+    """The hooks that hold a mask; `release`, or the end of a `with` block, removes them.
+
+    Examples:
+        >>> mask = autosparse.prune(model, criterion="magnitude", sparsity=0.9)
+        >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        >>> handle = mask.hold(model, optimizer)
+        >>> torch.nn.functional.cross_entropy(model(batches[0][0]), batches[0][1]).backward()
+        >>> optimizer.step()
+        >>> int(model[0].weight.count_nonzero() + model[2].weight.count_nonzero())
+        192
+        >>> handle.release()
+    """
 
     def __init__(self, layout: Layout, kept: Tensor, model: nn.Module, *optimizers: Optimizer) -> None:
         """Hold a mask; see `Mask.hold`."""

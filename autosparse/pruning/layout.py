@@ -20,6 +20,11 @@ class Layer:
 
     `fan_in` and `fan_out` count the inputs and outputs of one unit, kernel positions included, as in
     `torch.nn.init.kaiming_normal_`.
+
+    Examples:
+        >>> from autosparse.pruning import Layout
+        >>> Layout.of(model).layers[1]
+        Layer(name='2.weight', shape=(10, 64), offset=1280, fan_in=64, fan_out=10)
     """
 
     name: str
@@ -40,6 +45,14 @@ class Layout:
 
     Those of linear layers, convolutions, attention and recurrent layers; no bias, normalization, embedding, head tied
     to an embedding, or position table. A weight with several names is listed once, under the first.
+
+    Examples:
+        >>> from autosparse.pruning import Layout
+        >>> layout = Layout.of(model, exclude="0.*")
+        >>> layout
+        Layout(1 layers, 640 weights)
+        >>> layout.flatten(layout.weights(model)).shape
+        torch.Size([640])
     """
 
     layers: tuple[Layer, ...]

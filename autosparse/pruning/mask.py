@@ -27,6 +27,14 @@ class Mask:
     Attributes:
         layout: the index space.
         kept: bool (P,), true where the parameter is kept.
+
+    Examples:
+        >>> mask = autosparse.prune(model, criterion="magnitude", sparsity=0.9)
+        >>> mask.count, mask["0.weight"].shape
+        (192, torch.Size([64, 20]))
+        >>> mask.apply_(model)
+        >>> int(model[0].weight.count_nonzero() + model[2].weight.count_nonzero())
+        192
     """
 
     layout: Layout

@@ -20,6 +20,11 @@ class Schedule:
         iterations: number of prunings, N.
         final_sparsity: 1 - f, between 0 and 1; `constant` has none.
         rate: r, between 0 and 1; of `constant` only.
+
+    Examples:
+        >>> from autosparse.pruning import Schedule
+        >>> [round(Schedule("geometric", 2).density(i), 3) for i in range(3)]
+        [1.0, 0.1, 0.01]
     """
 
     name: str

@@ -40,6 +40,12 @@ def keep_top(scores: Tensor, k: int, mask: Mask, *, refuse_ties: bool = True) ->
     Raises:
         UserError: a score is NaN (names its layer), k is out of range, or more than half of the k would be drawn among
             equal scores that are zero, -inf or more than 1% of all (names the layers in which all are equal).
+
+    Examples:
+        >>> from autosparse.pruning import Layout, Mask, keep_top
+        >>> full = Mask.full(Layout.of(model))
+        >>> keep_top(torch.randn(full.layout.size), 100, full)
+        Mask(100 of 1,920 weights in 2 layers)
     """
     if scores.dtype != torch.float32 or scores.shape != mask.kept.shape:
         raise ValueError(f"scores must be float32 {tuple(mask.kept.shape)}, got {scores.dtype} {tuple(scores.shape)}")

@@ -43,7 +43,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """A table of a model's matrices, in the layout or not; printed as text, `frame` for more."""
+    """A table of a model's matrices, in the layout or not; printed as text, `frame` for more.
+
+    Examples:
+        >>> mask = autosparse.prune(model, criterion="random-erk", sparsity=0.9)
+        >>> int(mask.summary(model).frame["kept"].sum())
+        192
+    """
 
     rows: tuple[Row, ...]
 

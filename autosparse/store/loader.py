@@ -39,6 +39,12 @@ class Triples:
         grad: gradients at the initial weights, float32.
         survival: number of masks that keep the parameter, 0..N of its store, in the narrowest unsigned type.
         store: number of the store, in the narrowest unsigned type.
+
+    Examples:
+        >>> from autosparse.store import TripleStore, sample
+        >>> triples = sample(TripleStore.open("runs/irp/NAME"), 100, seed=0)
+        >>> triples.survival.long().float().mean().shape
+        torch.Size([])
     """
 
     theta: Tensor
@@ -100,6 +106,12 @@ class TripleLoader(Resumable):
 
     Raises:
         UserError: no stores, or a batch size, memory, weights or number of processes that is not possible.
+
+    Examples:
+        >>> from autosparse.store import TripleLoader, TripleStore
+        >>> loader = TripleLoader([TripleStore.open("runs/irp/NAME")], 4096, seed=0)
+        >>> next(iter(loader)).theta.shape
+        torch.Size([4096])
     """
 
     def __init__(
@@ -303,6 +315,11 @@ def sample(store: TripleStore, limit: int, seed: int, part: Part = "all") -> Tri
         limit: number of triples, at most.
         seed: seed of the draws and the split.
         part: part of the split.
+
+    Examples:
+        >>> from autosparse.store import TripleStore, sample
+        >>> len(sample(TripleStore.open("runs/irp/NAME"), 100, seed=0).theta) <= 100
+        True
     """
     return samples(store, (limit,), seed, part)[0]
 

@@ -38,6 +38,14 @@ class TripleStore:
         ledger: record of everything that was committed.
         complete: True if the run has finished.
         fingerprint: hex digits that change with every committed byte.
+
+    Examples:
+        >>> from autosparse.store import TripleStore
+        >>> store = TripleStore.open("runs/irp/NAME")
+        >>> store.theta(slice(0, 1000)).shape, bool(store.survival(slice(0, 1000)).max() <= store.iterations)
+        ((1000,), True)
+        >>> store.mask(store.iterations).density < 0.02
+        True
     """
 
     def __init__(self, storage: Storage, unfinished: bool) -> None:
