@@ -1,6 +1,5 @@
 """`autosparse.prune`: choose which weights of a network to keep, before training."""
 
-import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral, Real
@@ -16,7 +15,7 @@ from autosparse.autos import AutoSCriterion
 from autosparse.config import PRETRAINED, SHIPPED, BatchNorm, folder_of, is_folder
 from autosparse.criteria import Chooser, Criterion, Scoring, make_criterion, select
 from autosparse.criteria.base import check_values
-from autosparse.criteria.gradient import restoring_modules
+from autosparse.criteria.gradient import restoring_modules, restoring_weights
 from autosparse.criteria.loss import CrossEntropy, Loss
 from autosparse.criteria.repeatable import RepeatableBatches, progress_bar
 from autosparse.criteria.table import AHEAD, DYNAMIC, LOOK_AHEAD, ROWS, check_options
@@ -56,10 +55,11 @@ def prune(
 
     Args:
         model: network with convolutions, linear, attention or recurrent layers.
-        batches: list or DataLoader of (inputs, targets), or of any batches that `loss` takes. A generator or other
-            iterator only for criteria that look at them once, which `pretrained` and criteria in rounds do not. A few
-            hundred samples are enough: each round takes the gradient of all, and `pretrained` has 30 rounds. At most
-            1,000 batches if their number is unknown. None for criteria without data: random, random-erk, magnitude.
+        batches: list or DataLoader of (inputs, targets), or of any batches that `loss` takes. A few hundred samples are
+            enough: each round takes the gradient of all, and `pretrained` has 30 rounds. A generator or other iterator
+            of more than 512 MB only for criteria that look at all batches once, unlike `pretrained` and criteria in
+            rounds. At most 1,000 batches if their number is unknown. None for criteria without data: random,
+            random-erk, magnitude.
         unnamed: nothing; all further arguments have names.
         sparsity: fraction of the weights to remove, between 0 and 1.
         criterion: name of a criterion in `docs/criteria.md`, the folder of a saved AutoS, or a function
@@ -121,10 +121,12 @@ def prune(
     with (
         seeded(stream("prune", seed)),
         progress_bar(name),
-        _masked(model, start),
+        restoring_weights(start.layout.weights(model).values() if mask is not None else ()),
         restoring_modules(model),
         torch.no_grad(),
     ):
+        if mask is not None:
+            start.apply_(model)
         chosen = select(criterion, model, start, Scoring(repeatable, loss, learner), kept)
     _warn_of_empty(model, chosen)
     return chosen
@@ -196,23 +198,6 @@ class _NoData:
         raise UserError(
             f"{self._criterion} needs batches, if only for their shape; random, random-erk and magnitude need none"
         )
-
-
-@contextlib.contextmanager
-def _masked(model: nn.Module, mask: Mask) -> Iterator[None]:
-    """Apply a mask to the model, and restore its weights when the block ends."""
-    if mask.count == mask.layout.size:
-        yield
-        return
-    weights = mask.layout.weights(model)
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
-    mask.apply_(model)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(before[name])
 
 
 def _warn_of_empty(model: nn.Module, mask: Mask) -> None:

@@ -40,7 +40,10 @@ CALLED_WRONGLY: dict[str, tuple[Callable[[nn.Module], object], str]] = {
     "a batch for batches": (lambda m: prune(m, images()[0], criterion="snip"), "give [(inputs, targets)]"),
     "a tensor for batches": (lambda m: prune(m, images()[0][0], criterion="snip"), "give a single one as [batch]"),
     "without an end": (lambda m: prune(m, endless(), criterion="snip"), "no length and do not end after 1,000; give a"),
-    "rounds over a generator": (lambda m: prune(m, endless()), "list(itertools.islice(batches, 10)) is one of ten"),
+    "rounds over a generator that is not kept": (
+        lambda m: prune(m, iter(images()), criterion=quick("synflow")),
+        "list(itertools.islice(batches, 10)) is one of ten",
+    ),
     "a mask and a choice": (
         lambda m: prune(m, images(), exclude=["fc1*"], mask=Mask.full(Layout.of(m))),
         "mask has its own choice of parameters",
@@ -277,10 +280,11 @@ def test_batches_that_share_memory_give_the_mask_of_a_list(
     assert prune(model, Staged(kind, batches), loss=loss_of_any, **how) == expected
 
 
-def test_batches_that_cannot_be_copied_are_read_again(model: nn.Module) -> None:
-    batches = [(x, y) for x, y in images()]
-    expected = prune(model, batches, criterion=quick("iterative-snip"), loss=loss_of_any)
-    assert prune(model, Staged("locked", batches), criterion=quick("iterative-snip"), loss=loss_of_any) == expected
+def test_batches_of_a_generator_are_kept_and_those_that_cannot_be_copied_read_again(model: nn.Module) -> None:
+    rounds = partial(prune, model, criterion=quick("iterative-snip"), loss=loss_of_any)
+    expected = rounds(images())
+    assert rounds(iter(images())) == expected
+    assert rounds(Staged("locked", images())) == expected
 
 
 class Weighted(nn.Linear):

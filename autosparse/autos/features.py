@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.config import FitConfig, Probed
-from autosparse.criteria.base import Scoring, check_repeatable
+from autosparse.criteria.base import Scoring
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.synflow import dataflow
 from autosparse.distributed import all_reduce
@@ -128,8 +128,6 @@ class Features:
 
         A probe needs a learner. `batch_norm` is the mode of the gradient, see `criteria.gradient.scoring_mode`.
         """
-        if "grad" in self.columns and "flow" in self.columns:
-            check_repeatable(scoring)
         probe = look_ahead("this AutoS", model, mask, scoring, self.probed) if self.probed else {}
         if self.transform == "raw-sum":
             return _theta(model, mask, scoring, batch_norm), _grad_sum(model, mask, scoring, batch_norm)

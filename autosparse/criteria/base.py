@@ -1,6 +1,6 @@
 """The interfaces of criteria, and the one way from a criterion to a mask."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autosparse.criteria.failures import refuse_zeros
 from autosparse.criteria.loss import CrossEntropy, Loss
-from autosparse.criteria.repeatable import PART, source, tensors_of
+from autosparse.criteria.repeatable import tensors_of
 from autosparse.distributed import broadcast
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask, keep_top
@@ -114,17 +114,8 @@ def check_values(model: nn.Module, layout: Layout) -> None:
             )
 
 
-def check_repeatable(scoring: Scoring) -> None:
-    """Refuse batches that can be read only once."""
-    if isinstance(source(scoring.batches), Iterator):
-        raise UserError(
-            "this criterion looks at the batches several times; give a list or a DataLoader, not a generator: "
-            f"{PART} is one of ten"
-        )
-
-
 def check_finite(scoring: Scoring) -> None:
-    """Refuse batches that explain why a result is not finite; a generator cannot be read again."""
-    for number, batch in enumerate(() if isinstance(source(scoring.batches), Iterator) else scoring.batches, 1):
+    """Refuse batches that explain why a result is not finite."""
+    for number, batch in enumerate(scoring.batches, 1):
         if not all(tensor.isfinite().all() for tensor in tensors_of(batch)):
             raise UserError(f"batch {number} has values that are not finite (NaN or infinity)")

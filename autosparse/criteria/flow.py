@@ -18,7 +18,7 @@ from autosparse.criteria.gradient import named_tensors, scoring_mode, uncompiled
 from autosparse.criteria.loss import CrossEntropy, Loss, class_scores
 from autosparse.distributed import gather
 from autosparse.errors import UserError
-from autosparse.pruning import Layout
+from autosparse.pruning import Layout, Mask
 from autosparse.pruning.prunable import canonical, unwrapped
 
 Named = dict[str, Tensor]
@@ -63,22 +63,19 @@ class Call:
 
 
 def call_of(criterion: str, model: nn.Module, loss: Loss, batch: Any) -> Call:
-    """Return the call of the network for a batch: with it or its first part, or the call that another loss makes."""
-    if not isinstance(loss, CrossEntropy):
-        return _call_by_loss(criterion, unwrapped(model), loss, batch)
-    inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
-    if not isinstance(inputs, Tensor) or not inputs.ndim:
-        kind = type(inputs).__name__
-        raise UserError(
-            f"{criterion} feeds a network one tensor, a batch or its first part, or what loss= calls it with; "
-            f"this is a {kind}; {_OTHERS}"
-        )
-    return Call((inputs,), {})
+    """Return the call of the network for a batch: with it or its first part, or the first call that another loss makes.
 
-
-def _call_by_loss(criterion: str, model: nn.Module, loss: Loss, batch: Any) -> Call:
-    """Return the first call that a loss makes; the network does not run."""
-    problem = f"{criterion} cannot prune this network"
+    The network does not run.
+    """
+    if isinstance(loss, CrossEntropy):
+        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if not isinstance(inputs, Tensor) or not inputs.ndim:
+            raise UserError(
+                f"{criterion} feeds a network one tensor, a batch or its first part, or what loss= calls it with; "
+                f"this is a {type(inputs).__name__}; {_OTHERS}"
+            )
+        return Call((inputs,), {})
+    problem, model = f"{criterion} cannot prune this network", unwrapped(model)
 
     class CalledError(BaseException):
         """Ends the loss where it calls the network; holds the arguments."""
@@ -122,14 +119,28 @@ def first_call(criterion: str, model: nn.Module, scoring: Scoring, device: torch
 def call_with_ones(
     criterion: str, model: nn.Module, scoring: Scoring, device: torch.device
 ) -> tuple[Call, Embedding | None]:
-    """Return a call with one input of ones, float64 (1, ...); for indices, one sample's call and an embedding of ones.
+    """Return a call with inputs of ones, float64 (1, ...); for indices, a sample's call and an embedding of ones."""
+    call = first_call(criterion, model, scoring, device)
+    return filled(model, call, lambda shape: torch.ones(shape, dtype=torch.float64, device=device))
+
+
+def filled(model: nn.Module, call: Call, fill: Callable[[torch.Size], Tensor]) -> tuple[Call, Embedding | None]:
+    """Return the call with inputs that `fill` makes or, if inputs are indices, an embedding that returns such values.
 
     Embeddings of other indices, such as positions, stay parameters like any other.
     """
-    call = first_call(criterion, model, scoring, device)
     if not takes_ids(model, call.inputs):
-        return call.with_inputs(torch.ones(call.inputs.shape, dtype=torch.float64, device=device)), None
-    return call, lambda indices, output: torch.ones_like(output) if torch.equal(indices, call.inputs) else output
+        return call.with_inputs(fill(call.inputs.shape)), None
+    values: list[Tensor] = []  # the same in every pass
+
+    def embedding(indices: Tensor, output: Tensor) -> Tensor:
+        if not torch.equal(indices, call.inputs):
+            return output
+        if not values:
+            values.append(fill(output.shape))
+        return values[0]
+
+    return call, embedding
 
 
 def takes_ids(model: nn.Module, inputs: Tensor) -> bool:
@@ -201,6 +212,18 @@ def flow(
     if complete and (loose := [name for name, gradient in gradients.items() if gradient is None]):
         raise UserError(f"{problem}: no path leads from layer {loose[0]} to the outputs")
     return {name: torch.zeros_like(weights[name]) if value is None else value for name, value in gradients.items()}
+
+
+def scores_of(products: Named, mask: Mask, units: Named | None = None) -> Tensor:
+    """Return float32 (P,), the products of each layer divided by its unit; empties `products`.
+
+    Default unit: the largest product of all layers.
+    """
+    units = units or dict.fromkeys(products, torch.stack([product.amax() for product in products.values()]).amax())
+    scores = torch.empty(mask.layout.size, dtype=torch.float32, device=mask.kept.device)
+    for name, part in mask.layout.unflatten(scores).items():
+        part.copy_(products.pop(name).div_(units[name].clamp_min(torch.finfo(torch.float64).tiny)))
+    return scores
 
 
 def gradient_of(outputs: Tensor, inputs: Sequence[Tensor], along: Tensor | None = None) -> tuple[Tensor | None, ...]:

@@ -1,7 +1,7 @@
 """The gradient of the mean loss over a set of batches: the feature of AutoS and the basis of SNIP."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 
 from autosparse.criteria.base import Scoring, check_finite
 from autosparse.criteria.failures import naming_layers
-from autosparse.criteria.loss import CrossEntropy, Loss, batch_size
+from autosparse.criteria.loss import CrossEntropy, Loss, batch_size, check_loss
 from autosparse.distributed import all_reduce
 from autosparse.errors import UserError, unknown
 from autosparse.pruning import Layout
@@ -36,6 +36,22 @@ def scoring_mode(model: nn.Module, batch_norm: str = "batch") -> Iterator[None]:
             if batch_norm == "batch" and isinstance(norm, _BATCH_NORMS):
                 norm.training, norm.track_running_stats = True, False
         yield
+
+
+@contextlib.contextmanager
+def restoring_weights(weights: Iterable[nn.Parameter]) -> Iterator[Callable[[], None]]:
+    """Restore the values of weights bit for bit when the block ends; yield a function that restores them earlier."""
+    before = [(weight, weight.detach().clone()) for weight in weights]
+
+    @torch.no_grad()
+    def restore() -> None:
+        for weight, value in before:
+            weight.copy_(value)
+
+    try:
+        yield restore
+    finally:
+        restore()
 
 
 @contextlib.contextmanager
@@ -173,23 +189,9 @@ def total_loss(loss: Loss, model: nn.Module, batch: object, temperature: float =
     """Return the loss summed over a batch, and the number of samples or targets that count."""
     if isinstance(loss, CrossEntropy):
         total, count = loss.total(model, batch, temperature)
-        return _checked(total), count
+        return check_loss(total), count
     samples = batch_size(batch)
-    return mean_loss(loss, model, batch) * samples, samples
-
-
-def mean_loss(loss: Loss, model: nn.Module, batch: object) -> Tensor:
-    """Return the mean loss of a batch, a floating-point tensor of one number that has a gradient."""
-    return _checked(loss(model, batch))
-
-
-def _checked(loss: object) -> Tensor:
-    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
-        what = f"{tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-        raise UserError(f"loss must return the mean loss of a batch, a tensor of one number; it returns {what}")
-    if not loss.requires_grad:
-        raise UserError("the loss has no gradient: the network's outputs are detached, or computed under no_grad")
-    return loss.reshape(())
+    return check_loss(loss(model, batch)) * samples, samples
 
 
 @contextlib.contextmanager

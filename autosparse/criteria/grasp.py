@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from autosparse.criteria.base import Scoring, check_repeatable
+from autosparse.criteria.base import Scoring
 from autosparse.criteria.gradient import mean_derivative, mean_gradient
 from autosparse.criteria.loss import CrossEntropy, pair
 from autosparse.distributed import gather, rank_and_size
@@ -40,13 +40,10 @@ def grasp(
     formula, which can be differentiated twice. Costs two forward passes, a backward pass and a backward pass through it
     over each batch.
     """
-    layout, balanced = mask.layout, None
+    layout = mask.layout
     if isinstance(scoring.loss, CrossEntropy):
         balanced = class_balanced(scoring.batches, per_class, scoring.loss.ignore_index)
-    if balanced is None:
-        check_repeatable(scoring)
-    else:
-        scoring = replace(scoring, batches=balanced)
+        scoring = scoring if balanced is None else replace(scoring, batches=balanced)
     with sdpa_kernel(SDPBackend.MATH):
         direction = mean_gradient(model, layout, scoring, batch_norm, temperature)
         parts = layout.unflatten(direction)

@@ -70,6 +70,16 @@ def pair(batch: Any) -> tuple[Tensor, Tensor]:
     return parts[0], parts[1]
 
 
+def check_loss(loss: object) -> Tensor:
+    """Return the result of a loss as a scalar; refuse all but floating-point tensors of one number with a gradient."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+        got = f"{tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise UserError(f"loss must return the mean loss of a batch, a tensor of one number; it returns {got}")
+    if not loss.requires_grad:
+        raise UserError("the loss has no gradient: the network's outputs are detached, or computed under no_grad")
+    return loss.reshape(())
+
+
 def batch_size(batch: Any) -> int:
     """Return the number of samples of a batch of any kind.
 

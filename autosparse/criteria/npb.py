@@ -13,7 +13,7 @@ from scipy.sparse import coo_array, csr_array, hstack, vstack
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Scoring
-from autosparse.criteria.erk import erk_counts
+from autosparse.criteria.data_free import erk_counts
 from autosparse.criteria.flow import Call, Embedding, Named, absolute, call_with_ones, evaluating, flow, in_double
 from autosparse.criteria.gradient import restoring_modules
 from autosparse.distributed import broadcast

@@ -7,7 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Scoring
-from autosparse.criteria.flow import Call, Embedding, Named, evaluating, first_call, gradient_of, in_double, takes_ids
+from autosparse.criteria.flow import (
+    Call,
+    Embedding,
+    Named,
+    evaluating,
+    filled,
+    first_call,
+    gradient_of,
+    in_double,
+    scores_of,
+)
 from autosparse.pruning import Mask
 from autosparse.pruning.prunable import unwrapped
 from autosparse.seeds import stream
@@ -50,6 +60,11 @@ def ntk_sap(
     """
     device, layout = mask.kept.device, mask.layout
     generator = torch.Generator().manual_seed(stream("ntk-sap", seed, mask.count))
+
+    def normal(shape: torch.Size) -> Tensor:
+        """Draw values from N(0, 1), the same on every device."""
+        return torch.randn(shape, dtype=torch.float64, device="cpu", generator=generator).to(device)
+
     call = first_call("ntk-sap", model, scoring, device)
     call = call.map(lambda x: x.repeat(samples, *[1] * (x.ndim - 1)) if x.ndim and len(x) == 1 else x)
     state = in_double(model)
@@ -57,13 +72,12 @@ def ntk_sap(
     sizes = {name: (state[name].square().sum() / kept[name].sum().clamp_min(1)).sqrt() for name in kept}
     scores = {name: torch.zeros_like(part) for name, part in kept.items()}
     for _ in range(drawings):
-        theta = {name: sizes[name] * _normal(part.shape, generator, device) for name, part in kept.items()}
-        noise = {name: epsilon * _normal(part.shape, generator, device) for name, part in kept.items()}
-        inputs, embedding = _gaussian(model, call, generator)
+        theta = {name: sizes[name] * normal(part.shape) for name, part in kept.items()}
+        noise = {name: epsilon * normal(part.shape) for name, part in kept.items()}
+        inputs, embedding = filled(model, call, normal)
         for name, gradient in drawing_gradient(model, state, theta, noise, kept, inputs, embedding).items():
             scores[name] += gradient
-    largest = max(part.abs().amax() for part in scores.values()).clamp_min(torch.finfo(torch.float64).tiny)
-    return layout.flatten({name: (part.abs() * kept[name] / largest).float() for name, part in scores.items()})
+    return scores_of({name: part.abs_() for name, part in scores.items()}, mask) * mask.kept
 
 
 def drawing_gradient(
@@ -103,28 +117,6 @@ def drawing_gradient(
         name: (0.0 if a is None else a) - (torch.zeros_like(m[name]) if b is None else b)
         for name, (a, b) in zip(m, pairs, strict=True)
     }
-
-
-def _gaussian(model: nn.Module, call: Call, generator: torch.Generator) -> tuple[Call, Embedding | None]:
-    """Return the call with inputs from N(0, 1) or, if inputs are indices, an embedding that returns such values."""
-    device = call.inputs.device
-    if not takes_ids(model, call.inputs):
-        return call.with_inputs(_normal(call.inputs.shape, generator, device)), None
-    drawn: list[Tensor] = []  # the same in every pass
-
-    def embedding(indices: Tensor, output: Tensor) -> Tensor:
-        if not torch.equal(indices, call.inputs):
-            return output
-        if not drawn:
-            drawn.append(_normal(output.shape, generator, device))
-        return drawn[0]
-
-    return call, embedding
-
-
-def _normal(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Return values from N(0, 1), float64, the same on every device."""
-    return torch.randn(shape, dtype=torch.float64, device="cpu", generator=generator).to(device)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from autosparse.criteria.base import Scoring
-from autosparse.criteria.flow import Call, Named, call_of, call_with_ones, evaluating, flow, in_double
+from autosparse.criteria.flow import Call, Named, call_of, call_with_ones, evaluating, flow, in_double, scores_of
 from autosparse.criteria.gradient import named_tensors
 from autosparse.distributed import all_reduce
 from autosparse.errors import UserError
@@ -57,8 +57,7 @@ def px(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
             "px", model, mask.layout, squared, ones, complete=False, total=lambda out: (carried * out[0]).sum()
         )
     products = {name: gradient.mul_(squared[name].detach()).abs_() for name, gradient in gradients.items()}
-    largest = max(product.amax() for product in products.values()).clamp_min(torch.finfo(torch.float64).tiny)
-    return mask.layout.flatten({name: product.div_(largest).float() for name, product in products.items()})
+    return scores_of(products, mask)
 
 
 def _carried(model: nn.Module, first: Call, scoring: Scoring) -> Tensor:

@@ -17,22 +17,23 @@ from autosparse.errors import UserError
 from autosparse.generators import start_generators
 from autosparse.seeds import stream
 
-LIMIT = 1_000
+_LIMIT = 1_000
 """Largest number of batches that are read from an iterable without a length."""
-PART = "list(itertools.islice(batches, 10))"
+_PART = "list(itertools.islice(batches, 10))"
 _MEMORY = 1 << 29
 """Bytes of batches that are copied for later passes: a loader may be slow, and criteria in rounds make a hundred."""
 _PATIENCE = 2.0  # seconds before the bar appears
 _bar: ContextVar[tqdm | None] = ContextVar("bar", default=None)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RepeatableBatches:
     """Batches that every pass reads from the same seed: a loader that shuffles or augments gives the same again.
 
     Later passes give copies of the batches of the first pass if all of them fit into `_MEMORY` bytes, and else read
-    the loader again. They are copies because a loader may write every batch into the same memory, and a network may
-    write into its inputs. Use inside `restoring_generators` only: a pass starts the global generators again.
+    the loader again, which an iterator cannot be. They are copies because a loader may write every batch into the same
+    memory, and a network may write into its inputs. Use inside `restoring_generators` only: a pass starts the global
+    generators again.
 
     Attributes:
         batches: list, loader or iterator of batches.
@@ -42,6 +43,7 @@ class RepeatableBatches:
     batches: Iterable[Any]
     seed: int
     _copies: list[Any] = field(default_factory=list)
+    _started: bool = False
 
     def __iter__(self) -> Iterator[Any]:
         if self._copies:
@@ -49,13 +51,19 @@ class RepeatableBatches:
                 _count_batch()
                 yield copied(batch)
             return
+        if self._started and isinstance(self.batches, Iterator):
+            raise UserError(
+                "the batches are needed several times; give a list or a DataLoader, not a generator: "
+                f"{_PART} is one of ten"
+            )
+        self._started = True
         seed, copies, room, count = stream("order of batches", self.seed), list[Any](), _MEMORY, 0
         with _seeded(_generators(self.batches), seed):
             start_generators(seed)
             for count, batch in enumerate(self.batches, 1):
-                if count > LIMIT and not _has_length(self.batches):
+                if count > _LIMIT and not _has_length(self.batches):
                     raise UserError(
-                        f"batches have no length and do not end after {LIMIT:,}; give a part of them, such as {PART}"
+                        f"batches have no length and do not end after {_LIMIT:,}; give a part of them, such as {_PART}"
                     )
                 room -= sum(tensor.nbytes for tensor in tensors_of(batch))
                 try:
@@ -67,12 +75,7 @@ class RepeatableBatches:
         if count == 0 and isinstance(self.batches, Iterator):
             raise UserError("the iterator of batches is exhausted: it was read before; give a list or a DataLoader")
         if room >= 0:
-            self._copies.extend(copies)
-
-
-def source(batches: Iterable[Any]) -> Iterable[Any]:
-    """Return the list, loader or iterator that batches are read from."""
-    return batches.batches if isinstance(batches, RepeatableBatches) else batches
+            self._copies = copies
 
 
 def copied(batch: Any) -> Any:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from autosparse.criteria.base import Criterion, Scoring, check_repeatable, select
+from autosparse.criteria.base import Criterion, Scoring, select
+from autosparse.criteria.gradient import restoring_weights
 from autosparse.criteria.repeatable import round_started
 from autosparse.errors import UserError
 from autosparse.pruning import Mask, keep_top, keep_top_each
@@ -39,7 +40,6 @@ class Rounds:
 
     def choose(self, model: nn.Module, mask: Mask, scoring: Scoring, k: int) -> Mask:
         """Return the mask after the last round; see `select`."""
-        check_repeatable(scoring)
         scoring = replace(scoring, memo={})
         spared = set[str]()
 
@@ -73,20 +73,16 @@ def in_rounds(
     `select_round` is called with the mask of the previous round, which the model's weights have, the number of weights
     to keep and whether this is the last round. It returns the mask of the round.
     """
-    layout, start = mask.layout, mask.count
-    weights = list(layout.weights(model).values())
-    before = [weight.detach().clone() for weight in weights]
-    try:
+    start = mask.count
+    with restoring_weights(mask.layout.weights(model).values()) as restore:
         for i in range(1, rounds + 1):
             round_started(i, rounds)
             count = round(start * (k / start) ** (i / rounds)) if i < rounds else k
             mask = select_round(mask, count, i == rounds)
             if i < rounds:
-                _set_values(weights, before)
+                restore()
                 mask.apply_(model)
-        return mask
-    finally:
-        _set_values(weights, before)
+    return mask
 
 
 def spare(scores: Tensor, k: int, mask: Mask, floor: float) -> list[str]:
@@ -111,9 +107,3 @@ def spare(scores: Tensor, k: int, mask: Mask, floor: float) -> list[str]:
     if names:  # Of all layers, or one layer's weights would be taken from another's last.
         scores.masked_fill_(best, torch.inf)
     return names
-
-
-@torch.no_grad()
-def _set_values(weights: list[nn.Parameter], values: list[Tensor]) -> None:
-    for weight, value in zip(weights, values, strict=True):
-        weight.copy_(value)

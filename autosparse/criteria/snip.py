@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from autosparse.criteria.base import Scoring, check_repeatable, select
+from autosparse.criteria.base import Scoring, select
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.rounds import in_rounds
 from autosparse.pruning import Mask
@@ -34,7 +34,6 @@ class Force:
 
     def choose(self, model: nn.Module, mask: Mask, scoring: Scoring, k: int) -> Mask:
         """Return the mask after the last round; see `select`."""
-        check_repeatable(scoring)
         theta = mask.layout.flatten(mask.layout.weights(model))
 
         def foresight(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.criteria.base import Scoring
-from autosparse.criteria.failures import naming_layers, why_nothing_passes
+from autosparse.criteria.failures import naming_layers, refuse_zeros, why_nothing_passes
 from autosparse.criteria.flow import (
     Call,
     Embeddings,
@@ -17,6 +17,7 @@ from autosparse.criteria.flow import (
     first_call,
     flow,
     in_double,
+    scores_of,
     takes_ids,
 )
 from autosparse.criteria.gradient import scoring_mode
@@ -45,8 +46,7 @@ def synflow(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
     state = in_double(model, absolute)
     call, embedding = call_with_ones("synflow", model, scoring, mask.kept.device)
     products = _products(state, flow("synflow", model, mask.layout, state, call, embedding))
-    largest = max(product.amax() for product in products.values())
-    scores = _flat(products, mask, dict.fromkeys(products, largest))
+    scores = scores_of(products, mask)
     if mask.count == mask.layout.size:  # Later rounds may cut a layer off.
         for name, part in mask.layout.unflatten(scores).items():
             if not part.any():
@@ -92,25 +92,15 @@ def dataflow(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
     products = _products(state, flow("dataflow", model, mask.layout, state, call, embedding, complete=False))
     largest = {name: product.amax() for name, product in products.items()}
     most = max(largest.values())
-    scores = _flat(products, mask, {name: most if unit > _LOST * most else unit for name, unit in largest.items()})
-    if mask.count == mask.layout.size and not scores.any():
-        raise UserError(
-            f"{_PROBLEM}: nothing flows through it to the outputs; {why_nothing_passes(model, mask.layout)}"
-        )
+    units = {name: most if unit > _LOST * most else unit for name, unit in largest.items()}
+    scores = scores_of(products, mask, units)
+    refuse_zeros(scores, model, mask)
     return scores
 
 
 def _products(state: Named, gradients: Named) -> Named:
     """Return |θ ∂R/∂θ| of each layer, float64; empties `state` of the weights."""
     return {name: gradient.mul_(state.pop(name).detach()).abs_() for name, gradient in gradients.items()}
-
-
-def _flat(products: Named, mask: Mask, units: Named) -> Tensor:
-    """Return float32 (P,), the products of each layer divided by its unit; empties `products`."""
-    scores = torch.empty(mask.layout.size, dtype=torch.float32, device=mask.kept.device)
-    for name, part in mask.layout.unflatten(scores).items():
-        part.copy_(products.pop(name).div_(units[name].clamp_min(torch.finfo(torch.float64).tiny)))
-    return scores
 
 
 def deviation(model: nn.Module, scoring: Scoring, device: torch.device) -> tuple[Call, Sequence[Tensor] | None]:

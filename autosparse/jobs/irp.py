@@ -36,11 +36,14 @@ class IRPRun(TrainingRun):
         c = self.config
         order = "" if c.order_seed is None else f"-{c.order_seed}"
         batch_norm = "" if c.batch_norm == "batch" else f"-{c.batch_norm}"
+        schedule = "" if c.schedule == "geometric" else f"-{c.schedule}"
+        schedule += "" if c.rate == IRPConfig.rate else f"-{100 * c.rate:g}"
+        schedule += "" if c.final_sparsity == IRPConfig.final_sparsity else f"-{100 * c.final_sparsity:g}"
         rewind = f"_rewind{c.rewind_epoch}" if c.rewind_epoch else ""
         rewind += "" if c.rewind == "all" else f"_rewind-{c.rewind}"
         first = "_prune-first" if c.prune_first else ""
         probe = f"_k{c.probe_steps}" if c.probe_steps else ""
-        details = f"{c.criterion}{batch_norm}_n{c.iterations}{rewind}{first}{probe}_s{c.seed}{order}"
+        details = f"{c.criterion}{batch_norm}_n{c.iterations}{schedule}{rewind}{first}{probe}_s{c.seed}{order}"
         return self.output / "irp" / f"{self.setting.name}_{details}"
 
     def identity(self) -> dict[str, Any]:

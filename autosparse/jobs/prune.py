@@ -258,7 +258,7 @@ class PruneRun(TrainingRun):
         from accelerate.utils import broadcast_object_list
 
         from autosparse.criteria import Scoring, select
-        from autosparse.criteria.erk import RandomERK
+        from autosparse.criteria.data_free import RandomERK
         from autosparse.jobs.sanity import Inverted, shuffled
         from autosparse.lookahead import RecipeLearner
         from autosparse.pruning import Mask

@@ -15,8 +15,7 @@ from torch import nn
 
 from autosparse import tensors
 from autosparse.criteria.failures import naming_layers
-from autosparse.criteria.gradient import mean_loss
-from autosparse.criteria.loss import Loss
+from autosparse.criteria.loss import Loss, check_loss
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
 from autosparse.seeds import stream
@@ -126,7 +125,7 @@ class OptimizerLearner:
                 before = step
                 for step, batch in enumerate(itertools.islice(self.batches, self.steps - before), before + 1):
                     with naming_layers(_PROBLEM, model):
-                        mean_loss(self.loss, model, send_to_device(batch, mask.kept.device)).backward()
+                        check_loss(self.loss(model, send_to_device(batch, mask.kept.device))).backward()
                     _average_gradients(model)
                     callback.gradients(step, model)
                     with naming_layers(f"{_PROBLEM}: a step of the optimizer fails, give another optimizer"):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autosparse.config import Probed
 from autosparse.criteria.base import Scoring, check_finite
-from autosparse.criteria.gradient import restoring_modules
+from autosparse.criteria.gradient import restoring_modules, restoring_weights
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.training import Callback
@@ -147,16 +147,14 @@ def training_ahead(criterion: str, model: nn.Module, scoring: Scoring) -> Iterat
     learner: Learner | None = scoring.learner
     if learner is None:
         raise UserError(LACKING.format(criterion))
-    before = [(parameter, parameter.detach().clone(), parameter.grad) for parameter in model.parameters()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
-        for parameter in model.parameters():
+        for parameter, _ in gradients:
             parameter.grad = None
-        with restoring_modules(model), torch.enable_grad():
+        with restoring_weights(model.parameters()), restoring_modules(model), torch.enable_grad():
             yield learner
     finally:
-        for parameter, value, gradient in before:
-            with torch.no_grad():
-                parameter.copy_(value)
+        for parameter, gradient in gradients:
             parameter.grad = gradient
 
 

@@ -247,7 +247,7 @@ def table9(scale: Scale) -> list[Part]:
 def authors(scale: Scale) -> list[Part]:
     """The protocol of the authors' code and ours: `python launch/paper.py authors --scale small`.
 
-    130 jobs, 243 trainings. LeNet-300-100 from Kaiming normal and from PyTorch's initial weights, and ResNet-18 on
+    130 jobs, 183 training runs. LeNet-300-100 from Kaiming normal and from PyTorch's initial weights, and ResNet-18 on
     CIFAR-10: SNIP with both modes of batch norm, magnitude, AutoS by our protocol and by theirs (see `_AUTHORS`), three
     seeds at 95 and 99%, and masks shuffled within layers.
     To expect: from PyTorch's initial weights AutoS below SNIP; shuffled masks on par with the others or better.

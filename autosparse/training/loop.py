@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, recursively_apply
 from torch import Tensor, nn
 
+from autosparse.criteria.loss import check_loss
 from autosparse.errors import UserError
 from autosparse.generators import restoring_torch_generators, seed_torch
 from autosparse.pruning import Mask
@@ -21,7 +22,6 @@ from autosparse.training.checkpoint import Checkpoint
 from autosparse.training.dynamic import Callback
 from autosparse.training.step import (
     autocast,
-    check_loss,
     end_epoch,
     kept_bits,
     make_optimizer,

@@ -31,14 +31,6 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), momentum=0.9 if nesterov else 0.0, nesterov=nesterov, **options)
 
 
-def check_loss(loss: object) -> Tensor:
-    """Return the loss that a task computed as a scalar."""
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-        raise UserError(f"loss must return the mean loss of a batch, a tensor of one number; it returns {got}")
-    return loss.reshape(())
-
-
 def autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
     """Return the context of a forward pass in the recipe's precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")

@@ -221,10 +221,6 @@ def test_other_data_raise(
     assert "is of other digits data than are here" in capsys.readouterr().err
 
 
-def test_incompatible_options_raise(store: TripleStore) -> None:
+def test_stored_samples_for_a_fit_in_rounds_raise(store: TripleStore) -> None:
     with pytest.raises(UserError, match="needs IterationSamples"):
         StoredSamples([store], FitConfig(rounds=3))
-    with pytest.raises(UserError, match="the transform raw is for fits to stored triples"):
-        FitConfig(transform="raw", rounds=3)
-    with pytest.raises(UserError, match="samples are for fits to stored triples"):
-        FitConfig(samples=4096, rounds=2)

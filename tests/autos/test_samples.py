@@ -87,13 +87,6 @@ def test_fit_to_some_triples_is_nearly_as_good(store: TripleStore, accelerator: 
     assert metrics["spearman"] > 0.25
 
 
-def test_invalid_options_of_a_fit_raise() -> None:
-    with pytest.raises(UserError, match="samples must be 0 or at least 1,024, got 15"):
-        FitConfig(samples=15)
-    with pytest.raises(UserError, match="'much' is not a size of memory; write it like 512MB"):
-        FitConfig(memory="much")
-
-
 def test_validation_and_tabulation_come_from_one_reading(store: TripleStore, monkeypatch: pytest.MonkeyPatch) -> None:
     samples, scan, scans = StoredSamples([store], replace(CONFIG, samples=0)), TripleStore.scan, list[tuple[str, ...]]()
 

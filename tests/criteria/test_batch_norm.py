@@ -40,20 +40,6 @@ def test_running_is_a_network_whose_norms_do_nothing_yet(name: str) -> None:
     assert not torch.allclose(found, scores(name, network(), "batch"))
 
 
-def test_nothing_is_changed_and_batch_is_the_default() -> None:
-    assert make_criterion("snip") is snip
-    model = network().train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    masks = [
-        autosparse.prune(model, images(), criterion="snip", sparsity=0.5, **how)
-        for how in ({}, {"batch_norm": "batch"}, {"batch_norm": "running"})
-    ]
-    assert torch.equal(masks[0].kept, masks[1].kept)
-    assert not torch.equal(masks[0].kept, masks[2].kept)
-    assert model.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
 @pytest.mark.parametrize("name", ["synflow", "short-irp", PRETRAINED, snip])
 def test_batch_norm_for_a_criterion_without_it_raises(name: object) -> None:
     how: dict[str, Any] = {"steps_per_round": 1, "optimizer": torch.optim.Adam} if name == "short-irp" else {}

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from autosparse.criteria import Scoring, make_criterion
 from autosparse.criteria.gradient import mean_gradient, scoring_mode
-from autosparse.criteria.table import CRITERIA
+from autosparse.criteria.table import CRITERIA, TABLE
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data
@@ -42,14 +42,16 @@ def test_scores_are_flat_float32_and_the_model_is_left_as_it_was(
         assert not module._forward_pre_hooks
 
 
+@pytest.mark.parametrize("name", [row.name for row in TABLE if row.seeded])
+def test_seeded_criterion_is_a_function_of_the_seed(name: str, model: nn.Module, data: Data) -> None:
+    one, same, other = (scores(name, model, data, seed) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
 def test_magnitude(model: nn.Module, data: Data) -> None:
     expected = torch.cat([model.get_parameter(f"fc{k}.weight").abs().flatten() for k in (1, 2, 3)])
     assert torch.equal(scores("magnitude", model, data), expected)
-
-
-def test_random_is_a_function_of_the_seed(model: nn.Module, data: Data) -> None:
-    assert torch.equal(scores("random", model, data, 1), scores("random", model, data, 1))
-    assert not torch.equal(scores("random", model, data, 1), scores("random", model, data, 2))
 
 
 def test_snip_against_finite_differences(model: nn.Module, data: Data) -> None:

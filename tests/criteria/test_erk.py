@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from autosparse.criteria import Scoring, make_criterion, select
-from autosparse.criteria.erk import erk_counts
+from autosparse.criteria.data_free import erk_counts
 from autosparse.networks import build
 from autosparse.pruning import Layout, Mask
 
@@ -40,11 +40,7 @@ def test_the_mask_has_the_counts_and_only_what_is_alive(model: nn.Module) -> Non
     layout = Layout.of(model)
     alive = Mask(layout, torch.rand(layout.size, generator=torch.Generator().manual_seed(0)) < 0.5)
     capacities = [int(kept.sum()) for kept in layout.unflatten(alive.kept).values()]
-    masks = [select(make_criterion("random-erk", seed), model, alive, Scoring(), 5_000) for seed in (0, 0, 1)]
-    for mask in masks:
-        assert [int(kept.sum()) for kept in layout.unflatten(mask.kept).values()] == erk_counts(
-            layout, 5_000, capacities
-        )
-        assert not (mask.kept & ~alive.kept).any()
-    assert torch.equal(masks[0].kept, masks[1].kept)
-    assert not torch.equal(masks[0].kept, masks[2].kept)
+    mask = select(make_criterion("random-erk"), model, alive, Scoring(), 5_000)
+    counts = [int(kept.sum()) for kept in layout.unflatten(mask.kept).values()]
+    assert counts == erk_counts(layout, 5_000, capacities)
+    assert not (mask.kept & ~alive.kept).any()

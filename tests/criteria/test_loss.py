@@ -10,11 +10,9 @@ from torch.nn import functional as F
 
 from autosparse.criteria import Scoring
 from autosparse.criteria.gradient import mean_gradient
-from autosparse.criteria.grasp import grasp
 from autosparse.criteria.loss import CrossEntropy, batch_size
 from autosparse.errors import UserError
-from autosparse.pruning import Layout, Mask
-from tests.models import GPT, ViT, images, texts
+from autosparse.pruning import Layout
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(6) % 3
@@ -166,17 +164,3 @@ def test_the_size_of_any_batch() -> None:
         (3, 1),
     ]
     assert [batch_size(batch) for batch, _ in sizes] == [size for _, size in sizes]
-
-
-def squared(model: nn.Module, batch: Any) -> Tensor:
-    return model(batch[0]).square().mean()
-
-
-@pytest.mark.parametrize("loss", [CrossEntropy(), squared])
-@pytest.mark.parametrize(("make", "batches"), [(ViT, images()), (GPT, texts())])
-def test_grasp_differentiates_attention_twice(make: Any, batches: Any, loss: Any) -> None:
-    torch.manual_seed(0)
-    model = make()
-    scores = grasp(model, Mask.full(Layout.of(model)), Scoring(batches, loss))
-    assert scores.isfinite().all()
-    assert all(part.any() for part in Layout.of(model).unflatten(scores).values())

@@ -44,19 +44,13 @@ def test_a_drawing_against_autograd_through_both_networks() -> None:
         torch.testing.assert_close(found[name], part.grad, rtol=1e-9, atol=1e-12)
 
 
-def test_it_is_a_function_of_the_seed_and_draws_anew_in_every_round() -> None:
+def test_it_draws_anew_in_every_round() -> None:
     model = tiny()
     full = Mask.full(Layout.of(model))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    one, same, other = (ntk_sap(model, full, BATCH, seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    kept = full.kept.clone()
-    kept[0] = False
-    later = ntk_sap(model, Mask(full.layout, kept), BATCH)
-    assert later[0] == 0
-    assert not torch.allclose(later[1:], one[1:], rtol=0.05)
+    later = Mask(full.layout, torch.arange(full.layout.size) > 0)
+    one, other = (ntk_sap(model, mask, BATCH) for mask in (full, later))
+    assert other[0] == 0
+    assert not torch.allclose(other[1:], one[1:], rtol=0.05)
 
 
 def test_it_looks_at_the_sizes_of_weights_not_at_the_weights() -> None:

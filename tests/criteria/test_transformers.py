@@ -62,10 +62,6 @@ def test_transformer_is_pruned_to_the_exact_count_or_refused(name: str, criterio
     assert prune(criterion, model, batches).count == round(0.2 * Layout.of(model).size)
 
 
-def test_a_tied_head_and_embeddings_stay_dense() -> None:
-    assert {layer.name.split(".")[0] for layer in Layout.of(GPT()).layers} == {"blocks"}
-
-
 class Bag(nn.Module):
     """Token ids to classes, linear in what is embedded."""
 

@@ -83,7 +83,13 @@ def test_options_of_the_authors_protocol_are_part_of_a_run_and_of_its_name(tmp_p
     run, plain = (IRPRun(output=tmp_path, setting=setting) for setting in (TrainingOptions(task=task), DIGITS))
     run = replace(run, config=config)
     assert run.folder.name == "lenet-300-100-torch_digits_snip-running_n20_rewind-weights_prune-first_s0"
-    assert plain.folder.name == "lenet-300-100_digits_snip_n20_s0"
+    for options, name in (
+        ({}, "snip_n20_s0"),
+        ({"final_sparsity": 0.985}, "snip_n20-98.5_s0"),
+        ({"schedule": "linear", "final_sparsity": 0.9}, "snip_n20-linear-90_s0"),
+        ({"schedule": "constant", "rate": 0.8}, "snip_n20-constant-80_s0"),
+    ):
+        assert replace(plain, config=IRPConfig(**options)).folder.name == f"lenet-300-100_digits_{name}"
     other = {"init": "torch", "batch_norm": "running", "prune_first": True, "rewind": "weights"}
     assert other.items() <= run.identity().items()
     assert "init" not in plain.identity()
@@ -119,17 +125,29 @@ def test_choices_of_options_match_the_tables() -> None:
         (lambda: IRPConfig(order_seed=-1), r"order seed must be in 0..4294967295, got -1"),
         (lambda: FitConfig(learning_rate=float("nan")), "learning rate must be positive, got nan"),
         (lambda: FitConfig(features="theta"), "unknown features 't'; valid: theta, grad"),
+        (lambda: FitConfig(features=("theta", "x")), "unknown features 'x'; valid: theta, grad, flow, probe-gradient"),
+        (lambda: FitConfig(features=()), "at least one feature, and each once"),
+        (lambda: FitConfig(features=("theta", "theta")), "at least one feature, and each once"),
+        (lambda: FitConfig(features=("grad", "probe-theta")), "uses probe-gradient instead of grad"),
         (
             lambda: IRPConfig(probe_steps=1, probe_columns=("probe-root",)),
             "unknown probe columns 'probe-root'; did",
         ),
+        (lambda: IRPConfig(probe_columns=("probe-theta",)), "probe columns do nothing without --probe-steps"),
+        (lambda: IRPConfig(probe_steps=1, probe_columns=()), "at least one, and each once"),
+        (lambda: IRPConfig(probe_steps=1, rewind_epoch=1), "does not go with --rewind-epoch"),
+        (lambda: IRPConfig(probe_steps=1, rewind="weights"), "does not go with --rewind weights"),
         (lambda: FitConfig(anneal="no"), "unknown anneal 'no'; valid: True, False"),
         (lambda: Recipe(1, "AdamW", 1e-3), "unknown optimizer 'AdamW'; did you mean adamw\\? valid: sgd, nesterov, "),
         (lambda: Recipe(1, "sgd", 0.1, clip=float("inf")), "clip must be at least 0, got inf"),
         (lambda: Images(recipe_name="shrt"), "unknown recipe name 'shrt'; did you mean short"),
         (lambda: Order((), (), 1, part="heldout"), "unknown part 'heldout'; did you mean held-out"),
         (lambda: FitConfig(features=("theta", "grad", "flow"), transform="raw"), "raw is for fits to stored triples"),
+        (lambda: FitConfig(features=("probe-theta",), transform="raw"), "raw is for fits to stored triples"),
+        (lambda: FitConfig(transform="raw", rounds=3), "the transform raw is for fits to stored triples"),
         (lambda: FitConfig(rounds=3, samples=4096), "samples are for fits to stored triples"),
+        (lambda: FitConfig(samples=15), "samples must be 0 or at least 1,024, got 15"),
+        (lambda: FitConfig(memory="much"), "'much' is not a size of memory; write it like 512MB"),
         (lambda: IRPConfig(rate=0.5), "rate does nothing with the geometric schedule"),
         (lambda: IRPConfig(schedule="constant", final_sparsity=0.9), "final sparsity does nothing with the constant"),
         (lambda: FitConfig(weights=(1.0, -1.0)), "weights must be positive, got 1.0 -1.0"),

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from autosparse.criteria import Scoring, select
-from autosparse.criteria.magnitude import magnitude
+from autosparse.criteria.data_free import magnitude
 from autosparse.criteria.rounds import Rounds
 from autosparse.jobs.sanity import Inverted, reinitialized, shuffled
 from autosparse.pruning import Layout, Mask, keep_top

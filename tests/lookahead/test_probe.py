@@ -20,7 +20,7 @@ from autosparse.errors import UserError
 from autosparse.lookahead import OptimizerLearner, Probe, RecipeLearner, look_ahead
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.tasks import Data
-from autosparse.training import Callback, Checkpoint, Recipe, train
+from autosparse.training import Callback, Recipe, train
 from tests.models import digits
 from tests.world import world
 
@@ -64,40 +64,6 @@ def test_it_sees_the_first_steps_of_a_training(convolutional: nn.Module, data: D
     assert torch.equal(probe.columns["probe-theta"], after)
     assert probe.columns["probe-gradient"][~mask.kept].any()  # of removed weights as well
     assert not probe.columns["probe-theta"][~mask.kept].any()
-
-
-@pytest.mark.parametrize("stop", [1, K - 1, K])
-def test_stopped_at_any_step_it_has_seen_the_same(
-    stop: int, convolutional: nn.Module, data: Data, accelerator: Accelerator, tmp_path: Path
-) -> None:
-    mask, initial = half(convolutional), {k: v.clone() for k, v in convolutional.state_dict().items()}
-    whole = Probe(mask.layout, K, COLUMNS)
-    train(convolutional, mask, data, RECIPE, accelerator, callback=whole)
-
-    left = stop
-
-    def die(steps: int) -> None:
-        nonlocal left
-        left -= steps
-        if left < 0:
-            raise StoppedError
-
-    convolutional.load_state_dict(initial)
-    checkpoint = Checkpoint(tmp_path / "checkpoint.pt", "x", interval=0)
-    with pytest.raises(StoppedError):
-        train(
-            convolutional,
-            mask,
-            data,
-            RECIPE,
-            accelerator,
-            resume=checkpoint,
-            progress=die,
-            callback=Probe(mask.layout, K, COLUMNS),
-        )
-    again = Probe(mask.layout, K, COLUMNS)
-    train(convolutional, mask, data, RECIPE, accelerator, resume=checkpoint, callback=again)
-    assert all(torch.equal(again.columns[name], values) for name, values in whole.columns.items())
 
 
 def learners(model: nn.Module, data: Data, accelerator: Accelerator, folder: Path) -> list[Any]:

@@ -1,6 +1,5 @@
 """The road of a criterion that looks ahead: IRP with a probe, a fit to what is stored, runs that prune by it."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,21 +122,6 @@ def test_prune_looks_ahead_by_a_fit(output: Path, model: torch.nn.Module, data: 
     assert one.count == round(0.05 * one.layout.size)
     with pytest.raises(UserError, match=r"ahead looks ahead: .*give steps_per_round= and optimizer="):
         autosparse.prune(model, batches, criterion=folder)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: FitConfig(features=("theta", "x")), "unknown features 'x'; valid: theta, grad, flow, probe-gradient"),
-        (lambda: FitConfig(features=()), "at least one feature, and each once"),
-        (lambda: FitConfig(features=("theta", "theta")), "at least one feature, and each once"),
-        (lambda: FitConfig(features=("grad", "probe-theta")), "uses probe-gradient instead of grad"),
-        (lambda: FitConfig(features=("probe-theta",), transform="raw"), "raw is for fits to stored triples"),
-    ],
-)
-def test_invalid_options_of_a_fit_raise(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        make()
 
 
 def test_steps_without_a_look_ahead_are_refused(tmp_path: Path) -> None:

@@ -175,8 +175,6 @@ def test_patterns_add_and_leave_out() -> None:
             Layout.of(model, **{option: ["heads.*"]})
     with pytest.raises(UserError, match=r"no prunable weights \(0\.gate_up is a parameter of Experts\)"):
         Layout.of(nn.Sequential(Experts()))
-    with pytest.raises(UserError, match="no shape yet"):
-        Layout.of(nn.Sequential(nn.LazyLinear(3)))
 
 
 def test_wrappers_are_seen_through(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from autosparse.cluster import process
 from autosparse.criteria import Scoring, select
-from autosparse.criteria.erk import RandomERK, erk_counts
+from autosparse.criteria.data_free import RandomERK, erk_counts
 from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data
 from autosparse.tasks.arrays import ImageArrays, load

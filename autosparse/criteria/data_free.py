@@ -1,6 +1,7 @@
-"""Random masks: uniform, or with the layer densities of Erdős-Rényi-Kernel.
+"""Criteria without data: magnitude, and random masks, uniform or with the layer densities of Erdős-Rényi-Kernel.
 
-Erdős-Rényi-Kernel: Mocanu et al. 2018; Evci et al. 2020, section 3.
+Magnitude: Han et al. 2015; the criterion of the lottery ticket hypothesis (Frankle & Carbin 2019). Erdős-Rényi-Kernel:
+Mocanu et al. 2018; Evci et al. 2020, section 3.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,11 @@ from torch import Tensor, nn
 from autosparse.criteria.base import Scoring
 from autosparse.pruning import Layout, Mask, keep_top_each
 from autosparse.seeds import stream
+
+
+def magnitude(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
+    """Return |θ|. Looks at no batch; costs a pass over the weights."""
+    return mask.layout.flatten(mask.layout.weights(model)).abs().float()
 
 
 def random(model: nn.Module, mask: Mask, scoring: Scoring, *, seed: int = 0) -> Tensor:
