@@ -3,7 +3,6 @@
 import shlex
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +65,9 @@ class Logs(_Action):
 
     def run(self) -> None:
         for folder in status.find(self.runs):
-            path = folder / "logs" / f"rank{self.rank}.log"
-            print(f"==> {path}")
-            if path.is_file():
-                with path.open(errors="replace") as file:
-                    sys.stdout.writelines(deque(file, self.lines))
+            print(f"==> {folder / 'logs' / f'rank{self.rank}.log'}")
+            if (lines := status.log_end(folder, self.lines, self.rank)) is not None:
+                sys.stdout.writelines(lines)
             elif log := read_record(folder / "job.json").get("log"):
                 print(f"not started; log: {log}")
             else:

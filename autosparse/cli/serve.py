@@ -76,12 +76,13 @@ def _follow(paths: Sequence[Path], folder: Path, done: threading.Event) -> None:
     from autosparse import study
     from autosparse.page import Document
 
+    title = f"Runs in {', '.join(path.resolve().name for path in paths)}"
     written: list[status.Row] | None = None
     while True:
         start = time.monotonic()
         rows = status.current(paths)
         if rows != written:
-            document = Document(folder)
+            document = Document(folder, title)
             study.overview(document, [path for path in paths if path.exists()], live=True)
             document.write(live=True)
         written = rows

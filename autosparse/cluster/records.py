@@ -179,6 +179,7 @@ class Progress:
         self._done = self._before = 0
         self._start = self._written = time.monotonic()
         self._epoch: dict[str, Any] = {}
+        self._history: list[dict[str, Any]] = []
 
     def update(self, steps: int, note: str = "") -> None:
         """Count steps as done: 1, or any number at once that were done before this attempt."""
@@ -193,16 +194,17 @@ class Progress:
     def tell(self, epoch: int, epochs: int, metric: str, value: float) -> None:
         """Note the epochs of a training or fit that are done, and the newest value of its metric or loss."""
         self._epoch = {"epoch": epoch, "epochs": epochs, "metric": metric, "value": value}
+        self._history = self._history * (epoch > 1) + [{"epoch": epoch, "metric": metric, "test": value}]
 
     def write(self) -> None:
-        """Write `progress.json`: steps done and in all, seconds left at the pace of this attempt, the newest epoch."""
+        """Write `progress.json`: steps done and in all, seconds left, and the epochs of the newest training."""
         self._written = time.monotonic()
         if self._path:
             pace = (self._written - self._start) / max(1, self._done - self._before)
             left = round(pace * (self._total - self._done), 1)
             with suppress(OSError):  # Writers of essential files report a full disk.
                 steps = {"done": self._done, "total": self._total, "seconds_left": left}
-                write_json(self._path, steps | self._epoch)
+                write_json(self._path, {**steps, **self._epoch, "history": self._history})
 
     def _described(self) -> str:
         if not self._epoch:

@@ -10,7 +10,7 @@ import socket
 import sys
 import textwrap
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -86,6 +86,15 @@ def attention(row: Row) -> int:
 def ended(rows: Iterable[Row]) -> bool:
     """Return True if no run waits or works."""
     return all(row["state"] in ENDED for row in rows)
+
+
+def log_end(folder: Path, lines: int, rank: int = 0) -> list[str] | None:
+    """Return the last lines of the log of a run's process; None if the run has not started."""
+    path = folder / "logs" / f"rank{rank}.log"
+    if not path.is_file():
+        return None
+    with path.open(errors="replace") as file:
+        return [*deque(file, lines)]
 
 
 def table(rows: list[Row]) -> str:

@@ -26,7 +26,8 @@ DARK = ("#7d9afd", "#ed981e", "#a5dda2", "#c564b8", "#ffd865", "#10a958", "#f4e2
 COLORS = tuple(f"var(--series-{number})" for number in range(len(LIGHT)))
 """Colors of the page's style sheet, by number of a series."""
 MARKERS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
-_INK = "#1f2328"  # replaces currentColor on white
+SHADES = {**dict(zip(COLORS, LIGHT, strict=True)), "currentColor": "#1f2328", "var(--accent)": "#0b63b5"}
+"""Colors on white that replace those of the page's style sheet in a saved figure."""
 _PARAMETERS = {"hidden": [], "whole": False, "labels": True}
 _SCALE, _SHADES = 1.5, 128  # a PNG with few shades has a fifth of the size
 _WIDTHS = {1: 640, 2: 380}  # pixels of a saved view, by the number of columns
@@ -54,7 +55,7 @@ class Chart:
 
     def to_json(self) -> dict[str, Any]:
         """Return the input of the page's script."""
-        views = {title: view.to_dict() for title, view in self.views.items()}
+        views = {title: view.to_dict(validate=False) for title, view in self.views.items()}
         for view in views.values():
             del view["config"], view["$schema"]
         return {
@@ -70,7 +71,7 @@ class Chart:
         columns = min(2, len(self.views))
         views = [view.properties(width=_WIDTHS[columns], title=title) for title, view in self.views.items()]
         svg = self._svg(alt.concat(*views, columns=columns), {"background": "white", "font": "sans-serif"})
-        for color, shade in zip((*COLORS, "currentColor"), (*LIGHT, _INK), strict=True):
+        for color, shade in SHADES.items():
             svg = svg.replace(color, shade)
         return svg
 
@@ -89,7 +90,7 @@ class Chart:
 
     def _svg(self, view: alt.TopLevelMixin, config: Mapping[str, Any], labels: bool = True) -> str:
         values = _PARAMETERS | {"labels": labels} | {name: known[0] for name, known in self.choices.items()}
-        specification = view.to_dict() | {
+        specification = view.to_dict(validate=False) | {
             "datasets": {ROWS.name: self.rows},
             "params": [{"name": name, "value": value} for name, value in values.items()],
             "config": {**theme(), "aria": False, **config},

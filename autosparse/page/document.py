@@ -4,7 +4,8 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -15,9 +16,23 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from autosparse.files import replacing, write_text
-from autosparse.page.chart import COLORS, DARK, LIGHT, MARKERS, Chart, library, theme
+from autosparse.page.chart import COLORS, DARK, LIGHT, MARKERS, SHADES, Chart, library, theme
 
 _LARGEST = 400_000  # bytes of a figure's SVG in the page; a larger figure is a PNG
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The comparison of two runs that a reader chooses."""
+
+    runs: Mapping[str, Mapping[str, Any]]
+    """For each run by name: its `options`, its `curve` (a row of the chart) and, where it has one, its `mask`."""
+    networks: Sequence[Mapping[str, Any]]
+    """Layers of the masks, by the number that a mask has as its `network`."""
+    chart: Chart
+    """The curves, whose rows the page's script fills in; a row has also `series` (the run) and `side` (0 or 1)."""
+    curves: Mapping[str, str]
+    """Labels of the values of the parameter `curve`."""
 
 
 class Document:
@@ -33,11 +48,16 @@ class Document:
         self._blocks: list[dict[str, Any]] = []
         self._markdown = [f"# {title}"]
         self._rows: pd.DataFrame | None = None
+        self._comparison: Comparison | None = None
         self._numbers = dict[str, int]()
 
     def number(self, names: Iterable[str]) -> dict[str, int]:
         """Return the numbers of the colors and markers of series; a name has the same number in the whole page."""
         return {name: self._numbers.setdefault(name, len(self._numbers)) for name in names}
+
+    def facts(self, *facts: str) -> None:
+        """Add short remarks in one line, each of which is not broken into lines unless it must be."""
+        self._add("facts", " · ".join(facts), facts=facts)
 
     def heading(self, text: str, level: int = 2) -> None:
         """Add a heading; the title has level 1."""
@@ -93,10 +113,13 @@ class Document:
         self._rows = pd.concat([frame for frame in frames if len(frame)])
         self._markdown.append("All rows: [results.csv](results.csv).")
 
-    def runs(self, table: pd.DataFrame, caption: str = "") -> None:
-        """Add the table of runs, which a reader can sort and filter; columns of numbers are aligned to the right.
+    def runs(
+        self, table: pd.DataFrame, caption: str, comparison: Comparison, metrics: Mapping[str, str] | None = None
+    ) -> None:
+        """Add the table of runs, which a reader can sort and filter, and the comparison of two of them.
 
-        Columns that are the same for all runs are left out.
+        Columns that are the same for all runs are left out; columns of numbers are aligned to the right. `metrics` has
+        the values of the switch `metric` by the columns that are shown with one value alone.
         """
         table = table.loc[:, table.nunique(dropna=False) > 1] if len(table) > 1 else table
         numbers = [pd.api.types.is_numeric_dtype(table[column]) for column in table]
@@ -104,9 +127,14 @@ class Document:
             (name, [(_shown(v), "" if pd.isna(v) else v, number) for v, number in zip(values, numbers, strict=True)])
             for name, values in zip(table.index, table.to_numpy(object), strict=True)
         ]
-        heads = [(str(table.index.name), False), *zip(table.columns, numbers, strict=True)]
+        heads = [(column, number, (metrics or {}).get(column)) for column, number in zip(table, numbers, strict=True)]
         plain = f"{caption}\n\n{markdown(table.astype(object).map(_shown))}".strip()
-        self._add("runs", plain, caption=caption, heads=heads, rows=rows)
+        self._comparison = comparison
+        self._add("runs", plain, caption=caption, heads=heads, rows=rows, curves=comparison.curves)
+
+    def logs(self, logs: Mapping[str, tuple[str, Sequence[str] | None]]) -> None:
+        """Add the folder and the last lines of the log of each run, by its name; the table of runs links to them."""
+        self._blocks.append({"kind": "logs", "logs": logs})
 
     def write(self, live: bool = False) -> Path:
         """Write the page, the Markdown, the figures and the rows; return the path of the page.
@@ -129,14 +157,24 @@ class Document:
             loader=PackageLoader("autosparse.page", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
         environment.filters |= {"bold": _bold, "inline": _inline}
+        drawn = {str(k): block["chart"] for k, block in charts.items()}
+        compared = self._comparison
+        if compared:
+            drawn["pair"] = compared.chart
+        data: dict[str, Any] = {
+            "theme": theme(),
+            "shades": SHADES,
+            "charts": {k: chart.to_json() for k, chart in drawn.items()},
+        }
+        data |= {"runs": compared.runs, "networks": compared.networks} if compared else {}
         page = environment.get_template("page.html").render(
             title=self._title,
             blocks=self._blocks,
             live=live,
             style=_asset("page.css"),
             script=_asset("page.js"),
-            library=Markup(library()) if charts else "",
-            data=_packed({"theme": theme(), "charts": {k: block["chart"].to_json() for k, block in charts.items()}}),
+            library=Markup(library()) if drawn else "",
+            data=_packed(data),
             colors=COLORS,
             palettes=[("all", LIGHT), ("screen and (prefers-color-scheme: dark)", DARK)],
             markers=MARKERS,
@@ -155,6 +193,23 @@ def markdown(table: pd.DataFrame) -> str:
     header, *rows = [[cell.replace("|", "\\|") for cell in row] for row in _grid(table)]
     lines = [header, ["---", *["---:"] * len(table.columns)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def bar(done: str) -> Markup:
+    """Return a bar for a table cell; `done` is a percentage such as 45%."""
+    return Markup('<progress max="100" value="{}"></progress> {}').format(done.rstrip("%"), done)
+
+
+def sparkline(values: Sequence[float | None]) -> Markup:
+    """Return a small curve for a table cell, and its last value; empty without values."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return Markup()
+    low, high = min(known), max(known)
+    steps = [(value - low) / ((high - low) or 1) for value in known]
+    points = " ".join(f"{60 * k / max(1, len(steps) - 1):.1f},{15 - 14 * step:.1f}" for k, step in enumerate(steps))
+    line = '<svg class="spark" viewBox="-2 -1 64 18" aria-hidden="true"><polyline points="{}"/></svg> {}'
+    return Markup(line).format(points, f"{known[-1]:.4g}")
 
 
 def _grid(table: pd.DataFrame) -> list[list[str]]:
@@ -189,7 +244,7 @@ def _bold(text: str) -> Markup:
 
 
 def _shown(value: Any) -> str:
-    """Format a cell: numbers with four digits, a dash for a missing value."""
+    """Format a cell: numbers with four digits, a dash for a missing value; HTML is left as it is."""
     if pd.isna(value):
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, Markup) else str(value)

@@ -1,5 +1,6 @@
 """Charts of results: a metric against sparsity and cost, densities of layers, training curves, sanity checks."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from autosparse.metrics import factor, label
 from autosparse.page import ROWS, Chart, View, series_encodings
-from autosparse.study.compare import MEASURES, metric_of, per_cent
+from autosparse.study.compare import MEASURES, metric_of, metrics_of, per_cent
 
 Codes = Mapping[str, int]
 """Numbers of the colors and markers of criteria, equal for all charts of a page, in the order of the legend."""
@@ -104,7 +105,7 @@ def _labels(points: pd.DataFrame, dense: float | None, limits: tuple[float, floa
     last = points.sort_values("sparsity").groupby("criterion").tail(1)
     heights = {name: mean for name, mean in zip(last["criterion"], last["mean"], strict=True) if low <= mean <= high}
     named = [{"series": name, "name": name} for name in heights]
-    if dense is not None and low <= dense <= high:
+    if dense is not None and low <= dense <= high and "dense" not in heights:
         named, heights = [*named, {"name": "dense"}], heights | {"": dense}
     order = np.argsort([*heights.values()], kind="stable")
     gap = (high - low) * _LABEL / _HEIGHT
@@ -163,15 +164,15 @@ def layer_chart(pruned: pd.DataFrame, codes: Codes) -> Chart:
         if density > 0  # A logarithmic axis cannot show an empty layer; the report names it.
     ]
     x = alt.X("layer:O", sort=None).axis(title=None, labelAngle=-40, labelExpr=_LAST_18, labelOverlap="greedy")
-    y = (
-        alt.Y("density:Q")
-        .scale(type="log", nice=False, padding=10)
-        .axis(title="density of the layer, %", format="~g", values=_DECADES)
-    )
-    lines = alt.Chart(ROWS).encode(x=x, y=y, color=color)
     tooltip = _tooltip(series="series", layer="layer", density="density, %")
-    marks = lines.mark_point().encode(shape=shape, tooltip=tooltip)
-    return Chart(rows=rows, views=_by_sparsity(pruned, lines.mark_line(), marks), series=series)
+    views: dict[str, View] = {}
+    for _, group in pd.DataFrame(rows).groupby("sparsity"):
+        ends = [0.85 * group["density"].min(), 1.15 * group["density"].max()]  # All layers may have one density.
+        y = alt.Y("density:Q").scale(type="log", nice=False, domain=ends)
+        y = y.axis(title="density of the layer, %", format="~g", values=_DECADES)
+        lines = alt.Chart(ROWS).encode(x=x, y=y, color=color)
+        views |= _by_sparsity(group, lines.mark_line(), lines.mark_point().encode(shape=shape, tooltip=tooltip))
+    return Chart(rows=rows, views=views, series=series)
 
 
 def check_chart(rows: pd.DataFrame, codes: Codes) -> Chart:
@@ -200,34 +201,58 @@ def training_chart(pruned: pd.DataFrame, histories: Mapping[str, Sequence[Mappin
 
     `histories` has the epochs of each run by its folder.
     """
-    metric, _ = metric_of(pruned)
+    metrics = metrics_of(pruned)
     series, color, shape = _present(pruned["criterion"], codes)
     rows = [
         {"series": row.criterion, "sparsity": _number(row.sparsity), "seed": row.seed}
-        | thin(histories[row.folder], metric)
+        | thin(histories[row.folder], metrics)
         for row in pruned.itertuples()
     ]
-    values = (
-        alt.Chart(ROWS)
-        .transform_flatten(["epoch", "marked", *CURVES])
-        .transform_calculate(value="datum[curve]")
-        .transform_filter("isValid(datum.value)")
-        .encode(
-            x=alt.X("epoch:Q").scale(zero=False, nice=False, padding=8).axis(title="epoch", tickMinStep=1, format="d"),
-            y=alt.Y("value:Q").scale(zero=False).axis(title=None),
-            color=color,
-        )
-    )
+    values = _curves(metrics, "epoch").encode(color=color)
     lines = values.mark_line(opacity=0.75, strokeWidth=1.3).encode(detail="seed:N")
     tooltip = _tooltip(series="series", seed="seed", epoch="epoch", value="value")
     marks = values.transform_filter("isValid(datum.marked)").mark_point(size=28).encode(shape=shape, tooltip=tooltip)
-    return Chart(rows=rows, views=_by_sparsity(pruned, lines, marks), series=series, choices={"curve": [*CURVES]})
+    choices = {"curve": [*CURVES], "metric": metrics}
+    return Chart(rows=rows, views=_by_sparsity(pruned, lines, marks), series=series, choices=choices)
 
 
-def thin(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, list[float | None]]:
+def pair_chart(metrics: Sequence[str]) -> Chart:
+    """Draw the curves of two runs; the page's script fills in `thin` of each, with `series` and `side` (0 or 1)."""
+    color = alt.Color("side:N", legend=None).scale(domain=[0, 1], range=["currentColor", "var(--accent)"])
+    shape = alt.Shape("side:N", legend=None).scale(domain=[0, 1], range=["circle", "square"])
+    dashes = alt.StrokeDash("side:N", legend=None).scale(domain=[0, 1], range=[[1, 0], [6, 4]])
+    values = _curves(metrics, "epoch, or mask of iterative pruning").encode(color=color)
+    marks = values.transform_filter("isValid(datum.marked)").mark_point(size=28)
+    marks = marks.encode(shape=shape, tooltip=_tooltip(series="run", epoch="epoch", value="value"))
+    view = alt.LayerChart(layer=[values.mark_line().encode(strokeDash=dashes), marks])
+    return Chart(rows=[], views={"": view}, choices={"curve": [*CURVES], "metric": metrics})
+
+
+def _curves(metrics: Sequence[str], title: str) -> alt.Chart:
+    """Return the points of rows of `thin`, of which the parameters `curve` and `metric` choose the values."""
+    number = f"indexof({json.dumps(metrics)}, metric)"
+    return (
+        alt.Chart(ROWS)
+        .transform_flatten(["epoch", "marked", *CURVES, *_others(metrics)])
+        .transform_calculate(value=f"datum[curve == 'test' && {number} > 0 ? 'test ' + {number} : curve]")
+        .transform_filter("isValid(datum.value)")
+        .encode(
+            x=alt.X("epoch:Q").scale(zero=False, nice=False, padding=8).axis(title=title, tickMinStep=1, format="d"),
+            y=alt.Y("value:Q").scale(zero=False).axis(title=None),
+        )
+    )
+
+
+def _others(metrics: Sequence[str]) -> dict[str, str]:
+    """Return all metrics but the first by their keys in a row of `thin`; a field with a dot would be a path."""
+    return {f"test {number}": name for number, name in enumerate(metrics[1:], 1)}
+
+
+def thin(history: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> dict[str, list[float | None]]:
     """Return at most 50 epochs of a run as parallel lists, first and last included; fractions are in per cent.
 
-    `marked` is 1 where a curve has a marker, which includes the last epoch.
+    `marked` is 1 where a curve has a marker, which includes the last epoch. `test` has the first metric of the run,
+    `test 1` that which is called `metrics[1]`, and so on.
     """
     epochs = [*history]
     if len(epochs) > _EPOCHS:
@@ -238,10 +263,17 @@ def thin(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, list[fl
         "marked": [1 if k % interval == 0 else None for k in reversed(range(len(epochs)))],
     }
     for key in CURVES:
-        times = 1.0 if key == "loss" else factor(metric)
-        values = [row.get(key) for row in epochs]
-        lists[key] = [None if value is None else _number(times * value) for value in values]
+        times = [1.0 if key == "loss" else factor(row["metric"]) for row in epochs]
+        lists[key] = _scaled([row.get(key) for row in epochs], times)
+    for key, name in _others(metrics).items():
+        values = [row.get("more", {}).get(name, row.get(f"test/{name}")) for row in epochs]
+        values = [row["test"] if row["metric"] == name else value for row, value in zip(epochs, values, strict=True)]
+        lists[key] = _scaled(values, [factor(name)] * len(values))
     return lists
+
+
+def _scaled(values: Sequence[float | None], times: Sequence[float]) -> list[float | None]:
+    return [None if value is None else _number(value * by) for value, by in zip(values, times, strict=True)]
 
 
 def axis_limits(points: pd.DataFrame, metric: str, better: str) -> tuple[float, float, bool]:

@@ -22,7 +22,7 @@ from autosparse.study import results
 from autosparse.study.paper import PLANS, authors
 from autosparse.study.parts import Overview, Part
 from autosparse.study.pretrained import lookahead, pretrained
-from autosparse.study.report import add_runs
+from autosparse.study.runs import add_runs
 from autosparse.study.scale import DEMO, FULL, NARROW, SCALES, Scale
 
 

@@ -1,7 +1,6 @@
 """The report of a set of runs: results by network and data, fitted criteria, and the state of every run."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -10,18 +9,16 @@ from typing import get_args
 import pandas as pd
 
 from autosparse.autos import AutoS, LookupTable
-from autosparse.autos.autos import CARD
 from autosparse.autos.features import STORED
-from autosparse.cluster import status
 from autosparse.cluster.records import say
 from autosparse.config import Sanity
 from autosparse.errors import UserError
-from autosparse.files import read_json
 from autosparse.metrics import factor, label
 from autosparse.page import Document
 from autosparse.store import TripleStore
 from autosparse.study import charts, compare, learned, results
 from autosparse.study.compare import per_cent
+from autosparse.study.runs import add_runs
 from autosparse.study.statistics import SIGNIFICANT, Difference, corrected, paired
 
 _CURVES = "The test metric against sparsity, mean ± standard deviation over n seeds; the axis cuts off distant points."
@@ -30,10 +27,6 @@ _CHECKS = "Sanity checks: the mask as it is, and after its indices within layers
 _COST = "The last epoch's test metric, mean ± standard deviation, against all that was trained; better is higher up."
 _TRAININGS = "Every training run as a line."
 _MAP = "The score that AutoS gives a parameter, by its first two features in root mean squares of its network."
-# Columns of the table of runs, and the heads that differ from their names in results.
-_COLUMNS = ["kind", "network", "dataset", "criterion", "sparsity", "seed", "cost", "metric", *compare.MEASURES]
-_HEADS = {"dataset": "data", "sparsity": "sparsity, %"}
-_HEADS |= {"test": "last epoch", "test_best_validation": "best by validation", "test_best": "best epoch"}
 _CHECK_ORDER = ["as it is", *get_args(Sanity)[1:]]  # a mask without a sanity check first
 _TRUTH = (
     "Survival of parameters drawn at random, 20,000 at most: as it was, and as AutoS predicts it from theta and grad. "
@@ -52,12 +45,11 @@ def overview(document: Document, folders: Sequence[Path], live: bool = False) ->
     if nothing and not live:
         where = " ".join(map(str, folders))
         raise UserError("; ".join(damaged) or f"no complete runs in {where}; autosparse runs status {where} lists them")
+    names = map(str, folders) if len(folders) < 4 else sorted({str(folder.parent) for folder in folders})
+    document.facts(*_facts(pruned, irp), f"from {', '.join(names)}")
     if live:
-        add_runs(document, folders, pruned, irp)
+        add_runs(document, folders, pruned, irp, live)
     if not nothing:
-        document.note(_when(pruned, irp))
-        names = map(str, folders) if len(folders) < 4 else sorted({str(folder.parent) for folder in folders})
-        document.note(f"From {', '.join(names)}.")
         document.rows(pruned, irp)
     for network, dataset, *frames in _by_network(pruned, irp):
         for number, (recipe, difference) in enumerate(compare.recipes(*frames)):
@@ -87,50 +79,6 @@ def summary(folders: Iterable[Path]) -> str:
             caption, table = _table(unchecked, masks, "test", _best_first(unchecked, masks), mark=False)
             texts.append(f"{network} on {dataset}. {caption}\n\n{table.to_string()}\n")
     return "\n".join(texts)
-
-
-def add_runs(document: Document, folders: Sequence[Path], pruned: pd.DataFrame, irp: pd.DataFrame) -> None:
-    """Add the table of runs with the state of each, unfinished runs first; IRP has the results of its last mask."""
-    runs = list[Path]()
-    for folder in folders:
-        with suppress(UserError):  # no runs there
-            runs += status.find([folder])
-    reports = {*results.find(folders, "report", complete=False)}
-    runs = [folder for folder in dict.fromkeys(run.resolve() for run in runs) if folder not in reports]
-    states = pd.DataFrame(status.rows(runs), index=[*map(str, runs)], columns=["state", "done", "left", "why"])
-    cells = _cells(folders, pruned, irp)
-    shown = [folder for folder in cells.index if folder in states.index]
-    order = [*states.index.difference(shown, sort=False), *shown]
-    table = states.where(states.astype(bool), None).join(cells).loc[order]
-    prefixes = [f"{row.get('network')}_{row.get('data')}_" for row in table.to_dict("records")]
-    names = [Path(folder).name.removeprefix(prefix) for folder, prefix in zip(order, prefixes, strict=True)]
-    counts = [f"{count} {state}" for state, count in states["state"].value_counts().items()]
-    document.heading("Runs")
-    document.runs(table.set_axis(pd.Index(names, name="run")), ", ".join(counts))
-
-
-def _cells(folders: Sequence[Path], pruned: pd.DataFrame, irp: pd.DataFrame) -> pd.DataFrame:
-    """Return what the table of runs says of complete runs, by folder."""
-    frames = []
-    if len(irp):
-        masks = irp.groupby("folder", sort=False).tail(1)
-        frames.append(masks.assign(kind="irp", cost=masks["iteration"] + 1.0))
-    for folder in results.find(folders, "autos"):
-        with suppress(UserError):  # the caller names damaged fits
-            fit = read_json(folder / CARD)["card"]["fit"]
-            criterion = f"{fit['backbone']} of {', '.join(fit['features'])}"
-            row = {"folder": str(folder), "kind": "autos", "criterion": criterion, "seed": fit["seed"]}
-            frames.append(pd.DataFrame([row]))
-    if len(pruned):
-        frames.append(pruned.assign(kind="prune"))
-    if not frames:
-        return pd.DataFrame()
-    cells = pd.concat(frames).set_index("folder").reindex(columns=_COLUMNS)
-    cells["sparsity"] *= 100.0
-    times = cells["metric"].map(factor)
-    for measure in compare.MEASURES:
-        cells[measure] = times * cells[measure].astype(float)
-    return cells.rename(columns=_HEADS)
 
 
 def add_curves(
@@ -201,18 +149,19 @@ def _where(frame: pd.DataFrame, **values: str) -> pd.DataFrame:
     return frame
 
 
-def _when(pruned: pd.DataFrame, irp: pd.DataFrame) -> str:
-    """Return the date of the report, the number of runs, when they ended and how long they took."""
-    folders = {kind: {*frame["folder"]} if len(frame) else set() for kind, frame in (("p", pruned), ("i", irp))}
-    files = [Path(folder) / "status.json" for folder in folders["p"] | folders["i"]]
+def _facts(pruned: pd.DataFrame, irp: pd.DataFrame) -> list[str]:
+    """Return the date of the report, the number of runs of each kind, when they ended and how long they took."""
+    facts = [f"{datetime.now():%Y-%m-%d %H:%M}"]
+    files = list[Path]()
+    for frame, kind in ((pruned, "pruning at initialization"), (irp, "iterative pruning")):
+        folders = frame["folder"].unique() if len(frame) else []
+        files += [Path(folder) / "status.json" for folder in folders]
+        if count := len(folders):
+            facts.append(f"{count} run{'s' if count > 1 else ''} of {kind}")
     days = sorted({f"{datetime.fromtimestamp(file.stat().st_mtime):%Y-%m-%d}" for file in files if file.is_file()})
-    ended = f", ended {' to '.join(dict.fromkeys([days[0], days[-1]]))}" if days else ""
-    counts = (
-        f"{len(folders['p'])} runs of pruning at initialization and {len(folders['i'])} of iterative pruning{ended}"
-    )
+    facts += [f"ended {' to '.join(dict.fromkeys([days[0], days[-1]]))}"] if days else []
     seconds = round(float(pruned[["seconds_mask", "seconds_train"]].sum(axis=None))) if len(pruned) else 0
-    took = f"; pruning at initialization took {timedelta(seconds=seconds)} h in all" if seconds else ""
-    return f"Report of {datetime.now():%Y-%m-%d %H:%M}: {counts}{took}."
+    return facts + ([f"pruning at initialization took {timedelta(seconds=seconds)} h"] if seconds else [])
 
 
 def _verdict(pruned: pd.DataFrame) -> tuple[str, str]:
@@ -280,7 +229,11 @@ def _setting(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, title:
 
     add(_results, unchecked, irp)
     if len(unchecked):
-        _pruned(document, unchecked, irp, stem, codes)
+        document.heading("What it costs", 3)
+        add(_costs, unchecked, irp)
+        _layers(document, unchecked, stem, codes)
+        document.heading("How the training went", 3)
+        add_trainings(document, unchecked, stem, codes)
     if len(unchecked) < len(pruned):
         document.heading("Sanity checks", 3)
         names = [row.criterion.removesuffix(f", {row.sanity}") for row in pruned.itertuples()]
@@ -319,21 +272,22 @@ def _results(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: 
         document.table(compare.table(rows, "sparsity", "criterion"), caption)
 
 
-def _pruned(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: str, codes: dict[str, int]) -> None:
-    """Add the cost, the densities of layers and the training curves."""
+def _costs(document: Document, pruned: pd.DataFrame, irp: pd.DataFrame, stem: str, codes: dict[str, int]) -> None:
+    """Add a metric against the cost."""
+    masks = pd.concat([compare.reached(irp, sparsity) for sparsity in pruned["sparsity"].unique()])
+    if len(masks):
+        masks["criterion"] += compare.ITERATIVE
+    document.chart(charts.cost_chart(pd.concat([masks, pruned]), codes), f"{stem}_cost", _COST)
+
+
+def _layers(document: Document, pruned: pd.DataFrame, stem: str, codes: dict[str, int]) -> None:
+    """Add the densities of layers, and the names of the methods that leave a layer empty."""
+    document.heading("What is kept of each layer", 3)
     empty = pruned[pruned["empty_layers"].map(len) > 0]
     if len(empty):
         collapsed = sorted({f"{row.criterion} at {per_cent(row.sparsity)}" for row in empty.itertuples()})
         document.note(f"Layers without any kept weight: {', '.join(collapsed)}.")
-    masks = pd.concat([compare.reached(irp, sparsity) for sparsity in pruned["sparsity"].unique()])
-    if len(masks):
-        masks["criterion"] += compare.ITERATIVE
-    document.heading("What it costs", 3)
-    document.chart(charts.cost_chart(pd.concat([masks, pruned]), codes), f"{stem}_cost", _COST)
-    document.heading("What is kept of each layer", 3)
     document.chart(charts.layer_chart(pruned, codes), f"{stem}_layers", LAYERS)
-    document.heading("How the training went", 3)
-    add_trainings(document, pruned, stem, codes)
 
 
 def _table(

@@ -113,6 +113,6 @@ def test_command_prints_its_address_and_ends_with_ctrl_c(tmp_path: Path) -> None
         port = int(address.removeprefix("http://127.0.0.1:").rstrip("/"))
         assert ask(port, "GET", "/")[0].status == 200
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=240) == 0  # The first page is written to its end.
         assert process.stderr
         assert process.stderr.read() == "Ctrl-C ends it\n"

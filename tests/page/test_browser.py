@@ -1,4 +1,4 @@
-"""A report in a real Chromium: what it looks like at two widths in two schemes, and that each control does its work."""
+"""A report in a real Chromium: what a reader sees at two widths in two schemes, and that each control does its work."""
 
 import contextlib
 import os
@@ -7,16 +7,16 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from autosparse.page import Document
+from autosparse.page import ROWS, Chart, Comparison, Document, bar, sparkline
 from autosparse.study import charts, learned, overview
 from tests.conftest import run_script
 
@@ -39,6 +39,44 @@ LATEX = (
 TOO_WIDE = """() => [...document.querySelectorAll("body *")].filter((each) =>
   each.checkVisibility() && !each.closest(".scroll, .skip") && each.getBoundingClientRect().right > innerWidth + 0.5
 ).map((each) => each.outerHTML.slice(0, 80))"""
+
+# Texts whose contrast with what is behind them is below that of WCAG 2, level AA.
+TOO_FAINT = """() => {
+  const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+  const linear = (part) => (part /= 255) <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+  const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const faint = [];
+  let number = 0;
+  for (let node; (node = walker.nextNode());) {
+    const each = node.parentElement;
+    const visible = each.checkVisibility({ visibilityProperty: true, opacityProperty: true });
+    if (!node.data.trim() || each.closest("script, style, .skip") || !visible) continue;
+    number++;
+    const style = getComputedStyle(each);
+    let ground = each, opacity = 1;
+    for (let up = each; up; up = up.parentElement) opacity *= getComputedStyle(up).opacity;
+    while (numbers(getComputedStyle(ground).backgroundColor)[3] === 0) ground = ground.parentElement;
+    const behind = numbers(getComputedStyle(ground).backgroundColor);
+    const [r, g, b, alpha = 1] = numbers(each.closest("svg") ? style.fill : style.color);
+    const ink = [r, g, b].map((part, k) => opacity * alpha * part + (1 - opacity * alpha) * behind[k]);
+    const [dark, light] = [luminance(ink), luminance(behind)].sort((x, y) => x - y);
+    const size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    if ((light + 0.05) / (dark + 0.05) < (large ? 3 : 4.5)) faint.push(node.data);
+  }
+  return [number, faint];
+}"""
+# Labels of charts that lie on each other; those at an angle are left out, as their boxes are larger than they are.
+OVERLAPS = """() => [...document.querySelectorAll(".plot svg, .static svg")].flatMap((svg) => {
+  const texts = [...svg.querySelectorAll("text")].filter((text) => text.textContent.trim() && text.checkVisibility());
+  const upright = texts.filter((text) => { const { a, b } = text.getCTM(); return Math.abs(a * b) < 0.01; });
+  const boxes = upright.map((text) => [text.textContent, text.getBoundingClientRect()]);
+  const meet = (a, b) => Math.min(a.right, b.right) > Math.max(a.left, b.left) + 1 &&
+    Math.min(a.bottom, b.bottom) > Math.max(a.top, b.top) + 2;
+  return boxes.flatMap(([name, a], k) => boxes.slice(0, k).filter(([, b]) => meet(a, b))
+    .map(([other]) => `${name} on ${other}`));
+})"""
 
 HAND = {"good": (95, 90, 85), "fair": (85, 80, 75), "weak": (75, 70, 65), "chance": (70, 65, 10)}
 # the least number along an axis
@@ -110,7 +148,7 @@ def page(browser: Browser, report: Path) -> Iterator[Page]:
 
 def draw_all(page: Page) -> None:
     """Scroll until every chart is drawn."""
-    for figure in page.locator("figure[data-chart]").all():
+    for figure in page.locator("figure[data-chart]:visible").all():
         figure.scroll_into_view_if_needed()
         figure.locator("xpath=self::*[contains(@class, 'drawn')]").wait_for()
 
@@ -132,66 +170,54 @@ def has_points(figure: Any, number: int) -> None:
     )
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1400, "light")])
-def test_page_fits_and_prints_nothing_to_the_console(width: int, scheme: Any, browser: Browser, report: Path) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1000, "light")])
+def test_page_is_legible_and_fits(width: int, scheme: Any, browser: Browser, report: Path) -> None:
     said: list[str] = []
     with window(browser, viewport={"width": width, "height": 900}, color_scheme=scheme) as context:
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
-        page.goto(report.as_uri())
+        page.goto(f"{report.as_uri()}#run=snip_98_s7&run=random_98_s7")
         page.locator(".scripted").wait_for()
+        assert page.evaluate(OVERLAPS) == []  # in the still pictures
         draw_all(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(TOO_WIDE) == []
+        texts, faint = page.evaluate(TOO_FAINT)
+        assert texts > 400
+        assert faint == []
+        assert page.evaluate(OVERLAPS) == []
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
         assert dark == (scheme == "dark")
+        if width == 1000:  # Tables have no columns to scroll to.
+            tables = page.locator(".scroll:visible")
+            assert max(tables.evaluate_all("(all) => all.map((each) => each.scrollWidth - each.clientWidth)")) == 0
     assert said == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_figure_is_there_before_scrolling_in_the_colors_of_the_page(
+def test_every_figure_is_shown_before_scrolling_and_methods_differ_in_color(
     scheme: Any, browser: Browser, report: Path
 ) -> None:
     with window(browser, viewport={"width": 400, "height": 700}, color_scheme=scheme) as context:
         page = context.new_page()
         page.goto(report.as_uri())
         page.locator(".scripted").wait_for()
-        figures = page.locator("figure[data-chart]")
-        shown = figures.evaluate_all("""(all) => all.map((figure) =>
+        shown = page.locator("figure[data-chart]:visible").evaluate_all("""(all) => all.map((figure) =>
           [...figure.querySelectorAll(".static, .plot svg")]
             .some((each) => each.checkVisibility() && each.clientHeight))""")
         assert len(shown) > 7
         assert all(shown)
-        blue = page.locator(".narrow .mark-symbol path[fill='var(--series-0)']").first
-        fill = blue.evaluate("(path) => getComputedStyle(path).fill")
-        assert fill == {"light": "rgb(7, 83, 179)", "dark": "rgb(125, 154, 253)"}[scheme]
+        fills = "(all) => all.map((each) => getComputedStyle(each).fill)"
+        markers = page.locator("figure", has_text="By hand.").locator(".legend .marker").evaluate_all(fills)
+        lines = page.locator("figure", has_text="By hand.").locator(".narrow .mark-symbol path").evaluate_all(fills)
+        assert len({*markers}) == len(HAND)
+        assert {*markers} == {*lines}
         small = page.locator(".narrow svg").evaluate_all(
             "(all) => all.map((svg) => svg.clientWidth / svg.viewBox.baseVal.width)"
         )
         assert min(filter(None, small)) > 0.9  # letters of 12 px are still legible
-
-
-def test_tables_fit_and_labels_do_not_overlap_at_1000_px(browser: Browser, report: Path) -> None:
-    with window(browser, viewport={"width": 1000, "height": 900}) as context:
-        page = context.new_page()
-        page.goto(report.as_uri())
-        draw_all(page)
-        wide = page.locator(".scroll:visible").evaluate_all(
-            "(all) => all.filter((each) => each.scrollWidth > each.clientWidth).length"
-        )
-        assert wide == 0
-        boxes = (
-            by_hand(page)
-            .locator(".plot .mark-text.role-mark text")
-            .evaluate_all(
-                "(all) => all.map((text) => text.getBoundingClientRect()).map(({ top, bottom }) => [top, bottom])"
-            )
-        )
-        assert len(boxes) == 3  # the fourth lies beyond the axis
-        boxes.sort()
-        assert all(bottom <= top for (_, bottom), (top, _) in pairwise(boxes))
 
 
 def test_switch_changes_all_tables_and_charts(page: Page) -> None:
@@ -241,20 +267,21 @@ def test_table_is_copied(format: str, text: str, page: Page) -> None:
     assert page.evaluate("navigator.clipboard.readText()") == text
 
 
+def shown_runs(page: Page) -> list[str]:
+    return [row.split()[0] for row in page.locator(".runs .sortable tbody tr:visible").all_inner_texts()]
+
+
 def test_runs_are_filtered_sorted_and_copied(page: Page) -> None:
     runs = page.locator(".runs")
-    rows = runs.locator("tbody tr:visible")
-    assert rows.count() == 7
-    runs.get_by_role("searchbox").fill("snip prune")
-    assert [row.split()[0] for row in rows.all_inner_texts()] == ["snip_90_s7", "snip_90_shuffled_s7", "snip_98_s7"]
+    assert len(shown_runs(page)) == 7
+    runs.get_by_role("searchbox").fill("snip kind:prune")
+    assert shown_runs(page) == ["snip_90_s7", "snip_90_shuffled_s7", "snip_98_s7"]
     assert "3 of 7 runs" in runs.inner_text()
     header = runs.get_by_role("columnheader", name="sparsity")
-    for order, names in (("ascending", ["snip_90_s7", "snip_90_shuffled_s7", "snip_98_s7"]), ("descending", None)):
+    for order in ("ascending", "descending"):
         header.get_by_role("button").click()
         assert header.get_attribute("aria-sort") == order
-        if names:
-            assert [row.split()[0] for row in rows.all_inner_texts()] == names
-    assert rows.first.inner_text().startswith("snip_98_s7")
+        assert shown_runs(page)[0 if order == "descending" else -1] == "snip_98_s7"
     runs.get_by_role("button", name="CSV").click()
     runs.get_by_text("copied", exact=True).wait_for()
     copied = page.evaluate("navigator.clipboard.readText()").splitlines()
@@ -263,11 +290,82 @@ def test_runs_are_filtered_sorted_and_copied(page: Page) -> None:
     assert len(copied) == 4
 
 
+def test_runs_are_filtered_by_field_and_mistakes_are_named(page: Page) -> None:
+    box, said = page.get_by_role("searchbox"), page.locator(".filter")
+    for text, names in {
+        "sparsity>90 method:snip kind:prune": ["snip_98_s7"],
+        "sparsity=90 method:RANDOM": ["random_90_s7"],
+        "sparsity<=90 snip_90_s7": ["snip_90_s7"],
+    }.items():
+        box.fill(text)
+        assert shown_runs(page) == names
+    for text, mistake in {
+        "size>3": "no column “size”; there are run, kind",
+        "sparsity>much": "“sparsity>much”: a number must follow >",
+        "method>3": "method has text: write method:3",
+    }.items():
+        box.fill(text)
+        assert mistake in said.inner_text()
+        assert len(shown_runs(page)) == 7
+
+
+def test_two_runs_side_by_side_and_a_link_to_them(page: Page, browser: Browser) -> None:
+    page.get_by_role("searchbox").fill("prune")
+    page.get_by_role("columnheader", name="last epoch").get_by_role("button").click()
+    for name in ("random_90_s7", "snip_98_s7", "random_98_s7"):  # A third run replaces the first.
+        page.get_by_role("checkbox", name=f"compare {name}").check()
+    page.locator(".switch[data-name=curve]").last.get_by_text("training loss").click()
+    with window(browser) as context:
+        other = context.new_page()
+        other.goto(page.url)
+        for each in (page, other):
+            pair = each.get_by_role("region", name="Two runs")
+            pair.scroll_into_view_if_needed()
+            pair.locator("figure.drawn").wait_for()
+            assert pair.locator("h3").inner_text().split() == ["●", "snip_98_s7", "■", "random_98_s7"]
+            assert pair.locator("figure .mark-line path").count() == 2
+            options = pair.locator(".options")
+            assert options.locator("tr", has_text="≠").all_inner_texts() == ["≠ criterion\tsnip\trandom"]
+            assert "options are the same" in options.inner_text()
+            masks = pair.locator(".masks")
+            assert "fc1.weight" in masks.inner_text()
+            assert "Random masks with the same densities of layers would share" in masks.inner_text()
+            filled = """(canvas) => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
+              .filter((value, k) => k % 4 === 3 && value > 0).length"""
+            for picture in masks.locator("canvas").all():
+                assert picture.evaluate(filled) > 0
+            assert shown_runs(each) == shown_runs(page)
+            assert each.locator(".switch[data-name=curve] input:checked").last.get_attribute("value") == "loss"
+
+
+def test_figure_is_saved_as_it_is_shown(page: Page) -> None:
+    figure = by_hand(page)
+    figure.get_by_role("checkbox", name="fair").uncheck()
+    with page.expect_download() as download:
+        figure.get_by_role("button", name="SVG").click()
+    assert download.value.suggested_filename == "hand.svg"
+    svg = download.value.path().read_text()
+    assert svg.startswith("<svg")
+    assert ">good<" in svg
+    assert "currentColor" not in svg
+    assert "var(" not in svg
+
+
 def test_live_page_follows_runs(browser: Browser, tmp_path: Path) -> None:
-    def write(*states: str, live: bool = True) -> None:
+    curves = alt.Chart(ROWS).mark_line().encode(x="epoch:Q", y="test:Q")
+
+    def write(*states: str, live: bool = True, log: str = "begun") -> None:
         document = Document(tmp_path)
-        names = pd.Index([f"run <{k}>" for k in range(len(states))], name="run")
-        document.runs(pd.DataFrame({"state": states}, index=names), f"{states.count('failed')} failed")
+        names = [f"run <{k}>" for k in range(len(states))]
+        epochs = {"epoch": [1, 2], "test": [10, 20]}
+        details = {name: {"options": {"seed": str(k)}, "curve": epochs} for k, name in enumerate(names)}
+        table = {"state": states, "done": [bar(f"{k + 4}5%") for k in range(len(states))]}
+        table["curve"] = [sparkline([1, 2 + k]) for k in range(len(states))]
+        frame = pd.DataFrame(table, index=pd.Index(names, name="run"), dtype=object)
+        chart = Chart(rows=[], views={"": curves})
+        comparison = Comparison(runs=details, networks=[], chart=chart, curves={"test": "test"})
+        document.runs(frame, f"{states.count('failed')} failed", comparison)
+        document.logs({name: (f"/runs/{name}", [f"<b>{log}</b>\n"]) for name in names})
         document.write(live)
 
     write("running", "complete")
@@ -277,15 +375,25 @@ def test_live_page_follows_runs(browser: Browser, tmp_path: Path) -> None:
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{server.server_port}/")
         page.get_by_text("0 failed").wait_for()
+        row = page.locator("tbody tr", has_text="run <0>").first
+        assert row.get_by_role("progressbar").evaluate("(bar) => bar.position") == 0.45
+        assert row.locator("polyline").is_visible()
+        row.get_by_role("link").click()
+        log = page.locator("details", has_text="run <0>")
+        assert log.get_by_text("<b>begun</b>").is_visible()
+        assert log.get_by_text("/runs/run <0>").is_visible()
         page.get_by_role("searchbox").fill("run <0>")
         page.evaluate("document.body.dataset.same = 'yes'")
-        write("failed", "complete")
+        write("failed", "complete", log="the loss is not finite")
         page.get_by_text("1 failed").wait_for()
-        assert page.locator("tbody tr:visible").all_inner_texts() == ["run <0>\tfailed"]
+        assert page.locator(".sortable tbody tr:visible").count() == 1
+        assert "failed" in row.inner_text()
+        assert log.get_by_text("<b>the loss is not finite</b>").is_visible()  # The log stays open.
         assert page.evaluate("document.body.dataset.same") == "yes"  # without being loaded anew
         write("failed", "complete", "complete", live=False)
         page.wait_for_function("!document.body.dataset.live")
-        assert page.locator("tbody tr").count() == 3
+        assert page.locator(".sortable tbody tr").count() == 3
+        assert page.get_by_role("searchbox").input_value() == "run <0>"
         server.shutdown()
 
 

@@ -191,8 +191,14 @@ def test_check_chart_draws_each_check_from_left_to_right() -> None:
     assert (x[0] - x[1]) / (x[1] - x[2]) == pytest.approx(1 / 3, rel=1e-3)
 
 
+def test_layers_of_one_density_have_one_tick() -> None:
+    svg = charts.layer_chart(results(layer_densities=[{"fc1.weight": 1.0, "fc2.weight": 1.0}] * 2), {"snip": 0}).svg()
+    assert re.findall(r">(\d[\d.]*)<", svg) == ["100"]
+
+
 def test_training_chart_has_the_epochs_of_every_run() -> None:
-    history = [{"epoch": epoch, "loss": 1 / epoch, "test": epoch / 10} for epoch in (1, 2, 3)]
+    metric = {"metric": "accuracy"}
+    history = [{**metric, "epoch": epoch, "loss": 1 / epoch, "test": epoch / 10} for epoch in (1, 2, 3)]
     chart = charts.training_chart(results(), {"a": history, "b": history[:2]}, {"snip": 0})
     first, second = chart.rows
     assert (first["epoch"], first["test"], first["loss"]) == ([1, 2, 3], [10, 20, 30], [1, 0.5, 0.333333])
@@ -201,11 +207,19 @@ def test_training_chart_has_the_epochs_of_every_run() -> None:
 
 
 def test_long_training_run_is_thinned_to_50_epochs() -> None:
-    history = [{"epoch": epoch, "loss": math.inf, "test": 0.5} for epoch in range(1, 161)]
-    curve = charts.thin(history, "accuracy")
+    history = [{"epoch": epoch, "loss": math.inf, "test": 0.5, "metric": "accuracy"} for epoch in range(1, 161)]
+    curve = charts.thin(history, ["accuracy"])
     assert (len(curve["epoch"]), curve["epoch"][0], curve["epoch"][-1]) == (50, 1, 160)
     assert (sum(mark == 1 for mark in curve["marked"]), curve["marked"][-1]) == (10, 1)
     assert set(curve["loss"]) == {None}
+
+
+def test_curves_have_all_metrics() -> None:
+    epoch = {"epoch": 1, "metric": "dice", "test": 0.5, "more": {"accuracy": 0.25}}
+    mask = {"epoch": 1, "metric": "dice", "test": 0.5, "test/accuracy": 0.25}  # of iterative pruning
+    for row in (epoch, mask):
+        curve = charts.thin([row], ["dice", "accuracy", "iou", "dice"])
+        assert [curve[f"test{number}"] for number in ("", " 1", " 2", " 3")] == [[0.5], [25], [None], [0.5]]
 
 
 def test_profile_has_mean_and_quantiles_of_each_bin() -> None:
