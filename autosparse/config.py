@@ -19,7 +19,7 @@ import tyro
 from autosparse.errors import UserError, unknown
 from autosparse.sizes import parse_size
 
-OneShot = Literal["random", "magnitude", "snip", "grasp"]
+IRPCriterion = Literal["random", "magnitude", "snip", "grasp"]
 """Criteria of iterative pruning: the rows of `criteria.table` with `irp`."""
 PRETRAINED, PRETRAINED_AHEAD = "pretrained", "lookahead"
 """Names of the built-in AutoS criteria: at initialization, and looking ahead."""
@@ -113,7 +113,7 @@ def _parts(hint: Any) -> Iterator[Any]:
 class IRPConfig(Config):
     """Iterative rewind pruning (paper, Algorithm 2)."""
 
-    criterion: Annotated[OneShot, SWEPT] = "snip"
+    criterion: Annotated[IRPCriterion, SWEPT] = "snip"
     iterations: Annotated[int, Bounds(1)] = 20
     """Number of iterations, N: how often the network is pruned."""
     schedule: Schedule = "geometric"

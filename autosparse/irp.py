@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from autosparse import tensors
 from autosparse.config import IRPConfig
-from autosparse.criteria import Chooser, Criterion, Scoring
+from autosparse.criteria import Chooser, Criterion, Scoring, select
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.table import ROWS
 from autosparse.distributed import group
@@ -28,7 +28,7 @@ from autosparse.files import replacing, write_json
 from autosparse.lookahead import Probe
 from autosparse.metrics import described
 from autosparse.options import option_values
-from autosparse.pruning import Layout, Mask, Schedule, keep_top
+from autosparse.pruning import Layout, Mask, Schedule
 from autosparse.pruning.schedule import keep_count
 from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.schema import LEDGER, MARKER, Ledger
@@ -98,7 +98,7 @@ class IRP:
             raise UserError(f"a probe of {c.probe_steps:,} steps is longer than a training, which has {self._steps:,}")
         self._initial_path = self.folder / "initial.safetensors"
         self._rewind_path = self.folder / "rewind.safetensors" if c.rewind_epoch else self._initial_path
-        self._path, self._committed = self.folder / "triples.zarr", Ledger()
+        self._path, self._final_ledger = self.folder / "triples.zarr", Ledger()
         self._writer: TripleWriter | None = None  # None if the store is complete and only the history is not
 
     def run(self) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ class IRP:
         """
         # The main process looks for all: another process may not see every file yet on a network file system.
         state = self._read_state() if self.accelerator.is_main_process else None
-        is_complete, self._committed, self.history = broadcast_object_list([state])[0]
+        is_complete, self._final_ledger, self.history = broadcast_object_list([state])[0]
         if is_complete and len(self.history) > self.schedule.iterations:
             return self.history
         self._save_initial_state()
@@ -136,7 +136,7 @@ class IRP:
 
     def _store_features(self) -> None:
         """Store θ0 and its gradient g0 over the data (line 9), unless they are committed."""
-        if self._ledger.iterations >= 0:
+        if self._ledger.committed >= 0:
             return
         assert self._writer
         if self.accelerator.is_main_process:  # a file from before the commit may be of another model
@@ -183,16 +183,14 @@ class IRP:
 
         With `prune_first` m_1 is chosen by the initial weights; the training under m_0 only measures the dense network.
         """
-        if i < self._ledger.iterations or i == self.schedule.iterations:
+        if i < self._ledger.committed or i == self.schedule.iterations:
             return None
         assert self._writer
         if i == 0 and self.config.prune_first:
             self._load(self._initial_path)
         k = keep_count(self.schedule.density(i + 1), self._layout.size)
-        scores = broadcast(self._score(self.model, mask, self._scoring))  # the main process's, for one mask everywhere
         columns = {name: values[mask.kept] for name, values in probe.columns.items()} if probe else {}
-        mask = keep_top(scores, k, mask)
-        del scores  # as large as the model
+        mask = select(self._score, self.model, mask, self._scoring, k)
         carried = self._is_carried(i) and self.accelerator.is_main_process
         files = file_digest(self._carried_path(i)) if carried else {}
         self._writer.commit_alive(i + 1, mask, columns, row_digest(self.history[i]) | files)
@@ -201,7 +199,7 @@ class IRP:
 
     @property
     def _ledger(self) -> Ledger:
-        return self._writer.ledger if self._writer else self._committed
+        return self._writer.ledger if self._writer else self._final_ledger
 
     def _read_state(self) -> tuple[bool, Ledger, list[dict[str, Any]]]:
         """Return whether the store is complete, its ledger, and the history so far."""
@@ -265,7 +263,7 @@ class IRP:
     def _make_probe(self, i: int) -> Probe | None:
         """Return the probe of the training under m_i, unless its columns are committed."""
         c = self.config
-        if not c.probe_steps or not self._ledger.iterations <= i < self.schedule.iterations:
+        if not c.probe_steps or not self._ledger.committed <= i < self.schedule.iterations:
             return None
         return Probe(self._layout, c.probe_steps, c.probe_columns, self.accelerator.device)
 
@@ -275,7 +273,7 @@ class IRP:
             main = self.accelerator.is_main_process
             if main:
                 _save(self.model, self._rewind_path)
-            if self._writer and self._ledger.iterations == 0:  # later masks depend on the state of this digest
+            if self._writer and self._ledger.committed == 0:  # later masks depend on the state of this digest
                 self._writer.commit_sidecars(file_digest(self._rewind_path) if main else {})
         self.after_epoch(i, epoch)
 

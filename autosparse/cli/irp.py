@@ -11,12 +11,12 @@ import tyro
 
 from autosparse import cluster
 from autosparse.cluster import Resources
-from autosparse.config import OneShot
-from autosparse.jobs import IRPRun, Tasked
+from autosparse.config import IRPCriterion
+from autosparse.jobs import IRPRun, TaskArguments
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Tasked):
+class Arguments(TaskArguments):
     """Prune networks iteratively, rewinding them to their initial state, and store (theta, grad, survival).
 
     One run for each criterion and seed, below OUTPUT/irp. Prints their folders. A complete run is not run
@@ -28,7 +28,7 @@ class Arguments(Tasked):
       autosparse irp --network resnet18 --dataset cifar10 --partition gpu --time 12:00:00 --dry-run
     """
 
-    criteria: Annotated[tuple[OneShot, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
+    criteria: Annotated[tuple[IRPCriterion, ...], tyro.conf.arg(aliases=["--criterion"])] = ("snip",)
     """Criteria that choose in each iteration; several make a grid."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """Seeds of the initial weights and the order of samples; several make a grid."""

@@ -11,13 +11,13 @@ from autosparse.cluster import Resources
 from autosparse.command import choices
 from autosparse.config import Sanity
 from autosparse.criteria.table import TABLE
-from autosparse.jobs import PruneRun, Tasked
+from autosparse.jobs import PruneRun, TaskArguments
 
 _CRITERIA = tuple(row.name for row in TABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Tasked):
+class Arguments(TaskArguments):
     """Prune networks before training, by one criterion or several, and train them.
 
     One run for each criterion, sparsity and seed, below OUTPUT/prune; at sparsity 0 one for each seed. Prints their

@@ -131,8 +131,8 @@ LOOK_AHEAD = tuple(row.name for row in TABLE if row.place and row.stage == "ahea
 """Criteria that train ahead, once or in each of their rounds, except AutoS."""
 DYNAMIC = tuple(row.name for row in TABLE if row.stage == "training")
 """Methods that choose their mask during training."""
-BY_LOSS = tuple(row.name for row in TABLE if row.batch_norm)
-"""Criteria by gradients of the loss, which take either mode of batch norm."""
+WITH_BATCH_NORM = tuple(row.name for row in TABLE if row.batch_norm)
+"""Criteria that take `batch_norm=`: those by gradients of the loss."""
 AHEAD = f"{', '.join(row.name for row in TABLE if row.stage == 'ahead')} and an AutoS of probes"
 """Criteria that look ahead, for messages."""
 
@@ -145,7 +145,7 @@ def make_criterion(
     Args:
         name: one of `CRITERIA` or `LOOK_AHEAD`.
         seed: seed of criteria that draw random numbers.
-        batch_norm: mode of batch norm, see `gradient.scoring_mode`; other than `batch` only for criteria in `BY_LOSS`.
+        batch_norm: mode of batch norm, see `gradient.scoring_mode`; only for criteria in `WITH_BATCH_NORM`.
         rounds: number of rounds of a criterion in `LOOK_AHEAD`. Default: the criterion's own.
 
     Examples:
@@ -166,5 +166,5 @@ def check_options(name: str, rounds: int | None, batch_norm: str) -> None:
         raise UserError(
             f"rounds are for a saved AutoS and for {AHEAD}, not for {name}; snip in rounds is iterative-snip"
         )
-    if batch_norm != "batch" and name not in BY_LOSS:
-        raise UserError(f"{name} has no batch norm of mode {batch_norm}; {', '.join(BY_LOSS)} have")
+    if batch_norm != "batch" and name not in WITH_BATCH_NORM:
+        raise UserError(f"{name} has no batch norm of mode {batch_norm}; {', '.join(WITH_BATCH_NORM)} have")

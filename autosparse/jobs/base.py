@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tasked:
-    """The arguments of a command that works on a task."""
+class TaskArguments:
+    """The arguments of a command that has `--task`."""
 
     task: Annotated[str, choices([*TASKS, "FILE.py:CLASS"])] = "images"
     """The task to learn; `--task NAME --help` lists the options of another task."""
@@ -65,8 +65,8 @@ class TrainingOptions(Config):
     accumulate: Annotated[int | None, Bounds(1)] = field(default=None, metadata=NO_IDENTITY)
     """Pieces into which each process cuts its part of a batch (gradient accumulation). Default: the recipe's."""
     grad_batches: Annotated[int | None, Bounds(1)] = None
-    """Number of batches that a gradient is computed from, of 256 images or, for another task, as large as the recipe's.
-    Default: the whole training set."""
+    """Number of batches that a criterion and the stored gradient see, of 256 images each or, for another task, of the
+    task's own size. Default: the whole training set."""
     include: Annotated[tuple[str, ...], tyro.conf.arg(name="include-weights")] = ()
     """Shell patterns of the names of parameters to prune, besides matrices of linear, convolutional, attention and
     recurrent layers."""

@@ -172,7 +172,7 @@ class PruneRun(TrainingRun):
                 tracked.log("epoch", epoch["epoch"], epoch_values(epoch, recipe.rate(epoch["epoch"] - 1)))
 
             mask = self._mask(criterion, rounds, ahead, full, model, data, accelerator, bar.update)
-            masked = time.perf_counter()
+            mask_end = time.perf_counter()
             if config.sanity == "reinitialized":
                 model = self.setting.make_model(reinitialized(config.seed), accelerator)
             checkpoint = Checkpoint(self.folder / "checkpoint.pt", "train", write=main)
@@ -206,7 +206,7 @@ class PruneRun(TrainingRun):
             "empty_layers": mask.empty_layers(),
             **summarize(history, data.better),
             "history": history,
-            "seconds": {"mask": masked - start, "train": time.perf_counter() - masked},
+            "seconds": {"mask": mask_end - start, "train": time.perf_counter() - mask_end},
             "versions": records.versions(),
         }
         metric = described(result["metric"], result["test"])

@@ -71,9 +71,9 @@ class Layout:
                 prunable parameter that a pattern matches.
         """
         found = matrices(model, include, exclude)
-        prunable = [matrix for matrix in found if matrix.dense is None]
+        prunable = [matrix for matrix in found if matrix.why_dense is None]
         if not prunable:
-            left = "; ".join(f"{matrix.name} is {matrix.dense}" for matrix in found[:3])
+            left = "; ".join(f"{matrix.name} is {matrix.why_dense}" for matrix in found[:3])
             raise UserError(
                 f"the model has no prunable weights{f' ({left})' if left else ''}; "
                 "a convolution, a linear, attention or recurrent layer is needed, or include= with parameter names"

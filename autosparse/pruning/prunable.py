@@ -32,22 +32,22 @@ _WRAPPED = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrappe
 
 @dataclass(frozen=True)
 class Matrix:
-    """A parameter of two dimensions or more, or one that was asked for.
+    """A parameter of two dimensions or more, or one that `include` names.
 
     Attributes:
         name: first name of the parameter in the unwrapped model.
         tensor: the parameter.
         fan_in, fan_out: inputs and outputs of one unit, kernel positions included.
-        dense: why it stays dense; None if it is prunable.
-        asked: whether the user asked for it to stay dense.
+        why_dense: why it stays dense; None if it is prunable.
+        excluded: whether `exclude` names it.
     """
 
     name: str
     tensor: Tensor
     fan_in: int
     fan_out: int
-    dense: str | None = None
-    asked: bool = False
+    why_dense: str | None = None
+    excluded: bool = False
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -124,8 +124,8 @@ def matrices(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[st
                 found[tensor] = Matrix(name, tensor, *_fans(module, tensor), refused, excluded)
     for pattern in include:
         matched = [matrix for matrix in found.values() if _any(names[matrix.tensor], [pattern])]
-        if matched and not any(matrix.dense is None or matrix.asked for matrix in matched):
-            raise UserError(f"include={pattern!r} finds nothing to prune: {matched[0].name} is {matched[0].dense}")
+        if matched and not any(matrix.why_dense is None or matrix.excluded for matrix in matched):
+            raise UserError(f"include={pattern!r} finds nothing to prune: {matched[0].name} is {matched[0].why_dense}")
     return list(found.values())
 
 

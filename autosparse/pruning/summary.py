@@ -66,7 +66,7 @@ class Summary:
             size, product = tensor.numel(), products.get(name)
             count = counts.get(name, size)
             saved = None if product is None else product * (size - count) // size
-            dense = None if name in weights else found[name].dense or "excluded"
+            dense = None if name in weights else found[name].why_dense or "excluded"
             rows.append(Row(name, tuple(tensor.shape), size, count, count / size, product, saved, dense))
         return cls(tuple(rows))
 
@@ -111,12 +111,12 @@ def dense_warning(model: nn.Module, layout: Layout, exclude: Sequence[str] = ())
         The line, or None if these matrices have at most a tenth of the elements of all matrices.
     """
     every, pruned = matrices(model, exclude=exclude), {layer.name for layer in layout.layers}
-    dense = [matrix for matrix in every if matrix.dense and not matrix.asked and matrix.name not in pruned]
+    dense = [matrix for matrix in every if matrix.why_dense and not matrix.excluded and matrix.name not in pruned]
     dense.sort(key=lambda matrix: -matrix.tensor.numel())
     size, left = (sum(matrix.tensor.numel() for matrix in some) for some in (every, dense))
     if left <= WARN_ABOVE * size:
         return None
-    some = "; ".join(f"{matrix.name}, {matrix.dense}" for matrix in dense[:3])
+    some = "; ".join(f"{matrix.name}, {matrix.why_dense}" for matrix in dense[:3])
     prunable = any(matrix.tensor.is_floating_point() for matrix in dense)
     return (
         f"{left / size:.0%} of the elements of the model's matrices stay dense: {some}"

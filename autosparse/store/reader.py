@@ -60,7 +60,7 @@ class TripleStore:
             raise StoreError(f"{storage}: {MARKER} is damaged or belongs to another ledger; {RECOVERY}")
         if not self.complete and not unfinished:
             raise StoreError(
-                f"{storage} is not finished ({max(self.ledger.iterations, 0)} of {attributes['iterations']} "
+                f"{storage} is not finished ({max(self.ledger.committed, 0)} of {attributes['iterations']} "
                 "iterations); run the same IRP again to finish it"
             )
         self.layout = Layout.from_json(attributes["layout"])

@@ -1,4 +1,4 @@
-"""The layout of a triple store: arrays, grid, ledger and completion marker.
+"""The files of a triple store: arrays, grid, ledger and completion marker.
 
     triples.zarr/
       zarr.json      group attributes: schema, layout, iterations, the run's options and versions
@@ -97,7 +97,7 @@ class Ledger:
     sidecars: dict[str, str] = field(default_factory=dict)  # digests, see `autosparse.store.sidecars`
 
     @property
-    def iterations(self) -> int:
+    def committed(self) -> int:
         """Number of committed masks beyond m_0, or -1 before theta and grad are committed."""
         return len(self.densities) - 1
 

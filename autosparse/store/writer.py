@@ -100,7 +100,7 @@ class TripleWriter:
     @property
     def committed(self) -> int:
         """Number of committed masks beyond m_0, or -1 before theta and grad are committed."""
-        return self.ledger.iterations
+        return self.ledger.committed
 
     @property
     def store(self) -> TripleStore:

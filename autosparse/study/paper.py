@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from autosparse.config import OneShot
+from autosparse.config import IRPCriterion
 from autosparse.jobs import IRPRun
 from autosparse.study.parts import Agreement, Comparison, Method, Part, Predictions, Scores
 from autosparse.study.scale import Scale
@@ -220,7 +220,7 @@ def table9(scale: Scale) -> list[Part]:
     The paper: near 0 except for SNIP with SNIP (0.24), magnitude with magnitude (0.16), both (0.12).
     """
     irp = partial(scale.irp, "lenet/mnist")
-    names: dict[str, OneShot] = {"Random": "random", "SNIP": "snip", "Mag": "magnitude", "GraSP": "grasp"}
+    names: dict[str, IRPCriterion] = {"Random": "random", "SNIP": "snip", "Mag": "magnitude", "GraSP": "grasp"}
     paper = {
         "Random & Random": (-0.00106, -0.00106),
         "SNIP & SNIP": (0.23642, -0.04542),

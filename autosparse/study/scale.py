@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from autosparse.config import Backbone, FitConfig, IRPConfig, OneShot, PruneConfig, Sanity
+from autosparse.config import Backbone, FitConfig, IRPConfig, IRPCriterion, PruneConfig, Sanity
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.jobs.base import TrainingOptions
 from autosparse.tasks import Images, Text
@@ -37,7 +37,7 @@ class Scale:
     output: Path = Path("runs")
     """Folder of all runs."""
 
-    def irp(self, pair: str, criterion: OneShot = "snip", iterations: int = 20, **how: Any) -> IRPRun:
+    def irp(self, pair: str, criterion: IRPCriterion = "snip", iterations: int = 20, **how: Any) -> IRPRun:
         """Return a run of IRP; pair and iterations are those of the paper."""
         config = IRPConfig(criterion=criterion, iterations=self.iterations[iterations], **how)
         return IRPRun(output=self.output, setting=self.settings[pair], config=config)

@@ -1,4 +1,7 @@
-"""The training loop, for every network, recipe and number of processes; it holds the mask."""
+"""The training loop, for every network, recipe and number of processes.
+
+It sets removed weights to zero after each step; `Mask.hold` does so in loops of a user's own.
+"""
 
 import math
 from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ import autosparse
 from autosparse.config import PRETRAINED
 from autosparse.criteria import Scoring, make_criterion
 from autosparse.criteria.snip import snip
-from autosparse.criteria.table import BY_LOSS
+from autosparse.criteria.table import WITH_BATCH_NORM
 from autosparse.errors import UserError
 from tests.criteria.quick import scores_or_mask
 from tests.models import images
@@ -33,7 +33,7 @@ def scores(name: str, model: nn.Module, batch_norm: str) -> Tensor:
     return scores_or_mask(make_criterion(name, batch_norm=batch_norm), model, Scoring(images()), 700)
 
 
-@pytest.mark.parametrize("name", BY_LOSS)
+@pytest.mark.parametrize("name", WITH_BATCH_NORM)
 def test_running_is_a_network_whose_norms_do_nothing_yet(name: str) -> None:
     found = scores(name, network(), "running")
     torch.testing.assert_close(found, scores(name, network(Written), "batch"))

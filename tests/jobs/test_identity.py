@@ -17,7 +17,7 @@ from autosparse.config import (
     Feature,
     FitConfig,
     IRPConfig,
-    OneShot,
+    IRPCriterion,
     PruneConfig,
 )
 from autosparse.criteria import Chooser, make_criterion
@@ -108,8 +108,8 @@ def test_initial_weights_are_the_same_only_with_the_same_init_and_fan(tmp_path: 
 
 
 def test_choices_of_options_match_the_tables() -> None:
-    assert tuple(row.name for row in TABLE if row.irp) == get_args(OneShot)
-    assert not any(isinstance(make_criterion(name), Chooser) for name in get_args(OneShot))
+    assert tuple(row.name for row in TABLE if row.irp) == get_args(IRPCriterion)
+    assert not any(isinstance(make_criterion(name), Chooser) for name in get_args(IRPCriterion))
     assert tuple(BACKBONES) == get_args(Backbone)
     assert tuple(FEATURES) == get_args(Feature)
 

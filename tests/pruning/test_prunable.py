@@ -41,7 +41,7 @@ def names(model: nn.Module, **options: Any) -> list[str]:
 
 
 def dense(model: nn.Module) -> dict[str, str | None]:
-    return {matrix.name: matrix.dense for matrix in matrices(model)}
+    return {matrix.name: matrix.why_dense for matrix in matrices(model)}
 
 
 @pytest.mark.parametrize(
