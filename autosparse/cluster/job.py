@@ -121,7 +121,9 @@ def failure(job: Job) -> Failure | None:
         error = error_of(job.folder)
     except UserError as damaged:
         error = describe(damaged)
-    log = Path(read_record(job.folder / "job.json").get("log") or job.folder / OUTPUT_LOG)
+    submission, own = read_record(job.folder / "job.json"), job.folder / OUTPUT_LOG
+    shared = submission.get("runs", 1) > 1 and own.is_file()
+    log = own if shared else Path(submission.get("log") or own)
     if error is None:
         status = job.folder / "status.json"
         # A machine that lost power may leave an empty file.

@@ -54,11 +54,11 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
         _check_data(todo.values(), resources)
     if resources.cluster == "slurm" and (re.search(r"[%\\]", str(root)) or not str(root).isprintable()):
         raise UserError(f"{str(root)!r}: Slurm takes no %, backslash or line break in file names; use another log-dir")
-    complete = [job.folder for job in jobs if job.folder not in {*todo, *damaged}]
+    complete = {job.folder for job in jobs} - {*todo, *damaged}
     for stage in stages:
-        folders = [job.folder for job in stage.jobs]
+        folders = {job.folder for job in stage.jobs}
         name = f"{stage.name}: " if len(stages) > 1 else ""
-        counts = f"{len(folders)} runs, {len({*folders} & {*complete})} complete, {len({*folders} & {*todo})} to run"
+        counts = f"{len(folders)} runs, {len(folders & complete)} complete, {len(folders & todo.keys())} to run"
         after = f", after {' and '.join(stage.after)}" if stage.after else ""
         say(f"{name}{counts} ({resources.cluster}{after})")
     runnable, failures = _runnable(stages, todo, damaged)

@@ -33,13 +33,7 @@ end the process, and runs `main` instead of submitit's program."""
 PYTHON = f"{shlex.quote(sys.executable)} -ISc {shlex.quote(HOLD_SIGNALS)}"
 """The Python of submitit's jobs."""
 _GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_STARTERS = {
-    "SUBMITIT_EXECUTOR",
-    "TORCHELASTIC_RUN_ID",
-    "OMPI_COMM_WORLD_SIZE",
-    "PMI_SIZE",
-    "MV2_COMM_WORLD_SIZE",
-}
+_STARTERS = {"SUBMITIT_EXECUTOR", "TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"}
 
 
 def main() -> None:

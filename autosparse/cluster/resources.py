@@ -37,6 +37,8 @@ _SET_BY_SUBMISSION = (
 )
 """Options of sbatch that are set by the submission or by an option of another name."""
 
+_NO_GPU = "runs-per-gpu: there is no GPU to share; runs-at-once is for cores"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Where(Config):
@@ -104,7 +106,7 @@ class Resources(Where):
         if self.runs_per_job > 1 and (self.tasks_per_node or 1) * (self.nodes or 1) > 1:
             raise UserError("in a job of several runs each run has one process: leave out tasks-per-node and nodes")
         if self.runs_per_gpu and not self.gpus(1):
-            raise UserError(self._no_gpu)
+            raise UserError(_NO_GPU)
         for job in self.after:
             if not re.fullmatch(r"\d+(_\d+)?", job):
                 raise UserError(f"after takes job ids of Slurm, such as 4242 or 4242_3, got {job!r}")
@@ -132,10 +134,6 @@ class Resources(Where):
                 raise UserError(f"slurm {text}: {key} is set by an option of --help-cluster or by the submission")
             options[key] = value if equals else True
         return options
-
-    @property
-    def _no_gpu(self) -> str:
-        return f"runs-per-gpu {self.runs_per_gpu}: there is no GPU to share; runs-at-once is for cores"
 
     @property
     def request(self) -> str:
@@ -222,7 +220,7 @@ class Resources(Where):
         count = count_gpus()
         gpus = self.gpus(min(1, count))
         if self.runs_per_gpu and not gpus:
-            raise UserError(self._no_gpu)
+            raise UserError(_NO_GPU)
         if gpus > count:
             raise UserError(f"gpus-per-node {gpus}: this machine has {count}")
         return gpus

@@ -277,7 +277,7 @@ def _new_folder(root: Path, name: str) -> Iterator[Path]:
     while True:
         folder = _next_folder(root, name)
         with contextlib.suppress(FileExistsError):  # Another command was quicker.
-            folder.mkdir()
+            folder.mkdir(0o755)  # whatever the umask, see `_submission`
             break
     try:
         with naming(folder):

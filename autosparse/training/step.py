@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from autosparse.errors import UserError
 from autosparse.pruning import Mask
+from autosparse.pruning.prunable import INTEGERS
 from autosparse.tasks.recipe import Recipe
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
 Held = list[tuple[Tensor, Tensor]]
 """Weights, each with the bits that it keeps: per element all or none."""
 
@@ -50,7 +50,7 @@ def kept_bits(model: nn.Module, mask: Mask) -> Held:
     kept = mask.layout.unflatten(mask.kept)
     return [
         # The bits have the weight's strides, so the two are combined in one pass over memory.
-        (weight, torch.empty_like(weight, dtype=_INTEGERS[weight.element_size()]).copy_(kept[name]).neg_())
+        (weight, torch.empty_like(weight, dtype=INTEGERS[weight.element_size()]).copy_(kept[name]).neg_())
         for name, weight in mask.layout.weights(model).items()
         if not kept[name].all()
     ]

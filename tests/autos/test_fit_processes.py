@@ -1,77 +1,59 @@
 """A fit on two processes, stopped in the middle of an epoch."""
 
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate import Accelerator
 
-from autosparse.autos import AutoS, StoredSamples, fit
-from autosparse.config import FitConfig
-from autosparse.store import TripleStore
-from autosparse.training import Checkpoint
-from tests.conftest import ROOT
-
-pytestmark = pytest.mark.usefixtures("small_mlp")
-CONFIG = FitConfig(epochs=2, batch_size=1536, memory="64MB")
-SCRIPT = """
-import shutil
-import sys
-from pathlib import Path
-from autosparse.config import FitConfig
-from autosparse.autos import BACKBONES, StoredSamples, fit
+from autosparse.autos import BACKBONES, AutoS, StoredSamples, fit
 from autosparse.cluster import process
+from autosparse.config import FitConfig
 from autosparse.store import TripleStore
 from autosparse.training import Checkpoint
 from tests.autos.conftest import small
+from tests.world import world
 
-BACKBONES["mlp"] = small
-accelerator = process.start(1)
-assert accelerator.num_processes == 2
-folder = Path(sys.argv[2])
-samples = StoredSamples([TripleStore.open(sys.argv[1])], FitConfig(epochs=2, batch_size=1536, memory="64MB"))
+pytestmark = pytest.mark.usefixtures("small_mlp")
+CONFIG = FitConfig(epochs=2, batch_size=1536, memory="64MB")
 
-def fitted(name, stop=0, **how):
-    steps = []
 
-    def progress(done, counters):
-        steps.append(done)
-        if len(steps) == stop:
-            raise InterruptedError
+def fit_and_resume(run: Path, folder: Path) -> list[tuple[str, int, int]]:
+    """Fit as one of two processes: at once, stopped, and resumed; return the first step and the number of steps."""
+    BACKBONES["mlp"] = small
+    accelerator, done = process.start(1), list[tuple[str, int, int]]()
+    samples, main = StoredSamples([TripleStore.open(run)], CONFIG), accelerator.is_main_process
 
-    autos = fit(samples, accelerator, progress=progress, **how)
-    if accelerator.is_main_process:
-        autos.save(folder / name)
-    print(name, steps[0], sum(steps), flush=True)
+    def fitted(name: str, stop: int = 0, **how: Any) -> None:
+        steps = list[int]()
 
-checkpoint = Checkpoint(folder / "checkpoint.pt", "fit", 0, write=accelerator.is_main_process)
-fitted("whole")
-try:
-    fitted("cut", stop=40, resume=checkpoint)
-except InterruptedError:
-    if accelerator.is_main_process:
+        def progress(count: int, counters: object) -> None:
+            steps.append(count)
+            if len(steps) == stop:
+                raise InterruptedError
+
+        autos = fit(samples, accelerator, progress=progress, **how)
+        if main:
+            autos.save(folder / name)
+        done.append((name, steps[0], sum(steps)))
+
+    checkpoint = Checkpoint(folder / "checkpoint.pt", "fit", 0, write=main)
+    fitted("whole")
+    with pytest.raises(InterruptedError):
+        fitted("cut", stop=40, resume=checkpoint)
+    if main:
         shutil.copy(checkpoint.path, folder / "cut.pt")
     fitted("resumed", resume=checkpoint)
-process.finish(accelerator)
-"""
+    process.finish(accelerator)
+    return done
 
 
 @pytest.fixture(scope="module")
 def folder(irp_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which two processes leave a whole fit, a stopped one and the resumed one."""
-    folder, processes = tmp_path_factory.mktemp("fits"), []
-    for rank in range(2):
-        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
-        group["TORCHELASTIC_RUN_ID"] = "none"  # as under torchrun
-        group["MASTER_PORT"] = 30000 + os.getpid() % 9000
-        environment = os.environ | {key: str(value) for key, value in group.items()}
-        command = [sys.executable, "-c", SCRIPT, str(irp_run), str(folder)]
-        pipe = subprocess.PIPE
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True))
-    outputs = [process.communicate() for process in processes]
-    assert [output.splitlines() for output, _ in outputs] == [["whole 1 58", "resumed 39 58"]] * 2, outputs
+    folder = tmp_path_factory.mktemp("fits")
+    assert world(2, fit_and_resume, irp_run, folder) == [[("whole", 1, 58), ("resumed", 39, 58)]] * 2
     return folder
 
 

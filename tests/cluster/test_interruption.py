@@ -1,20 +1,17 @@
-"""A signal sets a flag; the work stops at a step, saves, and the same again goes on with the same bits."""
+"""A signal sets a flag, at which the work stops at a step."""
 
 import itertools
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from autosparse.cluster import interruption, process
-from tests.conftest import ROOT, RUN, SMALL_IRP, tree
-from tests.waiting import waiting_irp
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
@@ -43,28 +40,6 @@ def test_nohup_ignores_a_closed_terminal() -> None:
             assert not interruption.agreed()
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-def test_stopped_run_resumes_to_the_same_bytes(
-    irp_run: Path, script: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    process = waiting_irp(30, tmp_path)
-    assert script("irp", *SMALL_IRP, "--output", tmp_path) == 2
-    refused = capsys.readouterr().err
-    assert f"process {process.pid} on " in refused
-    assert "works on this run; wait for it, or stop it and run this again" in refused
-    os.kill(process.pid, signal.SIGINT)
-    process.join()
-    assert process.exitcode == 130
-    assert (tmp_path / "said").read_text().endswith("error: interrupted; the same command resumes\n")
-    folder = tmp_path / "irp" / RUN
-    status = json.loads((folder / "status.json").read_text())
-    assert (status["state"], status["why"]) == ("interrupted", "SIGINT")
-    assert (folder / "checkpoint.pt").is_file()
-    assert not list(folder.glob("logs/*.error.json"))
-    assert script("irp", *SMALL_IRP, "--output", tmp_path) == 0
-    assert tree(folder / "triples.zarr") == tree(irp_run / "triples.zarr")
-    assert tree(folder)["history.json"] == tree(irp_run)["history.json"]
 
 
 def test_signal_during_imports_is_kept(tmp_path: Path) -> None:

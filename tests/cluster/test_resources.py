@@ -79,7 +79,7 @@ def test_option_without_effect_on_the_cluster_is_refused(option: dict, cluster: 
         ({"nodes": 0}, "nodes must be at least 1"),
         ({"gpus_per_node": -1}, "gpus per node must be at least 0"),
         ({"gpus_per_node": 2, "tasks_per_node": 4}, "one process runs on each GPU"),
-        ({"runs_per_gpu": 2, "gpus_per_node": 0}, "runs-per-gpu 2: there is no GPU to share"),
+        ({"runs_per_gpu": 2, "gpus_per_node": 0}, "runs-per-gpu: there is no GPU to share"),
         ({"runs_per_gpu": 2, "tasks_per_node": 1}, "there is no GPU to share"),
         ({"runs_per_job": 2, "nodes": 2}, "in a job of several runs each run has one process"),
         ({"slurm": ("gpus-per-node=1",)}, "slurm gpus-per-node=1: gpus-per-node is set by an option of"),
