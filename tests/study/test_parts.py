@@ -58,7 +58,8 @@ def test_comparison_writes_its_numbers(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Comparison, "rows", lambda self: pd.concat([unchecked, checked], ignore_index=True))
     dense = rows()[:2].assign(test=[0.97, 0.99], test_best=1.0)
     monkeypatch.setattr(results, "load", lambda *folders: dense)
-    monkeypatch.setattr(results, "histories", lambda pruned: {"run": [{"epoch": 1, "loss": 1.0, "test": 0.9}]})
+    epoch = {"epoch": 1, "loss": 1.0, "metric": "accuracy", "test": 0.9}
+    monkeypatch.setattr(results, "histories", lambda pruned: {"run": [epoch]})
     document = Document(tmp_path)
     part.write(document)
     document.write()
