@@ -329,7 +329,7 @@
     const differ = keys.filter((key) => a[key] !== b[key]), same = keys.filter((key) => a[key] === b[key]);
     const heads = ["option", ...pair];
     const marked = rows(differ).map(([key, ...values]) => [`≠ ${key}`, ...values.map((value) => element("b", value))]);
-    return [grid(`${differ.length} options differ.`, heads, marked), element("details", [
+    return [grid(`Options that differ: ${differ.length}.`, heads, marked), element("details", [
       element("summary", `${same.length} options are the same`), grid("", heads, rows(same)),
     ])];
   }

@@ -1,4 +1,4 @@
-"""`python -m autosparse.store info|verify|export PATH`: inspect, check or export a triple store."""
+"""Inspect, check or export a triple store: `autosparse store info|verify|export PATH`."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ def main(a: Arguments) -> None:
     """Run the action."""
     if a.action == "export":
         if not a.to:
-            raise UserError(f"export needs a target: python -m autosparse.store export {a.path} OUT.npz")
+            raise UserError(f"export needs a target: autosparse store export {a.path} OUT.npz")
         store = TripleStore.open(a.path)
         export(store, Path(a.to))
         print(f"{a.to}: {len(store):,} triples, {format_size(Path(a.to).stat().st_size)}")

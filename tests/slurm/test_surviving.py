@@ -93,7 +93,7 @@ def test_time_limit_preemption_requeue_and_a_lost_node_each_end_as_if_nothing_ha
 
     low = {"partition": "low", "gpus_per_node": 0, "cpus_per_task": 1}
     stopped = {
-        "time limit": (Resources(**GPU, time="1", wait=True), 400, None),
+        "time limit": (Resources(**GPU, time="2", wait=True), 400, None),
         "requeue": (Resources(**GPU, wait=True), 100, lambda job, node: call("scontrol", "requeue", job)),
         "preemption": (Resources(**low, slurm=("nodelist=cpu1",), wait=True), 250, preempt),
         "lost node": (Resources(**low, slurm=("nodelist=cpu2",), wait=True), 300, lose),

@@ -106,7 +106,7 @@ def test_export_to_zarr_is_compressed_and_holds_all_arrays(store: Path, tmp_path
     ("arguments", "expected"),
     [
         (["info", "nowhere"], "no triple store at nowhere"),
-        (["export", "PATH"], "export needs a target: python -m autosparse.store export"),
+        (["export", "PATH"], "export needs a target: autosparse store export"),
         (["export", "PATH", "out.csv"], "unknown kind of file '.csv'; valid: .npz, .parquet, .zarr.zip"),
         (["info", "gs://bucket/x"], "a store is a folder or s3://BUCKET/PREFIX"),
     ],
