@@ -1,4 +1,4 @@
-"""How many images a second does IRP train on a GPU, beside plain loops over a DataLoader on the same one?"""
+"""How many images a second does IRP train on a GPU, compared with plain loops over a DataLoader on the same one?"""
 
 import os
 import statistics

@@ -1,4 +1,4 @@
-"""How many shuffled triples a second come as batches, beside other ways to read and shuffle the same numbers?
+"""How many shuffled triples a second come as batches, compared with other ways to read and shuffle the same numbers?
 
 Counted are triples a second, in tensors of whole batches. This package, permuting in memory and the memory map in one
 process are timed over whole epochs, with all that each epoch begins with. The others are given what they begin with:
@@ -77,7 +77,7 @@ class Peer:
         kind: `ours`, `memory`, `triples` or `records` by what the goals are about; `disk` with nothing cached.
         batches: starts an epoch of batches of so many triples, out of its folder.
         data: its folder; peers may share one.
-        prepare: writes what is in the folder; the raw files lie in `raw` beside it.
+        prepare: writes what is in the folder; the raw files are in `raw` next to it.
         module: that it needs.
         round: batches that are prepared at once, of which the first round starts the clock; 0 to time whole epochs.
     """

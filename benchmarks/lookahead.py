@@ -1,4 +1,4 @@
-"""What does looking ahead cost beside the training steps that it takes: in time, and in memory?"""
+"""What does looking ahead cost compared with the training steps that it takes: in time, and in memory?"""
 
 import multiprocessing
 import statistics
@@ -66,7 +66,7 @@ class Arguments:
     sparsity: float = 0.98
     """Share of the weights to remove."""
     repeats: int = 3
-    """Prunings by each criterion, each round beside K steps alone, and trainings whose memory is measured."""
+    """Prunings by each criterion, each round next to K steps alone, and trainings whose memory is measured."""
     memory: bool = True
     """Measure memory, too."""
     large: str = "vgg19-4096"
@@ -179,7 +179,7 @@ def _probes(a: Arguments, timed: Timed) -> list[Goal]:
 
 
 def _prunings(a: Arguments, timed: Timed) -> list[Goal]:
-    """Print what prunings take beside their steps; returns the goals."""
+    """Print what prunings take compared with their steps; returns the goals."""
     print()
     columns = "seconds", "CPU seconds", "more than as many plain steps, %", "than steps under the same masks, %"
     table(f"{a.rounds} x {timed.steps:,} steps", *columns)
@@ -228,7 +228,7 @@ def _memory(a: Arguments) -> list[Goal]:
     """Print the table of memory; returns its goals."""
     size = Layout.of(networks.build(a.large, (3, 32, 32), 10)).size
     print(f"\n{a.large}, {size:,} prunable weights; {a.large_steps} steps of {a.large_batch_size} images\n")
-    table("training with", "peak beside the model, MiB", "from", "to", "more, float32 a parameter")
+    table("training with", "peak besides the model, MiB", "from", "to", "more, float32 per parameter")
     ways: dict[str, tuple[Probed, ...]] = {_NONE: (), **_PROBES}
     turns = [{way: _apart(a, columns) for way, columns in ways.items()} for _ in range(a.repeats)]
     peaks = {way: [turn[way] for turn in turns] for way in ways}
@@ -238,7 +238,7 @@ def _memory(a: Arguments) -> list[Goal]:
         more = (peak - statistics.median(peaks[_NONE])) * 2**20 / 4 / size
         row(way, *(f"{each:,.0f}" for each in (peak, min(peaks[way]), max(peaks[way]))), f"{more:.2f}")
         if len(columns) == 1:
-            goals.append((f"{way}: one float32 a parameter more: {more:.2f}", more <= _FLOATS))
+            goals.append((f"{way}: one float32 per parameter more: {more:.2f}", more <= _FLOATS))
     return goals
 
 

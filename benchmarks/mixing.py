@@ -1,4 +1,4 @@
-"""How well do the batches mix, beside those of a full shuffle?
+"""How well do the batches mix, compared with those of a full shuffle?
 
 A batch of a full shuffle has its share of every label, every layer and every region of the network, except for chance.
 The numbers are those of `dispersion`: how far the batches' composition is from those shares, in units of that chance.

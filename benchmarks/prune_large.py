@@ -53,7 +53,7 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Part:
-    """What one part of the pruning took; `peak` is of resident memory beside the model, GiB."""
+    """What one part of the pruning took; `peak` is of resident memory besides the model, GiB."""
 
     name: str
     seconds: float
@@ -72,14 +72,14 @@ def main(a: Arguments) -> None:
             size, parts = pool.submit(_measure, a, autos).result()
     images = f"the gradient over {a.batches} x {a.batch_size} images"
     print(f"\n{a.network}, {size:,} prunable weights to {100 * a.sparsity:g}%, {images}\n")
-    table("part", "seconds", "peak beside the model, GiB", right=1)
+    table("part", "seconds", "peak besides the model, GiB", right=1)
     rest = [part for part in parts if part.name != _GRADIENT]
     total = Part("all but the gradient", sum(part.seconds for part in rest), max(part.peak for part in rest))
     for part in [*parts, total]:
         row(part.name, f"{part.seconds:.2f}", f"{part.peak:.2f}")
     print()
     goal(f"all but the gradient within {_SECONDS:g} s: {total.seconds:.1f}", total.seconds <= _SECONDS)
-    goal(f"within {_GIB:g} GiB beside the model: {total.peak:.2f}", total.peak <= _GIB)
+    goal(f"within {_GIB:g} GiB besides the model: {total.peak:.2f}", total.peak <= _GIB)
 
 
 def _fitted(folder: Path, steps: int) -> Path:

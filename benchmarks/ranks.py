@@ -202,7 +202,7 @@ def main(a: Arguments) -> None:
     row("its size", f"{c.entry_bytes:.0f} B")
     row("a rank in a gather", f"{1e3 * c.rank:.2f} ms")
     rows = [model(ranks, a.iterations, c) for ranks in a.ranks]
-    print(f"\nmodel: a shard of {_SHARD:,} parameters a rank, N = {a.iterations}\n")
+    print(f"\nmodel: a shard of {_SHARD:,} parameters per rank, N = {a.iterations}\n")
     table(
         "ranks",
         "parameters",

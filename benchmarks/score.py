@@ -134,7 +134,7 @@ def main(a: Arguments) -> None:
     goal(f"{a.parameters:,} scores within 3 s: {ours:.2f}", ours <= 3)
     goal(f"within 20 times torch.add: {ours / add:.1f}", ours <= 20 * add)
     goal(f"10,000 times the paper's way with a resnet18: {paper / ours:,.0f}", paper >= 10_000 * ours)
-    goal(f"peak memory beside inputs and output below 256 MiB: {memory:,.0f}", memory < 256)
+    goal(f"peak memory besides inputs and output below 256 MiB: {memory:,.0f}", memory < 256)
     goal(f"99.9% of the kept the same at every sparsity: {100 * least:.3f}", least >= 0.999)
 
 

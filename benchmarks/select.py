@@ -1,4 +1,4 @@
-"""How fast are the k highest of many scores found, and in how much memory, beside torch.topk and torch.kthvalue?"""
+"""How fast are the k highest of many scores found, and in how much memory, compared with torch.topk and torch.kthvalue?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

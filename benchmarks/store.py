@@ -1,4 +1,4 @@
-"""How fast are triples written, durably, and read, beside raw files and other stores of arrays?
+"""How fast are triples written, durably, and read, compared with raw files and other stores of arrays?
 
 Every peer stores the same values: theta and grad, float32, survival, uint8, and the masks of all iterations, a bit
 each; a gigabyte counts these bytes, whatever lies on the disk. Theta, grad and survival are read, 9 bytes a triple.

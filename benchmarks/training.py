@@ -36,7 +36,7 @@ class Arguments:
     data_root: Path | None = None
     """Folder of the .npz files."""
     workers: int = 2
-    """Processes of the plain loop's DataLoader, beside a run with none."""
+    """Processes of the plain loop's DataLoader, besides a run with none."""
     repeats: int = 3
     """Epochs timed, after one that is not; the median counts."""
     steps: int = 100

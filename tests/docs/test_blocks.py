@@ -60,18 +60,16 @@ def test_first_block_of_the_readme_runs_alone_in_an_empty_folder(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["mask.safetensors"]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tasks.md"])
-def test_the_task_of_a_page_is_a_file_that_is_pruned(
-    page: str, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_task_of_the_page_is_a_file_that_is_pruned(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    prefix = Path(page).stem.lower()  # one process has one module of a name
-    for name, text in {**files_of(ROOT / page), **files_of(ROOT / "docs" / "own_criterion.md")}.items():
-        Path(f"{prefix}_{name}").write_text(text)
-    task = ("--task", f"{prefix}_mine.py:Mine", "--width", "64", "--epochs", "1")
+    for page in ("tasks", "own_criterion"):
+        for name, text in files_of(ROOT / "docs" / f"{page}.md").items():
+            Path(f"page_{name}").write_text(text)  # One process has one module of a name.
+    task = ("--task", "page_mine.py:Mine", "--width", "64", "--epochs", "1")
     assert script("irp", *task, "--iterations", "1") == 0
     assert Path(capsys.readouterr().out.strip(), "triples.zarr").is_dir()
-    if page == "docs/tasks.md":
-        own = ("--criteria", f"{prefix}_flow.py:score", "--sparsities", "0.9", "--seeds", "1")
-        assert script("prune", *task, *own) == 0
-        assert Path(capsys.readouterr().out.strip(), "mask.safetensors").is_file()
+    own = ("--criteria", "page_flow.py:score", "--sparsities", "0.9", "--seeds", "1")
+    assert script("prune", *task, *own) == 0
+    assert Path(capsys.readouterr().out.strip(), "mask.safetensors").is_file()

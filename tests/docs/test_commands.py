@@ -123,7 +123,7 @@ def test_help_ends_with_commands_that_are_taken(name: str, monkeypatch: pytest.M
     examples = shown.getvalue().partition("\nExamples:\n")[2].splitlines()
     assert 2 <= len(examples) <= 3
     forget_files()  # One process has one module of a name.
-    Path("mine.py").write_text(files_of(ROOT / "README.md")["mine.py"])
+    Path("mine.py").write_text(files_of(ROOT / "docs" / "tasks.md")["mine.py"])
     for line in examples:
         assert line.startswith(f"  autosparse {name}")
         assert parsed(name, line.split()[2:]), line
