@@ -1,4 +1,4 @@
-"""How long does each criterion take, in how much memory, compared with one forward and backward pass of the same batches?"""
+"""How long does each criterion take, in how much memory, relative to a forward and backward pass?"""
 
 import dataclasses
 import multiprocessing

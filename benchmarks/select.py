@@ -1,4 +1,4 @@
-"""How fast are the k highest of many scores found, and in how much memory, compared with torch.topk and torch.kthvalue?"""
+"""How fast are the k highest of many scores found, in how much memory, next to torch.topk and kthvalue?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

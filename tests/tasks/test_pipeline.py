@@ -120,7 +120,7 @@ def _check_second_metric(report: Path, name: str) -> None:
         assert compare.MEASURES[measure].format(name)[1:] in tables
     assert compare.MEASURES["test_best"].format(name)[1:] not in tables  # nobody has said which way is better
     assert re.search(rf'<input type="radio" name="metric-\d+" value="{name}">', page)
-    assert page.count(f'<div data-value="{name}">') == 1
+    assert f'<div data-value="{name}">' in page
 
 
 def test_fields_and_code_are_part_of_the_identity(tmp_path: Path) -> None:
