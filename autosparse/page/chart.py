@@ -52,6 +52,8 @@ class Chart:
     """Parameters that a switch of the page sets, and their values in this chart, the initial value first."""
     cut: bool = False
     """Whether some points lie beyond the axis unless `whole` is true."""
+    columns: int = 2
+    """Largest number of views side by side in a saved figure."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the input of the page's script."""
@@ -68,7 +70,7 @@ class Chart:
 
     def svg(self) -> str:
         """Return the figure with its legend in its initial state, on white."""
-        columns = min(2, len(self.views))
+        columns = min(self.columns, len(self.views))
         views = [view.properties(width=_WIDTHS[columns], title=title) for title, view in self.views.items()]
         svg = self._svg(alt.concat(*views, columns=columns), {"background": "white", "font": "sans-serif"})
         for color, shade in SHADES.items():

@@ -152,8 +152,8 @@ def _section(s: _Standing) -> str:
         "",
         f"{s.track.recipe}. Test {s.metric} after the last epoch, mean of {count} paired seeds. The best of each group "
         "is bold. The others have the mean difference from it and its 95% interval; = marks methods that are on par "
-        f"with it (p at least {SIGNIFICANT} in a paired t-test, corrected for the {len(s.compared)} comparisons of "
-        "this track by Benjamini and Hochberg).",
+        f"with it (p at least {SIGNIFICANT} in a paired t-test, corrected by Benjamini and Hochberg for all "
+        f"comparisons of this track, {len(s.compared)}).",
         "",
         *(f"{method}: {series.mean():.2f}." for (method, sparsity), series in s.values.items() if sparsity == 0),
     ]
@@ -212,7 +212,7 @@ def picture(results: Path, names: Sequence[str], sparsity: float) -> Chart:
         views[f"{s.name}, {per_cent(sparsity)} of the weights removed, {n} seeds"] = _view(
             s, points["method"].tolist(), kinds, (min(low, dense), max(high, dense))
         )
-    return Chart(rows=rows, views=views, series=kinds)
+    return Chart(rows=rows, views=views, series=kinds, columns=1)
 
 
 def _points(s: _Standing, sparsity: float) -> pd.DataFrame:
