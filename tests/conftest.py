@@ -47,6 +47,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """Runs within the process of the tests flush denormal numbers; other tests need them."""
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
 def restore_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Undo the number of threads that a job in this process sets: sums in another order have other bits."""
     monkeypatch.setenv("OMP_NUM_THREADS", os.environ["OMP_NUM_THREADS"])

@@ -130,7 +130,7 @@ def _is_complete(job: Job) -> bool:
 def requeue(most: int, main: bool) -> None:
     """Have Slurm end this job and start it again; all of its processes call this, and it does not return.
 
-    A cancelled job is not queued again: it gets the signal of a preemption, but its state differs.
+    A canceled job is not queued again: it gets the signal of a preemption, but its state differs.
 
     Args:
         most: how often a job may be requeued.
@@ -142,10 +142,18 @@ def requeue(most: int, main: bool) -> None:
     if main:
         if requeues() >= most:
             raise UserError(f"stopped by Slurm after {requeues()} requeues (max-requeues); {_RESUME}")
-        if not slurm.requeue(os.environ["SLURM_JOB_ID"]):
-            raise UserError(f"stopped by Slurm, which refuses to requeue (scontrol requeue); {_RESUME}")
+        if refused := slurm.requeue(os.environ["SLURM_JOB_ID"]):
+            raise UserError(f"stopped by Slurm, which refuses to requeue ({refused}); {_RESUME}")
     time.sleep(_REQUEUE_TIMEOUT)  # If a process ended by itself, the job would count as ended.
     raise UserError(f"stopped by Slurm, but not requeued; {_RESUME}")
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk does not stop, and whose errors do not fill standard error."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 @contextmanager
@@ -153,8 +161,7 @@ def _logging_to(folder: Path, rank: int) -> Iterator[None]:
     """Write log records to a file in the run's folder, and in the main process also to standard error."""
     path = folder / "logs" / f"rank{rank}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(path)
-    vars(file)["handleError"] = lambda record: None  # A full disk does not stop the work, or fill standard error.
+    file = _LogFile(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(logging.Formatter("%(message)s"))

@@ -70,17 +70,18 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _acquire(folder: Path, mine: dict[str, Any], stale: float, wait: bool) -> Path:
+    watched = set[Path]()  # leases that the user was told of
     while True:
         newest = _newest(folder)
         try:
             holder = _holder(newest) if newest else None
-            if newest and holder is not None and not _is_dead(holder, mine, newest, stale):
-                if not holder or (wait and not interruption.received()):
+            if newest and holder is not None and not _is_dead(holder, mine, newest, stale, watched):
+                if (wait or not holder) and not interruption.received():
                     time.sleep(0.05)
                     continue
-                job = f" (job {holder['job']})" if holder["job"] else ""
-                who = f"process {holder['pid']} on {holder['host']}{job}"
-                raise UserError(f"{folder}: {who} works on this run; wait for it, or stop it and run this again")
+                raise UserError(
+                    f"{folder}: {_name(holder)} works on this run; wait for it, or stop it and run this again"
+                )
         except FileNotFoundError:
             continue  # superseded and deleted just now
         path = folder / f"{LEASE}{_number(newest) + 1 if newest else 1}"
@@ -106,13 +107,19 @@ def _create(path: Path, text: str) -> None:
             raise
 
 
-def _is_dead(holder: dict[str, Any], mine: dict[str, Any], path: Path, stale: float) -> bool:
+def _name(holder: dict[str, Any]) -> str:
+    job = f" (job {holder['job']})" if holder.get("job") else ""
+    return f"process {holder['pid']} on {holder['host']}{job}" if holder else "a process without a name"
+
+
+def _is_dead(holder: dict[str, Any], mine: dict[str, Any], path: Path, stale: float, watched: set[Path]) -> bool:
     if holder.get("host") == mine["host"]:
         return _is_gone_from_here(holder, path.parent)
     if holder.get("job") is not None and holder["job"] == mine["job"]:
         return True
-    who = f"process {holder.get('pid')} on {holder.get('host')}"
-    say(f"{path.parent}: watching for up to {stale:.0f} seconds whether {who} works on this run")
+    if path not in watched:
+        say(f"{path.parent}: watching for up to {stale:.0f} seconds whether {_name(holder)} works on this run")
+        watched.add(path)
     touched, end = path.stat().st_mtime, time.monotonic() + stale
     while time.monotonic() < end:
         time.sleep(0.1)

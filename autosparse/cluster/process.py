@@ -90,6 +90,9 @@ def start(cpus: int | None = None, gpu_fraction: float = 1.0) -> Accelerator:
     if cpus is not None:
         threads = os.environ.setdefault("OMP_NUM_THREADS", str(cpus))  # Otherwise Accelerate sets one per process.
         torch.set_num_threads(int(threads.partition(",")[0]))  # OpenMP takes one number for each nested level.
+    # Weights that decay to almost zero become denormal numbers, which slow CPUs down to a tenth. OpenMP's threads
+    # inherit the mode from the thread that starts them, so it is set before they start.
+    torch.set_flush_denormal(True)
     if not (_is_one_of_several() or torch.distributed.is_initialized()):
         for name in _GROUP:
             os.environ.pop(name, None)
@@ -111,10 +114,10 @@ def start(cpus: int | None = None, gpu_fraction: float = 1.0) -> Accelerator:
     try:
         accelerator = Accelerator(cpu=cpu, mixed_precision="no", gradient_accumulation_steps=1)
     except torch.distributed.DistError as error:
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        where, said = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}", " ".join(str(error).split())
         raise UserError(
-            f"timed out: {expected} processes were to meet at {where} (WORLD_SIZE, MASTER_ADDR, MASTER_PORT); "
-            "start them all, or run this outside of torchrun, srun and mpirun"
+            f"{expected} processes did not meet at {where} (WORLD_SIZE, MASTER_ADDR, MASTER_PORT): {said}; start them "
+            "all, or run this outside of torchrun, srun and mpirun; if the port is in use, run the same again"
         ) from error
     if accelerator.num_processes != expected:
         raise UserError(f"the job has {expected} tasks, but the process group has {accelerator.num_processes}")

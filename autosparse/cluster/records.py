@@ -62,7 +62,7 @@ def git_commit() -> str | None:
 def write_config(job: Job) -> None:
     """Write `config.yaml`, the job's identity and options, and copies of the user's files; raise if data are missing.
 
-    Those of a run with output stay: `config_difference` says whether they differ.
+    Files of a run that has output are not replaced: `config_difference` says whether they differ.
     """
     if absent := job.absent():
         raise UserError(absent)

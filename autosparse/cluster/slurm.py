@@ -75,12 +75,18 @@ def release(job_ids: Iterable[str]) -> None:
         _ask("scontrol", "release", *ids)
 
 
-def requeue(job_id: str) -> bool:
-    """Have a running job queued again, but not one that is being cancelled; return False if Slurm refuses."""
+def requeue(job_id: str) -> str | None:
+    """Have a running job queued again, but not one that is being canceled; return why not if Slurm refuses."""
     state = _ask("squeue", "--noheader", "--jobs", job_id, "--format=%T")
-    if state is None or state.strip() != "RUNNING":
-        return state is not None
-    return _ask("scontrol", "requeue", job_id) is not None
+    if state is None:
+        return "squeue does not answer"
+    if state.strip() != "RUNNING":
+        return None
+    try:
+        done = subprocess.run(["scontrol", "requeue", job_id], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return done.stderr.strip() or "scontrol requeue fails" if done.returncode else None
 
 
 def arrays(job_ids: Iterable[str]) -> list[str]:

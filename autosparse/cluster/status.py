@@ -225,7 +225,7 @@ def _runs(path: Path) -> Iterator[Path]:
         if "config.yaml" in files or "job.json" in files:
             yield where
             folders.clear()
-        elif where.name == SUBMITTED:
+        elif where.name == SUBMITTED and where != path:
             folders.clear()
 
 

@@ -19,7 +19,7 @@ View = alt.Chart | alt.LayerChart
 ROWS = alt.NamedData("rows")
 """The data of every view; `Chart.rows` holds it."""
 
-# Colors on white and on the dark page. Each has a contrast of at least 3:1 with its page, and all differ in greyscale
+# Colors on white and on the dark page. Each has a contrast of at least 3:1 with its page, and all differ in grayscale
 # and for color-blind readers.
 LIGHT = ("#0753b3", "#885403", "#528651", "#7a1a71", "#9e8000", "#025b2c", "#b46fe1", "#483a40", "#a84fa2", "#6b6673")
 DARK = ("#7d9afd", "#ed981e", "#a5dda2", "#c564b8", "#ffd865", "#10a958", "#f4e2fe", "#88787f", "#fda5f5", "#bab4c3")

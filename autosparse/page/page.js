@@ -295,7 +295,7 @@
 
   function masks(pair) {
     const [a, b] = pair.map((name) => data.runs[name].mask);
-    if (!a || !b) return [element("p", "The page has masks of complete runs only, and not of fits.", { className: "note" })];
+    if (!a || !b) return [element("p", "No masks to compare: a report has those of at most 200 complete runs of irp and prune, a live page none.", { className: "note" })];
     if (a.network !== b.network) return [element("p", "Their masks are of different networks.", { className: "note" })];
     const { layers, shared, sampled } = data.networks[a.network];
     const count = (value) => Math.round(value).toLocaleString("en");

@@ -218,7 +218,7 @@ class Order(Config):
         return np.random.Generator(np.random.PCG64(seed))
 
 
-@lru_cache(maxsize=4)  # neighbouring streams share a chunk; in a small store all do
+@lru_cache(maxsize=4)  # neighboring streams share a chunk; in a small store all do
 def _chunk_indices(start: int, stop: int, seed: int, part: Part) -> NDArray[np.int64]:
     """Return `part_indices`, read-only."""
     chosen = part_indices(start, stop, seed, part)

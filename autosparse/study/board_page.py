@@ -19,9 +19,9 @@ from autosparse.study.compare import per_cent
 from autosparse.study.statistics import SIGNIFICANT, Difference, corrected, paired
 
 _ROW = 15  # pixels of a method in the picture
-_ONCE, _MANY = "one training", "many trainings"
-_STATIC = {_ONCE: f"{BEFORE}, cost 2", _MANY: f"{BEFORE}, cost 1"}
-"""Groups that a mask after a probe is compared with, by the number of trainings of that mask."""
+_ONCE, _MANY = "one full training run", "many full training runs"
+_STATIC_GROUPS = {_ONCE: f"{BEFORE}, cost 2", _MANY: f"{BEFORE}, cost 1"}
+"""Groups that a mask after a probe is compared with, by the number of training runs under that mask."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class _Comparison:
 
     def __str__(self) -> str:
         d = self.difference
+        if d.n < 2:
+            return f"{d.mean:+.2f}, one seed"
         verdict = "" if self.p < SIGNIFICANT else "= "
         return f"{verdict}{d.mean:+.2f} [{d.low:.2f}, {d.high:.2f}]"
 
@@ -103,7 +105,7 @@ class _Standing:
         for (_, sparsity), (best, *others) in self.ranked.items():
             for method in others:
                 pairs[method, sparsity] = self._paired(method, best, sparsity)
-        for trainings, static in _STATIC.items():
+        for trainings, static in _STATIC_GROUPS.items():
             for sparsity, probed, best in self.headlines(static):
                 pairs[trainings, sparsity] = self._paired(probed, best, sparsity)
         p_values = corrected([pair.p for pair in pairs.values()])
@@ -151,9 +153,9 @@ def _section(s: _Standing) -> str:
         f"## {s.name}",
         "",
         f"{s.track.recipe}. Test {s.metric} after the last epoch, mean of {count} paired seeds. The best of each group "
-        "is bold. The others have the mean difference from it and its 95% interval; = marks methods that are on par "
-        f"with it (p at least {SIGNIFICANT} in a paired t-test, corrected by Benjamini and Hochberg for all "
-        f"comparisons of this track, {len(s.compared)}).",
+        "is bold. The others have the mean difference from it (negative: worse) and its 95% interval; = marks methods "
+        f"that are on par with it (p at least {SIGNIFICANT} in a paired t-test, corrected by Benjamini and Hochberg "
+        f"for all comparisons of this track, {len(s.compared)}).",
         "",
         *(f"{method}: {series.mean():.2f}." for (method, sparsity), series in s.values.items() if sparsity == 0),
     ]
@@ -164,7 +166,7 @@ def _section(s: _Standing) -> str:
         for method in members:
             cells = [_cell(s, method, sparsity, title) for sparsity in s.track.sparsities]
             lines.append(f"| {method} | {' | '.join(cells)} |")
-    pays = [line for trainings, static in _STATIC.items() for line in _headlines(s, trainings, static)]
+    pays = [line for trainings, static in _STATIC_GROUPS.items() for line in _headlines(s, trainings, static)]
     return "\n".join([*lines, *(["", "### Does a probe pay?", "", *pays] if pays else [])])
 
 
@@ -179,12 +181,12 @@ def _headlines(s: _Standing, trainings: str, static: str) -> Iterator[str]:
     """Return one line per sparsity: the best mask after a probe against the best static mask."""
     for sparsity, probed, best in s.headlines(static):
         pair = s.compared[trainings, sparsity]
-        verdict = "is on par with"
+        verdict = "is on par with" if pair.difference.n > 1 else "has too few seeds for a test against"
         if pair.p < SIGNIFICANT:
             verdict = "is better than" if pair.difference.mean > 0 else "is worse than"
         d = pair.difference
         numbers = f"{d.mean:+.2f} [{d.low:.2f}, {d.high:.2f}], p = {pair.p:.2g}"
-        yield f"- {per_cent(sparsity)}, {trainings} of the mask: {probed} {verdict} {best}: {numbers}."
+        yield f"- {per_cent(sparsity)}, for {trainings} under the mask: {probed} {verdict} {best}: {numbers}."
 
 
 def picture(results: Path, names: Sequence[str], sparsity: float) -> Chart:
@@ -205,12 +207,13 @@ def picture(results: Path, names: Sequence[str], sparsity: float) -> Chart:
     rows, views = list[dict[str, object]](), dict[str, alt.LayerChart]()
     for s in shown:
         points = _points(s, sparsity)
-        dense = float(s.values["dense", 0.0].mean())
-        rows += [*points.to_dict("records"), {"track": s.name, "dense": dense}]
+        rows += points.to_dict("records")
+        levels = [float(s.values["dense", 0.0].mean())] if ("dense", 0.0) in s.values else []
+        rows += [{"track": s.name, "dense": level} for level in levels]
         n = f"{points['n'].min()} to {points['n'].max()}" if points["n"].nunique() > 1 else f"{points['n'].max()}"
         low, high, _ = axis_limits(points, s.metric, s.better)
         views[f"{s.name}, {per_cent(sparsity)} of the weights removed, {n} seeds"] = _view(
-            s, points["method"].tolist(), kinds, (min(low, dense), max(high, dense))
+            s, points["method"].tolist(), kinds, (min([low, *levels]), max([high, *levels]))
         )
     return Chart(rows=rows, views=views, series=kinds, columns=1)
 

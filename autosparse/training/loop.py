@@ -5,7 +5,7 @@ It sets removed weights to zero after each step; `Mask.hold` does so in loops of
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from operator import itemgetter
 from typing import Any, TypedDict
 
@@ -146,7 +146,7 @@ def train(
             position = {"epoch": epoch, "step": step, "history": history, "total": total.item(), "callback": state}
             resume.save(model, optimizer, position)
 
-    with restoring_torch_generators(accelerator.device), _flushing_denormals():
+    with restoring_torch_generators(accelerator.device):
         for epoch in range(first_epoch, -(-last // len(batches))):
             model.train()
             dropout = streams("dropout", len(batches) * recipe.accumulate, seed, epoch, data.rank)
@@ -200,20 +200,6 @@ def evaluate(model: nn.Module, data: Data, split: str, accelerator: Accelerator,
     if wrong := [name for name, values in sums.items() if not all(map(math.isfinite, values))]:
         raise UserError(f"{wrong[0]} of the {split} samples is not a finite number")
     return {name: value / count for name, (value, count) in sums.items()}
-
-
-@contextmanager
-def _flushing_denormals() -> Iterator[None]:
-    """Set denormal numbers to zero within the block.
-
-    Weights that decay to almost zero become denormal numbers, which slow CPUs down to a tenth.
-    """
-    before = bool(torch.tensor(1e-40).mul(1.0) == 0)
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
 
 
 def _to_channels_last(batch: Any, recipe: Recipe) -> Any:

@@ -64,7 +64,7 @@ def _options(lines: list[str]) -> list[str]:
     found = list[list[str]]()
     for line in lines:
         if _RULE.match(line):
-            found = []  # What came before it describes the group.
+            found = []  # The lines before the rule describe the group.
         elif re.match(r"^  \S", line):
             found.append(re.split(r"  +", line.strip(), maxsplit=1))
         elif line.startswith("    ") and line.strip() and found:

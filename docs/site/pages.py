@@ -37,14 +37,14 @@ ELSEWHERE = re.compile(
 
 
 class PageFile(File):
-    """A file that becomes a page although it is no Markdown."""
+    """A file that becomes a page although it is not Markdown."""
 
     def is_documentation_page(self) -> bool:
         return True
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """What is shown, beside the files of the theme."""
+    """Pages of the site, besides the theme's files."""
     shown = [file for file in files if file.src_dir != config.docs_dir]
     paths = [path.relative_to(ROOT) for pattern in SHOWN for path in sorted(ROOT.glob(pattern))]
     for path in paths:

@@ -66,8 +66,10 @@ def test_page_marks_the_best_and_what_is_on_par(tmp_path: Path) -> None:
     assert any(line.startswith("| synflow | 90.00 (= -0.02 [") for line in lines)
     assert any(line.startswith("| snip | 80.00 (-10.02 [") for line in lines)
     once, many = lines[-2:]
-    assert once.startswith("- 95%, one training of the mask: ticket is better than synflow, twice as long: +4.00")
-    assert many.startswith("- 95%, many trainings of the mask: ticket is better than magnitude: +4.98")
+    assert once.startswith(
+        "- 95%, for one full training run under the mask: ticket is better than synflow, twice as long: +4.00"
+    )
+    assert many.startswith("- 95%, for many full training runs under the mask: ticket is better than magnitude: +4.98")
 
 
 def test_sparsities_without_results_have_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +77,7 @@ def test_sparsities_without_results_have_a_dash(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(board.TRACKS, "digits", replace(board.TRACKS["digits"], sparsities=(0.9, 0.95)))
     lines = board_page.page(tmp_path, ["digits"]).splitlines()
     assert "| ticket | – | **95.00** |" in lines
-    assert lines[-1].startswith("- 95%, one training of the mask: ticket")
+    assert lines[-1].startswith("- 95%, for one full training run under the mask: ticket")
 
 
 def test_picture_has_means_and_intervals_of_every_method(tmp_path: Path) -> None:
