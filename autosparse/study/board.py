@@ -81,7 +81,7 @@ TRACKS = {
         (0.8, 0.9, 0.95, 0.98),
         (200, 201, 202),
     ),
-    "digits": Track(DIGITS, "LeNet-300-100 on 8 x 8 digits for one epoch: a trial, near chance", (0.95,), (200, 201, 202)),
+    "digits": Track(DIGITS, "LeNet-300-100 on 8 x 8 digits for one epoch: a trial", (0.95,), (200, 201, 202)),
 }
 _STATIC = ("random", "random-erk", "magnitude", "snip", "synflow", PRETRAINED)
 METHODS = (
