@@ -70,7 +70,7 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _acquire(folder: Path, mine: dict[str, Any], stale: float, wait: bool) -> Path:
-    watched = set[Path]()  # leases that the user was told of
+    watched = set[Path]()  # leases that a message has named
     while True:
         newest = _newest(folder)
         try:
