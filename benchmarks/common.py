@@ -1,4 +1,4 @@
-"""What every benchmark prints first, how it measures, and where it keeps its data."""
+"""Heads, measurements and data folders of all benchmarks."""
 
 import contextlib
 import ctypes
@@ -130,7 +130,7 @@ def peak_memory() -> float:
 
 
 def extra_memory(action: Callable[[], object], output: int = 0) -> float:
-    """Peak resident memory of an action beyond what was resident before and its output of so many bytes, MiB."""
+    """Peak resident memory of an action beyond what was resident before and its `output` in bytes, MiB."""
     before = resident_memory()
     return peak_during(action) - before - output / 2**20
 
@@ -189,7 +189,7 @@ def _cached(path: Path) -> Any:
 
 
 def layout_of(size: int) -> Layout:
-    """One layer of so many parameters."""
+    """One layer of `size` parameters."""
     return Layout((Layer("weight", (size,), 0, 1, 1),))
 
 

@@ -1,4 +1,4 @@
-"""What cheaper labels are worth: `python -m benchmarks.labels --scale small`.
+"""The worth of cheaper labels: `python -m benchmarks.labels --scale small`.
 
 AutoS that looks ahead is fitted to runs of iterative rewind pruning (IRP) of several lengths.
 """

@@ -5,7 +5,7 @@ process are timed over whole epochs, with all that each epoch begins with. The o
 the clock starts when every worker has given its first batch, and stops at the end of the data or after
 `--peer-seconds`. Each is used as its documentation advises. Those that store a triple as a record get `--peer-triples`
 of the triples: they would not come through more in the time. The second column says what is shuffled: whole records of
-neighbouring triples are far cheaper to shuffle, but that is no shuffle of triples.
+neighboring triples are far cheaper to shuffle, but triples within a record are not shuffled.
 
 Two rows have nothing in the system's cache, as where there are more triples than memory: a store's files are dropped
 from it before an epoch, in which each is read once; a memory map's before each batch, which may need all of them, and
@@ -72,8 +72,8 @@ class Peer:
     """A way to shuffled batches.
 
     Attributes:
-        name: in the tables.
-        order: what it shuffles.
+        name: name in the tables.
+        order: unit that it shuffles.
         kind: `ours`, `memory`, `triples` or `records` by what the goals are about; `disk` with nothing cached.
         batches: starts an epoch of batches of so many triples, out of its folder.
         data: its folder; peers may share one.

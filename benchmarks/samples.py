@@ -28,9 +28,9 @@ class Arguments:
     samples: tuple[int, ...] = (65_536, 4_096)
     """Sizes of the samples; fits for each."""
     steps: int = 640
-    """Of every fit."""
+    """Steps of every fit."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the fits."""
+    """Seeds of the fits."""
     folder: Path | None = None
     """Where a folder for the run is made, and deleted again."""
 

@@ -47,7 +47,7 @@ class Arguments:
     memory: str = "512MB"
     """For mixing, as in a fit: the budget."""
     threads: int = 2
-    """That read ahead."""
+    """Threads that read ahead."""
     limit: float = 1e9
     """Triples of an epoch that are read, at most; with fewer than the epoch has, what is read ahead weighs more."""
     enough: float = 1e8

@@ -8,6 +8,7 @@ import tyro
 
 from autosparse import cluster
 from autosparse.cluster import Resources
+from autosparse.errors import UserError
 from autosparse.study import board, board_page
 
 
@@ -50,15 +51,19 @@ class Show:
     results: Path = Path("results")
     """Folder of the results, one file per track."""
     picture: Path | None = None
-    """Picture of all tracks at one sparsity to write, as SVG and PNG."""
-    sparsity: float = 0.98
-    """Sparsity of the picture."""
+    """Picture of all tracks at one sparsity to write: a path that ends in .png or .svg; both are written."""
+    sparsity: float | None = None
+    """Sparsity of the picture. Default: 0.98."""
 
     def run(self) -> None:
+        if self.picture is None and self.sparsity is not None:
+            raise UserError("--sparsity is that of a picture; add --picture board.png")
+        if self.picture and self.picture.suffix not in (".png", ".svg"):
+            raise UserError(f"a picture is a .png or an .svg file, got {self.picture}")
         names = list(board.TRACKS)
         print(board_page.page(self.results, names), end="")
         if self.picture:
-            board_page.picture(self.results, names, self.sparsity).save(self.picture.with_suffix(""))
+            board_page.picture(self.results, names, self.sparsity or 0.98).save(self.picture.with_suffix(""))
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def start(cpus: int | None = None, gpu_fraction: float = 1.0) -> Accelerator:
     if cpus is not None:
         threads = os.environ.setdefault("OMP_NUM_THREADS", str(cpus))  # Otherwise Accelerate sets one per process.
         torch.set_num_threads(int(threads.partition(",")[0]))  # OpenMP takes one number for each nested level.
-    # Weights that decay to almost zero become denormal numbers, which slow CPUs down to a tenth. OpenMP's threads
+    # Weights that decay to almost zero become denormal numbers, which slow CPUs down many times. OpenMP's threads
     # inherit the mode from the thread that starts them, so it is set before they start.
     torch.set_flush_denormal(True)
     if not (_is_one_of_several() or torch.distributed.is_initialized()):

@@ -11,9 +11,11 @@ from submitit.core.utils import DelayedSubmission
 JOB = f"{os.getpid()}_7"
 SCRIPT = """
 import sys
+import torch
 from accelerate.utils import gather_object
 from autosparse.cluster import process
 accelerator = process.start(1)
+assert torch.tensor(1e-40).mul(1.0) == 0  # denormal numbers are flushed
 assert accelerator.mixed_precision == "no" and accelerator.gradient_accumulation_steps == 1
 ranks = gather_object([accelerator.process_index])
 sys.stdout.write(f"{ranks}\\n")  # one write: print() makes two, and processes that share a pipe mix them

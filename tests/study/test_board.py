@@ -92,6 +92,29 @@ def test_picture_has_means_and_intervals_of_every_method(tmp_path: Path) -> None
         board_page.picture(tmp_path, ["digits"], 0.9)
 
 
+def test_one_seed_has_no_test_and_a_picture_without_dense(tmp_path: Path) -> None:
+    results(tmp_path, {"snip": 0.8, "synflow": 0.9})
+    path = tmp_path / "digits.csv"
+    rows = pd.read_csv(path)
+    rows[rows["seed"] == 200].to_csv(path, index=False)
+    assert "| snip | 79.87 (-10.03, one seed) |" in board_page.page(tmp_path, ["digits"])
+    assert not [row for row in board_page.picture(tmp_path, ["digits"], 0.95).rows if "dense" in row]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--picture", "board.pdf"], "a picture is a .png or an .svg file, got board.pdf"),
+        (["--sparsity", "0.9"], "--sparsity is that of a picture; add --picture board.png"),
+    ],
+)
+def test_options_of_the_picture_that_would_do_nothing_raise(
+    options: list[str], said: str, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("board", "show", *options) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_command_runs_what_is_missing_and_enters_a_criterion(
     script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
