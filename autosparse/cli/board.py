@@ -22,6 +22,8 @@ class Run:
     """Criteria to run, by name or as FILE.py:FUNCTION. Default: all of the board."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = ()
     """Sparsities to run, of those of the track. Default: all of them."""
+    seeds: tuple[int, ...] = ()
+    """Seeds to run, of those of the track. Default: all of them."""
     results: Path = Path("results")
     """Folder of the results, one file per track."""
     output: Path = Path("runs/board")
@@ -31,7 +33,8 @@ class Run:
     def run(self) -> None:
         track, path = board.find_track(self.track), board.results_file(self.results, self.track)
         rows = board.read(path)
-        runs = board.jobs_of(track, board.methods(self.criteria), self.sparsities, self.output / self.track)
+        chosen = board.methods(self.criteria)
+        runs = board.jobs_of(track, chosen, self.sparsities, self.seeds, self.output / self.track)
         missing = [(method, run) for method, run in runs if not board.is_known(rows, method, run)]
         try:
             if missing:

@@ -73,7 +73,7 @@ TRACKS = {
         ),
         "ResNet-8 on CIFAR-10 at 16 x 16, 16 epochs of SGD with Nesterov momentum along a cosine",
         (0.95, 0.98, 0.99),
-        (200, 201, 202),
+        (200, 201, 202, 203, 204),
     ),
     "resnet20": Track(
         TrainingOptions(task=Images(network="resnet20", source="cifar10", recipe_name="strong"), grad_batches=20),
@@ -122,16 +122,17 @@ def methods(criteria: Sequence[str]) -> list[Method]:
 
 
 def jobs_of(
-    track: Track, chosen: Iterable[Method], sparsities: Sequence[float], output: Path
+    track: Track, chosen: Iterable[Method], sparsities: Sequence[float], seeds: Sequence[int], output: Path
 ) -> list[tuple[Method, PruneRun]]:
-    """Return the runs of some methods on a track."""
-    if other := set(sparsities) - set(track.sparsities):
-        raise UserError(f"the track has no sparsity {min(other)}; it has {', '.join(map(str, track.sparsities))}")
+    """Return the runs of some methods on a track, at all of its sparsities and seeds or at some of them."""
+    for name, some, known in (("sparsity", sparsities, track.sparsities), ("seed", seeds, track.seeds)):
+        if other := {*some} - {*known}:
+            raise UserError(f"the track has no {name} {min(other)}; it has {', '.join(map(str, known))}")
     runs = []
     for method in chosen:
         dense = method.criterion == "dense"
         for sparsity in (0.0,) if dense else sparsities or track.sparsities:
-            for seed in track.seeds:
+            for seed in seeds or track.seeds:
                 criterion = "magnitude" if dense else method.criterion
                 config = PruneConfig(criterion=criterion, sparsity=sparsity, seed=seed, **method.how)
                 runs.append((method, PruneRun(output=output / method.code, setting=track.setting, config=config)))

@@ -134,6 +134,11 @@ def test_command_runs_what_is_missing_and_enters_a_criterion(
     assert len(board.read(tmp_path / "results" / "digits.csv")) == 18
     assert script(*run, "nobody") == 2
     assert "unknown criterion" in capsys.readouterr().err
+    assert script(*run, "snip", "--seeds", "201") == 0
+    rows = board.read(tmp_path / "results" / "digits.csv")
+    assert rows.loc[rows["method"].str.startswith("snip"), "seed"].tolist() == [201, 201]
+    assert script(*run, "snip", "--seeds", "7") == 2
+    assert "the track has no seed 7; it has 200, 201, 202" in capsys.readouterr().err
 
 
 def test_page_is_that_of_the_committed_results() -> None:
