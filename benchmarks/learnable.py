@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autosparse import command
+from autosparse.autos.features import label_table
 from autosparse.autos.fit import overlap, spearman
-from autosparse.autos.labels import label_table
 from autosparse.cluster import Job
 from autosparse.config import Label, Probed
 from autosparse.errors import UserError

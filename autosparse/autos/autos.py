@@ -53,7 +53,7 @@ class AutoS:
 
     @property
     def label(self) -> str:
-        """Name of the label that it predicts, one of `labels.LABELS`."""
+        """Name of the label that it predicts, one of `features.LABELS`."""
         return str(self.card.get("fit", {}).get("label", "share"))
 
     @property

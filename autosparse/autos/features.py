@@ -1,4 +1,4 @@
-"""The inputs of AutoS: a parameter's initial value and gradient, and others on request, on a scale networks share."""
+"""What AutoS learns: the features of a parameter, on a scale that networks share, and the label of its survival."""
 
 import itertools
 import math
@@ -8,18 +8,20 @@ from typing import NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autosparse.config import FitConfig, Probed
+from autosparse.config import FitConfig, Label, Probed
 from autosparse.criteria.base import Scoring
 from autosparse.criteria.gradient import mean_gradient
 from autosparse.criteria.synflow import dataflow
 from autosparse.distributed import all_reduce
-from autosparse.errors import UserError
+from autosparse.errors import UserError, unknown
 from autosparse.lookahead import look_ahead
 from autosparse.pruning import Mask
 from autosparse.store import TripleStore
 
+LABELS: tuple[str, ...] = get_args(Label)
 STORED = ("theta", "grad")  # columns in every store of triples
 T = TypeVar("T")
 Measure = Callable[[nn.Module, Mask, Scoring, str], Tensor]
@@ -178,3 +180,27 @@ def _square(name: str, values: Tensor) -> float:
         return sum(float(chunk.double().square().sum()) for chunk in values.split(1 << 20)) / len(values)
     array = values.detach().numpy()  # NumPy is four times as fast as PyTorch here.
     return float(np.einsum("i,i->", array, array, dtype=np.float64)) / len(array)
+
+
+def label_table(label: str, densities: list[float]) -> NDArray[np.float64]:
+    """Return the label of each survival 0..N of a run.
+
+    `share`: s / N, the fraction of the iterations that a parameter survived. `min-max`: survival scaled to 0..1 over
+    the survivals that occur in the run (the paper's code). `log-density`: -log10 of the density of the last mask that
+    keeps the parameter, which means the same for any N and schedule; at 1% density it is 2. `rank`: the fraction of
+    the run's parameters that a parameter outlived, where those of equal survival count half. The densities are those of
+    the masks m_0..m_N; the labels are float64 (N + 1,).
+    """
+    if label not in LABELS:
+        raise unknown("label", label, LABELS)
+    survival = np.arange(len(densities), dtype=np.float64)
+    iterations = len(densities) - 1
+    if label == "share":
+        return survival / iterations
+    if label == "min-max":
+        lowest = sum(density == 1.0 for density in densities) - 1
+        highest = sum(density > 0.0 for density in densities) - 1
+        return (survival - lowest) / (highest - lowest)
+    if label == "rank":
+        return 1 - (np.asarray(densities) + np.append(densities[1:], 0.0)) / 2
+    return -np.log10(densities)

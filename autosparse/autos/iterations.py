@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.autos.autos import gradient_mode
-from autosparse.autos.features import Features
-from autosparse.autos.labels import label_table
+from autosparse.autos.features import Features, label_table
 from autosparse.autos.samples import RunSample, Sample
 from autosparse.config import FitConfig
 from autosparse.criteria import Scoring

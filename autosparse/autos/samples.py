@@ -11,8 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from autosparse.autos.features import Features, scale_of_store
-from autosparse.autos.labels import label_table
+from autosparse.autos.features import Features, label_table, scale_of_store
 from autosparse.config import FitConfig
 from autosparse.errors import UserError
 from autosparse.seeds import stream

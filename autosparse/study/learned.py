@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from autosparse.autos import AutoS, LookupTable, scale_of_store
-from autosparse.autos.labels import label_table
+from autosparse.autos.features import label_table
 from autosparse.page import ROWS, Chart, View, number_series, series_encodings
 from autosparse.store import TripleStore, sample
 

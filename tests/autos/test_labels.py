@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from autosparse.autos.labels import LABELS, label_table
+from autosparse.autos.features import LABELS, label_table
 from autosparse.errors import UserError
 from autosparse.pruning import Schedule
 
