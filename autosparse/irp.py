@@ -95,7 +95,7 @@ class IRP:
         self._scoring = Scoring(batches, batches.loss)
         self._steps = self.recipe.epochs * len(self.data.training(self.recipe.batch_size))
         if c.probe_steps > self._steps:
-            raise UserError(f"a probe of {c.probe_steps:,} steps is longer than a training, which has {self._steps:,}")
+            raise UserError(f"a probe of {c.probe_steps:,} steps is longer than the training, of {self._steps:,}")
         self._initial_path = self.folder / "initial.safetensors"
         self._rewind_path = self.folder / "rewind.safetensors" if c.rewind_epoch else self._initial_path
         self._path, self._final_ledger = self.folder / "triples.zarr", Ledger()
@@ -211,7 +211,7 @@ class IRP:
         if self.config.rewind_epoch and (history or self._rewind_path.name in ledger.sidecars):
             needed.append(self._rewind_path)
         if len(history) <= self.schedule.iterations and not all(path.is_file() for path in needed):
-            history = []  # A state is lost, so the trainings are repeated from the start of the first.
+            history = []  # A state is lost, so training is repeated from the first run on.
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return (self._path / MARKER).exists(), ledger, history
 

@@ -146,7 +146,7 @@ def _checkpoints(a: Arguments, folder: Path, step: float) -> None:
 
 
 def _submission(a: Arguments, folder: Path, calls: Callable[[], list[str]]) -> None:
-    """Submitting an array that is held, looking at its runs, cancelling it."""
+    """Submitting an array that is held, looking at its runs, canceling it."""
     print("\narrays of runs that are held, imports included, on the sandbox\n")
     table("command", "runs", "seconds", "Slurm calls")
     found = {}

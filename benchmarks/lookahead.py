@@ -29,7 +29,7 @@ from benchmarks.common import Noise, goal, heading, peak_during, resident_memory
 Network = Literal["lenet-300-100", "resnet8", "gpt"]
 Goal = tuple[str, bool]
 
-# as in the plan `lookahead` of launch/paper.py
+# as in the experiment `lookahead` of `autosparse paper`
 _SETTINGS: Mapping[Network, TrainingOptions] = {
     "lenet-300-100": TrainingOptions(task=Images(source="fashion-mnist"), epochs=3),
     "resnet8": TrainingOptions(task=Images(network="resnet8", source="cifar10-16"), epochs=4),

@@ -197,7 +197,7 @@ def test_run_with_probes_killed_in_training_ends_with_the_same_bytes(
 
 
 def test_a_probe_longer_than_a_training_raises(accelerator: Accelerator, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a probe of 11 steps is longer than a training, which has 10"):
+    with pytest.raises(UserError, match="a probe of 11 steps is longer than the training, of 10"):
         run(tmp_path, accelerator, config=replace(CONFIG, probe_steps=11))
 
 

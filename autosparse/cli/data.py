@@ -1,4 +1,4 @@
-"""Get a data set: `python launch/data.py --dataset cifar10 --data-root data`."""
+"""Get a data set: `autosparse data --dataset cifar10 --data-root data`."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""The whole pipeline in minutes: `python launch/demo.py`, which `make demo` runs."""
+"""The whole pipeline in minutes: `autosparse demo`, which `make demo` runs."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ class Arguments:
     """Prune a small network iteratively, fit AutoS, prune by it and by other criteria, and write a report.
 
     It takes under four minutes on two idle cores. The report is OUTPUT/report/index.html. Complete runs are not run
-    again; after a failure, the same command resumes. --dry-run counts trainings.
+    again; after a failure, the same command resumes. --dry-run counts training runs.
 
     Seeded results are the same on the same kind of processor with the same versions of PyTorch and its libraries. Other
     processors round differently: iterative pruning has 91.40 at 95% on an Intel processor and 92.20 on an AMD one. The

@@ -1,4 +1,4 @@
-"""Fit AutoS to runs of IRP: `python launch/fit.py --runs runs/irp/lenet-300-100_mnist5k_snip_n20_s0`."""
+"""Fit AutoS to runs of IRP: `autosparse fit --runs runs/irp/lenet-300-100_mnist5k_snip_n20_s0`."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated

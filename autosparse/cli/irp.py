@@ -1,4 +1,4 @@
-"""Iterative rewind pruning of a grid of networks: `python launch/irp.py --partition gpu --seeds 0 1 2 3`.
+"""Iterative rewind pruning of a grid of networks: `autosparse irp --partition gpu --seeds 0 1 2 3`.
 
 Without arguments: lenet-300-100 on the embedded MNIST digits, here, in this process.
 """

@@ -1,4 +1,4 @@
-"""Whole experiments by name: `python launch/paper.py table2 --scale small`."""
+"""Whole experiments by name: `autosparse paper table2 --scale small`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ class Arguments:
     The report is OUTPUT/paper/NAME/index.html.
 
     On Slurm all its jobs are submitted at once, each array with a dependency on those whose output it needs. Complete
-    runs are not run again; after a failure, the same command resumes. --dry-run counts trainings.
+    runs are not run again; after a failure, the same command resumes. --dry-run counts training runs.
 
     Seeded results are the same on the same kind of processor with the same versions of PyTorch and its libraries. Other
     processors round differently.

@@ -1,4 +1,4 @@
-"""Prune at initialization and train: `python launch/prune.py --criteria snip runs/autos/NAME --sparsities 0.9 0.99`."""
+"""Prune at initialization and train: `autosparse prune --criteria snip runs/autos/NAME --sparsities 0.9 0.99`."""
 
 from dataclasses import dataclass, field, replace
 from itertools import product

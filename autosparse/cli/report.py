@@ -1,4 +1,4 @@
-"""Tables and figures of runs: `python launch/report.py runs --output report`."""
+"""Tables and figures of runs: `autosparse report runs --output report`."""
 
 import sys
 from dataclasses import dataclass

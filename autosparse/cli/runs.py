@@ -1,4 +1,4 @@
-"""Watch, stop and resume runs: `python launch/runs.py status|logs|cancel|resume [RUN...]`."""
+"""Watch, stop and resume runs: `autosparse runs status|logs|cancel|resume [RUN...]`."""
 
 import shlex
 import subprocess

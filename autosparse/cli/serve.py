@@ -1,4 +1,4 @@
-"""The report of runs as a web page that follows them: `python launch/serve.py runs`."""
+"""The report of runs as a web page that follows them: `autosparse serve runs`."""
 
 import sys
 import tempfile

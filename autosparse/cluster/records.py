@@ -192,7 +192,7 @@ class Progress:
             self.write()
 
     def tell(self, epoch: int, epochs: int, metric: str, value: float) -> None:
-        """Note the epochs of a training or fit that are done, and the newest value of its metric or loss."""
+        """Note the epochs of a training run or fit that are done, and the newest value of its metric or loss."""
         self._epoch = {"epoch": epoch, "epochs": epochs, "metric": metric, "value": value}
         self._history = self._history * (epoch > 1) + [{"epoch": epoch, "metric": metric, "test": value}]
 

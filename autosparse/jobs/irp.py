@@ -29,7 +29,7 @@ class IRPRun(TrainingRun):
         super().check()
         epochs, rewind = self.setting.make_recipe().epochs, self.config.rewind_epoch
         if rewind > epochs:
-            raise UserError(f"rewind epoch must lie in 0..{epochs}, the epochs of a training, got {rewind}")
+            raise UserError(f"rewind epoch must lie in 0..{epochs}, the epochs of a training run, got {rewind}")
 
     @property
     def folder(self) -> Path:

@@ -85,7 +85,7 @@ class PruneRun(TrainingRun):
         return AutoSCriterion.load(self.saved).looks_ahead
 
     def make_recipe(self) -> "Recipe":
-        """Return the recipe of the task, stretched to the number of trainings."""
+        """Return the recipe of the task, stretched to the number of training runs."""
         recipe = self.setting.make_recipe()
         return recipe.with_epochs(self.config.trainings * recipe.epochs)
 
@@ -217,7 +217,7 @@ class PruneRun(TrainingRun):
         checkpoint.remove()
 
     def _dynamic(self, full: "Mask", steps: int) -> "MaskUpdateCallback | None":
-        """Return the callback that changes the mask during a training of `steps` steps; None for other criteria."""
+        """Return the callback that changes the mask during a training run of `steps` steps; None for other criteria."""
         from autosparse.training.dynamic import GradualMagnitude, RigL
 
         match self.config.criterion:

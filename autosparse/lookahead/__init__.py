@@ -1,6 +1,6 @@
 """Criteria that look ahead: they train some steps from the initial weights under the mask of each round, then rewind.
 
-A probe is the first K steps of a training; the criterion scores its columns. A `Learner` trains.
+A probe is the first K steps of a training run; the criterion scores its columns. A `Learner` trains.
 """
 
 from typing import TYPE_CHECKING

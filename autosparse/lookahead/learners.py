@@ -32,7 +32,7 @@ class RecipeLearner:
     """The first K steps of a task's recipe, in an order of samples that depends on the seed and the number of weights.
 
     The results of each callback stay on disk until `forget`, so that a killed run resumes from the last checkpoint of a
-    training, and with the results of the trainings before it.
+    training, and with the results of the training runs before it.
 
     Attributes:
         data: data of this process.

@@ -1,4 +1,4 @@
-"""The probe: columns of each prunable parameter, measured in the first steps of a training; criteria of them."""
+"""The probe: columns of each prunable parameter, measured in the first steps of a training run; criteria of them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ LACKING = (
 
 
 class Probe(Callback):
-    """Measures the first K steps of a training that starts from the initial weights under a mask.
+    """Measures the first K steps of a training run that starts from the initial weights under a mask.
 
     A column has one float32 per parameter; later steps cost nothing:
 

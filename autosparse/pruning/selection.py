@@ -237,7 +237,7 @@ def _refuse_ties(scores: _Scores, value: float, drawn: tuple[int, int, int], lay
     elif value == 0:
         cause = (
             "all-zero gradients: a zero-initialized head, a backbone without gradients, a network cut in two, "
-            "or a training that diverged"
+            "or a training run that diverged"
         )
     else:
         cause = "weights set to one value or of low precision, or a criterion of few values"

@@ -100,7 +100,7 @@ class _Standing:
 
     @cached_property
     def compared(self) -> Mapping[tuple[str, float], _Comparison]:
-        """Comparisons with the best of the group by method and sparsity, and of probes by number of trainings."""
+        """Comparisons with the best of the group by method and sparsity, and of probes by number of training runs."""
         pairs = dict[tuple[str, float], Difference]()
         for (_, sparsity), (best, *others) in self.ranked.items():
             for method in others:

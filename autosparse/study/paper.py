@@ -1,8 +1,8 @@
 """The paper's tables and figures: each is a function whose docstring says its cost and the paper's result.
 
-`launch/paper.py NAME --scale full|narrow|small|smoke` runs one; `scale.py` has the networks of each scale. The numbers
-of jobs and trainings are those that `--dry-run` prints for the full scale, where a training run has 160 epochs except
-for LeNet-300-100 (100) and Tiny-ImageNet (300). `all` runs common jobs once and is 1,313 jobs, 2,326 trainings.
+`autosparse paper NAME --scale full|narrow|small|smoke` runs one; `scale.py` has the networks of each scale. The numbers
+of jobs and training runs are those that `--dry-run` prints for the full scale, where a training run has 160 epochs
+except for LeNet-300-100 (100) and Tiny-ImageNet (300). `all` runs common jobs once: 1,313 jobs, 2,326 training runs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,18 +29,18 @@ _AUTOS = (93.09, 92.63, 92.00, 88.78)  # the paper's default at `_NINETIES`: SNI
 
 
 def figure1(scale: Scale) -> list[Part]:
-    """Survival against theta, SNIP and GraSP at initialization: `python launch/paper.py figure1 --scale full`.
+    """Survival against theta, SNIP and GraSP at initialization: `autosparse paper figure1 --scale full`.
 
-    2 jobs, 21 trainings. One run of IRP (SNIP) of LeNet-300-100 on MNIST.
+    2 jobs, 21 training runs. One run of IRP (SNIP) of LeNet-300-100 on MNIST.
     To expect: no line in any of the three panels.
     """
     return [Scores("Figure 1: survival and values at initialization", "figure1", scale.irp("lenet/mnist"))]
 
 
 def figure3(scale: Scale) -> list[Part]:
-    """Criteria against sparsity on four networks: `python launch/paper.py figure3 --scale full`.
+    """Criteria against sparsity on four networks: `autosparse paper figure3 --scale full`.
 
-    807 jobs, 825 trainings. The default AutoS (IRP with SNIP of ResNet-18 on CIFAR-10 and one fit),
+    807 jobs, 825 training runs. The default AutoS (IRP with SNIP of ResNet-18 on CIFAR-10 and one fit),
     the dense networks, each criterion at six sparsities and three seeds, sanity checks of SNIP and AutoS at 98%.
     The paper: AutoS 2 points above SNIP on VGG-16 and VGG-19, 0.8 at 95% and 0.5 at 99% on ResNet-18; GraSP weak at low
     sparsity.
@@ -54,18 +54,18 @@ def figure3(scale: Scale) -> list[Part]:
 
 
 def figure4(scale: Scale) -> list[Part]:
-    """Survival and its prediction before and after the fit: `python launch/paper.py figure4 --scale full`.
+    """Survival and its prediction before and after the fit: `autosparse paper figure4 --scale full`.
 
-    3 jobs, 21 trainings. The default AutoS alone.
+    3 jobs, 21 training runs. The default AutoS alone.
     To expect: scores that rise with |theta|, and less with |grad|.
     """
     return [Predictions("Figure 4: survival and prediction", "figure4", (_autos("AutoS", scale),), before=True)]
 
 
 def figure5(scale: Scale) -> list[Part]:
-    """Predictions from theta alone and from grad alone: `python launch/paper.py figure5 --scale full`.
+    """Predictions from theta alone and from grad alone: `autosparse paper figure5 --scale full`.
 
-    4 jobs, 21 trainings. Two more fits to the labels of Figure 4.
+    4 jobs, 21 training runs. Two more fits to the labels of Figure 4.
     To expect: curves without noise, rising with |grad| and |theta|.
     """
     fits = (_autos("Only Grad", scale, features=("grad",)), _autos("Only Param", scale, features=("theta",)))
@@ -73,9 +73,9 @@ def figure5(scale: Scale) -> list[Part]:
 
 
 def figure6(scale: Scale) -> list[Part]:
-    """AutoS by labels and backbone, compared with iterative pruning: `python launch/paper.py figure6 --scale full`.
+    """AutoS by labels and backbone, compared with iterative pruning: `autosparse paper figure6 --scale full`.
 
-    240 jobs, 396 trainings. Three fits, two runs of IRP (magnitude, which is LTH, and SNIP) on each of four
+    240 jobs, 396 training runs. Three fits, two runs of IRP (magnitude, which is LTH, and SNIP) on each of four
     networks, three seeds of each fit at six sparsities.
     The paper: the three fits are alike except on LeNet and VGG; a gap to iterative pruning remains.
     """
@@ -93,9 +93,9 @@ def figure6(scale: Scale) -> list[Part]:
 
 
 def table1(scale: Scale) -> list[Part]:
-    """Criteria on ResNet-18 and Tiny-ImageNet: `python launch/paper.py table1 --scale full`.
+    """Criteria on ResNet-18 and Tiny-ImageNet: `autosparse paper table1 --scale full`.
 
-    63 jobs, 81 trainings. Four criteria at 30, 50, 70 and 90% and three seeds, sanity checks, the dense network,
+    63 jobs, 81 training runs. Four criteria at 30, 50, 70 and 90% and three seeds, sanity checks, the dense network,
     and the default AutoS, whose labels come from ResNet-18 on CIFAR-10.
     The paper: NPB best, AutoS second.
     """
@@ -110,9 +110,9 @@ def table1(scale: Scale) -> list[Part]:
 
 
 def table2(scale: Scale) -> list[Part]:
-    """Inputs of AutoS: `python launch/paper.py table2 --scale full`.
+    """Inputs of AutoS: `autosparse paper table2 --scale full`.
 
-    53 jobs, 69 trainings. Three fits to one run of IRP.
+    53 jobs, 69 training runs. Three fits to one run of IRP.
     The paper: both inputs together gain a point at 99%.
     """
     methods = (
@@ -124,9 +124,9 @@ def table2(scale: Scale) -> list[Part]:
 
 
 def table3(scale: Scale) -> list[Part]:
-    """Criterion of the IRP that labels come from: `python launch/paper.py table3 --scale full`.
+    """Criterion of the IRP that labels come from: `autosparse paper table3 --scale full`.
 
-    41 jobs, 78 trainings. Two runs of IRP, a fit to each.
+    41 jobs, 78 training runs. Two runs of IRP, a fit to each.
     The paper: SNIP's labels win from 95% on.
     """
     methods = (
@@ -137,9 +137,9 @@ def table3(scale: Scale) -> list[Part]:
 
 
 def table4(scale: Scale) -> list[Part]:
-    """Data and network that labels come from, and backbone: `python launch/paper.py table4 --scale full`.
+    """Data and network that labels come from, and backbone: `autosparse paper table4 --scale full`.
 
-    97 jobs, 168 trainings. Four runs of IRP, two fits to each, three seeds at three sparsities.
+    97 jobs, 168 training runs. Four runs of IRP, two fits to each, three seeds at three sparsities.
     The paper: labels of VGG-19 and Tiny-ImageNet collapse at 99%, the backbone matters little.
     """
     sparsities = (0.9, 0.95, 0.99)
@@ -158,9 +158,9 @@ def table4(scale: Scale) -> list[Part]:
 
 
 def table5(scale: Scale) -> list[Part]:
-    """Iterations of the IRP: `python launch/paper.py table5 --scale full`.
+    """Iterations of the IRP: `autosparse paper table5 --scale full`.
 
-    55 jobs, 211 trainings. 163 of them are for the labels.
+    55 jobs, 211 training runs. 163 of them are for the labels.
     The paper: 20 iterations do as well as 100.
     """
     methods = (
@@ -174,9 +174,9 @@ def table5(scale: Scale) -> list[Part]:
 
 
 def table6(scale: Scale) -> list[Part]:
-    """Merged labels, and what cures that of 20, 40 and 100 iterations: `python launch/paper.py table6 --scale full`.
+    """Merged labels, and what cures that of 20, 40 and 100 iterations: `autosparse paper table6 --scale full`.
 
-    84 jobs, 298 trainings.
+    84 jobs, 298 training runs.
     The paper: that merge falls to 47.56 and 10.00 at 95 and 99%. Two more rows, not in the paper: its labels as minima
     and maxima of each run bring them to one scale, and as the logarithm of the density at death.
     """
@@ -195,9 +195,9 @@ def table6(scale: Scale) -> list[Part]:
 
 
 def table8(scale: Scale) -> list[Part]:
-    """Batch size and learning rate of the fit: `python launch/paper.py table8 --scale full`.
+    """Batch size and learning rate of the fit: `autosparse paper table8 --scale full`.
 
-    77 jobs, 87 trainings. Nine fits to one run of IRP.
+    77 jobs, 87 training runs. Nine fits to one run of IRP.
     The paper: 95% is robust but at the ends, 99% is not.
     """
     reported = [
@@ -213,9 +213,9 @@ def table8(scale: Scale) -> list[Part]:
 
 
 def table9(scale: Scale) -> list[Part]:
-    """Concordance of survival between runs of IRP: `python launch/paper.py table9 --scale full`.
+    """Concordance of survival between runs of IRP: `autosparse paper table9 --scale full`.
 
-    37 jobs, 756 trainings. LeNet-300-100 on MNIST by four criteria, from the same initial weights and from
+    37 jobs, 756 training runs. LeNet-300-100 on MNIST by four criteria, from the same initial weights and from
     others, three repetitions: 36 runs of IRP.
     The paper: near 0 except for SNIP with SNIP (0.24), magnitude with magnitude (0.16), both (0.12).
     """
@@ -245,9 +245,9 @@ def table9(scale: Scale) -> list[Part]:
 
 
 def authors(scale: Scale) -> list[Part]:
-    """The protocol of the authors' code and ours: `python launch/paper.py authors --scale small`.
+    """The protocol of the authors' code and ours: `autosparse paper authors --scale small`.
 
-    130 jobs, 243 trainings. LeNet-300-100 from Kaiming normal and from PyTorch's initial weights, and ResNet-18 on
+    130 jobs, 243 training runs. LeNet-300-100 from Kaiming normal and from PyTorch's initial weights, and ResNet-18 on
     CIFAR-10: SNIP with both modes of batch norm, magnitude, AutoS by our protocol and by theirs (see `_AUTHORS`), three
     seeds at 95 and 99%, and masks shuffled within layers.
     To expect: from PyTorch's initial weights AutoS below SNIP; shuffled masks on par with the others or better.

@@ -234,7 +234,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Overview:
-    """All results of a set of runs, as `launch/report.py` shows them."""
+    """All results of a set of runs, as `autosparse report` shows them."""
 
     runs: tuple[Job, ...]
     """Runs of any kind, with those that they need."""

@@ -50,7 +50,7 @@ _STEPS: Mapping[str, Mapping[TrainingOptions, int]] = {
 
 
 def pretrained(scale: Scale) -> list[Part]:
-    """The built-in criterion at initialization: `python launch/paper.py pretrained --scale small`.
+    """The built-in criterion at initialization: `autosparse paper pretrained --scale small`.
 
     It learns from iterative pruning by magnitude, whose masks train best, in rounds, from weight, gradient and flow.
     Its runs are in OUTPUT/pretrained, because their gradients look at fewer images than the paper's. The folder of the
@@ -77,7 +77,7 @@ def pretrained(scale: Scale) -> list[Part]:
 
 
 def lookahead(scale: Scale) -> list[Part]:
-    """The built-in criterion that looks ahead: `python launch/paper.py lookahead --scale small`.
+    """The built-in criterion that looks ahead: `autosparse paper lookahead --scale small`.
 
     Runs of IRP by magnitude, seeds 0 and 1, of LeNet-300-100, ResNet-8 and a small GPT watch the first fifth of each
     training run. AutoS is fitted to (theta0, theta_K) of all of them, for five rounds, which cost one training run.

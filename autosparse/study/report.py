@@ -309,7 +309,7 @@ def _table(
             best = means == (means.max() if better == "higher" else means.min())
             table.loc[best, column] = "**" + table.loc[best, column] + "**"
     bold = "; bold: the best of its column" if marked else ""
-    caption = f"{meaning[0].upper()}{meaning[1:]}{unit}; {over}; cost in trainings{note}{bold}."
+    caption = f"{meaning[0].upper()}{meaning[1:]}{unit}; {over}; cost in training runs{note}{bold}."
     return caption, table.loc[sorted(table.index, key=[*names].index)]
 
 

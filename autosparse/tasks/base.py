@@ -34,7 +34,7 @@ class Task(Protocol):
 
     @property
     def recipe(self) -> "Recipe":
-        """Recipe of a training, a property or a field; `--epochs`, `--batch-size` and `--learning-rate` change it."""
+        """Recipe of training, a property or a field; `--epochs`, `--batch-size` and `--learning-rate` change it."""
 
     def model(self) -> "nn.Module":
         """Return a fresh model on the CPU, its weights drawn from PyTorch's global generator."""

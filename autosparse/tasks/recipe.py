@@ -14,7 +14,7 @@ SET = tyro.conf.Suppress  # marks fields that have an option of their own for ev
 
 @dataclass(frozen=True)
 class Recipe(Config):
-    """All options of a training except network, data and seed."""
+    """All options of a training run except network, data and seed."""
 
     epochs: Annotated[int, Bounds(1), SET]
     optimizer: Literal["sgd", "nesterov", "adam", "adamw"]

@@ -14,14 +14,14 @@ from autosparse.pruning import Layout, Mask, keep_top, keep_top_each
 
 
 class Callback:
-    """Called around every step of a training; its state is saved in the checkpoints of the training.
+    """Called around every step of a training run; its state is saved in the checkpoints of the training.
 
     This class does nothing; subclasses override methods. Every process has its own callback, and all processes must
     return the same mask.
     """
 
     def start(self, model: nn.Module, mask: Mask) -> Mask:
-        """Return the mask to hold from the first step on; called after `load_state_dict` when a training resumes."""
+        """Return the mask to hold from the first step on; called after `load_state_dict` when a run resumes."""
         return mask
 
     def gradients(self, step: int, model: nn.Module) -> None:

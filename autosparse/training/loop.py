@@ -109,7 +109,7 @@ def train(
     batches = data.training(recipe.batch_size, seed, recipe.augment, recipe.accumulate)
     last = recipe.epochs * len(batches) if steps is None else steps
     if last > recipe.epochs * len(batches):
-        raise UserError(f"{last:,} steps are more than the {recipe.epochs * len(batches):,} of a training")
+        raise UserError(f"{last:,} steps are more than the {recipe.epochs * len(batches):,} of a training run")
     progress(first_epoch * len(batches) + first_step)
     # Compiled inside the wrapper: torch.compile silently skips the forward pass of DistributedDataParallel.
     compiled = torch.compile(model) if recipe.compile else model
@@ -212,7 +212,7 @@ def _to_channels_last(batch: Any, recipe: Recipe) -> Any:
 
 
 def summarize(history: list[Epoch], better: str = "higher") -> dict[str, Any]:
-    """Return the results of a training on the test samples, as tables show them.
+    """Return the results of a training run on the test samples, as tables show them.
 
     Args:
         history: results of the epochs.

@@ -41,7 +41,7 @@ def test_built_in_criterion_is_a_small_table() -> None:
     assert sum(path.stat().st_size for path in FOLDER.glob("table.*")) < 500_000
     card = json.loads((FOLDER / "autos.json").read_text())["card"]
     assert {run["dataset"] for run in card["runs"]} == {"mnist", "fashion-mnist", "cifar10"}
-    assert "python launch/paper.py pretrained --scale small" in (FOLDER / "README.md").read_text()
+    assert "autosparse paper pretrained --scale small" in (FOLDER / "README.md").read_text()
 
 
 @pytest.mark.parametrize("criterion", ["pretrained", "lookahead"])

@@ -32,7 +32,7 @@ def test_tables_and_figures_at_smoke_scale(tmp_path: Path, capsys: pytest.Captur
     report = tmp_path / "paper" / "-".join(names)
     text = (report / "report.md").read_text()
     for name in names:
-        assert f"python launch/paper.py {name} --scale smoke" in text
+        assert f"autosparse paper {name} --scale smoke" in text
     assert "nan" not in text.lower()
     page = (report / "index.html").read_text()
     images = re.findall(r"\((figures/[^)]*)\)", text)
@@ -112,18 +112,18 @@ def test_default_autos_or_the_last_row_has_the_sanity_checks() -> None:
 @pytest.mark.parametrize("name", ["demo", "authors", *PLANS])
 def test_docstring_has_the_numbers_of_the_dry_run(name: str) -> None:
     command, body = (inspect.getdoc(EXPERIMENTS[name]) or "").split("\n\n", 1)
-    assert f": `python launch/{'demo.py' if name == 'demo' else f'paper.py {name}'}" in command
+    assert f": `autosparse {'demo' if name == 'demo' else f'paper {name}'}" in command
     assert body.startswith(f"{in_all(stages((name,), find_scale(name)))}.")
 
 
 def test_description_has_one_line_per_stage_and_one_for_all() -> None:
     assert describe(stages(("table4",), FULL)) == [
-        "irp: 4 jobs, 21 trainings of 100 epochs, 42 trainings of 160 epochs, 21 trainings of 300 epochs",
+        "irp: 4 jobs, 21 training runs of 100 epochs, 42 training runs of 160 epochs, 21 training runs of 300 epochs",
         "autos: 8 jobs",
-        "prune: 3 jobs, 3 trainings of 160 epochs",
-        "prune-autos: 81 jobs, 81 trainings of 160 epochs",
+        "prune: 3 jobs, 3 training runs of 160 epochs",
+        "prune-autos: 81 jobs, 81 training runs of 160 epochs",
         "report: 1 jobs",
-        "in all: 97 jobs, 168 trainings",
+        "in all: 97 jobs, 168 training runs",
     ]
     assert in_all(stages(tuple(PLANS), FULL)) in " ".join((paper.__doc__ or "").split())
 
@@ -147,7 +147,7 @@ def test_dry_run_without_data_counts_the_jobs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AUTOSPARSE_DATA", str(tmp_path / "none"))
     assert script("paper", "table2", "--dry-run", "--cluster", "inline") == 0
-    assert "in all: 53 jobs, 69 trainings" in capsys.readouterr().out.splitlines()
+    assert "in all: 53 jobs, 69 training runs" in capsys.readouterr().out.splitlines()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,7 +169,7 @@ def test_built_in_criterion_is_made_at_smoke_scale(name: str, features: tuple[st
     launch_graph(stages((name,), find_scale(name, "smoke", tmp_path)), HERE, tmp_path)
     report = tmp_path / "paper" / name
     text = (report / "report.md").read_text()
-    assert f"python launch/paper.py {name} --scale smoke" in text
+    assert f"autosparse paper {name} --scale smoke" in text
     assert "| lenet-300-100_digits_magnitude_n2" in text
     assert re.search(r"kept by network and lookup table alike, % \| \d+\.\d\d \|", text)
     table = LookupTable.load(report / name)
