@@ -17,7 +17,7 @@ class Run:
     """Run what the results of a track lack, add it to the results, and print the board."""
 
     track: str = "lenet"
-    """Network, data, recipe and seeds: lenet, resnet8, resnet20 (for a GPU), or digits for a trial."""
+    """Network, data, recipe and seeds: lenet, resnet8, vgg7, resnet20 (for a GPU), or digits for a trial."""
     criteria: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--criterion"])] = ()
     """Criteria to run, by name or as FILE.py:FUNCTION. Default: all of the board."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = ()

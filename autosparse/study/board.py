@@ -75,6 +75,15 @@ TRACKS = {
         (0.95, 0.98, 0.99),
         (200, 201, 202, 203, 204),
     ),
+    "vgg7": Track(
+        TrainingOptions(
+            task=Images(network="vgg7", source="cifar10-16", recipe_name="converged"),
+            grad_batches=20,
+        ),
+        "VGG-7 on CIFAR-10 at 16 x 16, 16 epochs of SGD with Nesterov momentum along a cosine",
+        (0.95, 0.98, 0.99),
+        (200, 201, 202),
+    ),
     "resnet20": Track(
         TrainingOptions(task=Images(network="resnet20", source="cifar10", recipe_name="strong"), grad_batches=20),
         "ResNet-20 on CIFAR-10, 160 epochs of SGD with Nesterov momentum",

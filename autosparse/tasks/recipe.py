@@ -106,6 +106,7 @@ STRONG: dict[str, Recipe] = dict.fromkeys(("resnet20", "resnet18", "vgg16", "vgg
 CONVERGED: dict[str, Recipe] = {
     "lenet-300-100": Recipe(12, "adam", 1.2e-3, weight_decay=1e-4, cosine=True),
     "resnet8": replace(_NARROW_SHORT, epochs=16),
+    "vgg7": replace(_NARROW_SHORT, epochs=16),
 }
 
 RecipeName = Literal["short", "paper", "strong", "converged"]
