@@ -1,5 +1,3 @@
-"""Slurm's commands as programs that only answer; a real Slurm is for tests/slurm."""
-
 from pathlib import Path
 
 
@@ -9,21 +7,21 @@ class Commands:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.calls_file = folder / "calls"
-        for name, text in {
-            "sinfo": "true",
-            "srun": "true",
-            "sbatch": "echo Submitted batch job 4242",
-            "squeue": "true",
-            "scancel": "true",
-            "scontrol": "true",
-        }.items():
-            self.answer(name, text)
+        for name in ("sinfo", "srun", "squeue", "scancel", "scontrol"):
+            self.answer(name, "true")
+        self.answer("sbatch", "echo Submitted batch job 4242")
 
     def answer(self, name: str, script: str) -> None:
         """Let a command run this shell script."""
         program = self.folder / name
         program.write_text(f'#!/bin/sh\necho "{name} $*" >>"{self.calls_file}"\n{script}\n')
         program.chmod(0o755)
+
+    def number_jobs(self, after: int = 0) -> None:
+        """Let sbatch number its jobs, from the next number on."""
+        file = self.folder / "number"
+        file.write_text(str(after))
+        self.answer("sbatch", f'n=$(($(cat "{file}") + 1)); echo $n >"{file}"; echo Submitted batch job $n')
 
     def calls(self, name: str) -> list[str]:
         """How a command was called until now."""

@@ -31,6 +31,10 @@ ROOT = Path(__file__).parents[1]
 SMALL_IRP = ("--dataset", "digits", "--iterations", "4", "--epochs", "2")
 RUN = "lenet-300-100_digits_snip_n4_s0"
 
+Script = Callable[..., int]
+Patch = pytest.MonkeyPatch
+Capture = pytest.CaptureFixture[str]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate", action="store_true", help="write golden files anew instead of comparing")
@@ -54,7 +58,7 @@ def _denormals() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def restore_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def restore_threads(monkeypatch: Patch) -> Iterator[None]:
     """Undo the number of threads that a job in this process sets: sums in another order have other bits."""
     monkeypatch.setenv("OMP_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
     threads = torch.get_num_threads()
@@ -68,7 +72,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def keep_temporary_files_in_one_folder(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def keep_temporary_files_in_one_folder(runtime: Path, monkeypatch: Patch) -> None:
     monkeypatch.setenv("TMPDIR", str(runtime))
 
 
@@ -97,17 +101,12 @@ def convolutional() -> nn.Module:
     """A network with batch norm and dropout, for images of 8 x 8."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Dropout(),
-        nn.Linear(8 * 64, 10),
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(8 * 64, 10)
     )
 
 
 @pytest.fixture
-def commands(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Commands:
+def commands(tmp_path_factory: pytest.TempPathFactory, monkeypatch: Patch) -> Commands:
     """Slurm's commands, first on PATH."""
     folder = tmp_path_factory.mktemp("bin")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -137,7 +136,7 @@ def run_script(name: str, *arguments: str) -> int:
 
 
 @pytest.fixture
-def script() -> Callable[..., int]:
+def script() -> Script:
     return run_script
 
 

@@ -3,8 +3,6 @@
 import itertools
 import json
 import shutil
-import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +27,9 @@ from autosparse.store.schema import LEDGER, MARKER
 from autosparse.store.storage import Folder
 from autosparse.tasks import Data
 from autosparse.training import Recipe, train
-from tests.conftest import RUN, SMALL_IRP, tree
+from tests.conftest import Patch, tree
 from tests.models import GPT, digits
 from tests.tasks.attention import Language
-from tests.waiting import waiting_irp
 
 N = 3
 RECIPE = Recipe(1, "nesterov", 0.05, batch_size=128)
@@ -129,12 +126,7 @@ def test_triples_are_the_results_of_algorithm_2(network: str, accelerator: Accel
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("number", [1, 3, 5, 6])  # theta and grad, the second of three masks, survival, the marker
 def test_run_killed_around_a_commit_ends_with_the_same_bytes(
-    number: int,
-    when: str,
-    whole: dict[str, bytes],
-    accelerator: Accelerator,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    number: int, when: str, whole: dict[str, bytes], accelerator: Accelerator, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     original, calls = Folder.put, 0
 
@@ -160,45 +152,25 @@ def test_run_killed_around_a_commit_ends_with_the_same_bytes(
         assert len(trained) == (when == "before")
 
 
-@pytest.fixture(scope="module")
-def probed(accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run with probes."""
-    folder = tmp_path_factory.mktemp("probed")
-    run(folder, accelerator, config=PROBED)
-    return folder
-
-
 def test_probes_store_columns_and_change_nothing_else(
-    probed: Path, whole: dict[str, bytes], accelerator: Accelerator, tmp_path: Path
+    whole: dict[str, bytes], accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    store = TripleStore.open(probed)
+    run(tmp_path, accelerator, config=PROBED)
+    store = TripleStore.open(tmp_path)
     assert store.problems() == []
     assert store.columns == ["probe-gradient", "probe-theta", "probe-rms"]
-    plain = tree(probed)
+    plain = tree(tmp_path)
     for name, content in whole.items():  # all else is as it was without
         if name == "history.json" or "/c/" in name:
             assert plain[name] == content
     data = digits()
     for i in range(N):
         model = fresh()
-        model.load_state_dict(load_file(probed / "initial.safetensors"))
+        model.load_state_dict(load_file(tmp_path / "initial.safetensors"))
         probe = Probe(store.layout, 4, PROBED.probe_columns)
         train(model, store.mask(i), data, RECIPE, accelerator, callback=probe, steps=4)
         for name, values in probe.columns.items():
             assert np.array_equal(store.probe(name, i), values[store.mask(i).kept].numpy())
-
-
-def test_run_with_probes_killed_in_training_ends_with_the_same_bytes(
-    probed: Path, accelerator: Accelerator, tmp_path: Path
-) -> None:
-    interrupt(tmp_path, accelerator, 15, PROBED)
-    run(tmp_path, accelerator, config=PROBED)
-    assert tree(tmp_path) == tree(probed)
-
-
-def test_a_probe_longer_than_a_training_raises(accelerator: Accelerator, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a probe of 11 steps is longer than the training, of 10"):
-        run(tmp_path, accelerator, config=replace(CONFIG, probe_steps=11))
 
 
 def test_rewind_epoch_restores_the_state_after_that_epoch(accelerator: Accelerator, tmp_path: Path) -> None:
@@ -230,6 +202,7 @@ def test_authors_protocol_prunes_first_and_rewinds_weights_alone(
     arrays = [name for name in tree(authors) if "/c/" in name]
     assert {name: tree(tmp_path)[name] for name in arrays} == {name: tree(authors)[name] for name in arrays}
     initial, store = load_file(authors / "initial.safetensors"), TripleStore.open(authors)
+    assert store.densities == pytest.approx([1.0, 1 - 0.95 / 3, 1 - 1.9 / 3, 0.05], abs=1e-3)  # linear
     assert all(torch.equal(value, seen[0][name]) for name, value in initial.items())
     for i, before in ((1, initial), (2, seen[1])):
         model = fresh()
@@ -256,14 +229,6 @@ def test_authors_protocol_killed_in_training_ends_with_the_same_bytes_or_names_a
     interrupt(resumed, accelerator, 25, AUTHORS)  # while the history of a complete store is made again
     run(resumed, accelerator, config=AUTHORS)
     assert tree(resumed) == tree(authors)
-
-
-def test_linear_schedule_reaches_its_densities(accelerator: Accelerator, tmp_path: Path) -> None:
-    config = IRPConfig(criterion="random", iterations=2, schedule="linear", final_sparsity=0.9, order_seed=1)
-    run(tmp_path, accelerator, config=config)
-    store = TripleStore.open(tmp_path)
-    assert store.problems() == []
-    assert store.densities == pytest.approx([1.0, 0.55, 0.1], abs=1e-3)
 
 
 def test_nan_score_raises_and_names_iteration_and_layer(accelerator: Accelerator, tmp_path: Path) -> None:
@@ -380,19 +345,13 @@ def test_damaged_checkpoint_raises_and_that_of_another_run_is_ignored(
     assert tree(tmp_path / "a") == whole
 
 
-def test_criterion_for_one_sparsity_raises(accelerator: Accelerator, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="scores for one final sparsity, and IRP has one an iteration"):
-        run(tmp_path, accelerator, criterion=make_criterion("synflow"))
-
-
-def test_command_killed_by_sigkill_ends_with_the_same_bytes(
-    irp_run: Path, script: Callable[..., int], tmp_path: Path
-) -> None:
-    process = waiting_irp(50, tmp_path)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert script("irp", *SMALL_IRP, "--output", tmp_path) == 0
-    folder = tmp_path / "irp" / RUN
-    assert tree(folder / "triples.zarr") == tree(irp_run / "triples.zarr")
-    assert tree(folder)["history.json"] == tree(irp_run)["history.json"]
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"criterion": make_criterion("synflow")}, "scores for one final sparsity, and IRP has one an iteration"),
+        ({"config": replace(CONFIG, probe_steps=11)}, "a probe of 11 steps is longer than a training, which has 10"),
+    ],
+)
+def test_what_irp_cannot_do_raises(wrong: Any, message: str, accelerator: Accelerator, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, accelerator, **wrong)

@@ -59,7 +59,7 @@ def lease(
 
 
 def holder_of(folder: Path) -> dict[str, Any] | None:
-    """Return the `host`, `pid` and `job` that work on a run; None if none do, as far as this machine and its clock tell."""
+    """Return the `host`, `pid` and `job` that work on a run; None if none do, as far as this machine can tell."""
     newest = _newest(folder)
     with suppress(FileNotFoundError):  # superseded just now
         if newest and (holder := _holder(newest)):

@@ -11,6 +11,7 @@ from autosparse.cluster import Resources
 from autosparse.cluster.submit import scripts, submit_array
 from autosparse.errors import UserError
 from tests.commands import Commands
+from tests.conftest import Capture, Patch
 
 GOLDEN = Path(__file__).parent / "golden"
 EVERYTHING = Resources(
@@ -62,9 +63,7 @@ def test_batch_scripts(name: str, tmp_path: Path, request: pytest.FixtureRequest
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_asks_slurm_only_for_its_limits(
-    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dry_run_asks_slurm_only_for_its_limits(commands: Commands, tmp_path: Path, monkeypatch: Patch) -> None:
     there = dry_run(3, Resources(), tmp_path / "logs")
     assert {call.split()[0] for call in commands.calls_file.read_text().splitlines()} == {"scontrol"}
     monkeypatch.setenv("PATH", os.environ["PATH"].replace(str(commands.folder), "/nowhere"))
@@ -117,7 +116,7 @@ REQUEST = (
     ],
 )
 def test_refusal_is_one_line_with_the_request(
-    said: str, resources: Resources, shown: str, commands: Commands, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    said: str, resources: Resources, shown: str, commands: Commands, tmp_path: Path, capfd: Capture
 ) -> None:
     commands.answer("sbatch", f'cat >&2 <<"END"\n{said}\nEND\nexit 1')
     with pytest.raises(UserError) as caught:
@@ -147,9 +146,7 @@ def test_job_that_would_never_start_is_cancelled(reason: str, never: bool, comma
     assert commands.calls("scancel") == ["scancel 4242_0 4242_1"] * never
 
 
-def test_submission_inside_a_job_hides_its_environment(
-    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_submission_inside_a_job_hides_its_environment(commands: Commands, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setenv("SLURM_CONF", "/etc/other/slurm.conf")
     for name in ("SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "SBATCH_PARTITION", "SUBMITIT_EXECUTOR", "WORLD_SIZE"):
         monkeypatch.setenv(name, "3")

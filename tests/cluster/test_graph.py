@@ -10,7 +10,7 @@ from autosparse.cluster import Resources, Stage, launch_graph, status
 from autosparse.errors import UserError
 from tests.cluster.jobs import Note
 from tests.commands import Commands
-from tests.conftest import tree
+from tests.conftest import Capture, tree
 
 
 def graph(output: Path, fail: str = "") -> list[Stage]:
@@ -37,7 +37,7 @@ def words(output: Path) -> set[str]:
 
 @pytest.mark.parametrize("cluster", ["inline", "local"])
 def test_failed_stage_stops_only_later_stages_and_the_same_command_resumes(
-    cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cluster: str, tmp_path: Path, capsys: Capture
 ) -> None:
     resources = Resources(cluster=cluster)
     with pytest.raises(UserError, match="3 of 6 runs failed"):
@@ -59,24 +59,16 @@ def test_failed_stage_stops_only_later_stages_and_the_same_command_resumes(
     assert spans["end"][0] >= max(spans["d"][1], spans["e"][1])
 
 
-def test_run_with_new_input_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def stages(word: str) -> list[Stage]:
-        return [
-            Stage("a", (Note(tmp_path, "a"),)),
-            Stage("d", (Note(tmp_path, "d", reads=("a",)),), after=("a",)),
-        ]
-
-    launch_graph(stages("a"), Resources(cluster="inline"), tmp_path)
+def test_run_with_new_or_missing_input_is_refused(tmp_path: Path) -> None:
+    stages = [Stage("a", (Note(tmp_path, "a"),)), Stage("d", (Note(tmp_path, "d", reads=("a",)),), after=("a",))]
+    launch_graph(stages, Resources(cluster="inline"), tmp_path)
     (tmp_path / "note_a" / "word").unlink()
-    launch_graph(stages("a"), Resources(cluster="inline"), tmp_path)  # the same again: nothing to complain about
+    launch_graph(stages, Resources(cluster="inline"), tmp_path)  # the same again: nothing to complain about
     (tmp_path / "note_a" / "word").write_text("other")
     with pytest.raises(UserError, match=r"is a run with read = \['a'\], asked for is \['other'\]"):
-        launch_graph(stages("a"), Resources(cluster="inline"), tmp_path)
-
-
-def test_missing_input_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no a"):
-        launch_graph([Stage("d", (Note(tmp_path, "d", reads=("a",)),))], Resources(cluster="inline"), tmp_path)
+        launch_graph(stages, Resources(cluster="inline"), tmp_path)
+    with pytest.raises(UserError, match="there is no b"):
+        launch_graph([Stage("e", (Note(tmp_path, "e", reads=("b",)),))], Resources(cluster="inline"), tmp_path)
 
 
 def dependencies(scripts: str) -> dict[str, str | None]:
@@ -89,11 +81,8 @@ def dependencies(scripts: str) -> dict[str, str | None]:
     return found
 
 
-def test_each_stage_is_one_array_with_dependencies(
-    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    number = f'n=$(($(cat "{tmp_path}/n" 2>/dev/null || echo 0) + 1)); echo $n >"{tmp_path}/n"'
-    commands.answer("sbatch", f"{number}; echo Submitted batch job $n")
+def test_each_stage_is_one_array_with_dependencies(commands: Commands, tmp_path: Path, capsys: Capture) -> None:
+    commands.number_jobs()
     output = tmp_path / "out"
     resources = Resources(partition="gpu", nodes=2, gpus_per_node=2)
     launch_graph(graph(output), Resources(partition="gpu", nodes=2, gpus_per_node=2, dry_run=True), output)
@@ -108,7 +97,7 @@ def test_each_stage_is_one_array_with_dependencies(
 
     # the same again, while the second head still waits: only what is not in the queue, after what is
     commands.answer("squeue", "echo '2|PENDING|Priority'")
-    Path(tmp_path, "n").write_text("10")
+    commands.number_jobs(after=10)
     for word in "abd":
         (output / f"note_{word}" / "word").write_text(word)
     launch_graph(graph(output), resources, output)
@@ -118,13 +107,12 @@ def test_each_stage_is_one_array_with_dependencies(
 
 
 def test_queued_tail_is_replaced_when_its_head_is_submitted_again(commands: Commands, tmp_path: Path) -> None:
-    number = f'n=$(($(cat "{tmp_path}/n" 2>/dev/null || echo 0) + 1)); echo $n >"{tmp_path}/n"'
-    commands.answer("sbatch", f"{number}; echo Submitted batch job $n")
+    commands.number_jobs()
     output, resources = tmp_path / "out", Resources(partition="gpu")
     launch_graph(graph(output), resources, output)
     # one of the first array (1) has failed, all else waits or runs; e and its head c are left alone
     commands.answer("squeue", 'for n in 1_1 2 3 4 5; do echo "$n|PENDING|Dependency"; done')
-    Path(tmp_path, "n").write_text("10")
+    commands.number_jobs(after=10)
     launch_graph(graph(output), resources, output)
     said = {word: json.loads((output / f"note_{word}" / "job.json").read_text())["job"] for word in ("a", "b", "e")}
     assert said == {"a": "11", "b": "1_1", "e": "4"}
@@ -133,7 +121,7 @@ def test_queued_tail_is_replaced_when_its_head_is_submitted_again(commands: Comm
     assert commands.calls("scancel") == ["scancel 3 5"]
 
 
-def test_dry_run_names_damaged_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_names_damaged_outputs(tmp_path: Path, capsys: Capture) -> None:
     stages = [Stage("a", (Damaged(tmp_path, "a"),)), Stage("b", (Note(tmp_path, "b"),), after=("a",))]
     with pytest.raises(UserError, match="2 of 2 runs failed"):
         launch_graph(stages, Resources(cluster="inline", dry_run=True), tmp_path)
@@ -144,11 +132,8 @@ def test_dry_run_names_damaged_outputs(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_refused_stage_cancels_earlier_stages(commands: Commands, tmp_path: Path) -> None:
-    commands.answer(
-        "sbatch",
-        'case "$*" in *) grep -q job-name=d "$1" && { echo "sbatch: error: no" >&2; exit 1; }; esac; '
-        "echo Submitted batch job 4242",
-    )
+    refused = 'grep -q job-name=d "$1" && { echo "sbatch: error: no" >&2; exit 1; }'
+    commands.answer("sbatch", f"{refused}; echo Submitted batch job 4242")
     with pytest.raises(UserError, match="Slurm refuses: no"):
         launch_graph(graph(tmp_path / "out"), Resources(partition="gpu"), tmp_path / "out")
     assert "4242" in commands.calls("scancel")[-1]

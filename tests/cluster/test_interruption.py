@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from autosparse.cluster import interruption, process
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Patch
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
@@ -64,7 +64,7 @@ with interruption.listening():
 
 
 @pytest.mark.parametrize("step", [0.01, 9.0])
-def test_processes_agree_every_few_seconds(step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_agree_every_few_seconds(step: float, monkeypatch: Patch) -> None:
     """Every few seconds, or at every step that is longer; this world is of one process, which asks all the same."""
     now, asked = 1000.0, list[float]()
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)

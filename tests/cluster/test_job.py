@@ -9,6 +9,7 @@ from autosparse.cluster.attempt import Attempt
 from autosparse.cluster.job import failure
 from autosparse.errors import UserError
 from tests.cluster.jobs import Note
+from tests.conftest import Patch
 
 
 def status(job: Note) -> dict:
@@ -22,7 +23,7 @@ def error(job: Note) -> str:
 
 
 @pytest.fixture
-def on_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def on_slurm(monkeypatch: Patch, tmp_path: Path) -> None:
     """As Slurm starts a job that it has queued again three times."""
     given = {"JOB_ID": "42", "NTASKS": "1", "JOB_NUM_NODES": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
     for name, value in {**given, "RESTART_COUNT": "3"}.items():

@@ -10,11 +10,11 @@ from autosparse.cluster import Resources, launch, status
 from autosparse.errors import UserError
 from tests.cluster.jobs import Note
 from tests.commands import Commands
-from tests.conftest import tree
+from tests.conftest import Capture, Patch, tree
 
 
 @pytest.mark.parametrize("cluster", ["inline", "local"])
-def test_every_job_runs_and_leaves_its_record(cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_job_runs_and_leaves_its_record(cluster: str, tmp_path: Path, capsys: Capture) -> None:
     output = tmp_path / "with space"
     jobs = [Note(output, "a"), Note(output, "b", fail="user"), Note(output, "c", fail="bug"), Note(output, "d")]
     with pytest.raises(UserError, match="2 of 4 runs failed"):
@@ -28,6 +28,8 @@ def test_every_job_runs_and_leaves_its_record(cluster: str, tmp_path: Path, caps
     environment = json.loads((jobs[0].folder / "environment.json").read_text())
     assert environment["versions"]["zarr"]
     assert environment["jobs"] == []  # ids of Slurm: a process number is none
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert environment["commit"].rstrip("+") == head.stdout.strip()
     states = [json.loads((job.folder / "status.json").read_text())["state"] for job in jobs]
     assert states == ["complete", "failed", "failed", "complete"]
     assert "ZeroDivisionError" in (jobs[2].folder / "logs" / "rank0.log").read_text()
@@ -36,7 +38,7 @@ def test_every_job_runs_and_leaves_its_record(cluster: str, tmp_path: Path, caps
         assert logs == ["autosparse.errors.UserError: no such word", "in two lines"]
 
 
-def test_sys_exit_fails_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sys_exit_fails_one_run(tmp_path: Path, capsys: Capture) -> None:
     jobs = [Note(tmp_path, "a", fail="exit"), Note(tmp_path, "b")]
     with pytest.raises(UserError, match="1 of 2 runs failed"):
         launch(jobs, Resources(cluster="inline"), tmp_path, "notes")
@@ -45,17 +47,10 @@ def test_sys_exit_fails_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert jobs[1].is_complete()
 
 
-def test_process_that_failed_first_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_process_that_failed_first_is_reported(tmp_path: Path, capsys: Capture) -> None:
     with pytest.raises(UserError, match="1 of 1 runs failed"):
         launch([Note(tmp_path, "a", fail="rank 1")], Resources(cluster="local", tasks_per_node=2), tmp_path, "notes")
     assert "the second process has had enough" in capsys.readouterr().err
-
-
-def test_run_without_output_takes_other_options(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="1 of 1 runs failed"):
-        launch([Note(tmp_path, "a", fail="user")], Resources(cluster="inline"), tmp_path, "notes")
-    launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
-    assert yaml.safe_load((tmp_path / "note_a" / "config.yaml").read_text())["fail"] == ""
 
 
 def test_local_tasks_form_one_group(tmp_path: Path) -> None:
@@ -64,15 +59,18 @@ def test_local_tasks_form_one_group(tmp_path: Path) -> None:
     assert [json.loads((job.folder / f"span{rank}").read_text())[2] for rank in (0, 1)] == [2, 2]
 
 
-def test_folder_with_other_options_is_refused(tmp_path: Path) -> None:
+def test_other_options_are_taken_without_output_and_refused_with_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="1 of 1 runs failed"):
+        launch([Note(tmp_path, "a", fail="user")], Resources(cluster="inline"), tmp_path, "notes")
     launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
+    assert yaml.safe_load((tmp_path / "note_a" / "config.yaml").read_text())["fail"] == ""
     with pytest.raises(UserError, match="is a run with fail = , asked for is user"):
         launch([Note(tmp_path, "a", fail="user")], Resources(cluster="inline"), tmp_path, "notes")
     with pytest.raises(UserError, match="two runs of this grid have the folder"):
         launch([Note(tmp_path, "b")] * 2, Resources(cluster="inline"), tmp_path, "notes")
 
 
-def test_dry_run_prints_runs_and_script_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_prints_runs_and_script_and_leaves_nothing(tmp_path: Path, capsys: Capture) -> None:
     jobs = [Note(tmp_path / "out", word) for word in "abc"]
     launch(jobs, Resources(partition="gpu", array_parallelism=2, dry_run=True), tmp_path / "out", "notes")
     *folders, script = capsys.readouterr().out.split("\n", 3)
@@ -82,9 +80,7 @@ def test_dry_run_prints_runs_and_script_and_leaves_nothing(tmp_path: Path, capsy
     assert list(tmp_path.iterdir()) == []
 
 
-def test_queued_job_is_not_submitted_again(
-    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_queued_job_is_not_submitted_again(commands: Commands, tmp_path: Path, capsys: Capture) -> None:
     jobs = [Note(tmp_path, word) for word in "ab"]
     launch(jobs, Resources(cluster="slurm"), tmp_path, "notes")
     commands.answer("squeue", "echo '4242_0|RUNNING|None'")
@@ -98,7 +94,7 @@ def test_queued_job_is_not_submitted_again(
     assert len(commands.calls("sbatch")) == before
 
 
-def test_held_job_is_released(commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_held_job_is_released(commands: Commands, tmp_path: Path, capsys: Capture) -> None:
     jobs = [Note(tmp_path, word) for word in "ab"]
     launch(jobs, Resources(cluster="slurm"), tmp_path, "notes")
     commands.answer("squeue", "echo '4242_0|PENDING|launch failed requeued held'; echo '4242_1|PENDING|Priority'")
@@ -115,9 +111,7 @@ def test_held_job_is_released(commands: Commands, tmp_path: Path, capsys: pytest
     assert commands.calls("scontrol")[-2:] == ["scontrol release 4242_0"] * 2
 
 
-def test_job_that_never_starts_is_replaced(
-    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_job_that_never_starts_is_replaced(commands: Commands, tmp_path: Path, capsys: Capture) -> None:
     jobs = [Note(tmp_path, word) for word in "ab"]
     launch(jobs, Resources(cluster="slurm"), tmp_path, "notes")
     commands.answer("squeue", "echo '4242_0|PENDING|BadConstraints'; echo '4242_1|PENDING|Priority'")
@@ -138,7 +132,7 @@ def test_refusal_keeps_earlier_files(commands: Commands, tmp_path: Path) -> None
 
 
 def test_interrupted_wait_names_the_remaining_jobs(
-    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    commands: Commands, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -158,18 +152,9 @@ def test_log_dir_with_special_characters_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_environment_names_the_commit(tmp_path: Path) -> None:
-    launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
-    environment = json.loads((tmp_path / "note_a" / "environment.json").read_text())
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
-    assert environment["commit"].rstrip("+") == head.stdout.strip()
-
-
 @pytest.mark.parametrize("name", ["job.json", "status.json", "environment.json", "config.yaml"])
-@pytest.mark.parametrize("content", ["", "[]", "\0\0\0"])
-def test_damaged_record_fails_one_run(
-    name: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("content", ["[]", "\0\0\0"])
+def test_damaged_record_fails_one_run(name: str, content: str, tmp_path: Path, capsys: Capture) -> None:
     whole, damaged = Note(tmp_path, "whole"), Note(tmp_path, "damaged", fail="user")
     with pytest.raises(UserError, match="1 of 2 runs failed"):
         launch([whole, damaged], Resources(cluster="inline"), tmp_path, "notes")

@@ -23,12 +23,12 @@ process.finish(accelerator)
 """
 
 
-def world(folder: Path, size: int = 2) -> list[str]:
-    """What each of the processes of one job says, as Slurm and submitit start them."""
+def world(folder: Path) -> list[str]:
+    """What each of the two processes of one job says, as Slurm and submitit start them."""
     job, task = JOB.split("_")
     processes = []
-    for rank in range(size):
-        given = {"JOB_ID": job, "ARRAY_JOB_ID": job, "ARRAY_TASK_ID": task, "NTASKS": size, "JOB_NUM_NODES": 1}
+    for rank in range(2):
+        given = {"JOB_ID": job, "ARRAY_JOB_ID": job, "ARRAY_TASK_ID": task, "NTASKS": 2, "JOB_NUM_NODES": 1}
         given |= {"PROCID": rank, "LOCALID": rank, "NODEID": 0, "RESTART_COUNT": 1}
         environment = os.environ | {f"SLURM_{name}": str(value) for name, value in given.items()}
         environment |= {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(folder)}
@@ -40,14 +40,10 @@ def world(folder: Path, size: int = 2) -> list[str]:
     return [output.strip() or errors[-800:] for output, errors in said]
 
 
-def test_tasks_of_a_job_form_a_group(tmp_path: Path) -> None:
-    assert world(tmp_path) == ["[0, 1]"] * 2
-
-
-def test_unfinished_result_of_a_killed_attempt_is_removed(tmp_path: Path) -> None:
+def test_tasks_of_a_job_form_a_group_and_remove_what_a_killed_attempt_left(tmp_path: Path) -> None:
     left = tmp_path / f"{JOB}_0_result.pkl.save_tmp"
     left.touch()
-    assert world(tmp_path, size=1) == ["[0]"]
+    assert world(tmp_path) == ["[0, 1]"] * 2
     assert not left.exists()
 
 
@@ -73,16 +69,12 @@ def test_process_ends_although_a_thread_is_alive(fails: bool, tmp_path: Path) ->
 STALE = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "29500"}
 
 
-def alone(**more: str) -> subprocess.CompletedProcess[str]:
-    """What one process says that finds these variables."""
-    command = [sys.executable, "-c", SCRIPT]
-    return subprocess.run(command, env=os.environ | more, capture_output=True, text=True, timeout=100)
-
-
 @pytest.mark.parametrize("shell", [{}, {"SLURM_JOB_ID": "1", "SLURM_STEP_NUM_TASKS": "1"}])
 def test_stale_environment_and_configuration_of_accelerate_are_ignored(shell: dict[str, str]) -> None:
     asked = {"MIXED_PRECISION": "bf16", "GRADIENT_ACCUMULATION_STEPS": "4", "USE_FSDP": "true", "USE_DEEPSPEED": "true"}
-    said = alone(**STALE, **shell, **{f"ACCELERATE_{name}": value for name, value in asked.items()})
+    environment = os.environ | STALE | shell | {f"ACCELERATE_{name}": value for name, value in asked.items()}
+    command = [sys.executable, "-c", SCRIPT]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert said.stdout.strip() == "[0]", said.stderr
 
 

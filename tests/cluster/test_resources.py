@@ -12,7 +12,7 @@ from autosparse.cluster.resources import minutes
 from autosparse.command import parse
 from autosparse.errors import UserError
 from tests.commands import Commands
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Patch
 
 PROFILES = sorted((ROOT / "slurm" / "profiles").glob("*.yaml"))
 
@@ -23,14 +23,14 @@ def test_time_limits_are_whole_minutes(text: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize(("answers", "expected"), [(True, "slurm"), (False, "inline")])
-def test_auto_is_slurm_where_it_answers(answers: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_slurm_where_it_answers(answers: bool, expected: str, monkeypatch: Patch) -> None:
     monkeypatch.setattr(resources, "slurm_answers", lambda: answers)
     assert Resources().resolve().cluster == expected
     assert Resources(cluster="local").resolve().cluster == "local"
 
 
 @pytest.mark.parametrize("asked", [{"cluster": "slurm"}, {"partition": "gpu"}, {"nodes": 2}])
-def test_silent_slurm_is_refused(asked: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_slurm_is_refused(asked: dict, monkeypatch: Patch) -> None:
     monkeypatch.setattr(resources, "slurm_answers", lambda: False)
     with pytest.raises(UserError, match="no Slurm here"):
         Resources(**asked).resolve()
@@ -113,21 +113,21 @@ def test_runs_share_the_resources_of_their_job(given: dict, at_once: int, gpus: 
 
 
 @pytest.mark.parametrize("option", ["runs_at_once", "runs_per_gpu"])
-def test_option_of_several_runs_without_them_raises(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_option_of_several_runs_without_them_raises(option: str, monkeypatch: Patch) -> None:
     monkeypatch.setattr("autosparse.cluster.resources.slurm_answers", lambda: True)
     with pytest.raises(UserError, match="is for jobs of several runs; give runs-per-job"):
         Resources(**{option: 2}, cluster="slurm").resolve()
     assert Resources(**{option: 2}, runs_per_job=4, cluster="slurm").resolve().cluster == "slurm"
 
 
-def test_runs_per_gpu_without_a_gpu_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_per_gpu_without_a_gpu_raises(monkeypatch: Patch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(UserError, match="there is no GPU to share"):
         Resources(cluster="local", runs_per_gpu=4).side_by_side()
 
 
 @pytest.fixture
-def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+def profile(tmp_path: Path, monkeypatch: Patch) -> Callable[[str], Path]:
     path = tmp_path / "slurm.yaml"
     monkeypatch.setenv("AUTOSPARSE_SLURM", str(path))
 
@@ -176,9 +176,7 @@ def test_mistake_in_a_profile_is_one_line_with_the_file(
     assert "\n" not in str(caught.value)
 
 
-def test_profile_is_found_by_variable_or_in_home(
-    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_profile_is_found_by_variable_or_in_home(tmp_path: Path, commands: Commands, monkeypatch: Patch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("AUTOSPARSE_SLURM")
     assert Resources().resolve().partition is None
@@ -194,7 +192,7 @@ def test_profile_is_found_by_variable_or_in_home(
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
-def test_example_of_a_profile_is_valid(path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_of_a_profile_is_valid(path: Path, commands: Commands, monkeypatch: Patch) -> None:
     monkeypatch.setenv("AUTOSPARSE_SLURM", str(path))
     site = Resources().resolve()
     assert site.cluster == "slurm"

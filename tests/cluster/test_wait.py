@@ -10,12 +10,13 @@ import pytest
 from autosparse.cluster import records, submit
 from autosparse.cluster.slurm import State
 from tests.cluster.jobs import Note
+from tests.conftest import Capture, Patch
 
 Polls = Callable[[Iterable[dict[str, str] | None]], None]
 
 
 @pytest.fixture
-def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
+def polls(monkeypatch: Patch) -> Polls:
     """Let the queue answer this, poll for poll: a state by job id, or None for silence."""
 
     def answer(answers: Iterable[dict[str, str] | None]) -> None:
@@ -71,9 +72,7 @@ def test_run_of_another_job_is_waited_for(polls: Polls, tmp_path: Path) -> None:
     assert submit.wait([job], "notes") == []
 
 
-def test_requeued_job_is_reported_and_waited_for(
-    polls: Polls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_requeued_job_is_reported_and_waited_for(polls: Polls, tmp_path: Path, capsys: Capture) -> None:
     job = submitted(tmp_path)
     says(job, "failed")  # what an attempt leaves that lost its node, say
     answers = [{"1": RUNNING}, {"1": "COMPLETING None"}, {"1": AGAIN}, {"1": AGAIN}, {"1": RUNNING}]
@@ -89,7 +88,7 @@ def test_requeued_job_is_reported_and_waited_for(
     assert capsys.readouterr().err.splitlines() == [f"queued again: {job.folder} (1)"]
 
 
-def test_silent_queue_is_asked_again(polls: Polls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_silent_queue_is_asked_again(polls: Polls, tmp_path: Path, capsys: Capture) -> None:
     polls([{"1": RUNNING}, None, None, {"1": RUNNING}, None, {}, {}])
     assert len(submit.wait([submitted(tmp_path)], "notes")) == 1
     assert capsys.readouterr().err.count("squeue does not answer; still waiting") == 2

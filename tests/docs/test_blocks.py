@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,13 @@ from sybil import Document
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from torch import nn
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Capture, Patch, Script
 
 PAGES = [
     page
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
     if "```python" in page.read_text(encoding="utf-8") and page.stem != "faq"  # see test_faq.py
 ]
-Script = Callable[..., int]
 
 
 def files_of(page: Path) -> dict[str, str]:
@@ -41,7 +39,7 @@ def given() -> dict[str, Any]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_blocks_run(page: Path, irp_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_run(page: Path, irp_run: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "runs" / "irp").mkdir(parents=True)
     (tmp_path / "runs" / "irp" / "NAME").symlink_to(irp_run)
     monkeypatch.chdir(tmp_path)
@@ -61,7 +59,7 @@ def test_first_block_of_the_readme_runs_alone_in_an_empty_folder(tmp_path: Path)
 
 
 def test_the_task_of_the_page_is_a_file_that_is_pruned(
-    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: Script, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for page in ("tasks", "own_criterion"):

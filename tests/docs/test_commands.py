@@ -13,7 +13,7 @@ import pytest
 
 from autosparse import cli
 from autosparse.command import parse
-from tests.conftest import ROOT, forget_files
+from tests.conftest import ROOT, Patch, forget_files
 from tests.docs.test_blocks import files_of
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "slurm/README.md", "examples/README.md")]
@@ -82,7 +82,7 @@ def every_flag() -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def folder(tmp_path: Path, monkeypatch: Patch) -> None:
     """An empty folder but for the examples, and wide lines of help."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -103,7 +103,7 @@ def only_parse(kind: type[Any], main: Callable[..., None], args: Sequence[str], 
 
 
 @EACH
-def test_command_lines_are_taken(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_lines_are_taken(page: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(cli, "run", only_parse)
     text = page.read_text(encoding="utf-8")
     for name, block in files_of(page).items():  # one process has one module of a name
@@ -116,7 +116,7 @@ def test_command_lines_are_taken(page: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_help_ends_with_commands_that_are_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_ends_with_commands_that_are_taken(name: str, monkeypatch: Patch) -> None:
     monkeypatch.setattr(cli, "run", only_parse)
     with redirect_stdout(io.StringIO()) as shown, suppress(SystemExit):
         cli.start(name, ["--help"])

@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Patch
 from tests.docs.test_blocks import given
 
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -20,7 +20,7 @@ ON_OTHER_PAGES = {"Task": "tasks", "HoldMask": "pruning"}
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
 def test_object_of_the_api_has_an_example_that_runs(
-    name: str, irp_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, irp_run: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("runs/irp").mkdir(parents=True)

@@ -3,13 +3,12 @@
 import re
 import shlex
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import autosparse
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Capture, Patch, Script
 from tests.docs.test_blocks import files_of, given
 
 PAGE = ROOT / "docs" / "faq.md"
@@ -46,12 +45,7 @@ def test_block_raises_or_warns_as_shown(code: str, message: str) -> None:
 
 @of("sh")
 def test_command_fails_as_shown(
-    code: str,
-    message: str,
-    script: Callable[..., int],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    code: str, message: str, script: Script, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name, text in files_of(PAGE).items():

@@ -11,15 +11,7 @@ import yaml
 from autosparse.autos import BACKBONES
 from autosparse.autos.features import FEATURES
 from autosparse.cluster.records import config_difference, write_config
-from autosparse.config import (
-    PRETRAINED,
-    Backbone,
-    Feature,
-    FitConfig,
-    IRPConfig,
-    IRPCriterion,
-    PruneConfig,
-)
+from autosparse.config import PRETRAINED, Backbone, Feature, FitConfig, IRPConfig, IRPCriterion, PruneConfig
 from autosparse.criteria import Chooser, make_criterion
 from autosparse.criteria.table import TABLE
 from autosparse.errors import UserError
@@ -129,10 +121,7 @@ def test_choices_of_options_match_the_tables() -> None:
         (lambda: FitConfig(features=()), "at least one feature, and each once"),
         (lambda: FitConfig(features=("theta", "theta")), "at least one feature, and each once"),
         (lambda: FitConfig(features=("grad", "probe-theta")), "uses probe-gradient instead of grad"),
-        (
-            lambda: IRPConfig(probe_steps=1, probe_columns=("probe-root",)),
-            "unknown probe columns 'probe-root'; did",
-        ),
+        (lambda: IRPConfig(probe_steps=1, probe_columns=("probe-root",)), "unknown probe columns 'probe-root'; did"),
         (lambda: IRPConfig(probe_columns=("probe-theta",)), "probe columns do nothing without --probe-steps"),
         (lambda: IRPConfig(probe_steps=1, probe_columns=()), "at least one, and each once"),
         (lambda: IRPConfig(probe_steps=1, rewind_epoch=1), "does not go with --rewind-epoch"),

@@ -1,7 +1,6 @@
 """`--track`: what TensorBoard's own reader finds of a run."""
 
 import json
-from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autosparse.jobs import tracking
 from autosparse.jobs.tracking import Tracking
-from tests.conftest import RUN, SMALL_IRP, tree
+from tests.conftest import RUN, SMALL_IRP, Capture, Patch, Script, tree
 
-Script = Callable[..., int]
 STEPS = [*range(1, 11)]  # five trainings of two epochs
 
 
@@ -54,15 +52,12 @@ def test_tracked_irp_logs_its_history_and_has_the_same_store(script: Script, irp
     assert all((run / "triples.zarr" / path).read_bytes() == tree(irp_run / "triples.zarr")[path] for path in shards)
 
 
-@pytest.mark.parametrize("calls", [6])  # after the second iteration
-def test_resumed_run_logs_each_step_once(
-    calls: int, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log, left = Tracking.log, iter(range(calls))
+def test_resumed_run_logs_each_step_once(script: Script, tmp_path: Path, monkeypatch: Patch) -> None:
+    log, left = Tracking.log, iter(range(6))  # until after the second iteration
 
     def stopping(self: Tracking, *told: Any) -> None:
         log(self, *told)
-        if next(left) == calls - 1:
+        if next(left) == 5:
             raise RuntimeError("lost power")
 
     command = ("irp", *SMALL_IRP, "--track", "tensorboard", "--output", tmp_path)
@@ -90,7 +85,7 @@ def test_prune_and_fit_log_their_losses(script: Script, irp_run: Path, tmp_path:
 
 
 def test_failing_tracker_is_dropped_with_one_warning(
-    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: Script, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     def fail(self: TensorBoardTracker, values: dict[str, float], step: int) -> None:
         raise ConnectionError("no server")
@@ -103,11 +98,7 @@ def test_failing_tracker_is_dropped_with_one_warning(
 
 @pytest.mark.parametrize("spec", [None, ModuleSpec("wandb", None)])
 def test_missing_tracker_is_refused_before_any_work(
-    spec: ModuleSpec | None,
-    script: Script,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    spec: ModuleSpec | None, script: Script, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: spec)
     for command in (("irp",), ("fit", "--runs", tmp_path / "none")):

@@ -11,13 +11,13 @@ import pytest
 import autosparse
 from autosparse import cli
 from autosparse.criteria.table import TABLE
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Capture, Patch
 
 TITLES = ("options", "arguments", "subcommands")
 GROUPS = ("options", "Run options", "Training options", "Task options", "Method options", "Slurm options")
 
 
-def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def called(monkeypatch: Patch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["autosparse", *arguments])
     try:
         cli.main()
@@ -26,9 +26,7 @@ def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return 0
 
 
-def test_no_command_prints_one_screen_and_a_typo_the_nearest(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_command_prints_one_screen_and_a_typo_the_nearest(monkeypatch: Patch, capsys: Capture) -> None:
     assert called(monkeypatch) == 0
     screen = capsys.readouterr().out
     assert screen.count("\n") < 24
@@ -43,7 +41,7 @@ def test_no_command_prints_one_screen_and_a_typo_the_nearest(
 
 @pytest.mark.parametrize("words", [*cli.COMMANDS, "runs status", "runs logs", "irp --task text", "fit --help-cluster"])
 def test_help_is_a_paragraph_per_option_and_ends_in_its_default(
-    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: str, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.setenv("COLUMNS", "5000")
     assert called(monkeypatch, *words.split(), "--help") == 0
@@ -58,9 +56,7 @@ def test_help_is_a_paragraph_per_option_and_ends_in_its_default(
     assert [text for text in texts if not text.endswith(ended) and len(text) < 120] == []  # a line of code is shorter
 
 
-def test_help_has_titles_and_values_that_a_person_reads(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_has_titles_and_values_that_a_person_reads(monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert called(monkeypatch, "prune", "--help") == 0
     shown = capsys.readouterr().out
@@ -78,13 +74,16 @@ def test_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
         check=True,
     )
     (tmp_path / "script").write_bytes(done.stdout)
-    for line, expected in ((("",), "demo"), (("irp", "--epo"), "--epochs"), (("irp", "--schedule", ""), "geometric")):
-        words = f"COMP_WORDS=(autosparse {' '.join(repr(word) for word in line)}); COMP_CWORD={len(line)}"
-        ask = f'source {tmp_path}/script; {words}; _tyro_autosparse; echo "${{COMPREPLY[@]}}"'
-        assert expected in subprocess.run(["bash", "-c", ask], capture_output=True, text=True).stdout.split()
+    ask = f"source {tmp_path}/script"
+    for line in ("''", "irp --epo", "irp --schedule ''"):
+        ask += f"; COMP_WORDS=(autosparse {line}); COMP_CWORD={len(line.split())}; _tyro_autosparse"
+        ask += '; echo "${COMPREPLY[@]}"'
+    shown = subprocess.run(["bash", "-c", ask], capture_output=True, text=True).stdout.splitlines()
+    for words, expected in zip(shown, ("demo", "--epochs", "geometric"), strict=True):
+        assert expected in words.split()
 
 
-def test_each_launch_script_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_launch_script_is_a_command(monkeypatch: Patch) -> None:
     modules = {*cli.COMMANDS} - {"store"}
     assert {path.stem for path in (ROOT / "launch").glob("*.py")} == modules
     for module in modules:

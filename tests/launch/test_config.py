@@ -10,6 +10,7 @@ from autosparse.cli import demo, fit, irp, paper, prune, report
 from autosparse.command import parse
 from autosparse.errors import UserError
 from autosparse.study.experiments import find_scale, stages
+from tests.conftest import Capture, Script
 
 OWN = """
 from dataclasses import dataclass
@@ -48,9 +49,7 @@ def test_options_of_a_run_parse_to_the_same_arguments(kind: Any, arguments: str,
     assert read(kind, written(tmp_path, {"kind": "irp", "options": said})) == asked
 
 
-def test_config_of_a_run_asks_for_the_same_run(
-    script: Any, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_config_of_a_run_asks_for_the_same_run(script: Script, finished: Path, tmp_path: Path, capsys: Capture) -> None:
     (run,) = (finished / "irp").iterdir()
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.json")}
     assert script("irp", "--config", run / "config.yaml") == 0
@@ -87,18 +86,12 @@ def test_typed_flag_overrides_the_file_either_way(said: str, on: bool, tmp_path:
     assert read(irp.Arguments, file, "--compile").job.setting.compile is True
 
 
-@pytest.mark.parametrize(("name", "scale"), [("table2", "small"), ("all", "full")])
+@pytest.mark.parametrize(("name", "scale"), [("table2", "small"), ("all", "full"), ("demo", "smoke")])
 def test_options_of_an_experiment_are_name_and_scale(name: str, scale: str, tmp_path: Path) -> None:
-    found = find_scale(name, scale, tmp_path)
-    last = stages(tuple(paper.study.find_experiments(name)), found)[-1].jobs[0]
-    asked = read(paper.Arguments, written(tmp_path, {"options": last.options()}))
-    assert (asked.name, asked.scale, asked.output) == (name, scale, tmp_path)
-
-
-def test_options_of_the_demo_are_its_scale(tmp_path: Path) -> None:
-    last = stages(("demo",), find_scale("demo", "smoke", tmp_path))[-1].jobs[0]
-    asked = read(demo.Arguments, written(tmp_path, {"options": last.options()}))
-    assert (asked.scale, asked.output) == ("smoke", tmp_path)
+    found, kind = find_scale(name, scale, tmp_path), demo.Arguments if name == "demo" else paper.Arguments
+    names = ("demo",) if name == "demo" else tuple(paper.study.find_experiments(name))
+    asked = read(kind, written(tmp_path, {"options": stages(names, found)[-1].jobs[0].options()}))
+    assert (getattr(asked, "name", "demo"), asked.scale, asked.output) == (name, scale, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +105,10 @@ def test_options_of_the_demo_are_its_scale(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_config_is_refused_in_one_line(
-    content: Any, message: str, script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: Any, message: str, script: Script, tmp_path: Path, capsys: Capture
 ) -> None:
     assert script("irp", "--config", written(tmp_path, content)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
-
-
-def test_missing_config_is_refused_in_one_line(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("irp", "--config", tmp_path / "none.yaml") == 2
     assert "none.yaml: No such file or directory; a file of options is needed" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """The user's files as they were when the command was given are what jobs run."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import yaml
 from submitit.core.utils import DelayedSubmission
 
 from tests.commands import Commands
-from tests.conftest import forget_files
+from tests.conftest import Capture, Patch, Script, forget_files
 
 TASK = """
 from dataclasses import dataclass
@@ -39,12 +38,7 @@ COMMAND = ("prune", "--sparsities", "0.5", "--seeds", "1", "--cluster", "slurm")
 
 @pytest.mark.parametrize("kind", FILES)
 def test_file_edited_while_its_job_waits_runs_as_it_was(
-    kind: str,
-    script: Callable[..., int],
-    commands: Commands,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    kind: str, script: Script, commands: Commands, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (text, options), file = FILES[kind], tmp_path / "mine.py"
@@ -65,11 +59,7 @@ def test_file_edited_while_its_job_waits_runs_as_it_was(
 
 
 def test_job_that_waits_with_another_configuration_is_named(
-    script: Callable[..., int],
-    commands: Commands,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    script: Script, commands: Commands, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = (*COMMAND, *FILES["criterion"][1])

@@ -5,20 +5,15 @@ import fcntl
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.conftest import RUN, SMALL_IRP, tree
+from tests.conftest import RUN, SMALL_IRP, Capture, Patch, Script, tree
 from tests.waiting import waiting_irp
-
-Script = Callable[..., int]
 
 
 def test_neither_locks_nor_hard_links_are_needed(
-    irp_run: Path, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    irp_run: Path, script: Script, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -30,7 +25,7 @@ def test_neither_locks_nor_hard_links_are_needed(
 
 
 def test_an_output_folder_is_copied_while_a_run_works_in_it_and_moved_when_it_is_complete(
-    irp_run: Path, script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    irp_run: Path, script: Script, tmp_path: Path, capsys: Capture
 ) -> None:
     (tmp_path / "original").mkdir()
     process = waiting_irp(30, tmp_path / "original")

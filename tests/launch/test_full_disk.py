@@ -4,7 +4,7 @@ import errno
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,9 @@ from autosparse import files
 from autosparse.cluster import Resources, launch, records
 from tests.cluster.jobs import Note
 from tests.commands import Commands
-from tests.conftest import RUN, SMALL_IRP, tree
+from tests.conftest import RUN, SMALL_IRP, Capture, Patch, Script, tree
 from tests.mounts import mounted, remount
 
-Script = Callable[..., int]
 FULL = "No space left on device"
 
 
@@ -32,11 +31,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_run_on_a_disk_that_is_full_again_and_again(
-    disk: Path,
-    irp_run: Path,
-    script: Script,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    disk: Path, irp_run: Path, script: Script, monkeypatch: Patch, capfd: Capture
 ) -> None:
     git = records._git  # A checkout with changes would need more room.
     monkeypatch.setattr(records, "_git", lambda *words: None if words[0] == "diff" else git(*words))
@@ -62,9 +57,7 @@ def test_a_run_on_a_disk_that_is_full_again_and_again(
 
 
 def test_what_is_submitted_when_the_disk_is_full_is_cancelled(
-    tmp_path: Path,
-    commands: Commands,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, commands: Commands, monkeypatch: Patch
 ) -> None:
     def no_room(path: Path, text: str) -> None:
         if path.name == "job.json":

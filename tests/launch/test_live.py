@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +18,8 @@ from rich.console import Console
 
 from autosparse.cluster import lease, status
 from tests.commands import Commands
-from tests.conftest import ROOT, RUN
+from tests.conftest import ROOT, RUN, Capture, Patch, Script
 from tests.launch.test_watching import leave, submitted
-
-Script = Callable[..., int]
 
 
 def row(state: str, name: str = RUN, **cells: str) -> status.Row:
@@ -76,7 +73,7 @@ def test_new_runs_are_found_and_deleted_ones_forgotten(commands: Commands, tmp_p
 
 
 def test_log_gets_a_table_when_a_row_has_changed(
-    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: Script, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     steps: dict[str, Any] = {"done": 1, "total": 4, "seconds_left": 9.0}
     told: dict[str, Any] = {"epoch": 1, "epochs": 4, "metric": "loss", "value": 0.25}

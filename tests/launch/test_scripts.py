@@ -4,45 +4,47 @@ import csv
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from autosparse.cluster import Resources, launch_graph
 from autosparse.pruning import Mask
 from autosparse.study import load
-from autosparse.study.experiments import find_scale, stages
 from tests.commands import Commands
-from tests.conftest import ROOT, RUN, SMALL_IRP
-
-Script = Callable[..., int]
+from tests.conftest import ROOT, RUN, SMALL_IRP, Capture, Patch, Script
 
 
 def test_irp_fit_prune_and_report_work_on_one_output_folder(
-    script: Script, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: Script, finished: Path, tmp_path: Path, capsys: Capture
 ) -> None:
+    def said() -> tuple[list[str], str]:
+        printed = capsys.readouterr()
+        return printed.out.splitlines(), printed.err.splitlines()[-1]
+
     assert script("irp", *SMALL_IRP, "--output", finished) == 0
-    (run,) = capsys.readouterr().out.splitlines()
+    (run,), last = said()
     assert Path(run) == finished / "irp" / RUN
+    assert last == f"next: autosparse fit --runs {run}"
     for name in ("config.yaml", "initial.safetensors", "history.json", "environment.json", "logs/rank0.log"):
         assert (Path(run) / name).is_file()
 
     fit = ["--epochs", "1", "--resolution", "16", "--name", "small"]
     assert script("fit", "--runs", run, *fit, "--output", tmp_path) == 0
-    (autos,) = capsys.readouterr().out.splitlines()
+    (autos,), last = said()
     assert autos == str(tmp_path / "autos" / "small")
+    assert last == f"next: autosparse prune --criteria {autos} snip --dataset digits"
 
-    grid = ["--criteria", "random", "snip", autos, "--sparsities", "0.9", "0.95"]
-    assert (
-        script("prune", "--dataset", "digits", "--epochs", "2", *grid, "--seeds", "0", "7", "--output", tmp_path) == 0
-    )
-    folders = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    prune = ["prune", "--dataset", "digits", "--epochs", "2", "--seeds", "0", "7", "--output", tmp_path]
+    prune += ["--criteria", "random", "snip", autos, "--sparsities", "0.9", "0.95"]
+    assert script(*prune) == 0
+    folders, last = said()
     assert len(folders) == 12
+    assert last == f"next: autosparse report {tmp_path} --output report"
+    assert script(*prune, "--dry-run") == 0
+    assert "next" not in capsys.readouterr().err
     frame = load(tmp_path)
     assert len(frame) == 12
     assert set(frame["criterion"]) == {"random", "snip", "autos-small", "autos-small (same init)"}
@@ -76,49 +78,13 @@ def test_irp_fit_prune_and_report_work_on_one_output_folder(
     assert modes == {0o666 & ~umask}
 
 
-def test_each_command_ends_with_the_one_that_continues(
-    script: Script, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def next_command() -> list[str]:
-        last = capsys.readouterr().err.splitlines()[-1]
-        assert last.startswith("next: autosparse ")
-        return shlex.split(last)[2:]
-
-    assert script("irp", *SMALL_IRP, "--output", finished, "--cluster", "inline") == 0
-    assert (fit := next_command()) == ["fit", "--runs", str(finished / "irp" / RUN)]
-    here = ("--epochs", "1", "--output", tmp_path, "--cluster", "inline")
-    assert script(*fit, *here, "--name", "a", "--resolution", "16") == 0
-    assert (prune := next_command()) == [
-        *("prune", "--criteria", str(tmp_path / "autos" / "a"), "snip", "--dataset", "digits")
-    ]
-    assert script(*prune, *here, "--sparsities", "0.9", "--seeds", "1") == 0
-    assert next_command() == ["report", str(tmp_path), "--output", "report"]
-    assert script(*prune, *here, "--sparsities", "0.9", "--seeds", "1", "--dry-run") == 0
-    assert "next" not in capsys.readouterr().err
-
-
 def test_fit_no_better_than_a_constant_says_what_to_change(
-    script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: Script, irp_run: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     fit = ("--runs", irp_run, "--max-steps", "1", "--learning-rate", "1e-9", "--resolution", "16")
     assert script("fit", *fit, "--output", tmp_path, "--cluster", "inline") == 0
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"the fit is no better than a constant on {irp_run}: fit for more --epochs")
-
-
-def test_experiment_runs_to_its_report_and_only_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    graph = stages(("demo",), find_scale("demo", "smoke", tmp_path))
-    launch_graph(graph, Resources(cluster="inline"), tmp_path)
-    assert len(capsys.readouterr().out.splitlines()) == 10
-    page = tmp_path / "report" / "index.html"
-    before = page.stat().st_mtime_ns
-    launch_graph(graph, Resources(cluster="inline"), tmp_path)
-    assert page.stat().st_mtime_ns == before
-    assert capsys.readouterr().err.count(", 0 to run") == 5
-    status = tmp_path / "irp" / "lenet-300-100_digits_snip_n2_s0" / "status.json"
-    os.utime(status)  # a run that was made anew
-    launch_graph(graph, Resources(cluster="inline"), tmp_path)
-    assert page.stat().st_mtime_ns > before
 
 
 @pytest.mark.parametrize(
@@ -129,13 +95,7 @@ def test_experiment_runs_to_its_report_and_only_once(tmp_path: Path, capsys: pyt
         ("irp", ["--dataset", "cifar10", "--data-root", "/none"], "get it with: autosparse data"),
         ("prune", ["--criteria", "snip,random"], "several are given with spaces between them, no commas"),
         ("irp", ["--output", "/proc/nope"], "output /proc/nope: /proc takes no files (No such file or "),
-        (
-            "irp",
-            ["--cluster", "slurm", "--dry-run", "--log-dir", "/dev/null/x"],
-            "log-dir /dev/null/x: /dev/null takes no files (Not a",
-        ),
-        ("report", [".", "--output", "/proc/nope"], "output /proc/nope: /proc takes no files"),
-        ("irp", ["--seeds", "1", "1"], "two runs of this grid have the folder"),
+        ("irp", ["--cluster", "slurm", "--dry-run", "--log-dir", "/dev/null/x"], "log-dir /dev/null/x: /dev/null"),
         ("irp", ["--validation", "1"], "the validation fraction must lie in [0, 1), got 1.0"),
         ("irp", ["--network", "vgg16"], "vgg16 halves its images 5 times and needs 32 x 32"),
         ("irp", ["--seeds"], "nothing to run"),
@@ -144,16 +104,8 @@ def test_experiment_runs_to_its_report_and_only_once(tmp_path: Path, capsys: pyt
         ("fit", ["--runs"], "no runs to fit to"),
         ("prune", ["--sparsities", "0.9", "1.5"], "sparsity must lie between 0 and 1"),
         ("prune", ["--criteria", "/none/autos"], "no saved AutoS in /none/autos"),
-        (
-            "prune",
-            ["--rounds", "3"],
-            "rounds are for a saved AutoS and for lookahead, short-irp, snip-probe, ticket, gmp-ticket and an",
-        ),
-        (
-            "prune",
-            ["--criteria", "autos"],
-            "unknown criterion 'autos'; valid: pretrained, lookahead, random, magnitude, snip, grasp, ",
-        ),
+        ("prune", ["--rounds", "3"], "rounds are for a saved AutoS and for lookahead, short-irp, snip-probe, ticket, "),
+        ("prune", ["--criteria", "autos"], "unknown criterion 'autos'; valid: pretrained, lookahead, random, "),
         ("report", ["/none"], "no runs at /none"),
         ("report", [], "which runs?"),
         ("paper", ["figure99"], "unknown experiment 'figure99'; did you mean figure6? valid: figure1"),
@@ -161,13 +113,7 @@ def test_experiment_runs_to_its_report_and_only_once(tmp_path: Path, capsys: pyt
     ],
 )
 def test_mistake_is_one_line_and_leaves_no_files(
-    name: str,
-    arguments: list[str],
-    message: str,
-    script: Script,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    name: str, arguments: list[str], message: str, script: Script, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert script(name, *arguments) == 2
@@ -184,13 +130,11 @@ def test_mistake_is_one_line_and_leaves_no_files(
         ("irp", ["--epoch", "3"], "Perhaps you meant: --epochs"),
         ("irp", ["--epochs", "many"], "Error parsing --epochs"),
         ("irp", ["--iterations", "0"], "iterations must be at least 1, got 0"),
-        ("irp", ["--time", "later"], "time 'later' is neither"),
-        ("fit", ["--runs", "/none", "--samples", "5"], "samples must be 0 or at least 1,024, got 5"),
         ("fit", [], "--runs"),
     ],
 )
 def test_unknown_option_or_value_is_refused_with_valid_ones(
-    name: str, arguments: list[str], message: str, script: Script, capsys: pytest.CaptureFixture[str]
+    name: str, arguments: list[str], message: str, script: Script, capsys: Capture
 ) -> None:
     assert script(name, *arguments) == 2
     error = capsys.readouterr().err
@@ -207,7 +151,7 @@ def test_arguments_are_checked_without_slow_imports(arguments: list[str]) -> Non
     assert not [name for name in slow if re.search(rf"\| +{name}$", imported, re.MULTILINE)]
 
 
-def test_sparsity_0_is_one_dense_run_per_seed(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sparsity_0_is_one_dense_run_per_seed(script: Script, capsys: Capture) -> None:
     what = ("--criteria", "snip", "lookahead", "gmp", "/none/autos", "--rounds", "3", "--sanity", "none", "shuffled")
     assert script("prune", *what, "--sparsities", "0", "--seeds", "5", "6", "--dry-run", "--cluster", "inline") == 0
     shown = capsys.readouterr().out.split()
@@ -218,7 +162,7 @@ def test_sparsity_0_is_one_dense_run_per_seed(script: Script, capsys: pytest.Cap
     assert named == [f"lenet-300-100_mnist5k_{name}_s5" for name in ("dense-x2_0", "snip-x2_90")]
 
 
-def test_help_leaves_cluster_options_to_help_cluster(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_leaves_cluster_options_to_help_cluster(script: Script, capsys: Capture) -> None:
     assert script("irp", "--help") == 0
     folded = set(re.findall(r"--[a-z][a-z-]* ", capsys.readouterr().out))
     assert len(folded) <= 44
@@ -243,13 +187,15 @@ def test_dry_run_and_submission_need_no_data(
     script: Script,
     commands: Commands,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: Patch,
+    capsys: Capture,
 ) -> None:
     monkeypatch.setenv("AUTOSPARSE_DATA", str(tmp_path / "data"))
     output = ["--output", tmp_path / "out"]
     assert script(name, *arguments, *output, "--dry-run", "--cluster", "inline") == 0
-    assert "; the machines that run the jobs need it" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "; the machines that run the jobs need it" in said.err
+    assert name != "paper" or "in all: 44 jobs, 50 trainings" in said.out
     assert list(tmp_path.iterdir()) == []
     assert script(name, *arguments, *output, "--cluster", "slurm") == 0
     assert "submitted as 4242" in capsys.readouterr().err
@@ -257,7 +203,7 @@ def test_dry_run_and_submission_need_no_data(
 
 
 def test_complete_run_is_recognized_without_its_data(
-    script: Script, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: Script, finished: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     shutil.copytree(finished / "irp" / RUN, tmp_path / "irp" / RUN)
     monkeypatch.setattr("autosparse.tasks.arrays.absent", lambda name, root=None: "it is elsewhere")
@@ -267,7 +213,7 @@ def test_complete_run_is_recognized_without_its_data(
     assert "is a run with epochs = 2, asked for is 3" in capsys.readouterr().err
 
 
-def test_nan_loss_fails_with_its_iteration(script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nan_loss_fails_with_its_iteration(script: Script, tmp_path: Path, capsys: Capture) -> None:
     assert script("irp", *SMALL_IRP, "--learning-rate", "1e30", "--output", tmp_path) == 2
     error = capsys.readouterr().err
     assert "iteration 0: the loss is nan in epoch 1" in error
@@ -276,26 +222,13 @@ def test_nan_loss_fails_with_its_iteration(script: Script, tmp_path: Path, capsy
 
 
 def test_different_criterion_of_the_same_name_is_refused(
-    script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: Script, irp_run: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "out"
     prune = ["--dataset", "digits", "--epochs", "1", "--sparsities", "0.9", "--seeds", "7", "--output", out]
     for place, seed in (("one", 0), ("two", 1)):
-        fit = [
-            "--runs",
-            irp_run,
-            "--epochs",
-            "1",
-            "--samples",
-            "4096",
-            "--resolution",
-            "8",
-            "--name",
-            "x",
-            "--seed",
-            seed,
-        ]
-        assert script("fit", *fit, "--output", tmp_path / place) == 0
+        fit = ["--runs", irp_run, "--epochs", "1", "--samples", "4096", "--resolution", "8", "--name", "x"]
+        assert script("fit", *fit, "--seed", seed, "--output", tmp_path / place) == 0
     assert script("prune", "--criteria", tmp_path / "one/autos/x", *prune) == 0
     assert script("prune", "--criteria", tmp_path / "two/autos/x", *prune) == 2
     assert "is a run with autos = " in capsys.readouterr().err
@@ -307,9 +240,7 @@ def test_different_criterion_of_the_same_name_is_refused(
     assert (result.parent / "mask.safetensors").read_bytes() == mask
 
 
-def test_runs_that_a_fit_cannot_use_are_refused(
-    script: Script, irp_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_that_a_fit_cannot_use_are_refused(script: Script, irp_run: Path, tmp_path: Path, capsys: Capture) -> None:
     assert script("fit", "--runs", irp_run.parent) == 2
     assert f"is a folder of runs, not a run; name them: {irp_run}" in capsys.readouterr().err
     shutil.copytree(irp_run, tmp_path / "run")

@@ -7,17 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from autosparse.cli import serve
-from tests.conftest import ROOT, RUN
+from tests.conftest import ROOT, RUN, Capture, Patch, Script
 from tests.launch.test_watching import leave, submitted
-
-Script = Callable[..., int]
 
 
 @contextmanager
@@ -51,7 +47,7 @@ def until_shown(port: int, text: str) -> str:
     return page
 
 
-def test_page_follows_states_and_results(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_follows_states_and_results(finished: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(serve, "PAUSE", 0.1)
     failed = {"state": "failed", "why": "the loss is not finite"}
     leave(tmp_path / "<b>c", status=failed, config={"kind": "irp"})
@@ -70,16 +66,11 @@ def test_page_follows_states_and_results(finished: Path, tmp_path: Path, monkeyp
     assert "| run | state |" in markdown
 
 
-@pytest.mark.parametrize("path", ["/a/config.yaml", "/../../etc/passwd"])
-def test_path_outside_of_the_report_is_not_found(path: str, tmp_path: Path) -> None:
+def test_other_paths_methods_and_names_are_refused(tmp_path: Path) -> None:
     leave(tmp_path / "a", config={"kind": "irp"})
     with serving(tmp_path) as port:
-        assert ask(port, "GET", path)[0].status == 404
-
-
-def test_other_methods_and_names_are_refused(tmp_path: Path) -> None:
-    leave(tmp_path / "a", config={"kind": "irp"})
-    with serving(tmp_path) as port:
+        for path in ("/a/config.yaml", "/../../etc/passwd"):
+            assert ask(port, "GET", path)[0].status == 404
         for method in ("POST", "PUT", "DELETE"):
             assert ask(port, method, "/")[0].status == 501
         for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
@@ -89,7 +80,7 @@ def test_other_methods_and_names_are_refused(tmp_path: Path) -> None:
             assert (answer.status, "data-live" in body) == (403, False)
 
 
-def test_mistakes_are_one_line(script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(script: Script, tmp_path: Path, capsys: Capture) -> None:
     leave(tmp_path / "a", config={"kind": "irp"})
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

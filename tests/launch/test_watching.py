@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ import pytest
 import yaml
 
 from tests.commands import Commands
-from tests.conftest import ROOT
-
-Script = Callable[..., int]
+from tests.conftest import ROOT, Capture, Patch, Script
 
 
 def leave(folder: Path, **files: Any) -> Path:
@@ -32,7 +29,7 @@ def submitted(job_id: str | None, *command: str, where: Path = ROOT) -> dict[str
     return {"command": ["launch/irp.py", *command], "folder": str(where), "job": job_id, "log": "/slurms/log"}
 
 
-def table(script: Script, capsys: pytest.CaptureFixture[str], folder: Path) -> tuple[int, dict[str, dict[str, str]]]:
+def table(script: Script, capsys: Capture, folder: Path) -> tuple[int, dict[str, dict[str, str]]]:
     """Exit code, and each run's cells by column; cells lie two blanks apart."""
     code = script("runs", "status", folder)
     head, *rows = capsys.readouterr().out.splitlines()
@@ -41,12 +38,7 @@ def table(script: Script, capsys: pytest.CaptureFixture[str], folder: Path) -> t
     return code, {row[0]: dict(zip(head.split(), row, strict=True)) for row in cells}
 
 
-def test_pending_and_requeued_runs_differ(
-    script: Script,
-    commands: Commands,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_pending_and_requeued_runs_differ(script: Script, commands: Commands, tmp_path: Path, capsys: Capture) -> None:
     commands.answer(
         "squeue", "printf '7_%s|%s|%s\\n' 0 PENDING Priority 1 PENDING Priority 2 PENDING BeginTime 3 RUNNING None"
     )
@@ -69,7 +61,7 @@ def test_pending_and_requeued_runs_differ(
 
 
 def test_job_ended_before_its_run_started_has_failed(
-    script: Script, commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: Script, commands: Commands, tmp_path: Path, capsys: Capture
 ) -> None:
     leave(tmp_path / "gone", job=submitted("7_0"))
     leave(tmp_path / "planned", job=submitted(None))
@@ -79,12 +71,7 @@ def test_job_ended_before_its_run_started_has_failed(
     assert said.err == "failed: gone: Slurm ended job 7_0 before the run started; log: /slurms/log\n"
 
 
-def test_row_of_a_running_run(
-    script: Script,
-    commands: Commands,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_row_of_a_running_run(script: Script, commands: Commands, tmp_path: Path, capsys: Capture) -> None:
     commands.answer("squeue", "echo '7_3|RUNNING|None'")
     history = [{"iteration": i, "density": 0.8**i, "metric": "accuracy", "test": 0.9} for i in range(3)]
     status = {"state": "running", "job": "7_3", "node": "gpu7", "requeues": 1}
@@ -110,12 +97,7 @@ def test_row_of_a_running_run(
     assert table(script, capsys, tmp_path)[1]["a"]["sparsity"] == "90.00%"
 
 
-def test_silent_queue_is_not_an_empty_one(
-    script: Script,
-    commands: Commands,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_silent_queue_is_not_an_empty_one(script: Script, commands: Commands, tmp_path: Path, capsys: Capture) -> None:
     commands.answer("squeue", "exit 1")
     leave(tmp_path / "a", job=submitted("7"), status={"state": "running", "job": "7"})
     leave(tmp_path / "b", job=submitted("8"), status={"state": "complete", "job": "8"})
@@ -131,9 +113,7 @@ def test_silent_queue_is_not_an_empty_one(
     assert script("runs", "cancel", tmp_path / "b") == 0  # what is complete waits for nothing
 
 
-def test_resume_runs_the_command_without_after(
-    script: Script, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_resume_runs_the_command_without_after(script: Script, tmp_path: Path, capfd: Capture) -> None:
     program = tmp_path / "it's here.py"
     program.write_text("import sys; print(sys.argv[1:])")
     given = ["--after", "12", "13_1", "--output", "a b", "--after=7", "--wait"]
@@ -144,9 +124,7 @@ def test_resume_runs_the_command_without_after(
     assert said.err == f"cd {tmp_path} && python '{tmp_path}/it'\"'\"'s here.py' --output 'a b' --wait\n"
 
 
-def test_no_action_means_status(
-    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_action_means_status(script: Script, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.chdir(tmp_path)
     leave(tmp_path / "runs" / "run", job=submitted(None))
     code = script("runs")
@@ -158,7 +136,7 @@ def test_no_action_means_status(
 
 @pytest.mark.parametrize(("lines", "shown"), [("0", []), ("2", ["b", "c"]), ("9", ["a", "b", "c"])])
 def test_logs_prints_the_last_lines(
-    lines: str, shown: list[str], script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lines: str, shown: list[str], script: Script, tmp_path: Path, capsys: Capture
 ) -> None:
     leave(tmp_path, job=submitted(None))
     (tmp_path / "logs").mkdir()

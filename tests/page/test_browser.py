@@ -78,6 +78,10 @@ OVERLAPS = """() => [...document.querySelectorAll(".plot svg, .static svg")].fla
     .map(([other]) => `${name} on ${other}`));
 })"""
 
+# Which figures can be seen.
+SHOWN = """(all) => all.map((figure) => [...figure.querySelectorAll(".static, .plot svg")]
+  .some((each) => each.checkVisibility() && each.clientHeight))"""
+FILLS = "(all) => all.map((each) => getComputedStyle(each).fill)"
 HAND = {"good": (95, 90, 85), "fair": (85, 80, 75), "weak": (75, 70, 65), "chance": (70, 65, 10)}
 # the least number along an axis
 LOWEST = """(figure) => Math.min(...[...figure.querySelectorAll(".plot .role-axis-label text")]
@@ -171,13 +175,32 @@ def has_points(figure: Any, number: int) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1000, "light")])
-def test_page_is_legible_and_fits(width: int, scheme: Any, browser: Browser, report: Path) -> None:
+def test_page_is_legible_and_fits_and_shows_its_figures_before_scrolling(
+    width: int, scheme: Any, browser: Browser, report: Path
+) -> None:
     said: list[str] = []
     with window(browser, viewport={"width": width, "height": 900}, color_scheme=scheme) as context:
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+        page.goto(report.as_uri())
+        page.locator(".scripted").wait_for()
+        shown = page.locator("figure[data-chart]:visible").evaluate_all(SHOWN)
+        assert len(shown) > 7
+        assert all(shown)  # before scrolling
+        markers, lines = (
+            page.locator("figure", has_text="By hand.").locator(marks).evaluate_all(FILLS)
+            for marks in (".legend .marker", ".narrow .mark-symbol path")
+        )
+        assert len({*markers}) == len(HAND)
+        assert {*markers} == {*lines}
+        if width == 400:
+            small = page.locator(".narrow svg").evaluate_all(
+                "(all) => all.map((svg) => svg.clientWidth / svg.viewBox.baseVal.width)"
+            )
+            assert min(filter(None, small)) > 0.9  # letters of 12 px are still legible
+        page.goto("about:blank")
         page.goto(f"{report.as_uri()}#run=snip_98_s7&run=random_98_s7")
         page.locator(".scripted").wait_for()
         assert page.evaluate(OVERLAPS) == []  # in the still pictures
@@ -196,31 +219,7 @@ def test_page_is_legible_and_fits(width: int, scheme: Any, browser: Browser, rep
     assert said == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_figure_is_shown_before_scrolling_and_methods_differ_in_color(
-    scheme: Any, browser: Browser, report: Path
-) -> None:
-    with window(browser, viewport={"width": 400, "height": 700}, color_scheme=scheme) as context:
-        page = context.new_page()
-        page.goto(report.as_uri())
-        page.locator(".scripted").wait_for()
-        shown = page.locator("figure[data-chart]:visible").evaluate_all("""(all) => all.map((figure) =>
-          [...figure.querySelectorAll(".static, .plot svg")]
-            .some((each) => each.checkVisibility() && each.clientHeight))""")
-        assert len(shown) > 7
-        assert all(shown)
-        fills = "(all) => all.map((each) => getComputedStyle(each).fill)"
-        markers = page.locator("figure", has_text="By hand.").locator(".legend .marker").evaluate_all(fills)
-        lines = page.locator("figure", has_text="By hand.").locator(".narrow .mark-symbol path").evaluate_all(fills)
-        assert len({*markers}) == len(HAND)
-        assert {*markers} == {*lines}
-        small = page.locator(".narrow svg").evaluate_all(
-            "(all) => all.map((svg) => svg.clientWidth / svg.viewBox.baseVal.width)"
-        )
-        assert min(filter(None, small)) > 0.9  # letters of 12 px are still legible
-
-
-def test_switch_changes_all_tables_and_charts(page: Page) -> None:
+def test_switch_changes_all_tables_and_charts_or_shows_one_part(page: Page) -> None:
     assert page.locator(".choice:has(> [data-value=test_best]) > div:visible").count() == 1
     figure = by_hand(page)
     before = figure.locator(".mark-symbol path").first.get_attribute("transform")
@@ -237,16 +236,13 @@ def test_switch_changes_all_tables_and_charts(page: Page) -> None:
     assert "good" in tip.inner_text()
     assert "98" in tip.inner_text()
     assert path.get_attribute("transform") != before
-
-
-def test_switch_of_metrics_shows_one_part(page: Page) -> None:
     for name, other in (("iou", "dice"), ("dice", "iou")):
         page.locator(".switch[data-name=metric]").get_by_text(name, exact=True).click()
         assert page.get_by_text(f"The {name}.").is_visible()
         assert not page.get_by_text(f"The {other}.").is_visible()
 
 
-def test_legend_hides_series_and_whole_axis_shows_all_points(page: Page) -> None:
+def test_legend_hides_series_whole_axis_shows_all_points_and_the_figure_is_saved_as_shown(page: Page) -> None:
     figure = by_hand(page)
     has_points(figure, 12)
     cut = figure.evaluate(LOWEST)
@@ -257,21 +253,31 @@ def test_legend_hides_series_and_whole_axis_shows_all_points(page: Page) -> None
     assert figure.evaluate(LOWEST) >= cut  # the axis follows what is shown
     figure.get_by_role("checkbox", name="chance").check()
     has_points(figure, 12)
+    figure.get_by_role("checkbox", name="fair").uncheck()
+    with page.expect_download() as download:
+        figure.get_by_role("button", name="SVG").click()
+    assert download.value.suggested_filename == "hand.svg"
+    svg = download.value.path().read_text()
+    assert svg.startswith("<svg")
+    assert ">good<" in svg
+    assert "currentColor" not in svg
+    assert "var(" not in svg
 
 
-@pytest.mark.parametrize(("format", "text"), [("Markdown", MARKDOWN), ("LaTeX", LATEX), ("CSV", CSV)])
-def test_table_is_copied(format: str, text: str, page: Page) -> None:
+def test_table_is_copied(page: Page) -> None:
     table = page.locator(".table", has_text="To be copied.")
-    table.get_by_role("button", name=format).click()
-    table.get_by_text("copied", exact=True).wait_for()
-    assert page.evaluate("navigator.clipboard.readText()") == text
+    for name, text in {"Markdown": MARKDOWN, "LaTeX": LATEX, "CSV": CSV}.items():
+        page.evaluate("navigator.clipboard.writeText('')")
+        table.get_by_role("button", name=name).click()
+        page.wait_for_function("async () => (await navigator.clipboard.readText()) !== ''")
+        assert page.evaluate("navigator.clipboard.readText()") == text
 
 
 def shown_runs(page: Page) -> list[str]:
     return [row.split()[0] for row in page.locator(".runs .sortable tbody tr:visible").all_inner_texts()]
 
 
-def test_runs_are_filtered_sorted_and_copied(page: Page) -> None:
+def test_runs_are_filtered_sorted_and_copied_and_mistakes_are_named(page: Page) -> None:
     runs = page.locator(".runs")
     assert len(shown_runs(page)) == 7
     runs.get_by_role("searchbox").fill("snip kind:prune")
@@ -288,9 +294,6 @@ def test_runs_are_filtered_sorted_and_copied(page: Page) -> None:
     assert copied[0].startswith("run,kind,")
     assert [line.split(",")[0] for line in copied[1:2]] == ["snip_98_s7"]
     assert len(copied) == 4
-
-
-def test_runs_are_filtered_by_field_and_mistakes_are_named(page: Page) -> None:
     box, said = page.get_by_role("searchbox"), page.locator(".filter")
     for text, names in {
         "sparsity>90 method:snip kind:prune": ["snip_98_s7"],
@@ -336,19 +339,6 @@ def test_two_runs_side_by_side_and_a_link_to_them(page: Page, browser: Browser) 
                 assert picture.evaluate(filled) > 0
             assert shown_runs(each) == shown_runs(page)
             assert each.locator(".switch[data-name=curve] input:checked").last.get_attribute("value") == "loss"
-
-
-def test_figure_is_saved_as_it_is_shown(page: Page) -> None:
-    figure = by_hand(page)
-    figure.get_by_role("checkbox", name="fair").uncheck()
-    with page.expect_download() as download:
-        figure.get_by_role("button", name="SVG").click()
-    assert download.value.suggested_filename == "hand.svg"
-    svg = download.value.path().read_text()
-    assert svg.startswith("<svg")
-    assert ">good<" in svg
-    assert "currentColor" not in svg
-    assert "var(" not in svg
 
 
 def test_live_page_follows_runs(browser: Browser, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a page holds: everything, within itself; and the same in Markdown."""
 
+import math
 import re
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def luminance(color: str) -> float:
 @pytest.mark.parametrize(("palette", "ground"), [(LIGHT, "#ffffff"), (DARK, "#15181c")])
 def test_colors_are_visible_and_differ_also_in_greyscale(palette: tuple[str, ...], ground: str) -> None:
     assert len(palette) == len(COLORS) >= 10
+    assert math.lcm(len(COLORS), len(MARKERS)) >= 40  # series beyond the colors have other markers
     lightness = sorted(116 * luminance(color) ** (1 / 3) - 16 for color in palette)
     assert (np.diff(lightness) > 3).all()
     for color in palette:
@@ -105,11 +107,6 @@ def test_no_two_colors_look_alike(palette: tuple[str, ...], blindness: np.ndarra
     lab = np.stack([116 * y, 500 * (x - y), 200 * (y - z)], axis=1)
     distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1)[np.triu_indices(len(lab), 1)]
     assert distances.min() > 10  # 2.3 is just noticeable
-
-
-def test_series_beyond_the_colors_have_other_markers() -> None:
-    pairs = {(k % len(COLORS), k % len(MARKERS)) for k in range(40)}
-    assert len(pairs) == 40
 
 
 def test_pictures_in_the_page_have_its_colors_and_ids_of_their_own(page: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from autosparse.cluster import slurm
 from tests import waiting
 from tests.cluster import jobs
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Patch
 from tests.mounts import mounted
 from tests.slurm import work
 
@@ -89,7 +89,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory, disk: Path) -> Iterator[Sa
 
 
 @pytest.fixture(autouse=True)
-def on_the_cluster(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def on_the_cluster(sandbox: Sandbox, monkeypatch: Patch) -> Iterator[None]:
     """Each test talks to the sandbox, and leaves it idle."""
     for name, value in sandbox.environment.items():
         monkeypatch.setenv(name, value)

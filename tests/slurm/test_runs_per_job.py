@@ -8,6 +8,7 @@ import pytest
 from autosparse.cluster import Resources, launch, status
 from autosparse.errors import UserError
 from tests.cluster.jobs import Note
+from tests.conftest import Capture
 from tests.slurm.conftest import until
 
 TWO_AT_ONCE = {"partition": "cpu", "gpus_per_node": 0, "cpus_per_task": 2}
@@ -17,9 +18,7 @@ def job_of(run: Note) -> str:
     return json.loads((run.folder / "job.json").read_text())["job"]
 
 
-def test_failed_run_leaves_neighbours_alone_and_is_submitted_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_run_leaves_neighbours_alone_and_is_submitted_again(tmp_path: Path, capsys: Capture) -> None:
     runs = [Note(tmp_path, word, fail="killed" if word == "b" else "") for word in "abcde"]
     resources = Resources(**TWO_AT_ONCE, runs_per_job=3, wait=True)
     with pytest.raises(UserError, match="1 of 5 runs failed"):

@@ -18,7 +18,7 @@ from autosparse.jobs import IRPRun, PruneRun
 from autosparse.jobs.base import TrainingOptions, TrainingRun
 from autosparse.tasks import Images
 from autosparse.tensors import load
-from tests.conftest import tree
+from tests.conftest import Capture, tree
 from tests.slurm.chaos import Chaos, summary
 from tests.slurm.conftest import Sandbox, until
 
@@ -90,7 +90,7 @@ def test_a_graph_in_chaos(
     cluster: Sandbox,
     disk: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Capture,
 ) -> None:
     launch_graph(graph(tmp_path / "calm", irp, prune, iterations), Resources(cluster="inline"), tmp_path / "calm")
     output, log = disk / tmp_path.name, tmp_path / "events.jsonl"

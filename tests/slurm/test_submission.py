@@ -4,8 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from autosparse.jobs.base import TrainingOptions
 from autosparse.store import TripleStore
 from autosparse.tasks import Images
 from tests.cluster.jobs import Note
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Capture, Patch, Script
 from tests.slurm.conftest import MAX_ARRAY, until
 from tests.slurm.work import OneFails, Stamp, WorldRun, stamps
 
@@ -48,7 +46,7 @@ def test_an_array_runs_as_many_at_once_as_asked_for_also_when_it_is_cut(tmp_path
 
 
 def test_quotes_in_every_path_and_a_job_that_fails_beside_one_that_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     output = tmp_path / 'it\'s a "b" $HOME; $(touch pwned) `touch pwned` & c'
@@ -107,9 +105,7 @@ def test_a_task_of_a_users_file_is_found_on_the_nodes(tmp_path: Path) -> None:
     assert (folder / "mine.py").read_text() == (tmp_path / "mine.py").read_text()
 
 
-def test_jobs_wait_for_others_and_are_cancelled_if_those_fail(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_jobs_wait_for_others_and_are_cancelled_if_those_fail(tmp_path: Path, capsys: Capture) -> None:
     def stamping(name: str, after: tuple[str, ...] = (), **how: Any) -> str:
         stamp = Stamp(tmp_path / name, **how)
         (job,) = submit_array([stamp], Resources(**CPU, after=after), name, tmp_path / f"{name}-logs")
@@ -125,35 +121,7 @@ def test_jobs_wait_for_others_and_are_cancelled_if_those_fail(
     assert stamps(tmp_path / "tail")[0]["start"] >= stamps(tmp_path / "good")[0]["end"]
 
 
-def test_a_job_that_was_cancelled_ends_the_waiting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    jobs = [Note(tmp_path, word, seconds=600) for word in "ab"]
-    resources = Resources(**CPU, array_parallelism=1, wait=True)
-    errors: list[str] = []
-
-    def wait() -> None:
-        with pytest.raises(UserError) as caught:
-            launch(jobs, resources, tmp_path, "notes")
-        errors.append(str(caught.value))
-
-    waiting = threading.Thread(target=wait, daemon=True)
-    waiting.start()
-    until((jobs[0].folder / "status.json").is_file)
-    before = slurm.queue()
-    assert before is not None
-    launch(jobs, Resources(**CPU), tmp_path, "notes")  # the same command again, while they run
-    assert slurm.queue() == before
-    slurm.cancel(list(before))
-    waiting.join(timeout=120)
-    assert [error.partition(";")[0] for error in errors] == ["2 of 2 runs failed"]
-    said = capsys.readouterr().err
-    assert "2 of them in the queue already: " in said
-    assert f"failed: {jobs[1].folder}: it was not started" in said
-    assert said.count("Slurm: CANCELLED") == 2
-
-
-def test_submitted_twice_at_once_it_is_one_run_and_both_commands_say_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_submitted_twice_at_once_it_is_one_run_and_both_commands_say_so(tmp_path: Path, monkeypatch: Patch) -> None:
     job = Note(tmp_path, "a", seconds=4)
     launch([job], Resources(**CPU), tmp_path, "notes")
     with monkeypatch.context() as patch:
@@ -170,7 +138,7 @@ def test_submitted_twice_at_once_it_is_one_run_and_both_commands_say_so(
     assert len(list(job.folder.glob("span*"))) == 1
 
 
-def test_a_job_whose_set_up_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_whose_set_up_fails_says_so(tmp_path: Path, capsys: Capture) -> None:
     with pytest.raises(UserError, match="1 of 1 runs failed"):
         launch([Note(tmp_path, "a")], Resources(**CPU, setup=("test 1 = 2",), wait=True), tmp_path, "notes")
     assert "it was not started (setup failed: test 1 = 2); log: " in capsys.readouterr().err
@@ -186,12 +154,7 @@ def test_a_job_whose_set_up_fails_says_so(tmp_path: Path, capsys: pytest.Capture
     ],
 )
 def test_what_slurm_refuses_is_one_line_and_leaves_nothing(
-    arguments: list[str],
-    message: str,
-    script: Callable[..., int],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    arguments: list[str], message: str, script: Script, tmp_path: Path, monkeypatch: Patch, capfd: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert script("irp", "--dataset", "digits", *arguments) == 2

@@ -16,7 +16,7 @@ from autosparse.errors import UserError
 from autosparse.jobs import IRPRun
 from autosparse.jobs.base import TrainingOptions
 from autosparse.tasks import Images
-from tests.conftest import tree
+from tests.conftest import Capture, tree
 from tests.slurm.conftest import Sandbox, until
 from tests.slurm.work import PatientRun
 
@@ -80,7 +80,7 @@ class Stopped:
 
 
 def test_time_limit_preemption_requeue_and_a_lost_node_each_end_as_if_nothing_had_been(
-    undisturbed: Path, tmp_path: Path, sandbox: Sandbox, capsys: pytest.CaptureFixture
+    undisturbed: Path, tmp_path: Path, sandbox: Sandbox, capsys: Capture
 ) -> None:
     """All four at once, as most of the time is spent waiting for Slurm."""
 

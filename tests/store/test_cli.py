@@ -13,6 +13,7 @@ from zarr.storage import ZipStore
 from autosparse.command import run
 from autosparse.store import TripleStore
 from autosparse.store.__main__ import Arguments, main
+from tests.conftest import Capture
 from tests.store.helpers import flip, write
 from tests.store.test_writer import LAYOUT, RUN, SHARD, SIZE, N
 
@@ -30,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
+def command(capsys: Capture) -> Command:
     def call(*arguments: object) -> tuple[int, str, str]:
         code = 0
         try:

@@ -12,7 +12,7 @@ from autosparse.errors import StoreError
 from autosparse.store import TripleStore, TripleWriter
 from autosparse.store.schema import LEDGER, MARKER, Ledger
 from autosparse.store.storage import Folder
-from tests.conftest import tree
+from tests.conftest import Patch, tree
 from tests.store.helpers import advance, random_run, write
 
 RUN, SHARD = random_run(20_011), 4096
@@ -83,9 +83,7 @@ def test_commit_without_the_shards_of_another_rank_raises(tmp_path: Path, until:
     check_finished(path, 2)
 
 
-def test_store_finished_while_it_is_opened_is_not_called_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_finished_while_it_is_opened_is_not_called_damaged(tmp_path: Path, monkeypatch: Patch) -> None:
     path, read = tmp_path / "s", Folder.read
     write(path, RUN, SHARD, until=4)  # survival is still missing
 

@@ -12,7 +12,7 @@ import pytest
 from autosparse.errors import StoreError
 from autosparse.store import TripleStore, writer
 from autosparse.store.schema import LEDGER
-from tests.conftest import tree
+from tests.conftest import Patch, tree
 from tests.store.helpers import random_run, write
 
 RUN, SHARD = random_run(100, iterations=1), 64
@@ -67,7 +67,7 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+def disk(tmp_path: Path, monkeypatch: Patch) -> Disk:
     """The images of a disk while a run was written to it."""
     (tmp_path / "disk").mkdir()
     disk = Disk(tmp_path / "disk")

@@ -11,15 +11,15 @@ import pytest
 
 from autosparse.store import TripleStore
 from autosparse.store.schema import LEDGER
-from tests.conftest import tree
+from tests.conftest import Patch, tree
 from tests.store.helpers import random_run, write
 
 RUN, SHARD = random_run(20_011), 4096
 
 
-@pytest.mark.parametrize("until", [3, 17])
+@pytest.mark.parametrize("until", [17, 60])  # before the first commit and after it
 def test_error_of_a_full_disk_names_the_file_and_the_run_resumes(
-    until: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    until: int, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     path, calls = tmp_path / "s", itertools.count(1)
 
@@ -33,14 +33,15 @@ def test_error_of_a_full_disk_names_the_file_and_the_run_resumes(
     monkeypatch.undo()
     assert raised.value.errno == errno.ENOSPC
     assert not [name for name in tree(path) if name.endswith(".tmp")]
-    if (path / LEDGER).exists():
+    assert (path / LEDGER).exists() == (until == 60)
+    if until == 60:
         assert TripleStore.open(path, unfinished=True).problems() == []
     write(path, RUN, SHARD)
     write(tmp_path / "whole", RUN, SHARD)
     assert tree(path) == tree(tmp_path / "whole")
 
 
-def test_too_many_open_files_are_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_open_files_are_not_called_damage(tmp_path: Path, monkeypatch: Patch) -> None:
     write(tmp_path, RUN, SHARD)
     store = TripleStore.open(tmp_path)
 

@@ -113,12 +113,7 @@ def test_saved_position_resumes_on_any_number_of_processes(
 
 
 @pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        ({"seed": 6}, "seed"),
-        ({"memory": "5MB"}, "memory"),
-        ({"stores": [1, 0, 2]}, "stores"),
-    ],
+    ("options", "name"), [({"seed": 6}, "seed"), ({"memory": "5MB"}, "memory"), ({"stores": [1, 0, 2]}, "stores")]
 )
 def test_position_of_another_order_raises(stores: list[TripleStore], options: dict[str, Any], name: str) -> None:
     state = loader(stores).state_dict()

@@ -131,18 +131,15 @@ def test_weight_is_how_often_a_sample_occurs(order: Order) -> None:
         assert weight * len(chosen) - chunks - 1e-6 <= times.sum() <= weight * len(chosen) + 1e-6
 
 
-def test_a_fraction_is_drawn_anew_in_every_epoch() -> None:
-    orders = [Order((4000,), (400,), 10, 0, epoch, "all", weights=(0.5,)) for epoch in range(4)]
-    halves = [samples_of(order, order.sequence)[1] for order in orders]
-    for a, b in itertools.combinations(halves, 2):
-        assert len(np.intersect1d(a, b)) == pytest.approx(1000, rel=0.15)
-
-
-def test_orders_of_seeds_and_epochs_differ() -> None:
+def test_orders_of_seeds_and_epochs_differ_and_a_fraction_is_drawn_anew() -> None:
     order = Order((5000,), (256,), 500, part="all", streams=6, chunks_per_buffer=2)
     firsts = [batch_indices(replace(order, seed=seed, epoch=epoch), 0)[1] for seed in range(3) for epoch in range(3)]
     for a, b in itertools.combinations(firsts, 2):
         assert len(np.intersect1d(a, b)) < 250
+    orders = [Order((4000,), (400,), 10, 0, epoch, "all", weights=(0.5,)) for epoch in range(4)]
+    halves = [samples_of(order, order.sequence)[1] for order in orders]
+    for a, b in itertools.combinations(halves, 2):
+        assert len(np.intersect1d(a, b)) == pytest.approx(1000, rel=0.15)
 
 
 @few

@@ -14,7 +14,7 @@ import torch
 from autosparse.errors import StoreError
 from autosparse.store import TripleLoader, TripleStore, TripleWriter
 from autosparse.store.storage import storage_of
-from tests.conftest import tree
+from tests.conftest import Patch, tree
 from tests.store.helpers import flip, write
 from tests.store.test_writer import LAYOUT, RUN, SHARD, N
 
@@ -55,7 +55,7 @@ def endpoint(flaky: Flaky) -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+def bucket(endpoint: str, monkeypatch: Patch, request: pytest.FixtureRequest) -> str:
     settings = {"ENDPOINT_URL": endpoint, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
     for name, value in {**settings, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
@@ -137,7 +137,7 @@ def test_damage_raises(bucket: str) -> None:
         TripleStore.open(f"{bucket}/s")
 
 
-def test_missing_stores_and_servers_are_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_stores_and_servers_are_named(bucket: str, monkeypatch: Patch) -> None:
     with pytest.raises(StoreError, match=rf"no triple store at {bucket}/none"):
         TripleStore.open(f"{bucket}/none")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")

@@ -1,7 +1,6 @@
 """The board: statistics of paired seeds, what is run, and the page that the results make."""
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +12,7 @@ from scipy import stats
 from autosparse.errors import UserError
 from autosparse.study import board, board_page
 from autosparse.study.statistics import corrected, paired
-from tests.conftest import ROOT
-
-Script = Callable[..., int]
+from tests.conftest import ROOT, Capture, Patch, Script
 
 
 def test_paired_difference_is_that_of_the_t_test() -> None:
@@ -72,7 +69,7 @@ def test_page_marks_the_best_and_what_is_on_par(tmp_path: Path) -> None:
     assert many.startswith("- 95%, for many full training runs under the mask: ticket is better than magnitude: +4.98")
 
 
-def test_sparsities_without_results_have_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sparsities_without_results_have_a_dash(tmp_path: Path, monkeypatch: Patch) -> None:
     results(tmp_path, {"ticket": 0.95, "synflow, twice as long": 0.91})
     monkeypatch.setitem(board.TRACKS, "digits", replace(board.TRACKS["digits"], sparsities=(0.9, 0.95)))
     lines = board_page.page(tmp_path, ["digits"]).splitlines()
@@ -109,15 +106,13 @@ def test_one_seed_has_no_test_and_a_picture_without_dense(tmp_path: Path) -> Non
     ],
 )
 def test_options_of_the_picture_that_would_do_nothing_raise(
-    options: list[str], said: str, script: Script, capsys: pytest.CaptureFixture[str]
+    options: list[str], said: str, script: Script, capsys: Capture
 ) -> None:
     assert script("board", "show", *options) == 2
     assert said in capsys.readouterr().err
 
 
-def test_command_runs_what_is_missing_and_enters_a_criterion(
-    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_runs_what_is_missing_and_enters_a_criterion(script: Script, tmp_path: Path, capsys: Capture) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("def score(model, mask, scoring):\n    return mask.kept.float().cumsum(0)\n")
     where = ("--results", tmp_path / "results", "--output", tmp_path / "runs", "--cluster", "inline")

@@ -54,10 +54,6 @@ def drawn(chart: Chart, mark: str) -> Iterator[tuple[float, float]]:
                 yield float(x), float(y)
 
 
-def test_points_close_together_fit_on_the_axis() -> None:
-    assert charts.axis_limits(means(80.0, 85.0, 90.0), "accuracy", "higher") == (79.5, 90.5, False)
-
-
 @pytest.mark.parametrize(
     ("metric", "better", "chance", "others"),
     [("accuracy", "higher", 10.0, (90.0, 91.0, 92.0)), ("loss", "lower", 9.0, (2.0, 2.1, 2.2))],
@@ -71,7 +67,8 @@ def test_point_at_chance_lies_beyond_the_axis(
     assert low < min(others) < max(others) < high
 
 
-def test_axis_of_accuracies_ends_at_100() -> None:
+def test_axis_fits_close_points_and_ends_at_100_for_accuracies() -> None:
+    assert charts.axis_limits(means(80.0, 85.0, 90.0), "accuracy", "higher") == (79.5, 90.5, False)
     assert charts.axis_limits(means(99.9), "accuracy", "higher")[:2] == (99.4, 100.0)
     assert charts.axis_limits(means(99.9), "loss", "lower")[:2] == (99.4, 100.4)
 
@@ -179,6 +176,8 @@ def test_layer_chart_has_mean_densities_without_empty_layers() -> None:
     chart = charts.layer_chart(results(layer_densities=densities), {"snip": 0})
     assert chart.rows == [{"series": "snip", "sparsity": 0.9, "layer": "fc1", "density": 20.0}]
     assert [*chart.views] == ["90% sparsity"]
+    svg = charts.layer_chart(results(layer_densities=[{"fc1.weight": 1.0, "fc2.weight": 1.0}] * 2), {"snip": 0}).svg()
+    assert re.findall(r">(\d[\d.]*)<", svg) == ["100"]  # layers of one density have one tick
 
 
 def test_check_chart_draws_each_check_from_left_to_right() -> None:
@@ -189,11 +188,6 @@ def test_check_chart_draws_each_check_from_left_to_right() -> None:
     x, y = zip(*drawn(chart, "symbol"), strict=True)
     assert list(y) == sorted(y)
     assert (x[0] - x[1]) / (x[1] - x[2]) == pytest.approx(1 / 3, rel=1e-3)
-
-
-def test_layers_of_one_density_have_one_tick() -> None:
-    svg = charts.layer_chart(results(layer_densities=[{"fc1.weight": 1.0, "fc2.weight": 1.0}] * 2), {"snip": 0}).svg()
-    assert re.findall(r">(\d[\d.]*)<", svg) == ["100"]
 
 
 def test_training_chart_has_the_epochs_of_every_run() -> None:

@@ -70,15 +70,12 @@ def test_interpolation_is_linear_in_log_density() -> None:
     assert compare.interpolated(masks, 0.999, "test").isna().all()
 
 
-def test_different_recipes_raise() -> None:
+def test_different_recipes_or_metrics_raise() -> None:
+    with pytest.raises(UserError, match="results of different metrics, accuracy and loss"):
+        compare.metric_of(rows(), irp().assign(metric="loss"))
     other = irp().assign(recipe=json.dumps({"epochs": 3, "learning_rate": 0.2, "compile": True}))
     with pytest.raises(UserError, match=r"some have learning_rate=0\.2, compile=True; report them apart"):
         compare.accuracy_table(rows(), other)
-
-
-def test_different_metrics_raise() -> None:
-    with pytest.raises(UserError, match="results of different metrics, accuracy and loss"):
-        compare.metric_of(rows(), irp().assign(metric="loss"))
 
 
 def test_recipes_have_their_differences() -> None:
@@ -103,15 +100,11 @@ def test_concordance_equals_the_papers_formula(tmp_path: Path) -> None:
     assert compare.concordance(first, first) == pytest.approx(1.0)
 
 
-def test_concordance_of_runs_of_different_lengths_uses_fractions(tmp_path: Path) -> None:
+def test_concordance_of_different_lengths_uses_fractions_and_of_different_networks_raises(tmp_path: Path) -> None:
     a, b = store(tmp_path / "a", [0, 1, 2], 2), store(tmp_path / "b", [0, 2, 4], 4)
     assert compare.concordance(a, b) == pytest.approx(1.0)
-
-
-def test_concordance_of_different_networks_raises(tmp_path: Path) -> None:
-    a, b = store(tmp_path / "a", [1, 1], 2), store(tmp_path / "b", [0, 1, 2], 2)
     with pytest.raises(UserError, match="runs of different networks"):
-        compare.concordance(a, b)
+        compare.concordance(a, store(tmp_path / "c", [1, 1], 2))
 
 
 def test_cost_of_iterative_pruning_ends_at_the_first_mask_as_sparse() -> None:

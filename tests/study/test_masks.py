@@ -12,6 +12,7 @@ from autosparse.networks.lenet import lenet_300_100
 from autosparse.pruning import Layout, Mask
 from autosparse.store import TripleStore
 from autosparse.study import masks
+from tests.conftest import Capture, Patch
 
 
 def save(tmp_path: Path, *densities: float) -> tuple[dict[str, Path], list[Mask]]:
@@ -50,7 +51,7 @@ def test_picture_has_the_density_of_rows_and_columns(tmp_path: Path) -> None:
     assert masks._picture(torch.zeros(3, 3, dtype=torch.bool), 4)["highest"] == 0
 
 
-def test_large_masks_are_compared_at_random_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_masks_are_compared_at_random_positions(tmp_path: Path, monkeypatch: Patch) -> None:
     folders, (a, b) = save(tmp_path, 0.5, 0.5)
     monkeypatch.setattr(masks, "_SAMPLE", a.layout.size // 2)
     _, (network,) = masks.describe_masks(folders)
@@ -59,7 +60,7 @@ def test_large_masks_are_compared_at_random_positions(tmp_path: Path, monkeypatc
     assert shared == pytest.approx(int((a.kept & b.kept).sum()), rel=0.2)
 
 
-def test_pictures_of_many_masks_are_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_of_many_masks_are_small(tmp_path: Path, monkeypatch: Patch) -> None:
     folders, _ = save(tmp_path, 0.5, 0.5)
     monkeypatch.setattr(masks, "_BYTES", 4 * 100)
     described, _ = masks.describe_masks(folders)
@@ -73,6 +74,6 @@ def test_run_of_iterative_pruning_has_its_last_mask(irp_run: Path) -> None:
     assert network["shared"] == [[]]
 
 
-def test_run_without_mask_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_without_mask_is_named_and_left_out(tmp_path: Path, capsys: Capture) -> None:
     assert masks.describe_masks({"a": tmp_path}) == ({}, [])
     assert "no picture of a mask" in capsys.readouterr().err

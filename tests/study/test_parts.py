@@ -7,20 +7,16 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from autosparse.jobs import IRPRun
 from autosparse.page import Document
 from autosparse.study import results
 from autosparse.study.parts import Agreement, Comparison, Method
 from autosparse.study.scale import SCALES
+from tests.conftest import Patch
 from tests.study.test_compare import store
 
-METHODS = (
-    Method("short", "short-irp", paper=(85.0, 80.5)),
-    Method("ahead", "lookahead"),
-    Method("IRP", None),
-)
+METHODS = (Method("short", "short-irp", paper=(85.0, 80.5)), Method("ahead", "lookahead"), Method("IRP", None))
 VALUES = {"short": (0.80, 0.82), "ahead": (0.90, 0.92), "IRP": (0.96, 0.98)}
 
 
@@ -50,7 +46,7 @@ def test_table_has_the_papers_number_and_the_difference() -> None:
     assert comparison(0.9, 0.95).measure_table(rows(), "test").loc["short"].tolist() == ["81.00 ± 1.41", "–"]
 
 
-def test_comparison_writes_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparison_writes_its_numbers(tmp_path: Path, monkeypatch: Patch) -> None:
     part = comparison(0.9, checked=("ahead",), checks=("shuffled",))
     layers = {"layer_densities": [{"fc1.weight": 0.1}] * 6, "folder": "run", "seed": 7, "test_best_validation": None}
     unchecked = rows(**layers)
