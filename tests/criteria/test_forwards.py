@@ -118,17 +118,16 @@ class Labelled(GPT):
 
 
 @pytest.mark.filterwarnings("ignore:14% of the elements of the model's matrices")
-@pytest.mark.parametrize("name", [*FLOWING, "snip", "grasp", "ntk-sap"])
+@pytest.mark.parametrize("name", [*FLOWING, "snip", "ntk-sap"])
 def test_token_ids_in_a_dictionary(name: str) -> None:
     ids, labels = texts()[0]
     torch.manual_seed(0)
     model = Labelled()
     batches = [{"attention_mask": torch.ones_like(ids), "input_ids": ids, "labels": labels.contiguous()}]
     found = prune(name, model, batches, loss=lambda model, batch: model(**batch).loss)
-    if name != "grasp":  # whose loss has no temperature then
-        torch.manual_seed(0)
-        expected = prune(name, GPT(), texts())
-        assert (found.kept == expected.kept).float().mean() > 0.999
+    torch.manual_seed(0)
+    expected = prune(name, GPT(), texts())
+    assert (found.kept == expected.kept).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("name", FLOWING)
@@ -165,16 +164,6 @@ def test_wrappers_are_seen_through(wrapped: Callable[[nn.Module], nn.Module], na
     found = prune(name, wrapped(net(plain)), images())
     assert found.layout == expected.layout
     assert torch.equal(found.kept, expected.kept)
-
-
-def test_a_frozen_backbone_under_no_grad_is_refused() -> None:
-    def backbone(m: Any, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            hidden = m.a(x.flatten(1))
-        return hidden[:, :10] + m.b.bias
-
-    with pytest.raises(UserError, match="the loss depends on no prunable weight"):
-        prune("snip", net(backbone), images())
 
 
 class Stateful(Net):

@@ -33,8 +33,8 @@ def fresh(model: nn.Module) -> nn.Module:
 def test_bit_for_bit(convolutional: nn.Module, density: float, dtype: torch.dtype, tmp_path: Path) -> None:
     model = convolutional.to(dtype)
     mask, other = masked(model, density), fresh(model)
-    mask.compress(torch.compile(model), tmp_path / "model.safetensors")
-    found = Mask.restore(torch.compile(other), tmp_path / "model.safetensors")
+    mask.compress(torch.compile(model, backend="eager"), tmp_path / "model.safetensors")
+    found = Mask.restore(torch.compile(other, backend="eager"), tmp_path / "model.safetensors")
     assert found.layout == mask.layout
     assert torch.equal(found.kept, mask.kept)
     for name, tensor in model.state_dict().items():

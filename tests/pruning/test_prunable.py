@@ -180,14 +180,14 @@ def test_patterns_add_and_leave_out() -> None:
 def test_wrappers_are_seen_through(model: nn.Module) -> None:
     layout = Layout.of(model)
     wrappers = [
-        torch.compile(model),
+        torch.compile(model, backend="eager"),
         DataParallel(model),
         AveragedModel(model),
-        AveragedModel(torch.compile(model)),
-        torch.compile(DataParallel(model)),
+        AveragedModel(torch.compile(model, backend="eager")),
+        torch.compile(DataParallel(model), backend="eager"),
     ]
     inside = nn.Sequential(model)
-    inside[0] = torch.compile(model)
+    inside[0] = torch.compile(model, backend="eager")
     for wrapped in wrappers:
         assert Layout.of(wrapped) == layout
         assert [*layout.weights(wrapped)] == [layer.name for layer in layout.layers]
