@@ -14,10 +14,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from autosparse import networks, registry
+from autosparse.autos import BACKBONES
 from autosparse.tasks import Data
 from autosparse.tasks.arrays import ImageArrays, load
 from tests.commands import Commands
-from tests.models import digits
+from tests.models import digits, small
 
 # Tests use the CPU, with the same number of threads on any machine. tests/test_gpu.py makes the GPUs visible again, by
 # a variable that the processes of pytest-xdist inherit.
@@ -104,6 +105,14 @@ def convolutional() -> nn.Module:
         nn.Dropout(),
         nn.Linear(8 * 64, 10),
     )
+
+
+@pytest.fixture(scope="module")
+def small_mlp() -> Iterator[None]:
+    """The mlp of AutoS is a small one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "mlp", small)
+        yield
 
 
 @pytest.fixture

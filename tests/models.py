@@ -86,6 +86,13 @@ class GPT(nn.Module):
         return scores
 
 
+def small(width: int) -> nn.Module:
+    """A backbone of AutoS in a size that tests can afford, with the kinds of layers of the mlp, and dropout."""
+    return nn.Sequential(
+        nn.Linear(width, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 1), nn.Flatten(0)
+    )
+
+
 def images(count: int = 20) -> list[tuple[Tensor, Tensor]]:
     """A batch for networks of images (1, 8, 8) and ten classes."""
     return [(torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(count) % 10)]

@@ -56,26 +56,6 @@ def test_a_folder_as_the_path_of_a_file_is_refused(
     assert [*Path().rglob("*")] == [Path("made")]
 
 
-def test_save_and_load(model: nn.Module, tmp_path: Path) -> None:
-    mask = some_mask(model)
-    mask.save(tmp_path / "mask.safetensors")
-    loaded = Mask.load(tmp_path / "mask.safetensors")
-    assert loaded.layout == mask.layout
-    assert torch.equal(loaded.kept, mask.kept)
-    assert loaded == mask
-    assert loaded != Mask.full(mask.layout)
-
-
-def test_a_mask_with_other_bits_than_were_saved_is_refused(model: nn.Module, tmp_path: Path) -> None:
-    path = tmp_path / "mask.safetensors"
-    some_mask(model).save(path)
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="is not a mask file, or damaged: its content is not what was written"):
-        Mask.load(path)
-
-
 def test_export_to_torch(model: nn.Module) -> None:
     mask = some_mask(model)
     mask.export(torch.compile(model, backend="eager"), torch.zeros(2, 1, 8, 8))
@@ -145,11 +125,22 @@ def test_weights_read_without_a_call_of_their_module_are_not_exported(read: str,
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
-def test_file_without_a_mask_raises(model: nn.Module, tmp_path: Path) -> None:
+def test_saved_mask_is_loaded_and_a_damaged_one_raises(model: nn.Module, tmp_path: Path) -> None:
+    mask, path = some_mask(model), tmp_path / "mask.safetensors"
     with pytest.raises(UserError, match="no mask at"):
-        Mask.load(tmp_path / "none.safetensors")
-    (tmp_path / "bad.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not json at all!")
+        Mask.load(path)
+    mask.save(path)
+    loaded = Mask.load(path)
+    assert loaded.layout == mask.layout
+    assert torch.equal(loaded.kept, mask.kept)
+    assert loaded == mask != Mask.full(mask.layout)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is not a mask file, or damaged: its content is not what was written"):
+        Mask.load(path)
+    path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not json at all!")
     with pytest.raises(UserError, match="is not a mask file"):
-        Mask.load(tmp_path / "bad.safetensors")
+        Mask.load(path)
     with pytest.raises(ValueError, match="a mask is bool"):
-        Mask(Layout.of(model), torch.zeros(3, dtype=torch.bool))
+        Mask(mask.layout, torch.zeros(3, dtype=torch.bool))

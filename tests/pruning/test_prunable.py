@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -53,24 +54,14 @@ def dense(model: nn.Module) -> dict[str, str | None]:
         (nn.ConvTranspose2d(4, 6, 3), {"weight": (54, 36)}),
         (nn.LSTM(3, 4, proj_size=2), {"weight_ih_l0": (3, 16), "weight_hh_l0": (2, 16), "weight_hr_l0": (4, 2)}),
         (
-            nn.GRU(3, 4, bidirectional=True),
-            {
-                "weight_ih_l0": (3, 12),
-                "weight_hh_l0": (4, 12),
-                "weight_ih_l0_reverse": (3, 12),
-                "weight_hh_l0_reverse": (4, 12),
-            },
+            nn.RNN(3, 4, bidirectional=True),
+            {f"weight_{k}_l0{way}": (n, 4) for k, n in (("ih", 3), ("hh", 4)) for way in ("", "_reverse")},
         ),
         (nn.LSTMCell(3, 4), {"weight_ih": (3, 16), "weight_hh": (4, 16)}),
         (nn.MultiheadAttention(4, 2), {"in_proj_weight": (4, 12), "out_proj.weight": (4, 4)}),
         (
             nn.MultiheadAttention(4, 2, kdim=3, vdim=5),
-            {
-                "q_proj_weight": (4, 4),
-                "k_proj_weight": (3, 4),
-                "v_proj_weight": (5, 4),
-                "out_proj.weight": (4, 4),
-            },
+            {"q_proj_weight": (4, 4), "k_proj_weight": (3, 4), "v_proj_weight": (5, 4), "out_proj.weight": (4, 4)},
         ),
         (Conv1D(6, 3), {"weight": (3, 6)}),
     ],
@@ -179,15 +170,10 @@ def test_patterns_add_and_leave_out() -> None:
 
 def test_wrappers_are_seen_through(model: nn.Module) -> None:
     layout = Layout.of(model)
-    wrappers = [
-        torch.compile(model, backend="eager"),
-        DataParallel(model),
-        AveragedModel(model),
-        AveragedModel(torch.compile(model, backend="eager")),
-        torch.compile(DataParallel(model), backend="eager"),
-    ]
+    compiled = partial(torch.compile, backend="eager")
+    wrappers = [AveragedModel(model), AveragedModel(compiled(model)), compiled(DataParallel(model))]
     inside = nn.Sequential(model)
-    inside[0] = torch.compile(model, backend="eager")
+    inside[0] = compiled(model)
     for wrapped in wrappers:
         assert Layout.of(wrapped) == layout
         assert [*layout.weights(wrapped)] == [layer.name for layer in layout.layers]
