@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import autosparse
-from autosparse.cluster import process
 from autosparse.criteria import Scoring, make_criterion, select
 from autosparse.criteria.loss import CrossEntropy
 from autosparse.errors import UserError
@@ -21,8 +20,6 @@ from autosparse.lookahead import OptimizerLearner, Probe, RecipeLearner, look_ah
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.tasks import Data
 from autosparse.training import Callback, Recipe, train
-from tests.models import digits
-from tests.world import world
 
 K = 7
 RECIPE = Recipe(2, "nesterov", 0.05, batch_size=200, clip=1.0)
@@ -204,36 +201,30 @@ def test_no_batches_and_too_many_steps(model: nn.Module, data: Data, accelerator
             Probe(Layout.of(model), steps, columns)
 
 
-def member(folder: Path, stop: int) -> list[bytes]:
-    """What one of two processes sees; stopped at a step if that is not 0."""
-    accelerator = process.start(1)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
-    data = digits(validation=0.0, rank=accelerator.process_index, world_size=2)
-    mask = half(model)
-    left = stop
+def test_probe_stopped_at_a_step_sees_the_same_when_resumed(
+    convolutional: nn.Module, data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    mask, left = half(convolutional), 0
 
     def die(steps: int) -> None:
         nonlocal left
         left -= steps
-        if stop and left < 0:
+        if left < 0:
             raise StoppedError
 
-    learner = RecipeLearner(data, RECIPE, accelerator, K, 0, folder, die, checkpoint_interval=0)
-    probe = Probe(mask.layout, K, COLUMNS)
-    learner.learn(model, mask, probe)
-    if not stop:
-        learner.learn(model, mask, again := Probe(mask.layout, K, COLUMNS))  # reads what was kept
-        assert all(torch.equal(values, probe.columns[name]) for name, values in again.columns.items())
-    process.finish(accelerator)
-    return [values.numpy().tobytes() for values in probe.columns.values()]
+    def seen(folder: str, limit: int = 99) -> dict[str, Tensor]:
+        nonlocal left
+        left, model, probe = limit, copy.deepcopy(convolutional), Probe(mask.layout, K, COLUMNS)
+        RecipeLearner(data, RECIPE, accelerator, K, 0, tmp_path / folder, die, checkpoint_interval=0).learn(
+            model, mask, probe
+        )
+        return dict(probe.columns)
 
-
-def test_two_processes_see_the_same_also_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = world(2, member, tmp_path / "whole", 0)
-    assert one == other
-    assert all("StoppedError" in said for said in world(2, member, tmp_path / "cut", 4))
-    assert world(2, member, tmp_path / "cut", 0) == [one, other]
+    whole = seen("whole")
+    with pytest.raises(StoppedError):
+        seen("cut", 4)
+    for found in (seen("cut", K), seen("cut", K)):  # the second reads what the first has kept
+        assert all(torch.equal(values, whole[name]) for name, values in found.items())
 
 
 def test_tickets_are_masks_of_a_training_for_its_initial_weights(model: nn.Module, data: Data) -> None:

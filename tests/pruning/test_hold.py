@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Adam, Optimizer
 
+import autosparse
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from tests.world import world
@@ -378,6 +379,10 @@ def in_a_world() -> tuple[bool, bool, bool]:
     sharded = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 8))
     other = half(sharded)
     fully_shard(sharded, mesh=init_device_mesh("cpu", (2,)))
+    with pytest.raises(
+        UserError, match=r"^layer 0\.weight is sharded \(a DTensor, as of FSDP2\); choose the mask before"
+    ):
+        autosparse.prune(sharded, criterion="magnitude")
     optimizer = SGD(sharded.parameters(), 0.1, momentum=0.9)
     other.hold(sharded, optimizer)
     for seed in range(2):

@@ -93,7 +93,7 @@ def test_training_learns_and_is_a_function_of_the_seed(images: ImageArrays, acce
     assert results[0][0][-1]["validation"] is None
 
 
-@pytest.mark.parametrize(("kind", "stop"), [("convolutional", 1), ("convolutional", 10), ("deep", 11), ("deep", 20)])
+@pytest.mark.parametrize(("kind", "stop"), [("convolutional", 10), ("deep", 11), ("deep", 20)])
 def test_a_stopped_training_ends_with_the_same_bits(
     kind: str, stop: int, images: ImageArrays, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
@@ -118,9 +118,8 @@ def test_a_stopped_training_ends_with_the_same_bits(
 def test_the_state_of_another_training_is_not_loaded(
     model: nn.Module, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    path = tmp_path / "checkpoint.pt"
+    path, optimizer = tmp_path / "checkpoint.pt", make_optimizer(RECIPE, model)
     train(model, sparse(model), data, RECIPE, accelerator, resume=Checkpoint(path, "iteration 1", 0))
-    optimizer = make_optimizer(RECIPE, model)
     assert Checkpoint(path, "iteration 2").load(model, optimizer) is None
     assert Checkpoint(path, "iteration 1").load(model, optimizer)["epoch"] == 2
     path.write_bytes(path.read_bytes()[:1000])
