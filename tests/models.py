@@ -6,12 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data, Images
 
 
 def digits(validation: float = 0.1, **where: Any) -> Data:
     """Return the data of the task images on scikit-learn's digits."""
     return Data(Images(source="digits", validation=validation), **where)
+
+
+def random_mask(model: nn.Module, density: float = 0.5) -> Mask:
+    """Return a mask that keeps about a fraction of a model's weights."""
+    layout = Layout.of(model)
+    return Mask(layout, torch.rand(layout.size, generator=torch.Generator().manual_seed(0)) < density)
 
 
 class Attention(nn.Module):

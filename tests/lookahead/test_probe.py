@@ -20,19 +20,12 @@ from autosparse.lookahead import OptimizerLearner, Probe, RecipeLearner, look_ah
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.tasks import Data
 from autosparse.training import Callback, Recipe, train
+from tests.models import random_mask
+from tests.training.test_loop import StoppedError, stop_after
 
 K = 7
 RECIPE = Recipe(2, "nesterov", 0.05, batch_size=200, clip=1.0)
 COLUMNS = ("probe-gradient", "probe-theta", "probe-rms")
-
-
-class StoppedError(Exception):
-    """The process ends here."""
-
-
-def half(model: nn.Module) -> Mask:
-    layout = Layout.of(model)
-    return Mask(layout, torch.rand(layout.size, generator=torch.Generator().manual_seed(1)) < 0.5)
 
 
 class Spy(Callback):
@@ -45,7 +38,7 @@ class Spy(Callback):
 
 
 def test_it_sees_the_first_steps_of_a_training(convolutional: nn.Module, data: Data, accelerator: Accelerator) -> None:
-    mask, initial = half(convolutional), {k: v.clone() for k, v in convolutional.state_dict().items()}
+    mask, initial = random_mask(convolutional), {k: v.clone() for k, v in convolutional.state_dict().items()}
     spy = Spy(mask.layout)
     assert train(convolutional, mask, data, RECIPE, accelerator, callback=spy, steps=K) == []
     assert len(spy.seen) == K
@@ -71,7 +64,7 @@ def test_the_model_is_left_bit_for_bit(
     if kind is OptimizerLearner:
         optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
         learner = OptimizerLearner(optimizer, data.scoring(200), CrossEntropy(), K)
-    mask = half(convolutional)
+    mask = random_mask(convolutional)
     mask.apply_(convolutional)
     before = {k: v.clone() for k, v in convolutional.state_dict().items()}
     gradient = torch.ones(8)
@@ -195,7 +188,7 @@ def test_no_batches_and_too_many_steps(model: nn.Module, data: Data, accelerator
     with pytest.raises(UserError, match="looking ahead needs at least one batch"):
         autosparse.prune(model, [], criterion="short-irp", steps_per_round=2, optimizer=torch.optim.Adam)
     with pytest.raises(UserError, match=r"99 steps are more than the 12 of a training"):
-        train(model, half(model), data, RECIPE, accelerator, steps=99)
+        train(model, random_mask(model), data, RECIPE, accelerator, steps=99)
     for steps, columns, message in ((0, COLUMNS, "at least one step"), (1, (), "at least one column")):
         with pytest.raises(UserError, match=message):
             Probe(Layout.of(model), steps, columns)
@@ -204,26 +197,18 @@ def test_no_batches_and_too_many_steps(model: nn.Module, data: Data, accelerator
 def test_probe_stopped_at_a_step_sees_the_same_when_resumed(
     convolutional: nn.Module, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    mask, left = half(convolutional), 0
+    mask = random_mask(convolutional)
 
-    def die(steps: int) -> None:
-        nonlocal left
-        left -= steps
-        if left < 0:
-            raise StoppedError
-
-    def seen(folder: str, limit: int = 99) -> dict[str, Tensor]:
-        nonlocal left
-        left, model, probe = limit, copy.deepcopy(convolutional), Probe(mask.layout, K, COLUMNS)
-        RecipeLearner(data, RECIPE, accelerator, K, 0, tmp_path / folder, die, checkpoint_interval=0).learn(
-            model, mask, probe
-        )
+    def seen(folder: str, stop: int = K) -> dict[str, Tensor]:
+        probe = Probe(mask.layout, K, COLUMNS)
+        learner = RecipeLearner(data, RECIPE, accelerator, K, 0, tmp_path / folder, stop_after(stop), 0)
+        learner.learn(copy.deepcopy(convolutional), mask, probe)
         return dict(probe.columns)
 
     whole = seen("whole")
     with pytest.raises(StoppedError):
         seen("cut", 4)
-    for found in (seen("cut", K), seen("cut", K)):  # the second reads what the first has kept
+    for found in (seen("cut"), seen("cut")):  # the second reads what the first has kept
         assert all(torch.equal(values, whole[name]) for name, values in found.items())
 
 
