@@ -14,10 +14,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from autosparse import networks, registry
+from autosparse.autos import BACKBONES
 from autosparse.tasks import Data
 from autosparse.tasks.arrays import ImageArrays, load
 from tests.commands import Commands
-from tests.models import digits
+from tests.models import digits, small
 
 # Tests use the CPU, with the same number of threads on any machine. tests/test_gpu.py makes the GPUs visible again, by
 # a variable that the processes of pytest-xdist inherit.
@@ -103,6 +104,14 @@ def convolutional() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(8 * 64, 10)
     )
+
+
+@pytest.fixture(scope="module")
+def small_mlp() -> Iterator[None]:
+    """The mlp of AutoS is a small one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "mlp", small)
+        yield
 
 
 @pytest.fixture

@@ -6,12 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autosparse.pruning import Layout, Mask
 from autosparse.tasks import Data, Images
 
 
 def digits(validation: float = 0.1, **where: Any) -> Data:
     """Return the data of the task images on scikit-learn's digits."""
     return Data(Images(source="digits", validation=validation), **where)
+
+
+def random_mask(model: nn.Module, density: float = 0.5) -> Mask:
+    """Return a mask that keeps about a fraction of a model's weights."""
+    layout = Layout.of(model)
+    return Mask(layout, torch.rand(layout.size, generator=torch.Generator().manual_seed(0)) < density)
 
 
 class Attention(nn.Module):
@@ -31,23 +38,13 @@ class Attention(nn.Module):
         return out
 
 
-class Fused(nn.MultiheadAttention):
-    """Torch's own module, as self-attention."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__(width, heads, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        out: Tensor = super().forward(x, x, x, need_weights=False)[0]
-        return out
-
-
 class Block(nn.Module):
     """A transformer's block, normalized first."""
 
-    def __init__(self, width: int, attention: nn.Module) -> None:
+    def __init__(self, width: int, causal: bool) -> None:
         super().__init__()
-        self.before, self.attention, self.between = nn.LayerNorm(width), attention, nn.LayerNorm(width)
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, 2, causal)
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,18 +57,15 @@ class ViT(nn.Module):
     """A vision transformer for images (1, 8, 8): patches by a convolution, a class token, learned positions.
 
     Args:
-        fused: attention by `nn.MultiheadAttention`, not by a linear layer and torch's kernel.
         zero_head: a head of zeros, as before fine-tuning.
     """
 
-    def __init__(self, *, fused: bool = False, zero_head: bool = False, width: int = 16, depth: int = 2) -> None:
+    def __init__(self, *, zero_head: bool = False, width: int = 16, depth: int = 2) -> None:
         super().__init__()
         self.patch = nn.Conv2d(1, width, 2, stride=2)
         self.token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.positions = nn.Parameter(torch.randn(1, 17, width) * 0.02)
-        self.blocks = nn.Sequential(
-            *(Block(width, Fused(width, 2) if fused else Attention(width, 2, causal=False)) for _ in range(depth))
-        )
+        self.blocks = nn.Sequential(*(Block(width, causal=False) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
         if zero_head:
             nn.init.zeros_(self.head.weight)
@@ -89,7 +83,7 @@ class GPT(nn.Module):
     def __init__(self, vocabulary: int = 30, length: int = 12, width: int = 16, depth: int = 2) -> None:
         super().__init__()
         self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
-        self.blocks = nn.Sequential(*(Block(width, Attention(width, 2, causal=True)) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(width, causal=True) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
         self.head.weight = self.tokens.weight
 
@@ -97,6 +91,13 @@ class GPT(nn.Module):
         x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
         scores: Tensor = self.head(self.norm(self.blocks(x)))
         return scores
+
+
+def small(width: int) -> nn.Module:
+    """A backbone of AutoS in a size that tests can afford, with the kinds of layers of the mlp, and dropout."""
+    return nn.Sequential(
+        nn.Linear(width, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 1), nn.Flatten(0)
+    )
 
 
 def images(count: int = 20) -> list[tuple[Tensor, Tensor]]:

@@ -10,103 +10,64 @@ import pytest
 from tests.conftest import ROOT
 
 QUICK = ("training", "store", "mixing", "select", "sparse", "ranks")  # The others are part of `make test-long`.
-CASES: list[tuple[str, str, list[str]]] = [
-    (
-        "training",
-        "--dataset digits --workers 0 --repeats 1 --steps 2 --pairs 1",
-        ["| DataLoader, 0 workers |", "| resnet8 |"],
-    ),
-    (
-        "criteria",
+CASES = {  # options, and a row or a limit that is printed
+    "training": ("--dataset digits --workers 0 --repeats 1 --steps 2 --pairs 1", "| DataLoader, 0 workers |"),
+    "criteria": (
         "--networks lenet-300-100 --criteria random synflow --batches 1 --batch-size 10 --rounds 2 --sparsity 0.9999",
-        ["| random | |", "| synflow | | the scores do not tell the weights apart: "],
+        "| synflow | | the scores do not tell the weights apart: ",
     ),
-    (
-        "lookahead",
+    "lookahead": (
         "--networks gpt --steps 2 --rounds 2 --probe-repeats 1 --repeats 1 --large lenet-300-100 --folder FOLDER",
-        [
-            "| three columns |",
-            "| 2 x 2 steps |",
-            "- gpt, short-irp: under 5% more than as many plain steps: ",
-            "- one column: one float32 a parameter more: ",
-        ],
+        "- gpt, short-irp: under 5% more than as many plain steps: ",
     ),
-    ("large", "--network resnet18 --steps 1 --batch-size 4", ["GB, whole |"]),
-    (
-        "irp_gpu",
+    "large": ("--network resnet18 --steps 1 --batch-size 4", "GB, whole |"),
+    "irp_gpu": (
         "--device cpu --network lenet-300-100 --dataset digits --images 256 --batch-size 64 --workers 1 --repeats 1",
-        ["| this package, bf16, channels-last |", "| DataLoader, 1 workers, float32 |", "- 5 times a DataLoader"],
+        "- 5 times a DataLoader",
     ),
-    (
-        "prune_large",
+    "prune_large": (
         "--network lenet-300-100 --fit-steps 2 --batches 1 --batch-size 8 --folder FOLDER",
-        [
-            "lenet-300-100, 952,600 prunable weights to 99%",
-            "| all but the gradient |",
-            "- within 3 GiB beside the model",
-        ],
+        "- within 3 GiB beside the model",
     ),
-    (
-        "store",
-        "--triples 100000 --repeats 1 --folder FOLDER",
-        ["| this package, whole arrays |", "| h5py, fletcher32", "- writing at 0.8"],
+    "store": ("--triples 100000 --repeats 1 --folder FOLDER", "- writing at 0.8"),
+    "loader": (
+        "--triples 20000 --batch-sizes 256 --record 64 --peer-triples 2000 --peer-seconds 0.1 --repeats 1 --workers 1 "
+        "--folder FOLDER",
+        "| WebDataset",
     ),
-    (
-        "loader",
-        "--triples 20000 --batch-sizes 256 --record 64 --peer-triples 2000 --peer-seconds 0.1 --repeats 1 "
-        "--workers 1 --folder FOLDER",
-        ["| this package, 2 threads, from the disk |", "| MosaicML Streaming", "| WebDataset"],
-    ),
-    (
-        "mixing",
-        "--network lenet-300-100 --batch-sizes 1024 --batches 2",
-        ["| --memory 512MB | 96 | 1 |", "| full shuffle |"],
-    ),
-    (
-        "score",
+    "mixing": ("--network lenet-300-100 --batch-sizes 1024 --batches 2", "| full shuffle |"),
+    "score": (
         "--parameters 100000 --resolution 64 --sample 1000 --resnet-sample 2 --repeats 1 --folder FOLDER",
-        ["| 99.5% | 164 |", "| mlp, one loop | 1,000 |", "| the lookup table | 100,000 |"],
+        "| the lookup table | 100,000 |",
     ),
-    (
-        "samples",
-        "--samples 4096 --steps 4 --seeds 0 --folder FOLDER",
-        ["| all triples |", "| 4,096 triples |", "- 4,096: MSE higher by less than the deviation"],
-    ),
-    ("select", "--scores 100000 --repeats 1", ["| 50% | torch.kthvalue |", "- at 1%, 5 times faster"]),
-    (
-        "sparse",
+    "samples": ("--samples 4096 --steps 4 --seeds 0 --folder FOLDER", "- 4,096: MSE higher by less than the deviation"),
+    "select": ("--scores 100000 --repeats 1", "- at 1%, 5 times faster"),
+    "sparse": (
         "--network lenet-300-100 --width 64 --repeats 1 --folder FOLDER",
-        ["| 99% | 64 |", "- at 90%, a file of at most 20% of the dense one: "],
+        "- at 90%, a file of at most 20% of the dense one: ",
     ),
-    (
-        "scale",
+    "scale": (
         "--sizes 1e5 --batch-size 1024 --enough 0 --fit --fit-steps 2 --folder FOLDER",
-        ["| 100,000 |", "| peak memory of the process |", "- fit and validation within 2 GiB"],
+        "- fit and validation within 2 GiB",
     ),
-    (
-        "ranks",
-        "--writers 2 --shard 4096 --masks 1 --files 300 --folder FOLDER",
-        ["- both wrote the same bytes: met", "| 4,096 | 68.7 billion |", "ranks on a commit keeps all of them"],
-    ),
-    (
-        "cluster",
+    "ranks": ("--writers 2 --shard 4096 --masks 1 --files 300 --folder FOLDER", "- both wrote the same bytes: met"),
+    "cluster": (
         "--dataset digits --networks lenet-300-100 --epochs 1 --repeats 1 --no-slurm --folder FOLDER",
-        ["| processes | ms a step |", "| lenet-300-100 |", "- checkpoints under 2 per cent"],
+        "- checkpoints under 2 per cent",
     ),
-]
+}
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "expected"),
-    [pytest.param(*case, marks=() if case[0] in QUICK else pytest.mark.long) for case in CASES],
-    ids=[case[0] for case in CASES],
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in CASES]
 )
-def test_tiny(name: str, arguments: str, expected: list[str], tmp_path: Path) -> None:
+def test_tiny(name: str, tmp_path: Path) -> None:
+    arguments, expected = CASES[name]
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments.replace("FOLDER", str(tmp_path)).split()]
     own = os.environ | {"TORCHDYNAMO_DISABLE": "1"}  # compiling is tested elsewhere
     done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"command   python -m benchmarks.{name} --")
-    assert all(text in done.stdout for text in expected)
+    assert expected in done.stdout
     assert not list(tmp_path.iterdir())
 
 

@@ -12,7 +12,7 @@ from autosparse.cluster import process
 from autosparse.config import FitConfig
 from autosparse.store import TripleStore
 from autosparse.training import Checkpoint
-from tests.autos.conftest import small
+from tests.models import small
 from tests.world import world
 
 pytestmark = pytest.mark.usefixtures("small_mlp")

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from autosparse.autos import StoredSamples, fit, validate
+from autosparse.autos import StoredSamples
 from autosparse.autos.samples import WeightedSampler
 from autosparse.config import FitConfig
 from autosparse.errors import UserError
@@ -31,7 +31,7 @@ def test_samples_are_drawn_as_often_as_they_weigh() -> None:
         assert ((counts - 20 * weights / weights.sum()).abs() < 2).all()
     assert not torch.equal(draws(weights, 0, 0), draws(weights, 1, 0))
     assert not torch.equal(draws(weights, 0, 0), draws(weights, 0, 1))
-    assert torch.equal(draws(weights, 2, 0), draws(weights, 2, 0))
+    assert torch.equal(draws(weights, 2, 0), [*WeightedSampler(weights, 20, 0)][2])
     parts = [draws(weights, 2, 0, rank, 4) for rank in range(4)]
     assert torch.equal(torch.stack(parts, 1).flatten(), draws(weights, 2, 0))
 
@@ -78,13 +78,6 @@ def test_run_is_drawn_by_its_weight_among_some_triples(store: TripleStore) -> No
     (one, two), weights = StoredSamples([store, store], replace(CONFIG, weights=(1.0, 2.5)))._in_memory
     assert len(one) == len(two)
     assert weights[len(one) :].sum() == pytest.approx(2.5 * weights[: len(one)].sum().item())
-
-
-def test_fit_to_some_triples_is_nearly_as_good(store: TripleStore, accelerator: Accelerator) -> None:
-    samples = StoredSamples([store], replace(CONFIG, samples=16384, epochs=2))
-    metrics = validate(fit(samples, accelerator), samples)
-    assert metrics["mse"] < 0.9 * metrics["variance"]
-    assert metrics["spearman"] > 0.25
 
 
 def test_validation_and_tabulation_come_from_one_reading(store: TripleStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from autosparse.criteria.data_free import erk_counts
 from autosparse.networks import build
 from autosparse.pruning import Layout, Mask
 
-NETWORKS = {"lenet-300-100": (1, 28, 28), "resnet18": (3, 32, 32), "vgg16": (3, 32, 32)}
+NETWORKS = {"lenet-300-100": (1, 28, 28), "resnet8": (3, 16, 16), "vgg7": (3, 16, 16)}
 
 
 @pytest.mark.parametrize("density", [0.5, 0.01, 0.0005])

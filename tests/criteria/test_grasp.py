@@ -69,12 +69,3 @@ def test_many_classes_make_several_batches() -> None:
     batches = class_balanced([(torch.zeros(1000, 1), torch.arange(1000) % 100)], 10)
     assert {len(labels) for _, labels in batches} == {62, 63}
     assert torch.equal(torch.cat([labels for _, labels in batches]), torch.arange(1000) % 100)
-
-
-def test_a_layer_that_is_not_used_scores_zero() -> None:
-    model = tiny()
-    model.spare = nn.Linear(3, 3).double()  # in a Sequential it runs last; hide it
-    model.forward = lambda x: nn.Sequential.forward(model[:7], x)
-    scores = grasp(model, Mask.full(Layout.of(model)), Scoring(samples()))
-    assert (scores[-9:] == 0).all()
-    assert scores[:-9].any()

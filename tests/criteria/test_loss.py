@@ -95,7 +95,6 @@ def test_logits_of_an_output_are_taken() -> None:
     [
         ((1,), (X, Y), "one class score"),
         ((1,), (X, torch.zeros(6, 1)), "one class score"),
-        ((1, 4, 4), (X, indices(4, 4)), "one class score"),
         ((), (X, Y), r"class scores are floating point \(B, classes\), this network returns float32 \(6,\)"),
         ((3,), (X, torch.randn(6, 3)), r"probabilities .*, which sum to 1; got float32 \(6, 3\)"),
         ((3,), (X, Y + 1), r"targets must lie in 0\.\.2 for 3 class scores, got 1\.\.3"),

@@ -1,13 +1,13 @@
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import autosparse
 from autosparse.criteria import Scoring
 from autosparse.criteria.px import px
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
-from tests.models import GPT, ViT, images, texts
+from tests.models import images
 
 
 def test_against_dense_matrices() -> None:
@@ -46,19 +46,9 @@ def test_through_convolutions_norms_and_pooling_in_place_or_not() -> None:
     assert (one > 0).all()
 
 
-@pytest.mark.parametrize(
-    ("model", "batches", "what"),
-    [
-        (ViT, images(), "this computes layer_norm; snip, which runs a network as it is, may take it"),
-        (GPT, texts(), "these are indices; synflow, dataflow and snip may take it"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.GELU(), nn.Linear(9, 10)), images(), "computes gelu"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:14% of the weights in matrices")
-def test_what_has_no_such_paths_is_refused(
-    model: type[nn.Module], batches: list[tuple[Tensor, Tensor]], what: str
-) -> None:
-    with pytest.raises(UserError, match=f"px cannot prune this network: .*{what}") as error:
-        autosparse.prune(model(), batches, criterion="px", sparsity=0.8)
-    assert "\n" not in str(error.value)
+def test_network_without_paths_of_relus_raises_naming_what_takes_it() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.GELU(), nn.Linear(9, 10))
+    message = "px cannot prune this network: .*this computes gelu; snip, which runs a network as it is, may take it"
+    with pytest.raises(UserError, match=message) as error:
+        autosparse.prune(model, images(), criterion="px", sparsity=0.8)
     assert str(error.value).count("may take it") == 1

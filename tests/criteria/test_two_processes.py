@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import autosparse
 from autosparse.cluster import process
 from autosparse.criteria import Scoring, select
 from autosparse.criteria.table import CRITERIA
-from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from tests.criteria.quick import quick, scores_or_mask
 from tests.models import digits
@@ -52,22 +50,3 @@ def test_one_and_two_processes_score_alike(name: str, found: list[dict[str, tupl
     for scores, mask in two:
         torch.testing.assert_close(scores, one, rtol=1e-6, atol=1e-6 * scale)
         assert torch.equal(mask, kept)
-
-
-def refusal() -> str:
-    """Shard a model as FSDP2 does and return the error of pruning it."""
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import init_device_mesh
-
-    torch.distributed.init_process_group("gloo")
-    model = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 8))
-    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-    with pytest.raises(UserError) as error:
-        autosparse.prune(model, criterion="magnitude")
-    torch.distributed.destroy_process_group()
-    return str(error.value)
-
-
-def test_sharded_model_is_refused_in_one_line() -> None:
-    (found,) = world(1, refusal)
-    assert found.startswith("layer 0.weight is sharded (a DTensor, as of FSDP2); choose the mask before sharding")

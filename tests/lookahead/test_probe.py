@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import autosparse
-from autosparse.cluster import process
 from autosparse.criteria import Scoring, make_criterion, select
 from autosparse.criteria.loss import CrossEntropy
 from autosparse.errors import UserError
@@ -21,21 +20,12 @@ from autosparse.lookahead import OptimizerLearner, Probe, RecipeLearner, look_ah
 from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.tasks import Data
 from autosparse.training import Callback, Recipe, train
-from tests.models import digits
-from tests.world import world
+from tests.models import random_mask
+from tests.training.test_loop import StoppedError, stop_after
 
 K = 7
 RECIPE = Recipe(2, "nesterov", 0.05, batch_size=200, clip=1.0)
 COLUMNS = ("probe-gradient", "probe-theta", "probe-rms")
-
-
-class StoppedError(Exception):
-    """The process ends here."""
-
-
-def half(model: nn.Module) -> Mask:
-    layout = Layout.of(model)
-    return Mask(layout, torch.rand(layout.size, generator=torch.Generator().manual_seed(1)) < 0.5)
 
 
 class Spy(Callback):
@@ -48,7 +38,7 @@ class Spy(Callback):
 
 
 def test_it_sees_the_first_steps_of_a_training(convolutional: nn.Module, data: Data, accelerator: Accelerator) -> None:
-    mask, initial = half(convolutional), {k: v.clone() for k, v in convolutional.state_dict().items()}
+    mask, initial = random_mask(convolutional), {k: v.clone() for k, v in convolutional.state_dict().items()}
     spy = Spy(mask.layout)
     assert train(convolutional, mask, data, RECIPE, accelerator, callback=spy, steps=K) == []
     assert len(spy.seen) == K
@@ -66,18 +56,15 @@ def test_it_sees_the_first_steps_of_a_training(convolutional: nn.Module, data: D
     assert not probe.columns["probe-theta"][~mask.kept].any()
 
 
-def learners(model: nn.Module, data: Data, accelerator: Accelerator, folder: Path) -> list[Any]:
-    batches = data.scoring(200)
-    own = OptimizerLearner(lambda p: torch.optim.SGD(p, 0.05, momentum=0.9), batches, CrossEntropy(), K)
-    return [own, RecipeLearner(data, RECIPE, accelerator, K, 0, folder)]
-
-
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("kind", [OptimizerLearner, RecipeLearner])
 def test_the_model_is_left_bit_for_bit(
-    number: int, convolutional: nn.Module, data: Data, accelerator: Accelerator, tmp_path: Path
+    kind: type, convolutional: nn.Module, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    learner = learners(convolutional, data, accelerator, tmp_path)[number]
-    mask = half(convolutional)
+    learner: Any = RecipeLearner(data, RECIPE, accelerator, K, 0, tmp_path)
+    if kind is OptimizerLearner:
+        optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+        learner = OptimizerLearner(optimizer, data.scoring(200), CrossEntropy(), K)
+    mask = random_mask(convolutional)
     mask.apply_(convolutional)
     before = {k: v.clone() for k, v in convolutional.state_dict().items()}
     gradient = torch.ones(8)
@@ -93,7 +80,7 @@ def test_the_model_is_left_bit_for_bit(
     assert convolutional[0].weight.grad is None
     assert convolutional.training
     assert not convolutional[4].training
-    if number == 1:
+    if kind is RecipeLearner:
         assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -102,20 +89,11 @@ def test_short_irp_and_snip_are_what_they_say(model: nn.Module, data: Data) -> N
     layout = Layout.of(model)
     initial = {k: v.clone() for k, v in model.state_dict().items()}
     theta = layout.flatten(layout.weights(model)).clone()
-    found = {
-        name: autosparse.prune(
-            model,
-            batches,
-            sparsity=0.9,
-            criterion=name,
-            rounds=1,
-            steps_per_round=4,
-            optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9),
-        )
-        for name in ("short-irp", "snip-probe")
-    }
+    sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+    how: dict[str, Any] = {"sparsity": 0.9, "rounds": 1, "steps_per_round": 4, "optimizer": sgd}
+    found = {name: autosparse.prune(model, batches, criterion=name, **how) for name in ("short-irp", "snip-probe")}
     assert all(torch.equal(value, initial[name]) for name, value in model.state_dict().items())
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    optimizer = sgd(model.parameters())
     mean = torch.zeros(layout.size)
     for inputs, targets in [*batches, batches[0]]:  # again from the first when they end
         nn.functional.cross_entropy(model(inputs), targets).backward()
@@ -156,29 +134,20 @@ def test_rounds_train_what_is_left_from_the_initial_weights(model: nn.Module, da
     ("more", "message"),
     [
         ({}, r"short-irp looks ahead: .*give steps_per_round= and optimizer=, as in optimizer=lambda"),
-        ({"steps_per_round": 3}, "give steps_per_round= and optimizer="),
-        (
-            {"steps_per_round": 3, "optimizer": torch.optim.SGD([torch.zeros(1)])},
-            "optimizer= takes a function that makes one",
-        ),
-        (
-            {"steps_per_round": 3, "optimizer": lambda parameters: 3},
-            "optimizer= makes an optimizer of parameters; it made a int",
-        ),
-        ({"steps_per_round": 30, "optimizer": lambda p: torch.optim.SGD(p, 1e30)}, "not finite|loss is"),
-        (
-            {"criterion": "snip", "steps_per_round": 3, "optimizer": torch.optim.Adam},
-            r"snip does not train: steps_per_round= and optimizer=",
-        ),
-        ({"criterion": "snip", "rounds": 3}, "rounds are for a saved AutoS and for lookahead, short-irp"),
+        ({"optimizer": torch.optim.SGD([torch.zeros(1)])}, "optimizer= takes a function that makes one"),
+        ({"optimizer": lambda parameters: 3}, "optimizer= makes an optimizer of parameters; it made a int"),
+        ({"optimizer": partial(torch.optim.SGD, lr=1e30), "steps_per_round": 30}, "not finite|loss is"),
+        ({"criterion": "snip", "optimizer": torch.optim.Adam}, "snip does not train: steps_per_round= and optimizer="),
+        ({"criterion": "ticket", "rounds": 3}, "rounds are for a saved AutoS and .*short-irp.*, not for ticket"),
         ({"criterion": "mine.py:score", "rounds": 3}, "rounds are for a saved AutoS and .*, not for mine.py:score"),
     ],
 )
 def test_prune_with_options_that_do_not_fit_a_look_ahead_raises(
     more: dict[str, Any], message: str, model: nn.Module, data: Data
 ) -> None:
+    steps = {"steps_per_round": 3} if "optimizer" in more else {}
     with pytest.raises(UserError, match=message):
-        autosparse.prune(model, [*data.scoring(100, limit=2)], **{"criterion": "short-irp", **more})
+        autosparse.prune(model, [*data.scoring(100, limit=2)], **{"criterion": "short-irp", **steps, **more})
 
 
 @pytest.mark.parametrize(
@@ -219,63 +188,40 @@ def test_no_batches_and_too_many_steps(model: nn.Module, data: Data, accelerator
     with pytest.raises(UserError, match="looking ahead needs at least one batch"):
         autosparse.prune(model, [], criterion="short-irp", steps_per_round=2, optimizer=torch.optim.Adam)
     with pytest.raises(UserError, match=r"99 steps are more than the 12 of a training"):
-        train(model, half(model), data, RECIPE, accelerator, steps=99)
+        train(model, random_mask(model), data, RECIPE, accelerator, steps=99)
     for steps, columns, message in ((0, COLUMNS, "at least one step"), (1, (), "at least one column")):
         with pytest.raises(UserError, match=message):
             Probe(Layout.of(model), steps, columns)
 
 
-def member(folder: Path, stop: int) -> list[bytes]:
-    """What one of two processes sees; stopped at a step if that is not 0."""
-    accelerator = process.start(1)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
-    data = digits(validation=0.0, rank=accelerator.process_index, world_size=2)
-    mask = half(model)
-    left = stop
+def test_probe_stopped_at_a_step_sees_the_same_when_resumed(
+    convolutional: nn.Module, data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    mask = random_mask(convolutional)
 
-    def die(steps: int) -> None:
-        nonlocal left
-        left -= steps
-        if stop and left < 0:
-            raise StoppedError
+    def seen(folder: str, stop: int = K) -> dict[str, Tensor]:
+        probe = Probe(mask.layout, K, COLUMNS)
+        learner = RecipeLearner(data, RECIPE, accelerator, K, 0, tmp_path / folder, stop_after(stop), 0)
+        learner.learn(copy.deepcopy(convolutional), mask, probe)
+        return dict(probe.columns)
 
-    learner = RecipeLearner(data, RECIPE, accelerator, K, 0, folder, die, checkpoint_interval=0)
-    probe = Probe(mask.layout, K, COLUMNS)
-    learner.learn(model, mask, probe)
-    if not stop:
-        learner.learn(model, mask, again := Probe(mask.layout, K, COLUMNS))  # reads what was kept
-        assert all(torch.equal(values, probe.columns[name]) for name, values in again.columns.items())
-    process.finish(accelerator)
-    return [values.numpy().tobytes() for values in probe.columns.values()]
-
-
-def test_two_processes_see_the_same_also_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = world(2, member, tmp_path / "whole", 0)
-    assert one == other
-    assert all("StoppedError" in said for said in world(2, member, tmp_path / "cut", 4))
-    assert world(2, member, tmp_path / "cut", 0) == [one, other]
+    whole = seen("whole")
+    with pytest.raises(StoppedError):
+        seen("cut", 4)
+    for found in (seen("cut"), seen("cut")):  # the second reads what the first has kept
+        assert all(torch.equal(values, whole[name]) for name, values in found.items())
 
 
 def test_tickets_are_masks_of_a_training_for_its_initial_weights(model: nn.Module, data: Data) -> None:
     full, k = Mask.full(Layout.of(model)), 3000
     batches = [*data.scoring(100, limit=2)]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-
-    def masked_by(criterion: str) -> Mask:
-        return autosparse.prune(
-            model,
-            batches,
-            criterion=criterion,
-            sparsity=1 - k / full.layout.size,
-            steps_per_round=30,
-            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-        )
-
-    ticket, gmp_ticket = masked_by("ticket"), masked_by("gmp-ticket")
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    how: dict[str, Any] = {"sparsity": 1 - k / full.layout.size, "steps_per_round": 30, "optimizer": sgd}
+    ticket, gmp_ticket = (autosparse.prune(model, batches, criterion=name, **how) for name in ("ticket", "gmp-ticket"))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     trained = copy.deepcopy(model)
-    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    optimizer = sgd(trained.parameters())
     for step in range(30):
         inputs, targets = batches[step % 2]
         F.cross_entropy(trained(inputs), targets).backward()
@@ -285,9 +231,3 @@ def test_tickets_are_masks_of_a_training_for_its_initial_weights(model: nn.Modul
     assert torch.equal(ticket.kept, keep_top(magnitudes, k, full).kept)
     assert gmp_ticket.count == k
     assert not torch.equal(ticket.kept, gmp_ticket.kept)
-
-
-@pytest.mark.parametrize("criterion", ["ticket", "gmp-ticket"])
-def test_rounds_of_a_ticket_are_refused(criterion: str) -> None:
-    with pytest.raises(UserError, match=f"not for {criterion}"):
-        make_criterion(criterion, rounds=3)

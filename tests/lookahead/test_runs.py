@@ -14,24 +14,16 @@ from autosparse.errors import StoreError, UserError
 from autosparse.files import read_json
 from autosparse.jobs import PruneRun
 from autosparse.jobs.base import TrainingOptions
-from autosparse.lookahead import RecipeLearner
-from autosparse.pruning import Mask
 from autosparse.store import TripleStore, order
 from autosparse.tasks import Data, Images
-from tests.conftest import tree
+from tests.conftest import run_script, tree
 
 DIGITS = ("--dataset", "digits", "--epochs", "2")
 
 
-class StoppedError(Exception):
-    """The process ends here."""
-
-
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def output(tmp_path_factory: pytest.TempPathFactory, small_mlp: None) -> Path:
     """A run of IRP with a probe, and an AutoS fitted to its columns."""
-    from tests.conftest import run_script
-
     output = tmp_path_factory.mktemp("lookahead")
     irp = ["--criteria", "magnitude", "--iterations", "3", "--seeds", "0", "--probe-steps", "5"]
     assert run_script("irp", *DIGITS, *irp, "--output", str(output), "--cluster", "inline") == 0
@@ -59,58 +51,29 @@ def test_the_states_are_what_the_store_has(output: Path) -> None:
         read_iterations(store, FitConfig(features=("theta", "probe-theta"), rounds=3))
 
 
-def job(output: Path, criterion: str, **options: Any) -> PruneRun:
+@pytest.mark.parametrize(
+    ("criterion", "options", "rounds", "steps"),
+    [
+        ("short-irp", {"steps": 4}, 5, 4),
+        ("short-irp", {"rounds": 2}, 2, 10),  # all rounds together take a training if not told otherwise
+        ("autos/ahead", {"steps": 4}, 3, 4),
+    ],
+)
+def test_run_that_looks_ahead_costs_its_steps(
+    criterion: str, options: Any, rounds: int, steps: int, output: Path, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    name = str(output / criterion) if "/" in criterion else criterion
+    config = PruneConfig(criterion=name, sparsity=0.9, seed=100, **options)
     setting = TrainingOptions(task=Images(source="digits"), epochs=2)
-    config = PruneConfig(criterion=criterion, sparsity=0.9, seed=100, **options)
-    found = PruneRun(output=output, setting=setting, config=config)
-    found.check()
-    found.folder.mkdir(parents=True)
-    return found
-
-
-@pytest.mark.parametrize("criterion", ["short-irp", "ahead"])
-def test_a_run_that_is_killed_in_a_probe_ends_with_the_same_mask(
-    criterion: str, output: Path, accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = str(output / "autos" / criterion) if criterion == "ahead" else criterion
-    whole, killed = (job(tmp_path / part, name, steps=4) for part in ("whole", "killed"))
-    whole.run(accelerator)
-    result = read_json(whole.folder / "result.json")
-    rounds = 3 if criterion == "ahead" else 5
-    training = 2 * 10  # steps: 1,350 images in batches of 128, the last one left out
-    assert result["ahead"] == {"rounds": rounds, "steps": 4}
-    assert result["cost"] == pytest.approx(1 + rounds * 4 / training)
-    assert not [path for path in whole.folder.iterdir() if path.name.startswith("probe-")]
-
-    original, calls = RecipeLearner.learn, 0
-
-    def dying(learner: RecipeLearner, *arguments: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise StoppedError
-        original(learner, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RecipeLearner, "learn", dying)
-        with pytest.raises(StoppedError):
-            killed.run(accelerator)
-    assert len([*killed.folder.glob("probe-*.safetensors")]) == 2  # of the rounds before
-    killed.run(accelerator)
-    masks = [Mask.load(each.folder / "mask.safetensors") for each in (whole, killed)]
-    assert torch.equal(masks[0].kept, masks[1].kept)
-    assert read_json(killed.folder / "result.json")["history"] == result["history"]
-    assert not [*killed.folder.glob("probe-*")]
-
-
-def test_all_rounds_take_a_training_if_not_told_otherwise(
-    output: Path, accelerator: Accelerator, tmp_path: Path
-) -> None:
-    run = job(tmp_path, "short-irp", rounds=2)
-    assert run.folder.name == "lenet-300-100_digits_short-irp-r2_90_s100"
+    run = PruneRun(output=tmp_path, setting=setting, config=config)
+    run.check()
+    run.folder.mkdir(parents=True)
     run.run(accelerator)
-    assert read_json(run.folder / "result.json")["ahead"] == {"rounds": 2, "steps": 10}
-    assert read_json(run.folder / "result.json")["cost"] == 2.0
+    assert ("_short-irp-r2_90_s100" in run.folder.name) == ("rounds" in options)
+    result = read_json(run.folder / "result.json")
+    assert result["ahead"] == {"rounds": rounds, "steps": steps}
+    assert result["cost"] == pytest.approx(1 + rounds * steps / 20)  # a training has 2 * 10 steps
+    assert not [*run.folder.glob("probe-*")]
 
 
 def test_prune_looks_ahead_by_a_fit(output: Path, model: torch.nn.Module, data: Data) -> None:

@@ -4,7 +4,7 @@ import copy
 import io
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,10 +13,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Adam, Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import autosparse
 from autosparse.errors import UserError
-from autosparse.pruning import Layout, Mask
+from autosparse.pruning import Mask
+from tests.models import random_mask
 from tests.world import world
 
 
@@ -41,11 +42,6 @@ def network() -> nn.Module:
     return Attention()
 
 
-def half(model: nn.Module) -> Mask:
-    layout = Layout.of(model)
-    return Mask(layout, torch.rand(layout.size, generator=torch.Generator().manual_seed(1)) < 0.5)
-
-
 def step(model: nn.Module, optimizer: Any, seed: int = 0) -> None:
     optimizer.zero_grad()
     x = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(seed))
@@ -64,19 +60,17 @@ def holds(mask: Mask, model: nn.Module) -> bool:
     return not flat[~mask.kept].any() and bool((flat != 0).sum() >= mask.count - 2)
 
 
-def optimizers(model: nn.Module) -> list[Optimizer]:
-    parameters = list(model.parameters())
-    return [
-        SGD(parameters, 0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
-        Adam(parameters, 0.01, amsgrad=True),
-        Adam(parameters, 0.01, fused=True),
-    ]
-
-
-@pytest.mark.parametrize("number", range(3))
-def test_every_step_and_all_momentum(number: int) -> None:
+@pytest.mark.parametrize(
+    "optimizer_of",
+    [
+        partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
+        partial(Adam, lr=0.01, amsgrad=True),
+        partial(Adam, lr=0.01, fused=True),
+    ],
+)
+def test_every_step_and_all_momentum(optimizer_of: Callable[..., Optimizer]) -> None:
     model = network()
-    optimizer, mask = optimizers(model)[number], half(model)
+    optimizer, mask = optimizer_of(model.parameters()), random_mask(model)
     step(model, optimizer)  # momentum from before
     before = copy.deepcopy(model.state_dict())
     mask.hold(model, optimizer)
@@ -91,17 +85,9 @@ def test_every_step_and_all_momentum(number: int) -> None:
         assert None in states.values() or removed_are_zero(mask, states)
 
 
-def test_gradients_are_masked_before_they_are_clipped() -> None:
-    model = network()
-    mask = half(model)
-    mask.hold(model, SGD(model.parameters(), 0.1))
-    model(torch.ones(1, 3, 8)).sum().backward()
-    assert removed_are_zero(mask, {name: weight.grad for name, weight in mask.layout.weights(model).items()})
-
-
 def test_what_is_loaded_is_masked_also_through_a_tied_layer() -> None:
     model, other = network(), network()
-    mask, optimizer = half(model), Adam(model.parameters())
+    mask, optimizer = random_mask(model), Adam(model.parameters())
     step(model, optimizer)
     dense = copy.deepcopy(optimizer.state_dict())
     mask.hold(model, optimizer)
@@ -115,7 +101,7 @@ def test_what_is_loaded_is_masked_also_through_a_tied_layer() -> None:
 
 def test_release_and_context() -> None:
     model = network()
-    mask, optimizer = half(model), SGD(model.parameters(), 0.1)
+    mask, optimizer = random_mask(model), SGD(model.parameters(), 0.1)
     with mask.hold(model, optimizer) as hold:
         step(model, optimizer)
         assert holds(mask, model)
@@ -128,7 +114,7 @@ def test_release_and_context() -> None:
 
 def test_copies_and_files_work_and_hold_nothing() -> None:
     model = network()
-    mask, optimizer = half(model), SGD(model.parameters(), 0.1)
+    mask, optimizer = random_mask(model), SGD(model.parameters(), 0.1)
     mask.hold(model, optimizer)
     saved = io.BytesIO()
     torch.save(model, saved)
@@ -141,22 +127,10 @@ def test_copies_and_files_work_and_hold_nothing() -> None:
     assert holds(mask, model)
 
 
-def test_averages_of_the_model_stay_masked() -> None:
-    model = network()
-    mask, optimizer = half(model), SGD(model.parameters(), 0.1)
-    mask.hold(model, optimizer)
-    averages = [AveragedModel(model), AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))]
-    for seed in range(3):
-        step(model, optimizer, seed)
-        for average in averages:
-            average.update_parameters(model)
-    assert all(holds(mask, average) for average in averages)
-
-
 def test_under_accelerate(accelerator: Accelerator) -> None:
     model = network()
     model, optimizer = accelerator.prepare(model, SGD(model.parameters(), 0.1))
-    mask = half(model)
+    mask = random_mask(model)
     mask.hold(model, optimizer)
     step(model, optimizer)
     assert holds(mask, model)
@@ -165,7 +139,7 @@ def test_under_accelerate(accelerator: Accelerator) -> None:
 def test_frozen_weights_are_named_and_their_gradients_masked_once_thawed() -> None:
     model = network()
     frozen = model.first.weight.requires_grad_(False)
-    mask, optimizer = half(model), SGD([each for each in model.parameters() if each.requires_grad], 0.1)
+    mask, optimizer = random_mask(model), SGD([each for each in model.parameters() if each.requires_grad], 0.1)
     with pytest.warns(
         UserWarning, match=r"frozen layers \(requires_grad=False\): first\.weight; prune\(\.\.\., exclude="
     ) as seen:
@@ -183,7 +157,7 @@ def test_frozen_weights_are_named_and_their_gradients_masked_once_thawed() -> No
 
 def test_gradients_that_were_written_by_hand() -> None:
     model = network()
-    mask, optimizer = half(model), SGD(model.parameters(), 0.1, momentum=0.9)
+    mask, optimizer = random_mask(model), SGD(model.parameters(), 0.1, momentum=0.9)
     mask.hold(model, optimizer)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -196,7 +170,7 @@ def test_gradients_that_were_written_by_hand() -> None:
 
 def test_weights_in_no_optimizer_are_named_and_apply_zeroes_them() -> None:
     model = network()
-    mask = half(model)
+    mask = random_mask(model)
     first, second = (SGD(part.parameters(), 0.1) for part in (model.attention, model.recurrent))
     with pytest.warns(UserWarning, match=r"none of the optimizers has these layers: first\.weight; give all") as seen:
         hold = mask.hold(model, first, second)
@@ -274,7 +248,7 @@ class ScheduleFree:
 )
 def test_removed_weights_are_zero_under_wrappers_of_optimizers(wrap: Any, scheduled: bool) -> None:
     model = network()
-    mask, inner = half(model), SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    mask, inner = random_mask(model), SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
     step(model, inner)  # momentum from before
     optimizer, x, called = wrap(inner), torch.ones(4, 3, 8), []
 
@@ -307,7 +281,7 @@ def test_state_that_a_wrapper_loads_is_masked() -> None:
             self.state = state
 
     model = network()
-    mask, optimizer = half(model), Wrapper(SGD(model.parameters(), 0.1))
+    mask, optimizer = random_mask(model), Wrapper(SGD(model.parameters(), 0.1))
     hold = mask.hold(model, optimizer)
     for held in (True, False):
         optimizer.load_state_dict({weight: {"slow": torch.ones_like(weight)} for weight in model.parameters()})
@@ -322,7 +296,7 @@ def test_weights_changed_between_steps_are_zero_when_the_model_is_called(call: s
     model = network()
     called = torch.compile(model, backend="eager") if call == "compiled" else model
     called(torch.ones(1, 3, 8))
-    mask = half(model)
+    mask = random_mask(model)
     mask.hold(called, SGD(model.parameters(), 0.1))
     for weight in mask.layout.weights(model).values():
         weight.data.fill_(1.0)  # as averages of weights are put there
@@ -333,7 +307,7 @@ def test_weights_changed_between_steps_are_zero_when_the_model_is_called(call: s
 
 def test_a_held_model_may_be_called_twice_before_backward_traced_and_differentiated() -> None:
     model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.ones(3)
-    half(model).hold(model, SGD(model.parameters(), 0.1))
+    random_mask(model).hold(model, SGD(model.parameters(), 0.1))
     (model(x) + model(2 * x)).sum().backward()
     assert torch.func.jacrev(model)(x).shape == (2, 3)
     assert torch.equal(torch.export.export(model, (x,)).module()(x), model(x))
@@ -347,7 +321,7 @@ def test_a_hold_that_fails_changes_nothing(fault: str) -> None:
             raise RuntimeError("no hooks")
 
     model = network()
-    mask, optimizer = half(model), Hookless(model.parameters(), 0.1, momentum=0.9)
+    mask, optimizer = random_mask(model), Hookless(model.parameters(), 0.1, momentum=0.9)
     step(model, optimizer)
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     model.first.weight.requires_grad_(fault != "a warning that is an error")
@@ -364,9 +338,9 @@ def test_a_hold_that_fails_changes_nothing(fault: str) -> None:
 
 def test_model_or_optimizer_that_cannot_be_held_raises() -> None:
     model = network()
-    mask, optimizer = half(model), SGD(model.parameters(), 0.1)
+    mask, optimizer = random_mask(model), SGD(model.parameters(), 0.1)
     layers = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
-    own, of_layers = half(layers), SGD(layers.parameters(), 0.1)
+    own, of_layers = random_mask(layers), SGD(layers.parameters(), 0.1)
     scripted = torch.jit.script(layers)
     cases: list[tuple[str, Callable[[], object]]] = [
         (r"mask\.hold\(model, optimizer\); a loop without one calls mask\.apply_", lambda: mask.hold(model)),
@@ -381,7 +355,7 @@ def test_model_or_optimizer_that_cannot_be_held_raises() -> None:
         assert "\n" not in str(refused.value)
 
 
-def in_a_world(folder: Path) -> tuple[bool, bool, bool]:
+def in_a_world() -> tuple[bool, bool, bool]:
     """What one rank does: steps under DistributedDataParallel, and of a model that FSDP2 has sharded."""
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import init_device_mesh
@@ -390,7 +364,7 @@ def in_a_world(folder: Path) -> tuple[bool, bool, bool]:
     rank = torch.distributed.get_rank()
     model = network()
     wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    mask, optimizer = half(model), SGD(wrapped.parameters(), 0.1, momentum=0.9)
+    mask, optimizer = random_mask(model), SGD(wrapped.parameters(), 0.1, momentum=0.9)
     mask.hold(wrapped, optimizer)
     for seed in range(2):
         step(wrapped, optimizer, 10 * seed + rank)
@@ -399,8 +373,12 @@ def in_a_world(folder: Path) -> tuple[bool, bool, bool]:
     masked = removed_are_zero(mask, {name: weight.grad for name, weight in mask.layout.weights(model).items()})
 
     sharded = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 8))
-    other = half(sharded)
+    other = random_mask(sharded)
     fully_shard(sharded, mesh=init_device_mesh("cpu", (2,)))
+    with pytest.raises(
+        UserError, match=r"^layer 0\.weight is sharded \(a DTensor, as of FSDP2\); choose the mask before"
+    ):
+        autosparse.prune(sharded, criterion="magnitude")
     optimizer = SGD(sharded.parameters(), 0.1, momentum=0.9)
     other.hold(sharded, optimizer)
     for seed in range(2):
@@ -411,5 +389,5 @@ def in_a_world(folder: Path) -> tuple[bool, bool, bool]:
     return holds(mask, model), masked, removed_are_zero(other, whole) and alive == other.count
 
 
-def test_on_several_processes(tmp_path: Path) -> None:
-    assert world(2, in_a_world, tmp_path) == [(True, True, True)] * 2
+def test_on_several_processes() -> None:
+    assert world(2, in_a_world) == [(True, True, True)] * 2

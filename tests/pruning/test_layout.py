@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from torch import nn
@@ -26,8 +24,3 @@ def test_flatten_and_unflatten_are_inverse_and_unflatten_copies_nothing(model: n
     assert not flat[layout.layers[1].offset :][: layout.layers[1].size].any()
     with pytest.raises(ValueError, match="flat tensor of 50200"):
         layout.unflatten(flat[:-1])
-
-
-def test_json_round_trip(model: nn.Module) -> None:
-    layout = Layout.of(model)
-    assert Layout.from_json(json.loads(json.dumps(layout.to_json()))) == layout

