@@ -26,7 +26,9 @@ LAYERS = "Fraction of each layer's weights that is kept, from the input to the o
 _CHECKS = "Sanity checks: the mask as it is, and after its indices within layers, or the weights, have changed."
 _COST = "The last epoch's test metric, mean ± standard deviation, against all that was trained; better is higher up."
 _TRAININGS = "Every training run as a line."
-_MAP = "The score that AutoS gives a parameter, by its first two features in root mean squares of its network."
+_MAP = (
+    "The score of a parameter by AutoS, over its first two features, each in units of the network's root mean square."
+)
 _CHECK_ORDER = ["as it is", *get_args(Sanity)[1:]]  # a mask without a sanity check first
 _TRUTH = (
     "Survival of parameters drawn at random, 20,000 at most: as it was, and as AutoS predicts it from theta and grad. "
@@ -161,7 +163,7 @@ def _facts(pruned: pd.DataFrame, irp: pd.DataFrame) -> list[str]:
     days = sorted({f"{datetime.fromtimestamp(file.stat().st_mtime):%Y-%m-%d}" for file in files if file.is_file()})
     facts += [f"ended {' to '.join(dict.fromkeys([days[0], days[-1]]))}"] if days else []
     seconds = round(float(pruned[["seconds_mask", "seconds_train"]].sum(axis=None))) if len(pruned) else 0
-    return facts + ([f"pruning at initialization took {timedelta(seconds=seconds)} h"] if seconds else [])
+    return facts + ([f"pruning and training took {timedelta(seconds=seconds)}, h:mm:ss"] if seconds else [])
 
 
 def _verdict(pruned: pd.DataFrame) -> tuple[str, str]:

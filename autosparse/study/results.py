@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from autosparse.autos.autos import CARD
-from autosparse.cluster.records import read_config
+from autosparse.cluster.records import FILES, read_config
 from autosparse.config import IRPConfig, PruneConfig
+from autosparse.criteria.table import ROWS
 from autosparse.errors import UserError
 from autosparse.files import read_json, walk
 from autosparse.store import TripleStore
@@ -20,9 +21,9 @@ from autosparse.store.sidecars import HISTORY, read_history
 # Options in the configuration of a run that belong to neither its task nor its training, and their defaults, which runs
 # of an earlier version lack.
 _VARIED = {field.name: field.default for kind in (IRPConfig, PruneConfig) for field in fields(kind)}
-_VARIED |= dict.fromkeys(("kind", "options", "autos", "criterion_code", "grad_batches"))
+_VARIED |= dict.fromkeys(("kind", "options", FILES, "autos", "criterion_code", "grad_batches"))
 # Those of them that have a column or decide nothing.
-_TOLD = {"kind", "options", "criterion", "sparsity", "sanity", "seed", "order_seed"}
+_TOLD = {"kind", "options", FILES, "criterion", "sparsity", "sanity", "seed", "order_seed"}
 _RESULT = {"prune": "result.json", "autos": CARD, "irp": f"triples.zarr/{MARKER}", "report": "index.html"}
 
 
@@ -131,7 +132,9 @@ def _protocol(config: dict[str, Any]) -> str:
 
 def _settings(config: dict[str, Any]) -> str:
     """Return the options that neither the table nor the row names as JSON."""
-    return json.dumps({key: config.get(key, default) for key, default in _VARIED.items() if key not in _TOLD})
+    row = ROWS.get(config["criterion"].partition("-x")[0])  # random-erk-x2 is trained twice as long
+    unread = {"grad_batches"} if row and row.data == "no" else set()
+    return json.dumps({key: config.get(key, default) for key, default in _VARIED.items() if key not in _TOLD | unread})
 
 
 def _distinct(frame: pd.DataFrame, damaged: list[str] | None) -> pd.DataFrame:

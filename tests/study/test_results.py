@@ -25,6 +25,11 @@ def test_runs_with_different_options_have_different_criteria(irp_run: Path, tmp_
     assert found == {str(irp_run): ["irp-snip, rewind_epoch=0"], str(other): ["irp-snip, rewind_epoch=1"]}
 
 
+def test_batches_that_a_criterion_does_not_read_are_not_named(irp_run: Path, tmp_path: Path) -> None:
+    runs = [edited(irp_run, tmp_path / f"{n}", criterion="magnitude", grad_batches=n, seed=n) for n in (1, 2)]
+    assert set(results.load_irp(*runs)["criterion"]) == {"irp-magnitude"}
+
+
 def test_run_without_an_option_of_later_versions_has_its_default(irp_run: Path, tmp_path: Path) -> None:
     other = edited(irp_run, tmp_path / "other", seed=7, order_seed=9)
     config = yaml.safe_load((other / "config.yaml").read_text())
