@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Never
@@ -15,7 +16,7 @@ from autosparse.autos import AutoSCriterion
 from autosparse.config import PRETRAINED, SHIPPED, BatchNorm, folder_of, is_folder
 from autosparse.criteria import Chooser, Criterion, Scoring, make_criterion, select
 from autosparse.criteria.base import check_values
-from autosparse.criteria.gradient import restoring_modules, restoring_weights
+from autosparse.criteria.gradient import restoring_model, restoring_modules, restoring_weights
 from autosparse.criteria.loss import CrossEntropy, Loss
 from autosparse.criteria.repeatable import RepeatableBatches, progress_bar
 from autosparse.criteria.table import AHEAD, DYNAMIC, LOOK_AHEAD, ROWS, check_options
@@ -107,8 +108,9 @@ def prune(
     if isinstance(criterion, str | Path):
         name, criterion = str(criterion), find_criterion(criterion, seed, rounds, batch_norm)
         _check_learner(name, criterion, steps_per_round, optimizer)
+        own = registry.is_path(name)
     else:
-        name = getattr(criterion, "__name__", type(criterion).__name__)
+        name, own = getattr(criterion, "__name__", type(criterion).__name__), True
         if rounds is not None or batch_norm != "batch":
             option = "batch_norm" if rounds is None else "rounds"
             raise UserError(f"{option}= is for a criterion given by name or folder; one of your own brings its own")
@@ -132,6 +134,7 @@ def prune(
         restoring_weights(start.layout.weights(model).values() if mask is not None else ()),
         restoring_modules(model),
         torch.no_grad(),
+        restoring_model(model) if own else nullcontext(),
     ):
         if mask is not None:
             start.apply_(model)

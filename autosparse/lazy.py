@@ -21,5 +21,5 @@ def lazily(package: str) -> Callable[[str], Any]:
             return getattr(import_module(homes[name]), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    vars(module)["__dir__"] = lambda: sorted({*vars(module), *homes})
+    vars(module)["__dir__"] = lambda: sorted({*vars(module), *homes} - {"TYPE_CHECKING", "lazily", "lazy"})
     return find

@@ -26,7 +26,7 @@ from autosparse.criteria.rounds import Rounds
 from autosparse.criteria.snip import snip
 from autosparse.criteria.table import CRITERIA
 from autosparse.errors import UserError
-from autosparse.pruning import Layout, Mask
+from autosparse.pruning import Layout, Mask, keep_top
 from autosparse.tasks import Data, Images
 from tests.criteria.quick import quick
 from tests.models import GPT, images, texts
@@ -337,3 +337,35 @@ class OwnLoss(Images):
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         inputs, targets = batch
         return F.multi_margin_loss(model(inputs), targets)
+
+
+class Trains:
+    """A criterion that trains the model and leaves it changed."""
+
+    def __call__(self, model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        for batch in scoring.batches:
+            scoring.loss(model, batch).backward()
+            optimizer.step()
+        next(model.parameters()).data.fill_(torch.nan)
+        model.eval()
+        return mask.layout.flatten({name: weight.grad.abs() for name, weight in mask.layout.weights(model).items()})
+
+
+class TrainsAndChooses(Trains):
+    """The same that chooses the mask."""
+
+    def choose(self, model: nn.Module, mask: Mask, scoring: Scoring, k: int) -> Mask:
+        return keep_top(self(model, mask, scoring), k, mask)
+
+
+@pytest.mark.parametrize("criterion", [Trains(), TrainsAndChooses(), Rounds(Trains(), rounds=2)])
+def test_own_criterion_leaves_the_model_as_it_was(criterion: Any, model: nn.Module) -> None:
+    gradient = torch.ones_like(next(model.parameters()))
+    next(model.parameters()).grad = gradient
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert prune(model, images(), criterion=criterion, sparsity=0.9).count > 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert next(model.parameters()).grad is gradient
+    assert all(weight.grad is None for weight in [*model.parameters()][1:])
+    assert model.training

@@ -112,7 +112,7 @@ def select(
         raise UserError(
             f"a criterion gives scores float32 ({mask.layout.size},), higher is kept; this one gives {given}"
         )
-    scores = broadcast(scores)
+    scores = broadcast(scores.detach())
     refuse_zeros(scores, model, mask)
     return keep_top(scores, k, mask, refuse_ties=refuse_ties)
 

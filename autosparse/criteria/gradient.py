@@ -77,6 +77,20 @@ def restoring_modules(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def restoring_model(model: nn.Module) -> Iterator[None]:
+    """Restore weights, gradients and modules when the block ends, which may train the model."""
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in gradients:
+            parameter.grad = None
+        with restoring_weights(model.parameters()), restoring_modules(model), torch.enable_grad():
+            yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+@contextlib.contextmanager
 def _differentiable_in_evaluation(model: nn.Module) -> Iterator[None]:
     """Disable cuDNN for recurrent layers: its layers are differentiable in training mode only, and once."""
     recurrent = torch.cuda.is_available() and any(isinstance(module, nn.RNNBase) for module in model.modules())

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,6 +260,7 @@ class PruneRun(TrainingRun):
 
         from autosparse.criteria import Scoring, select
         from autosparse.criteria.data_free import RandomERK
+        from autosparse.criteria.gradient import restoring_model
         from autosparse.jobs.sanity import Inverted, shuffled
         from autosparse.lookahead import RecipeLearner
         from autosparse.pruning import Mask
@@ -280,7 +282,9 @@ class PruneRun(TrainingRun):
         else:
             batches = data.scoring(limit=self.setting.grad_batches)
             scoring = Scoring(batches, batches.loss, learner)
-            mask = select(Inverted(criterion) if config.sanity == "inverted" else criterion, model, full, scoring, k)
+            with restoring_model(model) if self._is_function else nullcontext():
+                inverted = config.sanity == "inverted"
+                mask = select(Inverted(criterion) if inverted else criterion, model, full, scoring, k)
             if config.sanity == "shuffled":
                 mask = shuffled(mask, config.seed)
             if accelerator.is_main_process:

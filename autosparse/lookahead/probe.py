@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autosparse.config import Probed
 from autosparse.criteria.base import Scoring, check_finite
-from autosparse.criteria.gradient import restoring_modules, restoring_weights
+from autosparse.criteria.gradient import restoring_model
 from autosparse.errors import UserError
 from autosparse.pruning import Layout, Mask
 from autosparse.training import Callback
@@ -147,15 +147,8 @@ def training_ahead(criterion: str, model: nn.Module, scoring: Scoring) -> Iterat
     learner: Learner | None = scoring.learner
     if learner is None:
         raise UserError(LACKING.format(criterion))
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in gradients:
-            parameter.grad = None
-        with restoring_weights(model.parameters()), restoring_modules(model), torch.enable_grad():
-            yield learner
-    finally:
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
+    with restoring_model(model):
+        yield learner
 
 
 def short_irp(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:

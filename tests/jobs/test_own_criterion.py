@@ -1,0 +1,29 @@
+"""A user's own criterion in `autosparse prune`, and its place in the report."""
+
+from pathlib import Path
+
+from autosparse.files import read_json
+from autosparse.study import results
+from tests.conftest import Script
+
+SCORE = "    return mask.layout.flatten(mask.layout.weights(model)).abs().detach()\n"
+CHANGE = """    for batch in scoring.batches:
+        scoring.loss(model, batch).backward()
+    for weight in model.parameters():
+        weight.data.mul_(0.01)
+"""
+
+
+def test_a_criterion_that_changes_the_network_trains_from_the_same_weights(script: Script, tmp_path: Path) -> None:
+    for name, body in (("leaves", SCORE), ("changes", CHANGE + SCORE)):
+        (tmp_path / f"{name}.py").write_text(f"def {name}(model, mask, scoring):\n{body}")
+    criteria = [*(f"{tmp_path}/{name}.py:{name}" for name in ("leaves", "changes")), "magnitude"]
+    where = ("--cluster", "inline", "--output", tmp_path)
+    what = ("--dataset", "digits", "--epochs", "1", "--sparsities", "0.9", "--seeds", "1")
+    assert script("prune", *what, "--criteria", *criteria, *where) == 0
+    histories = [read_json(path)["history"] for path in sorted(tmp_path.rglob("result.json"))]
+    assert len(histories) == 3
+    assert histories[0] == histories[1] == histories[2]
+    rows = results.load(tmp_path)
+    assert {*rows["criterion"]} == {"leaves", "changes", "magnitude"}
+    assert rows["recipe"].nunique() == 1  # One table compares them.
