@@ -18,6 +18,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "results", folder / "results")
     shutil.copytree(ROOT / "autosparse", folder / "autosparse", ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder / "dist", folder]
@@ -49,6 +50,7 @@ def test_the_demo_runs_from_the_wheel_in_an_empty_folder(environment: Path, tmp_
     where = called(environment, tmp_path, "python", "-c", "import autosparse; print(autosparse.__file__)")
     assert Path(where).is_relative_to(environment.parent)
     assert called(environment, tmp_path, "autosparse").startswith("usage: autosparse COMMAND")
+    assert "gmp-ticket | " in called(environment, tmp_path, "autosparse", "board", "show")
     demo = done(environment, tmp_path, "autosparse", "demo", "--scale", "smoke", "--cluster", "inline")
     folders = demo.stdout.splitlines()
     said = demo.stderr.splitlines()

@@ -6,6 +6,7 @@ one row per run; `board_page` makes the board from it.
 
 import datetime
 import json
+import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,9 @@ from autosparse.jobs.base import TrainingOptions
 from autosparse.study.scale import DIGITS
 from autosparse.tasks import Images
 
-BEFORE, PROBE, END = "a mask before any training", "a mask after one probe", "sparse only at the end"
+BEFORE, PROBE, END = "a mask before any training", "a mask after one probe", "a mask found during training"
 """Classes of methods, which are compared within themselves."""
+_RELEASED = Path(sysconfig.get_path("data"), "share", "autosparse", "results")  # of a wheel
 _COLUMNS = (
     *("method", "class", "criterion", "options", "seed", "sparsity", "metric", "better", "test", "cost", "epochs"),
     *("seconds", "commit", "date", "hardware"),
@@ -122,7 +124,7 @@ def methods(criteria: Sequence[str]) -> list[Method]:
     for name in criteria:
         if registry.is_path(name):
             code = registry.digest_of(registry.resolve(name, "criterion", {}))[:6]
-            label = f"{name.rpartition(':')[2]} ({code})"
+            label = f"{Path(name).name} ({code})"
             chosen.append(Method(label, BEFORE, name, code=code))
             chosen.append(Method(f"{label}, twice as long", BEFORE, name, {"trainings": 2}, code))
         elif name not in (names := {method.criterion: None for method in everything}):
@@ -154,7 +156,9 @@ def results_file(results: Path, track: str) -> Path:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Return the results of a track, one row per run; none if there is no file."""
+    """Return the results of a track, one row per run; without a file, those that came with the wheel, if any."""
+    if not path.is_file():
+        path = _RELEASED / path.name
     if not path.is_file():
         return pd.DataFrame(columns=_COLUMNS)
     try:
