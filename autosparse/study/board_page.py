@@ -155,7 +155,8 @@ def _section(s: _Standing) -> str:
         f"{s.track.recipe}. Test {s.metric} after the last epoch, mean of {count} paired seeds. The best of each group "
         "is bold. The others have the mean difference from it (negative: worse) and its 95% interval; = marks methods "
         f"that are on par with it (p at least {SIGNIFICANT} in a paired t-test, corrected by Benjamini and Hochberg "
-        f"for all comparisons of this track, {len(s.compared)}).",
+        f"for all comparisons of this track, {len(s.compared)}). Intervals are not corrected, so that of a method "
+        "on par may exclude 0.",
         "",
         *(f"{method}: {series.mean():.2f}." for (method, sparsity), series in s.values.items() if sparsity == 0),
     ]
@@ -212,7 +213,8 @@ def picture(results: Path, names: Sequence[str], sparsity: float) -> Chart:
         rows += [{"track": s.name, "dense": level} for level in levels]
         n = f"{points['n'].min()} to {points['n'].max()}" if points["n"].nunique() > 1 else f"{points['n'].max()}"
         low, high, _ = axis_limits(points, s.metric, s.better)
-        views[f"{s.name}, {per_cent(sparsity)} of the weights removed, {n} seeds"] = _view(
+        what = s.track.recipe.partition(",")[0]
+        views[f"{what}, {per_cent(sparsity)} of the weights removed, {n} seeds"] = _view(
             s, points["method"].tolist(), kinds, (min([low, *levels]), max([high, *levels]))
         )
     return Chart(rows=rows, views=views, series=kinds, columns=1)
@@ -234,10 +236,11 @@ def _points(s: _Standing, sparsity: float) -> pd.DataFrame:
 def _view(
     s: _Standing, methods: Sequence[str], kinds: Mapping[str, int], domain: tuple[float, float]
 ) -> alt.LayerChart:
-    """Draw one track; methods beyond the axis have their mean in their name alone."""
+    """Draw one track; an arrow stands for each method beyond the axis."""
     color, shape = series_encodings(kinds)
     track = alt.Chart(ROWS).transform_filter(f"datum.track === '{s.name}'")
-    title = f"test {label(s.metric)}: mean and 95% interval; dashed: dense"
+    dense_mean = f", {s.values['dense', 0.0].mean():.2f}" if ("dense", 0.0) in s.values else ""
+    title = f"test {label(s.metric)}: mean and 95% interval; dashed: dense{dense_mean}"
     mean, low, dense = (
         alt.X(f"{name}:Q").scale(domain=[*domain], nice=False).title(title) for name in ("mean", "low", "dense")
     )
@@ -248,5 +251,12 @@ def _view(
         level.mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6),
         points.mark_rule(clip=True).encode(x=low, x2="high:Q"),
         points.mark_point(clip=True).encode(x=mean, shape=shape),
+        *(
+            points.transform_filter(beyond).mark_text(text=arrow).encode(x=alt.value(place))
+            for beyond, arrow, place in (
+                (f"datum.mean < {domain[0]}", "◂", 5),
+                (f"datum.mean > {domain[1]}", "▸", alt.expr("width - 5")),
+            )
+        ),
     ]
     return alt.LayerChart(layer=layers).properties(height=_ROW * len(methods))

@@ -156,7 +156,7 @@ def test_object_of_a_users_file_is_entered(tmp_path: Path) -> None:
     mine.write_text("class Choose:\n    def choose(self, model, mask, scoring, k): ...\nchoose = Choose()\n")
     names = [method.name for method in board.methods([f"{mine}:choose"])]
     assert len(names) == 2
-    assert names[0].startswith("choose (")
+    assert names[0].startswith("mine.py:choose (")
 
 
 def test_no_results_is_an_error(tmp_path: Path) -> None:
