@@ -32,7 +32,7 @@ _COMMANDS = (
     "prune --dataset digits --epochs 1 --criteria snip --sanity shuffled reinitialized inverted --seeds 1",
     f"prune {_TEXT} --criteria random-erk snip-probe pretrained gmp --sparsities 0.9 --seeds 1",
 )
-_RESULTS = ("kept", "layer_densities", "history", "accuracy")  # of result.json
+_RESULTS = ("kept", "layer_densities", "history")  # of result.json
 
 
 @dataclass(frozen=True)
