@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Adam, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import autosparse
 from autosparse.errors import UserError
@@ -125,6 +126,18 @@ def test_copies_and_files_work_and_hold_nothing() -> None:
         assert not holds(mask, other)
         step(other, SGD(other.parameters(), 0.1))
     assert holds(mask, model)
+
+
+def test_averages_of_the_model_stay_masked() -> None:
+    model = network()
+    mask, optimizer = random_mask(model), SGD(model.parameters(), 0.1)
+    mask.hold(model, optimizer)
+    averages = [AveragedModel(model), AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))]
+    for seed in range(3):
+        step(model, optimizer, seed)
+        for average in averages:
+            average.update_parameters(model)
+    assert all(holds(mask, average) for average in averages)
 
 
 def test_under_accelerate(accelerator: Accelerator) -> None:
