@@ -63,7 +63,7 @@ class GPT2(Task):
 
 @dataclass(frozen=True)
 class Sequences(Dataset[dict[str, Tensor]]):
-    """What Hugging Face's models take: the labels are the inputs, which the model shifts by itself."""
+    """Batches for models of Hugging Face: the labels are the inputs, which the model shifts by itself."""
 
     samples: Any
 
