@@ -53,10 +53,11 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the code that runs, with `+` if files differ from it; None outside a checkout."""
+    """Return the commit of the code that runs, with `+` if the package differs from it; None outside a checkout."""
     ours = _git("ls-files", "--error-unmatch", __file__)  # A virtual environment may be inside another repository.
     commit = ours and _git("rev-parse", "HEAD")
-    return commit and commit.strip() + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", autosparse.__path__[0])
+    return commit and commit.strip() + ("+" if changes else "")
 
 
 def write_config(job: Job) -> None:
