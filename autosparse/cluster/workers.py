@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -86,8 +86,6 @@ def run(stages: Sequence[Stage], resources: Resources) -> list[Failure]:
     bar = tqdm(total=len(jobs), desc="runs", unit="run", disable=None, smoothing=0)
     with bar, interruption.listening(), _stopping(running):
         while running or any(waiting.values()):
-            if interruption.received():
-                raise KeyboardInterrupt
             for stage in stages:
                 queue = waiting[stage.name]
                 if queue and (not_started := blocked(stage, failed)):
@@ -104,6 +102,8 @@ def run(stages: Sequence[Stage], resources: Resources) -> list[Failure]:
             bar.set_postfix_str(", ".join(f"{count} {state}" for state, count in counts.items() if count))
             alive = [each for run in running.values() for each in run.processes if each.exitcode is None]
             connection.wait([each.sentinel for each in alive], timeout=0.2)
+            if interruption.received():
+                raise KeyboardInterrupt
             for place, ended in [(place, run) for place, run in running.items() if run.has_ended()]:
                 del running[place]
                 free.append(place)
@@ -162,6 +162,7 @@ def _server_environment() -> Iterator[None]:
 
     Runs do not import the script of this process, which `multiprocessing` would have them do.
     """
+    resource_tracker.ensure_running()  # Started together with the server, it would let the signals through.
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"  # NumPy's BLAS would start threads when it is imported.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, interruption.SIGNALS)

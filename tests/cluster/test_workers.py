@@ -30,12 +30,17 @@ run(make_dataclass("Nothing", []), lambda a: launch(jobs, Resources(cluster="loc
 """
 
 
-def working(output: Path, *jobs: Sequence[object]) -> subprocess.Popen[str]:
-    """Return a command all of whose jobs, given by their fields, work by now."""
+def started(output: Path, *jobs: Sequence[object]) -> subprocess.Popen[str]:
+    """Return a command that has started, whose jobs are given by their fields."""
     code = COMMAND.format(path=[str(ROOT)], output=str(output), jobs=jobs)
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+
+
+def working(output: Path, *jobs: Sequence[object]) -> subprocess.Popen[str]:
+    """Return a command all of whose jobs, given by their fields, work by now."""
+    process = started(output, *jobs)
     while not all(holder_of(Note(output, str(word)).folder) for word, *_ in jobs):
         assert process.poll() is None
         time.sleep(0.01)
@@ -112,6 +117,19 @@ def test_ctrl_c_stops_jobs_at_a_step(tmp_path: Path) -> None:
     for word in "ab":
         assert json.loads((tmp_path / f"note_{word}" / "status.json").read_text())["state"] == "interrupted"
         assert holder_of(tmp_path / f"note_{word}") is None
+
+
+def test_ctrl_c_while_the_server_imports_ends_in_one_line(tmp_path: Path) -> None:
+    process = started(tmp_path, ("a", "asked"))
+    assert process.stderr
+    while "1 to run" not in process.stderr.readline():
+        pass
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert error.endswith("error: interrupted; the same command resumes\n")
 
 
 def test_second_ctrl_c_ends_runs_at_once(tmp_path: Path) -> None:
