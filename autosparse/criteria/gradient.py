@@ -8,6 +8,8 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autosparse.criteria.base import Scoring, check_finite
 from autosparse.criteria.failures import naming_layers
@@ -88,6 +90,17 @@ def restoring_model(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
+
+
+@contextlib.contextmanager
+def recorded_steps() -> Iterator[list[Optimizer]]:
+    """Record the optimizer of every step in the block, of any optimizer, in a list."""
+    steps = list[Optimizer]()
+    handle = register_optimizer_step_post_hook(lambda optimizer, *_: steps.append(optimizer))
+    try:
+        yield steps
+    finally:
+        handle.remove()
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from autosparse.training.dynamic import MaskUpdateCallback
 
 _LABEL_KEYS = ("network", "dataset", "criterion", "iterations", "seed")  # what a result says of a run of labels
-RESULT, MASK = "result.json", "mask.safetensors"
+RESULT, MASK, OWN_STEPS = "result.json", "mask.safetensors", "own_steps.json"
 log = logging.getLogger(__name__)
 
 
@@ -173,6 +173,8 @@ class PruneRun(TrainingRun):
                 tracked.log("epoch", epoch["epoch"], epoch_values(epoch, recipe.rate(epoch["epoch"] - 1)))
 
             mask = self._mask(criterion, rounds, ahead, full, model, data, accelerator, bar.update)
+            if self._is_function:
+                rounds, ahead = 1, read_json(self.folder / OWN_STEPS)["steps"]
             mask_end = time.perf_counter()
             if config.sanity == "reinitialized":
                 model = self.setting.make_model(reinitialized(config.seed), accelerator)
@@ -260,7 +262,7 @@ class PruneRun(TrainingRun):
 
         from autosparse.criteria import Scoring, select
         from autosparse.criteria.data_free import RandomERK
-        from autosparse.criteria.gradient import restoring_model
+        from autosparse.criteria.gradient import recorded_steps, restoring_model
         from autosparse.jobs.sanity import Inverted, shuffled
         from autosparse.lookahead import RecipeLearner
         from autosparse.pruning import Mask
@@ -282,12 +284,14 @@ class PruneRun(TrainingRun):
         else:
             batches = data.scoring(limit=self.setting.grad_batches)
             scoring = Scoring(batches, batches.loss, learner)
-            with restoring_model(model) if self._is_function else nullcontext():
-                inverted = config.sanity == "inverted"
+            inverted = config.sanity == "inverted"
+            with restoring_model(model) if self._is_function else nullcontext(), recorded_steps() as own_steps:
                 mask = select(Inverted(criterion) if inverted else criterion, model, full, scoring, k)
             if config.sanity == "shuffled":
                 mask = shuffled(mask, config.seed)
             if accelerator.is_main_process:
+                if self._is_function:
+                    write_json(self.folder / OWN_STEPS, {"steps": len(own_steps)})
                 mask.save(path)
             accelerator.wait_for_everyone()
         if learner:

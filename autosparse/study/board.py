@@ -192,7 +192,7 @@ def _row(method: Method, run: PruneRun) -> dict[str, Any]:
     result, environment = (read_json(run.folder / name) for name in ("result.json", "environment.json"))
     return {
         "method": method.name,
-        "class": method.kind,
+        "class": PROBE if method.kind == BEFORE and result["ahead"]["steps"] else method.kind,
         "criterion": method.criterion,
         "options": json.dumps(method.how),
         "seed": run.config.seed,

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 import altair as alt
+import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -70,7 +71,7 @@ class _Standing:
     @cached_property
     def groups(self) -> Mapping[str, list[str]]:
         """Methods of the same class and cost, by a title."""
-        costs = self.rows["cost"].round().astype(int)
+        costs = np.ceil(self.rows["cost"]).astype(int)  # A part of a training run counts as a whole one.
         groups = dict(iter(self.rows.groupby(["class", costs])["method"]))
         return {
             f"{kind}, cost {cost}": list(dict.fromkeys(groups[kind, cost]))
@@ -228,8 +229,9 @@ def _points(s: _Standing, sparsity: float) -> pd.DataFrame:
             values = s.values[method, sparsity]
             mean, n = float(values.mean()), len(values)
             half = float(stats.t.ppf(0.975, n - 1) * values.sem()) if n > 1 else 0.0
-            row = {"track": s.name, "method": f"{method}  {mean:.2f}", "series": title.rpartition(", ")[0]}
-            rows.append(row | {"mean": mean, "std": half, "low": mean - half, "high": mean + half, "n": n})
+            row = {"track": s.name, "method": f"{method}  {mean:.2f}", "series": title.rpartition(", ")[0], "n": n}
+            numbers = {"sparsity": sparsity, "mean": mean, "std": half, "low": mean - half, "high": mean + half}
+            rows.append(row | numbers)
     return pd.DataFrame(rows)
 
 

@@ -27,3 +27,22 @@ def test_a_criterion_that_changes_the_network_trains_from_the_same_weights(scrip
     rows = results.load(tmp_path)
     assert {*rows["criterion"]} == {"leaves", "changes", "magnitude"}
     assert rows["recipe"].nunique() == 1  # One table compares them.
+
+
+TRAIN = """    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for batch in scoring.batches:
+        scoring.loss(model, batch).backward()
+        optimizer.step()
+"""
+
+
+def test_steps_of_a_criterion_are_part_of_its_cost(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "probe.py").write_text(f"import torch\ndef probe(model, mask, scoring):\n{TRAIN}{SCORE}")
+    what = ("--dataset", "digits", "--epochs", "1", "--sparsities", "0.9", "--seeds", "1")
+    assert script("prune", *what, "--criteria", f"{tmp_path}/probe.py:probe", "--output", tmp_path) == 0
+    path = next(tmp_path.rglob("result.json"))
+    result = read_json(path)
+    assert result["cost"] == 1 + result["ahead"]["steps"] / 10  # An epoch of digits has ten steps.
+    path.unlink()  # The mask is read again.
+    assert script("prune", *what, "--criteria", f"{tmp_path}/probe.py:probe", "--output", tmp_path) == 0
+    assert read_json(path)["cost"] == result["cost"]

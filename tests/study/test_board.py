@@ -124,9 +124,16 @@ def test_command_runs_what_is_missing_and_enters_a_criterion(script: Script, tmp
     rows = board.read(tmp_path / "results" / "digits.csv")
     assert rows["method"].value_counts().tolist() == [3] * 4
     assert rows.loc[rows["method"] == "magnitude", "test"].between(0.05, 1.0).all()
-    mine.write_text("def score(model, mask, scoring):\n    return -mask.kept.float().cumsum(0)\n")
+    step = "    torch.optim.SGD(model.parameters(), lr=0.1).step()\n"
+    mine.write_text(f"import torch\ndef score(model, mask, scoring):\n{step}    return mask.kept.float().cumsum(0)\n")
     assert script(*run, f"{mine}:score") == 0
-    assert len(board.read(tmp_path / "results" / "digits.csv")) == 18
+    rows = board.read(tmp_path / "results" / "digits.csv")
+    assert len(rows) == 18
+    probes = rows[rows["class"] == board.PROBE]  # It trains.
+    assert sorted(probes["cost"]) == [1.1] * 3 + [2.1] * 3
+    said = capsys.readouterr().out
+    assert "### A mask after one probe, cost 2" in said
+    assert "### A mask after one probe, cost 3" in said
     assert script(*run, "nobody") == 2
     assert "unknown criterion" in capsys.readouterr().err
     assert script(*run, "snip", "--seeds", "201") == 0
