@@ -279,16 +279,17 @@ def _scaled(values: Sequence[float | None], times: Sequence[float]) -> list[floa
 def axis_limits(points: pd.DataFrame, metric: str, better: str) -> tuple[float, float, bool]:
     """Return the ends of a metric's axis, and whether some points lie beyond them.
 
-    A criterion at chance must not flatten the differences among the others. If `better` is neither "higher" nor
-    "lower", the axis contains all points.
+    A criterion at chance must not flatten the differences among the others: at each sparsity the axis contains seven
+    points in eight. If `better` is neither "higher" nor "lower", the axis contains all points.
     """
     means = points["mean"]
+    by_sparsity = means.groupby(points["sparsity"])
     bottom, top = float((means - points["std"]).min()), float((means + points["std"]).max())
     if better == "higher":
-        rest = float(means.quantile(0.12))
+        rest = float(by_sparsity.quantile(0.12).min())
         bottom = max(bottom, rest - 0.5 * (top - rest)) if rest < top else bottom
     elif better == "lower":
-        rest = float(means.quantile(0.88))
+        rest = float(by_sparsity.quantile(0.88).max())
         top = min(top, rest + 0.5 * (rest - bottom)) if rest > bottom else top
     margin = 0.05 * (top - bottom) or 0.5
     low, high = bottom - margin, top + margin

@@ -150,21 +150,21 @@ def of_metric(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def recipes(*frames: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return the recipes of the rows, the most frequent first, each with its differences from the first.
+    """Return the recipes of the rows, the most frequent first, each with the options in which they differ.
 
-    A difference reads `, batch_size=32`.
+    These read `, batch_size=32`.
     """
     by_count = pd.concat([frame["recipe"] for frame in frames if len(frame)]).value_counts().index
-    first, *others = (json.loads(recipe) for recipe in by_count)
-    differences = [""]
-    for other in others:
-        keys = [key for key in {**first, **other} if first.get(key) != other.get(key)]
-        differences.append("".join(f", {key}={other.get(key)}" for key in keys))
-    return list(zip(by_count, differences, strict=True))
+    options = pd.DataFrame([json.loads(recipe) for recipe in by_count], dtype=object)
+    different = [name for name in options if options[name].map(json.dumps).nunique() > 1]
+    named = ["".join(f", {name}={row[name]}" for name in different) for _, row in options.iterrows()]
+    return list(zip(by_count, named, strict=True))
 
 
 def one_recipe(*frames: pd.DataFrame) -> None:
     """Raise a UserError that names the options in which the recipes of the rows differ, if they do."""
-    for _, difference in recipes(*frames)[1:]:
-        names = difference.removeprefix(", ")
-        raise UserError(f"results of different recipes cannot share a table: some have {names}; report them apart")
+    first, *others = (named.removeprefix(", ") for _, named in recipes(*frames))
+    if others:
+        raise UserError(
+            f"results of different recipes cannot share a table: {first} and {others[0]}; report them apart"
+        )

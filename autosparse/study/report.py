@@ -1,7 +1,7 @@
 """The report of a set of runs: results by network and data, fitted criteria, and the state of every run."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -162,8 +162,8 @@ def _facts(pruned: pd.DataFrame, irp: pd.DataFrame) -> list[str]:
             facts.append(f"{count} run{'s' if count > 1 else ''} of {kind}")
     days = sorted({f"{datetime.fromtimestamp(file.stat().st_mtime):%Y-%m-%d}" for file in files if file.is_file()})
     facts += [f"ended {' to '.join(dict.fromkeys([days[0], days[-1]]))}"] if days else []
-    seconds = round(float(pruned[["seconds_mask", "seconds_train"]].sum(axis=None))) if len(pruned) else 0
-    return facts + ([f"pruning and training took {timedelta(seconds=seconds)}, h:mm:ss"] if seconds else [])
+    minutes = float(pruned[["seconds_mask", "seconds_train"]].sum(axis=None)) / 60 if len(pruned) else 0
+    return facts + ([f"pruning and training took {minutes:.1f} minutes"] if minutes else [])
 
 
 def _verdict(pruned: pd.DataFrame) -> tuple[str, str]:
@@ -203,7 +203,8 @@ def _verdict(pruned: pd.DataFrame) -> tuple[str, str]:
     how = f"Test {metric} after the last epoch; cost in full training runs; n = {n} {'seed' if n == '1' else 'seeds'}"
     if counts[-1] < 2:
         return f"Best: {sentence}.", f"{how}, too few for a test."
-    test = f"paired t-tests of the best with the others of its cost, p corrected for {len(pairs)} comparisons"
+    corrections = f", p corrected for {len(pairs)} comparisons" if len(pairs) > 1 else ""
+    test = f"paired t-tests of the best with the others of its cost{corrections}"
     return f"Best: {sentence}.", f"{how}; {test}; on par: p is at least {SIGNIFICANT}."
 
 

@@ -150,5 +150,6 @@ def _distinct(frame: pd.DataFrame, damaged: list[str] | None) -> pd.DataFrame:
         options = pd.DataFrame(group["settings"].map(json.loads).tolist(), index=group.index, dtype=object)
         for name in sorted(options):
             if options[name].map(json.dumps).nunique() > 1:
-                frame.loc[group.index, "criterion"] += f", {name}=" + options[name].map(str)
+                values = [f", {name}={'default' if value is None else value}" for value in options[name]]
+                frame.loc[group.index, "criterion"] += values
     return frame.drop(columns="settings")

@@ -1,9 +1,10 @@
 """The numbers in charts: their rows, their axes, and where the marks are drawn."""
 
+import itertools
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from autosparse.page import Chart, number_series
 from autosparse.study import charts, learned
 
 
-def means(*values: float) -> pd.DataFrame:
-    return pd.DataFrame({"mean": values, "std": 0.0})
+def means(*values: float, sparsities: Sequence[float] = (0.98,), std: float = 0.0) -> pd.DataFrame:
+    rows = zip(values, itertools.cycle(sparsities), strict=False)
+    return pd.DataFrame([{"mean": mean, "std": std, "sparsity": sparsity} for mean, sparsity in rows])
 
 
 def curves(**series: tuple[float, ...]) -> pd.DataFrame:
@@ -73,6 +75,13 @@ def test_axis_fits_close_points_and_ends_at_100_for_accuracies() -> None:
     assert charts.axis_limits(means(99.9), "loss", "lower")[:2] == (99.4, 100.4)
 
 
+def test_axis_has_most_points_of_every_sparsity() -> None:
+    points = means(*(90, 60, 91, 59) * 8, 90, 20, sparsities=(0.9, 0.99))
+    low, _, cut = charts.axis_limits(points, "accuracy", "higher")
+    assert 20 < low < 59
+    assert cut
+
+
 def test_spread_has_mean_and_deviation_in_per_cent() -> None:
     rows = pd.concat([results(test=[0.8, 0.9]), results(criterion="random", test=[0.5, math.nan])])
     spread = charts.spread(rows, ["criterion"])
@@ -94,7 +103,9 @@ def test_sparsity_chart_draws_each_mean_at_its_place() -> None:
     assert [(row["name"], row["at"]) for row in chart.rows if "at" in row] == [("snip", 70), ("irp", 85), ("dense", 96)]
     assert not chart.cut
     assert chart.choices == {"measure": ["test"]}
-    low, high, _ = charts.axis_limits(means(90, 80, 70, 95, 90, 85).assign(std=1.0), "accuracy", "higher")
+    low, high, _ = charts.axis_limits(
+        means(90, 80, 70, 95, 90, 85, sparsities=(0.8, 0.9, 0.98)).assign(std=1.0), "accuracy", "higher"
+    )
     domain = math.log(1.8), math.log(22)
     expected = [
         (640 * (domain[1] - math.log(density)) / (domain[1] - domain[0]), 360 * (high - mean) / (high - low))
@@ -109,7 +120,9 @@ def test_sparsity_chart_draws_each_mean_at_its_place() -> None:
 def test_labels_of_close_lines_are_a_line_apart_and_within_the_axis() -> None:
     values = {name: (95.0, 94.0, 93.0 + 0.01 * k) for k, name in enumerate("abcde")}
     chart = sparsity_chart(curves(**values), pd.DataFrame({"test": [0.93]}))
-    low, high, _ = charts.axis_limits(means(95, 94, 93, 93.04).assign(std=1.0), "accuracy", "higher")
+    low, high, _ = charts.axis_limits(
+        means(95, 94, 93, sparsities=(0.8, 0.9, 0.98)).assign(std=1.0), "accuracy", "higher"
+    )
     at = {row["name"]: row["at"] for row in chart.rows if "at" in row}
     assert [*at] == ["a", "dense", "b", "c", "d", "e"]
     assert (np.diff([*at.values()]) >= 14 / 360 * (high - low)).all()

@@ -73,14 +73,16 @@ def test_interpolation_is_linear_in_log_density() -> None:
 def test_different_recipes_or_metrics_raise() -> None:
     with pytest.raises(UserError, match="results of different metrics, accuracy and loss"):
         compare.metric_of(rows(), irp().assign(metric="loss"))
-    other = irp().assign(recipe=json.dumps({"epochs": 3, "learning_rate": 0.2, "compile": True}))
-    with pytest.raises(UserError, match=r"some have learning_rate=0\.2, compile=True; report them apart"):
+    other = irp().assign(recipe=json.dumps({"epochs": 3, "learning_rate": 0.2}))
+    with pytest.raises(UserError, match=r"a table: learning_rate=0\.1 and learning_rate=0\.2; report them apart"):
         compare.accuracy_table(rows(), other)
 
 
 def test_recipes_have_their_differences() -> None:
     other = json.dumps({"epochs": 3, "learning_rate": 0.2})
-    assert compare.recipes(rows(), irp().assign(recipe=other)) == [(RECIPE, ""), (other, ", learning_rate=0.2")]
+    named = [(RECIPE, ", learning_rate=0.1"), (other, ", learning_rate=0.2")]
+    assert compare.recipes(rows(), irp().assign(recipe=other)) == named
+    assert compare.recipes(rows(), irp()) == [(RECIPE, "")]
 
 
 def store(path: Path, survival: list[int], iterations: int, model: nn.Module | None = None) -> TripleStore:

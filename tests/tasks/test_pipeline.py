@@ -243,7 +243,7 @@ def test_networks_that_differ_in_a_field_share_no_cell(script: Script, tmp_path:
     task = ("--task", f"{ROOT}/tests/tasks/own.py:Own", "--criteria", "magnitude", "--sparsities", "0.5")
     for width, seed in (("8", "1"), ("16", "2")):
         assert script("prune", *task, "--width", width, "--seeds", seed, "--output", tmp_path) == 0
-    with pytest.raises(UserError, match=r"cannot share a table: some have width=\d+;"):
+    with pytest.raises(UserError, match=r"cannot share a table: width=\d+ and width=\d+;"):
         compare.accuracy_table(results.load(tmp_path), pd.DataFrame())
 
 
