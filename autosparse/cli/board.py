@@ -52,7 +52,7 @@ class Show:
     """Print the board of all tracks that have results, as Markdown."""
 
     results: Path = Path("results")
-    """Folder of the results, one file per track."""
+    """Folder of the results, one file per track. Tracks without a file have the results that came with the package."""
     picture: Path | None = None
     """Picture of all tracks at one sparsity to write: a path that ends in .png or .svg; both are written."""
     sparsity: float | None = None
@@ -63,6 +63,8 @@ class Show:
             raise UserError("--sparsity is that of a picture; add --picture board.png")
         if self.picture and self.picture.suffix not in (".png", ".svg"):
             raise UserError(f"a picture is a .png or an .svg file, got {self.picture}")
+        if not self.results.is_dir() and self.results != Show.results:
+            raise UserError(f"there is no folder {self.results}")
         names = list(board.TRACKS)
         print(board_page.page(self.results, names), end="")
         if self.picture:

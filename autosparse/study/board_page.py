@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from autosparse.cluster.records import say
 from autosparse.errors import UserError
 from autosparse.metrics import factor, label
 from autosparse.page import ROWS, Chart, number_series, series_encodings
@@ -94,6 +95,11 @@ class _Standing:
                     ranked[title, sparsity] = present
         return ranked
 
+    @cached_property
+    def most_seeds(self) -> int:
+        """Largest number of seeds of a method."""
+        return max(map(len, self.values.values()))
+
     @property
     def better(self) -> str:
         """Direction of the metric, higher or lower."""
@@ -148,17 +154,18 @@ def page(results: Path, names: Sequence[str]) -> str:
 
 def _section(s: _Standing) -> str:
     """Return the board of one track."""
-    seeds = s.rows.groupby(["method", "sparsity"])["seed"].count()
-    count = f"{seeds.min()} to {seeds.max()}" if seeds.min() < seeds.max() else f"{seeds.max()}"
+    fewer = min(map(len, s.values.values())) < s.most_seeds
+    comparisons = f"the {len(s.compared)} comparisons" if len(s.compared) > 1 else "the comparison"
     lines = [
         f"## {s.name}",
         "",
-        f"{s.track.recipe}. Test {s.metric} after the last epoch, mean of {count} paired seeds. The best of each group "
-        "is bold. The others have the mean difference from it (negative: worse) and its 95% interval; = marks methods "
-        f"that are on par with it (p at least {SIGNIFICANT} in a paired t-test, corrected by Benjamini and Hochberg "
-        f"for all comparisons of this track, {len(s.compared)}). Intervals are not corrected, so that of a method "
-        "on par may exclude 0.",
-        "",
+        f"{s.track.recipe}. Test {s.metric} after the last epoch, mean of {s.most_seeds} paired seeds"
+        f"{', or of n where a cell says so' if fewer else ''}. The best of each group is bold. The others have the "
+        "mean difference from it (negative: worse) and its 95% interval, over the seeds that both have; = marks "
+        f"methods that are on par with it (p at least {SIGNIFICANT} in a paired t-test, corrected by Benjamini and "
+        f"Hochberg for {comparisons} of this track). Intervals are not corrected, so that of a method on par may "
+        "exclude 0.",
+        *([""] if ("dense", 0.0) in s.values else []),
         *(f"{method}: {series.mean():.2f}." for (method, sparsity), series in s.values.items() if sparsity == 0),
     ]
     for title, members in s.groups.items():
@@ -175,8 +182,11 @@ def _section(s: _Standing) -> str:
 def _cell(s: _Standing, method: str, sparsity: float, title: str) -> str:
     if (method, sparsity) not in s.values:
         return "–"
-    mean = f"{s.values[method, sparsity].mean():.2f}"
-    return f"**{mean}**" if method == s.ranked[title, sparsity][0] else f"{mean} ({s.compared[method, sparsity]})"
+    values = s.values[method, sparsity]
+    mean, best = f"{values.mean():.2f}", method == s.ranked[title, sparsity][0]
+    facts = [] if best else [str(s.compared[method, sparsity])]
+    facts += [f"n = {len(values)}"] if len(values) < s.most_seeds else []
+    return (f"**{mean}**" if best else mean) + (f" ({', '.join(facts)})" if facts else "")
 
 
 def _headlines(s: _Standing, trainings: str, static: str) -> Iterator[str]:
@@ -202,9 +212,12 @@ def picture(results: Path, names: Sequence[str], sparsity: float) -> Chart:
     Raises:
         UserError: no track has results at this sparsity.
     """
-    shown = [s for s in _standings(results, names) if any(at == sparsity for _, at in s.ranked)]
+    standings = _standings(results, names)
+    shown = [s for s in standings if any(at == sparsity for _, at in s.ranked)]
     if not shown:
         raise UserError(f"no results at a sparsity of {per_cent(sparsity)}")
+    if absent := [s.name for s in standings if s not in shown]:
+        say(f"not in the picture, without results at {per_cent(sparsity)}: {', '.join(absent)}")
     kinds = number_series((BEFORE, PROBE, END))
     rows, views = list[dict[str, object]](), dict[str, alt.LayerChart]()
     for s in shown:

@@ -89,6 +89,19 @@ def test_picture_has_means_and_intervals_of_every_method(tmp_path: Path) -> None
         board_page.picture(tmp_path, ["digits"], 0.9)
 
 
+def test_fewer_seeds_than_others_have_their_number(tmp_path: Path, capsys: Capture) -> None:
+    results(tmp_path, {"snip": 0.8, "synflow": 0.9})
+    path = tmp_path / "digits.csv"
+    rows = pd.read_csv(path)
+    rows[(rows["method"] == "snip") | (rows["seed"] != 200)].to_csv(path, index=False)
+    page = board_page.page(tmp_path, ["digits"])
+    assert "mean of 3 paired seeds, or of n where a cell says so" in page
+    assert "| synflow | **90.05** (n = 2) |" in page
+    path.with_name("lenet.csv").write_text(path.read_text().replace("0.95", "0.98"))
+    board_page.picture(tmp_path, ["digits", "lenet"], 0.98)
+    assert capsys.readouterr().err == "not in the picture, without results at 98%: digits\n"
+
+
 def test_one_seed_has_no_test_and_a_picture_without_dense(tmp_path: Path) -> None:
     results(tmp_path, {"snip": 0.8, "synflow": 0.9})
     path = tmp_path / "digits.csv"
@@ -103,9 +116,10 @@ def test_one_seed_has_no_test_and_a_picture_without_dense(tmp_path: Path) -> Non
     [
         (["--picture", "board.pdf"], "a picture is a .png or an .svg file, got board.pdf"),
         (["--sparsity", "0.9"], "--sparsity is that of a picture; add --picture board.png"),
+        (["--results", "missing"], "there is no folder missing"),
     ],
 )
-def test_options_of_the_picture_that_would_do_nothing_raise(
+def test_options_of_show_that_would_do_nothing_raise(
     options: list[str], said: str, script: Script, capsys: Capture
 ) -> None:
     assert script("board", "show", *options) == 2
