@@ -34,6 +34,11 @@ def refused(error: OSError) -> str:
     return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 run`, `2 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def unknown(kind: str, name: object, valid: Iterable[object]) -> UserError:
     """Return the error for a value outside a closed set, which names the nearest of the valid ones and lists them."""
     names = [str(each) for each in valid]

@@ -11,7 +11,7 @@ from autosparse.cluster import records
 from autosparse.cluster.job import OUTPUT_LOG, SUBMITTED, Failure, Job, Stage, blocked, describe
 from autosparse.cluster.records import say
 from autosparse.cluster.resources import Resources
-from autosparse.errors import UserError
+from autosparse.errors import UserError, counted
 from autosparse.files import check_writable, read_record
 
 
@@ -58,7 +58,9 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
     for stage in stages:
         folders = {job.folder for job in stage.jobs}
         name = f"{stage.name}: " if len(stages) > 1 else ""
-        counts = f"{len(folders)} runs, {len(folders & complete)} complete, {len(folders & todo.keys())} to run"
+        counts = (
+            f"{counted(len(folders), 'run')}, {len(folders & complete)} complete, {len(folders & todo.keys())} to run"
+        )
         after = f", after {' and '.join(stage.after)}" if stage.after else ""
         say(f"{name}{counts} ({resources.cluster}{after})")
     runnable, failures = _runnable(stages, todo, damaged)
@@ -82,7 +84,9 @@ def launch_graph(stages: Sequence[Stage], resources: Resources, output: Path) ->
             print(job.folder)
     if failures:
         why = f"autosparse runs logs {failures[0].job.folder} says more"
-        raise UserError(f"{len(failures)} of {len(jobs)} runs failed; {why}; the same command runs them again")
+        raise UserError(
+            f"{len(failures)} of {counted(len(jobs), 'run')} failed; {why}; the same command runs them again"
+        )
 
 
 def say_next(jobs: Sequence[Job], resources: Resources, *command: str) -> None:

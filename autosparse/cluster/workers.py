@@ -25,7 +25,7 @@ from autosparse.cluster.attempt import Attempt, requeue
 from autosparse.cluster.job import OUTPUT_LOG, Failure, Job, Stage, blocked, failure
 from autosparse.cluster.records import say
 from autosparse.cluster.resources import Resources, count_gpus
-from autosparse.errors import UserError
+from autosparse.errors import UserError, counted
 from autosparse.files import naming, read_record
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -61,7 +61,7 @@ class Group:
         except KeyboardInterrupt:
             requeue(self.resources.requeues, main=True)
         if names := [*(job.folder.name for job in failed), *(each.job.folder.name for each in failures)]:
-            raise UserError(f"{len(names)} of {len(self.jobs)} runs failed: {' '.join(names)}")
+            raise UserError(f"{len(names)} of {counted(len(self.jobs), 'run')} failed: {' '.join(names)}")
 
 
 def run(stages: Sequence[Stage], resources: Resources) -> list[Failure]:
@@ -208,7 +208,7 @@ def _stopping(running: Mapping[int, _Run]) -> Iterator[None]:
         yield
     finally:
         if running:
-            say(f"stopping {len(running)} runs at their next step; Ctrl-C ends them at once")
+            say(f"stopping {counted(len(running), 'run')} at the next step; Ctrl-C ends them at once")
         try:
             for run in running.values():
                 run.signal(signal.SIGTERM)

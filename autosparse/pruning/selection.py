@@ -13,7 +13,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from autosparse.errors import UserError
+from autosparse.errors import UserError, counted
 from autosparse.pruning.layout import Layout
 from autosparse.pruning.mask import Mask
 
@@ -251,4 +251,4 @@ def _refuse_ties(scores: _Scores, value: float, drawn: tuple[int, int, int], lay
 def _listed(names: Collection[str]) -> str:
     """Return how many layers there are, and the names of the first."""
     some = ", ".join(list(names)[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    return f"{len(names)} layer{'s' if len(names) > 1 else ''} ({some})"
+    return f"{counted(len(names), 'layer')} ({some})"

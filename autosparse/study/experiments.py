@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from autosparse.cluster import Job, Stage
 from autosparse.config import NO_IDENTITY, PRETRAINED_AHEAD
-from autosparse.errors import unknown
+from autosparse.errors import counted, unknown
 from autosparse.jobs import FitRun, IRPRun, PruneRun
 from autosparse.page import Document
 from autosparse.study import results
@@ -102,7 +102,10 @@ def describe(stages: Sequence[Stage]) -> list[str]:
     lines = []
     for stage in stages:
         lengths = sorted(_trainings(stage).items())
-        parts = [f"{len(stage.jobs):,} jobs", *(f"{n:,} training runs of {epochs} epochs" for epochs, n in lengths)]
+        parts = [
+            counted(len(stage.jobs), "job"),
+            *(f"{counted(n, 'training run')} of {epochs} epochs" for epochs, n in lengths),
+        ]
         if ahead := sum(isinstance(job, PruneRun) and job.looks_ahead for job in stage.jobs):
             parts.append(f"{ahead:,} of them look ahead first, by default for the steps of one training")
         lines.append(f"{stage.name}: {', '.join(parts)}")
@@ -112,7 +115,7 @@ def describe(stages: Sequence[Stage]) -> list[str]:
 def in_all(stages: Sequence[Stage]) -> str:
     """Return the numbers of jobs and training runs of a graph as text."""
     jobs, trainings = sum(len(stage.jobs) for stage in stages), sum(_trainings(stage).total() for stage in stages)
-    return f"{jobs:,} jobs, {trainings:,} training runs"
+    return f"{counted(jobs, 'job')}, {counted(trainings, 'training run')}"
 
 
 def _trainings(stage: Stage) -> Counter[int]:

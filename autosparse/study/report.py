@@ -12,7 +12,7 @@ from autosparse.autos import AutoS, LookupTable
 from autosparse.autos.features import STORED
 from autosparse.cluster.records import say
 from autosparse.config import Sanity
-from autosparse.errors import UserError
+from autosparse.errors import UserError, counted
 from autosparse.metrics import factor, label
 from autosparse.page import Document
 from autosparse.store import TripleStore
@@ -159,7 +159,7 @@ def _facts(pruned: pd.DataFrame, irp: pd.DataFrame) -> list[str]:
         folders = frame["folder"].unique() if len(frame) else []
         files += [Path(folder) / "status.json" for folder in folders]
         if count := len(folders):
-            facts.append(f"{count} run{'s' if count > 1 else ''} of {kind}")
+            facts.append(f"{counted(count, 'run')} of {kind}")
     days = sorted({f"{datetime.fromtimestamp(file.stat().st_mtime):%Y-%m-%d}" for file in files if file.is_file()})
     facts += [f"ended {' to '.join(dict.fromkeys([days[0], days[-1]]))}"] if days else []
     minutes = float(pruned[["seconds_mask", "seconds_train"]].sum(axis=None)) / 60 if len(pruned) else 0

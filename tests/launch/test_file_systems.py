@@ -37,4 +37,4 @@ def test_an_output_folder_is_copied_while_a_run_works_in_it_and_moved_when_it_is
     (tmp_path / "copy").rename(tmp_path / "moved")
     capsys.readouterr()
     assert script("irp", *SMALL_IRP, "--output", tmp_path / "moved") == 0
-    assert "1 runs, 1 complete, 0 to run" in capsys.readouterr().err
+    assert "1 run, 1 complete, 0 to run" in capsys.readouterr().err

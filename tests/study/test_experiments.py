@@ -48,12 +48,12 @@ def test_tables_and_figures_at_smoke_scale(tmp_path: Path, capsys: Capture) -> N
     assert capsys.readouterr().err.count(", 0 to run") == len(graph)
     next(tmp_path.glob("irp/*/status.json")).touch()  # as of a run that was made anew
     launch_graph(graph, replace(HERE, dry_run=True), tmp_path)
-    assert "report: 1 runs, 0 complete, 1 to run" in capsys.readouterr().err
+    assert "report: 1 run, 0 complete, 1 to run" in capsys.readouterr().err
     launch_graph(stages(("table2",), scale), replace(HERE, dry_run=True), tmp_path)
     said = capsys.readouterr().err
-    assert "irp: 1 runs, 1 complete, 0 to run" in said  # The tables share these runs.
+    assert "irp: 1 run, 1 complete, 0 to run" in said  # The tables share these runs.
     assert "autos: 3 runs, 1 complete, 2 to run" in said
-    assert "report: 1 runs, 0 complete, 1 to run" in said
+    assert "report: 1 run, 0 complete, 1 to run" in said
 
 
 def check_numbers(text: str, rows: pd.DataFrame, runs: Path) -> None:
@@ -124,7 +124,7 @@ def test_description_has_one_line_per_stage_and_one_for_all() -> None:
         "autos: 8 jobs",
         "prune: 3 jobs, 3 training runs of 160 epochs",
         "prune-autos: 81 jobs, 81 training runs of 160 epochs",
-        "report: 1 jobs",
+        "report: 1 job",
         "in all: 97 jobs, 168 training runs",
     ]
     assert in_all(stages(tuple(PLANS), FULL)) in " ".join((paper.__doc__ or "").split())
