@@ -48,7 +48,7 @@ def test_sys_exit_fails_one_run(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_process_that_failed_first_is_reported(tmp_path: Path, capsys: Capture) -> None:
-    with pytest.raises(UserError, match="1 of 1 runs failed"):
+    with pytest.raises(UserError, match="1 of 1 run failed"):
         launch([Note(tmp_path, "a", fail="rank 1")], Resources(cluster="local", tasks_per_node=2), tmp_path, "notes")
     assert "the second process has had enough" in capsys.readouterr().err
 
@@ -60,7 +60,7 @@ def test_local_tasks_form_one_group(tmp_path: Path) -> None:
 
 
 def test_other_options_are_taken_without_output_and_refused_with_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="1 of 1 runs failed"):
+    with pytest.raises(UserError, match="1 of 1 run failed"):
         launch([Note(tmp_path, "a", fail="user")], Resources(cluster="inline"), tmp_path, "notes")
     launch([Note(tmp_path, "a")], Resources(cluster="inline"), tmp_path, "notes")
     assert yaml.safe_load((tmp_path / "note_a" / "config.yaml").read_text())["fail"] == ""

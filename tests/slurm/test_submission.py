@@ -114,7 +114,7 @@ def test_jobs_wait_for_others_and_are_cancelled_if_those_fail(tmp_path: Path, ca
     good, bad = stamping("good", seconds=1.0, thread=True), stamping("bad", fail=True)
     stamping("tail", after=(good,))
     job = Note(tmp_path, "a")
-    with pytest.raises(UserError, match="1 of 1 runs failed"):
+    with pytest.raises(UserError, match="1 of 1 run failed"):
         launch([job], Resources(**CPU, after=(good, bad), wait=True), tmp_path, "notes")
     assert re.search(rf"failed: {job.folder}: it was not started; .*Slurm: CANCELLED", capsys.readouterr().err)
     until(idle)
@@ -139,7 +139,7 @@ def test_submitted_twice_at_once_it_is_one_run_and_both_commands_say_so(tmp_path
 
 
 def test_a_job_whose_set_up_fails_says_so(tmp_path: Path, capsys: Capture) -> None:
-    with pytest.raises(UserError, match="1 of 1 runs failed"):
+    with pytest.raises(UserError, match="1 of 1 run failed"):
         launch([Note(tmp_path, "a")], Resources(**CPU, setup=("test 1 = 2",), wait=True), tmp_path, "notes")
     assert "it was not started (setup failed: test 1 = 2); log: " in capsys.readouterr().err
 
