@@ -91,7 +91,8 @@ class TripleLoader(Resumable):
 
     Args:
         stores: stores that hold the triples.
-        batch_size: number of triples per global batch, over all processes.
+        batch_size: number of triples per global batch, over all processes. An epoch drops its last, partial batch; if
+            there is less than one batch, the epoch is one smaller batch.
         seed: seed of the order and the split.
         rank: number of this process; it reads only its own part of every global batch.
         world_size: number of processes.
