@@ -102,6 +102,8 @@ def test_fit_no_better_than_a_constant_says_what_to_change(
         ("irp", ["--rewind-epoch", "31"], "rewind epoch must lie in 0..30, the epochs of a training, got 31"),
         ("fit", ["--runs", "/none"], "cannot fit to /none: it does not exist; name the folder of a complete run of"),
         ("fit", ["--runs"], "no runs to fit to"),
+        ("fit", ["--runs", "run", "--name", "../x"], "name must name one folder in runs/autos, not a path, got ../x"),
+        ("fit", ["--runs", "run", "--name", ".."], "not a path, got .."),
         ("prune", ["--sparsities", "0.9", "1.5"], "sparsity must lie between 0 and 1"),
         ("prune", ["--criteria", "/none/autos"], "no saved AutoS in /none/autos"),
         ("prune", ["--rounds", "3"], "rounds are for a saved AutoS and for lookahead, short-irp, snip-probe, ticket, "),
