@@ -99,7 +99,7 @@ def test_fit_no_better_than_a_constant_says_what_to_change(
         ("irp", ["--validation", "1"], "the validation fraction must lie in [0, 1), got 1.0"),
         ("irp", ["--network", "vgg16"], "vgg16 halves its images 5 times and needs 32 x 32"),
         ("irp", ["--seeds"], "nothing to run"),
-        ("irp", ["--rewind-epoch", "31"], "rewind epoch must lie in 0..30, the epochs of a training, got 31"),
+        ("irp", ["--rewind-epoch", "31"], "rewind epoch must lie in 0..30, the epochs of a training run, got 31"),
         ("fit", ["--runs", "/none"], "cannot fit to /none: it does not exist; name the folder of a complete run of"),
         ("fit", ["--runs"], "no runs to fit to"),
         ("fit", ["--runs", "run", "--name", "../x"], "name must name one folder in runs/autos, not a path, got ../x"),
