@@ -99,6 +99,8 @@ def test_fit_no_better_than_a_constant_says_what_to_change(
         ("irp", ["--validation", "1"], "the validation fraction must lie in [0, 1), got 1.0"),
         ("irp", ["--network", "vgg16"], "vgg16 halves its images 5 times and needs 32 x 32"),
         ("irp", ["--seeds"], "nothing to run"),
+        ("irp", ["--iterations", "0"], "error: iterations must be at least 1, got 0"),
+        ("prune", ["--gpus-per-node", "-1"], "error: gpus per node must be at least 0, got -1"),
         ("irp", ["--rewind-epoch", "31"], "rewind epoch must lie in 0..30, the epochs of a training run, got 31"),
         ("fit", ["--runs", "/none"], "cannot fit to /none: it does not exist; name the folder of a complete run of"),
         ("fit", ["--runs"], "no runs to fit to"),
@@ -131,7 +133,6 @@ def test_mistake_is_one_line_and_leaves_no_files(
         ("irp", ["--criteria", "synflow"], "Expected one of ('random', 'magnitude', 'snip', 'grasp')"),
         ("irp", ["--epoch", "3"], "Perhaps you meant: --epochs"),
         ("irp", ["--epochs", "many"], "Error parsing --epochs"),
-        ("irp", ["--iterations", "0"], "iterations must be at least 1, got 0"),
         ("fit", [], "--runs"),
     ],
 )
