@@ -244,6 +244,8 @@ def test_different_criterion_of_the_same_name_is_refused(
 
 
 def test_runs_that_a_fit_cannot_use_are_refused(script: Script, irp_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert script("fit", "--runs", tmp_path) == 2
+    assert f"no triple store at {tmp_path}; name the folder of a run of autosparse irp" in capsys.readouterr().err
     assert script("fit", "--runs", irp_run.parent) == 2
     assert f"is a folder of runs, not a run; name them: {irp_run}" in capsys.readouterr().err
     shutil.copytree(irp_run, tmp_path / "run")
