@@ -198,7 +198,7 @@ def test_dry_run_and_submission_need_no_data(
     assert script(name, *arguments, *output, "--dry-run", "--cluster", "inline") == 0
     said = capsys.readouterr()
     assert "; the machines that run the jobs need it" in said.err
-    assert name != "paper" or "in all: 44 jobs, 50 trainings" in said.out
+    assert name != "paper" or "in all: 44 jobs, 50 training runs" in said.out
     assert list(tmp_path.iterdir()) == []
     assert script(name, *arguments, *output, "--cluster", "slurm") == 0
     assert "submitted as 4242" in capsys.readouterr().err
