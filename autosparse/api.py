@@ -114,6 +114,8 @@ def prune(
         if rounds is not None or batch_norm != "batch":
             option = "batch_norm" if rounds is None else "rounds"
             raise UserError(f"{option}= is for a criterion given by name or folder; one of your own brings its own")
+    if isinstance(criterion, type):
+        raise UserError(f"the criterion {name} is a class; give an instance of it")
     if not callable(criterion) and not isinstance(criterion, Chooser):
         raise UserError(f"a criterion is a name, a folder or a function of model, mask and scoring; got a {name}")
     if loss is not None and not callable(loss):

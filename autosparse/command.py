@@ -1,6 +1,7 @@
 """Command lines: arguments from a dataclass and a file of options, errors in one line, exit codes."""
 
 import argparse
+import functools
 import inspect
 import os
 import shutil
@@ -79,6 +80,10 @@ def _wrapped(text: str) -> str:
     return "\n\n".join(textwrap.fill(part, width, subsequent_indent="  ") for part in text.split("\n\n"))
 
 
+class _RefusedError(Exception):
+    """A `UserError` on its way through tyro, which would show a `ValueError` in a box, under the name of a field."""
+
+
 class _Parser:
     """Reads a command line with tyro, which asks `_options` what the options of each dataclass are.
 
@@ -99,7 +104,10 @@ class _Parser:
         config: list[Any] = [tyro.conf.OmitArgPrefixes]
         if "--help" in args or "-h" in args:
             config.append(tyro.conf.FlagCreatePairsOff)  # --no-FLAG is said once, not of each flag
-        return tyro.cli(kind, args=args, prog=prog, config=config, registry=self._registry, **more)
+        try:
+            return tyro.cli(kind, args=args, prog=prog, config=config, registry=self._registry, **more)
+        except _RefusedError as error:
+            raise UserError(str(error)) from None
 
     def _options(self, info: StructTypeInfo) -> StructConstructorSpec | None:
         """Return the options of a dataclass as tyro finds them, with the defaults and help that they have here."""
@@ -113,7 +121,15 @@ class _Parser:
         hints = get_type_hints(info.type, include_extras=True)
         declared = {field.name: field.default for field in fields(info.type)}
         options = [self._option(option, hints[option.name], declared[option.name]) for option in spec.fields]
-        return replace(spec, fields=tuple(options))
+
+        @functools.wraps(spec.instantiate)  # tyro reads its docstring
+        def make(*values: Any, **named: Any) -> Any:
+            try:
+                return spec.instantiate(*values, **named)
+            except UserError as error:
+                raise _RefusedError(str(error)) from None
+
+        return replace(spec, fields=tuple(options), instantiate=make)
 
     def _option(self, option: StructFieldSpec, hint: Any, declared: Any) -> StructFieldSpec:
         """Return one option, or a group of options with its title; `declared` is its default in the class."""

@@ -50,6 +50,7 @@ CALLED_WRONGLY: dict[str, tuple[Callable[[nn.Module], object], str]] = {
         "mask has its own choice of parameters",
     ),
     "no criterion": (lambda m: prune(m, images(), criterion=3), "a function of model, mask and scoring; got a int"),  # type: ignore[arg-type]
+    "a class": (lambda m: prune(m, images(), criterion=Rounds), "the criterion Rounds is a class; give an instance"),  # type: ignore[arg-type]
     "a sparsity in words": (
         lambda m: prune(m, images(), sparsity="0.9"),  # type: ignore[arg-type]
         "between 0 and 1 (0.95 removes 95% of the weights), got '0.9'",

@@ -58,6 +58,7 @@ class LookupTable:
             `p999` (99.9th percentile) inside the grid; `samples`, their number; `clamped`, the fraction outside it.
         batch_norm: mode of batch normalization in the gradients that it scores.
         rounds: number of rounds for which it was fitted.
+        name: name of its AutoS in messages; the folder that it was loaded from.
 
     Examples:
         >>> import autosparse.autos
@@ -74,6 +75,7 @@ class LookupTable:
     error: dict[str, float] = field(default_factory=dict)
     batch_norm: str = "batch"
     rounds: int = 1
+    name: str = "this AutoS"
 
     @torch.no_grad()
     def score(self, *columns: Tensor, scale: Sequence[float] | None = None) -> Tensor:
@@ -108,8 +110,9 @@ class LookupTable:
         fraction = count / len(scores)
         log.log(
             logging.WARNING if fraction > _MANY_OUTSIDE else logging.DEBUG,
-            "%.2f%% of the parameters lie outside the lookup table and get the scores of its edge",
+            "%.2f%% of the parameters lie outside the lookup table of %s and get the scores of its edge",
             100 * fraction,
+            self.name,
         )
         return scores
 
@@ -177,7 +180,7 @@ class LookupTable:
             card, (saved, _) = read_json(folder / TABLE_CARD), tensors.load(folder / TABLE)
             features = Features(**card["features"])
             axes = tuple(Axis(**axis, warp=saved[f"warp.{number}"]) for number, axis in enumerate(card["axes"]))
-            return cls(features, axes, saved["table"], card["error"], card["batch_norm"], card["rounds"])
+            return cls(features, axes, saved["table"], card["error"], card["batch_norm"], card["rounds"], str(folder))
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"the lookup table in {folder} is damaged ({error}); fit the AutoS again") from error
 

@@ -31,7 +31,8 @@ class Arguments(TaskArguments):
 
     criteria: Annotated[tuple[str, ...], choices(_CRITERIA, alias="--criterion")] = ("snip",)
     """Criteria by name (pretrained: the AutoS of the package, lookahead: the one that trains ahead, as short-irp and
-    snip-probe do; gmp and rigl choose during the training), or folders of `autosparse fit`."""
+    snip-probe do; gmp and rigl choose during the training), folders of `autosparse fit`, or your own as
+    FILE.py:FUNCTION."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = (0.9, 0.95, 0.98, 0.99)
     """Fractions of the weights to remove, 0 for the dense network; several make a grid."""
     sanity: tuple[Sanity, ...] = ("none",)

@@ -79,9 +79,7 @@ def _acquire(folder: Path, mine: dict[str, Any], stale: float, wait: bool) -> Pa
                 if (wait or not holder) and not interruption.received():
                     time.sleep(0.05)
                     continue
-                raise UserError(
-                    f"{folder}: {_name(holder)} works on this run; wait for it, or stop it and run this again"
-                )
+                raise UserError(f"{_name(holder)} works on this run; wait for it, or stop it and run this again")
         except FileNotFoundError:
             continue  # superseded and deleted just now
         path = folder / f"{LEASE}{_number(newest) + 1 if newest else 1}"

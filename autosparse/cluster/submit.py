@@ -98,6 +98,8 @@ def show(stages: list[Stage], resources: Resources, root: Path) -> None:
         ids[stage.name] = [str(next_id + number) for number in range(len(texts))]
         next_id += len(texts)
         print("\n".join(texts))
+    if next_id > 2:
+        say("these scripts number their own jobs from 1; --dependency gets Slurm's ids when they are submitted")
 
 
 def wait(jobs: Sequence[Job], name: str) -> list[Failure]:

@@ -1,6 +1,7 @@
 """A fit of AutoS to the triples of runs of IRP."""
 
 import logging
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,8 @@ class FitRun(TrackedRun):
 
     def check(self) -> None:
         super().check()
+        if self.name and (os.sep in self.name or self.name in (os.curdir, os.pardir)):
+            raise UserError(f"name must name one folder in {self.output / 'autos'}, not a path, got {self.name}")
         if not self.runs:
             raise UserError("no runs to fit to; give the folders of complete runs of autosparse irp")
         for run in self.runs:

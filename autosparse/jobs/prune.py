@@ -133,7 +133,10 @@ class PruneRun(TrainingRun):
         return super().sources() + ([registry.source_of(self._function())] if self._is_function else [])
 
     def _function(self) -> Any:
-        return registry.resolve(self.config.criterion, "criterion", {})
+        function = registry.resolve(self.config.criterion, "criterion", {})
+        if isinstance(function, type):
+            raise UserError(f"the criterion {self.config.criterion} is a class; give an instance of it")
+        return function
 
     def _fingerprint(self) -> str | None:
         """Return the digest of the saved AutoS; None for a criterion that is not learned."""

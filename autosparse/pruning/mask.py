@@ -165,7 +165,10 @@ class Mask:
         return Summary.of(self.layout, self.kept, model, batch)
 
     def save(self, path: str | Path) -> None:
-        """Write the mask as safetensors, one bool tensor per layer under the weight's own name; atomic."""
+        """Write the mask as safetensors, one bool tensor per layer under the weight's own name.
+
+        The write is atomic. Missing folders are created.
+        """
         about = {"layout": json.dumps(self.layout.to_json())}
         tensors.save(Path(path), self.layout.unflatten(self.kept), about)
 
@@ -188,9 +191,9 @@ class Mask:
             ) from error
 
     def compress(self, model: nn.Module, path: str | Path) -> None:
-        """Write a model as safetensors with only the kept weights of its pruned tensors and their positions; atomic.
+        """Write a model as safetensors with only the kept weights of its pruned tensors and their positions.
 
-        Removed weights count as zero, whatever their values.
+        The write is atomic. Missing folders are created. Removed weights count as zero, whatever their values.
 
         Raises:
             UserError: the model has other tensors than the layout, or a state that is not a tensor.

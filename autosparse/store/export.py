@@ -26,7 +26,7 @@ def export(store: TripleStore, path: Path) -> None:
     - `.zarr.zip`: Zarr arrays `theta`, `grad`, `survival` (P,), compressed by Blosc; `layer_names`, `layer_sizes`,
       `densities` and the run's metadata are attributes of the group.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. Missing folders are created.
     """
     write = next((write for ending, write in _WRITERS.items() if path.name.endswith(ending)), None)
     if write is None:

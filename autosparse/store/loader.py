@@ -91,7 +91,8 @@ class TripleLoader(Resumable):
 
     Args:
         stores: stores that hold the triples.
-        batch_size: number of triples per global batch, over all processes.
+        batch_size: number of triples per global batch, over all processes. An epoch drops its last, partial batch; if
+            there is less than one batch, the epoch is one smaller batch.
         seed: seed of the order and the split.
         rank: number of this process; it reads only its own part of every global batch.
         world_size: number of processes.
@@ -105,7 +106,7 @@ class TripleLoader(Resumable):
         counters: number of triples and bytes read, and the time it took.
 
     Raises:
-        UserError: no stores, or a batch size, memory, weights or number of processes that is not possible.
+        UserError: no list of open stores, or a batch size, memory, weights or number of processes that is not possible.
 
     Examples:
         >>> from autosparse.store import TripleLoader, TripleStore
@@ -128,6 +129,8 @@ class TripleLoader(Resumable):
         weights: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        if not isinstance(stores, Sequence) or not all(isinstance(store, TripleStore) for store in stores):
+            raise UserError("a loader takes a list of open stores: TripleLoader([TripleStore.open(path)], batch_size)")
         if not stores:
             raise UserError("no triple stores were given")
         if batch_size < 1 or batch_size % world_size:

@@ -138,12 +138,11 @@ class TripleStore:
             i: number of the mask, 0..N, as far as committed.
             index: slice of the flat index space that starts at a multiple of 8.
         """
-        start, stop, step = index.indices(len(self))
+        start, stop = _bounds(index, len(self))
         if not 0 <= i < len(self.densities):
             raise StoreError(f"{self.storage}: mask {i} does not exist; {len(self.densities) - 1} are committed")
-        if start % 8 or step != 1:
-            raise ValueError(f"a slice of alive must start at a multiple of 8 and have no step, got {index}")
-        stop = max(start, stop)
+        if start % 8:
+            raise ValueError(f"a slice of alive must start at a multiple of 8, got {index}")
         if i == 0:
             return np.ones(stop - start, np.bool_)
         bits = self._read("alive", slice(start // 8, -(-stop // 8)), row=i - 1)
@@ -250,10 +249,7 @@ class TripleStore:
     def _read(self, array: str, index: slice, row: int | None = None) -> Any:
         """Return the values of a slice, read in whole chunks that are compared with the ledger."""
         form, length = self.formats[array], self._length(array, row)
-        start, stop, step = index.indices(length)
-        if step != 1:
-            raise ValueError(f"a slice must have no step, got {index}")
-        stop = max(start, stop)
+        start, stop = _bounds(index, length)
         first, last = start // form.chunk * form.chunk, min(-(-stop // form.chunk) * form.chunk, length)
         out = np.empty(last - first, form.dtype)
         for k in range(start // form.length, -(-stop // form.length)):
@@ -273,3 +269,13 @@ class TripleStore:
         except (ValueError, FileNotFoundError) as error:
             self.check(name)
             raise StoreError(f"{self.storage}: {name} could not be read ({error}), but is whole; try again") from error
+
+
+def _bounds(index: slice, length: int) -> tuple[int, int]:
+    """Return the first index of a slice and the one after its last; raise on a step, and on anything but a slice."""
+    if not isinstance(index, slice):
+        raise ValueError(f"a store is read in slices, such as slice(0, 1000), got {index!r}")
+    start, stop, step = index.indices(length)
+    if step != 1:
+        raise ValueError(f"a slice must have no step, got {index}")
+    return start, max(start, stop)

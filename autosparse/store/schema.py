@@ -145,7 +145,7 @@ def read_metadata(storage: Storage) -> tuple[dict[str, Any], Ledger]:
         attributes: dict[str, Any] = json.loads(storage.read(METADATA))["attributes"]
         schema = int(attributes["schema"])
     except FileNotFoundError:
-        raise StoreError(f"no triple store at {storage}: {METADATA} is missing") from None
+        raise StoreError(f"no triple store at {storage}; name the folder of a run of autosparse irp") from None
     except (KeyError, ValueError, TypeError) as error:
         raise StoreError(f"{storage} is not a triple store: its {METADATA} is damaged") from error
     if schema != SCHEMA_VERSION:

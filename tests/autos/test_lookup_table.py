@@ -94,9 +94,12 @@ def test_nodes_are_dense_where_data_and_curvature_are() -> None:
     assert nodes.diff().max() > 1.5 * nodes.diff().min()
 
 
-def test_parameters_outside_the_table_get_its_edge_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_parameters_outside_the_table_get_its_edge_and_a_warning_that_names_its_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     autos, (theta, grad) = bent(Features()), parameters()
-    table, scale = tabulate(autos, theta, grad, resolution=64), Features().scale(theta, grad)
+    tabulate(autos, theta, grad, resolution=64).save(tmp_path)
+    table, scale = LookupTable.load(tmp_path), Features().scale(theta, grad)
     with caplog.at_level(logging.WARNING):
         inside = table.score(theta, grad, scale=scale)
     assert not caplog.records
@@ -105,7 +108,7 @@ def test_parameters_outside_the_table_get_its_edge_and_a_warning(caplog: pytest.
     far[5], grad[7] = math.nan, math.inf
     with caplog.at_level(logging.WARNING):
         scores = table.score(far, grad, scale=scale)
-    assert "3.00% of the parameters lie outside the lookup table" in caplog.text
+    assert f"3.00% of the parameters lie outside the lookup table of {tmp_path} and get" in caplog.text
     assert torch.equal(scores[600:], inside[600:])
     assert scores.isnan().nonzero().tolist() == [[5]]
     assert scores[scores.isfinite()].max() <= table.values.max()

@@ -86,8 +86,9 @@ def test_each_stage_is_one_array_with_dependencies(commands: Commands, tmp_path:
     output = tmp_path / "out"
     resources = Resources(partition="gpu", nodes=2, gpus_per_node=2)
     launch_graph(graph(output), Resources(partition="gpu", nodes=2, gpus_per_node=2, dry_run=True), output)
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
     assert not output.exists()
+    assert "these scripts number their own jobs from 1; --dependency gets Slurm's ids when" in said
     assert dependencies(shown) == {"a": None, "c": None, "d": "afterok:1", "e": "afterok:2", "end": "afterok:3:4"}
     launch_graph(graph(output), resources, output)
     assert all((job.folder / "batch.sh").read_text() in shown for stage in graph(output) for job in stage.jobs)

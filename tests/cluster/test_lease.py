@@ -32,7 +32,7 @@ def who(folder: Path) -> dict[str, object]:
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
     with lease(tmp_path, None):
-        with pytest.raises(UserError, match=rf"process {os.getpid()} on {socket.gethostname()} works on this run"):
+        with pytest.raises(UserError, match=rf"^process {os.getpid()} on {socket.gethostname()} works on this run"):
             lease(tmp_path, None).__enter__()
         assert who(tmp_path)["pid"] == os.getpid()
     with lease(tmp_path, "17_3"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from autosparse.files import read_json
 from autosparse.study import results
-from tests.conftest import Script
+from tests.conftest import Capture, Script
 
 SCORE = "    return mask.layout.flatten(mask.layout.weights(model)).abs().detach()\n"
 CHANGE = """    for batch in scoring.batches:
@@ -12,6 +12,13 @@ CHANGE = """    for batch in scoring.batches:
     for weight in model.parameters():
         weight.data.mul_(0.01)
 """
+
+
+def test_a_class_as_criterion_is_refused(script: Script, tmp_path: Path, capsys: Capture) -> None:
+    place = tmp_path / "kinds.py"
+    place.write_text("class Mine:\n    def choose(self, model, mask, scoring, k):\n        return mask\n")
+    assert script("prune", "--dataset", "digits", "--criteria", f"{place}:Mine", "--output", tmp_path) == 2
+    assert f"error: the criterion {place}:Mine is a class; give an instance of it" in capsys.readouterr().err
 
 
 def test_a_criterion_that_changes_the_network_trains_from_the_same_weights(script: Script, tmp_path: Path) -> None:

@@ -99,9 +99,13 @@ def test_fit_no_better_than_a_constant_says_what_to_change(
         ("irp", ["--validation", "1"], "the validation fraction must lie in [0, 1), got 1.0"),
         ("irp", ["--network", "vgg16"], "vgg16 halves its images 5 times and needs 32 x 32"),
         ("irp", ["--seeds"], "nothing to run"),
-        ("irp", ["--rewind-epoch", "31"], "rewind epoch must lie in 0..30, the epochs of a training, got 31"),
+        ("irp", ["--iterations", "0"], "error: iterations must be at least 1, got 0"),
+        ("prune", ["--gpus-per-node", "-1"], "error: gpus per node must be at least 0, got -1"),
+        ("irp", ["--rewind-epoch", "31"], "rewind epoch must lie in 0..30, the epochs of a training run, got 31"),
         ("fit", ["--runs", "/none"], "cannot fit to /none: it does not exist; name the folder of a complete run of"),
         ("fit", ["--runs"], "no runs to fit to"),
+        ("fit", ["--runs", "run", "--name", "../x"], "name must name one folder in runs/autos, not a path, got ../x"),
+        ("fit", ["--runs", "run", "--name", ".."], "not a path, got .."),
         ("prune", ["--sparsities", "0.9", "1.5"], "sparsity must lie between 0 and 1"),
         ("prune", ["--criteria", "/none/autos"], "no saved AutoS in /none/autos"),
         ("prune", ["--rounds", "3"], "rounds are for a saved AutoS and for lookahead, short-irp, snip-probe, ticket, "),
@@ -129,7 +133,6 @@ def test_mistake_is_one_line_and_leaves_no_files(
         ("irp", ["--criteria", "synflow"], "Expected one of ('random', 'magnitude', 'snip', 'grasp')"),
         ("irp", ["--epoch", "3"], "Perhaps you meant: --epochs"),
         ("irp", ["--epochs", "many"], "Error parsing --epochs"),
-        ("irp", ["--iterations", "0"], "iterations must be at least 1, got 0"),
         ("fit", [], "--runs"),
     ],
 )
@@ -195,7 +198,7 @@ def test_dry_run_and_submission_need_no_data(
     assert script(name, *arguments, *output, "--dry-run", "--cluster", "inline") == 0
     said = capsys.readouterr()
     assert "; the machines that run the jobs need it" in said.err
-    assert name != "paper" or "in all: 44 jobs, 50 trainings" in said.out
+    assert name != "paper" or "in all: 44 jobs, 50 training runs" in said.out
     assert list(tmp_path.iterdir()) == []
     assert script(name, *arguments, *output, "--cluster", "slurm") == 0
     assert "submitted as 4242" in capsys.readouterr().err
@@ -241,6 +244,8 @@ def test_different_criterion_of_the_same_name_is_refused(
 
 
 def test_runs_that_a_fit_cannot_use_are_refused(script: Script, irp_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert script("fit", "--runs", tmp_path) == 2
+    assert f"no triple store at {tmp_path}; name the folder of a run of autosparse irp" in capsys.readouterr().err
     assert script("fit", "--runs", irp_run.parent) == 2
     assert f"is a folder of runs, not a run; name them: {irp_run}" in capsys.readouterr().err
     shutil.copytree(irp_run, tmp_path / "run")

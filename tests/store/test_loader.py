@@ -156,6 +156,13 @@ def test_impossible_options_raise(stores: list[TripleStore], options: dict[str, 
         loader(stores, **options)
 
 
+def test_stores_that_are_not_a_list_of_open_ones_raise(stores: list[TripleStore]) -> None:
+    not_stores: list[Any] = [stores[0], ["runs/irp/NAME"], "runs/irp/NAME"]
+    for given in not_stores:
+        with pytest.raises(UserError, match=r"takes a list of open stores: TripleLoader\(\[TripleStore.open\(path\)\]"):
+            TripleLoader(given, BATCH)
+
+
 @pytest.mark.parametrize("part", ["held-out", "all"])
 def test_sample_is_drawn_from_every_shard(stores: list[TripleStore], part: Part) -> None:
     size = len(stores[0])
