@@ -199,7 +199,7 @@ def mean_derivative(
             samples += count
     all_reduce(flat, samples)
     if not samples:
-        raise UserError(f"{problem}: at least one batch with a target that counts is needed; none was given")
+        raise UserError(f"the {name} needs at least one batch with a target that counts; none was given")
     check_derivative(flat.div_(samples), name, layout, scoring)
     return flat
 

@@ -61,7 +61,7 @@ class Rounds:
         chosen = in_rounds(model, mask, k, self.rounds, select_round)
         if spared:
             layers = ", ".join(layer.name for layer in mask.layout.layers if layer.name in spared)
-            log.warning("kept from collapse, by weights that score lower than others: %s", layers)
+            log.warning("layers that would have lost nearly all weights keep their best-scoring ones: %s", layers)
         return chosen
 
 
