@@ -21,7 +21,7 @@ from autosparse.study.compare import per_cent
 from autosparse.study.runs import add_runs
 from autosparse.study.statistics import SIGNIFICANT, Difference, corrected, paired
 
-_CURVES = "The test metric against sparsity, mean ± standard deviation over n seeds; the axis cuts off distant points."
+_CURVES = "The test metric against sparsity, mean ± standard deviation over n seeds{}."
 LAYERS = "Fraction of each layer's weights that is kept, from the input to the output, mean over seeds."
 _CHECKS = "Sanity checks: the mask as it is, and after its indices within layers, or the weights, have changed."
 _COST = "The last epoch's test metric, mean ± standard deviation, against all that was trained; better is higher up."
@@ -91,7 +91,7 @@ def add_curves(
     measures = chart.choices["measure"]
     metric, _ = compare.metric_of(rows)
     document.switch(f"Test {metric}", {measure: compare.SHORT[measure] for measure in measures})
-    document.chart(chart, stem, _CURVES)
+    document.chart(chart, stem, _CURVES.format("; the axis cuts off distant points" if chart.cut else ""))
     return measures
 
 
