@@ -19,7 +19,7 @@ from autosparse.cluster import interruption, process, records, slurm
 from autosparse.cluster.job import ERRORS, Job, describe
 from autosparse.cluster.lease import lease
 from autosparse.cluster.process import requeues
-from autosparse.errors import UserError
+from autosparse.errors import UserError, counted
 from autosparse.files import remove_unfinished, write_record
 
 log = logging.getLogger("autosparse")
@@ -95,7 +95,7 @@ class Attempt:
                         records.write_config(job)
                         records.write_environment(folder, job_id)
                     write_status("running")
-                    log.info("on %s with %d threads", accelerator.device, torch.get_num_threads())
+                    log.info("on %s with %s", accelerator.device, counted(torch.get_num_threads(), "thread"))
                     accelerator.wait_for_everyone()
                     _work(job, accelerator)
             except interruption.InterruptedAtStep as stop:
