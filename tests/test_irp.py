@@ -349,7 +349,7 @@ def test_damaged_checkpoint_raises_and_that_of_another_run_is_ignored(
     ("wrong", "message"),
     [
         ({"criterion": make_criterion("synflow")}, "scores for one final sparsity, and IRP has one an iteration"),
-        ({"config": replace(CONFIG, probe_steps=11)}, "a probe of 11 steps is longer than a training, which has 10"),
+        ({"config": replace(CONFIG, probe_steps=11)}, "a probe of 11 steps is longer than the training, of 10"),
     ],
 )
 def test_what_irp_cannot_do_raises(wrong: Any, message: str, accelerator: Accelerator, tmp_path: Path) -> None:

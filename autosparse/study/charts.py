@@ -279,18 +279,19 @@ def _scaled(values: Sequence[float | None], times: Sequence[float]) -> list[floa
 def axis_limits(points: pd.DataFrame, metric: str, better: str) -> tuple[float, float, bool]:
     """Return the ends of a metric's axis, and whether some points lie beyond them.
 
-    A criterion at chance must not flatten the differences among the others: at each sparsity the axis contains seven
-    points in eight. If `better` is neither "higher" nor "lower", the axis contains all points.
+    A criterion at chance must not flatten the differences among the others: from the worst of the medians by sparsity
+    the axis reaches 1.5 times as far down as it reaches up. If `better` is neither "higher" nor "lower", the axis
+    contains all points.
     """
     means = points["mean"]
-    by_sparsity = means.groupby(points["sparsity"])
+    medians = means.groupby(points["sparsity"]).median()
     bottom, top = float((means - points["std"]).min()), float((means + points["std"]).max())
     if better == "higher":
-        rest = float(by_sparsity.quantile(0.12).min())
-        bottom = max(bottom, rest - 0.5 * (top - rest)) if rest < top else bottom
+        worst = float(medians.min())
+        bottom = max(bottom, worst - 1.5 * (top - worst))
     elif better == "lower":
-        rest = float(by_sparsity.quantile(0.88).max())
-        top = min(top, rest + 0.5 * (rest - bottom)) if rest > bottom else top
+        worst = float(medians.max())
+        top = min(top, worst + 1.5 * (worst - bottom))
     margin = 0.05 * (top - bottom) or 0.5
     low, high = bottom - margin, top + margin
     if factor(metric) > 1:
