@@ -254,8 +254,8 @@ def _view(
     """Draw one track; an arrow stands for each method beyond the axis."""
     color, shape = series_encodings(kinds)
     track = alt.Chart(ROWS).transform_filter(f"datum.track === '{s.name}'")
-    dense_mean = f", {s.values['dense', 0.0].mean():.2f}" if ("dense", 0.0) in s.values else ""
-    title = f"test {label(s.metric)}: mean and 95% interval; dashed: dense{dense_mean}"
+    dense_mean = f"; dashed: dense, {s.values['dense', 0.0].mean():.2f}" if ("dense", 0.0) in s.values else ""
+    title = f"test {label(s.metric)}: mean and 95% interval{dense_mean}"
     mean, low, dense = (
         alt.X(f"{name}:Q").scale(domain=[*domain], nice=False).title(title) for name in ("mean", "low", "dense")
     )
