@@ -21,9 +21,12 @@ from autosparse.study.compare import per_cent
 from autosparse.study.statistics import SIGNIFICANT, Difference, corrected, paired
 
 _ROW = 15  # pixels of a method in the picture
-_ONCE, _MANY = "one full training run", "many full training runs"
-_STATIC_GROUPS = {_ONCE: f"{BEFORE}, cost 2", _MANY: f"{BEFORE}, cost 1"}
-"""Groups that a mask after a probe is compared with, by the number of training runs under that mask."""
+_RIVALS = {
+    "for one full training run under the mask": f"{BEFORE}, cost 2",
+    "for many full training runs under the mask": f"{BEFORE}, cost 1",
+    "if the mask may change during the training run": f"{END}, cost 2",
+}
+"""Groups that a mask after a probe is compared with, by what it is for."""
 
 
 @dataclass(frozen=True)
@@ -107,21 +110,21 @@ class _Standing:
 
     @cached_property
     def compared(self) -> Mapping[tuple[str, float], _Comparison]:
-        """Comparisons with the best of the group by method and sparsity, and of probes by number of training runs."""
+        """Comparisons with the best of the group by method and sparsity, and of probes by what they are for."""
         pairs = dict[tuple[str, float], Difference]()
         for (_, sparsity), (best, *others) in self.ranked.items():
             for method in others:
                 pairs[method, sparsity] = self._paired(method, best, sparsity)
-        for trainings, static in _STATIC_GROUPS.items():
-            for sparsity, probed, best in self.headlines(static):
-                pairs[trainings, sparsity] = self._paired(probed, best, sparsity)
+        for use, rivals in _RIVALS.items():
+            for sparsity, probed, best in self.headlines(rivals):
+                pairs[use, sparsity] = self._paired(probed, best, sparsity)
         p_values = corrected([pair.p for pair in pairs.values()])
         return {key: _Comparison(pair, p) for (key, pair), p in zip(pairs.items(), p_values, strict=True)}
 
-    def headlines(self, static: str) -> Iterator[tuple[float, str, str]]:
-        """Return sparsities with the best mask after a probe and the best of a group of static masks."""
+    def headlines(self, rivals: str) -> Iterator[tuple[float, str, str]]:
+        """Return sparsities with the best mask after a probe and the best of another group."""
         for sparsity in self.track.sparsities:
-            keys = (f"{PROBE}, cost 2", sparsity), (static, sparsity)
+            keys = (f"{PROBE}, cost 2", sparsity), (rivals, sparsity)
             if all(key in self.ranked for key in keys):
                 probed, best = (self.ranked[key][0] for key in keys)
                 yield sparsity, probed, best
@@ -164,7 +167,7 @@ def _section(s: _Standing) -> str:
         "mean difference from it (negative: worse) and its 95% interval, over the seeds that both have; = marks "
         f"methods that are on par with it (p at least {SIGNIFICANT} in a paired t-test, corrected by Benjamini and "
         f"Hochberg for {comparisons} of this track). Intervals are not corrected, so that of a method on par may "
-        "exclude 0.",
+        "exclude 0. –: not run.",
         *([""] if ("dense", 0.0) in s.values else []),
         *(f"{method}: {series.mean():.2f}." for (method, sparsity), series in s.values.items() if sparsity == 0),
     ]
@@ -175,30 +178,30 @@ def _section(s: _Standing) -> str:
         for method in members:
             cells = [_cell(s, method, sparsity, title) for sparsity in s.track.sparsities]
             lines.append(f"| {method} | {' | '.join(cells)} |")
-    pays = [line for trainings, static in _STATIC_GROUPS.items() for line in _headlines(s, trainings, static)]
+    pays = [line for use, rivals in _RIVALS.items() for line in _headlines(s, use, rivals)]
     return "\n".join([*lines, *(["", "### Does a probe pay?", "", *pays] if pays else [])])
 
 
 def _cell(s: _Standing, method: str, sparsity: float, title: str) -> str:
     if (method, sparsity) not in s.values:
         return "–"
-    values = s.values[method, sparsity]
-    mean, best = f"{values.mean():.2f}", method == s.ranked[title, sparsity][0]
-    facts = [] if best else [str(s.compared[method, sparsity])]
+    values, (best, *others) = s.values[method, sparsity], s.ranked[title, sparsity]
+    mean = f"{values.mean():.2f}"
+    facts = [] if method == best else [str(s.compared[method, sparsity])]
     facts += [f"n = {len(values)}"] if len(values) < s.most_seeds else []
-    return (f"**{mean}**" if best else mean) + (f" ({', '.join(facts)})" if facts else "")
+    return (f"**{mean}**" if method == best and others else mean) + (f" ({', '.join(facts)})" if facts else "")
 
 
-def _headlines(s: _Standing, trainings: str, static: str) -> Iterator[str]:
-    """Return one line per sparsity: the best mask after a probe against the best static mask."""
-    for sparsity, probed, best in s.headlines(static):
-        pair = s.compared[trainings, sparsity]
+def _headlines(s: _Standing, use: str, rivals: str) -> Iterator[str]:
+    """Return one line per sparsity: the best mask after a probe against the best of another group."""
+    for sparsity, probed, best in s.headlines(rivals):
+        pair = s.compared[use, sparsity]
         verdict = "is on par with" if pair.difference.n > 1 else "has too few seeds for a test against"
         if pair.p < SIGNIFICANT:
             verdict = "is better than" if pair.difference.mean > 0 else "is worse than"
         d = pair.difference
         numbers = f"{d.mean:+.2f} [{d.low:.2f}, {d.high:.2f}], p = {pair.p:.2g}"
-        yield f"- {per_cent(sparsity)}, for {trainings} under the mask: {probed} {verdict} {best}: {numbers}."
+        yield f"- {per_cent(sparsity)}, {use}: {probed} {verdict} {best}: {numbers}."
 
 
 def picture(results: Path, names: Sequence[str], sparsity: float) -> Chart:
