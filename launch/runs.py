@@ -1,4 +1,4 @@
-"""Watch, stop and go on with runs: `python launch/runs.py status|logs|cancel|resume [RUN...]`."""
+"""Watch, stop and resume runs: `python launch/runs.py status|logs|cancel|resume [RUN...]`."""
 
 from autosparse.cli import start
 

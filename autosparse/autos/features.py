@@ -1,4 +1,4 @@
-"""What AutoS learns: the features of a parameter, on a scale that networks share, and the label of its survival."""
+"""Features of a parameter, on a scale that networks share, and the label of its survival: input and target of AutoS."""
 
 import itertools
 import math

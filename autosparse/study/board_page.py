@@ -26,7 +26,7 @@ _RIVALS = {
     "for many full training runs under the mask": f"{BEFORE}, cost 1",
     "if the mask may change during the training run": f"{END}, cost 2",
 }
-"""Groups that a mask after a probe is compared with, by what it is for."""
+"""Groups that a mask after a probe is compared with, by their use."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class _Standing:
 
     @cached_property
     def compared(self) -> Mapping[tuple[str, float], _Comparison]:
-        """Comparisons with the best of the group by method and sparsity, and of probes by what they are for."""
+        """Comparisons with the best of the group by method and sparsity, and of probes by their use."""
         pairs = dict[tuple[str, float], Difference]()
         for (_, sparsity), (best, *others) in self.ranked.items():
             for method in others:
