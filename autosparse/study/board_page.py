@@ -74,11 +74,12 @@ class _Standing:
 
     @cached_property
     def groups(self) -> Mapping[str, list[str]]:
-        """Methods of the same class and cost, by a title."""
-        costs = np.ceil(self.rows["cost"]).astype(int)  # A part of a training run counts as a whole one.
-        groups = dict(iter(self.rows.groupby(["class", costs])["method"]))
+        """Methods of the same class and cost, by a title; a method has those of its most expensive run."""
+        methods = self.rows.sort_values("cost", kind="stable").groupby("method").last().reset_index()
+        costs = np.ceil(methods["cost"]).astype(int)  # A part of a training run counts as a whole one.
+        groups = dict(iter(methods.groupby(["class", costs])["method"]))
         return {
-            f"{kind}, cost {cost}": list(dict.fromkeys(groups[kind, cost]))
+            f"{kind}, cost {cost}": list(groups[kind, cost])
             for kind in (BEFORE, PROBE, END)
             for cost in sorted({*costs})
             if (kind, cost) in groups

@@ -102,6 +102,19 @@ def test_fewer_seeds_than_others_have_their_number(tmp_path: Path, capsys: Captu
     assert capsys.readouterr().err == "not in the picture, without results at 98%: digits\n"
 
 
+def test_method_stands_in_the_group_of_its_most_expensive_run(tmp_path: Path) -> None:
+    results(tmp_path, {"snip": 0.8, "synflow": 0.9})
+    path = tmp_path / "digits.csv"
+    rows = pd.read_csv(path)
+    trained = (rows["method"] == "snip") & (rows["seed"] == 202)
+    rows = rows.astype({"cost": float})
+    rows.loc[trained, ["class", "cost"]] = board.PROBE, 1.3
+    rows.to_csv(path, index=False)
+    page = board_page.page(tmp_path, ["digits"])
+    assert page.count("| snip |") == 1
+    assert "### A mask after one probe, cost 2\n\n| method | 95% |\n| --- | ---: |\n| snip |" in page
+
+
 def test_one_seed_has_no_test_and_a_picture_without_dense(tmp_path: Path) -> None:
     results(tmp_path, {"snip": 0.8, "synflow": 0.9})
     path = tmp_path / "digits.csv"
