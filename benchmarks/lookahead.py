@@ -47,10 +47,10 @@ _FLOATS = 1.05  # a parameter; what the system gives to a process is not exact
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time probes and prunings by what they see in turns with plain training; measure a large network's memory.
+    """Time probes, and prunings by their columns, in turns with plain training; measure a large network's memory.
 
     On the CPU, whose seconds in this process are what is compared: other work on the machine makes wall times longer,
-    not those. What comes first does not count.
+    not those. The first turn is a warm-up.
     """
 
     networks: tuple[Network, ...] = ("lenet-300-100", "resnet8", "gpt")
@@ -101,7 +101,7 @@ class Beside(RecipeLearner):
 
 
 class Pruned(NamedTuple):
-    """What a pruning took, and what its steps do alone."""
+    """Times of a pruning, and of its steps alone."""
 
     whole: Taken
     plain: Taken
@@ -199,7 +199,7 @@ def _prunings(a: Arguments, timed: Timed) -> list[Goal]:
 
 
 def _in_turns(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[Taken]]:
-    """What each way takes, one after the other in each turn: what else the machine does meets all of them alike."""
+    """Return times of each way, run one after the other in each turn, so that other load meets all of them alike."""
     turns = [{name: _taken(action) for name, action in ways.items()} for _ in range(1 + repeats)]
     return {name: [turn[name] for turn in turns[1:]] for name in ways}
 

@@ -63,7 +63,7 @@ def main(a: Arguments) -> None:
 
 
 def _results(commit: str, folder: Path) -> dict[str, str]:
-    """Run all commands at a commit and return the digests of what they leave."""
+    """Run all commands at a commit and return the digests of their files."""
     folder.mkdir()
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True)
     if archive.returncode:
@@ -93,7 +93,7 @@ def digests(output: Path) -> dict[str, str]:
 
 
 def _kind(name: str) -> str:
-    """What a file is: the array of a shard, or the file's name."""
+    """Return the kind of a file: the array of a shard, or the file's name."""
     parts = Path(name).parts
     return f"store: {parts[parts.index('c') - 1]}" if "c" in parts else parts[-1]
 

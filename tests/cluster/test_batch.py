@@ -1,4 +1,4 @@
-"""What is handed to Slurm, and what is made of its answers."""
+"""Scripts and arguments for Slurm, and the reading of its answers."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What an attempt at a job leaves for others to read."""
+"""Records that an attempt at a job leaves."""
 
 import json
 from pathlib import Path

@@ -24,7 +24,7 @@ process.finish(accelerator)
 
 
 def world(folder: Path) -> list[str]:
-    """What each of the two processes of one job says, as Slurm and submitit start them."""
+    """Return the output of each of the two processes of one job, started as by Slurm and submitit."""
     job, task = JOB.split("_")
     processes = []
     for rank in range(2):

@@ -38,7 +38,7 @@ def test_silent_slurm_is_refused(asked: dict, monkeypatch: Patch) -> None:
 
 
 def test_every_option_is_parsed() -> None:
-    """What scripts and profiles rely on: the names, and that each takes what it says."""
+    """Scripts and profiles rely on the names and types of the options."""
     given = """--cluster slurm --partition p --account a --qos q --nodes 2 --gpus-per-node 0 --tasks-per-node 3
         --cpus-per-task 4 --mem 1GB --time 5 --constraint c --exclude e --array-parallelism 6 --max-requeues 7
         --after 8 9_1 --setup 'module load cuda' --slurm k=v exclusive --log-dir l --wait --dry-run"""

@@ -29,7 +29,7 @@ def files_of(page: Path) -> dict[str, str]:
 
 
 def given() -> dict[str, Any]:
-    """What the pages take as there: a network, batches for it, the same from a loader."""
+    """Return the names that blocks may use: a network, batches for it, the same from a loader."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 10))
     batches = [(torch.randn(16, 20), torch.randint(10, (16,))) for _ in range(4)]

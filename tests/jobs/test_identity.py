@@ -1,4 +1,4 @@
-"""What tells one run from another: the name of its folder, and its configuration."""
+"""The name of a run's folder and its configuration, which tell it from other runs."""
 
 import json
 from dataclasses import replace
