@@ -77,7 +77,7 @@ class Config:
         kind: Any = type(self)
         for name, parts in _parts_of_fields(kind).items():
             value, called = getattr(self, name), name.replace("_", " ")
-            if value is None and NoneType in parts:
+            if (value is None and NoneType in parts) or (isinstance(value, Path) and Path in parts):
                 continue
             choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
             if bool in parts[:2]:  # the type itself, or below its marks
