@@ -14,6 +14,11 @@ def factor(metric: str) -> float:
     return 100.0 if metric in FRACTIONS else 1.0
 
 
+def decimals(metric: str) -> int:
+    """Return the number of decimals for display, after `factor`."""
+    return 2 if metric in FRACTIONS else 3
+
+
 def label(metric: str) -> str:
     """Return the metric with its unit."""
     return f"{metric}, %" if metric in FRACTIONS else metric

@@ -17,7 +17,7 @@ class Run:
     """Run what the results of a track lack, add it to the results, and print the board."""
 
     track: str = "lenet"
-    """Network, data, recipe and seeds: lenet, resnet8, vgg7, resnet20 (for a GPU), or digits for a trial."""
+    """Network, data, recipe and seeds: lenet, resnet8, vgg7, gpt, resnet20 (for a GPU), or digits for a trial."""
     criteria: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--criterion"])] = ()
     """Criteria to run, by name or as FILE.py:FUNCTION. Default: all of the board."""
     sparsities: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["--sparsity"])] = ()
@@ -33,6 +33,7 @@ class Run:
     def run(self) -> None:
         track, path = board.find_track(self.track), board.results_file(self.results, self.track)
         rows = board.read(path)
+        board.check_data(track, rows)
         chosen = board.methods(self.criteria)
         runs = board.jobs_of(track, chosen, self.sparsities, self.seeds, self.output / self.track)
         missing = [(method, run) for method, run in runs if not board.is_known(rows, method, run)]

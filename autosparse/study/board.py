@@ -21,14 +21,14 @@ from autosparse.files import read_json, write_text
 from autosparse.jobs import PruneRun
 from autosparse.jobs.base import TrainingOptions
 from autosparse.study.scale import DIGITS
-from autosparse.tasks import Images
+from autosparse.tasks import Images, Text
 
 BEFORE, PROBE, END = "a mask before any training", "a mask after one probe", "a mask found during training"
 """Classes of methods, which are compared within themselves."""
 _RELEASED = Path(sysconfig.get_path("data"), "share", "autosparse", "results")  # of a wheel
 _COLUMNS = (
     *("method", "class", "criterion", "options", "seed", "sparsity", "metric", "better", "test", "cost", "epochs"),
-    *("seconds", "commit", "date", "hardware"),
+    *("seconds", "data", "commit", "date", "hardware"),
 )
 
 
@@ -83,6 +83,15 @@ TRACKS = {
             grad_batches=20,
         ),
         "VGG-7 on CIFAR-10 at 16 x 16, 16 epochs of SGD with Nesterov momentum along a cosine",
+        (0.95, 0.98, 0.99),
+        (200, 201, 202),
+    ),
+    "gpt": Track(
+        TrainingOptions(
+            task=Text(text="unicode", size=128 * 1024, layers=2, width=64, context=64, recipe_name="converged"),
+            grad_batches=20,
+        ),
+        "GPT of two layers of width 64 on 128 KiB of names of Unicode characters, 26 epochs of AdamW along a cosine",
         (0.95, 0.98, 0.99),
         (200, 201, 202),
     ),
@@ -162,12 +171,22 @@ def read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=_COLUMNS)
     try:
-        rows = pd.read_csv(path)
+        rows = pd.read_csv(path, dtype={"data": str})  # a digest may look like a number
     except ValueError as error:  # empty, or damaged in the middle
         raise UserError(f"{path} is not a file of results: {error}") from error
     if missing := [name for name in _COLUMNS if name not in rows]:
         raise UserError(f"{path} is not a file of results: it has no column {missing[0]}")
     return rows
+
+
+def check_data(track: Track, rows: pd.DataFrame) -> None:
+    """Refuse to add to results that are of other data than are here."""
+    task = track.setting.task
+    if not task.absent() and (others := {*rows["data"].dropna()} - {task.digest()}):
+        raise UserError(
+            f"the results are of other {task.source} data than are here ({min(others)}, not {task.digest()}); "
+            "give an empty folder as --results"
+        )
 
 
 def is_known(rows: pd.DataFrame, method: Method, run: PruneRun) -> bool:
@@ -203,6 +222,7 @@ def _row(method: Method, run: PruneRun) -> dict[str, Any]:
         "cost": round(result["cost"], 4),
         "epochs": run.make_recipe().epochs,
         "seconds": round(sum(result["seconds"].values()), 1),
+        "data": result["data"],
         "commit": environment["commit"],
         "date": datetime.date.fromtimestamp((run.folder / "result.json").stat().st_mtime).isoformat(),
         "hardware": f"{environment['cpus']} CPUs" + "".join(f", {gpu}" for gpu in environment["gpus"][:1]),

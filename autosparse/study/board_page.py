@@ -12,7 +12,7 @@ from scipy import stats
 
 from autosparse.cluster.records import say
 from autosparse.errors import UserError
-from autosparse.metrics import factor, label
+from autosparse.metrics import decimals, factor, label
 from autosparse.page import ROWS, Chart, number_series, series_encodings
 from autosparse.study import board
 from autosparse.study.board import BEFORE, END, PROBE, Track
@@ -35,13 +35,19 @@ class _Comparison:
 
     difference: Difference
     p: float
+    decimals: int
 
     def __str__(self) -> str:
         d = self.difference
         if d.n < 2:
-            return f"{d.mean:+.2f}, one seed"
-        verdict = "" if self.p < SIGNIFICANT else "= "
-        return f"{verdict}{d.mean:+.2f} [{d.low:.2f}, {d.high:.2f}]"
+            return f"{d.mean:+.{self.decimals}f}, one seed"
+        return ("" if self.p < SIGNIFICANT else "= ") + self.numbers
+
+    @property
+    def numbers(self) -> str:
+        """Mean and interval."""
+        d, digits = self.difference, self.decimals
+        return f"{d.mean:+.{digits}f} [{d.low:.{digits}f}, {d.high:.{digits}f}]"
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,10 @@ class _Standing:
     def metric(self) -> str:
         """Name of the metric."""
         return str(self.rows["metric"].iloc[0])
+
+    def mean(self, method: str, sparsity: float) -> str:
+        """Return a method's mean over its seeds with the metric's decimals."""
+        return f"{self.values[method, sparsity].mean():.{decimals(self.metric)}f}"
 
     @cached_property
     def values(self) -> Mapping[tuple[str, float], pd.Series]:
@@ -120,7 +130,10 @@ class _Standing:
             for sparsity, probed, best in self.headlines(rivals):
                 pairs[use, sparsity] = self._paired(probed, best, sparsity)
         p_values = corrected([pair.p for pair in pairs.values()])
-        return {key: _Comparison(pair, p) for (key, pair), p in zip(pairs.items(), p_values, strict=True)}
+        return {
+            key: _Comparison(pair, p, decimals(self.metric))
+            for (key, pair), p in zip(pairs.items(), p_values, strict=True)
+        }
 
     def headlines(self, rivals: str) -> Iterator[tuple[float, str, str]]:
         """Return sparsities with the best mask after a probe and the best of another group."""
@@ -170,7 +183,7 @@ def _section(s: _Standing) -> str:
         f"Hochberg for {comparisons} of this track). Intervals are not corrected, so that of a method on par may "
         "exclude 0. –: not run.",
         *([""] if ("dense", 0.0) in s.values else []),
-        *(f"{method}: {series.mean():.2f}." for (method, sparsity), series in s.values.items() if sparsity == 0),
+        *(f"{method}: {s.mean(method, sparsity)}." for method, sparsity in s.values if sparsity == 0),
     ]
     for title, members in s.groups.items():
         lines += ["", f"### {title[0].upper()}{title[1:]}", ""]
@@ -187,7 +200,7 @@ def _cell(s: _Standing, method: str, sparsity: float, title: str) -> str:
     if (method, sparsity) not in s.values:
         return "–"
     values, (best, *others) = s.values[method, sparsity], s.ranked[title, sparsity]
-    mean = f"{values.mean():.2f}"
+    mean = s.mean(method, sparsity)
     facts = [] if method == best else [str(s.compared[method, sparsity])]
     facts += [f"n = {len(values)}"] if len(values) < s.most_seeds else []
     return (f"**{mean}**" if method == best and others else mean) + (f" ({', '.join(facts)})" if facts else "")
@@ -200,9 +213,7 @@ def _headlines(s: _Standing, use: str, rivals: str) -> Iterator[str]:
         verdict = "is on par with" if pair.difference.n > 1 else "has too few seeds for a test against"
         if pair.p < SIGNIFICANT:
             verdict = "is better than" if pair.difference.mean > 0 else "is worse than"
-        d = pair.difference
-        numbers = f"{d.mean:+.2f} [{d.low:.2f}, {d.high:.2f}], p = {pair.p:.2g}"
-        yield f"- {per_cent(sparsity)}, {use}: {probed} {verdict} {best}: {numbers}."
+        yield f"- {per_cent(sparsity)}, {use}: {probed} {verdict} {best}: {pair.numbers}, p = {pair.p:.2g}."
 
 
 def picture(results: Path, names: Sequence[str], sparsity: float) -> Chart:
@@ -246,7 +257,12 @@ def _points(s: _Standing, sparsity: float) -> pd.DataFrame:
             values = s.values[method, sparsity]
             mean, n = float(values.mean()), len(values)
             half = float(stats.t.ppf(0.975, n - 1) * values.sem()) if n > 1 else 0.0
-            row = {"track": s.name, "method": f"{method}  {mean:.2f}", "series": title.rpartition(", ")[0], "n": n}
+            row = {
+                "track": s.name,
+                "method": f"{method}  {s.mean(method, sparsity)}",
+                "series": title.rpartition(", ")[0],
+                "n": n,
+            }
             numbers = {"sparsity": sparsity, "mean": mean, "std": half, "low": mean - half, "high": mean + half}
             rows.append(row | numbers)
     return pd.DataFrame(rows)
@@ -258,7 +274,7 @@ def _view(
     """Draw one track; an arrow stands for each method beyond the axis."""
     color, shape = series_encodings(kinds)
     track = alt.Chart(ROWS).transform_filter(f"datum.track === '{s.name}'")
-    dense_mean = f"; dashed: dense, {s.values['dense', 0.0].mean():.2f}" if ("dense", 0.0) in s.values else ""
+    dense_mean = f"; dashed: dense, {s.mean('dense', 0.0)}" if ("dense", 0.0) in s.values else ""
     title = f"test {label(s.metric)}: mean and 95% interval{dense_mean}"
     mean, low, dense = (
         alt.X(f"{name}:Q").scale(domain=[*domain], nice=False).title(title) for name in ("mean", "low", "dense")

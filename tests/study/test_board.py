@@ -50,7 +50,7 @@ def results(folder: Path, means: dict[str, float]) -> None:
             "better": "higher",
             "test": mean + noise,
         }
-        rows.append(row | dict.fromkeys(("epochs", "seconds", "commit", "date", "hardware"), 0))
+        rows.append(row | dict.fromkeys(("epochs", "seconds", "data", "commit", "date", "hardware"), 0))
     folder.mkdir(exist_ok=True)
     pd.DataFrame(rows).to_csv(folder / "digits.csv", index=False)
 
@@ -168,6 +168,25 @@ def test_command_runs_what_is_missing_and_enters_a_criterion(script: Script, tmp
     assert rows.loc[rows["method"].str.startswith("snip"), "seed"].tolist() == [201, 201]
     assert script(*run, "snip", "--seeds", "7") == 2
     assert "the track has no seed 7; it has 200, 201, 202" in capsys.readouterr().err
+
+
+def test_results_of_other_data_raise(tmp_path: Path, script: Script, capsys: Capture) -> None:
+    results(tmp_path, {"snip": 0.8})
+    rows = pd.read_csv(tmp_path / "digits.csv").assign(data="00001e10")
+    rows.to_csv(tmp_path / "digits.csv", index=False)
+    assert board.read(tmp_path / "digits.csv")["data"].unique().tolist() == ["00001e10"]
+    run = ("board", "run", "--track", "digits", "--cluster", "inline", "--output", tmp_path / "runs")
+    assert script(*run, "--results", tmp_path, "--criteria", "magnitude") == 2
+    assert "the results are of other digits data than are here (00001e10, not None)" in capsys.readouterr().err
+
+
+def test_loss_has_three_decimals_and_less_is_better(tmp_path: Path) -> None:
+    results(tmp_path, {"snip": 0.8, "synflow": 0.9})
+    rows = pd.read_csv(tmp_path / "digits.csv").assign(metric="loss", better="lower")
+    rows.to_csv(tmp_path / "digits.csv", index=False)
+    lines = board_page.page(tmp_path, ["digits"]).splitlines()
+    assert "| snip | **0.800** |" in lines
+    assert any(line.startswith("| synflow | 0.900 (-0.100 [-0.10") for line in lines)
 
 
 def test_page_is_that_of_the_committed_results() -> None:
