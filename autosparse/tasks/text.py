@@ -59,7 +59,7 @@ class Text(Config, Task):
         short = Recipe(3, "adamw", 1e-3, batch_size=32, weight_decay=0.1, warmup=0.1, cosine=True, clip=1.0)
         if self.recipe_name == "short":
             return short
-        return replace(short, epochs=26, learning_rate=3e-3, batch_size=16, weight_decay=1.0)
+        return replace(short, epochs=32, learning_rate=3e-3, batch_size=16, weight_decay=1.0)
 
     def check(self) -> None:
         if self.width % self.heads:
