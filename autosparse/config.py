@@ -85,7 +85,7 @@ class Config:
             several = choices and any(get_origin(part) is tuple for part in parts)
             for element in value if several else (value,):
                 if choices and element not in choices:
-                    raise unknown(called, element, choices)
+                    raise unknown(called, element, [*choices, *(["a pathlib.Path"] if Path in parts else [])])
             bounds = next((part for part in parts if isinstance(part, Bounds)), None)
             if not bounds:
                 continue

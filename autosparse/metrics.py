@@ -16,7 +16,7 @@ def factor(metric: str) -> float:
 
 def decimals(metric: str) -> int:
     """Return the number of decimals for display, after `factor`."""
-    return 2 if metric in FRACTIONS else 3
+    return 2 if metric in FRACTIONS else 4
 
 
 def label(metric: str) -> str:

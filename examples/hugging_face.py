@@ -5,7 +5,7 @@ Needs `pip install 'autosparse[transformers]'`; nothing is downloaded.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,8 @@ class GPT2(Task):
     """Width, four heads."""
     context: int = 64
     """Bytes of a sample."""
-    text: Path | None = field(default=None, metadata=NO_IDENTITY)
-    """A file. Default: the source of Python's standard library."""
+    text: Literal["python", "unicode"] | Path = field(default="python", metadata=NO_IDENTITY)
+    """A file, or a text that comes with Python."""
 
     @property
     def recipe(self) -> Recipe:

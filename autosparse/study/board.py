@@ -88,7 +88,7 @@ TRACKS = {
     ),
     "gpt": Track(
         TrainingOptions(
-            task=Text(text="unicode", size=128 * 1024, layers=2, width=64, context=64, recipe_name="converged"),
+            task=Text(text="unicode", size=128 * 1024, layers=2, width=64, context=64, recipe_name="long"),
             grad_batches=20,
         ),
         "GPT of two layers of width 64 on 128 KiB of names of Unicode characters, 32 epochs of AdamW along a cosine",
@@ -180,11 +180,11 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def check_data(track: Track, rows: pd.DataFrame) -> None:
-    """Refuse to add to results that are of other data than are here."""
+    """Refuse to add to results that were made with other data."""
     task = track.setting.task
     if not task.absent() and (others := {*rows["data"].dropna()} - {task.digest()}):
         raise UserError(
-            f"the results are of other {task.source} data than are here ({min(others)}, not {task.digest()}); "
+            f"the results were made with other {task.source} data (checksum {min(others)}, here {task.digest()}); "
             "give an empty folder as --results"
         )
 

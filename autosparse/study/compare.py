@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from autosparse.errors import UserError
-from autosparse.metrics import factor
+from autosparse.metrics import decimals, factor
 from autosparse.store import TripleStore
 
 ITERATIVE = " (iterative)"
@@ -49,7 +49,7 @@ def cell(values: pd.Series, metric: str = "accuracy") -> str:
     values = factor(metric) * values.dropna().astype(float)
     if values.empty:
         return "–"
-    places = 2 if factor(metric) > 1 else 4
+    places = decimals(metric)
     deviation = f" ± {values.std(ddof=1):.{places}f}" if len(values) > 1 else ""
     return f"{values.mean():.{places}f}{deviation}"
 

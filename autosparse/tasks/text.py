@@ -48,11 +48,11 @@ class Text(Config, Task):
     """Length of a sample in bytes."""
     vocabulary: Annotated[int, Bounds(256)] = 256
     """Number of rows of the embedding; bytes use the first 256."""
-    recipe_name: Annotated[Literal["short", "converged"], tyro.conf.arg(name="recipe")] = field(
+    recipe_name: Annotated[Literal["short", "long"], tyro.conf.arg(name="recipe")] = field(
         default="short", metadata=NO_IDENTITY
     )
-    """Recipe of the training; converged: for network and text of the board's track, so long that twice as long changes
-    little."""
+    """Recipe of the training; long: for the network and text of the board's track, which overfit if trained twice as
+    long."""
 
     @property
     def recipe(self) -> Recipe:
@@ -111,8 +111,9 @@ class Text(Config, Task):
         return self.text.stem if isinstance(self.text, Path) else self.text
 
     def absent(self) -> str | None:
-        absent = isinstance(self.text, Path) and not self.text.is_file()
-        return f"the file {self.text} of --text does not exist" if absent else None
+        if isinstance(self.text, Path) and not self.text.is_file():
+            return f"the file {self.text} of --text does not exist"
+        return None
 
     def digest(self) -> str:
         return f"{zlib.crc32(self._read()):08x}"
@@ -138,7 +139,7 @@ def _python() -> bytes:
 
 
 def _unicode() -> bytes:
-    """Return the names of Unicode 3.2 in the order of their checksums, except those made of numbers or syllables."""
+    """Return the names of Unicode 3.2 in the order of their checksums, without CJK ideographs and Hangul syllables."""
     database = unicodedata.ucd_3_2_0  # kept by every Python
     names = (database.name(chr(code), "") for code in range(sys.maxunicode + 1))
     lines = [

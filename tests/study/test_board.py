@@ -177,16 +177,16 @@ def test_results_of_other_data_raise(tmp_path: Path, script: Script, capsys: Cap
     assert board.read(tmp_path / "digits.csv")["data"].unique().tolist() == ["00001e10"]
     run = ("board", "run", "--track", "digits", "--cluster", "inline", "--output", tmp_path / "runs")
     assert script(*run, "--results", tmp_path, "--criteria", "magnitude") == 2
-    assert "the results are of other digits data than are here (00001e10, not None)" in capsys.readouterr().err
+    assert "the results were made with other digits data (checksum 00001e10, here None)" in capsys.readouterr().err
 
 
-def test_loss_has_three_decimals_and_less_is_better(tmp_path: Path) -> None:
+def test_loss_has_four_decimals_and_less_is_better(tmp_path: Path) -> None:
     results(tmp_path, {"snip": 0.8, "synflow": 0.9})
     rows = pd.read_csv(tmp_path / "digits.csv").assign(metric="loss", better="lower")
     rows.to_csv(tmp_path / "digits.csv", index=False)
     lines = board_page.page(tmp_path, ["digits"]).splitlines()
-    assert "| snip | **0.800** |" in lines
-    assert any(line.startswith("| synflow | 0.900 (-0.100 [-0.10") for line in lines)
+    assert "| snip | **0.8000** |" in lines
+    assert any(line.startswith("| synflow | 0.9000 (-0.1000 [-0.10") for line in lines)
 
 
 def test_page_is_that_of_the_committed_results() -> None:

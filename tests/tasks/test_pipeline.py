@@ -68,7 +68,7 @@ def test_text_uses_its_first_bytes(text: Path) -> None:
         replace(start, size=100).check()
 
 
-def test_names_of_unicode_are_the_same_in_every_python() -> None:
+def test_unicode_text_has_a_fixed_digest() -> None:
     assert Text(text="unicode").digest() == "d1236c91"
     assert Text(text="unicode").source == "unicode"
 
