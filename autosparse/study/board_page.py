@@ -275,7 +275,8 @@ def _view(
     color, shape = series_encodings(kinds)
     track = alt.Chart(ROWS).transform_filter(f"datum.track === '{s.name}'")
     dense_mean = f"; dashed: dense, {s.mean('dense', 0.0)}" if ("dense", 0.0) in s.values else ""
-    title = f"test {label(s.metric)}: mean and 95% interval{dense_mean}"
+    direction = "" if s.better == "higher" else ", lower is better"
+    title = f"test {label(s.metric)}{direction}: mean and 95% interval{dense_mean}"
     mean, low, dense = (
         alt.X(f"{name}:Q").scale(domain=[*domain], nice=False).title(title) for name in ("mean", "low", "dense")
     )

@@ -187,6 +187,8 @@ def test_loss_has_four_decimals_and_less_is_better(tmp_path: Path) -> None:
     lines = board_page.page(tmp_path, ["digits"]).splitlines()
     assert "| snip | **0.8000** |" in lines
     assert any(line.startswith("| synflow | 0.9000 (-0.1000 [-0.10") for line in lines)
+    drawn = board_page.picture(tmp_path, ["digits"], 0.95).views.values()
+    assert "test loss, lower is better: mean and 95% interval" in str([view.to_dict() for view in drawn])
 
 
 def test_page_is_that_of_the_committed_results() -> None:
