@@ -33,7 +33,6 @@ class Run:
     def run(self) -> None:
         track, path = board.find_track(self.track), board.results_file(self.results, self.track)
         rows = board.read(path)
-        board.check_data(track, rows)
         chosen = board.methods(self.criteria)
         runs = board.jobs_of(track, chosen, self.sparsities, self.seeds, self.output / self.track)
         missing = [(method, run) for method, run in runs if not board.is_known(rows, method, run)]

@@ -179,16 +179,6 @@ def read(path: Path) -> pd.DataFrame:
     return rows
 
 
-def check_data(track: Track, rows: pd.DataFrame) -> None:
-    """Refuse to add to results that were made with other data."""
-    task = track.setting.task
-    if not task.absent() and (others := {*rows["data"].dropna()} - {task.digest()}):
-        raise UserError(
-            f"the results were made with other {task.source} data (checksum {min(others)}, here {task.digest()}); "
-            "give an empty folder as --results"
-        )
-
-
 def is_known(rows: pd.DataFrame, method: Method, run: PruneRun) -> bool:
     """Return True if the results have a run."""
     config = run.config

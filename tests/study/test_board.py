@@ -170,16 +170,6 @@ def test_command_runs_what_is_missing_and_enters_a_criterion(script: Script, tmp
     assert "the track has no seed 7; it has 200, 201, 202" in capsys.readouterr().err
 
 
-def test_results_of_other_data_raise(tmp_path: Path, script: Script, capsys: Capture) -> None:
-    results(tmp_path, {"snip": 0.8})
-    rows = pd.read_csv(tmp_path / "digits.csv").assign(data="00001e10")
-    rows.to_csv(tmp_path / "digits.csv", index=False)
-    assert board.read(tmp_path / "digits.csv")["data"].unique().tolist() == ["00001e10"]
-    run = ("board", "run", "--track", "digits", "--cluster", "inline", "--output", tmp_path / "runs")
-    assert script(*run, "--results", tmp_path, "--criteria", "magnitude") == 2
-    assert "the results were made with other digits data (checksum 00001e10, here None)" in capsys.readouterr().err
-
-
 def test_loss_has_four_decimals_and_less_is_better(tmp_path: Path) -> None:
     results(tmp_path, {"snip": 0.8, "synflow": 0.9})
     rows = pd.read_csv(tmp_path / "digits.csv").assign(metric="loss", better="lower")
