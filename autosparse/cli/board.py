@@ -36,6 +36,8 @@ class Run:
         chosen = board.methods(self.criteria)
         runs = board.jobs_of(track, chosen, self.sparsities, self.seeds, self.output / self.track)
         missing = [(method, run) for method, run in runs if not board.is_known(rows, method, run)]
+        if missing:
+            board.check_data(track, rows)
         try:
             if missing:
                 jobs = {run.folder: run for _, run in missing}

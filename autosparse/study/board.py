@@ -179,6 +179,16 @@ def read(path: Path) -> pd.DataFrame:
     return rows
 
 
+def check_data(track: Track, rows: pd.DataFrame) -> None:
+    """Raise if results were made with other data than are here."""
+    task = track.setting.task
+    if not task.absent() and (others := {*rows["data"]} - {here := task.digest()}):
+        raise UserError(
+            f"the results are of other {task.source} data ({min(others)}) than are here ({here}), and runs on both "
+            f"cannot be compared; delete those here and get the others with: autosparse data --dataset {task.source}"
+        )
+
+
 def is_known(rows: pd.DataFrame, method: Method, run: PruneRun) -> bool:
     """Return True if the results have a run."""
     config = run.config

@@ -80,7 +80,7 @@ class Images(Config, Task):
     def absent(self) -> str | None:
         return arrays.absent(self.source, self.data_root)
 
-    def digest(self) -> str | None:
+    def digest(self) -> str:
         return arrays.fingerprint(self.source, self.data_root)
 
     def model(self) -> "nn.Module":

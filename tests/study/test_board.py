@@ -168,6 +168,11 @@ def test_command_runs_what_is_missing_and_enters_a_criterion(script: Script, tmp
     assert rows.loc[rows["method"].str.startswith("snip"), "seed"].tolist() == [201, 201]
     assert script(*run, "snip", "--seeds", "7") == 2
     assert "the track has no seed 7; it has 200, 201, 202" in capsys.readouterr().err
+    here = rows["data"][0]
+    rows.assign(data="00001e10").to_csv(tmp_path / "results" / "digits.csv", index=False)
+    assert script(*run, "synflow") == 2
+    assert f"the results are of other digits data (00001e10) than are here ({here})" in capsys.readouterr().err
+    assert script(*run, "snip", "--seeds", "201") == 0  # Nothing is missing, so nothing is compared.
 
 
 def test_loss_has_four_decimals_and_less_is_better(tmp_path: Path) -> None:

@@ -40,7 +40,20 @@ def test_a_derived_set_is_read_from_the_file_of_another(tmp_path: Path) -> None:
     assert images.x_train.nonzero() == ([1], [2], [0], [1])
     assert images.x_train.max() == 255  # 254.5
     assert len(images.x_test) == 2
-    assert arrays.fingerprint("cifar10-16", tmp_path) == arrays.fingerprint("cifar10", tmp_path)
+
+
+def test_fingerprint_is_that_of_the_images_and_labels(tmp_path: Path) -> None:
+    same, other = tmp_path / "same", tmp_path / "other"
+    for folder in (same, other):
+        folder.mkdir()
+    save(tmp_path / "cifar10.npz")
+    save(same / "cifar10.npz", y_train=np.arange(6), more=np.zeros(1))
+    save(other / "cifar10.npz", y_train=np.arange(6)[::-1])
+    expected = arrays.fingerprint("cifar10", tmp_path)
+    assert arrays.fingerprint("cifar10", same) == expected
+    assert arrays.fingerprint("cifar10", other) != expected
+    assert arrays.fingerprint("cifar10-16", tmp_path) != expected
+    assert len(arrays.fingerprint("digits")) == 8
 
 
 def test_the_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
