@@ -66,15 +66,18 @@ def name_of(target: Any, builtin: Mapping[str, str]) -> str:
     return path
 
 
-def digest_of(target: Any) -> str:
-    """Return the CRC-32 of the file in which an object is defined, in hex."""
-    return f"{zlib.crc32(content_of(source_of(target))):08x}"
+def digest_of(name: str) -> str:
+    """Return the CRC-32 of the file that the name of an object says, in hex."""
+    return f"{zlib.crc32(content_of(source_of(name))):08x}"
 
 
-def source_of(target: Any) -> Path:
-    """Return the file in which an object is defined."""
-    kind = target if hasattr(target, "__qualname__") else type(target)  # An object is defined where its class is.
-    return Path(inspect.getfile(kind)).resolve()
+def source_of(name: str) -> Path:
+    """Return the file that the name of an object says: that of its module, or `path/file.py`.
+
+    It is not asked of the object, which a decorator or a class of another file may have made.
+    """
+    where = name.rpartition(":")[0]
+    return Path(where if where.endswith(".py") else inspect.getfile(_import(where, "object"))).resolve()
 
 
 def content_of(path: Path) -> bytes:

@@ -126,7 +126,7 @@ class TrainingOptions(Config):
         """Return what the options resolve to: the values of the recipe, digests of the data and of the task's file."""
         return {
             "task": self.task_name,
-            "code": None if self.task_name in TASKS else registry.digest_of(type(self.task)),
+            "code": None if self.task_name in TASKS else registry.digest_of(registry.name_of(type(self.task), {})),
             "network": self.task.network.rpartition("/")[2],
             "dataset": self.task.source,
             **({} if self.task.absent() else {"data": self.task.digest()}),
@@ -186,8 +186,8 @@ class TrainingRun(TrackedRun):
         return {"task": registry.name_of(type(self.setting.task), TASKS), **super().options()}
 
     def sources(self) -> list[Path]:
-        task = [] if self.setting.task_name in TASKS else [registry.source_of(type(self.setting.task))]
-        return [*task, *self.setting.task.files()]
+        name = registry.name_of(type(self.setting.task), TASKS)
+        return [*([] if name in TASKS else [registry.source_of(name)]), *self.setting.task.files()]
 
 
 def task_attributes(task: Task) -> dict[str, Any]:

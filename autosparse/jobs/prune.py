@@ -58,8 +58,8 @@ class PruneRun(TrainingRun):
             raise UserError(f"steps are for {AHEAD}, not for {self.label}, which does not train before")
         if self.learned and c.criterion not in SHIPPED and not is_folder(c.criterion):
             raise unknown("criterion", c.criterion, [*ROWS, "the folder of a saved AutoS", "FILE.py:FUNCTION"])
-        if self._is_function:
-            self._function()
+        if self._is_function and isinstance(registry.resolve(c.criterion, "criterion", {}), type):
+            raise UserError(f"the criterion {c.criterion} is a class; give an instance of it")
         super().check()
         if self.learned and not self.missing():
             from autosparse.autos import AutoSCriterion
@@ -126,17 +126,11 @@ class PruneRun(TrainingRun):
         return None
 
     def identity(self) -> dict[str, Any]:
-        code = {"criterion_code": registry.digest_of(self._function())} if self._is_function else {}
+        code = {"criterion_code": registry.digest_of(self.config.criterion)} if self._is_function else {}
         return {**super().identity(), "criterion": self.label, "autos": self._fingerprint(), **code}
 
     def sources(self) -> list[Path]:
-        return super().sources() + ([registry.source_of(self._function())] if self._is_function else [])
-
-    def _function(self) -> Any:
-        function = registry.resolve(self.config.criterion, "criterion", {})
-        if isinstance(function, type):
-            raise UserError(f"the criterion {self.config.criterion} is a class; give an instance of it")
-        return function
+        return super().sources() + ([registry.source_of(self.config.criterion)] if self._is_function else [])
 
     def _fingerprint(self) -> str | None:
         """Return the digest of the saved AutoS; None for a criterion that is not learned."""

@@ -132,7 +132,8 @@ def methods(criteria: Sequence[str]) -> list[Method]:
     chosen = [method for method in everything if method.criterion in criteria]
     for name in criteria:
         if registry.is_path(name):
-            code = registry.digest_of(registry.resolve(name, "criterion", {}))[:6]
+            registry.resolve(name, "criterion", {})
+            code = registry.digest_of(name)[:6]
             label = f"{Path(name).name} ({code})"
             chosen.append(Method(label, BEFORE, name, code=code))
             chosen.append(Method(f"{label}, twice as long", BEFORE, name, {"trainings": 2}, code))

@@ -63,7 +63,7 @@ class Images(Config, Task):
         return 0.0 if self.recipe_name == "paper" else 0.1
 
     def resolved(self) -> dict[str, Any]:
-        code = {} if self.network in networks.NETWORKS else {"network_code": registry.digest_of(self._function())}
+        code = {} if self.network in networks.NETWORKS else {"network_code": registry.digest_of(self.network)}
         init = {} if self.init == "kaiming" else {"init": self.init}  # Earlier runs do not have it.
         return {"validation": self.validation_fraction, **init, **code}
 
@@ -72,10 +72,7 @@ class Images(Config, Task):
         return "" if self.init == "kaiming" else f"-{self.init}"
 
     def files(self) -> list[Path]:
-        return [] if self.network in networks.NETWORKS else [registry.source_of(self._function())]
-
-    def _function(self) -> Any:
-        return registry.resolve(self.network, "network", networks.NETWORKS)
+        return [] if self.network in networks.NETWORKS else [registry.source_of(self.network)]
 
     def absent(self) -> str | None:
         return arrays.absent(self.source, self.data_root)

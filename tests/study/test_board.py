@@ -12,7 +12,7 @@ from scipy import stats
 from autosparse.errors import UserError
 from autosparse.study import board, board_page
 from autosparse.study.statistics import corrected, paired
-from tests.conftest import ROOT, Capture, Patch, Script
+from tests.conftest import ROOT, Capture, Patch, Script, forget_files
 
 
 def test_paired_difference_is_that_of_the_t_test() -> None:
@@ -201,12 +201,25 @@ def test_damaged_results_raise(text: str, tmp_path: Path) -> None:
         board_page.page(tmp_path, ["digits"])
 
 
-def test_object_of_a_users_file_is_entered(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class Choose:\n    def choose(self, model, mask, scoring, k): ...\nmine = Choose()",
+        "import torch\n@torch.no_grad()\ndef mine(model, mask, scoring): ...",
+        "from functools import partial\nfrom autosparse.criteria.data_free import magnitude\nmine = partial(magnitude)",
+        "from autosparse.criteria.rounds import Rounds\nmine = Rounds(print, rounds=5)",
+    ],
+    ids=["object", "decorated", "partial", "object of the package"],
+)
+def test_edited_criterion_has_rows_of_its_own(text: str, tmp_path: Path) -> None:
+    names = []
     mine = tmp_path / "mine.py"
-    mine.write_text("class Choose:\n    def choose(self, model, mask, scoring, k): ...\nchoose = Choose()\n")
-    names = [method.name for method in board.methods([f"{mine}:choose"])]
-    assert len(names) == 2
-    assert names[0].startswith("mine.py:choose (")
+    for content in (text, f"# edited\n{text}"):
+        mine.write_text(content)
+        names += [method.name for method in board.methods([f"{mine}:mine", f"{tmp_path}/./mine.py:mine"])]
+        forget_files()
+    assert all(name.startswith("mine.py:mine (") for name in names)
+    assert [len(names), len({*names})] == [8, 4]
 
 
 def test_no_results_is_an_error(tmp_path: Path) -> None:
