@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from autosparse import cluster
-from autosparse.cluster import Resources
+from autosparse.cluster import Resources, records
 from autosparse.errors import UserError
 from autosparse.study import board, board_page
 
@@ -36,15 +36,17 @@ class Run:
         chosen = board.methods(self.criteria)
         runs = board.jobs_of(track, chosen, self.sparsities, self.seeds, self.output / self.track)
         missing = [(method, run) for method, run in runs if not board.is_known(rows, method, run)]
-        if missing:
-            board.check_data(track, rows)
+        task = track.setting.task
+        if missing and not task.absent():
+            board.check_data(task, rows, task.digest())
         try:
             if missing:
                 jobs = {run.folder: run for _, run in missing}
                 cluster.launch([*jobs.values()], self.resources, self.output / self.track, "board")
         finally:  # Runs that failed or were stopped keep no other from the results.
             if not self.resources.dry_run:
-                board.add(path, [(method, run) for method, run in missing if run.is_complete()])
+                asked = [(method, run) for method, run in missing if not records.config_difference(run)]
+                board.add(path, [(method, run) for method, run in asked if run.is_complete()])
         if not self.resources.dry_run:
             print(board_page.page(self.results, [self.track]))
 
@@ -70,7 +72,8 @@ class Show:
         names = list(board.TRACKS)
         print(board_page.page(self.results, names), end="")
         if self.picture:
-            board_page.picture(self.results, names, self.sparsity or 0.98).save(self.picture.with_suffix(""))
+            sparsity = 0.98 if self.sparsity is None else self.sparsity
+            board_page.picture(self.results, names, sparsity).save(self.picture.with_suffix(""))
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from autosparse.files import read_json, write_text
 from autosparse.jobs import PruneRun
 from autosparse.jobs.base import TrainingOptions
 from autosparse.study.scale import DIGITS
-from autosparse.tasks import Images, Text
+from autosparse.tasks import Images, Task, Text
 
 BEFORE, PROBE, END = "a mask before any training", "a mask after one probe", "a mask found during training"
 """Classes of methods, which are compared within themselves."""
 _RELEASED = Path(sysconfig.get_path("data"), "share", "autosparse", "results")  # of a wheel
+_RUN = ("method", "sparsity", "seed")  # what tells a run from others
 _COLUMNS = (
     *("method", "class", "criterion", "options", "seed", "sparsity", "metric", "better", "test", "cost", "epochs"),
     *("seconds", "data", "commit", "date", "hardware"),
@@ -150,10 +151,10 @@ def jobs_of(
         if other := {*some} - {*known}:
             raise UserError(f"the track has no {name} {min(other)}; it has {', '.join(map(str, known))}")
     runs = []
-    for method in chosen:
+    for method in {method.name: method for method in chosen}.values():
         dense = method.criterion == "dense"
-        for sparsity in (0.0,) if dense else sparsities or track.sparsities:
-            for seed in seeds or track.seeds:
+        for sparsity in (0.0,) if dense else dict.fromkeys(sparsities or track.sparsities):
+            for seed in dict.fromkeys(seeds or track.seeds):
                 criterion = "magnitude" if dense else method.criterion
                 config = PruneConfig(criterion=criterion, sparsity=sparsity, seed=seed, **method.how)
                 runs.append((method, PruneRun(output=output / method.code, setting=track.setting, config=config)))
@@ -177,13 +178,17 @@ def read(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} is not a file of results: {error}") from error
     if missing := [name for name in _COLUMNS if name not in rows]:
         raise UserError(f"{path} is not a file of results: it has no column {missing[0]}")
+    lines = rows.index[rows[[*_RUN, "metric", "better", "test", "cost", "data"]].isna().any(axis=1)]
+    if len(lines):
+        raise UserError(f"{path} is not a file of results: its line {lines[0] + 2} is not whole")
+    if len(lines := rows.index[rows.duplicated([*_RUN])]):
+        raise UserError(f"{path} has the run of its line {lines[0] + 2} twice; delete one of its lines")
     return rows
 
 
-def check_data(track: Track, rows: pd.DataFrame) -> None:
-    """Raise if results were made with other data than are here."""
-    task = track.setting.task
-    if not task.absent() and (others := {*rows["data"]} - {here := task.digest()}):
+def check_data(task: Task, rows: pd.DataFrame, here: str | None) -> None:
+    """Raise if results are of other data than those of a digest."""
+    if others := {*rows["data"]} - {here}:
         raise UserError(
             f"the results are of other {task.source} data ({min(others)}) than are here ({here}), and runs on both "
             f"cannot be compared; delete those here and get the others with: autosparse data --dataset {task.source}"
@@ -197,15 +202,17 @@ def is_known(rows: pd.DataFrame, method: Method, run: PruneRun) -> bool:
     return bool(same.any())
 
 
-def add(path: Path, runs: Iterable[tuple[Method, PruneRun]]) -> pd.DataFrame:
-    """Add complete runs to the file of a track's results, and return all results."""
-    rows = read(path)
-    new = [_row(method, run) for method, run in runs if not is_known(rows, method, run)]
+def add(path: Path, runs: Iterable[tuple[Method, PruneRun]]) -> None:
+    """Add complete runs to the file of a track's results."""
+    rows, new = read(path), list[dict[str, Any]]()
+    for method, run in runs:
+        if not is_known(rows, method, run):
+            new.append(_row(method, run))
+            check_data(run.setting.task, rows, new[-1]["data"])
     if new:
         rows = pd.concat([rows, pd.DataFrame(new)], ignore_index=True) if len(rows) else pd.DataFrame(new)
         rows = rows.sort_values(["class", "method", "sparsity", "seed"], na_position="first", ignore_index=True)
         write_text(path, rows.to_csv(index=False, columns=list(_COLUMNS)))
-    return read(path)
 
 
 def _row(method: Method, run: PruneRun) -> dict[str, Any]:
@@ -220,7 +227,7 @@ def _row(method: Method, run: PruneRun) -> dict[str, Any]:
         "metric": result["metric"],
         "better": result["better"],
         "test": result["test"],
-        "cost": round(result["cost"], 4),
+        "cost": round(result["cost"], 6),
         "epochs": run.make_recipe().epochs,
         "seconds": round(sum(result["seconds"].values()), 1),
         "data": result["data"],

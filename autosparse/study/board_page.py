@@ -18,7 +18,7 @@ from autosparse.study import board
 from autosparse.study.board import BEFORE, END, PROBE, Track
 from autosparse.study.charts import axis_limits
 from autosparse.study.compare import per_cent
-from autosparse.study.statistics import SIGNIFICANT, Difference, corrected, paired
+from autosparse.study.statistics import SIGNIFICANT, TESTED, Difference, corrected, paired
 
 _ROW = 15  # pixels of a method in the picture
 _RIVALS = {
@@ -39,15 +39,16 @@ class _Comparison:
 
     def __str__(self) -> str:
         d = self.difference
-        if d.n < 2:
-            return f"{d.mean:+.{self.decimals}f}, one seed"
-        return ("" if self.p < SIGNIFICANT else "= ") + self.numbers
+        return ("= " if d.n >= TESTED and self.p >= SIGNIFICANT else "") + self.numbers
 
     @property
     def numbers(self) -> str:
-        """Mean and interval."""
+        """Mean and interval; without the interval for too few seeds."""
         d, digits = self.difference, self.decimals
-        return f"{d.mean:+.{digits}f} [{d.low:.{digits}f}, {d.high:.{digits}f}]"
+        if not d.n:
+            return "no seed in common"
+        mean = f"{d.mean:+.{digits}f}"
+        return f"{mean} [{d.low:.{digits}f}, {d.high:.{digits}f}]" if d.n >= TESTED else f"{mean}, too few seeds"
 
 
 @dataclass(frozen=True)
@@ -97,22 +98,30 @@ class _Standing:
 
     @cached_property
     def ranked(self) -> Mapping[tuple[str, float], list[str]]:
-        """Methods by group and sparsity, the best first; groups without results at a sparsity are missing."""
+        """Methods by group and sparsity, the best of those with the most seeds first, the others by their mean.
+
+        Groups without results at a sparsity are missing.
+        """
         ranked = {}
         for title, members in self.groups.items():
             for sparsity in self.track.sparsities:
                 present = [method for method in members if (method, sparsity) in self.values]
                 if present:
-                    present.sort(
-                        key=lambda method: self.values[method, sparsity].mean(), reverse=self.better == "higher"
-                    )
-                    ranked[title, sparsity] = present
+                    values = {method: self.values[method, sparsity] for method in present}
+                    present.sort(key=lambda method: values[method].mean(), reverse=self.better == "higher")
+                    best = max(present, key=lambda method: len(values[method]))  # The first of those with the most.
+                    ranked[title, sparsity] = [best, *(method for method in present if method != best)]
         return ranked
 
     @cached_property
     def most_seeds(self) -> int:
         """Largest number of seeds of a method."""
         return max(map(len, self.values.values()))
+
+    def fewer(self, method: str, sparsity: float) -> list[str]:
+        """Return the number of seeds of a method in words, if another method has more."""
+        n = len(self.values[method, sparsity])
+        return [f"n = {n}"] if n < self.most_seeds else []
 
     @property
     def better(self) -> str:
@@ -177,13 +186,17 @@ def _section(s: _Standing) -> str:
         f"## {s.name}",
         "",
         f"{s.track.recipe}. Test {s.metric} after the last epoch, mean of {s.most_seeds} paired seeds"
-        f"{', or of n where a cell says so' if fewer else ''}. The best of each group is bold. The others have the "
-        "mean difference from it (negative: worse) and its 95% interval, over the seeds that both have; = marks "
-        f"methods that are on par with it (p at least {SIGNIFICANT} in a paired t-test, corrected by Benjamini and "
-        f"Hochberg for {comparisons} of this track). Intervals are not corrected, so that of a method on par may "
-        "exclude 0. –: not run.",
+        f"{', or of n where it is said' if fewer else ''}. The best of each group"
+        f"{', of the methods with the most seeds,' if fewer else ''} is bold. The others have the mean difference from "
+        "it (negative: worse) and its 95% interval, over the seeds that both have; = marks methods that are on par "
+        f"with it (p at least {SIGNIFICANT} in a paired t-test, corrected by Benjamini and Hochberg for {comparisons} "
+        "of this track). Intervals are not corrected, so that of a method on par may exclude 0. –: not run.",
         *([""] if ("dense", 0.0) in s.values else []),
-        *(f"{method}: {s.mean(method, sparsity)}." for method, sparsity in s.values if sparsity == 0),
+        *(
+            f"{method}: {', '.join([s.mean(method, sparsity), *s.fewer(method, sparsity)])}."
+            for method, sparsity in s.values
+            if sparsity == 0
+        ),
     ]
     for title, members in s.groups.items():
         lines += ["", f"### {title[0].upper()}{title[1:]}", ""]
@@ -199,10 +212,9 @@ def _section(s: _Standing) -> str:
 def _cell(s: _Standing, method: str, sparsity: float, title: str) -> str:
     if (method, sparsity) not in s.values:
         return "–"
-    values, (best, *others) = s.values[method, sparsity], s.ranked[title, sparsity]
-    mean = s.mean(method, sparsity)
+    (best, *others), mean = s.ranked[title, sparsity], s.mean(method, sparsity)
     facts = [] if method == best else [str(s.compared[method, sparsity])]
-    facts += [f"n = {len(values)}"] if len(values) < s.most_seeds else []
+    facts += s.fewer(method, sparsity)
     return (f"**{mean}**" if method == best and others else mean) + (f" ({', '.join(facts)})" if facts else "")
 
 
@@ -210,10 +222,12 @@ def _headlines(s: _Standing, use: str, rivals: str) -> Iterator[str]:
     """Return one line per sparsity: the best mask after a probe against the best of another group."""
     for sparsity, probed, best in s.headlines(rivals):
         pair = s.compared[use, sparsity]
-        verdict = "is on par with" if pair.difference.n > 1 else "has too few seeds for a test against"
-        if pair.p < SIGNIFICANT:
+        verdict, p = "is on par with", f", p = {pair.p:.2g}"
+        if pair.difference.n < TESTED:
+            verdict, p = "was not tested against", ""
+        elif pair.p < SIGNIFICANT:
             verdict = "is better than" if pair.difference.mean > 0 else "is worse than"
-        yield f"- {per_cent(sparsity)}, {use}: {probed} {verdict} {best}: {pair.numbers}, p = {pair.p:.2g}."
+        yield f"- {per_cent(sparsity)}, {use}: {probed} {verdict} {best}: {pair.numbers}{p}."
 
 
 def picture(results: Path, names: Sequence[str], sparsity: float) -> Chart:

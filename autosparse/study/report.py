@@ -19,7 +19,7 @@ from autosparse.store import TripleStore
 from autosparse.study import charts, compare, learned, results
 from autosparse.study.compare import per_cent
 from autosparse.study.runs import add_runs
-from autosparse.study.statistics import SIGNIFICANT, Difference, corrected, paired
+from autosparse.study.statistics import SIGNIFICANT, TESTED, Difference, corrected, paired
 
 _CURVES = "The test metric against sparsity, mean ± standard deviation over n seeds{}."
 LAYERS = "Fraction of each layer's weights that is kept, from the input to the output, mean over seeds."
@@ -201,7 +201,7 @@ def _verdict(pruned: pd.DataFrame) -> tuple[str, str]:
         return "", ""
     n = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
     how = f"Test {metric} after the last epoch; cost in full training runs; n = {n} {'seed' if n == '1' else 'seeds'}"
-    if counts[-1] < 2:
+    if counts[-1] < TESTED:
         return f"Best: {sentence}.", f"{how}, too few for a test."
     corrections = f", p corrected for {len(pairs)} comparisons" if len(pairs) > 1 else ""
     test = f"paired t-tests of the best with the others of its cost{corrections}"

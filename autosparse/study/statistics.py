@@ -9,6 +9,8 @@ from scipy import stats
 
 SIGNIFICANT = 0.05
 """Largest corrected p-value at which one method is called better than another."""
+TESTED = 3
+"""Smallest number of paired seeds for a test; two differences are easily equal, for which p would be 0."""
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,9 @@ class Difference:
     """Difference of two methods over the seeds that both have.
 
     Attributes:
-        mean: mean of the first method minus the second; positive if the first is better.
-        low, high: its 95% confidence interval by Student's t; NaN for fewer than two seeds.
-        p: p-value of the paired t-test, two-sided; NaN for fewer than two seeds.
+        mean: mean of the first method minus the second; positive if the first is better. NaN without a seed.
+        low, high: its 95% confidence interval by Student's t; NaN for fewer than `TESTED` seeds.
+        p: p-value of the paired t-test, two-sided; NaN for fewer than `TESTED` seeds.
         n: number of seeds.
     """
 
@@ -31,17 +33,18 @@ class Difference:
 
 def paired(first: pd.Series, second: pd.Series, better: str = "higher") -> Difference:
     """Compare two methods, each a value per seed (the index), on the seeds that both have."""
-    both = pd.concat([first, second], axis=1, join="inner").dropna().to_numpy(float)
-    if better == "lower":
-        both = -both
-    if len(both) < 2:
-        return Difference(float(np.diff(-both).mean()) if len(both) else np.nan, np.nan, np.nan, np.nan, len(both))
+    difference = first - second if better == "higher" else second - first
+    values = difference.dropna().to_numpy(float)
+    n, mean = len(values), float(values.mean()) if len(values) else np.nan
+    if n < TESTED:
+        return Difference(mean, np.nan, np.nan, np.nan, n)
+    if not values.any():
+        return Difference(0.0, 0.0, 0.0, 1.0, n)
     with warnings.catch_warnings():  # Differences that are equal for all seeds have a p-value of 0.
         warnings.simplefilter("ignore", RuntimeWarning)
-        result = stats.ttest_rel(both[:, 0], both[:, 1])
+        result = stats.ttest_1samp(values, 0.0)
     interval = result.confidence_interval(0.95)
-    mean = float((both[:, 0] - both[:, 1]).mean())
-    return Difference(mean, float(interval.low), float(interval.high), float(result.pvalue), len(both))
+    return Difference(mean, float(interval.low), float(interval.high), float(result.pvalue), n)
 
 
 def corrected(p_values: list[float]) -> list[float]:

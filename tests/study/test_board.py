@@ -11,7 +11,7 @@ from scipy import stats
 
 from autosparse.errors import UserError
 from autosparse.study import board, board_page
-from autosparse.study.statistics import corrected, paired
+from autosparse.study.statistics import Difference, corrected, paired
 from tests.conftest import ROOT, Capture, Patch, Script, forget_files
 
 
@@ -95,8 +95,9 @@ def test_fewer_seeds_than_others_have_their_number(tmp_path: Path, capsys: Captu
     rows = pd.read_csv(path)
     rows[(rows["method"] == "snip") | (rows["seed"] != 200)].to_csv(path, index=False)
     page = board_page.page(tmp_path, ["digits"])
-    assert "mean of 3 paired seeds, or of n where a cell says so" in page
-    assert "| synflow | **90.05** (n = 2) |" in page
+    assert "mean of 3 paired seeds, or of n where it is said. The best of each group, of the methods with the" in page
+    assert "| snip | **80.00** |" in page  # Two seeds of another method could be the two best ones.
+    assert "| synflow | 90.05 (+9.99, too few seeds, n = 2) |" in page
     path.with_name("lenet.csv").write_text(path.read_text().replace("0.95", "0.98"))
     board_page.picture(tmp_path, ["digits", "lenet"], 0.98)
     assert capsys.readouterr().err == "not in the picture, without results at 98%: digits\n"
@@ -120,7 +121,7 @@ def test_one_seed_has_no_test_and_a_picture_without_dense(tmp_path: Path) -> Non
     path = tmp_path / "digits.csv"
     rows = pd.read_csv(path)
     rows[rows["seed"] == 200].to_csv(path, index=False)
-    assert "| snip | 79.87 (-10.03, one seed) |" in board_page.page(tmp_path, ["digits"])
+    assert "| snip | 79.87 (-10.03, too few seeds) |" in board_page.page(tmp_path, ["digits"])
     assert not [row for row in board_page.picture(tmp_path, ["digits"], 0.95).rows if "dense" in row]
 
 
@@ -168,9 +169,12 @@ def test_command_runs_what_is_missing_and_enters_a_criterion(script: Script, tmp
     assert rows.loc[rows["method"].str.startswith("snip"), "seed"].tolist() == [201, 201]
     assert script(*run, "snip", "--seeds", "7") == 2
     assert "the track has no seed 7; it has 200, 201, 202" in capsys.readouterr().err
+    assert script(*run, "synflow", "--seeds", "201", "201") == 0
+    rows = board.read(tmp_path / "results" / "digits.csv")
+    assert rows.loc[rows["method"].str.startswith("synflow"), "seed"].tolist() == [201, 201]
     here = rows["data"][0]
     rows.assign(data="00001e10").to_csv(tmp_path / "results" / "digits.csv", index=False)
-    assert script(*run, "synflow") == 2
+    assert script(*run, "random") == 2
     assert f"the results are of other digits data (00001e10) than are here ({here})" in capsys.readouterr().err
     assert script(*run, "snip", "--seeds", "201") == 0  # Nothing is missing, so nothing is compared.
 
@@ -192,6 +196,37 @@ def test_page_is_that_of_the_committed_results() -> None:
     drawn = board_page.picture(ROOT / "results", list(board.TRACKS), 0.98)
     svg = (ROOT / "docs" / "board.svg").read_text()
     assert all(row["method"] in svg for row in drawn.rows if "method" in row)
+
+
+def test_lines_that_are_not_runs_raise(tmp_path: Path) -> None:
+    results(tmp_path, {"snip": 0.8, "synflow": 0.9})
+    path = tmp_path / "digits.csv"
+    header, *lines = path.read_text().splitlines()
+    for extra, said in (
+        ("<<<<<<< mine", "is not a file of results: its line 8 is not whole"),
+        (lines[1], "line 8 twice"),
+    ):
+        path.write_text("\n".join([header, *lines, extra]))
+        with pytest.raises(UserError, match=said):
+            board.read(path)
+
+
+def test_run_of_another_configuration_is_not_entered(script: Script, tmp_path: Path, capsys: Capture) -> None:
+    where = ("--results", tmp_path / "results", "--output", tmp_path / "runs", "--cluster", "inline")
+    run = ("board", "run", "--track", "digits", *where, "--criteria", "magnitude", "--seeds", "201")
+    assert script(*run) == 0
+    (tmp_path / "results" / "digits.csv").unlink()
+    for config in (tmp_path / "runs").rglob("config.yaml"):
+        config.write_text(config.read_text().replace("  learning_rate: ", "  learning_rate: 1"))
+    assert script(*run) == 2
+    assert "is a run with learning_rate = 1" in capsys.readouterr().err
+    assert not (tmp_path / "results" / "digits.csv").exists()
+
+
+def test_equal_results_are_on_par() -> None:
+    same = pd.Series([0.5, 0.6, 0.7])
+    assert paired(same, same) == Difference(0.0, 0.0, 0.0, 1.0, 3)
+    assert np.isnan(paired(same[:2], same[:2] + 0.1).p)  # Two equal differences would have a p-value of 0.
 
 
 @pytest.mark.parametrize("text", ["", "method,class\na,b\n", 'a,b\n"c,d'])
