@@ -72,10 +72,10 @@ _CARD = "../autosparse/autos/pretrained"
 # fmt: off
 TABLE = (
     Row("pretrained", "", f"this package: AutoS, fitted to small networks ([card]({_CARD}/README.md))", "yes",
-        "a mask before any training, of networks of linear layers"),
+        "a mask before any training, of fully connected or convolutional networks"),
     Row("lookahead", "",
         f"this package: AutoS of the weight before and after K steps ([card]({_CARD}/lookahead/README.md))", "yes",
-        "a mask that must exist before the training of a convolutional network, or that serves several training runs",
+        "a mask of a convolutional network that must exist before the training, or that serves several training runs",
         **_K_STEPS),
     Row("random", "criteria.data_free:random", "", "no", "the floor of every comparison", seeded=True, irp=True),
     Row("magnitude", "criteria.data_free:magnitude", "Han et al. 2015", "no", "free: it needs no data",
