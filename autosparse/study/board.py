@@ -1,7 +1,7 @@
 """The board: tracks, the methods that are compared on them, and the results of their runs.
 
-A track is a network, its data, a recipe of which twice the length changes the dense network little, sparsities and seeds. Its results are a table in a file,
-one row per run; `board_page` makes the board from it.
+A track is a network, its data, a recipe of which twice the length changes the dense network little, sparsities and
+seeds. Its results are a table in a file, one row per run; `board_page` makes the board from it.
 """
 
 import datetime
