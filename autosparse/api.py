@@ -56,11 +56,12 @@ def prune(
 
     Args:
         model: network with convolutions, linear, attention or recurrent layers.
-        batches: list or DataLoader of (inputs, targets), or of any batches that `loss` takes. A few hundred samples are
-            enough: each round takes the gradient of all, and `pretrained` has 30 rounds. A generator is read once; up
-            to 512 MB of its batches are kept for further passes. Criteria that start with the first batch alone, such
-            as `synflow`, need a list or a DataLoader. At most 1,000 batches if their number is unknown. None for
-            criteria without data: random, random-erk, magnitude.
+        batches: list or DataLoader of (inputs, targets), or of any batches that `loss` takes, with the samples along
+            the first dimension (`batch_first=True` in recurrent layers). A few hundred samples are enough: each round
+            takes the gradient of all, and `pretrained` has 30 rounds. A generator is read once; up to 512 MB of its
+            batches are kept for further passes. Criteria that start with the first batch alone, such as `synflow`, need
+            a list or a DataLoader. At most 1,000 batches if their number is unknown. None for criteria without data:
+            random, random-erk, magnitude.
         unnamed: nothing; all further arguments have names.
         sparsity: fraction of the weights to remove, between 0 and 1.
         criterion: name of a criterion in `docs/criteria.md`, the folder of a saved AutoS, or a function

@@ -334,6 +334,14 @@ def test_batches_of_a_task_bring_its_loss() -> None:
     assert not torch.equal(own.kept, cross_entropy.kept)
 
 
+def test_batches_stay_as_they_are() -> None:
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 10))
+    batches = images()
+    before = batches[0][0].clone()
+    prune(model, batches, criterion="snip", sparsity=0.9)
+    assert torch.equal(batches[0][0], before)
+
+
 class OwnLoss(Images):
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         inputs, targets = batch
@@ -353,6 +361,18 @@ class Trains:
         return mask.layout.flatten({name: weight.grad.abs() for name, weight in mask.layout.weights(model).items()})
 
 
+class Rebuilds(Trains):
+    """The same that also leaves it converted, frozen and with other parameters and modules."""
+
+    def __call__(self, model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
+        scores = super().__call__(model, mask, scoring)
+        model.double().requires_grad_(False)
+        layer = next(module for module in model.modules() if isinstance(module, nn.Linear))
+        layer.weight, layer.scale = nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3))
+        model.added = nn.Linear(2, 2)
+        return scores
+
+
 class TrainsAndChooses(Trains):
     """The same that chooses the mask."""
 
@@ -360,13 +380,16 @@ class TrainsAndChooses(Trains):
         return keep_top(self(model, mask, scoring), k, mask)
 
 
-@pytest.mark.parametrize("criterion", [Trains(), TrainsAndChooses(), Rounds(Trains(), rounds=2)])
+@pytest.mark.parametrize("criterion", [Rebuilds(), TrainsAndChooses(), Rounds(Trains(), rounds=2)])
 def test_own_criterion_leaves_the_model_as_it_was(criterion: Any, model: nn.Module) -> None:
     gradient = torch.ones_like(next(model.parameters()))
     next(model.parameters()).grad = gradient
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    own = [*model.parameters()]
     assert prune(model, images(), criterion=criterion, sparsity=0.9).count > 0
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert all(one is other for one, other in zip(model.parameters(), own, strict=True))
+    assert all(parameter.requires_grad for parameter in own)
     assert next(model.parameters()).grad is gradient
     assert all(weight.grad is None for weight in [*model.parameters()][1:])
     assert model.training

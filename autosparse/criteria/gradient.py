@@ -58,9 +58,17 @@ def restoring_weights(weights: Iterable[nn.Parameter]) -> Iterator[Callable[[], 
 
 @contextlib.contextmanager
 def restoring_modules(model: nn.Module) -> Iterator[None]:
-    """Restore buffers, attributes and training mode of all modules when the block ends, also what it rebinds."""
+    """Restore buffers, attributes and training mode of all modules when the block ends, also what it rebinds.
+
+    Parameters and modules that the block has replaced, added or removed are those of before again.
+    """
     modules = [(module, module.training, vars(module).copy()) for module in model.modules()]
-    buffers = [(names, names.copy()) for module in model.modules() if isinstance(names := module._buffers, dict)]
+    tables = [
+        (names, names.copy())
+        for module in model.modules()
+        for kind in ("_parameters", "_buffers", "_modules")
+        if isinstance(names := getattr(module, kind), dict)
+    ]
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         yield
@@ -69,7 +77,7 @@ def restoring_modules(model: nn.Module) -> Iterator[None]:
             vars(module).clear()
             vars(module).update(bound)
             module.training = training  # A ScriptModule does not keep it in vars.
-        for names, bound in buffers:
+        for names, bound in tables:
             names.clear()
             names.update(bound)
         with torch.no_grad():
@@ -80,16 +88,18 @@ def restoring_modules(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def restoring_model(model: nn.Module) -> Iterator[None]:
-    """Restore weights, gradients and modules when the block ends, which may train the model."""
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in gradients:
-            parameter.grad = None
-        with restoring_weights(model.parameters()), restoring_modules(model), torch.enable_grad():
-            yield
-    finally:
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
+    """Restore weights, gradients and modules when the block ends, which may train, convert or freeze the model."""
+    before = [(each, each.data, each.requires_grad, each.grad) for each in model.parameters()]
+    with restoring_weights([parameter for parameter, *_ in before]):
+        try:
+            for parameter, *_ in before:
+                parameter.grad = None
+            with restoring_modules(model), torch.enable_grad():
+                yield
+        finally:
+            for parameter, data, trains, gradient in before:
+                parameter.data = data  # It has another dtype after `model.double()`.
+                parameter.requires_grad_(trains).grad = gradient
 
 
 @contextlib.contextmanager

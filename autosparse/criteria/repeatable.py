@@ -67,11 +67,12 @@ class RepeatableBatches:
                     )
                 room -= sum(tensor.nbytes for tensor in tensors_of(batch))
                 try:
-                    copies += [copied(batch)] if room >= 0 else []
+                    own = copied(batch)
+                    copies += [copied(own)] if room >= 0 else []
                 except UserError:  # Each pass reads the loader again.
-                    room = -1
+                    own, room = batch, -1
                 _count_batch()
-                yield batch
+                yield own
         if count == 0 and isinstance(self.batches, Iterator):
             raise UserError("the iterator of batches is exhausted: it was read before; give a list or a DataLoader")
         if room >= 0:
