@@ -69,13 +69,14 @@ def class_balanced(
     Samples come in the order of the batches, one of each class after the other, so that every batch is balanced too, in
     batches of equal size: the 100 of ten classes in two, as Wang et al. do. Samples and batches are the same for any
     number of processes if whole batches are dealt to the processes in turn, as `Data.scoring` does. Samples of the
-    class `ignore_index` are skipped. None if targets are not class indices (B,).
+    class `ignore_index` are skipped. None if targets are not class indices (B,), or samples differ in shape.
     """
     rank, world = rank_and_size()
     samples_of: dict[int, list[tuple[int, Tensor]]] = {}
-    has_classes = True
+    has_classes, shapes = True, set[torch.Size]()
     for step, batch in enumerate(batches):
         inputs, targets = pair(batch)
+        shapes.add(inputs.shape[1:])
         if targets.ndim != 1 or targets.is_floating_point():
             has_classes = False
             break
@@ -83,7 +84,7 @@ def class_balanced(
             samples = samples_of.setdefault(label, [])
             if label != ignore_index and len(samples) < per_class:
                 samples.append((step * world + rank, inputs[index].to("cpu", copy=True)))  # not a view of the batch
-    if not all(gather(has_classes)):
+    if not all(gather(has_classes)) or len(set().union(*gather(shapes))) > 1:
         return None
     gathered = [(label, *sample) for part in gather(samples_of) for label, rows in part.items() for sample in rows]
     gathered.sort(key=lambda entry: entry[:2])  # stable: within a batch samples keep their order

@@ -19,10 +19,11 @@ from autosparse.pruning.prunable import canonical, unwrapped
 _RELUS = ("relu", "relu_", "leaky_relu", "leaky_relu_")
 _NONLINEAR = frozenset(
     """
-    celu elu elu_ exp gelu glu group_norm gru gru_cell hardsigmoid hardswish hardtanh hardtanh_ instance_norm
-    layer_norm local_response_norm log_softmax logsigmoid lstm lstm_cell mish multi_head_attention_forward normalize
-    prelu relu6 rms_norm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell rrelu scaled_dot_product_attention selu sigmoid
-    sigmoid_ silu softmax softplus softsign tanh tanh_
+    celu cos elu elu_ erf exp gelu glu group_norm gru gru_cell hardshrink hardsigmoid hardswish hardtanh hardtanh_
+    instance_norm layer_norm local_response_norm log_sigmoid log_softmax lstm lstm_cell mish
+    multi_head_attention_forward normalize prelu relu6 rms_norm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell rrelu
+    scaled_dot_product_attention selu sigmoid sigmoid_ silu sin softmax softmin softplus softshrink softsign tanh tanh_
+    tanhshrink
     """.split()  # noqa: SIM905
 )
 _PROBLEM = "px cannot prune this network"
@@ -44,8 +45,8 @@ def px(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
     and a forward and a backward pass of one sample. Meant for 100 `Rounds`, by some samples of each class.
 
     Raises:
-        UserError: there is another activation than a ReLU, attention, normalization of a sample or a recurrent layer,
-            the inputs are indices, or the network fails (names the layer).
+        UserError: there is a usual activation other than a ReLU, attention, normalization of a sample or a recurrent
+            layer, the inputs are indices, or the network fails (names the layer).
     """
     ones, embedding = call_with_ones("px", model, scoring, mask.kept.device)
     if embedding is not None:

@@ -114,7 +114,7 @@ class OptimizerLearner:
     def learn(self, model: nn.Module, mask: Mask, callback: Callback) -> None:
         """Train in training mode; see `Learner`."""
         with naming_layers(f"{_PROBLEM}: optimizer= fails"):
-            optimizer = self.optimizer(model.parameters())
+            optimizer = self.optimizer([*model.parameters()])
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise UserError(f"optimizer= makes an optimizer of parameters; it made a {type(optimizer).__name__}")
         model.train()

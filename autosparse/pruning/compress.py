@@ -61,7 +61,7 @@ def restore(model: nn.Module, path: str | Path) -> tuple[Layout, Tensor]:
             if metadata.get("format") != _FORMAT:
                 raise UserError(f"{path} is not a compressed model; Mask.load reads masks")
             layout = Layout.from_json(json.loads(metadata["layout"]))
-            kept = torch.zeros(layout.size, dtype=torch.bool)
+            kept = torch.zeros(layout.size, dtype=torch.bool, device="cpu")
             state = _unpacked(file, layout, kept)
             state |= {name: state[first] for name, first in json.loads(metadata["aliases"]).items()}
     except UserError:
@@ -100,7 +100,8 @@ def _unpacked(file: Any, layout: Layout, kept: Tensor) -> dict[str, Tensor]:
         values = file.get_tensor(f"{layer.name}{_VALUES}")
         if int(own.count_nonzero()) != len(values):
             raise ValueError(f"{len(values)} values of {layer.name} for {int(own.count_nonzero())} weights")
-        state[layer.name] = torch.zeros(layer.size, dtype=values.dtype).masked_scatter_(own, values).view(layer.shape)
+        flat = torch.zeros(layer.size, dtype=values.dtype, device="cpu")
+        state[layer.name] = flat.masked_scatter_(own, values).view(layer.shape)
         names -= {f"{layer.name}{end}" for end in (_VALUES, _BITS, _POSITIONS)}
     return state | {name: file.get_tensor(name) for name in names}
 

@@ -44,8 +44,11 @@ class Images(Config, Task):
         absent = self.absent()
         if not 0.0 <= self.validation_fraction < 1.0:
             raise UserError(f"the validation fraction must lie in [0, 1), got {self.validation_fraction}")
-        if self.init != "kaiming" and (self.fan != "fan_in" or self.network not in networks.NETWORKS):
+        own = self.network not in networks.NETWORKS
+        if self.init != "kaiming" and (self.fan != "fan_in" or own):
             raise UserError(f"init {self.init} is for networks by name, and has no fan")
+        if self.fan != "fan_in" and own:
+            raise UserError(f"fan {self.fan} is for networks by name; {self.network} draws its own weights")
         find_recipe(self.recipe_name, self.network, self.source)
         if not absent:
             networks.check(self.network, arrays.shape(self.source, self.data_root))

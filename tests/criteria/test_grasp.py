@@ -65,6 +65,11 @@ def test_balanced_batches_hold_the_first_of_each_class() -> None:
     assert labels.bincount().tolist() == [fewest] * 3
 
 
+def test_samples_of_different_shapes_are_not_balanced() -> None:
+    batches = [(torch.zeros(2, 3, size, size), torch.arange(2)) for size in (8, 10)]
+    assert class_balanced(batches, 4) is None
+
+
 def test_many_classes_make_several_batches() -> None:
     batches = class_balanced([(torch.zeros(1000, 1), torch.arange(1000) % 100)], 10)
     assert {len(labels) for _, labels in batches} == {62, 63}

@@ -46,9 +46,10 @@ def test_through_convolutions_norms_and_pooling_in_place_or_not() -> None:
     assert (one > 0).all()
 
 
-def test_network_without_paths_of_relus_raises_naming_what_takes_it() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.GELU(), nn.Linear(9, 10))
-    message = "px cannot prune this network: .*this computes gelu; snip, which runs a network as it is, may take it"
+@pytest.mark.parametrize("layer", [nn.GELU(), nn.LogSigmoid(), nn.Tanhshrink(), nn.Hardshrink(), nn.Softmin(1)])
+def test_network_without_paths_of_relus_raises_naming_what_takes_it(layer: nn.Module) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 9), layer, nn.Linear(9, 10))
+    message = "px cannot prune this network: .*this computes [a-z_]+; snip, which runs a network as it is, may take it"
     with pytest.raises(UserError, match=message) as error:
         autosparse.prune(model, images(), criterion="px", sparsity=0.8)
     assert str(error.value).count("may take it") == 1

@@ -88,6 +88,8 @@ def test_options_of_the_authors_protocol_are_part_of_a_run_and_of_its_name(tmp_p
     for wrong in (replace(task, fan="fan_out"), replace(task, network="autosparse.networks.lenet:lenet_500_300")):
         with pytest.raises(UserError, match="init torch is for networks by name, and has no fan"):
             wrong.check()
+    with pytest.raises(UserError, match="fan fan_out is for networks by name"):
+        replace(wrong, init="kaiming", fan="fan_out").check()
 
 
 def test_initial_weights_are_the_same_only_with_the_same_init_and_fan(tmp_path: Path) -> None:

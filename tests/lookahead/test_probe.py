@@ -175,7 +175,9 @@ def test_steps_per_round_are_taken_in_each_of_five_rounds(model: nn.Module, data
             nonlocal steps
             steps += 1
 
-        optimizer = torch.optim.SGD(parameters, 0.1)
+        groups = [[each for each in parameters if (each.ndim > 1) == wide] for wide in (True, False)]
+        optimizer = torch.optim.SGD([{"params": group} for group in groups], 0.1)
+        assert all(groups)
         optimizer.register_step_post_hook(count)
         return optimizer
 
