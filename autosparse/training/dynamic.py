@@ -57,7 +57,7 @@ class MaskUpdateCallback(Callback):
         self._saved: torch.Tensor | None = None
 
     def start(self, model: nn.Module, mask: Mask) -> Mask:
-        self.mask = mask if self._saved is None else Mask(mask.layout, self._saved)
+        self.mask = mask if self._saved is None else Mask(mask.layout, self._saved.to(mask.kept.device))
         return self.mask
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,14 +77,15 @@ class GradualMagnitude(MaskUpdateCallback):
         k: number of weights kept at the end.
         steps: number of steps of the training.
         first, last: fractions of the steps at which pruning begins and ends.
-        every: steps between two prunings.
+        every: steps between two prunings; fewer where that would make less than ten of them.
     """
 
     def __init__(self, k: int, steps: int, first: float = 0.1, last: float = 0.7, every: int = 20) -> None:
         super().__init__()
-        self.k, self.every, self.start_count = k, every, 0
+        self.k, self.start_count = k, 0
         self.begin = max(1, round(first * steps))
         self.end = max(self.begin, round(last * steps))
+        self.every = _interval(every, self.end - self.begin)
 
     def start(self, model: nn.Module, mask: Mask) -> Mask:
         self.start_count = mask.count
@@ -113,14 +114,14 @@ class RigL(MaskUpdateCallback):
 
     Args:
         steps: number of steps of the training.
-        every: steps between two updates.
+        every: steps between two updates; fewer where that would make less than ten of them.
         alpha: fraction of each layer that the first updates replace; it falls to 0 along a cosine.
         last: fraction of the steps after which the mask stays fixed.
     """
 
     def __init__(self, steps: int, every: int = 50, alpha: float = 0.3, last: float = 0.75) -> None:
         super().__init__()
-        self.every, self.alpha, self.end = every, alpha, last * steps
+        self.every, self.alpha, self.end = _interval(every, int(last * steps)), alpha, last * steps
         self._gradients: torch.Tensor | None = None
 
     def fraction(self, step: int) -> float:
@@ -143,6 +144,11 @@ class RigL(MaskUpdateCallback):
         self._gradients = None
         self.mask = Mask(mask.layout, stayed | grown)
         return self.mask
+
+
+def _interval(every: int, steps: int) -> int:
+    """Return the steps between two updates, at least ten of which fit into `steps`, if there are ten."""
+    return max(1, min(every, steps // 10))
 
 
 def _magnitudes(model: nn.Module, layout: Layout) -> torch.Tensor:

@@ -43,6 +43,12 @@ def test_the_schedule_is_the_papers_at_its_ends_and_between() -> None:
     assert RigL(1000).fraction(0) == pytest.approx(0.3)
     assert RigL(1000).fraction(375) == pytest.approx(0.15)
     assert RigL(1000).fraction(750) == 0.0
+    assert [(RigL(steps).every, GradualMagnitude(1, steps).every) for steps in (1000, 100, 12, 1)] == [
+        (50, 20),
+        (7, 6),
+        (1, 1),
+        (1, 1),
+    ]
 
 
 def test_an_update_of_rigl_by_hand() -> None:
@@ -127,7 +133,7 @@ def test_first_update_of_a_grown_weight_is_that_of_a_fresh_one(optimizer: Any) -
     slopes = torch.rand(10, 40) + 0.5  # The loss is linear: its gradient is the same in all steps.
     optimizer = optimizer(model.parameters(), lr=0.01, weight_decay=0.0)
     layout = Layout.of(model)
-    mask, rigl = Mask(layout, torch.arange(layout.size) % 4 == 0), RigL(400, every=100)
+    mask, rigl = Mask(layout, torch.arange(layout.size) % 4 == 0), RigL(2000, every=100)
     mask = rigl.start(model, mask)
     for step in range(1, 102):
         mask.apply_(model)
