@@ -142,8 +142,12 @@ class _Parser:
             title = tyro.conf.arg(name=_GROUPS.get(option.name, option.name.capitalize()), prefix_name=False)
             return replace(option, type=cast(Any, Annotated[option.type, title]))
         default = option.default
-        for name in option_names(option.name, hint) if tyro.conf.Suppress not in marks(hint) else ():
-            default = self.file.value(name.lstrip("-").replace("_", "-"), hint, default)
+        names = option_names(option.name, hint) if tyro.conf.Suppress not in marks(hint) else []
+        names = [name.lstrip("-").replace("_", "-") for name in names]
+        if len(given := [name for name in names if name in self.file.texts]) > 1:
+            raise UserError(f"{self.file.path} has {given[0]} and {given[1]}, two names of one option; delete one")
+        for name in names:
+            default = self.file.value(name, hint, default)
         return _with_help(replace(option, default=default), hint, declared)
 
 

@@ -82,11 +82,13 @@ def source_of(name: str) -> Path:
 
 def content_of(path: Path) -> bytes:
     """Return what a user's file contained when it was loaded; what it contains now if it was not."""
-    return FILES[path] if path in FILES else path.read_bytes()
+    content = FILES.get(path, _IMPORTED.get(path))
+    return path.read_bytes() if content is None else content
 
 
 FILES = dict[Path, bytes]()
 """The user's files as this process loaded them. Jobs run the files of the command, so later edits change nothing."""
+_IMPORTED = dict[Path, bytes]()  # Files of imported modules. Jobs import them anew.
 _LOADED = dict[str, Path]()  # Files of the user's, by the name of their module.
 
 
@@ -120,6 +122,10 @@ def _load(path: Path) -> ModuleType:
 
 def _import(name: str, kind: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"the module {name!r} of this {kind} cannot be imported: {error}") from error
+        module = importlib.import_module(name)
+    except Exception as error:
+        problem = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"the module {name!r} of this {kind} cannot be imported: {problem}") from error
+    path = Path(inspect.getfile(module)).resolve()
+    _IMPORTED.setdefault(path, path.read_bytes())
+    return module

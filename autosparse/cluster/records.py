@@ -104,8 +104,8 @@ def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str
     one, other = old.get(key), new.get(key)
     if isinstance(one, dict) and isinstance(other, dict):
         return _difference(next(name for name in {**one, **other} if one.get(name) != other.get(name)), one, other)
-    if key.endswith("code"):
-        return f"another file of the {key.removesuffix('code').rstrip('_') or 'task'}, of which a copy is in its folder"
+    if key in ("code", "network_code", "criterion_code"):
+        return f"another file of the {key.rpartition('_')[0] or 'task'}, of which a copy is in its folder"
     return f"{key} = {one}, asked for is {other}"
 
 

@@ -1,5 +1,6 @@
 """Task and training, trackers, options and identity, which several kinds of run share."""
 
+import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from autosparse.pruning import Layout
     from autosparse.tasks import Data
 
-_IDENTITY = {"kind", "task", "code", "data"}  # keys of every identity that are not options
+_IDENTITY = {"kind", "task", "code", "data", "autos", "criterion_code", "network_code", "files", "options"}
+"""Keys of identities and their files that are not options."""
 log = logging.getLogger(__name__)
 
 
@@ -228,5 +230,7 @@ def _from_json(value: Any, hint: Any) -> Any:
     """Return the value of a type that `_absolute` made JSON of."""
     if is_dataclass(hint):
         kind, hints = cast(Any, hint), get_type_hints(hint, include_extras=True)
+        if gone := [name for name in value if name not in hints]:
+            raise UserError(f"{kind.__name__} of {inspect.getfile(kind)} no longer has the field {gone[0]}")
         return kind(**{name: _from_json(element, hints[name]) for name, element in value.items()})
     return typed(hint, [*map(str, value if isinstance(value, list) else [value])])

@@ -121,7 +121,10 @@ class FitRun(TrackedRun):
         command = ["autosparse", "prune", "--criteria", str(self.folder), "snip"]
         if self.missing() or "task_path" not in (run := TripleStore.open(self.runs[0]).run):
             return command
-        return [*command, *task_words(make_task(run, self.data_root))]
+        try:
+            return [*command, *task_words(make_task(run, self.data_root))]
+        except UserError:  # The file of the task has changed, or is not here; a fit does not need it.
+            return command
 
     def run(self, accelerator: "Accelerator") -> None:
         from autosparse.autos import fit, tabulate_held_out, validate

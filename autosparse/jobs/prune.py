@@ -308,8 +308,8 @@ class PruneRun(TrainingRun):
         """
         from autosparse.tasks import Images
 
-        task = self.setting.task
-        wanted = {"network": task.network, "seed": self.config.seed, "init": task.resolved().get("init")}
+        task, network = self.setting.task, self.setting.resolved()["network"]
+        wanted = {"network": network, "seed": self.config.seed, "init": task.resolved().get("init")}
         if type(task) is Images:
             wanted["fan"] = task.fan
         else:

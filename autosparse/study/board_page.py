@@ -18,7 +18,7 @@ from autosparse.study import board
 from autosparse.study.board import BEFORE, END, PROBE, Track
 from autosparse.study.charts import axis_limits
 from autosparse.study.compare import per_cent
-from autosparse.study.statistics import SIGNIFICANT, TESTED, Difference, corrected, paired
+from autosparse.study.statistics import SIGNIFICANT, TESTED, Difference, best_of, corrected, paired
 
 _ROW = 15  # pixels of a method in the picture
 _RIVALS = {
@@ -109,7 +109,7 @@ class _Standing:
                 if present:
                     values = {method: self.values[method, sparsity] for method in present}
                     present.sort(key=lambda method: values[method].mean(), reverse=self.better == "higher")
-                    best = max(present, key=lambda method: len(values[method]))  # The first of those with the most.
+                    best = best_of(values, self.better)
                     ranked[title, sparsity] = [best, *(method for method in present if method != best)]
         return ranked
 

@@ -87,8 +87,9 @@ def _iterative_cell(irp: pd.DataFrame, sparsity: float, measure: str) -> str:
 
 
 def dense(pruned: pd.DataFrame, irp: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the unpruned network: iteration 0 of IRP or, without IRP, runs at sparsity 0."""
-    return irp[irp["iteration"] == 0] if len(irp) else pruned[pruned["sparsity"] == 0]
+    """Return the rows of the unpruned network: runs at sparsity 0 or, without any, iteration 0 of IRP, once a seed."""
+    own = pruned[(pruned["sparsity"] == 0) & (pruned["cost"] == 1)] if len(pruned) else pruned
+    return own if len(own) or irp.empty else irp[irp["iteration"] == 0].drop_duplicates(["seed", "order_seed"])
 
 
 def nearest(irp: pd.DataFrame, sparsity: float) -> pd.DataFrame:

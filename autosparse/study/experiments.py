@@ -211,7 +211,13 @@ def _report(names: Sequence[str], scale: Scale) -> ReportRun:
     if name == "demo":
         (content,) = parts["demo"]
         del command["name"]
-        return ReportRun(output=scale.output / "report", title="AutoSparse report", content=content, command=command)
+        return ReportRun(
+            output=scale.output / "report",
+            title="AutoSparse report",
+            content=content,
+            scale=scale.name,
+            command=command,
+        )
     what = "Beyond the paper" if {*_BEYOND_PAPER} & {*parts} else "The paper's tables and figures"
     return ReportRun(
         output=scale.output / "paper" / name,

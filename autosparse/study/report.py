@@ -1,5 +1,6 @@
 """The report of a set of runs: results by network and data, fitted criteria, and the state of every run."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
@@ -19,7 +20,7 @@ from autosparse.store import TripleStore
 from autosparse.study import charts, compare, learned, results
 from autosparse.study.compare import per_cent
 from autosparse.study.runs import add_runs
-from autosparse.study.statistics import SIGNIFICANT, TESTED, Difference, corrected, paired
+from autosparse.study.statistics import SIGNIFICANT, TESTED, Difference, best_of, corrected, paired
 
 _CURVES = "The test metric against sparsity, mean ± standard deviation over n seeds{}."
 LAYERS = "Fraction of each layer's weights that is kept, from the input to the output, mean over seeds."
@@ -46,7 +47,8 @@ def overview(document: Document, folders: Sequence[Path], live: bool = False) ->
     nothing = pruned.empty and irp.empty
     if nothing and not live:
         where = " ".join(map(str, folders))
-        raise UserError("; ".join(damaged) or f"no complete runs in {where}; autosparse runs status {where} lists them")
+        nowhere = f"no complete runs of irp or prune in {where}; autosparse runs status {where} lists them"
+        raise UserError("; ".join(damaged) or nowhere)
     names = map(str, folders) if len(folders) < 4 else sorted({str(folder.parent) for folder in folders})
     document.facts(*_facts(pruned, irp), f"from {', '.join(names)}")
     if live:
@@ -58,9 +60,13 @@ def overview(document: Document, folders: Sequence[Path], live: bool = False) ->
             pruned_alike, irp_alike = (_where(frame, recipe=recipe) for frame in frames)
             stem = f"{network}_{dataset}" + (f"_{number}" if number else "")
             _setting(document, pruned_alike, irp_alike, f"{network} on {dataset}{difference}", stem)
+    seen = Counter[str]()
+    irp_runs = [Path(run) for run in irp["folder"].unique()] if len(irp) else []
     for folder in results.find(folders, "autos"):
+        number = seen[folder.name]
+        seen[folder.name] += 1
         try:
-            _autos(document, folder, [Path(run) for run in irp["folder"].unique()] if len(irp) else [])
+            _autos(document, folder, f"autos_{folder.name}" + (f"_{number}" if number else ""), irp_runs)
         except UserError as error:
             damaged.append(str(error))
     if not live:
@@ -176,8 +182,8 @@ def _verdict(pruned: pd.DataFrame) -> tuple[str, str]:
     compared = list[tuple[float, float, str, dict[str, Difference]]]()
     for (cost, sparsity), rows in pruned[pruned["sparsity"] > 0].groupby([costs, "sparsity"]):
         values = {name: group.groupby("seed")["test"].mean() for name, group in rows.groupby("criterion")}
-        best, *others = sorted(values, key=lambda name: values[name].mean(), reverse=better == "higher")
-        if others:
+        best = best_of(values, better)
+        if others := [name for name in values if name != best]:
             compared.append(
                 (cost, sparsity, best, {name: paired(values[best], values[name], better) for name in others})
             )
@@ -252,10 +258,10 @@ def _best_first(pruned: pd.DataFrame, irp: pd.DataFrame) -> list[str]:
 
 
 def _series(pruned: pd.DataFrame, irp: pd.DataFrame) -> pd.DataFrame:
-    """Return all rows with `iterative`; the sparsity of a mask of IRP is the mean over runs."""
+    """Return all rows with `iterative`; the sparsity of a mask of IRP is the mean over the runs of its criterion."""
     frames = []
     if len(irp):
-        sparsity = irp.groupby("iteration")["sparsity"].transform("mean")
+        sparsity = irp.groupby(["criterion", "iteration"])["sparsity"].transform("mean")
         frames.append(irp.assign(criterion=irp["criterion"] + compare.ITERATIVE, iterative=True, sparsity=sparsity))
     if len(pruned):
         frames.append(pruned.assign(iterative=False))
@@ -302,6 +308,8 @@ def _table(
     meaning = compare.MEASURES[measure].format(metric)
     dense = compare.cell(compare.dense(pruned, irp)[measure], metric)
     seeds = ", ".join(map(str, sorted(pruned["seed"].unique())))
+    if pruned.groupby(["criterion", "sparsity"])["seed"].nunique().nunique() > 1:
+        seeds += ", of which some methods lack some"
     table = compare.accuracy_table(pruned, irp, measure)
     between = "≈" in table.to_string()
     note = "; ≈: between two masks of iterative pruning" if between else ""
@@ -316,11 +324,11 @@ def _table(
     return caption, table.loc[sorted(table.index, key=[*names].index)]
 
 
-def _autos(document: Document, folder: Path, irp_runs: Sequence[Path]) -> None:
+def _autos(document: Document, folder: Path, stem: str, irp_runs: Sequence[Path]) -> None:
     """Add the learned map, the table of the fit, and survival and its prediction."""
     autos = AutoS.load(folder)
     document.heading(f"AutoS: {folder.name}")
-    add_fit(document, autos, LookupTable.load(folder), f"autos_{folder.name}_map")
+    add_fit(document, autos, LookupTable.load(folder), f"{stem}_map")
     if autos.features.columns != STORED:
         return
     fitted_to = {run["fingerprint"] for run in autos.card["runs"]}
@@ -328,4 +336,4 @@ def _autos(document: Document, folder: Path, irp_runs: Sequence[Path]) -> None:
     if store is None:
         document.note("The runs it was fitted to are not among those reported.")
         return
-    document.chart(learned.survival_charts(autos, store), f"autos_{folder.name}_truth", _TRUTH)
+    document.chart(learned.survival_charts(autos, store), f"{stem}_truth", _TRUTH)

@@ -126,8 +126,10 @@ def _pruned(folder: Path) -> dict[str, Any]:
 
 def _protocol(config: dict[str, Any]) -> str:
     """Return the options that must be equal within a table as JSON: the recipe, the task and its fields."""
-    task = {key: value for key, value in config.items() if key not in _VARIED}
-    return json.dumps({**task, **config["recipe"], "recipe": None}, sort_keys=True)
+    recipe = config["recipe"]
+    task = {key: value for key, value in config.items() if key not in _VARIED and key != "recipe"}
+    task = {f"task.{key}" if key in recipe else key: value for key, value in task.items()}
+    return json.dumps({**task, **recipe}, sort_keys=True)
 
 
 def _settings(config: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Paired comparison of methods over seeds."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,20 @@ class Difference:
     high: float
     p: float
     n: int
+
+
+def best_of(values: Mapping[str, pd.Series], better: str) -> str:
+    """Return the method with the best mean among those with the most seeds; means over other seeds do not compare.
+
+    Args:
+        values: values of each method by seed.
+        better: direction of the metric, higher or lower.
+    """
+    most = max(map(len, values.values()))
+    means = {
+        name: each.mean() * (1 if better == "higher" else -1) for name, each in values.items() if len(each) == most
+    }
+    return max(means, key=lambda name: means[name])
 
 
 def paired(first: pd.Series, second: pd.Series, better: str = "higher") -> Difference:

@@ -127,6 +127,8 @@ def find_task(name: str) -> type[Any]:
     task: type[Any] = resolved
     if hidden := [field.name for field in fields(task) if isinstance(getattr(task, field.name, None), property)]:
         raise UserError(f"the field {hidden[0]} of {name} needs a default value: Task has a property of that name")
+    if taken := [field.name for field in fields(task) if callable(getattr(Task, field.name, None))]:
+        raise UserError(f"the field {taken[0]} of {name} has the name of a method of Task; rename it")
     parts = ("model", "dataset", "loss", "metrics", "recipe")
     absent = [part for part in parts if getattr(task, part, None) in (None, getattr(Task, part))]
     if absent or not task.__dataclass_params__.frozen:

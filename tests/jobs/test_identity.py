@@ -99,6 +99,10 @@ def test_initial_weights_are_the_same_only_with_the_same_init_and_fan(tmp_path: 
     assert run._same_initialization()
     for other in (Images(source="digits", init="torch"), Images(source="digits", fan="fan_out")):
         assert not replace(run, setting=TrainingOptions(task=other))._same_initialization()
+    (tmp_path / "autos.json").write_text(json.dumps({"card": {"runs": [labels | {"network": "tiny.py:make"}]}}))
+    (tmp_path / "tiny.py").write_text("def make(shape, classes): ...\n")
+    own = Images(source="digits", network=f"{tmp_path}/tiny.py:make")
+    assert replace(run, setting=TrainingOptions(task=own))._same_initialization()
 
 
 def test_choices_of_options_match_the_tables() -> None:

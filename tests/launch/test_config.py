@@ -101,6 +101,7 @@ def test_options_of_an_experiment_are_name_and_scale(name: str, scale: str, tmp_
         (["epochs"], "is not a list of OPTION: VALUE"),
         ({"compile": "maybe"}, "compile must be true or false, got maybe"),
         ({"epochs": "many"}, "epochs must be INT, got many"),
+        ({"seed": 1, "seeds": [2, 3]}, "has seeds and seed, two names of one option; delete one"),
         ({"schedule": "cosine"}, "schedule: unknown value 'cosine'; valid: geometric, linear, constant"),
     ],
 )

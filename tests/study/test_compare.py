@@ -28,7 +28,7 @@ def rows() -> pd.DataFrame:
 
 def irp() -> pd.DataFrame:
     masks = {"iteration": range(4), "density": (1.0, 0.102, 0.5, 0.01), "test": (0.95, 0.94, 0.93, 0.92)}
-    return pd.DataFrame({"criterion": "irp-snip", **masks, "folder": "runs/irp", **COMMON})
+    return pd.DataFrame({"criterion": "irp-snip", **masks, "seed": 0, "order_seed": 0, "folder": "runs/irp", **COMMON})
 
 
 def test_accuracy_table_has_means_and_deviations_in_per_cent() -> None:
@@ -42,6 +42,9 @@ def test_accuracy_table_has_means_and_deviations_in_per_cent() -> None:
     assert list(table.columns) == ["cost", "90%", "99%"]
     assert compare.dense(rows(), irp())["test"].tolist() == [0.95]
     assert compare.dense(rows(), pd.DataFrame()).empty
+    assert compare.dense(rows(), pd.concat([irp(), irp()]))["test"].tolist() == [0.95]
+    own = rows().assign(sparsity=0.0, cost=[1.0, 1.0, 2.0, 2.0] * 2)
+    assert compare.dense(own, irp())["test"].tolist() == [0.90, 0.92, 0.80, 0.82]
 
 
 def test_cells_without_rows_have_a_dash() -> None:

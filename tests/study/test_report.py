@@ -22,7 +22,7 @@ def leave(folder: Path, state: str, **details: str) -> None:
 
 
 def test_report_without_runs_raises_and_names_the_commands(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no complete runs in .*; autosparse runs status"):
+    with pytest.raises(UserError, match=r"no complete runs of irp or prune in .*; autosparse runs status"):
         overview(Document(tmp_path / "report"), [tmp_path])
     assert list(tmp_path.iterdir()) == []
 
@@ -98,6 +98,20 @@ def test_verdict_of_one_seed_has_no_test() -> None:
     verdict, how = report._verdict(pruned(1, snip=(0.9, 0.8), random=(0.5, 0.1)))
     assert verdict == "Best: at cost 1 **snip** at 90% and 98%."
     assert how.endswith("n = 1 seed, too few for a test.")
+
+
+def test_method_of_fewer_seeds_is_not_the_best() -> None:
+    rows = pruned(4, snip=(0.9, 0.8), random=(0.8, 0.1), grasp=(0.95, 0.9))
+    verdict, how = report._verdict(rows[(rows["criterion"] != "grasp") | (rows["seed"] == 0)])
+    assert verdict.startswith("Best: at cost 1 **snip** at 90% and 98%")
+    assert "n = 1 to 4 seeds" in how
+    caption, _ = report._table(rows[1:].assign(recipe="{}"), pd.DataFrame(), "test", ["snip", "random", "grasp"])
+    assert "over seeds 0, 1, 2, 3, of which some methods lack some" in caption
+
+
+def test_masks_of_several_schedules_are_drawn_at_their_own_sparsities() -> None:
+    masks = pd.DataFrame({"criterion": ["irp-snip, n 2", "irp-snip, n 4"], "iteration": 1, "sparsity": [0.9, 0.7]})
+    assert report._series(pd.DataFrame(), masks)["sparsity"].tolist() == [0.9, 0.7]
 
 
 def test_verdict_needs_two_methods_of_one_cost() -> None:

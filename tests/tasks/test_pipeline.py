@@ -199,6 +199,9 @@ def written(folder: Path, **parts: str) -> str:
         ({"field": "recipe = None"}, "it lacks recipe"),
         ({"field": "recipe: Recipe"}, "the field recipe of"),
         ({"decorator": "", "field": "depth: int = 1"}, "has fields without a decorator of its own; "),
+        ({"field": "check: bool = True"}, "the field check of"),
+        ({"field": "files: int = 1"}, "has the name of a method of Task; rename it"),
+        ({"field": "autos: int = 1"}, "have the names of options: autos; rename them"),
         ({"field": "better = 'up'"}, "must be higher or lower, got 'up'"),
     ],
 )
