@@ -142,8 +142,8 @@ class _Parser:
             title = tyro.conf.arg(name=_GROUPS.get(option.name, option.name.capitalize()), prefix_name=False)
             return replace(option, type=cast(Any, Annotated[option.type, title]))
         default = option.default
-        names = option_names(option.name, hint) if tyro.conf.Suppress not in marks(hint) else []
-        names = [name.lstrip("-").replace("_", "-") for name in names]
+        named = [] if tyro.conf.Suppress in marks(hint) else option_names(option.name, hint)
+        names = [name.lstrip("-").replace("_", "-") for name in named]
         if len(given := [name for name in names if name in self.file.texts]) > 1:
             raise UserError(f"{self.file.path} has {given[0]} and {given[1]}, two names of one option; delete one")
         for name in names:

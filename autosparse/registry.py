@@ -67,14 +67,14 @@ def name_of(target: Any, builtin: Mapping[str, str]) -> str:
 
 
 def digest_of(name: str) -> str:
-    """Return the CRC-32 of the file that the name of an object says, in hex."""
+    """Return the CRC-32, in hex, of the file that an object's name refers to."""
     return f"{zlib.crc32(content_of(source_of(name))):08x}"
 
 
 def source_of(name: str) -> Path:
-    """Return the file that the name of an object says: that of its module, or `path/file.py`.
+    """Return the file that an object's name refers to: that of its module, or `path/file.py`.
 
-    It is not asked of the object, which a decorator or a class of another file may have made.
+    The object itself does not tell: a decorator or a class of another file may have made it.
     """
     where = name.rpartition(":")[0]
     return Path(where if where.endswith(".py") else inspect.getfile(_import(where, "object"))).resolve()
@@ -126,6 +126,6 @@ def _import(name: str, kind: str) -> ModuleType:
     except Exception as error:
         problem = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise UserError(f"the module {name!r} of this {kind} cannot be imported: {problem}") from error
-    path = Path(inspect.getfile(module)).resolve()
-    _IMPORTED.setdefault(path, path.read_bytes())
+    if (file := getattr(module, "__file__", None)) and (path := Path(file).resolve()) not in _IMPORTED:
+        _IMPORTED[path] = path.read_bytes()
     return module

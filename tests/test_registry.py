@@ -1,4 +1,4 @@
-"""Objects by name, and the files that their names say."""
+"""Objects by name, and the files that their names refer to."""
 
 from pathlib import Path
 

@@ -9,6 +9,7 @@ import tyro
 from autosparse import cluster
 from autosparse.cluster import Resources, records
 from autosparse.errors import UserError
+from autosparse.jobs import PruneRun
 from autosparse.study import board, board_page
 
 
@@ -45,10 +46,17 @@ class Run:
                 cluster.launch([*jobs.values()], self.resources, self.output / self.track, "board")
         finally:  # Runs that failed or were stopped keep no other from the results.
             if not self.resources.dry_run:
-                asked = [(method, run) for method, run in missing if not records.config_difference(run)]
-                board.add(path, [(method, run) for method, run in asked if run.is_complete()])
+                board.add(path, [(method, run) for method, run in missing if _is_done(run)])
         if not self.resources.dry_run:
             print(board_page.page(self.results, [self.track]))
+
+
+def _is_done(run: PruneRun) -> bool:
+    """Return True if a run is complete and of the configuration that is asked for."""
+    try:
+        return run.is_complete() and not records.config_difference(run)
+    except UserError:  # Its configuration is damaged.
+        return False
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ def px(model: nn.Module, mask: Mask, scoring: Scoring) -> Tensor:
     and a forward and a backward pass of one sample. Meant for 100 `Rounds`, by some samples of each class.
 
     Raises:
-        UserError: there is a usual activation other than a ReLU, attention, normalization of a sample or a recurrent
-            layer, the inputs are indices, or the network fails (names the layer).
+        UserError: the network has a common activation other than ReLU, attention, normalization of a sample or a
+            recurrent layer, the inputs are indices, or the network fails (names the layer).
     """
     ones, embedding = call_with_ones("px", model, scoring, mask.kept.device)
     if embedding is not None:

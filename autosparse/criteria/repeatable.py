@@ -81,7 +81,8 @@ class RepeatableBatches:
 
 def copied(batch: Any) -> Any:
     """Return a copy of a batch that shares no memory with it."""
-    tensors = {id(tensor): tensor.detach().clone() for tensor in tensors_of(batch)}  # deepcopy copies whole storages
+    # deepcopy copies whole storages.
+    tensors = {id(each): each.detach().clone().requires_grad_(each.requires_grad) for each in tensors_of(batch)}
     with naming_layers("a batch cannot be copied"):
         return copy.deepcopy(batch, tensors)
 

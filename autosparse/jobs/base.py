@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from autosparse.tasks import Data
 
 _IDENTITY = {"kind", "task", "code", "data", "autos", "criterion_code", "network_code", "files", "options"}
-"""Keys of identities and their files that are not options."""
+"""Keys of `config.yaml` that are not options."""
 log = logging.getLogger(__name__)
 
 

@@ -1,7 +1,7 @@
 """The board: tracks, the methods that are compared on them, and the results of their runs.
 
-A track is a network, its data, a recipe of which twice the length changes the dense network little, sparsities and
-seeds. Its results are a table in a file, one row per run; `board_page` makes the board from it.
+A track is a network, its data, a recipe, sparsities and seeds. Its results are a table in a file, one row per run;
+`board_page` makes the board from it.
 """
 
 import datetime
@@ -180,8 +180,8 @@ def read(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} is not a file of results: it has no column {missing[0]}")
     lines = rows.index[rows[[*_RUN, "metric", "better", "test", "cost", "data"]].isna().any(axis=1)]
     if len(lines):
-        raise UserError(f"{path} is not a file of results: its line {lines[0] + 2} is not whole")
-    if len(lines := rows.index[rows.duplicated([*_RUN])]):
+        raise UserError(f"{path} is not a file of results: its line {lines[0] + 2} is incomplete")
+    if len(lines := rows.index[rows.duplicated(list(_RUN))]):
         raise UserError(f"{path} has the run of its line {lines[0] + 2} twice; delete one of its lines")
     return rows
 
@@ -190,8 +190,8 @@ def check_data(task: Task, rows: pd.DataFrame, here: str | None) -> None:
     """Raise if results are of other data than those of a digest."""
     if others := {*rows["data"]} - {here}:
         raise UserError(
-            f"the results are of other {task.source} data ({min(others)}) than are here ({here}), and runs on both "
-            f"cannot be compared; delete those here and get the others with: autosparse data --dataset {task.source}"
+            f"the results are of other {task.source} data ({min(others)}) than those here ({here}), and runs on both "
+            "cannot be compared; use the same data, or give another folder of results: --results FOLDER"
         )
 
 

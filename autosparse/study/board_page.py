@@ -18,7 +18,7 @@ from autosparse.study import board
 from autosparse.study.board import BEFORE, END, PROBE, Track
 from autosparse.study.charts import axis_limits
 from autosparse.study.compare import per_cent
-from autosparse.study.statistics import SIGNIFICANT, TESTED, Difference, best_of, corrected, paired
+from autosparse.study.statistics import SIGNIFICANT, TESTED, Difference, corrected, paired, ranked
 
 _ROW = 15  # pixels of a method in the picture
 _RIVALS = {
@@ -102,16 +102,14 @@ class _Standing:
 
         Groups without results at a sparsity are missing.
         """
-        ranked = {}
+        found = {}
         for title, members in self.groups.items():
             for sparsity in self.track.sparsities:
                 present = [method for method in members if (method, sparsity) in self.values]
                 if present:
                     values = {method: self.values[method, sparsity] for method in present}
-                    present.sort(key=lambda method: values[method].mean(), reverse=self.better == "higher")
-                    best = best_of(values, self.better)
-                    ranked[title, sparsity] = [best, *(method for method in present if method != best)]
-        return ranked
+                    found[title, sparsity] = ranked(values, self.better)
+        return found
 
     @cached_property
     def most_seeds(self) -> int:
@@ -186,7 +184,7 @@ def _section(s: _Standing) -> str:
         f"## {s.name}",
         "",
         f"{s.track.recipe}. Test {s.metric} after the last epoch, mean of {s.most_seeds} paired seeds"
-        f"{', or of n where it is said' if fewer else ''}. The best of each group"
+        f"{', or of n where n is given' if fewer else ''}. The best of each group"
         f"{', of the methods with the most seeds,' if fewer else ''} is bold. The others have the mean difference from "
         "it (negative: worse) and its 95% interval, over the seeds that both have; = marks methods that are on par "
         f"with it (p at least {SIGNIFICANT} in a paired t-test, corrected by Benjamini and Hochberg for {comparisons} "

@@ -1,5 +1,6 @@
 """The report of a set of runs: results by network and data, fitted criteria, and the state of every run."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -20,7 +21,7 @@ from autosparse.store import TripleStore
 from autosparse.study import charts, compare, learned, results
 from autosparse.study.compare import per_cent
 from autosparse.study.runs import add_runs
-from autosparse.study.statistics import SIGNIFICANT, TESTED, Difference, best_of, corrected, paired
+from autosparse.study.statistics import SIGNIFICANT, TESTED, Difference, corrected, paired, ranked
 
 _CURVES = "The test metric against sparsity, mean ± standard deviation over n seeds{}."
 LAYERS = "Fraction of each layer's weights that is kept, from the input to the output, mean over seeds."
@@ -182,8 +183,8 @@ def _verdict(pruned: pd.DataFrame) -> tuple[str, str]:
     compared = list[tuple[float, float, str, dict[str, Difference]]]()
     for (cost, sparsity), rows in pruned[pruned["sparsity"] > 0].groupby([costs, "sparsity"]):
         values = {name: group.groupby("seed")["test"].mean() for name, group in rows.groupby("criterion")}
-        best = best_of(values, better)
-        if others := [name for name in values if name != best]:
+        best, *others = ranked(values, better)
+        if others:
             compared.append(
                 (cost, sparsity, best, {name: paired(values[best], values[name], better) for name in others})
             )
@@ -192,8 +193,9 @@ def _verdict(pruned: pd.DataFrame) -> tuple[str, str]:
     cases = dict[tuple[float, str, bool], list[tuple[str, str, float]]]()
     for cost, sparsity, best, differences in compared:
         p = {name: next(p_values) for name in differences}
-        rivals = [name for name in differences if not p[name] < SIGNIFICANT]
-        rival = rivals[0] if rivals else max(p, key=lambda name: p[name])
+        known = {name: value for name, value in p.items() if not math.isnan(value)} or p
+        rivals = [name for name in known if not known[name] < SIGNIFICANT]
+        rival = rivals[0] if rivals else max(known, key=lambda name: known[name])
         cases.setdefault((cost, best, bool(rivals)), []).append((per_cent(sparsity), rival, p[rival]))
     parts = dict[float, list[str]]()
     for (cost, best, on_par), details in cases.items():
@@ -308,8 +310,8 @@ def _table(
     meaning = compare.MEASURES[measure].format(metric)
     dense = compare.cell(compare.dense(pruned, irp)[measure], metric)
     seeds = ", ".join(map(str, sorted(pruned["seed"].unique())))
-    if pruned.groupby(["criterion", "sparsity"])["seed"].nunique().nunique() > 1:
-        seeds += ", of which some methods lack some"
+    if pruned.groupby(["criterion", "sparsity"])["seed"].nunique().min() < pruned["seed"].nunique():
+        seeds += "; some methods lack some of them"
     table = compare.accuracy_table(pruned, irp, measure)
     between = "≈" in table.to_string()
     note = "; ≈: between two masks of iterative pruning" if between else ""

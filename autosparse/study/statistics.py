@@ -32,18 +32,18 @@ class Difference:
     n: int
 
 
-def best_of(values: Mapping[str, pd.Series], better: str) -> str:
-    """Return the method with the best mean among those with the most seeds; means over other seeds do not compare.
+def ranked(values: Mapping[str, pd.Series], better: str) -> list[str]:
+    """Return methods by their means, but first the best of those with the most seeds.
+
+    Means over different seeds cannot be compared.
 
     Args:
         values: values of each method by seed.
         better: direction of the metric, higher or lower.
     """
-    most = max(map(len, values.values()))
-    means = {
-        name: each.mean() * (1 if better == "higher" else -1) for name, each in values.items() if len(each) == most
-    }
-    return max(means, key=lambda name: means[name])
+    order = sorted(values, key=lambda name: values[name].mean(), reverse=better == "higher")
+    best = max(order, key=lambda name: len(values[name]))  # The first of them.
+    return [best, *(name for name in order if name != best)]
 
 
 def paired(first: pd.Series, second: pd.Series, better: str = "higher") -> Difference:

@@ -77,7 +77,7 @@ class GradualMagnitude(MaskUpdateCallback):
         k: number of weights kept at the end.
         steps: number of steps of the training.
         first, last: fractions of the steps at which pruning begins and ends.
-        every: steps between two prunings; fewer where that would make less than ten of them.
+        every: steps between two prunings; fewer if there would otherwise be fewer than ten.
     """
 
     def __init__(self, k: int, steps: int, first: float = 0.1, last: float = 0.7, every: int = 20) -> None:
@@ -114,7 +114,7 @@ class RigL(MaskUpdateCallback):
 
     Args:
         steps: number of steps of the training.
-        every: steps between two updates; fewer where that would make less than ten of them.
+        every: steps between two updates; fewer if there would otherwise be fewer than ten.
         alpha: fraction of each layer that the first updates replace; it falls to 0 along a cosine.
         last: fraction of the steps after which the mask stays fixed.
     """

@@ -95,7 +95,7 @@ def test_fewer_seeds_than_others_have_their_number(tmp_path: Path, capsys: Captu
     rows = pd.read_csv(path)
     rows[(rows["method"] == "snip") | (rows["seed"] != 200)].to_csv(path, index=False)
     page = board_page.page(tmp_path, ["digits"])
-    assert "mean of 3 paired seeds, or of n where it is said. The best of each group, of the methods with the" in page
+    assert "mean of 3 paired seeds, or of n where n is given. The best of each group, of the methods with the" in page
     assert "| snip | **80.00** |" in page  # Two seeds of another method could be the two best ones.
     assert "| synflow | 90.05 (+9.99, too few seeds, n = 2) |" in page
     path.with_name("lenet.csv").write_text(path.read_text().replace("0.95", "0.98"))
@@ -175,7 +175,7 @@ def test_command_runs_what_is_missing_and_enters_a_criterion(script: Script, tmp
     here = rows["data"][0]
     rows.assign(data="00001e10").to_csv(tmp_path / "results" / "digits.csv", index=False)
     assert script(*run, "random") == 2
-    assert f"the results are of other digits data (00001e10) than are here ({here})" in capsys.readouterr().err
+    assert f"the results are of other digits data (00001e10) than those here ({here})" in capsys.readouterr().err
     assert script(*run, "snip", "--seeds", "201") == 0  # Nothing is missing, so nothing is compared.
 
 
@@ -203,7 +203,7 @@ def test_lines_that_are_not_runs_raise(tmp_path: Path) -> None:
     path = tmp_path / "digits.csv"
     header, *lines = path.read_text().splitlines()
     for extra, said in (
-        ("<<<<<<< mine", "is not a file of results: its line 8 is not whole"),
+        ("<<<<<<< mine", "is not a file of results: its line 8 is incomplete"),
         (lines[1], "line 8 twice"),
     ):
         path.write_text("\n".join([header, *lines, extra]))
@@ -221,6 +221,17 @@ def test_run_of_another_configuration_is_not_entered(script: Script, tmp_path: P
     assert script(*run) == 2
     assert "is a run with learning_rate = 1" in capsys.readouterr().err
     assert not (tmp_path / "results" / "digits.csv").exists()
+
+
+def test_damaged_run_keeps_no_other_from_the_results(script: Script, tmp_path: Path) -> None:
+    where = ("--results", tmp_path / "results", "--output", tmp_path / "runs", "--cluster", "inline")
+    run = ("board", "run", "--track", "digits", *where, "--criteria", "magnitude", "--seeds", "201", "202")
+    assert script(*run) == 0
+    (tmp_path / "results" / "digits.csv").unlink()
+    for config in (tmp_path / "runs").rglob("*_s201/config.yaml"):
+        config.write_text("{")
+    assert script(*run) == 2
+    assert board.read(tmp_path / "results" / "digits.csv")["seed"].tolist() == [202, 202]
 
 
 def test_equal_results_are_on_par() -> None:

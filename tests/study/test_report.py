@@ -103,10 +103,10 @@ def test_verdict_of_one_seed_has_no_test() -> None:
 def test_method_of_fewer_seeds_is_not_the_best() -> None:
     rows = pruned(4, snip=(0.9, 0.8), random=(0.8, 0.1), grasp=(0.95, 0.9))
     verdict, how = report._verdict(rows[(rows["criterion"] != "grasp") | (rows["seed"] == 0)])
-    assert verdict.startswith("Best: at cost 1 **snip** at 90% and 98%")
+    assert verdict.startswith("Best: at cost 1 **snip** at 90% and 98% (p at most ")
     assert "n = 1 to 4 seeds" in how
     caption, _ = report._table(rows[1:].assign(recipe="{}"), pd.DataFrame(), "test", ["snip", "random", "grasp"])
-    assert "over seeds 0, 1, 2, 3, of which some methods lack some" in caption
+    assert "over seeds 0, 1, 2, 3; some methods lack some of them" in caption
 
 
 def test_masks_of_several_schedules_are_drawn_at_their_own_sparsities() -> None:

@@ -47,7 +47,8 @@ def test_fingerprint_is_that_of_the_images_and_labels(tmp_path: Path) -> None:
     for folder in (same, other):
         folder.mkdir()
     save(tmp_path / "cifar10.npz")
-    save(same / "cifar10.npz", y_train=np.arange(6), more=np.zeros(1))
+    columns = np.asfortranarray(np.zeros((6, 32, 32, 3), np.uint8))
+    save(same / "cifar10.npz", x_train=columns, y_train=np.arange(6), more=np.zeros(1))
     save(other / "cifar10.npz", y_train=np.arange(6)[::-1])
     expected = arrays.fingerprint("cifar10", tmp_path)
     assert arrays.fingerprint("cifar10", same) == expected
