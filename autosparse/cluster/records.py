@@ -231,10 +231,11 @@ def say(message: str) -> None:
 
 
 def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, timeout=30
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
+    if done.returncode < 0:  # A signal to all processes of a job ended it; this one goes on.
+        return _git(*arguments)
     return done.stdout if done.returncode == 0 else None

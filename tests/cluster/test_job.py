@@ -1,10 +1,12 @@
 """Records that an attempt at a job leaves."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from autosparse.cluster import records
 from autosparse.cluster.attempt import Attempt
 from autosparse.cluster.job import failure
 from autosparse.errors import UserError
@@ -64,3 +66,12 @@ def test_unfinished_files_of_a_killed_attempt_are_removed(tmp_path: Path) -> Non
     Attempt(job, 1)()
     assert not left.exists()
     assert submitting.exists()
+
+
+def test_commit_is_known_though_a_signal_ended_git(tmp_path: Path, monkeypatch: Patch) -> None:
+    git, killed = tmp_path / "git", tmp_path / "killed"
+    git.write_text(f"#!/bin/sh\n[ -e {killed} ] || {{ touch {killed}; kill -TERM $$; }}\necho 12ab\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert records.git_commit() == "12ab+"
+    assert killed.exists()
