@@ -232,10 +232,11 @@ def say(message: str) -> None:
 
 def _git(*arguments: str) -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode < 0:  # A signal to all processes of a job ended it; this one goes on.
-        return _git(*arguments)
-    return done.stdout if done.returncode == 0 else None
+    for _ in range(2):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode >= 0:  # Otherwise a signal ended it, such as one to all processes of a job.
+            return done.stdout if done.returncode == 0 else None
+    return None

@@ -191,7 +191,7 @@ def check_data(task: Task, rows: pd.DataFrame, here: str | None) -> None:
     if others := {*rows["data"]} - {here}:
         raise UserError(
             f"the results are of other {task.source} data ({min(others)}) than those here ({here}), and runs on both "
-            "cannot be compared; use the same data, or give another folder of results: --results FOLDER"
+            "cannot be compared; use the data of the results"
         )
 
 
